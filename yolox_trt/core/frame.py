@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Frame: one image as a view on bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.core import encodings
+from yolox_trt.core.errors import FrameError
+from yolox_trt.core.roi import Roi
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image: a view on the bytes of a message or file, never a copy.
+
+    The bytes are copied once, into a Detector's staging buffer or straight through the CPU's
+    resize. The buffer must stay unchanged until the frame's detections are out.
+
+    Attributes:
+        data: uint8 (size,), C-contiguous view of the image's bytes; rows are `step` bytes apart.
+        height: rows, in pixels.
+        width: columns, in pixels.
+        encoding: canonical name from `core.encodings.ENCODINGS`.
+        step: bytes from one row to the next.
+        stamp_ns: acquisition time from the header, ROS time in nanoseconds.
+        frame_id: coordinate frame of the camera, from the header.
+        stream_id: the Stream (camera) that it belongs to.
+        received_ns: time.monotonic_ns() (or the executor clock's time) of arrival.
+        roi: rectangle that the network sees, None for the whole image.
+        header: the message's own header, handed through untouched (None without ROS).
+    """
+
+    data: npt.NDArray[np.uint8]
+    height: int
+    width: int
+    encoding: str
+    step: int
+    stamp_ns: int = 0
+    frame_id: str = ""
+    stream_id: str = ""
+    received_ns: int = 0
+    roi: Roi | None = None
+    header: Any = field(default=None, repr=False)
+
+    @classmethod
+    def view(
+        cls,
+        buffer: Any,
+        *,
+        height: int,
+        width: int,
+        encoding: str,
+        step: int = 0,
+        **metadata: Any,
+    ) -> Frame:
+        """View a buffer as a Frame, after checking it.
+
+        Args:
+            buffer: bytes-like object or uint8 array with the image's bytes.
+            height: rows.
+            width: columns.
+            encoding: ROS encoding name; aliases are made canonical.
+            step: bytes from row to row; 0 means rows without padding.
+            metadata: the other attributes of Frame.
+
+        Raises:
+            FrameError: unknown encoding, or a buffer that does not fit (see check_buffer).
+        """
+        layout = encodings.lookup(encoding)
+        if layout is None:
+            raise FrameError(
+                f"image encoding '{encoding}'",
+                expected=f"one of {', '.join(sorted(encodings.ENCODINGS))}",
+                fix="convert in the camera driver, or install cv_bridge for other encodings",
+            )
+        step = step or width * layout.bytes_per_pixel
+        data = np.frombuffer(buffer, dtype=np.uint8)
+        encodings.check_buffer(layout, height, width, step, data.size)
+        roi = metadata.get("roi")
+        if roi is not None:
+            roi.check_inside(height, width)
+        return cls(
+            data=data, height=height, width=width, encoding=layout.name, step=step, **metadata
+        )
+
+    @classmethod
+    def from_array(
+        cls, image: npt.NDArray[np.uint8], encoding: str = "bgr8", **metadata: Any
+    ) -> Frame:
+        """View a (H, W), (H, W, C) uint8 image as a Frame; rows may be padded (a crop of columns).
+
+        Raises:
+            FrameError: pixels inside a row are not adjacent, or the encoding does not fit.
+        """
+        layout = encodings.lookup(encoding)
+        if layout is None or layout.rows_per_height != 1.0:
+            raise FrameError(
+                f"image array with encoding '{encoding}'",
+                expected="a packed encoding such as bgr8, rgb8, bgra8, rgba8, mono8, uyvy",
+                fix="use Frame.view(buffer, height=..., width=..., encoding=...) for planar ones",
+            )
+        channels = image.shape[2] if image.ndim == 3 else 1
+        packed = image.strides[1:] == ((channels, 1) if image.ndim == 3 else (1,))
+        if image.dtype != np.uint8 or channels != layout.channels or not packed:
+            raise FrameError(
+                f"array of shape {image.shape}, {image.dtype}, strides {image.strides}",
+                expected=f"uint8 with {layout.channels} adjacent channels for {layout.name}",
+                fix="numpy.ascontiguousarray(image)",
+            )
+        height, width = image.shape[:2]
+        step = image.strides[0] if height > 1 else width * layout.bytes_per_pixel
+        if step < 0:
+            raise FrameError(
+                "an array with rows in reverse order",
+                expected="rows from top to bottom",
+                fix="numpy.ascontiguousarray(image)",
+            )
+        size = (height - 1) * step + width * layout.bytes_per_pixel
+        data = np.lib.stride_tricks.as_strided(image, (size,), (1,), writeable=False)
+        return cls.view(
+            data, height=height, width=width, encoding=layout.name, step=step, **metadata
+        )
+
+    @property
+    def rows(self) -> npt.NDArray[np.uint8]:
+        """The image as a strided view, without a copy.
+
+        Returns:
+            uint8 (H, W, C) for packed encodings with C > 1, (H, W) for mono8 and bayer_*,
+            (H * 3 / 2, W) for nv12.
+        """
+        layout = encodings.ENCODINGS[self.encoding]
+        rows = int(self.height * layout.rows_per_height)
+        if layout.channels == 1:
+            return np.lib.stride_tricks.as_strided(
+                self.data, (rows, self.width), (self.step, 1), writeable=False
+            )
+        return np.lib.stride_tricks.as_strided(
+            self.data,
+            (rows, self.width, layout.channels),
+            (self.step, layout.channels, 1),
+            writeable=False,
+        )

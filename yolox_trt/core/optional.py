@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Import of optional packages where they are used, with an error that names the install command."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from yolox_trt.core.errors import MissingDependencyError
+
+#: Module name -> (the command that installs it, where it comes from otherwise).
+INSTALL_COMMANDS: dict[str, str] = {
+    "cupy": "pip install cupy-cuda12x (CUDA 12) or cupy-cuda13x (CUDA 13)",
+    "tensorrt": "on Jetson it comes with JetPack (apt install python3-libnvinfer); on a PC: "
+    "pip install tensorrt",
+    "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
+    "onnx": "pip install onnx",
+    "onnxruntime": "pip install onnxruntime (CPU) or onnxruntime-gpu (CUDA)",
+    "torch": "pip install 'yolox_trt[train]'",
+    "rclpy": "source /opt/ros/$ROS_DISTRO/setup.bash, or run `make venv` for the ROS 2 wheels",
+    "vision_msgs": "apt install ros-$ROS_DISTRO-vision-msgs, or run `make venv`",
+    "tier4_perception_msgs": "source an Autoware workspace, or run `make venv AUTOWARE=1`",
+    "cv_bridge": "apt install ros-$ROS_DISTRO-cv-bridge",
+    "rosbags": "pip install rosbags",
+    "pycocotools": "pip install pycocotools",
+    "scipy": "pip install scipy",
+    "matplotlib": "pip install matplotlib",
+    "rich": "pip install rich",
+    "nvtx": "pip install nvtx",
+}
+
+
+def require(module: str, *, purpose: str = "") -> ModuleType:
+    """Import an optional module.
+
+    Args:
+        module: dotted module name; its first part is looked up in INSTALL_COMMANDS.
+        purpose: what it is needed for, named in the error.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        MissingDependencyError: the module is missing or fails to import; the error names the
+            install command (and the import's own failure, as for a CUDA library not found).
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        top = module.partition(".")[0]
+        needed = f" for {purpose}" if purpose else ""
+        raise MissingDependencyError(
+            f"Python module '{module}' could not be imported ({error})",
+            expected=f"it to be installed{needed}",
+            fix=INSTALL_COMMANDS.get(top, f"pip install {top}"),
+        ) from error
+
+
+def available(module: str) -> bool:
+    """Tell whether a top-level module is installed, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
