@@ -1,0 +1,39 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Lets a plain ament_cmake package build against the ROS 2 wheels of PyPI. Where ROS_DISTRO is set,
+# a ROS distribution is sourced, and CMake's search path is left as that made it.
+
+# Puts the prefix that the wheels unpack into (the virtual environment) on CMake's search path.
+macro(ros_wheels_find_prefix)
+  if(NOT DEFINED ENV{ROS_DISTRO})
+    find_package(Python3 REQUIRED COMPONENTS Interpreter)
+    execute_process(
+      COMMAND "${Python3_EXECUTABLE}" -c
+        "import ament_package, pathlib; print(pathlib.Path(ament_package.__file__).resolve().parents[4])"
+      OUTPUT_VARIABLE ros_wheels_prefix
+      OUTPUT_STRIP_TRAILING_WHITESPACE
+      COMMAND_ERROR_IS_FATAL ANY)
+    set(ENV{AMENT_PREFIX_PATH} "${ros_wheels_prefix}")
+    list(PREPEND CMAKE_PREFIX_PATH "${ros_wheels_prefix}")
+  endif()
+endmacro()
+
+# Drops include folders that do not exist from every imported target of this directory: the wheels
+# carry paths of the machine that built them, and CMake refuses a target with such a path.
+function(ros_wheels_mend_imported_targets)
+  get_directory_property(targets IMPORTED_TARGETS)
+  foreach(target IN LISTS targets)
+    get_target_property(folders "${target}" INTERFACE_INCLUDE_DIRECTORIES)
+    if(NOT folders)
+      continue()
+    endif()
+    set(kept "")
+    foreach(folder IN LISTS folders)
+      if(folder MATCHES "^\\$<" OR EXISTS "${folder}")
+        list(APPEND kept "${folder}")
+      endif()
+    endforeach()
+    set_target_properties("${target}" PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${kept}")
+  endforeach()
+endfunction()
