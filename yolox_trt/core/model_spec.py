@@ -161,7 +161,8 @@ class ModelSpec:
         batch: images in one run, or None where the graph leaves it open.
         num_classes: classes C.
         head: form of the output.
-        output_names: graph outputs in graph order.
+        output_names: graph outputs in graph order; for EFFICIENT_NMS always in the order
+            num_detections, boxes, scores, classes, whatever the order in the graph.
         levels: levels in the order of the anchors (ascending stride), empty for EFFICIENT_NMS.
         input_dtype: numpy name of the input's element type, "float32", "float16" or "uint8".
         sigmoid: whether objectness and classes come out as probabilities.
