@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Random views of stored images, made on the training device in batches.
+
+Teacher and student see the same view, so any distortion is allowed: the teacher answers for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from yolox_trt.training.image_store import PAD_VALUE, ImageStore
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """Shares of a batch and strengths.
+
+    :param plain: share of views as at inference: whole image, top-left, only mirrored.
+    :param mosaic: share of 2 x 2 mosaics; the rest are single images under a random affine map.
+    :param scale: range of a single view's size relative to the network's input.
+    :param mixup: share of the views that are blended with another view.
+    """
+
+    plain: float = 0.125
+    mosaic: float = 0.5
+    scale: tuple[float, float] = (0.5, 2.0)
+    mosaic_scale: tuple[float, float] = (0.8, 2.4)
+    rotate_degrees: float = 8.0
+    aspect: float = 0.25
+    mixup: float = 0.2
+    colour: float = 0.7
+
+
+def uniform(n: int, low: float, high: float, device: torch.device) -> Tensor:
+    """``n`` uniform random numbers."""
+    return torch.empty(n, device=device).uniform_(low, high)
+
+
+class Augmenter:
+    """Makes batches of ``size`` x ``size`` views, float32 (N, 3, size, size) BGR 0..255."""
+
+    def __init__(self, store: ImageStore, size: int, options: AugmentOptions) -> None:
+        self.store = store
+        self.size = size
+        self.options = options
+        self.device = store.canvas.device
+
+    def _sample(self, source: Tensor, index: Tensor, out: int, matrix: Tensor, shift: Tensor) -> Tensor:
+        """Warp: input pixel = matrix @ output pixel + shift, in pixels of ``source``."""
+        side = source.shape[-1]
+        position = torch.arange(out, device=self.device) + 0.5
+        y, x = torch.meshgrid(position, position, indexing="ij")
+        points = torch.stack((x, y), -1).reshape(1, -1, 2)
+        mapped = points @ matrix.transpose(1, 2) + shift[:, None]
+        grid = (mapped * (2 / side) - 1).view(-1, out, out, 2)
+        pixels = source[index].float() - PAD_VALUE
+        return F.grid_sample(pixels, grid, align_corners=False) + PAD_VALUE
+
+    def _random_affine(
+        self, index: Tensor, out: int, scale: tuple[float, float], side_ratio: float
+    ) -> tuple[Tensor, Tensor]:
+        n, o, dev = len(index), self.options, self.device
+        size = self.store.sizes[index] * side_ratio
+        fit = out / size.amax(1)
+        s = fit * uniform(n, math.log(scale[0]), math.log(scale[1]), dev).exp()
+        aspect = uniform(n, -o.aspect, o.aspect, dev).mul(0.5).exp()
+        angle = uniform(n, -o.rotate_degrees, o.rotate_degrees, dev).mul(math.pi / 180)
+        # Half of the views are not rotated: an axis-aligned box is what the network must learn.
+        angle = angle * (torch.rand(n, device=dev) < 0.5)
+        flip = torch.where(torch.rand(n, device=dev) < 0.5, -1.0, 1.0)
+        cos, sin = angle.cos(), angle.sin()
+        sx, sy = s * aspect, s / aspect
+        matrix = torch.stack(
+            (
+                torch.stack((flip * cos / sx, flip * -sin / sx), -1),
+                torch.stack((sin / sy, cos / sy), -1),
+            ),
+            1,
+        )
+        # The same fraction of the image and of the view fall together, so that a large image is
+        # cropped within its borders and a small one is placed within the view.
+        u = torch.rand(n, 2, device=dev)
+        inner = u * size.flip(1)
+        u_out = torch.stack((torch.where(flip < 0, 1 - u[:, 0], u[:, 0]), u[:, 1]), -1)
+        shift = inner - (matrix @ (u_out * out)[..., None])[..., 0]
+        return matrix, shift
+
+    def _plain(self, n: int) -> Tensor:
+        index = torch.randint(len(self.store), (n,), device=self.device)
+        size = self.store.sizes[index]
+        inverse = size.amax(1) / self.size
+        flip = torch.where(torch.rand(n, device=self.device) < 0.5, -1.0, 1.0)
+        zero = torch.zeros_like(flip)
+        matrix = torch.stack(
+            (torch.stack((flip * inverse, zero), -1), torch.stack((zero, inverse), -1)), 1
+        )
+        shift = torch.stack((torch.where(flip < 0, size[:, 1], zero), zero), -1)
+        return self._sample(self.store.canvas, index, self.size, matrix, shift)
+
+    def _single(self, n: int) -> Tensor:
+        index = torch.randint(len(self.store), (n,), device=self.device)
+        matrix, shift = self._random_affine(index, self.size, self.options.scale, 1.0)
+        return self._sample(self.store.canvas, index, self.size, matrix, shift)
+
+    def _mosaic(self, n: int) -> Tensor:
+        """2 x 2 tiles, then a cyclic shift, so that the seams lie anywhere."""
+        tile = self.size // 2
+        low, high = self.options.mosaic_scale
+        parts = []
+        # Tiles that shrink much come from the half-size copy, against aliasing.
+        for count, source, ratio, scale in (
+            (n // 2, self.store.half, 0.5, (low, 1.1)),
+            (n - n // 2, self.store.canvas, 1.0, (0.9, high)),
+        ):
+            index = torch.randint(len(self.store), (4 * count,), device=self.device)
+            matrix, shift = self._random_affine(index, tile, scale, ratio)
+            parts.append(self._sample(source, index, tile, matrix, shift))
+        tiles = torch.cat(parts)
+        tiles = tiles[torch.randperm(len(tiles), device=self.device)].view(n, 2, 2, 3, tile, tile)
+        whole = tiles.permute(0, 3, 1, 4, 2, 5).reshape(n, 3, 2 * tile, 2 * tile)
+        dx, dy = torch.randint(-tile // 2, tile // 2 + 1, (2,)).tolist()
+        return whole.roll((dy, dx), (2, 3))
+
+    def _colour(self, x: Tensor) -> Tensor:
+        n, dev, k = len(x), self.device, self.options.colour
+
+        def amount(low: float, high: float) -> Tensor:
+            return uniform(n, low, high, dev)[:, None, None, None]
+
+        weights = torch.tensor([0.114, 0.587, 0.299], device=dev)[None, :, None, None]
+        grey = (x * weights).sum(1, keepdim=True)
+        saturation = torch.where(amount(0, 1) < 0.06, 0.0, 1 + k * amount(-0.5, 0.5))
+        x = grey + (x - grey) * saturation
+        x = x * (1 + k * torch.empty(n, 3, 1, 1, device=dev).uniform_(-0.12, 0.12))
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = (x - mean) * (1 + k * amount(-0.35, 0.35)) + mean * (1 + k * amount(-0.35, 0.35))
+        blur = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        # Between a blur (positive) and a sharpening (negative) of the image.
+        x = x + (blur - x) * torch.where(amount(0, 1) < 0.3, amount(-0.6, 1.0), 0.0)
+        x = x + torch.randn_like(x) * torch.where(amount(0, 1) < 0.3, amount(0, 10.0), 0.0)
+        return x.clamp(0, 255)
+
+    @torch.no_grad()
+    def batch(self, n: int) -> Tensor:
+        """A batch of ``n`` views, in random order of kinds."""
+        o = self.options
+        plain = round(n * o.plain)
+        mosaic = round(n * o.mosaic)
+        parts = []
+        if plain:
+            parts.append(self._plain(plain))
+        rest = []
+        if mosaic:
+            rest.append(self._mosaic(mosaic))
+        if n - plain - mosaic:
+            rest.append(self._single(n - plain - mosaic))
+        if rest:
+            views = torch.cat(rest)
+            mixed = round(len(views) * o.mixup)
+            views = views[torch.randperm(len(views), device=self.device)]
+            if mixed:
+                share = uniform(mixed, 0.3, 0.9, self.device)[:, None, None, None]
+                views[:mixed] = views[:mixed] * share + views[-mixed:] * (1 - share)
+            parts.append(self._colour(views))
+        return torch.cat(parts)

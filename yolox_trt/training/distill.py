@@ -1,0 +1,487 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Distil a SiLU YOLOX into its DLA-ready ReLU6 form, on photographs without labels.
+
+The student starts as an exact rewrite of the teacher. Its activation is blended from SiLU to ReLU6
+while it is held to the teacher's outputs and to the teacher's features at every block.
+
+    python -m yolox_trt.training.distill --teacher yolox_nano.onnx --images photos/ --out run/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from yolox_trt.training.augment import Augmenter, AugmentOptions
+from yolox_trt.training.ema import WeightAverage
+from yolox_trt.training.image_store import PAD_VALUE, ImageStore, list_images
+from yolox_trt.training.layers import ConvAct
+from yolox_trt.training.weights import fold_batch_norm, insert_batch_norm, load_teacher, rewrite
+from yolox_trt.training.yolox import YOLOX, flatten_outputs
+
+# The stem's weights act on 0..255; for the optimiser they are held as for an input of 0..4, so that
+# one learning rate suits every layer. Undone before anything is saved.
+INPUT_SCALE = 64.0
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """One training run.
+
+    :param form: ``full`` or ``depthwise`` 3 x 3 convolutions in the student.
+    :param steps: number of optimiser steps, or 0 to train for ``seconds``.
+    :param seconds: wall-clock time of the training loop when ``steps`` is 0.
+    :param batch_norm: put batch norm back after every convolution for training.
+    :param blend_until: share of the run after which the activation is ReLU6 alone.
+    :param taps: ``blocks``, ``all`` or ``none``: where features are compared with the teacher's.
+    """
+
+    form: str = "full"
+    size: int = 416
+    batch: int = 128
+    steps: int = 0
+    seconds: float = 600.0
+    learning_rate: float = 1e-3
+    final_ratio: float = 0.01
+    warmup: float = 0.01
+    weight_decay: float = 0.02
+    clip: float = 10.0
+    batch_norm: bool = False
+    blend_until: float = 0.4
+    taps: str = "blocks"
+    feature_weight: float = 1.0
+    box_weight: float = 3.0
+    average: float = 0.9995
+    seed: int = 0
+    compile: bool = False
+    canvas: int = 448
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+
+
+def tap_names(model: YOLOX, which: str) -> list[str]:
+    """Names of the convolutions whose results are compared, in order of the modules."""
+    if which == "none":
+        return []
+    names = [n for n, m in model.named_modules() if isinstance(m, ConvAct)]
+    if which == "all":
+        return names
+    ends = ("conv3", "stem.conv", "dark5.1.conv2", "lateral_conv0", "reduce_conv1")
+    return [
+        n
+        for n in names
+        if n.endswith(ends)
+        or n.startswith("head.stems")
+        or (n.startswith(("head.", "backbone.bu_conv")) and n.endswith("pconv"))
+    ]
+
+
+class TappedModel(nn.Module):
+    """A detector that also returns what its tapped convolutions give before the activation."""
+
+    def __init__(self, model: YOLOX, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = list(names)
+        self._seen: dict[str, Tensor] = {}
+        for name in self.names:
+            module = model.get_submodule(name)
+            assert isinstance(module, ConvAct)
+            module.bn.register_forward_hook(self._keep(name))
+
+    def _keep(self, name: str):  # type: ignore[no-untyped-def]
+        def hook(_module: nn.Module, _inputs: object, out: Tensor) -> None:
+            self._seen[name] = out
+
+        return hook
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        outputs = flatten_outputs(self.model(images))
+        return outputs, [self._seen[n] for n in self.names]
+
+
+class OutputLoss(nn.Module):
+    """Distance of raw outputs (N, A, 5 + C) from the teacher's, in three parts.
+
+    Objectness: binary cross-entropy with the teacher's probability, over all anchors. Class: the
+    same per class; box: smooth L1 of the four logits; both weighted by the teacher's score where it
+    is over ``floor``. All divided by the sum of these scores; the teacher's own entropy is taken off,
+    so a perfect student has zero.
+    """
+
+    def __init__(self, floor: float = 0.02) -> None:
+        super().__init__()
+        self.floor = floor
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        s, t = student.float(), teacher.float()
+        p_obj, p_cls = t[..., 4].sigmoid(), t[..., 5:].sigmoid()
+        score = p_obj * p_cls.amax(-1)
+        weight = score * (score > self.floor)
+        total = weight.sum().clamp(min=1.0)
+        bce = F.binary_cross_entropy_with_logits
+
+        def excess(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
+            return bce(a, p, reduction="none") - bce(b, p, reduction="none")
+
+        objectness = excess(s[..., 4], t[..., 4], p_obj).sum() / total
+        classes = (excess(s[..., 5:], t[..., 5:], p_cls).sum(-1) * weight).sum() / total
+        box = F.smooth_l1_loss(s[..., :4], t[..., :4], reduction="none", beta=0.2).sum(-1)
+        return objectness, classes, (box * weight).sum() / total
+
+
+class FeatureLoss(nn.Module):
+    """Squared distance of the tapped features, each channel relative to the teacher's variance.
+
+    Compared after a SiLU, which flattens values that the next layer hardly sees; the student's get a
+    learned scale and shift per channel first, because its next layer could undo those.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.scale = nn.ParameterList(nn.Parameter(torch.ones(c, 1, 1)) for c in channels)
+        self.shift = nn.ParameterList(nn.Parameter(torch.zeros(c, 1, 1)) for c in channels)
+        for i, c in enumerate(channels):
+            self.register_buffer(f"inverse_{i}", torch.ones(c))
+
+    @torch.no_grad()
+    def measure(self, teacher: Sequence[Tensor]) -> None:
+        """Set the variances from the teacher's features over some images."""
+        for i, t in enumerate(teacher):
+            var = F.silu(t.float()).var((0, 2, 3))
+            floor = 0.05 * var.mean()
+            getattr(self, f"inverse_{i}").copy_(1 / var.clamp(min=floor))
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        total = torch.zeros((), device=student[0].device) if student else torch.zeros(())
+        for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
+            mapped = F.silu(s.float() * self.scale[i] + self.shift[i])
+            error = (mapped - F.silu(t.float())).square().mean((0, 2, 3))
+            total = total + (error * getattr(self, f"inverse_{i}")).mean()
+        return total
+
+
+class Distiller:
+    """Holds teacher, student, optimiser and data of one run.
+
+    :param resume: a saved student to start from (a file written by :meth:`save`).
+    """
+
+    def __init__(
+        self,
+        teacher: YOLOX,
+        train: ImageStore,
+        held_out: ImageStore | None,
+        options: DistillOptions,
+        *,
+        device: torch.device | str = "cpu",
+        resume: str | Path | None = None,
+    ) -> None:
+        torch.manual_seed(options.seed)
+        self.options = options
+        self.device = torch.device(device)
+        self.cuda = self.device.type == "cuda"
+        self.train_set = train
+        self.held_out = held_out
+        self.views = Augmenter(train, options.size, options.augment)
+
+        config = replace(
+            teacher.config.dla_ready(), activation="blend", norm=False, separable=options.form
+        )
+        student = rewrite(teacher, config)
+        if resume is not None:
+            student.load_state_dict(torch.load(resume, map_location="cpu")["state"])
+        # The teacher in its own activation, but with full convolutions where the student has them:
+        # the same numbers, faster on matrix units.
+        answer = rewrite(teacher, replace(config, activation="silu"))
+        self.half = torch.float16 if self.cuda else torch.float32
+        answer = answer.to(self.device, self.half).eval().requires_grad_(False)
+        student = student.to(self.device)
+        self._scale_stem(student, INPUT_SCALE)
+        student.blend.fill_(1.0 if options.blend_until > 0 and resume is None else 0.0)
+        if options.batch_norm:
+            student = insert_batch_norm(student, self.views.batch(options.batch) / INPUT_SCALE)
+        if self.cuda:
+            answer = answer.to(memory_format=torch.channels_last)
+            student = student.to(memory_format=torch.channels_last)
+
+        self.student = student
+        self.average = WeightAverage(student, options.average)
+        names = tap_names(student, options.taps)
+        self.tapped_teacher = TappedModel(answer, names)
+        self.tapped_student = TappedModel(student, names)
+        channels = [student.get_submodule(n).conv.out_channels for n in names]  # type: ignore[union-attr]
+        self.output_loss = OutputLoss()
+        self.feature_loss = FeatureLoss(channels).to(self.device)
+        with torch.no_grad():
+            self.feature_loss.measure(self.teach(self.views.batch(min(64, options.batch)))[1])
+
+        kernels = [p for p in student.parameters() if p.ndim > 1]
+        others = [p for p in student.parameters() if p.ndim <= 1]
+        self.parameters = [*kernels, *others, *self.feature_loss.parameters()]
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": kernels, "weight_decay": options.weight_decay},
+                {"params": [*others, *self.feature_loss.parameters()], "weight_decay": 0.0},
+            ],
+            lr=options.learning_rate,
+            betas=(0.9, 0.99),
+            fused=self.cuda,
+        )
+        self._held_out_views = self._view_held_out()
+        self._student_losses = self._losses
+        if options.compile:
+            self.tapped_teacher.compile()
+            self._student_losses = torch.compile(self._losses)
+
+    @staticmethod
+    @torch.no_grad()
+    def _scale_stem(model: YOLOX, factor: float) -> None:
+        stem = model.backbone.backbone.stem
+        stem.conv.conv.weight.mul_(factor)  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def teach(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The teacher's outputs (N, A, 5 + C) and tapped features."""
+        x = images.to(self.half)
+        if self.cuda:
+            x = x.contiguous(memory_format=torch.channels_last)
+        out: tuple[Tensor, list[Tensor]] = self.tapped_teacher(x)
+        return out
+
+    def _losses(self, images: Tensor, target: Tensor, features: list[Tensor]) -> Tensor:
+        """Objectness, class, box and feature loss as one vector (4,)."""
+        amp = torch.autocast("cuda", torch.bfloat16) if self.cuda else nullcontext()
+        x = images / INPUT_SCALE
+        if self.cuda:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with amp:
+            outputs, mine = self.tapped_student(x)
+        parts = self.output_loss(outputs, target)
+        return torch.stack((*parts, self.feature_loss(mine, features)))
+
+    def step(self, images: Tensor) -> Tensor:
+        """One optimiser step; returns the four loss parts, detached."""
+        target, features = self.teach(images)
+        parts = self._student_losses(images, target, features)
+        weights = parts.new_tensor([1.0, 1.0, self.options.box_weight, self.options.feature_weight])
+        self.optimiser.zero_grad(set_to_none=True)
+        (parts * weights).sum().backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.options.clip, foreach=True)
+        self.optimiser.step()
+        self.average.update()
+        return parts.detach()
+
+    def schedule(self, progress: float) -> None:
+        """Set learning rate and blend for a progress in [0, 1]."""
+        o = self.options
+        if progress < o.warmup:
+            factor = max(progress / o.warmup, 0.01)
+        else:
+            along = (progress - o.warmup) / (1 - o.warmup)
+            factor = o.final_ratio + (1 - o.final_ratio) * 0.5 * (1 + math.cos(math.pi * along))
+        for group in self.optimiser.param_groups:
+            group["lr"] = o.learning_rate * factor
+        blend = max(0.0, 1 - progress / o.blend_until) if o.blend_until > 0 else 0.0
+        if float(self._blend) != blend:
+            self._blend = blend
+            self.student.blend.fill_(blend)
+
+    _blend = -1.0
+
+    def run(self) -> Iterator[dict[str, float]]:
+        """Train; yields the state of the run about once a second."""
+        o = self.options
+        start = last = time.monotonic()
+        step = since = 0
+        sums = torch.zeros(4, device=self.device)
+        while True:
+            elapsed = time.monotonic() - start
+            progress = step / o.steps if o.steps else elapsed / o.seconds
+            if progress >= 1:
+                break
+            self.schedule(progress)
+            sums += self.step(self.views.batch(o.batch))
+            step += 1
+            since += 1
+            # One look a second keeps the queue of the GPU filled in between.
+            if time.monotonic() - last > 1.0 or step == o.steps:
+                values = (sums / since).tolist()
+                sums.zero_()
+                now = time.monotonic()
+                yield {
+                    "step": step,
+                    "progress": min(1.0, progress),
+                    "seconds": now - start,
+                    "images_per_second": o.batch * since / (now - last),
+                    "objectness": values[0],
+                    "class": values[1],
+                    "box": values[2],
+                    "feature": values[3],
+                }
+                last, since = now, 0
+
+    @torch.no_grad()
+    def export_model(self, *, averaged: bool = True) -> YOLOX:
+        """The student as it ships: ReLU6 alone, batch norm folded, input 0..255, on the CPU."""
+        source = self.average.model if averaged else self.student
+        assert isinstance(source, YOLOX)
+        if self.options.batch_norm:
+            self._measure_batch_norm(source)
+            folded = fold_batch_norm(source.cpu())
+            source.to(self.device)
+        else:
+            folded = YOLOX(source.config)
+            folded.load_state_dict({k: v.cpu() for k, v in source.state_dict().items()})
+        result = YOLOX(replace(folded.config, activation="relu6"))
+        result.load_state_dict(folded.state_dict())
+        self._scale_stem(result, 1 / INPUT_SCALE)
+        return result.float().eval()
+
+    def _measure_batch_norm(self, model: YOLOX, batches: int = 24) -> None:
+        """Take the batch-norm statistics anew, over whole images without augmentation."""
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        model.blend.fill_(0.0)
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum = None  # a plain mean over the batches
+            m.train()
+        for _ in range(batches):
+            model(self.views._plain(self.options.batch) / INPUT_SCALE)
+        for m in norms:
+            m.eval()
+
+    def _view_held_out(self) -> list[tuple[Tensor, Tensor]]:
+        """Held-out images as at inference, with the teacher's outputs."""
+        views: list[tuple[Tensor, Tensor]] = []
+        size = (self.options.size, self.options.size)
+        for start in range(0, len(self.held_out) if self.held_out else 0, 60):
+            assert self.held_out is not None
+            canvas = self.held_out.canvas[start : start + 60].float()
+            # The canvas holds the whole image at the top left, so shrinking it is the letterbox for
+            # images as long as the canvas.
+            x = F.interpolate(canvas, size, mode="bilinear", antialias=True)
+            views.append((x, self.teach(x)[0].float()))
+        return views
+
+    @torch.no_grad()
+    def evaluate(self, model: YOLOX) -> dict[str, float]:
+        """Output losses of an exported model on the held-out images, seen as at inference."""
+        model = model.to(self.device)
+        o = self.options
+        totals = torch.zeros(3, device=self.device)
+        for x, target in self._held_out_views:
+            totals += torch.stack(self.output_loss(flatten_outputs(model(x)), target))
+        model.cpu()
+        obj, cls, box = (totals / len(self._held_out_views)).tolist()
+        return {"objectness": obj, "class": cls, "box": box, "sum": obj + cls + o.box_weight * box}
+
+    def save(self, path: str | Path, model: YOLOX, log: list[dict[str, Any]]) -> None:
+        """Write weights (float16), options and the log."""
+        torch.save(
+            {
+                "state": {k: v.half() for k, v in model.state_dict().items()},
+                "form": self.options.form,
+                "options": asdict(self.options),
+                "log": log,
+            },
+            path,
+        )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Arguments of ``python -m yolox_trt.training.distill``."""
+    o = DistillOptions()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--teacher", required=True, help="exported YOLOX ONNX (SiLU)")
+    parser.add_argument("--teacher-name", default="yolox_nano", help="its configuration")
+    parser.add_argument("--images", nargs="+", required=True, help="folders with photographs")
+    parser.add_argument("--held-out", nargs="*", default=[], help="folders never trained on")
+    parser.add_argument("--out", required=True, help="folder for weights and log")
+    parser.add_argument("--resume", help="start from this student")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--form", choices=("full", "depthwise"), default=o.form)
+    parser.add_argument("--taps", choices=("blocks", "all", "none"), default=o.taps)
+    parser.add_argument("--batch-norm", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    for name in (
+        "size", "batch", "steps", "seconds", "learning_rate", "final_ratio", "weight_decay", "clip",
+        "blend_until", "feature_weight", "box_weight", "average", "seed", "canvas", "warmup",
+    ):
+        default = getattr(o, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    for name in ("plain", "mosaic", "mixup", "colour", "rotate_degrees"):
+        default = getattr(o.augment, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default)
+    parser.add_argument("--save-every", type=float, default=120.0, help="seconds between checkpoints")
+    parser.add_argument("--limit", type=int, default=0, help="use only so many images")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one distillation; writes ``student.pt`` and ``log.json`` into ``--out``."""
+    args = build_parser().parse_args(argv)
+    augment = AugmentOptions(
+        plain=args.plain, mosaic=args.mosaic, mixup=args.mixup, colour=args.colour,
+        rotate_degrees=args.rotate_degrees,
+    )
+    known = {f: getattr(args, f) for f in DistillOptions.__dataclass_fields__ if hasattr(args, f)}
+    options = DistillOptions(**{**known, "augment": augment})
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if str(args.device).startswith("cuda"):
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    begin = time.monotonic()
+    paths = list_images(args.images)
+    if args.limit:
+        paths = paths[: args.limit]
+    train = ImageStore.load(paths, side=options.canvas, device=args.device)
+    held = None
+    if args.held_out:
+        held = ImageStore.load(list_images(args.held_out), side=options.canvas, device=args.device)
+    print(f"{len(train)} images decoded in {time.monotonic() - begin:.1f} s", flush=True)
+    distiller = Distiller(
+        load_teacher(args.teacher, args.teacher_name), train, held, options,
+        device=args.device, resume=args.resume,
+    )
+    log: list[dict[str, Any]] = []
+    shown = saved = time.monotonic()
+
+    def checkpoint(final: bool) -> None:
+        model = distiller.export_model()
+        if held is not None:
+            log.append({"held_out": distiller.evaluate(model)})
+            print("held out", json.dumps(log[-1]["held_out"]), flush=True)
+        distiller.save(out / "student.pt.part", model, log)
+        (out / "student.pt.part").replace(out / "student.pt")
+        (out / "log.json").write_text(json.dumps(log))
+
+    for state in distiller.run():
+        log.append(state)
+        now = time.monotonic()
+        if now - shown > 10:
+            shown = now
+            print(" ".join(f"{k} {v:.4g}" for k, v in state.items()), flush=True)
+        if now - saved > args.save_every:
+            saved = now
+            checkpoint(False)
+    checkpoint(True)
+    print(f"done in {time.monotonic() - begin:.1f} s", flush=True)
+    _ = PAD_VALUE
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
