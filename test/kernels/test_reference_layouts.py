@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""DLA layouts against the index rules of nvinfer1::TensorFormat."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from yolox_trt.kernels.reference import (
+    chw_from_chw16,
+    chw_from_chw32,
+    chw_to_chw16,
+    chw_to_chw32,
+    chw_to_hwc4,
+)
+
+
+@pytest.mark.parametrize(
+    ("pack", "unpack", "vector"),
+    [(chw_to_chw16, chw_from_chw16, 16), (chw_to_chw32, chw_from_chw32, 32)],
+)
+@pytest.mark.parametrize("channels", [1, 16, 80, 85])
+def test_vector_layouts(pack: object, unpack: object, vector: int, channels: int) -> None:
+    planes = np.random.default_rng(0).integers(1, 99, (2, channels, 3, 5)).astype(np.int8)
+    packed = pack(planes)  # type: ignore[operator]
+    assert packed.shape == (2, -(-channels // vector), 3, 5, vector)
+    for n, c, h, w in [(0, 0, 0, 0), (1, channels - 1, 2, 4), (1, channels // 2, 1, 3)]:
+        assert packed[n, c // vector, h, w, c % vector] == planes[n, c, h, w]
+    assert packed.sum(dtype=int) == planes.sum(dtype=int)
+    np.testing.assert_array_equal(unpack(packed, channels), planes)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "alignment", "columns"),
+    [("int8", 1, 13), ("int8", 32, 16), ("int8", 64, 16), ("float16", 32, 16), ("float16", 1, 13)],
+)
+def test_hwc4(dtype: str, alignment: int, columns: int) -> None:
+    planes = np.arange(2 * 3 * 4 * 13).reshape(2, 3, 4, 13).astype(dtype)
+    packed = chw_to_hwc4(planes, row_alignment=alignment)
+    assert packed.shape == (2, 4, columns, 4)
+    np.testing.assert_array_equal(packed[:, :, :13, :3].transpose(0, 3, 1, 2), planes)
+    assert not packed[..., 3].any()
+    assert not packed[:, :, 13:].any()

@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The definition of decoding: from network outputs to candidate boxes in input pixels.
+
+For each anchor (grid cell, levels in ModelSpec's order, cells row by row):
+
+- objectness o and class values c, through a sigmoid 1 / (1 + exp(-v)) where `spec.sigmoid` is
+  false; the class is the one with the highest value (the lowest id among equals), and
+  score = o * c in float32;
+- it is a candidate when score >= the class's threshold and its box is finite;
+- box: centre x = (x + column) * stride, y = (y + row) * stride, width = exp(w) * stride, height
+  = exp(h) * stride (YOLOX, yolo_head.py), as they are where the graph has decoded them;
+  corners are centre - size / 2 and centre + size / 2, in float32, not clipped.
+
+One candidate an anchor: an anchor's second class never becomes a detection, as in YOLOX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.core.errors import EngineError
+from yolox_trt.core.model_spec import HeadLayout, HeadTensor, ModelSpec
+
+Float32 = npt.NDArray[np.float32]
+#: Margin of the objectness test before the sigmoid, against the rounding of log and exp.
+_LOGIT_MARGIN = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Boxes above their thresholds, before NMS, in ascending order of anchors.
+
+    Attributes:
+        boxes: float32 (N, 4), x1 y1 x2 y2 in input pixels.
+        scores: float32 (N,).
+        class_ids: int32 (N,).
+        anchors: int64 (N,), index of the grid cell over all levels.
+    """
+
+    boxes: Float32
+    scores: Float32
+    class_ids: npt.NDArray[np.int32]
+    anchors: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Decoder:
+    """Decodes one network's outputs (any HeadLayout but EFFICIENT_NMS) on the CPU.
+
+    Grid and strides are computed once; an anchor below its threshold costs one comparison.
+
+    Args:
+        spec: the network.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        if spec.head is HeadLayout.EFFICIENT_NMS:
+            raise ValueError("EFFICIENT_NMS outputs need no decoding")
+        self._spec = spec
+        rows, columns, strides = [], [], []
+        for level in spec.levels:
+            row, column = np.divmod(np.arange(level.height * level.width), level.width)
+            rows.append(row)
+            columns.append(column)
+            strides.append(np.full(len(row), level.stride))
+        #: float32 (A, 2): column and row of each anchor's cell.
+        self.grid: Float32 = np.stack(
+            (np.concatenate(columns), np.concatenate(rows)), axis=1
+        ).astype(np.float32)
+        #: float32 (A, 1): stride of each anchor's level, in input pixels.
+        self.strides: Float32 = np.concatenate(strides).astype(np.float32)[:, None]
+
+    def decode(
+        self, outputs: Mapping[str, npt.NDArray[Any]], index: int, thresholds: Float32
+    ) -> Candidates:
+        """Decode one image of a batch.
+
+        Args:
+            outputs: the network's outputs by name, first axis the batch.
+            index: the image in the batch.
+            thresholds: float32 (C,), least score of each class.
+
+        Raises:
+            EngineError: the outputs hold NaN.
+        """
+        if self._spec.head is HeadLayout.RAW_LEVELS:
+            anchors, raw = self._select_raw(outputs, index, float(thresholds.min()))
+        else:
+            anchors, raw = self._select(outputs, index, float(thresholds.min()))
+        raw = np.asarray(raw, np.float32)
+        objectness, classes = raw[:, 4], raw[:, 5:]
+        class_ids = classes.argmax(axis=1).astype(np.int32)
+        best = classes[np.arange(len(classes)), class_ids]
+        if not self._spec.sigmoid:
+            objectness, best = _sigmoid(objectness), _sigmoid(best)
+        scores = objectness * best
+        if np.isnan(scores).any():
+            raise _nan_error()
+        keep = np.flatnonzero(scores >= thresholds[class_ids])
+        anchors, class_ids, scores = anchors[keep], class_ids[keep], scores[keep]
+        boxes = self._corners(raw[keep, :4], anchors)
+        finite = np.isfinite(boxes).all(axis=1)
+        if not finite.all():
+            boxes, scores = boxes[finite], scores[finite]
+            class_ids, anchors = class_ids[finite], anchors[finite]
+        return Candidates(boxes, scores, class_ids, anchors)
+
+    def _corners(self, raw: Float32, anchors: npt.NDArray[np.int64]) -> Float32:
+        if self._spec.head is HeadLayout.DECODED:
+            centre, size = raw[:, :2], raw[:, 2:]
+        else:
+            stride = self.strides[anchors]
+            centre = (raw[:, :2] + self.grid[anchors]) * stride
+            with np.errstate(over="ignore"):
+                size = np.exp(raw[:, 2:]) * stride
+        half = size * np.float32(0.5)
+        return np.concatenate((centre - half, centre + half), axis=1)
+
+    def _possible(self, objectness: npt.NDArray[Any], threshold: float) -> npt.NDArray[np.int64]:
+        """Return the anchors whose objectness alone does not rule them out (a class is <= 1)."""
+        if self._spec.sigmoid:
+            floor = threshold
+        else:
+            bounded = min(max(threshold, 1e-12), 1.0 - 1e-6)
+            floor = float(np.log(bounded / (1.0 - bounded))) - _LOGIT_MARGIN
+        # A NaN compares false with everything: it would end as "no detection".
+        if np.isnan(objectness.sum(dtype=np.float32)):
+            raise _nan_error()
+        if objectness.dtype == np.float16:
+            floor -= abs(floor) * 1e-3  # the comparison must not round the threshold up
+        return np.flatnonzero(objectness >= floor)
+
+    def _select(
+        self, outputs: Mapping[str, npt.NDArray[Any]], index: int, threshold: float
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Return anchors and their values (N, 5 + C) from the single tensor."""
+        tensor = np.asarray(outputs[self._spec.output_names[0]][index])
+        anchors = self._possible(tensor[:, 4], threshold)
+        return anchors, tensor[anchors]
+
+    def _select_raw(
+        self, outputs: Mapping[str, npt.NDArray[Any]], index: int, threshold: float
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Return anchors and their values (N, 5 + C) from the tensors of each level."""
+
+        def cells(tensor: HeadTensor | None, count: int) -> npt.NDArray[Any]:
+            assert tensor is not None
+            image = outputs[tensor.name][index]
+            return np.asarray(image[tensor.channel : tensor.channel + count].reshape(count, -1))
+
+        anchors, values = [], []
+        first = 0
+        for level in self._spec.levels:
+            objectness = cells(level.objectness, 1)
+            found = self._possible(objectness[0], threshold)
+            parts = (
+                cells(level.box, 4)[:, found],
+                objectness[:, found],
+                cells(level.classes, self._spec.num_classes)[:, found],
+            )
+            values.append(np.concatenate(parts, axis=0).T)
+            anchors.append(found + first)
+            first += level.height * level.width
+        return np.concatenate(anchors), np.concatenate(values)
+
+
+def _sigmoid(values: Float32) -> Float32:
+    one = np.float32(1)
+    with np.errstate(over="ignore"):
+        return np.asarray(one / (one + np.exp(-values)), np.float32)
+
+
+def _nan_error() -> EngineError:
+    return EngineError(
+        "NaN in the network's outputs",
+        expected="numbers",
+        fix="check the precision (a float16 overflow?) and the preprocessing of the model",
+    )
