@@ -1,0 +1,349 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""FixedShape: batch, height and width of the input become given numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.compiler.surgery.constant_folding import ConstantFolding, fold_once
+from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
+from yolox_trt.core.errors import ConfigurationError, ModelError
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+_STRIDES = (8, 16, 32)
+_INT64_MAX = 2**63 - 1
+_MAX_FOLDS = 6
+
+
+class FixedShape(SurgeryPass):
+    """Set the input's dimensions and derive again every constant that was written for the old ones.
+
+    A fully convolutional network takes any size that is a multiple of its largest stride; only
+    what the exporter froze stands against it: the targets of Reshape, the sizes of Resize, the
+    ends of Slice, and the grids of a decoded head. They are derived again from the new sizes; a
+    constant that cannot be understood is refused, never guessed.
+
+    Args:
+        batch: images in one run; None leaves it as it is.
+        height: rows of the input in pixels; None leaves it as it is.
+        width: columns of the input in pixels; None leaves it as it is.
+        multiple: height and width must be multiples of it.
+    """
+
+    name = "fix-shape"
+    summary = "fixed batch and H x W; constants of the old size derived again"
+
+    def __init__(
+        self,
+        batch: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        *,
+        multiple: int = 32,
+    ) -> None:
+        for label, value, step in (
+            ("batch", batch, 1),
+            ("height", height, multiple),
+            ("width", width, multiple),
+        ):
+            if value is not None and (value < 1 or value % step):
+                raise ConfigurationError(
+                    f"{label} = {value}",
+                    expected=f"a positive multiple of {step}",
+                    fix=f"give another {label} (`--batch`, `--input-size HEIGHT WIDTH`)",
+                )
+        self.wanted = (batch, None, height, width)
+
+    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
+        image = graph.image
+        assert image.shape is not None
+        old = [d if isinstance(d, int) and d > 0 else None for d in image.shape]
+        new: list[Any] = [
+            wanted if wanted is not None else given
+            for wanted, given in zip(self.wanted, image.shape, strict=True)
+        ]
+        if list(image.shape) == new:
+            return
+        outputs = {output.name: output.shape for output in graph.graph.outputs}
+        before: dict[str, tuple[int, ...] | None] = {}
+        if None not in old:
+            # Folded, because shapes behind Shape arithmetic are not inferred otherwise.
+            folded = ModelGraph(ConstantFolding().run(graph.to_model()).model)
+            before = {n: folded.static_shape(t) for n, t in folded.graph.tensors().items()}
+        image.shape = new
+        for output in graph.graph.outputs:
+            output.shape = None
+        sized = [(a, b) for a, b in zip(old[2:], new[2:], strict=True) if a is not None and a != b]
+        for _ in range(_MAX_FOLDS):
+            # Chains of Shape arithmetic follow the new size by themselves.
+            _infer_into(graph)
+            if not fold_once(graph):
+                break
+        if (old[0] is not None and old[0] != new[0]) or sized:
+            for _ in range(len(graph.graph.nodes)):
+                if not self._derive_next(graph, before, old, new, log):
+                    break
+        _infer_into(graph)
+        for output in graph.graph.outputs:
+            given = outputs[output.name]
+            if output.shape is None and given is not None:
+                # Plugins have no shape inference; their first dimension is the batch.
+                output.shape = [new[0] if i == 0 else d for i, d in enumerate(given)]
+        described = "x".join("?" if d is None else str(d) for d in old)
+        log.change(f"input {image.name}: {described} -> {'x'.join(str(d) for d in new)}")
+
+    def _derive_next(
+        self,
+        graph: ModelGraph,
+        before: dict[str, tuple[int, ...] | None],
+        old: list[int | None],
+        new: list[Any],
+        log: PassLog,
+    ) -> bool:
+        """Derive the first stale constant again, in topological order; False when none is left.
+
+        Shapes behind a changed constant are only known after another inference, hence one a call.
+        """
+        _infer_into(graph)
+        if fold_once(graph):
+            _infer_into(graph)
+        for node in graph.graph.nodes:
+            source_before = before.get(node.inputs[0].name) if node.inputs else None
+            source = graph.static_shape(node.inputs[0]) if node.inputs else None
+            result_before = before.get(node.outputs[0].name) if node.outputs else None
+            if source_before is None or source is None or result_before is None:
+                continue
+            if node.op == "Reshape":
+                changed = _reshape(graph, node, source_before, source, result_before)
+            elif node.op == "Resize":
+                changed = _resize(graph, node, source_before, source, result_before)
+            elif node.op == "Slice":
+                changed = _slice(graph, node, source_before, source)
+            elif node.op in ("Add", "Mul", "Sub", "Div"):
+                changed = _grid(graph, node, before, old, new)
+            elif node.op in ("Expand", "Tile", "ConstantOfShape") and source_before != source:
+                raise _refusal(node, "whose constant sizes were written for the old input")
+            else:
+                changed = False
+            if changed:
+                log.change(f"{node.name}: {node.op} constant derived again for the new input")
+                return True
+        return False
+
+
+def _infer_into(graph: ModelGraph) -> None:
+    """Infer the shapes of the graph as it is now into its tensors, as far as they are consistent."""
+    import onnx
+    import onnx_graphsurgeon
+
+    for tensor in graph.graph.tensors().values():
+        if not tensor.is_empty() and hasattr(tensor, "shape") and tensor.inputs:
+            tensor.shape = None
+    model = onnx_graphsurgeon.export_onnx(graph.graph, do_type_check=False)
+    del model.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
+    known = {v.name: v for v in [*inferred.graph.value_info, *inferred.graph.output]}
+    for name, tensor in graph.graph.tensors().items():
+        value = known.get(name)
+        if tensor.inputs and value is not None and value.type.tensor_type.HasField("shape"):
+            dims = value.type.tensor_type.shape.dim
+            tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims]
+
+
+def _refusal(node: gs.Node, found: str) -> ModelError:
+    return ModelError(
+        f"node '{node.name}' ({node.op}) {found}",
+        expected="constants that follow from the input's size",
+        fix="cut the head first (`--head raw`), or export the model at the size wanted",
+    )
+
+
+def _set_constant(graph: ModelGraph, node: gs.Node, index: int, values: npt.ArrayLike) -> None:
+    given = node.inputs[index]
+    dtype = graph.constant_value(given).dtype  # type: ignore[union-attr]
+    node.inputs[index] = graph.constant(f"{given.name}_fixed", np.asarray(values, dtype))
+
+
+def _reshape(
+    graph: ModelGraph,
+    node: gs.Node,
+    source_before: tuple[int, ...],
+    source: tuple[int, ...],
+    result_before: tuple[int, ...],
+) -> bool:
+    target = graph.input_constant(node, 1)
+    if target is None:
+        return False
+    wanted = _regroup(node, source_before, source, result_before)
+    # -1 and 0 that give the right shape stay: they fit every size.
+    given = [int(d) for d in target]
+    resolved = [source[i] if d == 0 else d for i, d in enumerate(given)]
+    if -1 in resolved:
+        rest = math.prod(d for d in resolved if d != -1)
+        if rest and math.prod(source) % rest == 0:
+            resolved[resolved.index(-1)] = math.prod(source) // rest
+    if resolved == wanted:
+        return False
+    _set_constant(graph, node, 1, wanted)
+    return True
+
+
+def _regroup(
+    node: gs.Node, before: Sequence[int], after: Sequence[int], result: Sequence[int]
+) -> list[int]:
+    """Return the Reshape's result for new input dimensions.
+
+    The old input and result are aligned by their products into groups of dimensions, as in
+    (N, C, h, w) -> (N, C, h w). In each group the result's dimensions that did not take part in
+    the change stay, and one takes up what changed.
+    """
+    wanted: list[int] = []
+    i = j = 0
+    while i < len(before) or j < len(result):
+        left, right = [i] if i < len(before) else [], [j] if j < len(result) else []
+        i, j = i + len(left), j + len(right)
+        while math.prod(before[k] for k in left) != math.prod(result[k] for k in right):
+            if math.prod(before[k] for k in left) < math.prod(result[k] for k in right):
+                if i >= len(before):
+                    raise _refusal(node, f"of {tuple(before)} to {tuple(result)}")
+                left.append(i)
+                i += 1
+            else:
+                if j >= len(result):
+                    raise _refusal(node, f"of {tuple(before)} to {tuple(result)}")
+                right.append(j)
+                j += 1
+        if [before[k] for k in left] == [after[k] for k in left]:
+            wanted += [result[k] for k in right]
+        elif len(right) == 1:
+            wanted.append(math.prod(after[k] for k in left))
+        elif len(left) == len(right) and [before[k] for k in left] == [result[k] for k in right]:
+            wanted += [after[k] for k in left]
+        else:
+            wanted += _split(node, [before[k] for k in left], [after[k] for k in left],
+                             [result[k] for k in right])  # fmt: skip
+    return wanted
+
+
+def _split(node: gs.Node, before: list[int], after: list[int], result: list[int]) -> list[int]:
+    """Divide one group again: dimensions equal to an unchanged input dimension stay."""
+    stable = [b for b, a in zip(before, after, strict=True) if b == a]
+    free = [k for k, d in enumerate(result) if d not in stable and d != 1]
+    if len(free) != 1:
+        raise _refusal(node, f"that divides {tuple(before)} into {tuple(result)}")
+    rest = math.prod(d for k, d in enumerate(result) if k != free[0])
+    total = math.prod(after)
+    if total % rest:
+        raise _refusal(node, f"that divides {tuple(after)} into {tuple(result)}")
+    return [total // rest if k == free[0] else d for k, d in enumerate(result)]
+
+
+def _resize(
+    graph: ModelGraph,
+    node: gs.Node,
+    source_before: tuple[int, ...],
+    source: tuple[int, ...],
+    result_before: tuple[int, ...],
+) -> bool:
+    sizes = graph.input_constant(node, 3)
+    if sizes is None or source_before == source:
+        return False
+    wanted = []
+    for b, a, r in zip(source_before, source, result_before, strict=True):
+        if (r * a) % b:
+            raise _refusal(node, f"from {source_before} to {result_before}, no whole ratio")
+        wanted.append(r * a // b)
+    if sizes.tolist() == wanted:
+        return False
+    _set_constant(graph, node, 3, wanted)
+    return True
+
+
+def _slice(
+    graph: ModelGraph, node: gs.Node, source_before: tuple[int, ...], source: tuple[int, ...]
+) -> bool:
+    """An end that was the old size becomes "to the end"; others on a changed axis are refused."""
+    values = [graph.input_constant(node, k) for k in range(1, 4)]
+    if values[0] is None or values[1] is None:
+        return False
+    ends = values[1].ravel().tolist()
+    axes = range(len(ends)) if values[2] is None else values[2].ravel().tolist()
+    wanted = list(ends)
+    for k, (end, axis) in enumerate(zip(ends, axes, strict=True)):
+        if source_before[axis] == source[axis] or not 0 <= end < 2**31 - 1:
+            continue
+        if end < source_before[axis]:
+            raise _refusal(node, f"that ends at {end} of {source_before[axis]}")
+        wanted[k] = _INT64_MAX
+    if wanted == ends:
+        return False
+    _set_constant(graph, node, 2, wanted)
+    return True
+
+
+def _grid(
+    graph: ModelGraph,
+    node: gs.Node,
+    before: dict[str, tuple[int, ...] | None],
+    old: list[int | None],
+    new: list[Any],
+) -> bool:
+    """Make the constants of a decoded head (grid, strides, grid x strides) for the new size."""
+    for index in (0, 1):
+        constant = graph.input_constant(node, index)
+        other = node.inputs[1 - index]
+        if constant is None or other.name not in before:
+            continue
+        then, now = before[other.name], graph.static_shape(other)
+        if then is None or now is None or then == now or constant.ndim == 0:
+            continue
+        shape = (1,) * (len(then) - constant.ndim) + constant.shape
+        if all(c in (1, n) for c, n in zip(shape, now, strict=True)):
+            continue
+        if None in old[2:]:
+            raise _refusal(node, f"with a constant of {constant.shape}")
+        wanted = _grid_like(constant, (old[2], old[3]), (new[2], new[3]))
+        if wanted is None:
+            raise _refusal(node, f"with a constant of {constant.shape} that is no anchor grid")
+        if shape[0] == then[0] and shape[0] > 1:
+            wanted = np.repeat(wanted[:1], now[0], 0)
+        _set_constant(graph, node, index, wanted)
+        return True
+    return False
+
+
+def _grid_like(
+    constant: npt.NDArray[Any], old: tuple[Any, Any], new: tuple[Any, Any]
+) -> npt.NDArray[Any] | None:
+    """Return the new grid in the form of an old one, or None where it is no anchor grid."""
+    for strides in (_STRIDES, (*_STRIDES, 64), (4, *_STRIDES)):
+        for form in range(4):
+            then, now = _anchors(old, strides)[form], _anchors(new, strides)[form]
+            for layout in (lambda a: a, lambda a: a.T):
+                a, b = layout(then), layout(now)
+                if constant.ndim >= 2 and constant.shape[-2:] == a.shape and np.allclose(
+                    constant, a
+                ):
+                    lead = constant.shape[:-2]
+                    return np.broadcast_to(b, (*lead, *b.shape)).copy()
+    return None
+
+
+def _anchors(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[npt.NDArray[Any], ...]:
+    """Return grid (A, 2), strides (A, 1), strides (A, 2), grid x strides (A, 2)."""
+    grids, steps = [], []
+    for stride in strides:
+        y, x = np.mgrid[0 : size[0] // stride, 0 : size[1] // stride]
+        grids.append(np.stack((x, y), -1).reshape(-1, 2).astype(np.float64))
+        steps.append(np.full((len(grids[-1]), 1), float(stride)))
+    grid, step = np.concatenate(grids), np.concatenate(steps)
+    return grid, step, step.repeat(2, 1), grid * step
