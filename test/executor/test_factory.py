@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""create_detector: which engine it takes, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.core import ConfigurationError, Device, EngineError, ModelError
+from yolox_trt.executor import factory
+from yolox_trt.executor.cpu_detector import CpuDetector
+from yolox_trt.executor.factory import DetectorRequest, create_detector
+
+HERE = __name__
+
+
+def refuse(request: DetectorRequest) -> Any:
+    raise EngineError(f"no {request.device} here")
+
+
+def accept(request: DetectorRequest) -> Any:
+    return request
+
+
+def test_cpu() -> None:
+    detector = create_detector(build_yolox(num_classes=3), "cpu", threads=1)
+    assert isinstance(detector, CpuDetector)
+    assert detector.device == Device("cpu")
+
+
+def test_auto_falls_back_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(factory.BACKENDS, ("tensorrt", "gpu"), f"{HERE}:refuse")
+    monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "gpu"), "yolox_trt.no_such_module:f")
+    with caplog.at_level(logging.INFO):
+        detector = create_detector(build_yolox(num_classes=3))
+    assert detector.device == Device("cpu")
+    record = caplog.records[-1]
+    assert record.levelno == logging.WARNING
+    assert "engine onnxruntime on cpu" in record.message
+    assert "not tensorrt on gpu: no gpu here" in record.message
+    assert "yolox_trt.no_such_module" in record.message
+
+
+def test_a_named_device_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in [k for k in factory.BACKENDS if k[1] == "gpu"]:
+        monkeypatch.setitem(factory.BACKENDS, key, f"{HERE}:refuse")
+    with pytest.raises(EngineError, match=r"tensorrt on gpu:1: no gpu:1.*onnxruntime on gpu:1"):
+        create_detector(build_yolox(num_classes=3), "gpu:1")
+
+
+def test_order_and_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(factory.BACKENDS, ("tensorrt", "gpu"), f"{HERE}:accept")
+    request: Any = create_detector(
+        "model.engine", "gpu", preprocessing="rgb_unit", precision="int8", cache="/tmp/cache"
+    )
+    assert request.is_engine_file
+    assert request.preprocessing.color_order == "rgb"
+    assert (request.precision, request.options) == ("int8", {"cache": "/tmp/cache"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "tpu"}, "device 'tpu'"),
+        ({"engine": "openvino"}, "engine 'openvino'"),
+        ({"preprocessing": "hsv"}, "preprocessing 'hsv'"),
+        ({"device": "dla0", "engine": "onnxruntime"}, "onnxruntime' on dla0"),
+        ({"device": "cpu", "engine": "tensorrt"}, "tensorrt' on cpu"),
+        ({"device": "cpu", "model": "a.engine"}, "on cpu for a.engine"),
+    ],
+)
+def test_wrong_parameters(arguments: dict[str, Any], message: str) -> None:
+    arguments = {"model": "model.onnx", "device": "cpu"} | arguments
+    with pytest.raises(ConfigurationError, match=message):
+        create_detector(arguments.pop("model"), arguments.pop("device"), **arguments)
+
+
+def test_a_wrong_model_is_an_error_of_its_own() -> None:
+    with pytest.raises(ModelError, match="no file"):
+        create_detector("/nowhere/model.onnx", "cpu")
+
+
+def test_precision_that_the_cpu_has_not() -> None:
+    with pytest.raises(EngineError, match="int8"):
+        create_detector(build_yolox(num_classes=3), "cpu", precision="int8")
+
+
+@pytest.mark.parametrize("target", sorted(set(factory.BACKENDS.values())))
+def test_backends_exist(target: str) -> None:
+    """Every entry of the table names a module of this package (its own imports may be missing)."""
+    import importlib.util
+
+    module, _, function = target.partition(":")
+    found = importlib.util.find_spec(module)
+    assert found is not None and found.origin is not None
+    with open(found.origin, encoding="utf-8") as source:
+        assert f"def {function}(request: DetectorRequest)" in source.read()

@@ -1,0 +1,245 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime on the CPU: a host engine with preallocated buffers and IO binding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError, EngineError
+from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.optional import require
+from yolox_trt.engines.onnx_spec import read_spec
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class OnnxRuntimeEngine:
+    """A network in ONNX Runtime on the CPU.
+
+    Input and outputs are bound once to numpy arrays of its own; a run allocates nothing in Python.
+    Implements engines.engine.Engine.
+
+    Args:
+        model: path of an ONNX file, or the model itself.
+        spec: its description; None reads it from the graph.
+        max_batch: largest batch of one run, for a model with an open batch; None takes the
+            model's own batch (1 where it is open).
+        intra_op_num_threads: threads of one run; None takes `default_threads(1)`. Where several
+            detectors share the cores, give each its part (`default_threads(n)`).
+
+    Raises:
+        ModelError: the model is not a YOLOX.
+        EngineError: ONNX Runtime cannot run it (EfficientNMS_TRT is TensorRT's alone).
+        ConfigurationError: max_batch contradicts the model's batch.
+        MissingDependencyError: onnxruntime is missing.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | onnx.ModelProto,
+        *,
+        spec: ModelSpec | None = None,
+        max_batch: int | None = None,
+        intra_op_num_threads: int | None = None,
+    ) -> None:
+        self._spec = spec or read_spec(model)
+        self._max_batch = resolve_batch(self._spec, max_batch)
+        threads = intra_op_num_threads or default_threads(1)
+        self._session: Any = make_session(
+            model, ["CPUExecutionProvider"], intra_op_num_threads=threads
+        )
+        self._input: npt.NDArray[Any] = np.zeros(
+            (self._max_batch, 3, self._spec.input_height, self._spec.input_width),
+            self._spec.input_dtype,
+        )
+        self._outputs = self._allocate_outputs()
+        # A fixed batch always runs whole; an open one is bound for each size when first used.
+        self._bindings: dict[int, Any] = {}
+        self._binding(self._max_batch)
+
+    @property
+    def device(self) -> Device:
+        """The CPU."""
+        return Device("cpu")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What it takes and gives."""
+        return self._spec
+
+    @property
+    def max_batch(self) -> int:
+        """Largest batch of one run."""
+        return self._max_batch
+
+    @property
+    def memory(self) -> Literal["host", "cuda"]:
+        """Host memory."""
+        return "host"
+
+    @property
+    def input(self) -> npt.NDArray[Any]:
+        """Input buffer (max_batch, 3, H, W)."""
+        return self._input
+
+    @property
+    def outputs(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Output buffers by name, first axis max_batch."""
+        return self._outputs
+
+    @property
+    def graph_capturable(self) -> bool:
+        """Never: there is no CUDA."""
+        return False
+
+    def run(self, batch: int, stream: Any = None) -> None:
+        """Infer the first `batch` images of `input`; the outputs are written on return.
+
+        Raises:
+            EngineError: ONNX Runtime failed, or the engine is closed.
+        """
+        if self._session is None:
+            raise EngineError("run() of a closed engine", expected="an open one")
+        if not 1 <= batch <= self._max_batch:
+            raise EngineError(f"batch {batch}", expected=f"1 to {self._max_batch}")
+        size = batch if self._spec.batch is None else self._max_batch
+        try:
+            self._session.run_with_iobinding(self._binding(size))
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base
+            raise EngineError(
+                f"ONNX Runtime failed ({error})",
+                expected="the network to run",
+                fix="check the free memory, and the model with onnx.checker",
+            ) from error
+
+    def close(self) -> None:
+        """Release the session; the buffers live as long as somebody holds them."""
+        self._bindings.clear()
+        self._session = None
+
+    def _allocate_outputs(self) -> dict[str, npt.NDArray[Any]]:
+        """Run once on zeros to learn every output's shape, and make buffers of these shapes."""
+        try:
+            values = self._session.run(
+                list(self._spec.output_names), {self._spec.input_name: self._input}
+            )
+        except Exception as error:
+            raise EngineError(
+                f"the model does not run in ONNX Runtime ({error})",
+                expected="a model that runs on the CPU",
+                fix="export it again, or use a TensorRT engine on the GPU",
+            ) from error
+        outputs = {}
+        for name, value in zip(self._spec.output_names, values, strict=True):
+            if value.shape[:1] != (self._max_batch,):
+                raise EngineError(
+                    f"output {name} of shape {value.shape} for a batch of {self._max_batch}",
+                    expected="the batch as first axis",
+                    fix="export the model again with this batch, or with an open one",
+                )
+            outputs[name] = np.zeros(value.shape, value.dtype)
+        return outputs
+
+    def _binding(self, batch: int) -> Any:
+        binding = self._bindings.get(batch)
+        if binding is None:
+            binding = self._session.io_binding()
+            bind_host(binding, self._spec, self._input[:batch], self._outputs, batch)
+            self._bindings[batch] = binding
+        return binding
+
+
+def bind_host(
+    binding: Any,
+    spec: ModelSpec,
+    image: npt.NDArray[Any],
+    outputs: Mapping[str, npt.NDArray[Any]],
+    batch: int,
+) -> None:
+    """Bind host arrays to an onnxruntime.IOBinding; the arrays must outlive it.
+
+    Args:
+        binding: the IOBinding.
+        spec: names of the tensors.
+        image: (batch, 3, H, W), C-contiguous.
+        outputs: by name, first axis at least batch, C-contiguous.
+        batch: images to bind.
+    """
+    binding.bind_input(spec.input_name, "cpu", 0, image.dtype.type, image.shape, image.ctypes.data)
+    for name in spec.output_names:
+        value = outputs[name][:batch]
+        binding.bind_output(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
+
+
+def resolve_batch(spec: ModelSpec, max_batch: int | None) -> int:
+    """Return the largest batch of one run, from the model and what is asked for.
+
+    Raises:
+        ConfigurationError: below 1, or another batch than the model fixes.
+    """
+    batch = max_batch or spec.batch or 1
+    if batch < 1 or (spec.batch is not None and batch != spec.batch):
+        raise ConfigurationError(
+            f"max_batch = {max_batch}",
+            expected=f"{spec.batch}, which the model fixes" if spec.batch else "at least 1",
+            fix="leave max_batch out, or export the model with an open batch",
+        )
+    return batch
+
+
+def default_threads(detectors: int) -> int:
+    """Return the threads of one session where `detectors` share the cores this process may use."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        cores = os.cpu_count() or 1
+    return max(1, cores // max(1, detectors))
+
+
+def make_session(
+    model: str | Path | onnx.ModelProto,
+    providers: Sequence[str | tuple[str, dict[str, Any]]],
+    *,
+    intra_op_num_threads: int | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Any:
+    """Make an onnxruntime.InferenceSession.
+
+    Args:
+        model: path of an ONNX file, or the model itself.
+        providers: execution providers, best first, as ONNX Runtime takes them.
+        intra_op_num_threads: threads of one operator; None leaves it to ONNX Runtime.
+        options: session configuration entries (onnxruntime_session_options_config_keys.h).
+
+    Raises:
+        EngineError: the model cannot be loaded.
+        MissingDependencyError: onnxruntime is missing.
+    """
+    runtime = require("onnxruntime", purpose="running ONNX models")
+    session_options = runtime.SessionOptions()
+    session_options.log_severity_level = 3
+    if intra_op_num_threads is not None:
+        session_options.intra_op_num_threads = intra_op_num_threads
+    for key, value in (options or {}).items():
+        session_options.add_session_config_entry(key, value)
+    source = str(model) if isinstance(model, str | Path) else model.SerializeToString()
+    try:
+        return runtime.InferenceSession(source, session_options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+        fix = "export the model again, or update onnxruntime"
+        if "EfficientNMS" in str(error):
+            fix = "use a TensorRT engine, or `yolox_trt optimize` to take EfficientNMS_TRT off"
+        raise EngineError(
+            f"ONNX Runtime cannot load the model ({error})",
+            expected="a model with operators that it knows",
+            fix=fix,
+        ) from error
