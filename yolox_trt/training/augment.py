@@ -50,15 +50,18 @@ class Augmenter:
         self.size = size
         self.options = options
         self.device = store.canvas.device
+        # ITU-R BT.601 luma of B, G, R.
+        self._luma = torch.tensor([0.114, 0.587, 0.299], device=self.device)[None, :, None, None]
 
     def _sample(self, source: Tensor, index: Tensor, out: int, matrix: Tensor, shift: Tensor) -> Tensor:
         """Warp: input pixel = matrix @ output pixel + shift, in pixels of ``source``."""
         side = source.shape[-1]
         position = torch.arange(out, device=self.device) + 0.5
-        y, x = torch.meshgrid(position, position, indexing="ij")
-        points = torch.stack((x, y), -1).reshape(1, -1, 2)
-        mapped = points @ matrix.transpose(1, 2) + shift[:, None]
-        grid = (mapped * (2 / side) - 1).view(-1, out, out, 2)
+        # Written out, since a product of matrices with two columns is slow on any device.
+        m = matrix[..., None, None] * (2 / side)
+        offset = (shift * (2 / side) - 1)[..., None, None]
+        x, y = position[None, None, :], position[None, :, None]
+        grid = torch.stack([m[:, i, 0] * x + m[:, i, 1] * y + offset[:, i] for i in (0, 1)], -1)
         pixels = source[index].float() - PAD_VALUE
         return F.grid_sample(pixels, grid, align_corners=False) + PAD_VALUE
 
@@ -133,8 +136,7 @@ class Augmenter:
         def amount(low: float, high: float) -> Tensor:
             return uniform(n, low, high, dev)[:, None, None, None]
 
-        weights = torch.tensor([0.114, 0.587, 0.299], device=dev)[None, :, None, None]
-        grey = (x * weights).sum(1, keepdim=True)
+        grey = (x * self._luma).sum(1, keepdim=True)
         saturation = torch.where(amount(0, 1) < 0.06, 0.0, 1 + k * amount(-0.5, 0.5))
         x = grey + (x - grey) * saturation
         x = x * (1 + k * torch.empty(n, 3, 1, 1, device=dev).uniform_(-0.12, 0.12))

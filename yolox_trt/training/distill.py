@@ -61,11 +61,13 @@ class DistillOptions:
     batch_norm: bool = False
     blend_until: float = 0.4
     taps: str = "blocks"
-    feature_weight: float = 1.0
+    feature_weight: float = 0.5
+    feature_weight_end: float = 0.1
     box_weight: float = 3.0
     average: float = 0.9995
     seed: int = 0
     compile: bool = False
+    cuda_graph: bool = False
     canvas: int = 448
     augment: AugmentOptions = field(default_factory=AugmentOptions)
 
@@ -77,7 +79,7 @@ def tap_names(model: YOLOX, which: str) -> list[str]:
     names = [n for n, m in model.named_modules() if isinstance(m, ConvAct)]
     if which == "all":
         return names
-    ends = ("conv3", "stem.conv", "dark5.1.conv2", "lateral_conv0", "reduce_conv1")
+    ends = ("conv3", "dark5.1.conv2", "lateral_conv0", "reduce_conv1")
     return [
         n
         for n in names
@@ -163,8 +165,8 @@ class FeatureLoss(nn.Module):
             floor = 0.05 * var.mean()
             getattr(self, f"inverse_{i}").copy_(1 / var.clamp(min=floor))
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        total = torch.zeros((), device=student[0].device) if student else torch.zeros(())
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor | float:
+        total: Tensor | float = student[0].new_zeros((), dtype=torch.float32) if student else 0.0
         for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
             mapped = F.silu(s.float() * self.scale[i] + self.shift[i])
             error = (mapped - F.silu(t.float())).square().mean((0, 2, 3))
@@ -209,7 +211,7 @@ class Distiller:
         answer = answer.to(self.device, self.half).eval().requires_grad_(False)
         student = student.to(self.device)
         self._scale_stem(student, INPUT_SCALE)
-        student.blend.fill_(1.0 if options.blend_until > 0 and resume is None else 0.0)
+        student.set_blend(1.0 if options.blend_until > 0 and resume is None else 0.0)
         if options.batch_norm:
             student = insert_batch_norm(student, self.views.batch(options.batch) / INPUT_SCALE)
         if self.cuda:
@@ -235,9 +237,14 @@ class Distiller:
                 {"params": kernels, "weight_decay": options.weight_decay},
                 {"params": [*others, *self.feature_loss.parameters()], "weight_decay": 0.0},
             ],
-            lr=options.learning_rate,
+            # A tensor, so that a captured step follows the schedule.
+            lr=torch.tensor(1e-9, device=self.device) if self.cuda else options.learning_rate,
             betas=(0.9, 0.99),
             fused=self.cuda,
+            capturable=self.cuda,
+        )
+        self._weights = torch.tensor(
+            [1.0, 1.0, options.box_weight, options.feature_weight], device=self.device
         )
         self._held_out_views = self._view_held_out()
         self._student_losses = self._losses
@@ -269,19 +276,51 @@ class Distiller:
         with amp:
             outputs, mine = self.tapped_student(x)
         parts = self.output_loss(outputs, target)
-        return torch.stack((*parts, self.feature_loss(mine, features)))
+        features_apart = parts[0].new_zeros(()) + self.feature_loss(mine, features)
+        return torch.stack((*parts, features_apart))
+
+    def _optimise(self, images: Tensor) -> Tensor:
+        target, features = self.teach(images)
+        parts = self._student_losses(images, target, features)
+        self.optimiser.zero_grad(set_to_none=True)
+        (parts * self._weights).sum().backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.options.clip, foreach=True)
+        self.optimiser.step()
+        return parts.detach()
+
+    def capture(self) -> None:
+        """Record one whole step as a CUDA graph: a thousand small kernels, one launch.
+
+        The warm-up steps run at a learning rate of zero.
+        """
+        images = self.views.batch(self.options.batch)
+        for group in self.optimiser.param_groups:
+            group["lr"].fill_(0.0)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._optimise(images)
+        torch.cuda.current_stream().wait_stream(side)
+        self.optimiser.zero_grad(set_to_none=True)
+        self._graph_images = images.clone()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._graph_parts = self._optimise(self._graph_images)
+        self._graph = graph
+
+    _graph: torch.cuda.CUDAGraph | None = None
 
     def step(self, images: Tensor) -> Tensor:
         """One optimiser step; returns the four loss parts, detached."""
-        target, features = self.teach(images)
-        parts = self._student_losses(images, target, features)
-        weights = parts.new_tensor([1.0, 1.0, self.options.box_weight, self.options.feature_weight])
-        self.optimiser.zero_grad(set_to_none=True)
-        (parts * weights).sum().backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.options.clip, foreach=True)
-        self.optimiser.step()
+        if self._graph is None:
+            parts = self._optimise(images)
+        else:
+            self._graph_images.copy_(images)
+            self._graph.replay()
+            parts = self._graph_parts
         self.average.update()
-        return parts.detach()
+        return parts
 
     def schedule(self, progress: float) -> None:
         """Set learning rate and blend for a progress in [0, 1]."""
@@ -292,17 +331,23 @@ class Distiller:
             along = (progress - o.warmup) / (1 - o.warmup)
             factor = o.final_ratio + (1 - o.final_ratio) * 0.5 * (1 + math.cos(math.pi * along))
         for group in self.optimiser.param_groups:
-            group["lr"] = o.learning_rate * factor
+            if self.cuda:
+                group["lr"].fill_(o.learning_rate * factor)
+            else:
+                group["lr"] = o.learning_rate * factor
+        self._weights[3] = o.feature_weight + progress * (o.feature_weight_end - o.feature_weight)
         blend = max(0.0, 1 - progress / o.blend_until) if o.blend_until > 0 else 0.0
         if float(self._blend) != blend:
             self._blend = blend
-            self.student.blend.fill_(blend)
+            self.student.set_blend(blend)
 
     _blend = -1.0
 
     def run(self) -> Iterator[dict[str, float]]:
         """Train; yields the state of the run about once a second."""
         o = self.options
+        if o.cuda_graph and self._graph is None:
+            self.capture()
         start = last = time.monotonic()
         step = since = 0
         sums = torch.zeros(4, device=self.device)
@@ -352,7 +397,7 @@ class Distiller:
     def _measure_batch_norm(self, model: YOLOX, batches: int = 24) -> None:
         """Take the batch-norm statistics anew, over whole images without augmentation."""
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-        model.blend.fill_(0.0)
+        model.set_blend(0.0)
         for m in norms:
             m.reset_running_stats()
             m.momentum = None  # a plain mean over the batches
@@ -415,9 +460,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--taps", choices=("blocks", "all", "none"), default=o.taps)
     parser.add_argument("--batch-norm", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--cuda-graph", action="store_true")
     for name in (
         "size", "batch", "steps", "seconds", "learning_rate", "final_ratio", "weight_decay", "clip",
-        "blend_until", "feature_weight", "box_weight", "average", "seed", "canvas", "warmup",
+        "blend_until", "feature_weight", "feature_weight_end", "box_weight", "average", "seed", "canvas", "warmup",
     ):
         default = getattr(o, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)

@@ -23,26 +23,28 @@ BN_MOMENTUM = 0.03
 
 
 class BlendedActivation(nn.Module):
-    """``a * SiLU(x) + (1 - a) * ReLU6(x)``; ``a`` is one tensor shared by a whole model.
+    """``a * SiLU(x) + (1 - a) * ReLU6(x)``: with ``a = 1`` the teacher, with ``a = 0`` the student.
 
-    With ``a = 1`` the model is the SiLU teacher, with ``a = 0`` the ReLU6 student.
+    One instance serves a whole model, so that one number moves every layer.
 
-    :param blend: scalar tensor in [0, 1], changed in place by the training schedule.
+    :ivar blend: ``a``, a scalar buffer changed in place by the training schedule.
     """
 
-    def __init__(self, blend: Tensor) -> None:
+    blend: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
-        self.blend = blend
+        self.register_buffer("blend", torch.ones(()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.blend.to(x.dtype)
         return a * F.silu(x) + (1 - a) * F.relu6(x)
 
 
-def make_activation(name: Activation, blend: Tensor | None = None) -> nn.Module:
+def make_activation(name: Activation) -> nn.Module:
     """Return the activation module of that name.
 
-    :raises ValueError: for an unknown name, or ``blend`` without its tensor.
+    :raises ValueError: for an unknown name.
     """
     if name == "silu":
         return nn.SiLU()
@@ -50,9 +52,9 @@ def make_activation(name: Activation, blend: Tensor | None = None) -> nn.Module:
         return nn.ReLU()
     if name == "relu6":
         return nn.ReLU6()
-    if name == "blend" and blend is not None:
-        return BlendedActivation(blend)
-    raise ValueError(f"activation {name!r} is unknown: use silu, relu, relu6, or blend with its tensor")
+    if name == "blend":
+        return BlendedActivation()
+    raise ValueError(f"activation {name!r} is unknown: use silu, relu, relu6 or blend")
 
 
 class ConvAct(nn.Module):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from yolox_trt.training.layers import ConvAct, ConvStem, Focus
+from yolox_trt.training.layers import BlendedActivation, ConvAct, ConvStem, Focus
 from yolox_trt.training.yolox import CONFIGS, ModelConfig, YOLOX
 
 
@@ -121,7 +121,6 @@ def rewrite(source: YOLOX, config: ModelConfig) -> YOLOX:
 def fold_batch_norm(model: YOLOX) -> YOLOX:
     """A copy without batch norm: running statistics and affine are folded into the convolutions."""
     folded = YOLOX(replace(model.config, norm=False))
-    folded.blend.copy_(model.blend)
     target = dict(folded.named_modules())
     with torch.no_grad():
         for name, module in model.named_modules():
@@ -150,7 +149,8 @@ def insert_batch_norm(model: YOLOX, images: Tensor) -> YOLOX:
     statistics; scale and shift undo them, so the function is unchanged in evaluation mode.
     """
     normed = YOLOX(replace(model.config, norm=True)).to(images.device)
-    normed.blend.copy_(model.blend)
+    if isinstance(model.activation, BlendedActivation):
+        normed.set_blend(float(model.activation.blend))
     target = dict(normed.named_modules())
     hooks = []
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from yolox_trt.training.layers import (
     Activation,
+    BlendedActivation,
     BlockFactory,
     ConvStem,
     CSPLayer,
@@ -186,19 +187,21 @@ class YOLOXHead(nn.Module):
 class YOLOX(nn.Module):
     """A whole detector; takes BGR images 0..255 as (N, 3, H, W) float, H and W multiples of 32.
 
-    :ivar blend: the tensor behind ``activation="blend"`` (1 = SiLU, 0 = ReLU6).
+    :ivar activation: the one activation module that every block shares.
     """
-
-    blend: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("blend", torch.ones(()), persistent=False)
-        act = make_activation(config.activation, self.blend)
-        make = BlockFactory(act, norm=config.norm, separable=config.separable)
+        self.activation = make_activation(config.activation)
+        make = BlockFactory(self.activation, norm=config.norm, separable=config.separable)
         self.backbone = YOLOPAFPN(config, make)
         self.head = YOLOXHead(config, make)
+
+    def set_blend(self, value: float) -> None:
+        """Set the share of SiLU in a model with ``activation="blend"``; no effect on others."""
+        if isinstance(self.activation, BlendedActivation):
+            self.activation.blend.fill_(value)
 
     def forward(self, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Return (reg, obj, cls) raw logits for strides 8, 16 and 32."""
