@@ -1,0 +1,147 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration algorithms: from a histogram of magnitudes to the range that INT8 covers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX
+from yolox_trt.compiler.int8.histogram import NUM_BINS, Histogram
+from yolox_trt.core.errors import ConfigurationError
+
+#: Codes of one sign, as TensorRT's published algorithm counts them.
+_LEVELS = 128
+
+
+def max_range(histogram: Histogram) -> float:
+    """Cover everything (TensorRT: IInt8MinMaxCalibrator)."""
+    return histogram.amax
+
+
+def percentile_range(histogram: Histogram, percentile: float = 99.9999) -> float:
+    """Cover that share of the values, in percent, zeros counted in (as TensorRT's legacy quantile).
+
+    Raises:
+        ConfigurationError: percentile is not in (0, 100].
+    """
+    if not 0.0 < percentile <= 100.0:
+        raise ConfigurationError(
+            f"percentile {percentile}", expected="a number above 0, up to 100", fix="--percentile"
+        )
+    total = histogram.zeros + int(histogram.counts.sum())
+    if total == 0 or percentile == 100.0:
+        return histogram.amax
+    covered = histogram.zeros + np.cumsum(histogram.counts)
+    index = int(np.searchsorted(covered, total * (percentile / 100.0)))
+    return min(histogram.amax, (index + 1) * histogram.width)
+
+
+def _resampled(histogram: Histogram) -> tuple[npt.NDArray[np.float64], float]:
+    """Return NUM_BINS counts over 0..amax and their width, whatever the histogram has grown to.
+
+    A bin that straddles a new edge is shared out in proportion.
+    """
+    edges = np.linspace(0.0, histogram.amax, NUM_BINS + 1)
+    cumulative = np.concatenate([[0.0], np.cumsum(histogram.counts, dtype=np.float64)])
+    old_edges = np.arange(len(cumulative)) * histogram.width
+    # The last bin reaches over amax: end it there, or its share would be lost.
+    old_edges[old_edges > histogram.amax] = histogram.amax
+    counts = np.diff(np.interp(edges, old_edges, cumulative))
+    return counts, histogram.amax / NUM_BINS
+
+
+def entropy_range(histogram: Histogram) -> float:
+    """Least KL divergence between the values and their quantised form.
+
+    S. Migacz, "8-bit Inference with TensorRT", GTC 2017 (S7310), slides 30 and 36 to 38: 2048
+    bins; for each i from 128 to 2048, the reference P is bins[:i] with all outliers added to its
+    last bin; the candidate Q is bins[:i] (without the outliers) merged into 128 levels, each
+    spread evenly over its non-empty bins; take the i with the least KL(P || Q). The range is
+    (i + 0.5) bin widths. Zeros are left out, as TensorRT's implementation does with bin 0.
+    EntropyCalibration2's differences are not published.
+    """
+    if histogram.width == 0.0:
+        return histogram.amax
+    counts, width = _resampled(histogram)
+    total = counts.sum()
+    cumulative = np.cumsum(counts)
+    best_index, best_divergence = NUM_BINS, np.inf
+    for i in range(_LEVELS, NUM_BINS + 1):
+        reference = counts[:i].copy()
+        reference[-1] += total - cumulative[i - 1]
+        # Level of each of the i bins: i / 128 bins a level, the remainder in the last levels.
+        level = np.minimum(np.arange(i) * _LEVELS // i, _LEVELS - 1)
+        nonempty = counts[:i] > 0
+        mass = np.bincount(level, weights=counts[:i], minlength=_LEVELS)
+        bins = np.bincount(level, weights=nonempty, minlength=_LEVELS)
+        spread = np.divide(mass, bins, out=np.zeros(_LEVELS), where=bins > 0)
+        candidate = np.where(nonempty, spread[level], 0.0)
+        divergence = _kl_divergence(reference, candidate)
+        if divergence < best_divergence:
+            best_index, best_divergence = i, divergence
+    return min(histogram.amax, (best_index + 0.5) * width)
+
+
+def _kl_divergence(reference: npt.NDArray[np.float64], candidate: npt.NDArray[np.float64]) -> float:
+    """KL(P || Q) of two histograms; Q's empty bins under P's mass count with a small epsilon."""
+    p = reference / reference.sum()
+    q_sum = candidate.sum()
+    if q_sum == 0.0:
+        return float("inf")
+    q = candidate / q_sum
+    used = p > 0
+    return float(np.sum(p[used] * np.log(p[used] / np.maximum(q[used], 1e-12))))
+
+
+def mse_range(histogram: Histogram, candidates: int = 200) -> float:
+    """Least mean squared error of quantise-dequantise, over `candidates` ranges up to amax."""
+    if histogram.width == 0.0:
+        return histogram.amax
+    values, weights = histogram.centres, histogram.counts.astype(np.float64)
+    used = weights > 0
+    values, weights = values[used], weights[used]
+    best_range, best_error = histogram.amax, np.inf
+    for fraction in np.linspace(1.0, 1.0 / candidates, candidates):
+        amax = histogram.amax * fraction
+        scale = amax / INT8_MAX
+        error = np.minimum(np.rint(values / scale), INT8_MAX) * scale - values
+        total = float(np.sum(weights * error * error))
+        if total < best_error:
+            best_range, best_error = amax, total
+    return best_range
+
+
+#: Name -> algorithm with its default settings. "percentile" takes a number after a colon.
+ALGORITHMS: dict[str, Callable[[Histogram], float]] = {
+    "max": max_range,
+    "entropy": entropy_range,
+    "percentile": percentile_range,
+    "mse": mse_range,
+}
+
+
+def parse_algorithm(text: str) -> Callable[[Histogram], float]:
+    """Return the algorithm of a name such as max, entropy, mse, percentile, percentile:99.99.
+
+    Raises:
+        ConfigurationError: unknown name, or a number where none belongs.
+    """
+    name, _, argument = text.partition(":")
+    if name == "percentile" and argument:
+        try:
+            percentile = float(argument)
+        except ValueError:
+            percentile = -1.0
+        percentile_range(Histogram(), percentile)  # refuses a bad number now, not mid-way
+        return lambda histogram: percentile_range(histogram, percentile)
+    if name not in ALGORITHMS or argument:
+        raise ConfigurationError(
+            f"calibration algorithm '{text}'",
+            expected="max, entropy, mse, percentile or percentile:NUMBER",
+            fix="--algorithm",
+        )
+    return ALGORITHMS[name]

@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""DynamicRanges: the INT8 scale of every tensor, and its JSON form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from yolox_trt.core.errors import ConfigurationError
+
+#: Largest magnitude that a symmetric INT8 code stands for (TensorRT uses -127..127 for ranges).
+INT8_MAX = 127
+
+#: Ranges smaller than this would make scales that float16 cannot hold.
+SMALLEST_AMAX = 1e-6
+
+
+@dataclass
+class DynamicRanges:
+    """Scales of tensors, by tensor name.
+
+    The scale, a float32, is what is stored, so that a round trip through any file form gives
+    back the same bits; the range (amax) is derived from it.
+
+    Attributes:
+        scales: tensor name -> float32 scale (amax / 127).
+        algorithm: how they were found ("max", "entropy", "percentile", "mse", "fixed", ...).
+    """
+
+    scales: dict[str, np.float32] = field(default_factory=dict)
+    algorithm: str = ""
+
+    @classmethod
+    def from_amax(cls, amax: Mapping[str, float], algorithm: str = "") -> DynamicRanges:
+        """Make scales from the largest magnitudes (in the tensors' own units)."""
+        return cls(
+            {
+                name: np.float32(max(float(value), SMALLEST_AMAX) / INT8_MAX)
+                for name, value in amax.items()
+            },
+            algorithm,
+        )
+
+    def amax(self, name: str) -> float:
+        """Return the largest magnitude that a tensor's codes stand for."""
+        return float(self.scales[name]) * INT8_MAX
+
+    def set_amax(self, name: str, value: float) -> None:
+        """Set one tensor's range."""
+        self.scales[name] = np.float32(max(float(value), SMALLEST_AMAX) / INT8_MAX)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.scales
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scales)
+
+    def __len__(self) -> int:
+        return len(self.scales)
+
+    def save_json(self, path: str | Path) -> None:
+        """Write a JSON file: {"algorithm": ..., "ranges": {tensor: amax}, "scales": {tensor: hex}}.
+
+        `ranges` is for people and for setDynamicRange; `scales` keeps the exact float32 (as
+        Python's float.hex of it).
+        """
+        Path(path).write_text(
+            json.dumps(
+                {
+                    "algorithm": self.algorithm,
+                    "ranges": {name: self.amax(name) for name in self.scales},
+                    "scales": {name: float(s).hex() for name, s in self.scales.items()},
+                },
+                indent=1,
+            )
+            + "\n",
+            encoding="utf-8",
+        )
+
+    @classmethod
+    def load_json(cls, path: str | Path) -> DynamicRanges:
+        """Read what save_json wrote, or a plain {"ranges": {tensor: amax}} written by hand.
+
+        Raises:
+            ConfigurationError: the file is not of that form.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            ranges = cls.from_amax(values["ranges"], values.get("algorithm", ""))
+            for name, text in values.get("scales", {}).items():
+                ranges.scales[name] = np.float32(float.fromhex(text))
+            return ranges
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigurationError(
+                f"dynamic ranges file '{path}' that cannot be read ({error!r})",
+                expected='JSON with {"ranges": {"tensor name": largest magnitude}}',
+                fix="yolox_trt calibrate MODEL --images FOLDER --ranges FILE",
+            ) from error
