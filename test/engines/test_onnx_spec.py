@@ -128,7 +128,7 @@ def test_decoded_is_told_by_the_graph_and_not_by_its_name() -> None:
 
 def test_open_size_is_refused_or_fixed_by_argument() -> None:
     model = build_yolox(style="opset13", dynamic_size=True, batch=None, upsample="sizes")
-    with pytest.raises(ModelError, match="open height or width.*--input-size"):
+    with pytest.raises(ModelError, match=r"open height or width.*--input-size"):
         read_spec(model)
     spec = read_spec(model, input_size=(96, 160))
     assert (spec.input_height, spec.input_width, spec.batch) == (96, 160, None)
@@ -136,7 +136,7 @@ def test_open_size_is_refused_or_fixed_by_argument() -> None:
 
 
 def test_another_size_than_the_graph_fixes_is_refused() -> None:
-    with pytest.raises(ModelError, match="96x96.*expected 64x96"):
+    with pytest.raises(ModelError, match=r"96x96.*expected 64x96"):
         read_spec(build_yolox(), input_size=(96, 96))
 
 
@@ -221,7 +221,7 @@ def test_extra_outputs_are_refused() -> None:
     model.graph.output.append(
         helper.make_tensor_value_info(model.graph.node[0].output[0], TensorProto.FLOAT, [1])
     )
-    with pytest.raises(ModelError, match="mixed rank|last convolutions"):
+    with pytest.raises(ModelError, match=r"mixed rank|last convolutions"):
         read_spec(model)
 
 
@@ -230,7 +230,7 @@ def test_files_that_are_no_model(tmp_path: Any) -> None:
         read_spec(tmp_path / "missing.onnx")
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(ModelError, match="cannot be read as ONNX|no graph"):
+    with pytest.raises(ModelError, match=r"cannot be read as ONNX|no graph"):
         read_spec(path)
 
 
