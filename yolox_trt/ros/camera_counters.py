@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""CameraCounters: what a camera node counts beside its Stream."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+#: Results that the latency percentiles look back on.
+LATENCY_WINDOW = 1000
+
+
+@dataclass
+class CameraCounters:
+    """Counters of one camera node, from the message to the published result.
+
+    Attributes:
+        messages: images that arrived.
+        malformed: images that were refused before they reached the Stream.
+        replaced: compressed images that a newer one replaced before they were decoded.
+        lost: images that the middleware reports as lost before they arrived.
+        published: results published.
+        last_refusal: why the last malformed image was refused, "" if none was.
+        last_message: time.monotonic() of the last image, 0 if none arrived.
+    """
+
+    messages: int = 0
+    malformed: int = 0
+    replaced: int = 0
+    lost: int = 0
+    published: int = 0
+    last_refusal: str = ""
+    last_message: float = 0.0
+    _latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add_latency(self, seconds: float) -> None:
+        """Add the time from a message's arrival to its published result, in seconds."""
+        with self._lock:
+            self.published += 1
+            self._latencies.append(seconds)
+
+    def latency_percentiles(self, *percentiles: float) -> tuple[float, ...]:
+        """Return percentiles (0 to 100) of the last results' latencies in seconds, NaN if none."""
+        with self._lock:
+            values = np.fromiter(self._latencies, np.float64)
+        if not values.size:
+            return (float("nan"),) * len(percentiles)
+        return tuple(float(value) for value in np.percentile(values, percentiles))

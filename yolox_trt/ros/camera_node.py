@@ -1,0 +1,374 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""CameraNode: one camera's topics, parameters and Stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.exceptions import InvalidHandle
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_profile_sensor_data,
+)
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray, VisionInfo
+
+from yolox_trt.core.errors import FrameError
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.executor.stream_config import StreamConfig
+from yolox_trt.executor.stream_result import StreamResult
+from yolox_trt.ros.annotated_image import AnnotatedImage
+from yolox_trt.ros.annotator import Annotator
+from yolox_trt.ros.autoware_messages import ObjectMessageBuilder, label_table
+from yolox_trt.ros.camera_counters import CameraCounters
+from yolox_trt.ros.compressed_decoder import CompressedDecoder
+from yolox_trt.ros.detection_messages import DetectionMessageBuilder
+from yolox_trt.ros.image_conversion import frame_from_compressed, frame_from_image
+from yolox_trt.ros.node_parameters import NodeParameters
+from yolox_trt.ros.parameters import (
+    CAMERA_PARAMETERS,
+    EXECUTOR_PARAMETERS,
+    class_thresholds_by_id,
+    parse_class_thresholds,
+    parse_pairs,
+    parse_roi,
+)
+
+#: Results are few and small: a late subscriber or a hiccup on the network loses none of the last.
+OUTPUT_DEPTH = 10
+
+
+class StreamOwner(Protocol):
+    """What a CameraNode asks of the process that it lives in."""
+
+    def submit(self, frame: Frame) -> object:
+        """Give a frame to the executor."""
+        ...
+
+    def update_stream(self, config: StreamConfig) -> None:
+        """Change the camera's stream; raises ConfigurationError."""
+        ...
+
+
+class CameraNode(Node):
+    """One camera: subscribes to its images, publishes its detections.
+
+    Its life follows the process's managed node: configure(), activate(), deactivate(), cleanup().
+    Everything but `deliver` runs in rclpy's thread; `deliver` runs in a Device's worker thread.
+
+    Args:
+        name: name of the node, and id of the Stream.
+        owner: the process's executor.
+        annotator: draws ~/annotated.
+
+    Raises:
+        ConfigurationError: a parameter's override is wrong.
+    """
+
+    def __init__(self, name: str, *, owner: StreamOwner, annotator: Annotator) -> None:
+        # A process-wide `__node:=` (as launch's Node(name=...) passes it) means the managed node;
+        # a rule of this node's own goes before it.
+        super().__init__(
+            name, cli_args=["--ros-args", "-r", f"__node:={name}"], use_global_arguments=True
+        )
+        self.counters = CameraCounters()
+        self._owner = owner
+        self._annotator = annotator
+        self._active = False
+        self._configured = False
+        self._subscription: Subscription | None = None
+        self._decoder: CompressedDecoder | None = None
+        self._outputs: dict[str, Publisher] = {}
+        self._builder = DetectionMessageBuilder()
+        self._objects: ObjectMessageBuilder | None = None
+        self._annotated: AnnotatedImage | None = None
+        self._spec: ModelSpec | None = None
+        self._class_names: tuple[str, ...] = ()
+        try:
+            self.parameters = NodeParameters(
+                self,
+                CAMERA_PARAMETERS,
+                foreign=[spec.name for spec in EXECUTOR_PARAMETERS],
+                on_change=self._on_change,
+            )
+            self._roi = parse_roi(self.parameters["roi"])
+        except BaseException:
+            self.destroy_node()
+            raise
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether the camera's images are subscribed to."""
+        return self._subscription is not None
+
+    @property
+    def image_topic(self) -> str:
+        """Topic of the camera's images, resolved and with remappings applied."""
+        topic = str(self.parameters["image_topic"])
+        if self.parameters["transport"] == "compressed":
+            topic += "/compressed"
+        return str(self.resolve_topic_name(topic))
+
+    def stream_config(
+        self, model: str, *, changes: dict[str, Any] | None = None, spec: ModelSpec | None = None
+    ) -> StreamConfig:
+        """Return the configuration of the camera's Stream.
+
+        Args:
+            model: the executor's name of the model that serves it.
+            changes: parameter values that go before the present ones.
+            spec: the model, where it is known already: class thresholds are checked against it.
+
+        Raises:
+            ConfigurationError: a value that does not fit, such as a threshold for a class that
+                the model does not have.
+        """
+        values = self.parameters.as_dict() | (changes or {})
+        spec = spec or self._spec
+        thresholds: dict[int, float] = {}
+        if spec is not None:
+            names = self._class_names or spec.class_names
+            thresholds = class_thresholds_by_id(
+                parse_class_thresholds(values["class_thresholds"]), names, spec.num_classes
+            )
+        return StreamConfig(
+            id=self.get_name(),
+            model=model,
+            device=values["device"] or "auto",
+            queue_depth=values["queue_depth"],
+            overflow=values["overflow"],
+            stale_after=values["stale_after"],
+            priority=values["priority"],
+            weight=values["weight"],
+            max_rate=values["max_rate"],
+            deadline=values["deadline"],
+            expected_rate=values["expected_rate"],
+            enabled=values["enabled"],
+            allow_model_change=values["allow_model_change"],
+            options=PostprocessOptions(
+                score_threshold=values["score_threshold"],
+                nms_threshold=values["nms_threshold"],
+                class_thresholds=thresholds,
+                max_detections=values["max_detections"],
+                class_agnostic=values["class_agnostic"],
+            ),
+        )
+
+    def configure(self, model: str, spec: ModelSpec, class_names: Sequence[str]) -> StreamConfig:
+        """Create the outputs for a model and return the Stream's configuration.
+
+        Args:
+            model: the executor's name of the model.
+            spec: what its network takes and gives.
+            class_names: names of its classes, () where they are unknown.
+
+        Raises:
+            ConfigurationError: a parameter does not fit the model.
+            MissingDependencyError: ~/objects is asked for without Autoware's messages.
+        """
+        self._class_names = tuple(class_names)
+        config = self.stream_config(model, spec=spec)
+        self._builder = DetectionMessageBuilder(self._class_names)
+        if self.parameters["publish_objects"]:
+            remap = parse_pairs("class_remap", self.parameters["class_remap"])
+            self._objects = ObjectMessageBuilder(label_table(self._class_names, remap))
+        self._spec, self._model = spec, model
+        self._outputs["detections"] = self.create_publisher(
+            Detection2DArray, "~/detections", OUTPUT_DEPTH
+        )
+        self._outputs["annotated"] = self.create_publisher(
+            Image, "~/annotated", qos_profile_sensor_data
+        )
+        if self._objects is not None:
+            self._outputs["objects"] = self.create_publisher(
+                self._objects.message_type, "~/objects", OUTPUT_DEPTH
+            )
+        self._publish_vision_info(model)
+        self._annotated = AnnotatedImage(self._class_names)
+        self._configured = True
+        return config
+
+    def activate(self) -> None:
+        """Begin to subscribe, on demand or at once."""
+        self._active = True
+        self.update_subscription()
+
+    def deactivate(self) -> None:
+        """End the subscription."""
+        self._active = False
+        self.update_subscription()
+
+    def cleanup(self) -> None:
+        """Remove the outputs; the counters stay."""
+        self.deactivate()
+        self._configured = False
+        self._annotator.discard(self.get_name())
+        for publisher in self._outputs.values():
+            self.destroy_publisher(publisher)
+        self._outputs.clear()
+        self._objects = None
+        self._annotated = None
+        self._spec = None
+
+    def update_subscription(self) -> None:
+        """Subscribe or unsubscribe, as the parameters and the listeners ask for."""
+        wanted = self._active and self._configured and self.parameters["enabled"]
+        if wanted and self.parameters["on_demand"]:
+            wanted = self._has_listeners()
+        if wanted and self._subscription is None:
+            self._subscribe()
+        elif not wanted and self._subscription is not None:
+            self._unsubscribe()
+
+    def _has_listeners(self) -> bool:
+        return any(
+            publisher.get_subscription_count() > 0
+            for output, publisher in self._outputs.items()
+            if output in ("detections", "objects")
+            or (output == "annotated" and self.parameters["publish_annotated"])
+        )
+
+    def _subscribe(self) -> None:
+        reliable = self.parameters["qos_reliability"] == "reliable"
+        qos = QoSProfile(
+            depth=self.parameters["qos_depth"],
+            history=HistoryPolicy.KEEP_LAST,
+            durability=DurabilityPolicy.VOLATILE,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        )
+        compressed = self.parameters["transport"] == "compressed"
+        if compressed:
+            self._decoder = CompressedDecoder(
+                self.get_name(), self._decode, self._count_replaced
+            )
+        topic = str(self.parameters["image_topic"])
+        self._subscription = self.create_subscription(
+            CompressedImage if compressed else Image,
+            f"{topic}/compressed" if compressed else topic,
+            self._on_compressed if compressed else self._on_image,
+            qos,
+            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+        )
+        self.get_logger().info(f"subscribed to {self._subscription.topic_name}")
+
+    def _unsubscribe(self) -> None:
+        assert self._subscription is not None
+        topic = self._subscription.topic_name
+        self.destroy_subscription(self._subscription)
+        self._subscription = None
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
+        self.get_logger().info(f"unsubscribed from {topic}")
+
+    def _on_image(self, message: Image) -> None:
+        received_ns = self._arrived()
+        try:
+            frame = frame_from_image(
+                message, stream_id=self.get_name(), received_ns=received_ns, roi=self._roi
+            )
+        except Exception as error:
+            self._refuse(error)
+            return
+        self._owner.submit(frame)
+
+    def _on_compressed(self, message: CompressedImage) -> None:
+        received_ns = self._arrived()
+        if self._decoder is not None:
+            self._decoder.offer(message, received_ns)
+
+    def _decode(self, message: CompressedImage, received_ns: int) -> None:
+        try:
+            frame = frame_from_compressed(
+                message, stream_id=self.get_name(), received_ns=received_ns, roi=self._roi
+            )
+        except Exception as error:
+            self._refuse(error)
+            return
+        self._owner.submit(frame)
+
+    def _arrived(self) -> int:
+        received_ns = time.monotonic_ns()
+        self.counters.messages += 1
+        self.counters.last_message = received_ns * 1e-9
+        return received_ns
+
+    def _count_replaced(self) -> None:
+        self.counters.replaced += 1
+
+    def _on_lost(self, event: Any) -> None:
+        self.counters.lost += event.total_count_change
+
+    def _refuse(self, error: Exception) -> None:
+        """Count an image that cannot be used and say why, once for each reason."""
+        self.counters.malformed += 1
+        reason = str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
+        if reason != self.counters.last_refusal:
+            self.get_logger().warning(f"image refused: {reason}")
+        self.counters.last_refusal = reason
+
+    def deliver(self, result: StreamResult) -> None:
+        """Publish a result; called in a Device's worker thread."""
+        header = result.frame.header
+        try:
+            self._outputs["detections"].publish(self._builder.build(header, result.detections))
+            if self._objects is not None:
+                self._outputs["objects"].publish(self._objects.build(header, result.detections))
+            self.counters.add_latency((time.monotonic_ns() - result.frame.received_ns) * 1e-9)
+            if (
+                self.parameters["publish_annotated"]
+                and self._outputs["annotated"].get_subscription_count()
+            ):
+                self._annotator.offer(self.get_name(), self._draw, result)
+        except (KeyError, InvalidHandle):
+            # The camera was removed, or the process is going down, while its image was in work.
+            pass
+
+    def _draw(self, result: StreamResult) -> None:
+        """Draw and publish ~/annotated; called in the annotator's thread."""
+        annotated, publisher = self._annotated, self._outputs.get("annotated")
+        if annotated is None or publisher is None:
+            return
+        try:
+            publisher.publish(annotated.draw(result.frame, result.detections))
+        except InvalidHandle:
+            pass
+        except Exception as error:
+            self.get_logger().error(
+                f"~/annotated could not be drawn: {error}", throttle_duration_sec=10.0
+            )
+
+    def _publish_vision_info(self, method: str) -> None:
+        """Publish the latched VisionInfo and the parameter that it points to."""
+        self.parameters.publish("class_names", list(self._class_names))
+        info = VisionInfo()
+        info.header.stamp = self.get_clock().now().to_msg()
+        info.method = method
+        info.database_location = f"{self.get_fully_qualified_name()}/class_names"
+        latched = QoSProfile(
+            depth=1,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
+            reliability=ReliabilityPolicy.RELIABLE,
+        )
+        self._outputs["vision_info"] = self.create_publisher(VisionInfo, "~/vision_info", latched)
+        self._outputs["vision_info"].publish(info)
+
+    def _on_change(self, changes: dict[str, Any]) -> None:
+        """Take over parameters that apply at once; refuses by ConfigurationError."""
+        roi = parse_roi(changes["roi"]) if "roi" in changes else self._roi
+        if self._configured:
+            self._owner.update_stream(self.stream_config(self._model, changes=changes))
+        self._roi = roi
+        # The values are stored after this callback; the next look at the listeners sees them.

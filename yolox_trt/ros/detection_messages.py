@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Detections <-> vision_msgs/Detection2DArray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+from yolox_trt.core.detections import Detections
+
+
+class DetectionMessageBuilder:
+    """Fills one Detection2DArray again and again, so that no message is built per frame.
+
+    The message that `build` returns is valid until the next call; publishing serialises it.
+    One thread at a time.
+
+    Args:
+        class_names: names of the classes in the order of the model's outputs; a class without a
+            name is called by its number.
+    """
+
+    def __init__(self, class_names: Sequence[str] = ()) -> None:
+        self._class_names = tuple(class_names)
+        self._message = Detection2DArray()
+        self._pool: list[Detection2D] = []
+
+    def build(self, header: Any, detections: Detections) -> Detection2DArray:
+        """Return the message of one image.
+
+        Args:
+            header: std_msgs/Header of the image, used as it is.
+            detections: boxes in source pixels.
+        """
+        count = len(detections)
+        while len(self._pool) < count:
+            detection = Detection2D()
+            detection.results = [ObjectHypothesisWithPose()]
+            self._pool.append(detection)
+        x1, y1, x2, y2 = detections.boxes.astype(np.float64).T
+        # tolist() once: a Python float an element is much cheaper than a numpy scalar each.
+        rows = zip(
+            ((x1 + x2) * 0.5).tolist(),
+            ((y1 + y2) * 0.5).tolist(),
+            (x2 - x1).tolist(),
+            (y2 - y1).tolist(),
+            detections.scores.tolist(),
+            detections.class_ids.tolist(),
+            strict=True,
+        )
+        names = self._class_names
+        for message, (x, y, width, height, score, class_id) in zip(
+            self._pool, rows, strict=False
+        ):
+            message.header = header
+            box = message.bbox
+            position = box.center.position
+            position.x = x
+            position.y = y
+            box.size_x = width
+            box.size_y = height
+            hypothesis = message.results[0].hypothesis
+            hypothesis.class_id = names[class_id] if class_id < len(names) else str(class_id)
+            hypothesis.score = score
+        self._message.header = header
+        self._message.detections = self._pool[:count]
+        return self._message
+
+
+def detections_from_message(
+    message: Detection2DArray, class_names: Sequence[str] = ()
+) -> Detections:
+    """Read a Detection2DArray back: the best hypothesis of each detection.
+
+    Args:
+        message: the message; its boxes are taken as axis-aligned.
+        class_names: names in the order of the class ids; a name that is not among them must be
+            a number.
+
+    Raises:
+        ValueError: a class that is neither.
+    """
+    ids = {name: index for index, name in enumerate(class_names)}
+    boxes, scores, class_ids = [], [], []
+    for detection in message.detections:
+        if not detection.results:
+            continue
+        best = max((result.hypothesis for result in detection.results), key=lambda h: h.score)
+        position, box = detection.bbox.center.position, detection.bbox
+        half_x, half_y = box.size_x / 2, box.size_y / 2
+        boxes.append(
+            (position.x - half_x, position.y - half_y, position.x + half_x, position.y + half_y)
+        )
+        scores.append(best.score)
+        name = best.class_id
+        class_ids.append(ids[name] if name in ids else int(name))
+    return Detections(
+        np.asarray(boxes, np.float32).reshape(-1, 4),
+        np.asarray(scores, np.float32),
+        np.asarray(class_ids, np.int32),
+    )

@@ -1,0 +1,179 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Counters and states -> diagnostic_msgs/DiagnosticStatus, per stream and per device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from yolox_trt.executor.outcomes import DropReason
+from yolox_trt.executor.snapshot import DeviceSnapshot, DeviceStatus, StreamSnapshot
+from yolox_trt.ros.camera_counters import CameraCounters
+
+#: Seconds without an image after which a subscribed camera is reported.
+SILENT_AFTER = 2.0
+
+OK, WARN, ERROR, STALE = (
+    DiagnosticStatus.OK,
+    DiagnosticStatus.WARN,
+    DiagnosticStatus.ERROR,
+    DiagnosticStatus.STALE,
+)
+
+
+def status(
+    name: str, hardware_id: str, level: bytes, message: str, values: Mapping[str, Any]
+) -> DiagnosticStatus:
+    """Return one entry of /diagnostics; numbers are written with as many digits as they need."""
+    return DiagnosticStatus(
+        name=name,
+        hardware_id=hardware_id,
+        level=level,
+        message=message,
+        values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "nan" if math.isnan(value) else f"{value:.6g}"
+    return str(value)
+
+
+class StreamReport:
+    """Makes the entry of one camera; remembers the last one, to tell what is new.
+
+    Drops, refusals and lost images since the last entry make it WARN.
+
+    Args:
+        node: name of the executor's node.
+        camera: name of the camera.
+    """
+
+    def __init__(self, node: str, camera: str) -> None:
+        self._name = f"{node}: stream {camera}"
+        self._last: dict[str, int] = {}
+
+    def make(
+        self,
+        *,
+        topic: str,
+        subscribed: bool,
+        enabled: bool,
+        counters: CameraCounters,
+        stream: StreamSnapshot | None,
+        now: float,
+    ) -> DiagnosticStatus:
+        """Return the entry.
+
+        Args:
+            topic: the camera's image topic.
+            subscribed: whether it is subscribed to.
+            enabled: the parameter.
+            counters: the camera node's own counters.
+            stream: the executor's counters; None before the node is configured.
+            now: time.monotonic().
+        """
+        dropped = {reason.value: 0 for reason in DropReason}
+        if stream is not None:
+            dropped = {reason.value: count for reason, count in stream.dropped.items()}
+        dropped["malformed"] += counters.malformed
+        dropped["overflow"] += counters.replaced
+        p50, p99 = counters.latency_percentiles(50.0, 99.0)
+        values: dict[str, Any] = {
+            "subscribed": subscribed,
+            "received": counters.messages,
+            "processed": stream.processed if stream else 0,
+            "published": counters.published,
+            "in_flight": stream.in_flight if stream else 0,
+            "dropped": sum(dropped.values()),
+            **{f"dropped_{reason}": count for reason, count in dropped.items()},
+            "lost_in_middleware": counters.lost,
+            "received_rate_hz": stream.received_rate if stream else 0.0,
+            "processed_rate_hz": stream.processed_rate if stream else 0.0,
+            "latency_p50_ms": p50 * 1e3,
+            "latency_p99_ms": p99 * 1e3,
+            "last_refusal": counters.last_refusal,
+        }
+        if stream is not None:
+            values |= {
+                "device": stream.device or "none",
+                "model": stream.model,
+                "queue_age_ms": stream.queue_age * 1e3,
+                "deadline_missed": stream.deadline_missed,
+                "moves": stream.moves,
+                "last_move": stream.last_move,
+            }
+        level, message = self._judge(enabled, subscribed, counters, stream, dropped, now)
+        return status(self._name, topic, level, message, values)
+
+    def _judge(
+        self,
+        enabled: bool,
+        subscribed: bool,
+        counters: CameraCounters,
+        stream: StreamSnapshot | None,
+        dropped: Mapping[str, int],
+        now: float,
+    ) -> tuple[bytes, str]:
+        # Frames over max_rate, and those of a camera that was switched off, are dropped on purpose.
+        wanted = ("rate", "disabled", "stopped")
+        present = {name: count for name, count in dropped.items() if name not in wanted}
+        present["lost in the middleware"] = counters.lost
+        new = {
+            name: count - self._last.get(name, 0)
+            for name, count in present.items()
+            if count > self._last.get(name, 0)
+        }
+        self._last = present
+        if stream is None:
+            return STALE, "not configured"
+        if not enabled:
+            return OK, "disabled"
+        if not stream.served:
+            return ERROR, "no device in service serves this camera"
+        if new:
+            losses = ", ".join(f"{count} {name}" for name, count in new.items())
+            refusal = f": {counters.last_refusal}" if "malformed" in new else ""
+            return WARN, f"dropped since the last report: {losses}{refusal}"
+        if not subscribed:
+            return OK, "nobody listens"
+        if now - counters.last_message > SILENT_AFTER:
+            return WARN, "no image arrives"
+        return OK, "running"
+
+
+def device_status(node: str, hardware_id: str, snapshot: DeviceSnapshot) -> DiagnosticStatus:
+    """Return the entry of one device."""
+    in_service = snapshot.status is DeviceStatus.IN_SERVICE
+    starting = snapshot.status is DeviceStatus.STARTING
+    level = OK if in_service or starting else ERROR
+    message = snapshot.status.value.replace("_", " ")
+    if snapshot.last_error and not in_service:
+        message += f": {snapshot.last_error}"
+    return status(
+        f"{node}: device {snapshot.device}",
+        hardware_id,
+        level,
+        message,
+        {
+            "status": snapshot.status.value,
+            "load": snapshot.load,
+            "frames": snapshot.frames,
+            "batches": snapshot.batches,
+            "streams": ", ".join(snapshot.streams),
+            **{f"time_ms {model}": time * 1e3 for model, time in snapshot.models.items()},
+            **{f"batch_limit {model}": limit for model, limit in snapshot.batch_limits.items()},
+            "errors": snapshot.errors,
+            "hangs": snapshot.hangs,
+            "out_of_memory": snapshot.out_of_memory,
+            "restarts": snapshot.restarts,
+            "late_results": snapshot.late_results,
+            "last_error": snapshot.last_error,
+            "retry_in_s": snapshot.retry_in,
+        },
+    )

@@ -1,0 +1,189 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""sensor_msgs/Image and CompressedImage -> Frame."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.core import encodings
+from yolox_trt.core.errors import FrameError
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.roi import Roi
+
+if TYPE_CHECKING:
+    from sensor_msgs.msg import CompressedImage, Image
+
+#: 16-bit encodings -> the 8-bit one with the same layout. Their high bytes are taken, as
+#: cv_bridge's scaling by 1/256 does; this copies the image once more.
+WIDE_ENCODINGS: dict[str, str] = {
+    "mono16": "mono8",
+    "16uc1": "mono8",
+    "16uc3": "bgr8",
+    "16uc4": "bgra8",
+    "bgr16": "bgr8",
+    "rgb16": "rgb8",
+    "bgra16": "bgra8",
+    "rgba16": "rgba8",
+    "bayer_rggb16": "bayer_rggb8",
+    "bayer_bggr16": "bayer_bggr8",
+    "bayer_gbrg16": "bayer_gbrg8",
+    "bayer_grbg16": "bayer_grbg8",
+}
+
+_BAYER_8 = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
+
+
+def stamp_to_ns(stamp: Any) -> int:
+    """Return a builtin_interfaces/Time as nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def frame_from_image(
+    message: Image, *, stream_id: str = "", received_ns: int = 0, roi: Roi | None = None
+) -> Frame:
+    """View a sensor_msgs/Image as a Frame, in place.
+
+    8-bit encodings are viewed without a copy (the big-endian flag says nothing about single
+    bytes). 16-bit ones are reduced to their high bytes, whichever end they are at. Any other
+    encoding goes through cv_bridge, where that is installed.
+
+    Args:
+        message: the image; it must stay unchanged while the Frame is in use.
+        stream_id: the Stream that the Frame belongs to.
+        received_ns: time.monotonic_ns() of arrival.
+        roi: part of the image that the network sees.
+
+    Raises:
+        FrameError: unknown encoding, sizes that do not fit the data, or a roi outside the image.
+    """
+    metadata: dict[str, Any] = {
+        "stamp_ns": stamp_to_ns(message.header.stamp),
+        "frame_id": message.header.frame_id,
+        "stream_id": stream_id,
+        "received_ns": received_ns,
+        "roi": roi,
+        "header": message.header,
+    }
+    _check_roi(roi, message.height, message.width)
+    if encodings.lookup(message.encoding) is not None:
+        if message.step == 0 and message.height:
+            raise FrameError(
+                f"{message.encoding} image with step 0",
+                expected="the bytes from one row to the next",
+                fix="set Image.step in the camera driver",
+            )
+        return Frame.view(
+            message.data,
+            height=message.height,
+            width=message.width,
+            encoding=message.encoding,
+            step=message.step,
+            **metadata,
+        )
+    narrow = WIDE_ENCODINGS.get(message.encoding.lower())
+    if narrow is not None:
+        return Frame.from_array(_high_bytes(message, narrow), narrow, **metadata)
+    return Frame.from_array(_through_cv_bridge(message), "bgr8", **metadata)
+
+
+def frame_from_compressed(
+    message: CompressedImage, *, stream_id: str = "", received_ns: int = 0, roi: Roi | None = None
+) -> Frame:
+    """Decode a sensor_msgs/CompressedImage (JPEG, PNG, ...) into a Frame.
+
+    Colour images come out as bgr8. Bayer mosaics that image_transport compressed as grey images
+    (format "bayer_rggb8; jpeg compressed ...") keep their pattern. EXIF rotation is ignored, as
+    boxes refer to the pixels that are stored.
+
+    Raises:
+        FrameError: OpenCV cannot decode the data, or the roi lies outside the image.
+    """
+    encoding = message.format.split(";")[0].strip().lower()
+    mosaic = encoding if encoding in _BAYER_8 else None
+    flags = cv2.IMREAD_GRAYSCALE if mosaic else cv2.IMREAD_COLOR
+    data = np.frombuffer(message.data, np.uint8)
+    image = None
+    if data.size:
+        try:
+            image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error as error:
+            raise _undecodable(message, data.size) from error
+    if image is None:
+        raise _undecodable(message, data.size)
+    _check_roi(roi, *image.shape[:2])
+    return Frame.from_array(
+        image,
+        mosaic or "bgr8",
+        stamp_ns=stamp_to_ns(message.header.stamp),
+        frame_id=message.header.frame_id,
+        stream_id=stream_id,
+        received_ns=received_ns,
+        roi=roi,
+        header=message.header,
+    )
+
+
+def _undecodable(message: CompressedImage, size: int) -> FrameError:
+    return FrameError(
+        f"compressed image of {size} bytes, format '{message.format}', that cannot be decoded",
+        expected="a whole JPEG, PNG or other image that OpenCV reads",
+        fix="check the camera driver or the compressed transport's publisher",
+    )
+
+
+def _check_roi(roi: Roi | None, height: int, width: int) -> None:
+    """Refuse a roi outside the image as a fault of this frame, not of the program."""
+    if roi is not None and (roi.x + roi.width > width or roi.y + roi.height > height):
+        raise FrameError(
+            f"image of {width}x{height} with roi "
+            f"[{roi.x}, {roi.y}, {roi.width}, {roi.height}]",
+            expected="a roi inside the image",
+            fix="set the parameter `roi` to fit the camera's resolution",
+        )
+
+
+def _high_bytes(message: Image, narrow: str) -> npt.NDArray[np.uint8]:
+    """Return the high bytes of a 16-bit image, uint8 (H, W) or (H, W, C)."""
+    layout = encodings.ENCODINGS[narrow]
+    data = np.frombuffer(message.data, np.uint8)
+    doubled = encodings.Encoding(
+        message.encoding,
+        2 * layout.bytes_per_pixel,
+        layout.channels,
+        even_width=layout.even_width,
+        even_height=layout.even_height,
+    )
+    encodings.check_buffer(doubled, message.height, message.width, message.step, data.size)
+    samples = np.lib.stride_tricks.as_strided(
+        data[0 if message.is_bigendian else 1 :],
+        (message.height, message.width, layout.channels),
+        (message.step, doubled.bytes_per_pixel, 2),
+        writeable=False,
+    )
+    high = np.ascontiguousarray(samples)
+    return high[:, :, 0] if layout.channels == 1 else high
+
+
+def _through_cv_bridge(message: Image) -> npt.NDArray[np.uint8]:
+    """Return an image in any encoding that cv_bridge knows, as bgr8 (H, W, 3)."""
+    refusal = FrameError(
+        f"image encoding '{message.encoding}'",
+        expected="one of " + ", ".join(sorted({*encodings.ENCODINGS, *WIDE_ENCODINGS})),
+        fix="set the encoding in the camera driver, or install cv_bridge for others "
+        "(apt install ros-$ROS_DISTRO-cv-bridge)",
+    )
+    try:
+        bridge = importlib.import_module("cv_bridge").CvBridge()
+    except ImportError:
+        raise refusal from None
+    try:
+        image = bridge.imgmsg_to_cv2(message, desired_encoding="bgr8")
+    except Exception as error:  # CvBridgeError, cv2.error, ValueError: all mean the same here
+        raise refusal from error
+    return np.ascontiguousarray(image, dtype=np.uint8)

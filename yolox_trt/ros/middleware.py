@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that decide how fast large images arrive: Fast DDS's shared memory and malloc.
+
+Measured figures are in docs/ros.md; `yolox_trt bench ros-transport` measures them again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from yolox_trt.core.share import shared_folder
+
+#: Environment variable of Fast DDS (2.x calls it FASTRTPS_DEFAULT_PROFILES_FILE).
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+
+#: glibc: never take a fresh mapping for an image (it would be faulted in page by page each time),
+#: and never give the heap's top back.
+MALLOC_SETTINGS: dict[str, str] = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
+    "MALLOC_TOP_PAD_": str(32 << 20),
+    "MALLOC_ARENA_MAX": "2",
+}
+
+# Parameters of mallopt(3), from malloc.h.
+_MALLOPT = {
+    "MALLOC_TRIM_THRESHOLD_": -1,
+    "MALLOC_TOP_PAD_": -2,
+    "MALLOC_MMAP_THRESHOLD_": -3,
+    "MALLOC_ARENA_MAX": -8,
+}
+
+
+def profile_path() -> Path:
+    """Return the shipped Fast DDS profile."""
+    return shared_folder("config") / "fastdds_shm.xml"
+
+
+def transport_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment for a child process with the profile and the malloc settings.
+
+    Args:
+        base: the environment to add to, os.environ by default; what it sets stays.
+    """
+    environment = dict(os.environ if base is None else base)
+    if not any(environment.get(name) for name in PROFILE_VARIABLES):
+        for name in PROFILE_VARIABLES:
+            environment[name] = str(profile_path())
+    for name, value in MALLOC_SETTINGS.items():
+        environment.setdefault(name, value)
+    return environment
+
+
+def apply_malloc_settings() -> bool:
+    """Apply the malloc settings to this process, where the environment has not done it.
+
+    To be called before large allocations and before threads start.
+
+    Returns:
+        Whether they are in force (False without glibc).
+    """
+    missing = [name for name in MALLOC_SETTINGS if name not in os.environ]
+    if not missing:
+        return True
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    # mallopt takes a C int; these are the largest values it can express.
+    largest = (1 << 31) - 1
+    results = [
+        mallopt(_MALLOPT[name], min(int(MALLOC_SETTINGS[name]), largest)) for name in missing
+    ]
+    return all(result == 1 for result in results)
+
+
+def transport_warning() -> str:
+    """Return what is missing for large images to arrive quickly, "" where nothing is."""
+    implementation = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+    if "fastrtps" not in implementation:
+        return ""
+    if any(os.environ.get(name) for name in PROFILE_VARIABLES):
+        return ""
+    return (
+        "Fast DDS runs with its default 512 kB shared-memory segment: large images arrive late and "
+        "few. Start through the launch file or `yolox_trt up`, or set "
+        f"FASTDDS_DEFAULT_PROFILES_FILE={profile_path()} here and for the camera drivers"
+    )

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The process `multi_camera`: one executor node and a node for each camera."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.optional import require
+from yolox_trt.ros.middleware import apply_malloc_settings, transport_warning
+
+#: Longest time until the loop sees a signal, in seconds.
+POLL = 0.1
+
+#: Exit status of a start that failed on a parameter, a model or a device.
+EXIT_REFUSED = 2
+
+
+class _StopSignals:
+    """Ctrl-C and SIGTERM end the loop between two callbacks, not in the middle of one.
+
+    rclpy's own handlers shut the context down at once, and results that are still on their way
+    could not be published. SIGINT is taken even where the process was started with it ignored (a
+    job in the background of a script is).
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._previous = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        # A second signal ends the process at once.
+        for each in self._previous:
+            signal.signal(each, signal.SIG_DFL)
+
+    def restore(self) -> None:
+        """Put the former handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def create_spinner() -> object:
+    """Return rclpy's events executor where there is one (Kilted on), else the single-threaded one.
+
+    The single-threaded one builds a wait set of every entity of every node for each callback.
+    """
+    try:
+        from rclpy.experimental.events_executor import EventsExecutor
+    except ImportError:
+        from rclpy.executors import SingleThreadedExecutor
+
+        return SingleThreadedExecutor()
+    return EventsExecutor()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the process until Ctrl-C, SIGTERM or the lifecycle transition `shutdown`.
+
+    Args:
+        args: command line without the program's name; sys.argv[1:] by default. ROS arguments
+            follow `--ros-args`.
+
+    Returns:
+        0 after a clean end, 1 if a thread had to be left behind, 2 if the start was refused.
+    """
+    malloc_set = apply_malloc_settings()
+    try:
+        rclpy = require("rclpy", purpose="the ROS nodes")
+        require("vision_msgs", purpose="~/detections")
+    except YoloxTrtError as error:
+        print(f"multi_camera: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    from rclpy.signals import SignalHandlerOptions
+
+    from yolox_trt.ros.executor_node import ExecutorNode
+
+    signals = _StopSignals()
+    command_line = None if args is None else ["multi_camera", *args]
+    rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
+    spinner = create_spinner()
+    node: ExecutorNode | None = None
+    status = 0
+    try:
+        node = ExecutorNode(spinner)
+        logger = node.get_logger()
+        if warning := transport_warning():
+            logger.warning(warning)
+        if not malloc_set:
+            logger.warning("this C library has no mallopt: large images cost more to receive")
+        while not signals.received and node.failure is None and rclpy.ok():
+            spinner.spin_once(timeout_sec=POLL)
+            node.run_pending()
+        if node.failure is not None:
+            raise node.failure
+    except YoloxTrtError as error:
+        print(f"multi_camera: {error}", file=sys.stderr)
+        status = EXIT_REFUSED
+    finally:
+        if node is not None and not node.close():
+            status = status or 1
+        spinner.shutdown()
+        rclpy.try_shutdown()
+        signals.restore()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
