@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command `yolox_trt`: each room's cli.py adds its own subcommands.
+
+A room's module `cli` has add_parsers(subparsers); each parser sets `run`, a function that takes
+the parsed arguments and returns an exit status (None is 0). A YoloxTrtError becomes one line on
+stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from yolox_trt import __version__
+from yolox_trt.core.errors import MissingDependencyError, YoloxTrtError
+from yolox_trt.core.optional import INSTALL_COMMANDS
+
+#: Rooms with commands, in the order of the help, and the commands that each one brings. The names
+#: stand here so that a room which cannot be imported still shows its commands, and each of them
+#: says what is missing when it is used.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "yolox_trt.ros.cli": ("demo", "replay", "publish", "soak"),
+    "yolox_trt.evaluation.cli": ("detect", "evaluate", "bench"),
+    "yolox_trt.engines.cli": ("models",),
+    "yolox_trt.compiler.cli": (
+        "optimize",
+        "dla-check",
+        "inspect",
+        "calibrate",
+        "quantize",
+        "build",
+        "compare",
+    ),
+    "yolox_trt.executor.cli": ("plan",),
+    "yolox_trt.training.cli": ("train",),
+}
+
+
+def make_parser(rooms: dict[str, tuple[str, ...]] | None = None) -> argparse.ArgumentParser:
+    """Make the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="yolox_trt", description="Multi-camera YOLOX detection on GPU, DLA and CPU."
+    )
+    parser.add_argument("--version", action="version", version=f"yolox_trt {__version__}")
+    parser.add_argument(
+        "--verbose", "-v", action="count", default=0, help="log more (-vv: debug messages)"
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show the whole traceback of an error"
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for name, commands in (ROOMS if rooms is None else rooms).items():
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            _add_missing(subparsers, commands, name, error)
+            continue
+        module.add_parsers(subparsers)
+    detect = subparsers.choices.get("detect")
+    if detect is not None:
+        # Bags belong to the room of ROS, which `evaluation` must not know.
+        detect.set_defaults(open_bag=_open_bag)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None takes sys.argv.
+
+    Returns:
+        Exit status: 0, 1 where a command found something wrong (each command's help says what),
+        2 for an error that it names, 130 after Ctrl-C.
+    """
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    level = {0: logging.WARNING, 1: logging.INFO}.get(args.verbose, logging.DEBUG)
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        status: int | None = args.run(args)
+        return status or 0
+    except YoloxTrtError as error:
+        if args.traceback:
+            raise
+        print(f"yolox_trt {args.command}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has gone: no traceback at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _add_missing(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: Sequence[str],
+    room: str,
+    error: ImportError,
+) -> None:
+    """Show the commands of a room that cannot be imported; each one raises when it is used."""
+    missing = (getattr(error, "name", None) or "").partition(".")[0]
+    note = missing if missing and missing != "yolox_trt" else room
+    for command in commands:
+        parser = subparsers.add_parser(
+            command, help=f"not available here: {note} is missing", add_help=False
+        )
+        # Options that nobody knows must not hide the real reason.
+        parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        parser.prefix_chars = "\0"
+        parser.set_defaults(run=_raiser(command, missing, error))
+
+
+def _raiser(command: str, missing: str, error: ImportError) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        if isinstance(error, MissingDependencyError):
+            raise error
+        raise MissingDependencyError(
+            f"`yolox_trt {command}` cannot start ({error})",
+            expected="its packages to be installed",
+            fix=INSTALL_COMMANDS.get(missing, "run `make venv`"),
+        ) from error
+
+    return run
+
+
+def _open_bag(*args: object, **options: object) -> object:
+    """Open a bag (yolox_trt.ros.bag) for `yolox_trt detect`."""
+    from yolox_trt.ros import bag
+
+    return bag.open_bag(*args, **options)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
