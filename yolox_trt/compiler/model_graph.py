@@ -281,7 +281,9 @@ class ModelGraph:
             node.inputs = [old if t is new else t for t in node.inputs]
 
     def _upgrade(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+        opset = max(
+            (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0
+        )
         if opset >= MIN_OPSET:
             return model
         try:

@@ -39,7 +39,7 @@ class Predictions:
 
     @property
     def scores(self) -> Array:
-        """objectness x class, float64 (N, A, C)."""
+        """Objectness x class, float64 (N, A, C)."""
         if self.objectness is None:
             return self.classes
         return self.objectness[..., None] * self.classes
@@ -84,9 +84,7 @@ def sample_images(batch: int, height: int, width: int, seed: int = 0) -> Array:
     return np.clip(image + 128, 0, 255).astype(np.uint8)
 
 
-def predict(
-    model: onnx.ModelProto, images: Array, *, spec: ModelSpec | None = None
-) -> Predictions:
+def predict(model: onnx.ModelProto, images: Array, *, spec: ModelSpec | None = None) -> Predictions:
     """Preprocess images as the model's description says, run it, and bring its outputs to one form.
 
     A model with EfficientNMS is run up to the plugin, which ONNX Runtime does not have.
@@ -170,7 +168,9 @@ def _grid(spec: ModelSpec, anchors: int) -> tuple[Array, Array]:
     grid = np.concatenate(corners).astype(np.float64)
     if len(grid) != anchors:
         raise ModelError(
-            f"{anchors} anchors", expected=f"{len(grid)} for strides {strides}", fix="check the head"
+            f"{anchors} anchors",
+            expected=f"{len(grid)} for strides {strides}",
+            fix="check the head",
         )
     return grid, np.concatenate(steps)
 

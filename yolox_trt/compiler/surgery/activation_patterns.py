@@ -60,9 +60,7 @@ class ActivationPatterns(SurgeryPass):
     def _silu(graph: ModelGraph, node: gs.Node, source: gs.Tensor) -> None:
         shape, dtype = source.shape, source.dtype
         gate = graph.add_node("Sigmoid", f"{node.name}_sigmoid", [source], dtype=dtype, shape=shape)
-        result = graph.add_node(
-            "Mul", f"{node.name}_mul", [source, gate], dtype=dtype, shape=shape
-        )
+        result = graph.add_node("Mul", f"{node.name}_mul", [source, gate], dtype=dtype, shape=shape)
         graph.replace_tensor(node.outputs[0], result)
 
     @staticmethod

@@ -330,8 +330,10 @@ def _grid_like(
             then, now = _anchors(old, strides)[form], _anchors(new, strides)[form]
             for layout in (lambda a: a, lambda a: a.T):
                 a, b = layout(then), layout(now)
-                if constant.ndim >= 2 and constant.shape[-2:] == a.shape and np.allclose(
-                    constant, a
+                if (
+                    constant.ndim >= 2
+                    and constant.shape[-2:] == a.shape
+                    and np.allclose(constant, a)
                 ):
                     lead = constant.shape[:-2]
                     return np.broadcast_to(b, (*lead, *b.shape)).copy()

@@ -44,7 +44,9 @@ class UpsampleToScales(SurgeryPass):
                 log.note(f"{node.name}: {before} -> {after} is no whole-number upsampling")
                 continue
             scales = [a // b for b, a in zip(before, after, strict=True)]
-            if not all(_reads_floor(graph, node, axis, before[axis], scales[axis]) for axis in (2, 3)):
+            if not all(
+                _reads_floor(graph, node, axis, before[axis], scales[axis]) for axis in (2, 3)
+            ):
                 log.note(f"{node.name}: reads other pixels than floor(i / scale), left as it is")
                 continue
             attrs = {

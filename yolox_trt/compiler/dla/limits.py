@@ -1,0 +1,178 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""DlaLimits: what a TensorRT version lets a DLA do, as data.
+
+Sources, by their short names:
+    header  doc comments of NvInfer.h at the tags 8.5.3, v8.6.1 and v10.3.0 of NVIDIA/TensorRT (the
+            first two are identical where they speak of the DLA)
+    docs    the page "Layer Support and Restrictions" (DLA) of the TensorRT documentation
+    guide   transcriptions of the 8.4 to 8.6 developer guides: confirm on the device
+    faq     FAQ and operator table of NVIDIA/Deep-Learning-Accelerator-SW
+Where sources contradict each other, the operator is admitted and `UNCERTAIN` names it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from yolox_trt.core.errors import ConfigurationError
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+# faq: operator table of 8.5 and 8.6 (Orin), read together with the layers of the header.
+_NATIVE_8_5 = frozenset(
+    [
+        "Abs",
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Clip",
+        "Concat",
+        "Conv",
+        "ConvTranspose",
+        "Equal",
+        "Gemm",
+        "LeakyRelu",
+        "LRN",
+        "MatMul",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Mul",
+        "PRelu",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Sigmoid",
+        "Slice",
+        "Softmax",
+        "Split",
+        "Sub",
+        "Sum",
+        "Tanh",
+        "Transpose",
+        "Upsample",
+    ]
+)
+# docs, from DRIVE OS' 8.6.12 on.
+_ADDED_8_6_12 = frozenset(
+    ["Atan", "Cos", "Sin", "Div", "GlobalMaxPool", "ReduceMax", "Greater", "Less"]
+)
+# docs of 10.x; the header of 10.3 still lists five elementwise operations and ABS.
+_ADDED_10 = _ADDED_8_6_12 | {"Pow"}
+
+
+@dataclass(frozen=True)
+class DlaLimits:
+    """Limits of one TensorRT version. Ranges are inclusive (low, high).
+
+    Attributes:
+        tensorrt: version, as users name it.
+        native: ONNX operators with a DLA layer.
+        uncertain: those of them where header and docs disagree.
+        max_batch: product of the non-CHW dimensions (header, getMaxDLABatchSize).
+        max_dimension: of every other dimension (guide).
+        max_loadables: loadables a core holds (guide: 4 in the days of 8.4; docs: 16).
+        max_intermediates: bytes of intermediate tensors of a subgraph (header).
+        sram, local_dram, global_dram: default memory pools in bytes (header); each is a power of 2
+            and at least 4 KiB.
+        conv_kernel, conv_stride, conv_padding, conv_dilation, conv_maps, conv_groups: header.
+        hwc4_groups: groups of a convolution that reads CHW4 or HWC4 (guide).
+        cbuf_banks: banks of the convolution buffer (faq).
+        deconv_kernel, deconv_stride: header.
+        deconv_wide: widths of 1 x w kernels beyond the range (header).
+        deconv_disabled: square kernels switched off (guide).
+        pool_window, pool_stride, pool_padding: header.
+        clip_upper: upper bound of Clip, a clipped ReLU (guide).
+        lrn_windows: header.
+        nearest_scale, linear_scale: header.
+        softmax_axis: largest axis where all other dimensions are 1; softmax_axis_approximate:
+            where they are not (header).
+        slice_fp16_only: whether Slice runs in FP16 even where INT8 is asked for (guide).
+        socs: "orin", "xavier": what the version runs on.
+    """
+
+    tensorrt: str
+    native: frozenset[str]
+    uncertain: frozenset[str] = frozenset()
+    max_batch: int = 4096
+    max_dimension: int = 8192
+    max_loadables: int = 16
+    max_intermediates: int = GIB
+    sram: int = MIB
+    local_dram: int = GIB
+    global_dram: int = 512 * MIB
+    conv_kernel: tuple[int, int] = (1, 32)
+    conv_stride: tuple[int, int] = (1, 8)
+    conv_padding: tuple[int, int] = (0, 31)
+    conv_dilation: tuple[int, int] = (1, 32)
+    conv_maps: tuple[int, int] = (1, 8192)
+    conv_groups: tuple[int, int] = (1, 8192)
+    hwc4_groups: tuple[int, int] = (1, 4)
+    cbuf_banks: int = 16
+    deconv_kernel: tuple[int, int] = (1, 32)
+    deconv_stride: tuple[int, int] = (1, 32)
+    deconv_wide: tuple[int, ...] = (64, 96, 128)
+    deconv_disabled: tuple[int, int] = (23, 32)
+    pool_window: tuple[int, int] = (1, 8)
+    pool_stride: tuple[int, int] = (1, 16)
+    pool_padding: tuple[int, int] = (0, 7)
+    clip_upper: tuple[float, float] = (1.0, 127.0)
+    lrn_windows: tuple[int, ...] = (3, 5, 7, 9)
+    nearest_scale: tuple[int, int] = (1, 32)
+    linear_scale: tuple[int, int] = (1, 4)
+    softmax_axis: int = 8192
+    softmax_axis_approximate: int = 1024
+    slice_fp16_only: bool = False
+    socs: tuple[str, ...] = ("orin", "xavier")
+
+
+_8_5 = DlaLimits("8.5", _NATIVE_8_5)
+_8_6 = replace(_8_5, tensorrt="8.6", slice_fp16_only=True)
+_8_6_12 = replace(_8_6, tensorrt="8.6.12", native=_NATIVE_8_5 | _ADDED_8_6_12)
+_10_3 = replace(
+    _8_5,
+    tensorrt="10.3",
+    native=_NATIVE_8_5 | _ADDED_10,
+    uncertain=_ADDED_10,
+    socs=("orin",),
+)
+
+#: By the name that users give. 8.6.12 is DRIVE OS; JetPack 5 has 8.5, JetPack 6.0 8.6, 6.1 10.3.
+DLA_LIMITS: dict[str, DlaLimits] = {d.tensorrt: d for d in (_8_5, _8_6, _8_6_12, _10_3)}
+
+
+def limits_for(tensorrt: str) -> DlaLimits:
+    """Return the limits that hold for a TensorRT version such as "8.6", "8.5.2.2" or "10.3.0".
+
+    Raises:
+        ConfigurationError: no version with a known DLA rule set.
+    """
+    match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", tensorrt)
+    if match:
+        major, minor, patch = (int(g or 0) for g in match.groups())
+        if (major, minor) == (8, 5):
+            return DLA_LIMITS["8.5"]
+        if (major, minor) == (8, 6):
+            return DLA_LIMITS["8.6.12" if patch >= 12 else "8.6"]
+        if major == 10 and minor <= 7:
+            return DLA_LIMITS["10.3"]
+        if major == 10:
+            raise ConfigurationError(
+                f"TensorRT {tensorrt}",
+                expected="10.7 or older, the last 10.x with DLA support",
+                fix="stay on JetPack 6 (TensorRT 10.3) for the DLA",
+            )
+        if major >= 11:
+            raise ConfigurationError(
+                f"TensorRT {tensorrt}",
+                expected="one of " + ", ".join(DLA_LIMITS) + " (the DLA of 11.4.1 takes strongly "
+                "typed networks, whose rules are not published as a table)",
+                fix="stay on JetPack 6 (TensorRT 10.3), or ask the builder (REPORT_CAPABILITY_DLA)",
+            )
+    raise ConfigurationError(
+        f"TensorRT version {tensorrt!r}",
+        expected="one of " + ", ".join(DLA_LIMITS),
+        fix="set `--tensorrt`",
+    )

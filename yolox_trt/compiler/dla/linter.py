@@ -1,0 +1,324 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The linter: walks an ONNX graph and says what a DLA would run of it, without TensorRT."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from yolox_trt.compiler.dla.limits import DlaLimits, limits_for
+from yolox_trt.compiler.dla.node_checks import NodeChecks
+from yolox_trt.compiler.dla.partition import partition
+from yolox_trt.compiler.dla.report import DlaReport, DlaSubgraph, NodeVerdict, Transfer
+from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
+from yolox_trt.compiler.model_graph import ModelGraph, load_model
+from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
+from yolox_trt.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+
+Precision = Literal["int8", "fp16"]
+
+
+def check(
+    model: str | Path | onnx.ModelProto,
+    *,
+    tensorrt: str = "8.6",
+    precision: str = "int8",
+    soc: str = "orin",
+) -> DlaReport:
+    """Check a model against the DLA's restrictions.
+
+    Args:
+        model: path or loaded model (not changed); constants are folded first, as TensorRT's parser
+            does.
+        tensorrt: TensorRT version, "8.5", "8.6", "8.6.12" or "10.3" (patch numbers may follow).
+        precision: "int8" (with FP16 where a layer needs it) or "fp16".
+        soc: "orin" or "xavier".
+
+    Returns:
+        The verdict of every node, the subgraphs, transfers and memory.
+
+    Raises:
+        ConfigurationError: an unknown version, precision or SoC.
+        ModelError: the model cannot be read.
+    """
+    limits = limits_for(tensorrt)
+    if precision not in ("int8", "fp16"):
+        raise ConfigurationError(
+            f"precision {precision!r}",
+            expected="int8 or fp16, the only ones of a DLA",
+            fix="set `--precision`",
+        )
+    if soc not in limits.socs:
+        raise ConfigurationError(
+            f"SoC {soc!r} with TensorRT {tensorrt}",
+            expected=" or ".join(limits.socs),
+            fix="set `--soc`",
+        )
+    loaded = load_model(model)
+    name = model.name if isinstance(model, Path) else str(model) if isinstance(model, str) else ""
+    return _Linter(loaded, limits, precision, soc).report(name or loaded.graph.name, tensorrt)
+
+
+class _Linter:
+    def __init__(self, model: onnx.ModelProto, limits: DlaLimits, precision: str, soc: str) -> None:
+        self.limits, self.precision, self.soc = limits, precision, soc
+        original = ModelGraph(model)
+        self.graph = ModelGraph(ConstantFolding().run(model).model)
+        self.graph.toposort()
+        self.nodes = self.graph.nodes
+        kept = {node.name for node in self.nodes}
+        self.folded = [n for n in original.nodes if n.name not in kept]
+        head, stem = _regions(self.graph)
+        self.checks = NodeChecks(self.graph, limits, precision, soc, head=head, stem=stem)
+
+    def report(self, name: str, tensorrt: str) -> DlaReport:
+        broken = {id(n): self.checks.check(n) for n in self.nodes}
+        dropped = {id(n) for n in self.nodes if self.checks.is_dropped(n)}
+        on_dla = [
+            id(n)
+            for n in self.nodes
+            if id(n) not in dropped and not any(v.effect is Effect.GPU for v in broken[id(n)])
+        ]
+        regions = partition([id(n) for n in self.nodes], self._edges(dropped), on_dla)
+        subgraph_of = {node: i for i, nodes in enumerate(regions) for node in nodes}
+        verdicts = [
+            self._verdict(n, broken[id(n)], id(n) in dropped, subgraph_of.get(id(n)))
+            for n in self.nodes
+        ]
+        verdicts += [NodeVerdict(n.name, n.op, "folded") for n in self.folded]
+        by_id = {id(n): n for n in self.nodes}
+        precisions = {n.name: v.precision for n, v in zip(self.nodes, verdicts, strict=False)}
+        subgraphs = [
+            self._subgraph(i, [by_id[k] for k in nodes], precisions)
+            for i, nodes in enumerate(regions)
+        ]
+        input_format, output_format = self._formats(set(on_dla), precisions)
+        return DlaReport(
+            model=Path(name).name,
+            tensorrt=tensorrt,
+            precision=self.precision,
+            soc=self.soc,
+            nodes=tuple(verdicts),
+            subgraphs=tuple(subgraphs),
+            transfers=tuple(self._transfers(set(on_dla), subgraph_of, precisions, dropped)),
+            graph_violations=tuple(self._graph_violations(subgraphs)),
+            input_format=input_format,
+            output_format=output_format,
+        )
+
+    def _edges(self, dropped: set[int]) -> dict[int, list[int]]:
+        """Return readers of each node; a dropped node passes on to its own readers."""
+        edges: dict[int, list[int]] = {}
+        for node in reversed(self.nodes):
+            readers: dict[int, None] = {}
+            for output in node.outputs:
+                for reader in output.outputs:
+                    if id(reader) in dropped:
+                        readers.update(dict.fromkeys(edges.get(id(reader), [])))
+                    else:
+                        readers[id(reader)] = None
+            edges[id(node)] = list(readers)
+        return {k: v for k, v in edges.items() if k not in dropped}
+
+    def _verdict(
+        self, node: gs.Node, broken: list[Violation], dropped: bool, subgraph: int | None
+    ) -> NodeVerdict:
+        effects = {v.effect for v in broken}
+        device: Literal["dla", "gpu", "dropped"]
+        device = "dropped" if dropped else "gpu" if Effect.GPU in effects else "dla"
+        precision = ""
+        if device == "dla":
+            precision = "fp16" if Effect.FP16 in effects else self.precision
+        shape = node.outputs[0].shape if node.outputs else None
+        ranked = sorted(broken, key=lambda v: list(Effect).index(v.effect))
+        return NodeVerdict(
+            node.name,
+            node.op,
+            device,
+            precision,
+            tuple(ranked),
+            subgraph,
+            tuple(
+                t.name
+                for t in node.inputs
+                if self.graph.constant_value(t) is None and not t.is_empty()
+            ),
+            tuple(t.name for t in node.outputs),
+            None if shape is None else tuple(shape),
+        )
+
+    def _subgraph(
+        self, index: int, nodes: list[gs.Node], precisions: dict[str, str]
+    ) -> DlaSubgraph:
+        inside = {id(n) for n in nodes}
+        weights = 0
+        produced: dict[str, gs.Tensor] = {}
+        entering: dict[str, None] = {}
+        for node in nodes:
+            bytes_each = 1 if precisions[node.name] == "int8" else 2
+            for tensor in node.inputs:
+                constant = self.graph.constant_value(tensor)
+                if constant is not None:
+                    weights += constant.size * bytes_each
+                elif not tensor.is_empty() and not any(id(p) in inside for p in tensor.inputs):
+                    entering[tensor.name] = None
+            for tensor in node.outputs:
+                produced[tensor.name] = tensor
+        leaving = [
+            name
+            for name, t in produced.items()
+            if self.graph.is_output(t) or any(id(r) not in inside for r in t.outputs)
+        ]
+        return DlaSubgraph(
+            index,
+            tuple(n.name for n in nodes),
+            tuple(entering),
+            tuple(leaving),
+            weights,
+            self._peak(nodes, set(leaving), precisions),
+        )
+
+    def _peak(self, nodes: list[gs.Node], leaving: set[str], precisions: dict[str, str]) -> int:
+        """Return the largest sum of intermediate tensors alive at once, in bytes.
+
+        In execution order; a convolution and the activation behind it count as two tensors, so it
+        is an upper estimate. Inputs and outputs of the region lie in the caller's buffers.
+        """
+        last_use: dict[str, int] = {}
+        for step, node in enumerate(nodes):
+            for tensor in node.inputs:
+                last_use[tensor.name] = step
+        alive: dict[str, int] = {}
+        peak = 0
+        for step, node in enumerate(nodes):
+            for tensor in node.outputs:
+                if tensor.name not in leaving:
+                    alive[tensor.name] = self._size(tensor, precisions[node.name])
+            peak = max(peak, sum(alive.values()))
+            for name in [n for n in alive if last_use.get(n, -1) <= step]:
+                del alive[name]
+        return peak
+
+    def _size(self, tensor: gs.Tensor, precision: str) -> int:
+        """Return a tensor's bytes in CHW32 (INT8) or CHW16 (FP16), an image's in HWC4."""
+        shape = self.graph.static_shape(tensor)
+        if shape is None:
+            return 0
+        block, size = (32, 1) if precision == "int8" else (16, 2)
+        if len(shape) < 4:
+            return math.prod(shape) * size
+        if shape[1] <= 4 and any(tensor is t for t in self.graph.graph.inputs):
+            block = 4
+        channels = math.ceil(shape[1] / block) * block
+        return math.prod((shape[0], channels, *shape[2:])) * size
+
+    def _transfers(
+        self,
+        on_dla: set[int],
+        subgraph_of: dict[int, int],
+        precisions: dict[str, str],
+        dropped: set[int],
+    ) -> list[Transfer]:
+        found: list[Transfer] = []
+
+        def readers_of(tensor: gs.Tensor) -> list[gs.Node]:
+            result = []
+            for reader in tensor.outputs:
+                if id(reader) in dropped:
+                    for output in reader.outputs:
+                        result += readers_of(output)
+                else:
+                    result.append(reader)
+            return result
+
+        for tensor in self.graph.graph.inputs:
+            if any(id(r) in on_dla for r in readers_of(tensor)):
+                size = self._size(tensor, self.precision)
+                found.append(Transfer(tensor.name, "gpu", "dla", size, True))
+        for node in self.nodes:
+            if id(node) in dropped:
+                continue
+            here = id(node) in on_dla
+            precision = precisions[node.name] or self.precision
+            for tensor in node.outputs:
+                readers = readers_of(tensor)
+                crosses = any((id(r) in on_dla) != here for r in readers)
+                # From one loadable to another it also passes through memory, but without a
+                # change of format or device.
+                leaves = here and self.graph.is_output(tensor)
+                if crosses or leaves:
+                    source, target = ("dla", "gpu") if here else ("gpu", "dla")
+                    size = self._size(tensor, precision)
+                    found.append(Transfer(tensor.name, source, target, size, not crosses))
+        return found
+
+    def _formats(self, on_dla: set[int], precisions: dict[str, str]) -> tuple[str, str]:
+        """Return the native formats of the network's input and outputs, as trtexec writes them."""
+        input_format = ""
+        for tensor in self.graph.graph.inputs:
+            readers = [r for r in tensor.outputs if id(r) in on_dla]
+            shape = self.graph.static_shape(tensor)
+            if not readers or shape is None or len(shape) != 4:
+                continue
+            only_conv = all(r.op == "Conv" for r in readers)
+            low, high = self.limits.hwc4_groups
+            groups = all(low <= r.attrs.get("group", 1) <= high for r in readers)
+            if only_conv and groups and shape[1] in (1, 3, 4):
+                input_format = f"{self.precision}:dla_hwc4"
+            else:
+                input_format = "int8:chw32" if self.precision == "int8" else "fp16:chw16"
+        formats = []
+        for tensor in self.graph.graph.outputs:
+            producer = self.graph.producer(tensor)
+            if producer is not None and id(producer) in on_dla:
+                int8 = precisions[producer.name] == "int8"
+                formats.append("int8:chw32" if int8 else "fp16:chw16")
+        return input_format, ",".join(formats)
+
+    def _graph_violations(self, subgraphs: list[DlaSubgraph]) -> list[Violation]:
+        limits, broken = self.limits, []
+
+        def add(rule: str, found: str) -> None:
+            broken.append(Violation(RULES[rule], found, RULES[rule].mended_by))
+
+        if len(subgraphs) > limits.max_loadables:
+            add("loadables", f"{len(subgraphs)} subgraphs")
+        for s in subgraphs:
+            if s.intermediates >= limits.max_intermediates:
+                add("intermediates", f"subgraph {s.index}: {s.intermediates / 2**20:.0f} MiB")
+            elif s.intermediates > limits.local_dram:
+                add("local-dram", f"subgraph {s.index}: {s.intermediates / 2**20:.0f} MiB")
+            if s.weights > limits.global_dram:
+                add("global-dram", f"subgraph {s.index}: {s.weights / 2**20:.0f} MiB")
+        for tensor in self.graph.graph.inputs:
+            shape = tensor.shape
+            if shape is not None and shape and not isinstance(shape[0], int):
+                add("fixed-batch", f"{tensor.name}: batch '{shape[0]}'")
+        return broken
+
+
+def _regions(graph: ModelGraph) -> tuple[frozenset[int], frozenset[int]]:
+    """Return ids of the nodes behind the last convolutions, and of those before the first ones."""
+    head: set[int] = set()
+    stack = [graph.producer(t) for t in graph.graph.outputs]
+    while stack:
+        node = stack.pop()
+        if node is None or id(node) in head or node.op == "Conv":
+            continue
+        head.add(id(node))
+        stack.extend(graph.producer(t) for t in node.inputs)
+    stem: set[int] = set()
+    waiting = [r for t in graph.graph.inputs for r in t.outputs]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in stem or node.op == "Conv":
+            continue
+        stem.add(id(node))
+        waiting.extend(r for t in node.outputs for r in t.outputs)
+    return frozenset(head - stem), frozenset(stem)
