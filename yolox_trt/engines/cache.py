@@ -1,0 +1,196 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""EngineCache: built engines in a folder, found again by their fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolox_trt.core.errors import EngineError
+from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.engines.engine_file import EngineFile, read_engine, sidecar_path, write_engine
+from yolox_trt.engines.fingerprint import Fingerprint
+from yolox_trt.engines.trt_api import ProgressCallback
+
+_log = logging.getLogger("yolox_trt.engine_cache")
+
+_LOCK_POLL_S = 0.1
+
+
+def default_cache_folder() -> Path:
+    """Return $YOLOX_TRT_CACHE/engines, or else $XDG_CACHE_HOME (~/.cache)/yolox_trt/engines."""
+    own = os.environ.get("YOLOX_TRT_CACHE")
+    if own:
+        return Path(own).expanduser() / "engines"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "yolox_trt" / "engines"
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What a builder hands to the cache.
+
+    Attributes:
+        engine: the serialised engine.
+        spec: what the network takes and gives, as built (batch, input dtype).
+        details: JSON values kept in the sidecar: build time, layers, formats.
+    """
+
+    engine: bytes
+    spec: ModelSpec
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """An engine that the cache found or had built.
+
+    Attributes:
+        file: the engine and what its sidecar says.
+        built: whether it was built by this call.
+        reason: why it was built ("not in the cache", ...), or "found".
+    """
+
+    file: EngineFile
+    built: bool
+    reason: str
+
+
+class EngineCache:
+    """A folder of engines, each named by its model, device, precision, batch and fingerprint.
+
+    An engine is used only if its sidecar's fingerprint equals the wanted one and the file has
+    the checksum that the sidecar names. Everything else is rebuilt. Processes and threads that
+    want the same engine wait for the first of them, which builds it.
+
+    Args:
+        folder: made when something is written; default_cache_folder() when None.
+    """
+
+    def __init__(self, folder: Path | str | None = None) -> None:
+        self.folder = Path(folder).expanduser() if folder else default_cache_folder()
+
+    def path_of(self, fingerprint: Fingerprint, *, name: str) -> Path:
+        """Return where an engine is or would be."""
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name) or "model"
+        batch = fingerprint.batch[2]
+        return self.folder / (
+            f"{stem}.{fingerprint.device}.{fingerprint.precision}.b{batch}"
+            f".{fingerprint.key[:16]}.engine"
+        )
+
+    def find(self, fingerprint: Fingerprint, *, name: str) -> EngineFile:
+        """Return a usable engine.
+
+        Raises:
+            EngineError: there is none; the text tells why.
+        """
+        path = self.path_of(fingerprint, name=name)
+        if not path.exists():
+            raise EngineError("not in the cache")
+        file = read_engine(path)
+        differences = fingerprint.differences(file.fingerprint)
+        if differences:
+            raise EngineError(f"it is of another build ({', '.join(differences)})")
+        return file
+
+    def get_or_build(
+        self,
+        fingerprint: Fingerprint,
+        build: Callable[[], BuiltEngine],
+        *,
+        name: str,
+        on_progress: ProgressCallback | None = None,
+        rebuild: str = "",
+    ) -> CacheEntry:
+        """Return the engine with this fingerprint, building it if need be.
+
+        Args:
+            fingerprint: what is wanted.
+            build: builds it; called with the engine's lock held.
+            name: the model's name, for the file's name.
+            on_progress: on_progress(fraction, phase), called while another process builds too.
+            rebuild: a reason to build although the engine is there, such as that TensorRT
+                refused it; empty for none.
+
+        Raises:
+            EngineError: the build failed, or the folder cannot be written.
+        """
+        path = self.path_of(fingerprint, name=name)
+        if not rebuild:
+            # Without the lock, so that a read-only cache serves what it has.
+            with contextlib.suppress(EngineError):
+                return CacheEntry(self.find(fingerprint, name=name), False, "found")
+        with self._locked(path, on_progress) as waited:
+            reason = rebuild
+            if not rebuild or waited:
+                try:
+                    return CacheEntry(self.find(fingerprint, name=name), False, "found")
+                except EngineError as error:
+                    reason = reason or error.found
+            _log.info("building %s: %s", path.name, reason)
+            self._remove(path)
+            started = time.monotonic()
+            built = build()
+            details = {
+                **built.details,
+                "built_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "build_seconds": round(time.monotonic() - started, 3),
+            }
+            file = write_engine(
+                path,
+                built.engine,
+                fingerprint=fingerprint,
+                spec=built.spec,
+                details=details,
+            )
+            return CacheEntry(file, True, reason)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        # The sidecar first: an engine without one is never run.
+        for file in (sidecar_path(path), path):
+            with contextlib.suppress(FileNotFoundError):
+                file.unlink()
+
+    @contextlib.contextmanager
+    def _locked(self, path: Path, on_progress: ProgressCallback | None) -> Iterator[bool]:
+        """Hold the engine's lock; yield whether another process or thread held it before.
+
+        The kernel releases a lock when its process dies, so no lock outlives its owner.
+        """
+        lock_path = path.with_name(path.name + ".lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise EngineError(
+                f"engine cache {self.folder} cannot be written ({error.strerror or error})",
+                expected="a folder with write permission",
+                fix="set the engine cache (--cache, parameter `engine_cache`) to another folder",
+            ) from error
+        try:
+            waited = False
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not waited:
+                        _log.info("waiting for another process that builds %s", path.name)
+                        waited = True
+                    if on_progress is not None:
+                        on_progress(0.0, "waiting for another process that builds this engine")
+                    time.sleep(_LOCK_POLL_S)
+            yield waited
+        finally:
+            os.close(descriptor)  # releases the lock; the file stays, others may wait on it

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""EngineFile: a serialised engine and the sidecar JSON that says what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolox_trt.core.errors import EngineError, YoloxTrtError
+from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.engines.fingerprint import Fingerprint, file_sha256
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """An engine file whose sidecar was read.
+
+    Attributes:
+        path: the engine; the sidecar is `sidecar_path(path)`.
+        fingerprint: what it was built from and for.
+        spec: what the network takes and gives.
+        details: more of the sidecar: build time, layers, input scale, formats.
+    """
+
+    path: Path
+    fingerprint: Fingerprint
+    spec: ModelSpec
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def read(self) -> bytes:
+        """Return the engine's bytes.
+
+        Raises:
+            EngineError: the file cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise EngineError(
+                f"engine {self.path} cannot be read ({error.strerror or error})",
+                fix="check the file's permissions",
+            ) from error
+
+
+def sidecar_path(engine: Path) -> Path:
+    """Return the path of an engine's sidecar JSON: the engine's name and `.json`."""
+    return engine.with_name(engine.name + ".json")
+
+
+def write_engine(
+    path: Path,
+    engine: bytes,
+    *,
+    fingerprint: Fingerprint,
+    spec: ModelSpec,
+    details: Mapping[str, Any] | None = None,
+) -> EngineFile:
+    """Write an engine and its sidecar, each atomically.
+
+    A reader sees the old pair, the new pair, or two files that do not belong together, which
+    the sidecar's checksum tells.
+
+    Raises:
+        EngineError: the folder cannot be written.
+    """
+    details = dict(details or {})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, engine)
+        sidecar = {
+            "format": _FORMAT,
+            "fingerprint": fingerprint.to_dict(),
+            "engine_sha256": file_sha256(path),
+            "engine_bytes": len(engine),
+            "model_spec": spec.to_dict(),
+            "details": details,
+        }
+        text = json.dumps(sidecar, indent=1)
+        write_atomically(sidecar_path(path), text.encode())
+    except OSError as error:
+        raise EngineError(
+            f"engine cannot be written to {path.parent} ({error.strerror or error})",
+            expected="a folder with write permission and free space",
+            fix="set the engine cache (--cache, parameter `engine_cache`) to another folder",
+        ) from error
+    return EngineFile(path, fingerprint, spec, details)
+
+
+def read_engine(path: Path) -> EngineFile:
+    """Read and check an engine's sidecar, and the engine's checksum against it.
+
+    Raises:
+        EngineError: a file is missing or corrupt, or the two do not belong together.
+    """
+    fix = "build the engine again: yolox_trt build MODEL --output " + str(path)
+    if not path.is_file():
+        raise EngineError(f"no engine at {path}", fix=fix)
+    sidecar = sidecar_path(path)
+    try:
+        values = json.loads(sidecar.read_text())
+        if values["format"] != _FORMAT:
+            raise EngineError(
+                f"sidecar of format {values['format']}", expected=f"format {_FORMAT}", fix=fix
+            )
+        fingerprint = Fingerprint.from_dict(values["fingerprint"])
+        spec = ModelSpec.from_dict(values["model_spec"])
+        expected = values["engine_sha256"]
+        details = dict(values.get("details", {}))
+    except FileNotFoundError:
+        raise EngineError(
+            f"engine {path} has no sidecar",
+            expected=f"{sidecar.name} beside it, which tells what it was built from",
+            fix=fix,
+        ) from None
+    except YoloxTrtError as error:
+        raise EngineError(f"sidecar {sidecar}: {error}", fix=fix) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"sidecar {sidecar} cannot be read ({error!r})", fix=fix) from error
+    found = file_sha256(path)
+    if found != expected:
+        raise EngineError(
+            f"engine {path} with SHA-256 {found[:12]}...",
+            expected=f"{str(expected)[:12]}..., as its sidecar says (the file is damaged, or the "
+            "two are not of one build)",
+            fix=fix,
+        )
+    return EngineFile(path, fingerprint, spec, details)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees all of it or nothing.
+
+    Raises:
+        OSError: as open() and rename() do.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner may read
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fingerprint: everything that decides whether a built engine is the one that was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolox_trt.core.errors import EngineError, ModelError
+from yolox_trt.core.optional import require
+
+_CHUNK = 1 << 20
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        EngineError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise EngineError(
+            f"{path} cannot be read ({error.strerror or error})",
+            expected="a readable file",
+            fix="check the path and its permissions",
+        ) from error
+    return digest.hexdigest()
+
+
+def model_sha256(path: Path) -> str:
+    """Return the SHA-256 of an ONNX model, in hexadecimal.
+
+    Weights that the model keeps in other files (external data) count too.
+
+    Raises:
+        ModelError: the file is not an ONNX model, or its external data are missing.
+        EngineError: the file cannot be read.
+    """
+    own = file_sha256(path)
+    onnx = require("onnx", purpose="reading models")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's own exception types differ between versions
+        raise ModelError(
+            f"{path} is not an ONNX model ({error})",
+            expected="an ONNX file",
+            fix="export the model again",
+        ) from error
+    locations = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    if not locations:
+        return own
+    digest = hashlib.sha256(own.encode())
+    for location in sorted(locations):
+        data = path.parent / location
+        if not data.is_file():
+            raise ModelError(
+                f"{path.name} keeps weights in '{location}', which is missing",
+                expected=f"the file {data}",
+                fix="copy the .onnx together with its data files",
+            )
+        digest.update(f"{location}:{file_sha256(data)}".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What an engine was built from and for. Two equal fingerprints mean the same engine.
+
+    Attributes:
+        onnx_sha256: of the model file (and its external data).
+        precision: "fp32", "fp16" or "int8".
+        calibration_sha256: of the calibration cache or dynamic ranges, or None.
+        device: "gpu", "dla0", ...: a GPU counts by its compute capability, not by its ordinal.
+        batch: smallest, best and largest batch of the optimisation profile.
+        height: input rows.
+        width: input columns.
+        tensorrt_version: such as "8.5.2.2".
+        flavour: "tensorrt" or "tensorrt_rtx".
+        compute_capability: such as "8.7"; "portable" for a TensorRT-RTX engine with no target.
+        options: other options that change the engine, as JSON values.
+    """
+
+    onnx_sha256: str
+    precision: str
+    calibration_sha256: str | None
+    device: str
+    batch: tuple[int, int, int]
+    height: int
+    width: int
+    tensorrt_version: str
+    flavour: str
+    compute_capability: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self) | {"batch": list(self.batch)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Fingerprint:
+        """Read what to_dict wrote.
+
+        Raises:
+            EngineError: an attribute is missing or unknown.
+        """
+        try:
+            smallest, best, largest = (int(n) for n in values["batch"])
+            return cls(**{**values, "batch": (smallest, best, largest)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"fingerprint that cannot be read ({error})",
+                expected="what Fingerprint.to_dict writes",
+                fix="build the engine again",
+            ) from error
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the fingerprint, in hexadecimal."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """Return one clause for each attribute in which `other` differs."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [
+            f"{name} {_short(theirs[name])} instead of {_short(mine[name])}"
+            for name in mine
+            if json.dumps(mine[name], sort_keys=True) != json.dumps(theirs[name], sort_keys=True)
+        ]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."

@@ -1,0 +1,491 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""TensorRTEngine: a built TensorRT engine on the GPU or a DLA core."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import DeviceError, EngineError
+from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.optional import require
+from yolox_trt.engines import cuda_driver
+from yolox_trt.engines.engine_file import EngineFile, read_engine, write_atomically
+from yolox_trt.engines.tensor_layout import TensorLayout
+from yolox_trt.engines.trt_api import TensorRTApi, load_api, messages_text
+from yolox_trt.engines.trt_features import TENSORRT_RTX
+
+_log = logging.getLogger("yolox_trt.tensorrt")
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Mean time of one layer.
+
+    Attributes:
+        name: TensorRT's name of it.
+        milliseconds: mean over the runs.
+    """
+
+    name: str
+    milliseconds: float
+
+
+class TensorRTEngine:
+    """A TensorRT engine with its buffers: the protocol `Engine`, memory "cuda".
+
+    Runs are enqueued with execute_async_v3 on the caller's stream. The tensors' addresses are set
+    once; a run sets the input shape where the batch changed, and allocates nothing.
+
+    Args:
+        file: the engine, its sidecar read and its checksum checked (EngineCache, read_engine).
+        device: where it is to run; None for the device that it was built for, GPU 0.
+        api: TensorRT; None for the flavour that built it.
+
+    Raises:
+        EngineError: TensorRT refuses the engine, or it was built for another device, GPU or
+            TensorRT.
+        DeviceError: the GPU or DLA core is not there.
+        MissingDependencyError: TensorRT or CuPy is not installed.
+    """
+
+    def __init__(
+        self, file: EngineFile, *, device: Device | None = None, api: TensorRTApi | None = None
+    ) -> None:
+        self._file = file
+        self._device = device or Device.parse(file.fingerprint.device)
+        self._api = api or load_api(file.fingerprint.flavour)
+        self._trt = self._api.module
+        check_engine_fits(file, self._device, self._api)
+        self._cupy: Any = require("cupy", purpose="running TensorRT engines")
+        self._spec = file.spec
+        self._cuda_index = self._device.index if self._device.kind == "gpu" else 0
+        self._closed = False
+        self._runtime: Any = None
+        self._runtime_config: Any = None
+        self._runtime_cache: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._layouts: dict[str, TensorLayout] = {}
+        self._buffers: dict[str, Any] = {}
+        self._views: dict[str, Any] = {}
+        self._outputs: dict[str, Any] = {}
+        with self._cupy.cuda.Device(self._cuda_index):
+            self._load()
+            self._allocate()
+
+    # ---- the protocol Engine
+
+    @property
+    def device(self) -> Device:
+        """Where it runs."""
+        return self._device
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What it takes and gives."""
+        return self._spec
+
+    @property
+    def max_batch(self) -> int:
+        """Largest batch of one run."""
+        return self._max_batch
+
+    @property
+    def memory(self) -> Literal["host", "cuda"]:
+        """Always "cuda": the buffers are cupy arrays."""
+        return "cuda"
+
+    @property
+    def input(self) -> Any:
+        """Input buffer (max_batch, 3, H, W), cupy; strided where input_layout pads its rows.
+
+        With a packed input_layout (chw16, chw32, dla_hwc4) it is the packed array instead.
+        """
+        return self._views[self._input_name]
+
+    @property
+    def outputs(self) -> Mapping[str, Any]:
+        """Output buffers by name, first axis max_batch, cupy; packed or strided as `input`."""
+        return self._outputs
+
+    @property
+    def graph_capturable(self) -> bool:
+        """Whether run() may be captured into a CUDA graph: on the GPU, with no layer on a DLA.
+
+        A run must have been made with the same batch before the capture (warm_up does), because
+        the first enqueue may allocate and, on TensorRT-RTX, compile.
+        """
+        return self._device.kind == "gpu" and self._capturable
+
+    def run(self, batch: int, stream: Any = None) -> None:
+        """Enqueue the first `batch` images on `stream` (cupy.cuda.Stream; None: the current one).
+
+        An engine with a static batch runs all its images whatever `batch` is.
+
+        Raises:
+            EngineError: the batch is out of range, TensorRT refused the run, or it was closed.
+        """
+        if batch != self._batch:
+            self._set_batch(batch)
+        pointer = (stream or self._cupy.cuda.get_current_stream()).ptr
+        # Not collect_messages(): it costs an allocation and a lock, and runs seldom fail.
+        if not self._context.execute_async_v3(pointer):
+            self._refused(f"run with batch {batch} was refused")
+
+    def close(self) -> None:
+        """Release context, engine, runtime and buffers, in this order."""
+        if self._closed:
+            return
+        self._closed = True
+        self._batch = -1
+        with contextlib.suppress(Exception):  # the device may be lost
+            self._cupy.cuda.Device(self._cuda_index).synchronize()
+        self._views = {}
+        self._outputs = {}
+        self._buffers = {}
+        # TensorRT's order: what was made last goes first.
+        self._context = None
+        self._engine = None
+        self._runtime = None
+
+    # ---- more than the protocol
+
+    @property
+    def input_layout(self) -> TensorLayout:
+        """How the input's elements lie in memory."""
+        return self._layouts[self._input_name]
+
+    @property
+    def output_layouts(self) -> Mapping[str, TensorLayout]:
+        """How each output's elements lie in memory."""
+        return {name: self._layouts[name] for name in self._outputs}
+
+    @property
+    def input_scale(self) -> float | None:
+        """Pixel values for one step of an INT8 input (value = code * scale); None otherwise."""
+        if self.input_layout.dtype != "int8":
+            return None
+        scale = self._file.details.get("input_scale")
+        return None if scale is None else float(scale)
+
+    @property
+    def file(self) -> EngineFile:
+        """The engine file."""
+        return self._file
+
+    @property
+    def device_memory_bytes(self) -> int:
+        """Scratch memory of the execution context, in bytes (without I/O buffers)."""
+        size = getattr(self._engine, "device_memory_size_v2", None)
+        return int(self._engine.device_memory_size if size is None else size)
+
+    def inspect(self) -> str:
+        """Return the engine inspector's JSON."""
+        inspector = self._engine.create_engine_inspector()
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
+    def warm_up(self, batch: int, stream: Any = None) -> None:
+        """Run twice and wait: the first enqueue may allocate or compile, the second may not.
+
+        Raises:
+            EngineError: a run failed, when it was enqueued or on the device.
+        """
+        chosen = stream or self._cupy.cuda.get_current_stream()
+        for _ in range(2):
+            self.run(batch, chosen)
+        self._synchronize(chosen)
+        if self._api.flavour == TENSORRT_RTX:
+            self._capturable = bool(self._context.is_stream_capturable(chosen.ptr))
+            self._save_runtime_cache()
+
+    def profile_layers(self, batch: int = 1, runs: int = 10) -> list[LayerTime]:
+        """Measure each layer's time on the device (slower than a run without).
+
+        Returns:
+            Layers in the order of execution, mean over `runs`. Inputs are what the buffers hold.
+
+        Raises:
+            EngineError: a run failed.
+        """
+        profiler = _make_profiler(self._trt)
+        previous = self._context.profiler
+        self._context.profiler = profiler
+        self._context.enqueue_emits_profile = True
+        stream = self._cupy.cuda.Stream(non_blocking=True)
+        try:
+            self.run(batch, stream)
+            self._synchronize(stream)
+            profiler.times.clear()
+            for _ in range(runs):
+                self.run(batch, stream)
+                self._synchronize(stream)
+        finally:
+            if previous is not None:
+                self._context.profiler = previous
+            else:
+                self._new_context()  # a profiler cannot be taken off in every version
+        return [
+            LayerTime(name, total / max(count, 1))
+            for name, (total, count) in profiler.times.items()
+        ]
+
+    def __enter__(self) -> TensorRTEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- parts
+
+    def _load(self) -> None:
+        api = self._api
+        api.init_plugins()
+        data = self._file.read()
+        with api.collect_messages() as messages:
+            self._runtime = self._trt.Runtime(api.logger)
+            if self._device.kind == "dla":
+                cores = int(self._runtime.num_DLA_cores)
+                if self._device.index >= cores:
+                    raise DeviceError(
+                        f"{self._device}: this machine has {cores} DLA cores",
+                        expected="a Jetson with DLA, and /dev/nvhost-nvdla* in the container",
+                        fix="use device gpu",
+                    )
+                self._runtime.DLA_core = self._device.index
+            if self._file.fingerprint.options.get("version_compatible"):
+                # Such an engine carries its runtime as code; the checksum has been checked.
+                self._runtime.engine_host_code_allowed = True
+            self._engine = self._runtime.deserialize_cuda_engine(data)
+            if self._engine is None:
+                raise EngineError(
+                    f"{api} does not load {self._file.path}: {messages_text(messages)}",
+                    expected="an engine of this TensorRT and GPU",
+                    fix="build the engine again",
+                )
+            if api.has("runtime_cache"):
+                self._load_runtime_cache()
+            self._new_context(messages)
+
+    def _new_context(self, messages: list[tuple[str, str]] | None = None) -> None:
+        if self._runtime_config is not None:
+            self._context = self._engine.create_execution_context(self._runtime_config)
+        else:
+            self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(
+                f"no execution context for {self._file.path}: {messages_text(messages or [])}",
+                expected=f"{self.device_memory_bytes} bytes of free device memory",
+                fix="free device memory: fewer engines, a smaller batch",
+            )
+        self._batch = -1
+        self._capturable = self._api.flavour != TENSORRT_RTX or self._device.kind == "gpu"
+        for name, buffer in self._buffers.items():
+            self._set_address(name, buffer)
+
+    def _allocate(self) -> None:
+        engine = self._engine
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        inputs = [n for n in names if engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
+        if inputs != [self._spec.input_name]:
+            raise EngineError(
+                f"engine {self._file.path} with inputs {inputs}",
+                expected=f"one input, '{self._spec.input_name}'",
+                fix="build the engine again",
+            )
+        self._input_name = inputs[0]
+        shape = tuple(engine.get_tensor_shape(self._input_name))
+        self._dynamic = -1 in shape
+        self._min_batch = self._max_batch = int(shape[0])
+        if self._dynamic:
+            smallest, _, largest = engine.get_tensor_profile_shape(self._input_name, 0)
+            self._min_batch, self._max_batch = int(smallest[0]), int(largest[0])
+            with self._api.collect_messages() as messages:
+                if not self._context.set_input_shape(self._input_name, tuple(largest)):
+                    raise EngineError(
+                        f"input shape {tuple(largest)} was refused: {messages_text(messages)}",
+                        fix="build the engine again",
+                    )
+        self._shape = (int(self._max_batch), *(int(n) for n in self._input_shape()[1:]))
+        for name in names:
+            layout = TensorLayout(
+                shape=tuple(int(n) for n in self._context.get_tensor_shape(name)),
+                dtype=self._api.numpy_dtype(engine.get_tensor_dtype(name), tensor=name),
+                format=_format_name(engine.get_tensor_format(name)),
+            )
+            buffer = self._cupy.zeros(layout.buffer_shape, dtype=layout.dtype)
+            self._layouts[name] = layout
+            self._buffers[name] = buffer
+            self._views[name] = layout.view(buffer)
+            self._set_address(name, buffer)
+        order = [n for n in self._spec.output_names if n in names]
+        if len(order) != len(names) - 1:
+            raise EngineError(
+                f"engine {self._file.path} with tensors {names}",
+                expected=f"outputs {list(self._spec.output_names)}, as its sidecar says",
+                fix="build the engine again",
+            )
+        self._outputs = {name: self._views[name] for name in order}
+        dtype = self._layouts[self._input_name].dtype
+        if dtype != self._spec.input_dtype:
+            self._spec = dataclasses.replace(self._spec, input_dtype=dtype)
+
+    def _input_shape(self) -> Sequence[int]:
+        return tuple(self._context.get_tensor_shape(self._input_name))
+
+    def _set_address(self, name: str, buffer: Any) -> None:
+        if not self._context.set_tensor_address(name, int(buffer.data.ptr)):
+            raise EngineError(
+                f"address of tensor '{name}' was refused", fix="build the engine again"
+            )
+
+    def _set_batch(self, batch: int) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed", fix="load it again")
+        least = self._min_batch if self._dynamic else 1
+        if not least <= batch <= self._max_batch:
+            raise EngineError(
+                f"batch {batch}",
+                expected=f"{least} to {self._max_batch}, as the engine was built",
+                fix="build with --min-batch and --max-batch, or split the batch",
+            )
+        if self._dynamic and not self._context.set_input_shape(
+            self._input_name, (batch, *self._shape[1:])
+        ):
+            self._refused(f"batch {batch} was refused")
+        self._batch = batch
+
+    def _refused(self, what: str) -> None:
+        """Repeat nothing: raise with what the logger saw last."""
+        raise EngineError(
+            f"{self._file.path.name} on {self._device}: {what}: {self._api.last_error()}",
+            fix="see the log; if the device is lost, restart the process",
+        )
+
+    def _synchronize(self, stream: Any) -> None:
+        try:
+            stream.synchronize()
+        except Exception as error:  # cupy's CUDARuntimeError, which needs cupy to be named
+            raise EngineError(
+                f"{self._file.path.name} failed on {self._device}: {error}",
+                fix="see the log; if the device is lost, restart the process",
+            ) from error
+
+    # ---- TensorRT-RTX: kernels are compiled at the first run, and kept beside the engine
+
+    @property
+    def _runtime_cache_path(self) -> Path:
+        return self._file.path.with_name(self._file.path.name + ".runtime_cache")
+
+    def _load_runtime_cache(self) -> None:
+        self._runtime_config = self._engine.create_runtime_config()
+        self._runtime_cache = self._runtime_config.create_runtime_cache()
+        with contextlib.suppress(OSError):
+            data = self._runtime_cache_path.read_bytes()
+            if not self._runtime_cache.deserialize(data):
+                _log.warning(
+                    "%s is not usable; kernels are compiled anew", self._runtime_cache_path
+                )
+        self._runtime_config.set_runtime_cache(self._runtime_cache)
+
+    def _save_runtime_cache(self) -> None:
+        if self._runtime_cache is None:
+            return
+        try:
+            write_atomically(
+                self._runtime_cache_path, bytes(memoryview(self._runtime_cache.serialize()))
+            )
+        except OSError as error:
+            _log.warning("compiled kernels are not kept: %s", error)
+
+
+def open_engine(path: Path | str, *, device: Device | None = None) -> TensorRTEngine:
+    """Load an engine file that `yolox_trt build --output` wrote.
+
+    Raises:
+        EngineError: the file or its sidecar is missing or damaged, or it is of another device,
+            GPU or TensorRT.
+        DeviceError, MissingDependencyError: as TensorRTEngine.
+    """
+    return TensorRTEngine(read_engine(Path(path)), device=device)
+
+
+def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> None:
+    """Refuse an engine that was built for another device, GPU or TensorRT.
+
+    Raises:
+        EngineError: it does not fit; the text says in what.
+        DeviceError: the GPU is not there.
+    """
+    fingerprint = file.fingerprint
+    fix = "build it again on this machine: yolox_trt build MODEL"
+    wanted = str(device) if device.kind == "dla" else "gpu"
+    if fingerprint.options.get("dla_standalone"):
+        raise EngineError(
+            f"{file.path} is a DLA standalone loadable",
+            expected="an engine: TensorRT's runtime does not run loadables, cuDLA does",
+            fix="build without --dla-standalone",
+        )
+    if fingerprint.device != wanted:
+        raise EngineError(
+            f"engine {file.path} for {fingerprint.device}",
+            expected=f"one for {wanted}",
+            fix=f"yolox_trt build MODEL --device {wanted}",
+        )
+    if fingerprint.flavour != api.flavour:
+        raise EngineError(
+            f"engine {file.path} of {fingerprint.flavour}", expected=api.flavour, fix=fix
+        )
+    found = api.fingerprint_version
+    if fingerprint.tensorrt_version != found and not fingerprint.options.get("version_compatible"):
+        raise EngineError(
+            f"engine {file.path} of TensorRT {fingerprint.tensorrt_version}",
+            expected=f"{found}, which is installed",
+            fix=fix,
+        )
+    index = device.index if device.kind == "gpu" else 0
+    capability = cuda_driver.compute_capability(index)
+    if capability is None:
+        raise DeviceError(
+            f"no CUDA device {index}",
+            expected=f"a GPU for {device}",
+            fix="check nvidia-smi, or use --device cpu with the ONNX file",
+        )
+    targets = fingerprint.compute_capability
+    major = int(capability.partition(".")[0])
+    fits = (
+        targets == "portable"
+        or capability in targets.split(",")
+        or (targets == "8.0+" and major >= 8)
+    )
+    if not fits:
+        raise EngineError(
+            f"engine {file.path} for compute capability {targets}",
+            expected=f"{capability}, as {device} has",
+            fix=fix,
+        )
+
+
+def _format_name(value: Any) -> str:
+    return str(getattr(value, "name", value)).rpartition(".")[2].lower()
+
+
+def _make_profiler(module: Any) -> Any:
+    class Profiler(module.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            # pybind11 trampolines crash when the base class was not initialised.
+            module.IProfiler.__init__(self)
+            self.times: dict[str, tuple[float, int]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            total, count = self.times.get(layer_name, (0.0, 0))
+            self.times[layer_name] = (total + ms, count + 1)
+
+    return Profiler()
