@@ -98,7 +98,7 @@ def insert_qdq(
         raise ConfigurationError(
             f"no range for tensor '{missing[0]}' (and {len(missing) - 1} more)",
             expected="a range for every input of a quantised layer",
-            fix="yolox_trt calibrate MODEL on this same model file, or --infer-missing",
+            fix="yolox_trt calibrate MODEL on this same file, or name the layer in --keep-fp16",
         )
 
     zero = graph.add_constant("int8_zero", np.asarray(0, np.int8))
