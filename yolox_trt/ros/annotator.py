@@ -23,7 +23,9 @@ class Annotator:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def offer(self, camera: str, draw: Callable[[StreamResult], None], result: StreamResult) -> None:
+    def offer(
+        self, camera: str, draw: Callable[[StreamResult], None], result: StreamResult
+    ) -> None:
         """Draw a result soon; the thread starts with the first one.
 
         Args:

@@ -250,9 +250,7 @@ class CameraNode(Node):
         )
         compressed = self.parameters["transport"] == "compressed"
         if compressed:
-            self._decoder = CompressedDecoder(
-                self.get_name(), self._decode, self._count_replaced
-            )
+            self._decoder = CompressedDecoder(self.get_name(), self._decode, self._count_replaced)
         topic = str(self.parameters["image_topic"])
         self._subscription = self.create_subscription(
             CompressedImage if compressed else Image,

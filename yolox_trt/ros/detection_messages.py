@@ -53,9 +53,7 @@ class DetectionMessageBuilder:
             strict=True,
         )
         names = self._class_names
-        for message, (x, y, width, height, score, class_id) in zip(
-            self._pool, rows, strict=False
-        ):
+        for message, (x, y, width, height, score, class_id) in zip(self._pool, rows, strict=False):
             message.header = header
             box = message.bbox
             position = box.center.position

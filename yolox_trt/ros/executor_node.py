@@ -441,4 +441,3 @@ class ExecutorNode(LifecycleNode):
             self.get_logger().info(f"{path} written")
         except (YoloxTrtError, OSError) as error:
             self.get_logger().error(f"{path} could not be drawn: {error}")
-

@@ -141,8 +141,7 @@ def _check_roi(roi: Roi | None, height: int, width: int) -> None:
     """Refuse a roi outside the image as a fault of this frame, not of the program."""
     if roi is not None and (roi.x + roi.width > width or roi.y + roi.height > height):
         raise FrameError(
-            f"image of {width}x{height} with roi "
-            f"[{roi.x}, {roi.y}, {roi.width}, {roi.height}]",
+            f"image of {width}x{height} with roi [{roi.x}, {roi.y}, {roi.width}, {roi.height}]",
             expected="a roi inside the image",
             fix="set the parameter `roi` to fit the camera's resolution",
         )

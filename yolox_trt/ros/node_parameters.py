@@ -190,6 +190,14 @@ class NodeParameters:
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._values.update(changes)
-        later = sorted(changes.keys() - at_once.keys())
-        reason = f"{', '.join(later)}: applies at the next configure" if later else ""
-        return SetParametersResult(successful=True, reason=reason)
+        later = sorted(
+            name
+            for name in changes.keys() - at_once.keys()
+            if self._specs[name].applies is Applies.AT_CONFIGURE
+        )
+        if later:
+            # rclpy does not hand the reason of a success on.
+            self._node.get_logger().info(
+                f"{', '.join(later)}: the change applies at the next configure"
+            )
+        return SetParametersResult(successful=True)

@@ -564,9 +564,7 @@ def _table(specs: Sequence[ParameterSpec]) -> list[str]:
 
 def parameters_page() -> str:
     """Return docs/parameters.md; `yolox_trt parameters` prints it."""
-    aliases = [
-        f"| `{old}` | `{new}` |" for old, (new, _) in sorted(DEPRECATED_ALIASES.items())
-    ]
+    aliases = [f"| `{old}` | `{new}` |" for old, (new, _) in sorted(DEPRECATED_ALIASES.items())]
     lines = [
         "# Parameters",
         "",
