@@ -88,6 +88,8 @@ class CameraNode(Node):
         self._annotator = annotator
         self._active = False
         self._configured = False
+        # Values of parameters that apply at configure, as they were then.
+        self._fixed: dict[str, Any] = {}
         self._subscription: Subscription | None = None
         self._decoder: CompressedDecoder | None = None
         self._outputs: dict[str, Publisher] = {}
@@ -116,10 +118,13 @@ class CameraNode(Node):
     @property
     def image_topic(self) -> str:
         """Topic of the camera's images, resolved and with remappings applied."""
-        topic = str(self.parameters["image_topic"])
-        if self.parameters["transport"] == "compressed":
-            topic += "/compressed"
-        return str(self.resolve_topic_name(topic))
+        return str(self.resolve_topic_name(self._topic))
+
+    @property
+    def _topic(self) -> str:
+        values = self._fixed or self.parameters.as_dict()
+        suffix = "/compressed" if values["transport"] == "compressed" else ""
+        return f"{values['image_topic']}{suffix}"
 
     def stream_config(
         self, model: str, *, changes: dict[str, Any] | None = None, spec: ModelSpec | None = None
@@ -178,6 +183,7 @@ class CameraNode(Node):
             ConfigurationError: a parameter does not fit the model.
             MissingDependencyError: ~/objects is asked for without Autoware's messages.
         """
+        self._fixed = self.parameters.as_dict()
         self._class_names = tuple(class_names)
         config = self.stream_config(model, spec=spec)
         self._builder = DetectionMessageBuilder(self._class_names)
@@ -214,6 +220,7 @@ class CameraNode(Node):
         """Remove the outputs; the counters stay."""
         self.deactivate()
         self._configured = False
+        self._fixed = {}
         self._annotator.discard(self.get_name())
         for publisher in self._outputs.values():
             self.destroy_publisher(publisher)
@@ -241,20 +248,19 @@ class CameraNode(Node):
         )
 
     def _subscribe(self) -> None:
-        reliable = self.parameters["qos_reliability"] == "reliable"
+        reliable = self._fixed["qos_reliability"] == "reliable"
         qos = QoSProfile(
-            depth=self.parameters["qos_depth"],
+            depth=self._fixed["qos_depth"],
             history=HistoryPolicy.KEEP_LAST,
             durability=DurabilityPolicy.VOLATILE,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         )
-        compressed = self.parameters["transport"] == "compressed"
+        compressed = self._fixed["transport"] == "compressed"
         if compressed:
             self._decoder = CompressedDecoder(self.get_name(), self._decode, self._count_replaced)
-        topic = str(self.parameters["image_topic"])
         self._subscription = self.create_subscription(
             CompressedImage if compressed else Image,
-            f"{topic}/compressed" if compressed else topic,
+            self._topic,
             self._on_compressed if compressed else self._on_image,
             qos,
             event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),

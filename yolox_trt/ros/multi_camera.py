@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.optional import require
@@ -47,7 +48,7 @@ class _StopSignals:
             signal.signal(number, handler)
 
 
-def create_spinner() -> object:
+def create_spinner() -> Any:
     """Return rclpy's events executor where there is one (Kilted on), else the single-threaded one.
 
     The single-threaded one builds a wait set of every entity of every node for each callback.

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -122,11 +123,11 @@ def _convert(kind: ParameterKind, value: Any) -> Any:
         return value if isinstance(value, str) else None
     if value is None:
         return []
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        # ROS 2 hands integer arrays over as array.array, which is no Sequence.
-        if not hasattr(value, "tolist"):
-            return [] if value == b"" else None
-        value = value.tolist()
+    if isinstance(value, str | bytes):
+        return None
+    # ROS 2 hands integer arrays over as array.array, which is no Sequence.
+    if not isinstance(value, Sequence | array):
+        return None
     items = list(value)
     wanted = int if kind is ParameterKind.INTEGER_ARRAY else str
     if all(isinstance(item, wanted) and not isinstance(item, bool) for item in items):
