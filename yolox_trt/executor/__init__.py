@@ -1,3 +1,36 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
 """The shared inference executor: streams, devices, placement."""
+
+from yolox_trt.executor.detector import Detector, StageTimes
+from yolox_trt.executor.inference_executor import DetectorFactory, InferenceExecutor
+from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
+from yolox_trt.executor.scheduler import SchedulerOptions
+from yolox_trt.executor.snapshot import (
+    DeviceSnapshot,
+    DeviceStatus,
+    ExecutorSnapshot,
+    ExecutorState,
+    StreamSnapshot,
+)
+from yolox_trt.executor.stream_config import Overflow, StreamConfig
+from yolox_trt.executor.stream_result import ResultTiming, StreamResult
+
+__all__ = [
+    "Detector",
+    "DetectorFactory",
+    "DeviceSnapshot",
+    "DeviceStatus",
+    "DropReason",
+    "ExecutorSnapshot",
+    "ExecutorState",
+    "InferenceExecutor",
+    "Overflow",
+    "ResultTiming",
+    "SchedulerOptions",
+    "StageTimes",
+    "StreamConfig",
+    "StreamResult",
+    "StreamSnapshot",
+    "SubmitOutcome",
+]

@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""DeviceState: what the scheduler knows of one device and its detectors."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from yolox_trt.core.device import Device
+from yolox_trt.executor.snapshot import DeviceSnapshot, DeviceStatus
+from yolox_trt.executor.stream import PendingFrame, Stream
+
+#: Weight of the newest measurement in the moving average of service times.
+TIME_SMOOTHING = 0.1
+#: Seconds over which a device's load is reported.
+LOAD_WINDOW = 5.0
+
+
+class ModelServer:
+    """One model on one device.
+
+    Attributes:
+        name: the model's name.
+        max_batch: most frames of one call, by the detector.
+        batch_limit: most frames of one call at present (halved by out-of-memory errors).
+        limited_at: when batch_limit was last reduced, in seconds.
+        time: seconds for one frame; a moving average of call time / frames.
+        measured: whether `time` was measured or given, rather than assumed.
+    """
+
+    __slots__ = ("batch_limit", "limited_at", "max_batch", "measured", "name", "time")
+
+    def __init__(self, name: str, max_batch: int, time: float, measured: bool) -> None:
+        self.name = name
+        self.max_batch = max_batch
+        self.batch_limit = max_batch
+        self.limited_at = -math.inf
+        self.time = time
+        self.measured = measured
+
+    def record(self, seconds: float, frames: int) -> None:
+        """Take in the duration of one call."""
+        value = seconds / frames
+        if self.measured:
+            self.time += TIME_SMOOTHING * (value - self.time)
+        else:
+            self.time = value
+            self.measured = True
+
+
+class Batch:
+    """Frames of one detect() call, one of each stream.
+
+    Attributes:
+        device: where it runs.
+        server: the model that runs.
+        streams: the streams, in the order of `frames`.
+        frames: the frames.
+        started: seconds of the executor's clock.
+        expected_end: started + expected duration.
+        watchdog_at: when the call counts as hung.
+    """
+
+    __slots__ = (
+        "device",
+        "expected_end",
+        "frames",
+        "server",
+        "started",
+        "streams",
+        "watchdog_at",
+    )
+
+    def __init__(
+        self,
+        device: Device,
+        server: ModelServer,
+        streams: list[Stream],
+        frames: list[PendingFrame],
+        started: float,
+        watchdog_at: float,
+    ) -> None:
+        self.device = device
+        self.server = server
+        self.streams = streams
+        self.frames = frames
+        self.started = started
+        self.expected_end = started + server.time * len(frames)
+        self.watchdog_at = watchdog_at
+
+
+class DeviceState:
+    """State of one device. Not thread safe: the Scheduler's owner holds a lock."""
+
+    def __init__(self, device: Device, servers: dict[str, ModelServer]) -> None:
+        self.device = device
+        self.servers = servers
+        self.status = DeviceStatus.STARTING
+        self.running: Batch | None = None
+        self.placed: list[Stream] = []
+        self.frames = 0
+        self.batches = 0
+        self.errors = 0
+        self.hangs = 0
+        self.out_of_memory = 0
+        self.restarts = 0
+        self.late_results = 0
+        self.last_error = ""
+        self.retry_at = math.nan
+        self.backoff = 0.0
+        self.in_service_since = math.nan
+        self._busy_spans: deque[tuple[float, float]] = deque(maxlen=2048)
+
+    def record_busy(self, start: float, end: float) -> None:
+        """Note that the device worked from `start` to `end`, in seconds."""
+        self._busy_spans.append((start, end))
+
+    def load(self, now: float) -> float:
+        """Share of the last LOAD_WINDOW seconds that the device was busy, 0 to 1."""
+        begin = now - LOAD_WINDOW
+        busy = 0.0
+        for start, end in reversed(self._busy_spans):
+            if end <= begin:
+                break
+            busy += end - max(start, begin)
+        if self.running is not None:
+            busy += now - max(self.running.started, begin)
+        return min(1.0, busy / LOAD_WINDOW)
+
+    def snapshot(self, now: float, streams: tuple[str, ...]) -> DeviceSnapshot:
+        """Return counters and state."""
+        return DeviceSnapshot(
+            device=self.device,
+            status=self.status,
+            models={name: server.time for name, server in self.servers.items()},
+            batch_limits={name: server.batch_limit for name, server in self.servers.items()},
+            streams=streams,
+            load=self.load(now),
+            frames=self.frames,
+            batches=self.batches,
+            errors=self.errors,
+            hangs=self.hangs,
+            out_of_memory=self.out_of_memory,
+            restarts=self.restarts,
+            late_results=self.late_results,
+            last_error=self.last_error,
+            retry_in=max(0.0, self.retry_at - now),
+        )

@@ -1,0 +1,750 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""InferenceExecutor: detectors, streams and one worker thread for each Device."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolox_trt.core.detections import Detections
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.optional import require
+from yolox_trt.executor.clock import Clock, MonotonicClock
+from yolox_trt.executor.detector import Detector, StageTimes
+from yolox_trt.executor.device_state import Batch, ModelServer
+from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
+from yolox_trt.executor.placement import PlacementPolicy, create_policy
+from yolox_trt.executor.scheduler import ASSUMED_TIME, Scheduler, SchedulerOptions
+from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot
+from yolox_trt.executor.stream import DropCallback, ResultCallback, Stream
+from yolox_trt.executor.stream_config import StreamConfig
+from yolox_trt.executor.stream_result import ResultTiming, StreamResult
+from yolox_trt.executor.timeline import Timeline
+
+#: Builds a Detector for a model on a Device, when a failed one must be replaced.
+DetectorFactory = Callable[[Device, str], Detector]
+
+#: Hung threads that a device may leave behind before it is given up until one returns.
+MAX_HUNG_THREADS = 4
+
+_LOGGER = logging.getLogger(__name__)
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "cudaerrormemoryallocation",
+    "failed to allocate memory",
+    "bad_alloc",
+)
+
+
+class _Worker:
+    """One thread that owns a device's detectors."""
+
+    def __init__(self, device: Device, lock: threading.Lock) -> None:
+        self.device = device
+        self.condition = threading.Condition(lock)
+        self.detectors: dict[str, Detector] = {}
+        self.abandoned = False
+        self.restart_watchdog_at = math.nan
+        self.thread: threading.Thread | None = None
+
+
+class InferenceExecutor:
+    """Shares the devices' detectors among many streams.
+
+    Frames enter by `submit` on any thread and leave by the stream's `on_result`, on the worker
+    thread of the device that made them. Results of one stream come in the order of its frames,
+    whatever device they ran on. Each accepted frame ends in exactly one call of on_result or
+    on_drop (if given). An exception in a callback is counted and logged.
+
+    A detector that raises (anything but FrameError), gives NaN, or does not return within the
+    watchdog time takes its device out of service: the running frames are lost (counted as
+    failed), its streams move to devices that may serve them, and it is retried with back-off
+    until it returns. A hung call cannot be ended; its thread is left behind and its results are
+    discarded, while `factory` makes a new detector. A FrameError costs only its frame. Out of
+    memory first halves the batch.
+
+    Args:
+        detectors: (Device, model) -> Detector, or a sequence of Detectors that all run the model
+            "default". The executor owns them: `close` closes them.
+        policy: "static", "balanced", "dynamic", or a PlacementPolicy.
+        options: times of watchdog, back-off, batching.
+        factory: makes a new Detector for a device that failed; without it the old one is probed
+            by its warmup().
+        times: (Device, model) -> seconds for one frame; measured at start() where not given.
+        max_batch: most frames of one call; 0 = each detector's own max_batch. Always 1 on a DLA.
+        gpu_share: DLA device -> seconds of the GPU for each of its frames, for the balanced
+            policy; missing means 0.
+        clock: where time comes from; Frame.received_ns must be of the same clock.
+        timeline_capacity: entries of the timeline; 0 = record nothing.
+        profile: whether detect() calls are marked as NVTX ranges (needs the package nvtx).
+
+    Raises:
+        ConfigurationError: no detector at all, or two for one device and model.
+    """
+
+    def __init__(
+        self,
+        detectors: Mapping[tuple[Device, str], Detector] | Sequence[Detector],
+        *,
+        policy: str | PlacementPolicy = "balanced",
+        options: SchedulerOptions | None = None,
+        factory: DetectorFactory | None = None,
+        times: Mapping[tuple[Device, str], float] | None = None,
+        max_batch: int = 0,
+        gpu_share: Mapping[Device, float] | None = None,
+        clock: Clock | None = None,
+        timeline_capacity: int = 50_000,
+        profile: bool = False,
+    ) -> None:
+        by_key = _by_key(detectors)
+        servers: dict[Device, dict[str, ModelServer]] = {}
+        for (device, model), detector in by_key.items():
+            known = (times or {}).get((device, model))
+            limit = min(detector.max_batch, max_batch or detector.max_batch)
+            servers.setdefault(device, {})[model] = ModelServer(
+                model,
+                1 if device.kind == "dla" else max(1, limit),
+                ASSUMED_TIME if known is None else known,
+                known is not None,
+            )
+        self.clock = clock or MonotonicClock()
+        self.timeline = Timeline(max(1, timeline_capacity))
+        self._scheduler = Scheduler(
+            servers,
+            create_policy(policy),
+            options,
+            timeline=self.timeline if timeline_capacity else None,
+            gpu_share=gpu_share,
+        )
+        self._factory = factory
+        self._nvtx = require("nvtx", purpose="profiling") if profile else None
+        self._lock = threading.Lock()
+        self._workers: dict[Device, _Worker] = {}
+        self._hung: dict[Device, list[_Worker]] = {device: [] for device in servers}
+        for device in servers:
+            worker = _Worker(device, self._lock)
+            worker.detectors = {m: d for (where, m), d in by_key.items() if where == device}
+            self._workers[device] = worker
+        self._stopping = threading.Event()
+        self._closed = False
+        self._supervisor: threading.Thread | None = None
+
+    # Streams and frames ----------------------------------------------------------------------
+
+    def add_stream(
+        self,
+        config: StreamConfig,
+        on_result: ResultCallback,
+        on_drop: DropCallback | None = None,
+    ) -> None:
+        """Add a stream; at any time, also while running.
+
+        Args:
+            config: the stream's configuration.
+            on_result: called with each StreamResult, on the worker thread of its device. The
+                device waits for it: hand long work to a thread of your own.
+            on_drop: called with each accepted frame that will give no result, and the reason, on
+                whatever thread drops it.
+
+        Raises:
+            ConfigurationError: the id is taken, or no device has its model.
+        """
+        with self._lock:
+            self._scheduler.add_stream(config, on_result, on_drop, self.clock.now())
+            events = self._take_events()
+        self._log(events)
+
+    def remove_stream(self, stream_id: str) -> None:
+        """Remove a stream; waiting frames are dropped, a running one's result is discarded.
+
+        Raises:
+            ConfigurationError: no stream has the id.
+        """
+        with self._lock:
+            self._scheduler.remove_stream(stream_id, self.clock.now())
+            drops, events = self._take_drops(), self._take_events()
+        self._deliver_drops(drops)
+        self._log(events)
+
+    def update_stream(self, stream_id: str, **changes: Any) -> StreamConfig:
+        """Change attributes of a stream's StreamConfig while it runs.
+
+        Args:
+            stream_id: the stream.
+            changes: attributes of StreamConfig, any but `id`.
+
+        Returns:
+            The new configuration.
+
+        Raises:
+            ConfigurationError: no such stream or attribute, or a bad value; nothing is changed.
+        """
+        with self._lock:
+            config = self._scheduler.update_stream(stream_id, changes, self.clock.now())
+            drops, events = self._take_drops(), self._take_events()
+            self._wake_all()
+        self._deliver_drops(drops)
+        self._log(events)
+        return config
+
+    def stream_config(self, stream_id: str) -> StreamConfig:
+        """Return a stream's configuration.
+
+        Raises:
+            ConfigurationError: no stream has the id.
+        """
+        with self._lock:
+            return self._scheduler.stream(stream_id).config
+
+    def submit(self, frame: Frame) -> SubmitOutcome:
+        """Offer a frame to the stream that its `stream_id` names; never blocks on inference.
+
+        Args:
+            frame: the frame; its buffer must stay unchanged until on_result or on_drop is
+                called. `received_ns` is the time of arrival (0 = now).
+
+        Returns:
+            What became of it. A refused frame is counted, and no callback follows.
+        """
+        now = self.clock.now()
+        received = frame.received_ns * 1e-9 if frame.received_ns else now
+        with self._lock:
+            scheduler = self._scheduler
+            outcome = scheduler.submit(frame.stream_id, frame, received, now)
+            if outcome.accepted:
+                for state in scheduler.idle_devices(scheduler.streams[frame.stream_id]):
+                    self._workers[state.device].condition.notify()
+            drops = self._take_drops() if scheduler.drops else None
+        if drops:
+            self._deliver_drops(drops)
+        return outcome
+
+    # Life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the workers; each warms up its detectors, then takes frames.
+
+        It returns at once; frames are accepted and wait until a device is in service. Starting a
+        running executor does nothing.
+
+        Raises:
+            ConfigurationError: the executor was closed.
+        """
+        if self._closed:
+            raise ConfigurationError(
+                "an executor that was closed", expected="a new one", fix="create it again"
+            )
+        with self._lock:
+            if self._supervisor is not None:
+                return
+            self._stopping.clear()
+            self._scheduler.accepting = True
+            for state in self._scheduler.devices.values():
+                if state.status is not DeviceStatus.LOST:
+                    state.status = DeviceStatus.STARTING
+            self._scheduler.refresh_streams()
+            for device, worker in self._workers.items():
+                if self._scheduler.devices[device].status is DeviceStatus.STARTING:
+                    self._start_worker(worker)
+            self._supervisor = threading.Thread(
+                target=self._supervise, name="executor-supervisor", daemon=True
+            )
+            self._supervisor.start()
+
+    def wait_started(self, timeout: float | None = None) -> bool:
+        """Wait until no device is warming up any more; False if the timeout (seconds) ends."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                statuses = [s.status for s in self._scheduler.devices.values()]
+            if DeviceStatus.STARTING not in statuses:
+                return True
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.005)
+
+    def stop(self, timeout: float = 2.0) -> bool:
+        """Stop the workers; waiting frames are dropped (stopped), running ones are finished.
+
+        The detectors stay: `start` begins again.
+
+        Args:
+            timeout: seconds to wait for running calls.
+
+        Returns:
+            Whether every worker has ended. One that hangs is left behind (a daemon thread).
+        """
+        with self._lock:
+            supervisor, self._supervisor = self._supervisor, None
+            if supervisor is None:
+                return True
+            self._stopping.set()
+            self._scheduler.accepting = False
+            self._scheduler.drop_waiting(self.clock.now())
+            drops = self._take_drops()
+            self._wake_all()
+            workers = list(self._workers.values())
+        self._deliver_drops(drops)
+        end = time.monotonic() + timeout
+        supervisor.join(timeout)
+        for worker in workers:
+            if worker.thread is not None:
+                worker.thread.join(max(0.0, end - time.monotonic()))
+        stuck = [w for w in workers if w.thread is not None and w.thread.is_alive()]
+        with self._lock:
+            for worker in stuck:
+                state = self._scheduler.devices[worker.device]
+                if state.running is not None:
+                    self._scheduler.device_failed(
+                        worker.device, self.clock.now(), f"did not stop in {timeout:g} s", hung=True
+                    )
+                worker.abandoned = True
+                self._hung[worker.device].append(worker)
+                self._scheduler.device_lost(worker.device)
+            drops, events = self._take_drops(), self._take_events()
+        self._deliver_drops(drops)
+        self._log(events)
+        return not stuck
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Stop, and close the detectors (not those that still hang).
+
+        Returns:
+            What `stop` returns.
+        """
+        ended = self.stop(timeout)
+        self._closed = True
+        for worker in self._workers.values():
+            if worker.thread is None or not worker.thread.is_alive():
+                self._close_detectors(worker)
+        return ended
+
+    def __enter__(self) -> InferenceExecutor:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close."""
+        self.close()
+
+    # Sight -----------------------------------------------------------------------------------
+
+    def snapshot(self) -> ExecutorSnapshot:
+        """Return counters and states, consistent with one another."""
+        with self._lock:
+            return self._scheduler.snapshot(self.clock.now())
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices, sorted."""
+        return tuple(self._scheduler.devices)
+
+    @property
+    def options(self) -> SchedulerOptions:
+        """Times of watchdog, back-off, batching."""
+        return self._scheduler.options
+
+    def dump_timeline(self, path: str | Path, seconds: float = 5.0) -> list[Path]:
+        """Write the last seconds as a trace and a picture (see Timeline.dump)."""
+        return self.timeline.dump(path, seconds, devices=[str(d) for d in self.devices])
+
+    # Workers ---------------------------------------------------------------------------------
+
+    def _start_worker(self, worker: _Worker) -> None:
+        worker.thread = threading.Thread(
+            target=self._work, args=(worker,), name=f"executor-{worker.device}", daemon=True
+        )
+        worker.thread.start()
+
+    def _work(self, worker: _Worker) -> None:
+        scheduler = self._scheduler
+        batch: Batch | None = None
+        while True:
+            with self._lock:
+                if batch is not None:
+                    scheduler.release(batch)
+                    if scheduler.policy.per_frame:
+                        self._wake_idle(batch.streams)
+                action, batch = self._next_action(worker)
+                drops = self._take_drops() if scheduler.drops else None
+                events = self._take_events() if scheduler.events else None
+            if drops:
+                self._deliver_drops(drops)
+            if events:
+                self._log(events)
+            if batch is not None:
+                if not self._run(worker, batch):
+                    batch = None
+            elif action == "restart":
+                self._restart(worker)
+            elif action == "end" or (action == "abandoned" and not self._return_to_work(worker)):
+                return
+
+    def _next_action(self, worker: _Worker) -> tuple[str, Batch | None]:
+        """Wait (lock held) for something to do.
+
+        Returns:
+            ("run", batch); or, with None: "restart" the device, "abandoned" (the watchdog gave
+            this worker up while it hung), "deliver" the drops and events that have piled up, or
+            "end".
+        """
+        scheduler = self._scheduler
+        state = scheduler.devices[worker.device]
+        while True:
+            if worker.abandoned:
+                return "abandoned", None
+            if self._stopping.is_set():
+                return "end", None
+            now = self.clock.now()
+            wait: float | None = None
+            if state.status is DeviceStatus.IN_SERVICE:
+                choice = scheduler.next_batch(worker.device, now)
+                if isinstance(choice, Batch):
+                    return "run", choice
+                if choice is not None:
+                    wait = max(0.0, choice - now)
+            elif state.status is DeviceStatus.STARTING or now >= state.retry_at:
+                if state.status is DeviceStatus.OUT_OF_SERVICE:
+                    scheduler.device_restarting(worker.device)
+                worker.restart_watchdog_at = now + scheduler.options.restart_watchdog
+                return "restart", None
+            elif not math.isnan(state.retry_at):
+                wait = max(0.0, state.retry_at - now)
+            if scheduler.drops or scheduler.events:
+                return "deliver", None
+            worker.condition.wait(wait)
+
+    def _run(self, worker: _Worker, batch: Batch) -> bool:
+        """Run a batch and deliver its results; False if it was given up or its device failed."""
+        detector = worker.detectors[batch.server.name]
+        stages = StageTimes()
+        results: list[Detections | None]
+        failures: list[DropReason | None] | None
+        try:
+            with self._nvtx_range(batch):
+                results, failures = self._detect(detector, batch)
+            stages = detector.stage_times
+        except Exception as error:
+            self._fail(worker, batch, error)
+            return False
+        with self._lock:
+            now = self.clock.now()
+            alive = self._scheduler.finish(batch, now, failures, stages)
+            drops = self._take_drops() if self._scheduler.drops else None
+        if drops:
+            self._deliver_drops(drops)
+        if not alive:
+            return False
+        for stream, pending, detections in zip(batch.streams, batch.frames, results, strict=True):
+            if detections is None or stream.removed:
+                continue
+            timing = ResultTiming(
+                pending.received, pending.submitted, batch.started, now, stages, len(results)
+            )
+            result = StreamResult(
+                pending.frame,
+                detections,
+                batch.device,
+                batch.server.name,
+                timing,
+                now > pending.deadline,
+            )
+            try:
+                stream.on_result(result)
+            except Exception:
+                self._callback_failed(stream, "on_result")
+        return True
+
+    def _detect(
+        self, detector: Detector, batch: Batch
+    ) -> tuple[list[Detections | None], list[DropReason | None] | None]:
+        """Detect in all frames of a batch, in smaller pieces where that is needed."""
+        frames = [pending.frame for pending in batch.frames]
+        options = [stream.config.options for stream in batch.streams]
+        count = len(frames)
+        results: list[Detections | None] = [None] * count
+        failures: list[DropReason | None] | None = None
+        start, step = 0, count
+        while start < count:
+            part = slice(start, min(start + step, count))
+            try:
+                found = detector.detect(frames[part], options[part])
+                _check_finite(found)
+                results[part] = found
+            except FrameError as error:
+                if part.stop - part.start > 1:
+                    step = 1  # find out which one it is
+                    continue
+                failures = failures or [None] * count
+                failures[start] = DropReason.MALFORMED
+                _LOGGER.warning("stream %s: %s", frames[start].stream_id, error)
+            except Exception as error:
+                size = part.stop - part.start
+                if size == 1 or not _is_out_of_memory(error):
+                    raise
+                step = size // 2
+                with self._lock:
+                    self._scheduler.shrink_batch(batch, step, self.clock.now())
+                continue
+            start = part.stop
+        return results, failures
+
+    def _fail(self, worker: _Worker, batch: Batch, error: Exception) -> None:
+        with self._lock:
+            state = self._scheduler.devices[worker.device]
+            if state.running is not batch:  # given up before: it has been counted as hung
+                state.late_results += 1
+                return
+            self._scheduler.device_failed(
+                worker.device, self.clock.now(), f"{type(error).__name__}: {error}"
+            )
+            drops, events = self._take_drops(), self._take_events()
+            self._wake_all()
+        self._deliver_drops(drops)
+        self._log(events)
+
+    def _restart(self, worker: _Worker) -> None:
+        """Warm up detectors (first start), or rebuild or probe them (after a failure)."""
+        device = worker.device
+        state = self._scheduler.devices[device]
+        first = state.status is DeviceStatus.STARTING
+        times: dict[str, float] = {}
+        fault: Exception | None = None
+        try:
+            for model, server in state.servers.items():
+                if not first and self._factory is not None:
+                    old = worker.detectors.pop(model, None)
+                    if old is not None:
+                        with contextlib.suppress(Exception):
+                            old.close()
+                    worker.detectors[model] = self._factory(device, model)
+                if model not in worker.detectors:
+                    raise EngineError(
+                        f"no detector for {model} on {device}",
+                        expected="a detector factory",
+                        fix="give the executor `factory`",
+                    )
+                detector = worker.detectors[model]
+                detector.warmup()
+                if not server.measured:  # the first run also loads kernels; time the second
+                    begin = time.perf_counter()
+                    detector.warmup()
+                    times[model] = time.perf_counter() - begin
+        except Exception as error:
+            fault = error
+        with self._lock:
+            worker.restart_watchdog_at = math.nan
+            if worker.abandoned:
+                state.late_results += 1
+            elif fault is None:
+                self._scheduler.device_started(device, self.clock.now(), times)
+            else:
+                self._scheduler.device_failed(
+                    device, self.clock.now(), f"{type(fault).__name__}: {fault}"
+                )
+            drops, events = self._take_drops(), self._take_events()
+            self._wake_all()
+        self._deliver_drops(drops)
+        self._log(events)
+
+    def _return_to_work(self, worker: _Worker) -> bool:
+        """After a hung call has returned: take up the device again if nobody else has."""
+        with self._lock:
+            if worker in self._hung[worker.device]:
+                self._hung[worker.device].remove(worker)
+            state = self._scheduler.devices[worker.device]
+            if state.status is DeviceStatus.LOST and not self._closed:
+                worker.abandoned = False
+                self._workers[worker.device] = worker
+                state.status = DeviceStatus.OUT_OF_SERVICE
+                state.retry_at = self.clock.now()
+                return True
+        self._close_detectors(worker)
+        return False
+
+    # Supervisor ------------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        """Find hung calls, and place streams anew when demands have changed."""
+        scheduler = self._scheduler
+        period = min(0.25, scheduler.options.watchdog / 4.0)
+        next_drift_check = self.clock.now() + 1.0
+        while not self._stopping.wait(0.01 if scheduler.replan_needed else period):
+            now = self.clock.now()
+            with self._lock:
+                for device in scheduler.devices:
+                    self._check_hung(device, now)
+                drops, events = self._take_drops(), self._take_events()
+                problem = None
+                reason = "streams or devices changed"
+                starting = any(
+                    s.status is DeviceStatus.STARTING for s in scheduler.devices.values()
+                )
+                if scheduler.replan_needed and not starting:
+                    problem = scheduler.problem(now)
+                elif scheduler.policy.replans and now >= next_drift_check:
+                    next_drift_check = now + 1.0
+                    if scheduler.drifted(now):
+                        problem = scheduler.problem(now, drifted=True)
+                        reason = "rates or times changed"
+                if problem is not None:
+                    scheduler.note_planned(now)
+            self._deliver_drops(drops)
+            self._log(events)
+            if problem is None:
+                continue
+            try:
+                placement = scheduler.policy.place(problem)  # milliseconds: not under the lock
+            except Exception:
+                _LOGGER.exception("placement failed; streams stay where they are")
+                continue
+            with self._lock:
+                scheduler.apply_placement(
+                    placement, f"{reason} ({scheduler.policy.name} placement)", self.clock.now()
+                )
+                events = self._take_events()
+                self._wake_all()
+            self._log(events)
+
+    def _check_hung(self, device: Device, now: float) -> None:
+        state = self._scheduler.devices[device]
+        worker = self._workers[device]
+        batch = state.running
+        if batch is not None and now > batch.watchdog_at:
+            error = (
+                f"detect() of {batch.server.name} has not returned for {now - batch.started:.2f} s "
+                f"(expected {batch.expected_end - batch.started:.3f} s)"
+            )
+        elif now > worker.restart_watchdog_at:
+            options = self._scheduler.options
+            error = f"restart has not returned for {options.restart_watchdog:g} s"
+        else:
+            return
+        self._scheduler.device_failed(device, now, error, hung=True)
+        worker.abandoned = True
+        worker.restart_watchdog_at = math.nan
+        self._hung[device].append(worker)
+        if self._factory is None or len(self._hung[device]) >= MAX_HUNG_THREADS:
+            self._scheduler.device_lost(device)
+        else:
+            replacement = _Worker(device, self._lock)
+            self._workers[device] = replacement
+            self._start_worker(replacement)
+        self._wake_all()
+
+    # Small things ----------------------------------------------------------------------------
+
+    def _wake_idle(self, streams: Sequence[Stream]) -> None:
+        for stream in streams:
+            if stream.queue:
+                for state in self._scheduler.idle_devices(stream):
+                    self._workers[state.device].condition.notify()
+
+    def _wake_all(self) -> None:
+        for worker in self._workers.values():
+            worker.condition.notify_all()
+
+    def _take_drops(self) -> list[tuple[Stream, Frame, DropReason]]:
+        drops, self._scheduler.drops = self._scheduler.drops, []
+        return drops
+
+    def _take_events(self) -> list[tuple[int, str]]:
+        events, self._scheduler.events = self._scheduler.events, []
+        return events
+
+    def _deliver_drops(self, drops: Sequence[tuple[Stream, Frame, DropReason]]) -> None:
+        for stream, frame, reason in drops:
+            if stream.on_drop is None:
+                continue
+            try:
+                stream.on_drop(frame, reason)
+            except Exception:
+                self._callback_failed(stream, "on_drop")
+
+    def _callback_failed(self, stream: Stream, name: str) -> None:
+        stream.callback_errors += 1
+        if stream.callback_errors & (stream.callback_errors - 1) == 0:  # 1st, 2nd, 4th, 8th ...
+            _LOGGER.exception(
+                "%s of stream %s raised (%d so far)",
+                name,
+                stream.config.id,
+                stream.callback_errors,
+            )
+
+    def _log(self, events: Sequence[tuple[int, str]]) -> None:
+        for level, text in events:
+            _LOGGER.log(level, "%s", text)
+
+    def _nvtx_range(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+        if self._nvtx is None:
+            return contextlib.nullcontext()
+        names = " + ".join(stream.config.id for stream in batch.streams)
+        return self._nvtx.annotate(f"{batch.device} {names}")  # type: ignore[no-any-return]
+
+    def _close_detectors(self, worker: _Worker) -> None:
+        detectors, worker.detectors = worker.detectors, {}
+        for detector in detectors.values():
+            try:
+                detector.close()
+            except Exception:
+                _LOGGER.exception("close() of a detector on %s raised", worker.device)
+
+
+def _by_key(
+    detectors: Mapping[tuple[Device, str], Detector] | Sequence[Detector],
+) -> dict[tuple[Device, str], Detector]:
+    if isinstance(detectors, Mapping):
+        by_key = dict(detectors)
+    else:
+        by_key = {}
+        for detector in detectors:
+            key = (detector.device, "default")
+            if key in by_key:
+                raise ConfigurationError(
+                    f"two detectors on {detector.device}",
+                    expected="one for each device and model",
+                    fix="give a mapping (Device, model) -> Detector",
+                )
+            by_key[key] = detector
+    if not by_key:
+        raise ConfigurationError(
+            "an executor without detectors",
+            expected="at least one",
+            fix="create one with executor.factory.create_detector",
+        )
+    return by_key
+
+
+def _check_finite(results: Sequence[Detections]) -> None:
+    for detections in results:
+        if len(detections) and not (
+            np.isfinite(detections.scores).all() and np.isfinite(detections.boxes).all()
+        ):
+            raise EngineError(
+                "detections with NaN or infinity",
+                expected="finite boxes and scores",
+                fix="check the engine's precision and calibration",
+            )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    link: BaseException | None = error
+    while link is not None:
+        text = f"{type(link).__name__} {link}".lower()
+        if isinstance(link, MemoryError) or any(word in text for word in _OUT_OF_MEMORY):
+            return True
+        link = link.__cause__ or link.__context__
+    return False

@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""What may become of a frame: SubmitOutcome at the door, DropReason for every lost frame."""
+
+from __future__ import annotations
+
+import enum
+
+
+class DropReason(enum.Enum):
+    """Why a frame gave no result. received = processed + dropped (all reasons) + in flight."""
+
+    OVERFLOW = "overflow"
+    """The queue was full."""
+    STALE = "stale"
+    """It waited longer than `stale_after`."""
+    RATE = "rate"
+    """The stream's `max_rate` was exceeded."""
+    DISABLED = "disabled"
+    """The stream was not enabled."""
+    FAILED = "failed"
+    """The device failed, hung or lost it while it was being worked on."""
+    MALFORMED = "malformed"
+    """The detector could not read it (FrameError)."""
+    NO_DEVICE = "no_device"
+    """No device in service may serve the stream."""
+    STOPPED = "stopped"
+    """The executor was stopped, or the stream removed, while it waited."""
+
+
+class SubmitOutcome(enum.Enum):
+    """Answer of InferenceExecutor.submit."""
+
+    ACCEPTED = "accepted"
+    """The frame waits; on_result or on_drop will be called for it, once."""
+    REPLACED_OLDEST = "replaced_oldest"
+    """Accepted; an older waiting frame was dropped (on_drop was called for that one)."""
+    QUEUE_FULL = "queue_full"
+    """Refused, overflow = drop_newest; counted as dropped (overflow)."""
+    STALE = "stale"
+    """Refused, already older than `stale_after`; counted as dropped (stale)."""
+    RATE_LIMITED = "rate_limited"
+    """Refused, over `max_rate`; counted as dropped (rate)."""
+    DISABLED = "disabled"
+    """Refused, the stream is not enabled; counted as dropped (disabled)."""
+    NO_DEVICE = "no_device"
+    """Refused, no device in service may serve it; counted as dropped (no_device)."""
+    STOPPED = "stopped"
+    """Refused, the executor does not run; counted as dropped (stopped)."""
+    UNKNOWN_STREAM = "unknown_stream"
+    """Refused, no stream has the frame's stream_id (it was just removed); not counted."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the executor took the frame."""
+        return self in (SubmitOutcome.ACCEPTED, SubmitOutcome.REPLACED_OLDEST)

@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Placement policies: which device serves which stream."""
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.executor.placement.balanced import BalancedPlacement
+from yolox_trt.executor.placement.dynamic import DynamicPlacement
+from yolox_trt.executor.placement.policy import PlacementPolicy
+from yolox_trt.executor.placement.problem import PlacementProblem, StreamDemand
+from yolox_trt.executor.placement.static import StaticPlacement
+
+POLICIES: dict[str, type[StaticPlacement] | type[BalancedPlacement] | type[DynamicPlacement]] = {
+    "static": StaticPlacement,
+    "balanced": BalancedPlacement,
+    "dynamic": DynamicPlacement,
+}
+
+
+def create_policy(policy: str | PlacementPolicy) -> PlacementPolicy:
+    """Return the policy of a name (a policy is handed back as it is).
+
+    Raises:
+        ConfigurationError: no policy has the name.
+    """
+    if not isinstance(policy, str):
+        return policy
+    try:
+        return POLICIES[policy]()
+    except KeyError:
+        raise ConfigurationError(
+            f"placement policy '{policy}'",
+            expected="static, balanced or dynamic",
+            fix="set the parameter `placement` to one of these",
+        ) from None
+
+
+__all__ = [
+    "POLICIES",
+    "BalancedPlacement",
+    "DynamicPlacement",
+    "PlacementPolicy",
+    "PlacementProblem",
+    "StaticPlacement",
+    "StreamDemand",
+    "create_policy",
+]

@@ -1,0 +1,172 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""BalancedPlacement: the placement with the least highest load, exactly."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import DeviceError
+from yolox_trt.core.optional import require
+from yolox_trt.executor.placement.greedy import place_greedily
+from yolox_trt.executor.placement.problem import PlacementProblem, StreamDemand
+
+#: Loads that differ by less count as equal; the solver's own tolerance is 1e-6.
+LOAD_TOLERANCE = 1e-5
+
+
+class BalancedPlacement:
+    """Minimises the highest device load by a mixed-integer linear program (HiGHS).
+
+    The load of device d is the sum, over the streams placed on it, of rate x time(d), plus (for
+    the GPU) rate x gpu_share of the frames that run on a DLA. Objectives, each among the optima
+    of those before it:
+
+    1. the highest load is least (up to `slack`);
+    2. the load of the GPU is least: the GPU also preprocesses, and other nodes need it; a DLA
+       does nothing else;
+    3. the sum of all loads is least (power, memory traffic).
+
+    Streams with equal demands are counted, not told apart, so that the program stays small; who
+    goes where among equals is chosen so that the fewest streams move.
+
+    Args:
+        slack: share by which the highest load may exceed its least value in favour of the
+            objectives that follow (0.02 = 2 %): measured times are not more exact than that.
+        hysteresis: when only measured rates and times have drifted, the running placement is
+            kept unless the highest load falls by at least this share of it (0.05 = 5 %): noise
+            in a measurement is not worth a move.
+
+    Raises:
+        MissingDependencyError: SciPy is not installed.
+    """
+
+    name = "balanced"
+    per_frame = False
+    replans = True
+
+    def __init__(self, slack: float = 0.02, hysteresis: float = 0.05) -> None:
+        self.slack = slack
+        self.hysteresis = hysteresis
+        # Imported here, not at the first placement: it takes a second, while frames would wait.
+        require("scipy.optimize", purpose="the balanced placement")
+
+    def place(self, problem: PlacementProblem) -> dict[str, Device]:
+        """Return a device for each stream that any device can serve.
+
+        Raises:
+            DeviceError: the solver found no placement (it does not happen for finite demands).
+        """
+        streams = [s for s in problem.streams if s.times]
+        if not streams:
+            return {}
+        current = {
+            s.id: s.current for s in streams if s.current is not None and s.current in s.choices
+        }
+        best = self._solve(problem, streams)
+        if problem.drifted and len(current) == len(streams):
+            highest_now = max(problem.loads(current).values())
+            highest_best = max(problem.loads(best).values())
+            if highest_best > highest_now * (1.0 - self.hysteresis) - LOAD_TOLERANCE:
+                return current
+        return best
+
+    def _solve(self, problem: PlacementProblem, streams: list[StreamDemand]) -> dict[str, Device]:
+        classes: dict[Any, list[StreamDemand]] = defaultdict(list)
+        for stream in streams:
+            key = (
+                round(stream.rate, 2),
+                stream.choices,
+                tuple(round(stream.times[d], 6) for d in stream.choices),
+                tuple(round(stream.gpu_share.get(d, 0.0), 6) for d in stream.choices),
+            )
+            classes[key].append(stream)
+        groups = list(classes.values())
+        columns = [(g, d) for g, group in enumerate(groups) for d in group[0].choices]
+        if len(columns) == len(groups):  # nothing to choose
+            return place_greedily(problem)
+        counts = _least_highest_load(problem, groups, columns, self.slack)
+        return _deal(groups, columns, counts)
+
+
+def _least_highest_load(
+    problem: PlacementProblem,
+    groups: list[list[StreamDemand]],
+    columns: list[tuple[int, Device]],
+    slack: float,
+) -> list[int]:
+    """Return how many streams of each group go to each device, in the order of `columns`."""
+    optimize = require("scipy.optimize", purpose="the balanced placement")
+    rows = {device: i for i, device in enumerate(problem.devices)}
+    width = len(columns) + 1  # the last variable is the highest load
+    load = np.zeros((len(rows), width))
+    for j, (g, device) in enumerate(columns):
+        demand = groups[g][0]
+        load[rows[device], j] += demand.rate * demand.times[device]
+        share = demand.gpu_share.get(device, 0.0)
+        if share and problem.gpu is not None and device != problem.gpu:
+            load[rows[problem.gpu], j] += demand.rate * share
+    all_placed = np.zeros((len(groups), width))
+    for j, (g, _) in enumerate(columns):
+        all_placed[g, j] = 1.0
+    sizes = np.array([len(group) for group in groups], float)
+    below_highest = load.copy()
+    below_highest[:, -1] = -1.0
+    constraints = [
+        optimize.LinearConstraint(all_placed, sizes, sizes),
+        optimize.LinearConstraint(below_highest, -np.inf, 0.0),
+    ]
+    upper = np.array([sizes[g] for g, _ in columns] + [np.inf])
+    integrality = np.array([1] * len(columns) + [0])
+
+    def minimise(objective: Any) -> Any:
+        result = optimize.milp(
+            objective,
+            constraints=constraints,
+            bounds=optimize.Bounds(np.zeros(width), upper),
+            integrality=integrality,
+            options={"mip_rel_gap": 0.0},
+        )
+        if result.x is None:
+            raise DeviceError(
+                f"no placement of {len(groups)} groups of streams ({result.message})",
+                expected="finite rates and times",
+                fix="check the devices' times and the cameras' rates",
+            )
+        return result
+
+    highest = np.zeros(width)
+    highest[-1] = 1.0
+    solution = minimise(highest)
+    upper[-1] = solution.x[-1] * (1.0 + slack) + LOAD_TOLERANCE
+    total = load.sum(axis=0)
+    if problem.gpu is not None and problem.gpu in rows:
+        gpu_load = load[rows[problem.gpu]]
+        solution = minimise(gpu_load)
+        bound = float(gpu_load @ solution.x) + LOAD_TOLERANCE
+        constraints.append(optimize.LinearConstraint(gpu_load[None, :], -np.inf, bound))
+    solution = minimise(total)
+    return [round(float(value)) for value in solution.x[:-1]]
+
+
+def _deal(
+    groups: list[list[StreamDemand]], columns: list[tuple[int, Device]], counts: list[int]
+) -> dict[str, Device]:
+    """Give each stream a device; streams that may stay where they are do."""
+    left: list[dict[Device, int]] = [{} for _ in groups]
+    for (g, device), count in zip(columns, counts, strict=True):
+        left[g][device] = count
+    placement: dict[str, Device] = {}
+    for group, room in zip(groups, left, strict=True):
+        for stream in group:
+            if stream.current is not None and room.get(stream.current, 0) > 0:
+                placement[stream.id] = stream.current
+                room[stream.current] -= 1
+        free = [device for device in sorted(room) for _ in range(room[device])]
+        rest = [stream for stream in group if stream.id not in placement]
+        placement.update({s.id: d for s, d in zip(rest, free, strict=True)})
+    return placement

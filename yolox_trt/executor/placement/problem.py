@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""PlacementProblem: the streams' demands and the devices' speeds, as plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from yolox_trt.core.device import Device
+
+
+@dataclass(frozen=True)
+class StreamDemand:
+    """What one stream asks of the devices.
+
+    Attributes:
+        id: the stream.
+        rate: frames a second.
+        times: device that may serve it -> seconds of that device for one frame.
+        gpu_share: device -> seconds of the GPU for one frame that runs on that device
+            (preprocessing and format conversion of a DLA's frames); missing means 0.
+        current: the device that serves it now, None if none.
+        pinned: the device that its configuration names, None for "auto".
+        deadline: seconds, 0 = none.
+    """
+
+    id: str
+    rate: float
+    times: Mapping[Device, float]
+    gpu_share: Mapping[Device, float]
+    current: Device | None = None
+    pinned: Device | None = None
+    deadline: float = 0.0
+
+    @property
+    def choices(self) -> tuple[Device, ...]:
+        """Devices to choose from.
+
+        The pinned one if it is there, else those that can meet the deadline when idle, else all.
+        """
+        if self.pinned is not None and self.pinned in self.times:
+            return (self.pinned,)
+        devices = tuple(sorted(self.times))
+        if self.deadline:
+            in_time = tuple(d for d in devices if self.times[d] <= self.deadline)
+            return in_time or devices
+        return devices
+
+
+@dataclass(frozen=True)
+class PlacementProblem:
+    """All demands at one moment.
+
+    Attributes:
+        streams: the demands; a stream without `times` cannot be placed and is left out.
+        devices: devices in service, sorted.
+        gpu: the device that bears `gpu_share`, None without a GPU.
+        drifted: whether only measured rates and times changed since the last placement; then a
+            policy may keep a placement that is nearly as good.
+    """
+
+    streams: tuple[StreamDemand, ...]
+    devices: tuple[Device, ...]
+    gpu: Device | None = None
+    drifted: bool = False
+
+    def loads(self, placement: Mapping[str, Device]) -> dict[Device, float]:
+        """Return each device's load, the share of time that it is busy (1.0 = always)."""
+        loads = dict.fromkeys(self.devices, 0.0)
+        for stream in self.streams:
+            device = placement.get(stream.id)
+            if device is None or device not in stream.times:
+                continue
+            loads[device] += stream.rate * stream.times[device]
+            share = stream.gpu_share.get(device, 0.0)
+            if share and self.gpu is not None and device != self.gpu:
+                loads[self.gpu] = loads.get(self.gpu, 0.0) + stream.rate * share
+        return loads

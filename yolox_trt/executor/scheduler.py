@@ -1,0 +1,830 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scheduler: which frame runs next on which device. No threads and no clock of its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.frame import Frame
+from yolox_trt.executor.detector import StageTimes
+from yolox_trt.executor.device_state import Batch, DeviceState, ModelServer
+from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
+from yolox_trt.executor.placement import PlacementPolicy, PlacementProblem, StreamDemand
+from yolox_trt.executor.placement.greedy import place_greedily
+from yolox_trt.executor.snapshot import (
+    DeviceStatus,
+    ExecutorSnapshot,
+    ExecutorState,
+)
+from yolox_trt.executor.stream import DropCallback, PendingFrame, ResultCallback, Stream
+from yolox_trt.executor.stream_config import Overflow, StreamConfig
+from yolox_trt.executor.timeline import Timeline
+
+#: Seconds for one frame that are assumed before a detector has been timed.
+ASSUMED_TIME = 0.010
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerOptions:
+    """Knobs of the scheduler.
+
+    Attributes:
+        batch_window: seconds that the oldest frame waits for others with the same model before
+            a GPU's call starts with fewer than its batch holds; 0 = what waits is taken.
+        starvation_limit: seconds after which a stream that waits for service goes before every
+            priority.
+        watchdog: least seconds after which a detect() call counts as hung.
+        watchdog_factor: a call may take this many times its expected duration before it counts
+            as hung, if that is longer than `watchdog`.
+        restart_watchdog: seconds after which a restart (warm-up, loading engines) counts as hung.
+        backoff: seconds from a failure to the first restart; doubles with each failure in a row.
+        backoff_max: longest time between restarts, in seconds.
+        batch_recovery: seconds after which a batch that out-of-memory had shrunk doubles again.
+    """
+
+    batch_window: float = 0.0
+    starvation_limit: float = 1.0
+    watchdog: float = 2.0
+    watchdog_factor: float = 20.0
+    restart_watchdog: float = 120.0
+    backoff: float = 0.5
+    backoff_max: float = 30.0
+    batch_recovery: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_window",):
+            if not getattr(self, name) >= 0.0:
+                raise ConfigurationError(
+                    f"{name} = {getattr(self, name)}", expected="at least 0", fix=f"set `{name}`"
+                )
+        for name in (
+            "starvation_limit",
+            "watchdog",
+            "watchdog_factor",
+            "restart_watchdog",
+            "backoff",
+            "backoff_max",
+            "batch_recovery",
+        ):
+            if not getattr(self, name) > 0.0:
+                raise ConfigurationError(
+                    f"{name} = {getattr(self, name)}", expected="more than 0", fix=f"set `{name}`"
+                )
+
+
+class Scheduler:
+    """Streams, devices and placement as a passive state machine.
+
+    The InferenceExecutor drives it with threads and real time, the simulation with an event loop
+    and virtual time: both run this code. Every method takes the present time; none blocks. Not
+    thread safe.
+
+    Order of service on a device: streams that have starved (`starvation_limit`), longest first;
+    then by priority; within a priority by weighted round robin (each round serves a stream at
+    most `weight` times), and within a round by deadline (earliest first), then least recently
+    served. So a waiting stream is passed over by another of its priority at most twice its
+    weight in times.
+
+    Args:
+        devices: for each Device, its models.
+        policy: the placement policy.
+        options: knobs.
+        timeline: where spans are recorded, None for nowhere.
+        gpu_share: DLA device -> seconds of the GPU for each of its frames, as the planner
+            reckons with; missing means 0.
+    """
+
+    def __init__(
+        self,
+        devices: Mapping[Device, Mapping[str, ModelServer]],
+        policy: PlacementPolicy,
+        options: SchedulerOptions | None = None,
+        *,
+        timeline: Timeline | None = None,
+        gpu_share: Mapping[Device, float] | None = None,
+    ) -> None:
+        self.options = options or SchedulerOptions()
+        self.policy = policy
+        self.timeline = timeline
+        self.devices = {d: DeviceState(d, dict(devices[d])) for d in sorted(devices)}
+        self.streams: dict[str, Stream] = {}
+        self.accepting = False
+        self.replan_needed = False
+        self.placements = 0
+        #: Accepted frames that were dropped, for on_drop; the owner takes and clears the list.
+        self.drops: list[tuple[Stream, Frame, DropReason]] = []
+        #: What happened to devices and placements, for the log; the owner takes and clears it.
+        self.events: list[tuple[int, str]] = []
+        self._gpu_share = dict(gpu_share or {})
+        self._gpu = next((d for d in self.devices if d.kind == "gpu"), None)
+        self._leaving: list[Stream] = []
+        self._removed_received = 0
+        self._removed_processed = 0
+        self._removed_dropped = 0
+        self._unknown_stream = 0
+        self._services = 0
+        self._planned_for: dict[str, float] = {}
+
+    # Streams ---------------------------------------------------------------------------------
+
+    def add_stream(
+        self,
+        config: StreamConfig,
+        on_result: ResultCallback,
+        on_drop: DropCallback | None,
+        now: float,
+    ) -> None:
+        """Add a stream and place it.
+
+        Raises:
+            ConfigurationError: the id is taken, or no device has its model (or its device).
+        """
+        if config.id in self.streams:
+            raise ConfigurationError(
+                f"a second stream with the id '{config.id}'",
+                expected="unique ids",
+                fix="rename the camera, or remove the first one",
+            )
+        self._check_servable(config)
+        stream = Stream(config, on_result, on_drop)
+        self.streams[config.id] = stream
+        self._refresh(stream)
+        self._place_missing(f"stream {config.id} added", now)
+        self.replan_needed = True
+
+    def remove_stream(self, stream_id: str, now: float) -> None:
+        """Remove a stream; its waiting frames are dropped (stopped), a running one discarded.
+
+        Raises:
+            ConfigurationError: no stream has the id.
+        """
+        stream = self.stream(stream_id)
+        del self.streams[stream_id]
+        stream.removed = True
+        while stream.queue:
+            self._drop(stream, stream.queue.popleft(), DropReason.STOPPED, now)
+        self._put(stream, None)
+        self._leaving.append(stream)
+        self._settle_leaving()
+        self.replan_needed = True
+
+    def update_stream(self, stream_id: str, changes: Mapping[str, Any], now: float) -> StreamConfig:
+        """Change attributes of a stream's configuration and return the new one.
+
+        Raises:
+            ConfigurationError: no such stream or attribute, a bad value, or no device for it.
+        """
+        stream = self.stream(stream_id)
+        if "id" in changes and changes["id"] != stream_id:
+            raise ConfigurationError(
+                f"a change of the id of stream '{stream_id}'",
+                expected="an id that stays",
+                fix="remove the stream and add it under the new id",
+            )
+        try:
+            config = replace(stream.config, **changes)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"unknown attribute for stream '{stream_id}' ({error})",
+                expected="attributes of StreamConfig",
+                fix="correct the name",
+            ) from None
+        self._check_servable(config)
+        old, stream.config = stream.config, config
+        while len(stream.queue) > config.queue_depth:
+            self._drop(stream, stream.queue.popleft(), DropReason.OVERFLOW, now)
+        if old.enabled and not config.enabled:
+            while stream.queue:
+                self._drop(stream, stream.queue.popleft(), DropReason.DISABLED, now)
+        stream.credits = min(stream.credits, config.weight)
+        placing = ("model", "device", "allow_model_change", "enabled", "max_rate", "expected_rate")
+        if any(getattr(old, name) != getattr(config, name) for name in placing):
+            self._refresh(stream)
+            if stream.placed is not None and stream.placed not in stream.devices:
+                self._put(stream, None)
+            self._place_missing("configuration changed", now)
+            self.replan_needed = True
+        return config
+
+    def stream(self, stream_id: str) -> Stream:
+        """Return a stream.
+
+        Raises:
+            ConfigurationError: no stream has the id.
+        """
+        try:
+            return self.streams[stream_id]
+        except KeyError:
+            raise ConfigurationError(
+                f"stream '{stream_id}'",
+                expected=f"one of {', '.join(sorted(self.streams)) or 'no stream at all'}",
+                fix="add the stream first",
+            ) from None
+
+    def _check_servable(self, config: StreamConfig) -> None:
+        models = sorted({name for state in self.devices.values() for name in state.servers})
+        if config.model not in models and not config.allow_model_change:
+            raise ConfigurationError(
+                f"model '{config.model}' of stream '{config.id}'",
+                expected=f"a model that is loaded: {', '.join(models)}",
+                fix="set `model`, or load the model on a device",
+            )
+        pinned = config.pinned_device
+        if pinned is None:
+            return
+        if pinned not in self.devices:
+            raise ConfigurationError(
+                f"device '{pinned}' of stream '{config.id}'",
+                expected=f"auto or one of {', '.join(str(d) for d in self.devices)}",
+                fix="set `device`, or configure a detector on that device",
+            )
+        if config.model not in self.devices[pinned].servers and not config.allow_model_change:
+            raise ConfigurationError(
+                f"device '{pinned}' of stream '{config.id}' without the model '{config.model}'",
+                expected=f"one of its models: {', '.join(sorted(self.devices[pinned].servers))}",
+                fix="set `device` or `model`, or set allow_model_change",
+            )
+
+    # Frames ----------------------------------------------------------------------------------
+
+    def submit(self, stream_id: str, frame: Frame, received: float, now: float) -> SubmitOutcome:
+        """Offer a frame to its stream.
+
+        Args:
+            stream_id: the stream.
+            frame: the frame.
+            received: time of arrival, in seconds.
+            now: the present, in seconds.
+
+        Returns:
+            What became of it; `drops` may have grown.
+        """
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            self._unknown_stream += 1
+            return SubmitOutcome.UNKNOWN_STREAM
+        stream.received += 1
+        stream.arrivals.add(now)
+        config = stream.config
+        if not self.accepting:
+            return self._refuse(stream, DropReason.STOPPED, SubmitOutcome.STOPPED, now)
+        if not config.enabled:
+            return self._refuse(stream, DropReason.DISABLED, SubmitOutcome.DISABLED, now)
+        if not stream.served:
+            return self._refuse(stream, DropReason.NO_DEVICE, SubmitOutcome.NO_DEVICE, now)
+        if config.stale_after and now - received > config.stale_after:
+            return self._refuse(stream, DropReason.STALE, SubmitOutcome.STALE, now)
+        outcome = SubmitOutcome.ACCEPTED
+        full = len(stream.queue) >= config.queue_depth
+        if full and config.overflow is Overflow.DROP_NEWEST:
+            return self._refuse(stream, DropReason.OVERFLOW, SubmitOutcome.QUEUE_FULL, now)
+        if not stream.allow_rate(now):
+            return self._refuse(stream, DropReason.RATE, SubmitOutcome.RATE_LIMITED, now)
+        if full:
+            self._drop(stream, stream.queue.popleft(), DropReason.OVERFLOW, now)
+            outcome = SubmitOutcome.REPLACED_OLDEST
+        deadline = received + config.deadline if config.deadline else math.inf
+        stream.enqueue(PendingFrame(frame, received, now, deadline))
+        return outcome
+
+    def _refuse(
+        self, stream: Stream, reason: DropReason, outcome: SubmitOutcome, now: float
+    ) -> SubmitOutcome:
+        stream.dropped[reason] += 1
+        if self.timeline is not None:
+            self.timeline.add_drop(now, stream.config.id, reason)
+        return outcome
+
+    def _drop(self, stream: Stream, pending: PendingFrame, reason: DropReason, now: float) -> None:
+        stream.dropped[reason] += 1
+        self.drops.append((stream, pending.frame, reason))
+        if self.timeline is not None:
+            self.timeline.add_drop(now, stream.config.id, reason)
+
+    def drop_waiting(self, now: float) -> None:
+        """Drop every waiting frame (stopped)."""
+        for stream in self.streams.values():
+            while stream.queue:
+                self._drop(stream, stream.queue.popleft(), DropReason.STOPPED, now)
+            stream.waiting_since = math.nan
+
+    # Choice of the next batch ----------------------------------------------------------------
+
+    def idle_devices(self, stream: Stream) -> list[DeviceState]:
+        """Devices that should ask for work after a frame of the stream came in."""
+        if stream.busy:
+            return []
+        if not self.policy.per_frame:
+            state = self.devices.get(stream.placed) if stream.placed is not None else None
+            return [state] if state is not None and state.running is None else []
+        return [
+            self.devices[device]
+            for device in stream.devices
+            if self.devices[device].running is None
+        ]
+
+    def next_batch(self, device: Device, now: float) -> Batch | float | None:
+        """Choose what an idle device runs next, and start it.
+
+        Returns:
+            The started batch; or the time at which to ask again (a batch is gathering); or None
+            if nothing is there for this device until something changes.
+        """
+        state = self.devices[device]
+        if state.status is not DeviceStatus.IN_SERVICE or state.running is not None:
+            return None
+        ready = self._ready(None if self.policy.per_frame else state.placed, now)
+        if not ready:
+            return None
+        if len(ready) > 1:
+            ready.sort(key=lambda s: self._order(s, now))
+        if self.policy.per_frame:
+            ready = self._finishing_first_on(state, ready, now)
+            if not ready:
+                # A busy device should end them sooner. Should it hang, this one takes over.
+                return now + min(server.time for server in state.servers.values())
+        first = ready[0]
+        server = state.servers[first.devices[device]]
+        chosen = [first]
+        limit = self._batch_limit(state, server, now)
+        if limit > 1:
+            chosen = [s for s in ready if s.devices[device] == server.name][:limit]
+            wait_until = first.queue[0].submitted + self.options.batch_window
+            if now < wait_until and len(chosen) < self._gatherable(state, server, limit):
+                return wait_until
+        self._spend_credits(ready, chosen)
+        frames = [stream.take(now) for stream in chosen]
+        watchdog = max(
+            self.options.watchdog, self.options.watchdog_factor * server.time * len(frames)
+        )
+        batch = Batch(device, server, chosen, frames, now, now + watchdog)
+        state.running = batch
+        for stream in chosen:
+            if stream.placed is not device and stream.placed != device:
+                self._move(stream, device, "free earlier (dynamic placement)", now)
+        return batch
+
+    def _ready(self, placed: list[Stream] | None, now: float) -> list[Stream]:
+        ready = []
+        for stream in self.streams.values() if placed is None else placed:
+            if stream.busy or not stream.queue or not stream.devices:
+                continue
+            stale_after = stream.config.stale_after
+            if stale_after:
+                queue = stream.queue
+                while queue and now - queue[0].received > stale_after:
+                    self._drop(stream, queue.popleft(), DropReason.STALE, now)
+                if not queue:
+                    continue
+            ready.append(stream)
+        return ready
+
+    def _order(self, stream: Stream, now: float) -> tuple[float, float, float, float, int]:
+        waiting_since = stream.waiting_since
+        if now - waiting_since > self.options.starvation_limit:
+            return (0.0, waiting_since, 0.0, 0.0, 0)
+        return (
+            1.0,
+            -stream.config.priority,
+            stream.credits <= 0,
+            stream.queue[0].deadline,
+            stream.served_order,
+        )
+
+    def _finishing_first_on(
+        self, state: DeviceState, ready: list[Stream], now: float
+    ) -> list[Stream]:
+        """Give each ready frame to the device that would end it first; return this device's."""
+        free_at = {}
+        for device, other in self.devices.items():
+            if other.status is DeviceStatus.IN_SERVICE:
+                if other.running is None:
+                    free_at[device] = now
+                else:
+                    end = other.running.expected_end
+                    # A call that is overdue may hang: the longer it has been, the longer it may.
+                    free_at[device] = end if end > now else now + (now - end)
+        mine = []
+        for stream in ready:
+            best: Device | None = None
+            best_end = math.inf
+            for device, model in stream.devices.items():
+                end = free_at[device] + self.devices[device].servers[model].time
+                if end < best_end:
+                    best, best_end = device, end
+            if best is None:
+                continue
+            free_at[best] = best_end
+            if best == state.device:
+                mine.append(stream)
+        return mine
+
+    def _batch_limit(self, state: DeviceState, server: ModelServer, now: float) -> int:
+        if state.device.kind == "dla":
+            return 1
+        if (
+            server.batch_limit < server.max_batch
+            and now - server.limited_at > self.options.batch_recovery
+        ):
+            server.batch_limit = min(server.max_batch, server.batch_limit * 2)
+            server.limited_at = now
+            self.events.append(
+                (
+                    logging.INFO,
+                    f"{state.device}: batch of {server.name} grows to {server.batch_limit} again",
+                )
+            )
+        return server.batch_limit
+
+    def _gatherable(self, state: DeviceState, server: ModelServer, limit: int) -> int:
+        """Most frames that waiting could bring together on this device."""
+        streams = self.streams.values() if self.policy.per_frame else state.placed
+        count = sum(
+            1
+            for s in streams
+            if not s.busy and s.config.enabled and s.devices.get(state.device) == server.name
+        )
+        return min(limit, count)
+
+    def _spend_credits(self, ready: list[Stream], chosen: list[Stream]) -> None:
+        for stream in chosen:
+            if stream.credits <= 0:
+                # Nobody of this priority who waits has a service left: a new round begins.
+                priority = stream.config.priority
+                for other in ready:
+                    if other.config.priority == priority:
+                        other.credits = other.config.weight
+            stream.credits -= 1
+            self._services += 1
+            stream.served_order = self._services
+
+    # End of a batch --------------------------------------------------------------------------
+
+    def finish(
+        self,
+        batch: Batch,
+        now: float,
+        failures: Sequence[DropReason | None] | None = None,
+        stages: StageTimes | None = None,
+    ) -> bool:
+        """Take in the end of a batch; `release` must follow when the results are delivered.
+
+        Args:
+            batch: what next_batch returned.
+            now: the end, in seconds.
+            failures: for each frame, why it gave no result, or None; None if all succeeded.
+            stages: stage times for the timeline.
+
+        Returns:
+            False if the batch was given up before (a hung call that returned late, a device
+            that was taken out of service): its results must be discarded.
+        """
+        state = self.devices[batch.device]
+        if state.running is not batch:
+            state.late_results += 1
+            return False
+        state.running = None
+        state.record_busy(batch.started, now)
+        state.batches += 1
+        if failures is None:
+            batch.server.record(now - batch.started, len(batch.frames))
+        for i, (stream, pending) in enumerate(zip(batch.streams, batch.frames, strict=True)):
+            stream.running = None
+            reason = failures[i] if failures is not None else None
+            if stream.removed:
+                reason = reason or DropReason.STOPPED
+            if reason is not None:
+                self._drop(stream, pending, reason, now)
+                continue
+            state.frames += 1
+            stream.processed += 1
+            stream.results.add(now)
+            stream.latencies.append(now - pending.received)
+            if now > pending.deadline:
+                stream.deadline_missed += 1
+        if self.timeline is not None:
+            self.timeline.add_batch(batch, now, stages)
+        return True
+
+    def release(self, batch: Batch) -> None:
+        """Let the batch's streams start their next frame: the results are delivered."""
+        for stream in batch.streams:
+            stream.busy = False
+            if stream.removed:
+                self._settle_leaving()
+
+    def _settle_leaving(self) -> None:
+        for stream in list(self._leaving):
+            if not stream.in_flight:
+                self._leaving.remove(stream)
+                self._removed_received += stream.received
+                self._removed_processed += stream.processed
+                self._removed_dropped += sum(stream.dropped.values())
+
+    # Devices ---------------------------------------------------------------------------------
+
+    def device_started(
+        self, device: Device, now: float, times: Mapping[str, float] | None = None
+    ) -> None:
+        """Put a device in service, for the first time or after a restart.
+
+        Args:
+            device: the device.
+            now: the present.
+            times: model -> measured seconds for one frame, where none was known before.
+        """
+        state = self.devices[device]
+        first = state.status is DeviceStatus.STARTING
+        for model, seconds in (times or {}).items():
+            if not state.servers[model].measured:
+                state.servers[model].record(seconds, 1)
+        state.status = DeviceStatus.IN_SERVICE
+        state.retry_at = math.nan
+        state.in_service_since = now
+        if not first:
+            state.restarts += 1
+            self.events.append((logging.INFO, f"{device} is back in service"))
+            self._event(now, device, "back in service")
+        self._devices_changed("" if first else f"{device} came back", now)
+
+    def device_failed(self, device: Device, now: float, error: str, *, hung: bool = False) -> None:
+        """Take a device out of service; its running frames are lost, its streams move.
+
+        Args:
+            device: the device.
+            now: the present.
+            error: what happened, for the log and the snapshot.
+            hung: whether a watchdog found it.
+        """
+        state = self.devices[device]
+        state.errors += 1
+        state.hangs += hung
+        state.last_error = error
+        options = self.options
+        proved = now - state.in_service_since > 10.0 * max(state.backoff, options.backoff)
+        state.backoff = (
+            min(2.0 * state.backoff, options.backoff_max)
+            if state.backoff and not proved
+            else options.backoff
+        )
+        state.in_service_since = math.nan
+        state.status = DeviceStatus.OUT_OF_SERVICE
+        state.retry_at = now + state.backoff
+        batch, state.running = state.running, None
+        if batch is not None:
+            state.record_busy(batch.started, now)
+            for stream, pending in zip(batch.streams, batch.frames, strict=True):
+                stream.running = None
+                stream.busy = False
+                self._drop(stream, pending, DropReason.FAILED, now)
+            if self.timeline is not None:
+                self.timeline.add_batch(batch, now, None, failed=True)
+        self.events.append(
+            (logging.ERROR, f"{device} is out of service, retry in {state.backoff:g} s: {error}")
+        )
+        self._event(now, device, f"out of service: {error}")
+        self._devices_changed(f"{device} out of service", now)
+        self._settle_leaving()
+
+    def device_restarting(self, device: Device) -> None:
+        """Note that a restart has begun."""
+        self.devices[device].status = DeviceStatus.RESTARTING
+
+    def device_lost(self, device: Device) -> None:
+        """Note that nothing can replace a hanging device until its call returns."""
+        state = self.devices[device]
+        state.status = DeviceStatus.LOST
+        state.retry_at = math.nan
+        self.events.append(
+            (logging.ERROR, f"{device} hangs; it can be retried only when the call returns")
+        )
+
+    def shrink_batch(self, batch: Batch, limit: int, now: float) -> None:
+        """Note an out-of-memory error: calls of this model take fewer frames from now on."""
+        state = self.devices[batch.device]
+        state.out_of_memory += 1
+        batch.server.batch_limit = max(1, limit)
+        batch.server.limited_at = now
+        self.events.append(
+            (
+                logging.WARNING,
+                f"{batch.device} out of memory: batch of {batch.server.name} shrinks to "
+                f"{batch.server.batch_limit}",
+            )
+        )
+        self._event(now, batch.device, f"out of memory, batch {batch.server.batch_limit}")
+
+    def _event(self, now: float, device: Device, text: str) -> None:
+        if self.timeline is not None:
+            self.timeline.add_event(now, str(device), text)
+
+    def _devices_changed(self, reason: str, now: float) -> None:
+        for stream in self.streams.values():
+            self._refresh(stream)
+            if stream.placed is not None and not stream.served:
+                while stream.queue:
+                    self._drop(stream, stream.queue.popleft(), DropReason.NO_DEVICE, now)
+                stream.waiting_since = math.nan
+                self.events.append(
+                    (logging.ERROR, f"stream {stream.config.id}: no device left ({reason})")
+                )
+                self._put(stream, None)
+        self._place_missing(reason, now)
+        self.replan_needed = True
+
+    # Placement -------------------------------------------------------------------------------
+
+    def refresh_streams(self) -> None:
+        """Find anew which devices may serve each stream, after states were set from outside."""
+        for stream in self.streams.values():
+            self._refresh(stream)
+
+    def _refresh(self, stream: Stream) -> None:
+        """Find the devices that may serve a stream now."""
+        config = stream.config
+        coming = (DeviceStatus.IN_SERVICE, DeviceStatus.STARTING)
+        same = [s for s in self.devices.values() if config.model in s.servers]
+        able = {s.device: config.model for s in same if s.status is DeviceStatus.IN_SERVICE}
+        served = any(s.status in coming for s in same)
+        if config.allow_model_change and not served:
+            for state in self.devices.values():
+                if state.status is DeviceStatus.IN_SERVICE and state.servers:
+                    able[state.device] = min(
+                        state.servers,
+                        key=lambda name, s=state: s.servers[name].time,  # type: ignore[misc]
+                    )
+            served = any(s.status in coming and s.servers for s in self.devices.values())
+        pinned = config.pinned_device
+        stream.devices = {pinned: able[pinned]} if pinned is not None and pinned in able else able
+        stream.served = served
+
+    def problem(self, now: float, *, drifted: bool = False) -> PlacementProblem:
+        """Return demands and speeds as they are now, for a policy."""
+        demands = []
+        for stream in self.streams.values():
+            if not stream.config.enabled or not stream.devices:
+                continue
+            demands.append(
+                StreamDemand(
+                    id=stream.config.id,
+                    rate=stream.rate(now),
+                    times={
+                        device: self.devices[device].servers[model].time
+                        for device, model in stream.devices.items()
+                    },
+                    gpu_share={
+                        device: self._gpu_share[device]
+                        for device in stream.devices
+                        if device in self._gpu_share
+                    },
+                    current=stream.placed if stream.settled else None,
+                    pinned=stream.config.pinned_device,
+                    deadline=stream.config.deadline,
+                )
+            )
+        in_service = tuple(
+            d for d, s in self.devices.items() if s.status is DeviceStatus.IN_SERVICE
+        )
+        gpu = self._gpu if self._gpu in in_service else None
+        return PlacementProblem(tuple(demands), in_service, gpu, drifted)
+
+    def drifted(self, now: float, tolerance: float = 0.2) -> bool:
+        """Tell whether a stream's demand has changed by more than `tolerance` since the plan."""
+        demands = self._demands(now)
+        return any(
+            abs(value - self._planned_for.get(key, math.inf)) > tolerance * max(value, 1e-9)
+            for key, value in demands.items()
+        )
+
+    def _demands(self, now: float) -> dict[str, float]:
+        demands = {
+            f"rate {s.config.id}": s.rate(now) for s in self.streams.values() if s.config.enabled
+        }
+        for device, state in self.devices.items():
+            if state.status is DeviceStatus.IN_SERVICE:
+                demands.update(
+                    {f"time {device} {name}": s.time for name, s in state.servers.items()}
+                )
+        return demands
+
+    def note_planned(self, now: float) -> None:
+        """Remember the demands that a placement is being made for (see `drifted`)."""
+        self._planned_for = self._demands(now)
+        self.replan_needed = False
+
+    def apply_placement(self, placement: Mapping[str, Device], reason: str, now: float) -> None:
+        """Put streams where a policy wants them; what has changed since it was asked is left."""
+        self.placements += 1
+        for stream_id, device in placement.items():
+            stream = self.streams.get(stream_id)
+            if stream is None or device not in stream.devices:
+                continue
+            if not stream.settled:
+                stream.settled = True
+                self._put(stream, device)
+            elif stream.placed != device:
+                self._move(stream, device, reason, now)
+
+    def replan(self, now: float, reason: str) -> None:
+        """Ask the policy and apply its answer, at once (the simulation's way)."""
+        problem = self.problem(now)
+        self.note_planned(now)
+        self.apply_placement(self.policy.place(problem), reason, now)
+
+    def _place_missing(self, reason: str, now: float) -> None:
+        """Give every stream that stands nowhere a device at once; the policy may better it."""
+        lost = [
+            s
+            for s in self.streams.values()
+            if s.devices and (s.placed is None or s.placed not in s.devices)
+        ]
+        if not lost:
+            return
+        problem = self.problem(now)
+        fixed = {
+            s.config.id: s.placed
+            for s in self.streams.values()
+            if s.placed is not None and s.placed in s.devices
+        }
+        placement = place_greedily(problem, fixed)
+        for stream in lost:
+            device = placement.get(stream.config.id)
+            if device is None:  # disabled streams have no demand
+                device = min(stream.devices)
+            self._move(stream, device, reason, now)
+
+    def _move(self, stream: Stream, device: Device, reason: str, now: float) -> None:
+        old = stream.placed
+        self._put(stream, device)
+        if old is None:
+            return
+        stream.moves += 1
+        first_dynamic = not stream.last_move
+        stream.last_move = f"{old} -> {device}: {reason}"
+        if not self.policy.per_frame or reason != "free earlier (dynamic placement)":
+            self.events.append(
+                (logging.WARNING, f"stream {stream.config.id} moves {stream.last_move}")
+            )
+            self._event(now, device, f"{stream.config.id} from {old}: {reason}")
+        elif first_dynamic:
+            self.events.append(
+                (
+                    logging.INFO,
+                    f"stream {stream.config.id} runs where its frame ends first; further moves "
+                    "are counted, not logged",
+                )
+            )
+
+    def _put(self, stream: Stream, device: Device | None) -> None:
+        if stream.placed is not None:
+            placed = self.devices[stream.placed].placed
+            if stream in placed:
+                placed.remove(stream)
+        stream.placed = device
+        if device is not None:
+            self.devices[device].placed.append(stream)
+
+    # State -----------------------------------------------------------------------------------
+
+    def state(self) -> ExecutorState:
+        """Return the health of the whole."""
+        if not self.accepting:
+            return ExecutorState.STOPPED
+        enabled = [s for s in self.streams.values() if s.config.enabled]
+        statuses = [s.status for s in self.devices.values()]
+        if any(not s.served for s in enabled):
+            return ExecutorState.ERROR
+        if any(s is DeviceStatus.STARTING for s in statuses):
+            return ExecutorState.STARTING
+        if all(s is DeviceStatus.IN_SERVICE for s in statuses):
+            return ExecutorState.RUNNING
+        if not any(s is DeviceStatus.IN_SERVICE for s in statuses):
+            return ExecutorState.ERROR
+        return ExecutorState.DEGRADED
+
+    def snapshot(self, now: float) -> ExecutorSnapshot:
+        """Return all counters and states."""
+        streams = {name: stream.snapshot(now) for name, stream in self.streams.items()}
+        devices = {
+            device: state.snapshot(now, tuple(s.config.id for s in state.placed))
+            for device, state in self.devices.items()
+        }
+        return ExecutorSnapshot(
+            time=now,
+            state=self.state(),
+            policy=self.policy.name,
+            streams=streams,
+            devices=devices,
+            removed_received=self._removed_received,
+            removed_processed=self._removed_processed,
+            removed_dropped=self._removed_dropped,
+            unknown_stream=self._unknown_stream,
+            placements=self.placements,
+        )

@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots: the executor's counters and states at one moment, for diagnostics and tests."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from yolox_trt.core.device import Device
+from yolox_trt.executor.outcomes import DropReason
+
+
+class ExecutorState(enum.Enum):
+    """Health of the whole executor."""
+
+    STOPPED = "stopped"
+    """Not started."""
+    STARTING = "starting"
+    """Detectors are warming up; frames wait in their queues."""
+    RUNNING = "running"
+    """Every device is in service."""
+    DEGRADED = "degraded"
+    """A device is out of service; every enabled stream still has one that serves it."""
+    ERROR = "error"
+    """An enabled stream has no device left."""
+
+
+class DeviceStatus(enum.Enum):
+    """State of one device."""
+
+    STARTING = "starting"
+    """Warming up for the first time."""
+    IN_SERVICE = "in_service"
+    """Takes frames."""
+    OUT_OF_SERVICE = "out_of_service"
+    """Failed; waits for its next restart."""
+    RESTARTING = "restarting"
+    """Rebuilds or probes its detectors."""
+    LOST = "lost"
+    """Hangs, and nothing can replace it until the hung call returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSnapshot:
+    """Counters of one stream since it was added.
+
+    received = processed + sum(dropped) + in_flight holds in every snapshot.
+
+    Attributes:
+        id: name of the stream.
+        model: the model that it asks for.
+        enabled: whether it accepts frames.
+        priority: its priority.
+        device: where it is placed (with the dynamic policy: where its last frame ran), or None.
+        served: whether a device in service may serve it.
+        received: frames submitted.
+        processed: frames with a result.
+        dropped: frames lost, by reason (all reasons present).
+        in_flight: frames waiting or being worked on.
+        waiting: frames in the queue.
+        queue_age: age of the oldest waiting frame, in seconds, 0 if none.
+        received_rate: frames a second that arrive, over the last arrivals.
+        processed_rate: results a second.
+        latency_p50: median seconds from arrival to result over the last 1000 results, NaN if none.
+        latency_p99: 99th percentile, likewise.
+        latency_max: highest of them, likewise.
+        deadline_missed: results after their deadline.
+        moves: how often its device changed.
+        last_move: why it changed last, "" if never.
+        callback_errors: exceptions raised by on_result and on_drop.
+    """
+
+    id: str
+    model: str
+    enabled: bool
+    priority: int
+    device: Device | None
+    served: bool
+    received: int
+    processed: int
+    dropped: Mapping[DropReason, int]
+    in_flight: int
+    waiting: int
+    queue_age: float
+    received_rate: float
+    processed_rate: float
+    latency_p50: float
+    latency_p99: float
+    latency_max: float
+    deadline_missed: int
+    moves: int
+    last_move: str
+    callback_errors: int
+
+    @property
+    def dropped_total(self) -> int:
+        """Frames lost for any reason."""
+        return sum(self.dropped.values())
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSnapshot:
+    """State of one device.
+
+    Attributes:
+        device: which.
+        status: whether it takes frames.
+        models: model name -> seconds for one frame (moving average, or as configured).
+        batch_limits: model name -> most frames of one call (less than the detector's own after
+            an out-of-memory error).
+        streams: streams placed on it (dynamic: streams whose last frame ran there).
+        load: share of the last 5 seconds that it was busy, 0 to 1.
+        frames: frames finished.
+        batches: detect() calls finished.
+        errors: failures (raised, NaN, hung) since the start.
+        hangs: those of them that hung.
+        out_of_memory: out-of-memory errors that shrank a batch.
+        restarts: returns to service.
+        late_results: results of abandoned calls, discarded.
+        last_error: text of the last failure, "" if none.
+        retry_in: seconds to the next restart, NaN if none is planned.
+    """
+
+    device: Device
+    status: DeviceStatus
+    models: Mapping[str, float]
+    batch_limits: Mapping[str, int]
+    streams: tuple[str, ...]
+    load: float
+    frames: int
+    batches: int
+    errors: int
+    hangs: int
+    out_of_memory: int
+    restarts: int
+    late_results: int
+    last_error: str
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSnapshot:
+    """The executor at one moment.
+
+    Attributes:
+        time: seconds of the executor's clock.
+        state: health of the whole.
+        policy: name of the placement policy.
+        streams: by stream id.
+        devices: by Device.
+        removed_received: frames received by streams that were removed since.
+        removed_processed: results of those streams.
+        removed_dropped: frames that those streams lost.
+        unknown_stream: frames refused because no stream had their id.
+        placements: how often the policy placed the streams anew.
+    """
+
+    time: float
+    state: ExecutorState
+    policy: str
+    streams: Mapping[str, StreamSnapshot]
+    devices: Mapping[Device, DeviceSnapshot]
+    removed_received: int
+    removed_processed: int
+    removed_dropped: int
+    unknown_stream: int
+    placements: int
