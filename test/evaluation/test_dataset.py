@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Label files of COCO and BDD100K, and the mapping of classes to categories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from yolox_trt.core import ConfigurationError
+from yolox_trt.core.labels import COCO_CATEGORY_IDS, COCO_CLASSES
+from yolox_trt.evaluation.dataset import load_bdd100k, load_coco
+
+COCO: dict[str, Any] = {
+    "images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "b.png"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 1, "bbox": [2, 3, 10, 8], "area": 80, "iscrowd": 0},
+        {"id": 2, "image_id": 9, "category_id": 3, "bbox": [0, 0, 5, 5], "area": 25, "iscrowd": 0},
+    ],
+    "categories": [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}],
+}
+
+
+def write_images(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        cv2.imwrite(str(folder / name), np.zeros((20, 30, 3), np.uint8))
+
+
+@pytest.mark.parametrize("labels", ["instances_val2017.json", "annotations/instances_val2017.json"])
+@pytest.mark.parametrize("images", ["images", "val2017", "."])
+def test_coco_folders(tmp_path: Path, labels: str, images: str) -> None:
+    (tmp_path / labels).parent.mkdir(exist_ok=True)
+    (tmp_path / labels).write_text(json.dumps(COCO))
+    write_images(tmp_path / images, "a.png", "b.png")
+    dataset = load_coco(tmp_path)
+    assert [i.image_id for i in dataset.images] == [7, 9]
+    assert all(i.path.is_file() for i in dataset.images)
+    assert [a["id"] for a in dataset.first(1).ground_truth["annotations"]] == [1]
+
+
+def test_coco_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"label files in .*: none"):
+        load_coco(tmp_path)
+    (tmp_path / "instances_a.json").write_text(json.dumps(COCO))
+    with pytest.raises(ConfigurationError, match=r"no image a\.png"):
+        load_coco(tmp_path)
+    write_images(tmp_path / "images", "a.png")
+    with pytest.raises(ConfigurationError, match=r"1 of 2 images missing.*b\.png"):
+        load_coco(tmp_path)
+    (tmp_path / "instances_b.json").write_text("[]")
+    with pytest.raises(ConfigurationError, match=r"instances_a\.json, instances_b\.json"):
+        load_coco(tmp_path)
+    with pytest.raises(ConfigurationError, match="COCO instances"):
+        load_coco(tmp_path, annotations=tmp_path / "instances_b.json")
+
+
+def test_categories_by_name(tmp_path: Path) -> None:
+    (tmp_path / "instances_a.json").write_text(json.dumps(COCO))
+    write_images(tmp_path / "images", "a.png", "b.png")
+    dataset = load_coco(tmp_path)
+    assert dataset.categories_of(COCO_CLASSES) == {0: 1, 2: 3}
+    assert dataset.categories_of(["Car", "tree", "pedestrian"]) == {0: 3, 2: 1}
+    assert dataset.categories_of([]) == {0: 1, 1: 3}
+    with pytest.raises(ConfigurationError, match="--labels"):
+        dataset.categories_of(["tree"])
+
+
+def test_coco_ids(data_dir: Path) -> None:
+    dataset = load_coco(data_dir / "coco_mini_val79")
+    assert len(dataset.images) == 79
+    assert dataset.categories_of(COCO_CLASSES) == dict(enumerate(COCO_CATEGORY_IDS))
+
+
+LABELS = [
+    {"category": "person", "box2d": {"x1": 1, "y1": 2, "x2": 11, "y2": 7}},
+    {"category": "bike", "box2d": {"x1": 0, "y1": 0, "x2": 4, "y2": 4}},
+    {
+        "category": "car",
+        "box2d": {"x1": 5, "y1": 5, "x2": 9, "y2": 9},
+        "attributes": {"crowd": True},
+    },
+    {"category": "lane/single white", "poly2d": []},
+    {"category": "other vehicle", "box2d": {"x1": 0, "y1": 0, "x2": 4, "y2": 4}},
+]
+
+
+@pytest.mark.parametrize("form", ["list", "folder"])
+def test_bdd100k(tmp_path: Path, form: str) -> None:
+    write_images(tmp_path / "images", "a.jpg", "b.jpg")
+    if form == "list":
+        labels = tmp_path / "det_val.json"
+        labels.write_text(json.dumps([{"name": "a.jpg", "labels": LABELS}, {"name": "b.jpg"}]))
+    else:
+        labels = tmp_path / "labels"
+        labels.mkdir()
+        for name, objects in (("a", LABELS), ("b", [])):
+            content = {"name": name, "frames": [{"objects": objects}]}
+            (labels / f"{name}.json").write_text(json.dumps(content))
+    dataset = load_bdd100k(labels, tmp_path / "images")
+    assert [i.path.name for i in dataset.images] == ["a.jpg", "b.jpg"]
+    found = [
+        (dataset.category_names[a["category_id"]], a["bbox"], a["area"], a["iscrowd"])
+        for a in dataset.ground_truth["annotations"]
+    ]
+    assert found == [
+        ("pedestrian", [1, 2, 10, 5], 50, 0),
+        ("bicycle", [0, 0, 4, 4], 16, 0),
+        ("car", [5, 5, 4, 4], 16, 1),
+    ]
+    assert dataset.categories_of(COCO_CLASSES)[0] == 1
+    with pytest.raises(ConfigurationError, match="BDD100K labels"):
+        bad = tmp_path / "bad.json"
+        bad.write_text("[1, 2]")
+        load_bdd100k(bad, tmp_path / "images")
