@@ -57,11 +57,11 @@ setup(
     maintainer="The yolox_trt authors",
     maintainer_email="yolox-trt@users.noreply.github.com",
     license="Apache-2.0",
+    python_requires=">=3.10",  # from setup.cfg it would be an object that colcon cannot read
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={NAME: ["py.typed"], f"{NAME}.kernels": ["*.cu", "*.cuh", "cuda/*"]},
     data_files=data_files,
     zip_safe=False,
-    tests_require=["pytest"],
     entry_points={
         "console_scripts": [
             f"{NAME} = {NAME}.cli:main",

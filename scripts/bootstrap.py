@@ -57,8 +57,8 @@ SYSTEM_CONSTRAINTS = ("numpy<2",)
 TORCH_DEPENDENCIES = ("filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec")
 
 
-#: A line of site-packages/*.pth. The wheels do not set AMENT_PREFIX_PATH, and a sourced distribution
-#: does not know of the environment; a colcon workspace that is sourced stays in front.
+#: A line of site-packages/*.pth. The wheels do not set AMENT_PREFIX_PATH, and a sourced
+#: distribution does not know of the environment; a colcon workspace that is sourced stays in front.
 AMENT_PREFIX_PTH = (
     "import os, sys; p = os.environ.get('AMENT_PREFIX_PATH', '').split(':'); "
     "os.environ['AMENT_PREFIX_PATH'] = ':'.join(filter(None, dict.fromkeys([*p, sys.prefix])))\n"
@@ -69,7 +69,7 @@ class BootstrapError(Exception):
     """Something is missing; the message says what and names the command that mends it."""
 
 
-def run(command: list[str], *, quiet_failure: bool = False, env: dict[str, str] | None = None) -> int:
+def run(command: list[str], *, quiet_failure: bool = False) -> int:
     """Run a command, its output kept for the error message.
 
     Returns:
@@ -81,7 +81,7 @@ def run(command: list[str], *, quiet_failure: bool = False, env: dict[str, str] 
     process = subprocess.run(
         command,
         cwd=REPOSITORY,
-        env=env if env is not None else child_environment(),
+        env=child_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

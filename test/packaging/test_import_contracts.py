@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The import contracts of pyproject.toml hold, and each of them notices when it is broken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("importlinter", reason="not installed: run `make venv PROFILE=test`")
+
+LAYERS = "Rooms import downwards only"
+TRAINING = "Training imports core, compiler and evaluation only"
+ROS = "ROS is imported in the room ros only"
+CUPY = "CuPy is imported in kernels, engines and executor only"
+TORCH = "PyTorch is imported in the room training only"
+
+
+@pytest.fixture(scope="module")
+def copy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package and its settings that may be broken."""
+    folder = tmp_path_factory.mktemp("contracts")
+    ignore = shutil.ignore_patterns("__pycache__", "*.cu")
+    shutil.copytree(repository / "yolox_trt", folder / "yolox_trt", ignore=ignore)
+    shutil.copy(repository / "pyproject.toml", folder)
+    return folder
+
+
+def check(folder: Path) -> tuple[int, str]:
+    """Run import-linter on the package that lies in a folder."""
+    code = "from importlinter.cli import lint_imports_command as main; main()"
+    process = subprocess.run(
+        [sys.executable, "-c", code, "--no-cache"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return process.returncode, process.stdout
+
+
+def test_the_package_keeps_its_contracts(copy: Path) -> None:
+    status, output = check(copy)
+    assert status == 0, output
+    for contract in (LAYERS, TRAINING, ROS, CUPY, TORCH):
+        assert f"{contract} KEPT" in output
+
+
+@pytest.mark.parametrize(
+    ("room", "statement", "contract"),
+    [
+        ("core", "import yolox_trt.kernels", LAYERS),
+        ("kernels", "import yolox_trt.engines", LAYERS),
+        ("engines", "import yolox_trt.kernels", LAYERS),
+        ("engines", "def later():\n    import yolox_trt.executor", LAYERS),
+        ("compiler", "from yolox_trt import evaluation", LAYERS),
+        ("executor", "import yolox_trt.ros", LAYERS),
+        ("evaluation", "import yolox_trt.training", LAYERS),
+        ("ros", "import yolox_trt.training", LAYERS),
+        ("training", "import yolox_trt.kernels", TRAINING),
+        ("executor", "import rclpy", ROS),
+        ("evaluation", "from vision_msgs.msg import Detection2DArray", ROS),
+        ("ros", "import cupy", CUPY),
+        ("compiler", "import cupy", CUPY),
+        ("evaluation", "import torch", TORCH),
+    ],
+)
+def test_a_broken_contract_is_noticed(
+    copy: Path, room: str, statement: str, contract: str
+) -> None:
+    offender = copy / "yolox_trt" / room / "offender.py"
+    offender.write_text(f"{statement}\n")
+    try:
+        status, output = check(copy)
+    finally:
+        offender.unlink()
+    assert status == 1, output
+    assert f"{contract} BROKEN" in output
