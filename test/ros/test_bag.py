@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bags: images out, detections in."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.bags import write_bag
+
+from yolox_trt.core import ConfigurationError, Detections
+from yolox_trt.ros.bag import detection_topics, iter_images, open_bag, open_reader
+from yolox_trt.ros.bag_types import DETECTIONS_TYPE, VISION_DEFINITIONS, make_typestore
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+#: Type hash of vision_msgs 4.x, as `ros2 topic info --verbose` shows it.
+DETECTION2DARRAY_HASH = "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968"
+
+
+def test_definitions_are_those_of_the_message_package() -> None:
+    folder = REPOSITORY / "interfaces" / "vision_msgs" / "msg"
+    for name, text in VISION_DEFINITIONS.items():
+        lines = (folder / f"{name.rpartition('/')[2]}.msg").read_text().splitlines()
+        fields = [" ".join(line.partition("#")[0].split()) for line in lines]
+        assert "\n".join(filter(None, fields)) + "\n" == text
+
+
+def test_type_hash_is_the_one_of_vision_msgs_4() -> None:
+    assert make_typestore().hash_rihs01(DETECTIONS_TYPE) == DETECTION2DARRAY_HASH
+
+
+@pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
+def test_images_come_in_order_with_their_stamps(tmp_path: Path, storage: str) -> None:
+    pictures = write_bag(tmp_path / "bag", storage=storage, count=6)
+    frames = list(iter_images(tmp_path / "bag"))
+    assert [frame.stream_id for frame in frames] == [
+        "/front/image_raw",
+        "/rear/image_raw/compressed",
+    ] * 6
+    for index, frame in enumerate(frames[::2]):
+        assert frame.stamp_ns == 10**9 + index * 10**8
+        assert frame.frame_id == "front_optical"
+        np.testing.assert_array_equal(frame.rows, pictures[index])
+    decoded = cv2.imdecode(cv2.imencode(".png", pictures[0])[1], cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(frames[1].rows, decoded)
+
+
+def test_detections_stand_beside_the_messages_of_the_bag(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", count=3, malformed=1)
+    boxes = np.array([[1.25, 2.5, 30.75, 40.0], [0, 0, 5, 5]], np.float32)
+    detections = Detections(boxes, np.array([0.9, 0.5], np.float32), np.array([1, 7], np.int32))
+    with open_bag(tmp_path / "bag", ["/front/image_raw"]) as bag:
+        assert len(bag) == 4
+        with bag.detection_writer(tmp_path / "out", ("car", "cat")) as writer:
+            stamps = []
+            for frame in bag:
+                stamps.append(frame.stamp_ns)
+                writer.write(frame, detections)
+        assert bag.refused == 1
+        assert writer.written == 3
+
+    store = make_typestore()
+    with (
+        closing(open_reader(tmp_path / "bag")) as source,
+        closing(open_reader(tmp_path / "out")) as result,
+    ):
+        copied = [
+            (connection.topic, time, raw)
+            for connection, time, raw in result.messages()
+            if connection.msgtype != DETECTIONS_TYPE
+        ]
+        assert sorted(copied) == sorted((c.topic, time, raw) for c, time, raw in source.messages())
+        found = [
+            (connection, store.deserialize_cdr(raw, DETECTIONS_TYPE))
+            for connection, _, raw in result.messages()
+            if connection.msgtype == DETECTIONS_TYPE
+        ]
+    assert {connection.topic for connection, _ in found} == {"/front/detections"}
+    assert {connection.digest for connection, _ in found} == {DETECTION2DARRAY_HASH}
+    assert [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for _, m in found] == stamps
+    first = found[0][1].detections
+    assert [d.results[0].hypothesis.class_id for d in first] == ["cat", "7"]
+    box = first[0].bbox
+    assert (box.center.position.x, box.center.position.y) == (16.0, 21.25)
+    assert (box.size_x, box.size_y) == (29.5, 37.5)
+
+
+def test_the_ros_package_reads_what_rosbags_wrote(tmp_path: Path) -> None:
+    serialization = pytest.importorskip("rclpy.serialization")
+    messages = pytest.importorskip("vision_msgs.msg")
+    write_bag(tmp_path / "bag", count=1)
+    boxes = np.array([[1, 2, 3, 5]], np.float32)
+    detections = Detections(boxes, np.ones(1, np.float32), np.zeros(1, np.int32))
+    with (
+        open_bag(tmp_path / "bag", ["/front/image_raw"]) as bag,
+        bag.detection_writer(tmp_path / "out") as writer,
+    ):
+        for frame in bag:
+            writer.write(frame, detections)
+    with closing(open_reader(tmp_path / "out")) as result:
+        (raw,) = [raw for c, _, raw in result.messages() if c.msgtype == DETECTIONS_TYPE]
+    message = serialization.deserialize_message(bytes(raw), messages.Detection2DArray)
+    assert message.detections[0].bbox.center.position.y == 3.5
+    assert message.header.frame_id == "front_optical"
+
+
+def test_errors_name_what_the_bag_has(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        open_bag(tmp_path / "nothing")
+    write_bag(tmp_path / "bag", count=1)
+    with pytest.raises(ConfigurationError, match="/front/image_raw"):
+        open_bag(tmp_path / "bag", ["/side/image_raw"])
+    with open_bag(tmp_path / "bag") as bag, pytest.raises(ConfigurationError, match="remove it"):
+        bag.detection_writer(tmp_path / "bag")
+
+
+def test_detection_topics() -> None:
+    assert detection_topics(["/front/image_raw", "/rear/image_raw/compressed"]) == {
+        "/front/image_raw": "/front/detections",
+        "/rear/image_raw/compressed": "/rear/detections",
+    }
+    assert detection_topics(["/cam/left", "/cam/right"]) == {
+        "/cam/left": "/cam/left/detections",
+        "/cam/right": "/cam/right/detections",
+    }
