@@ -141,7 +141,7 @@ class FixedShape(SurgeryPass):
 
 
 def _infer_into(graph: ModelGraph) -> None:
-    """Infer the shapes of the graph as it is now into its tensors, as far as they are consistent."""
+    """Infer the shapes of the graph as it is now into its tensors, as far as they agree."""
     import onnx
     import onnx_graphsurgeon
 

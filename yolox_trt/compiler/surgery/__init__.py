@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX surgery: small named rewrites that leave a network's function as it was."""
+
+from yolox_trt.compiler.surgery.merging import merge_models
+from yolox_trt.compiler.surgery.options import SurgeryOptions
+from yolox_trt.compiler.surgery.pipeline import (
+    PASSES,
+    TOLERANCE,
+    OptimizeResult,
+    build_passes,
+    optimize,
+)
+from yolox_trt.compiler.surgery.report import GraphFigures, PassRecord, SurgeryReport
+from yolox_trt.compiler.surgery.surgery_pass import PassResult, SurgeryPass
+
+__all__ = [
+    "PASSES",
+    "TOLERANCE",
+    "GraphFigures",
+    "OptimizeResult",
+    "PassRecord",
+    "PassResult",
+    "SurgeryOptions",
+    "SurgeryPass",
+    "SurgeryReport",
+    "build_passes",
+    "merge_models",
+    "optimize",
+]

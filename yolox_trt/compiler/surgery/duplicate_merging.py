@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""DuplicateMerging: what is computed twice is computed once."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"})
+
+
+class DuplicateMerging(SurgeryPass):
+    """Nodes with the same operator, attributes and inputs (equal constants) -> one node.
+
+    After models that share a backbone were merged, the backbone runs once.
+    """
+
+    name = "merge-duplicates"
+    summary = "equal nodes on equal inputs -> one node"
+
+    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
+        graph.toposort()
+        seen: dict[tuple[Any, ...], gs.Node] = {}
+        merged = 0
+        for node in graph.nodes:
+            if node.op in _RANDOM or not node.outputs:
+                continue
+            key = _key(graph, node)
+            first = seen.setdefault(key, node)
+            outputs = node.outputs
+            if first is node or any(graph.is_output(t) for t in outputs):
+                continue
+            for mine, theirs in zip(list(outputs), list(first.outputs), strict=True):
+                graph.replace_tensor(mine, theirs)
+            merged += 1
+        if merged:
+            log.change(f"{merged} duplicated nodes merged")
+
+
+def _key(graph: ModelGraph, node: gs.Node) -> tuple[Any, ...]:
+    inputs = []
+    for tensor in node.inputs:
+        constant = graph.constant_value(tensor)
+        if constant is None:
+            inputs.append((tensor.name,))
+        else:
+            digest = hashlib.sha256(np.ascontiguousarray(constant).tobytes()).hexdigest()
+            inputs.append((constant.dtype.str, constant.shape, digest))  # type: ignore[arg-type]
+    attrs = tuple(sorted((k, repr(v)) for k, v in node.attrs.items()))
+    return node.op, node.domain, attrs, tuple(inputs), len(node.outputs)

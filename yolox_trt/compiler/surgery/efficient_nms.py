@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""EfficientNmsAttachment: decode and TensorRT's NMS plugin at the end of the graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.compiler.surgery.head_cut import RawLevel, find_raw_levels
+from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
+from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.model_spec import METADATA_SIGMOID, METADATA_STRIDES
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+#: TensorRT's parser looks plugins up by operator name; the domain keeps onnx's checker content.
+PLUGIN_DOMAIN = "TRT"
+OUTPUTS = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
+
+
+class EfficientNmsAttachment(SurgeryPass):
+    """Any YOLOX head -> decoded boxes and scores into EfficientNMS_TRT.
+
+    Boxes go in as centre and size in input pixels (box_coding 1), scores as objectness x class.
+    Outputs: num_detections int32 (N, 1), detection_boxes float32 (N, K, 4) as x1 y1 x2 y2 in input
+    pixels, detection_scores float32 (N, K), detection_classes int32 (N, K). HeadCut removes the
+    plugin again. The plugin runs on the GPU of TensorRT 8.x and 10.x; it is not on a DLA.
+
+    Args:
+        score_threshold: 0 to 1.
+        iou_threshold: 0 to 1.
+        max_output_boxes: K.
+        class_agnostic: whether boxes of different classes suppress each other (TensorRT 8.5+).
+    """
+
+    name = "attach-nms"
+    summary = "decode and EfficientNMS_TRT at the end of the graph (GPU only)"
+
+    def __init__(
+        self,
+        score_threshold: float = 0.3,
+        iou_threshold: float = 0.45,
+        max_output_boxes: int = 300,
+        *,
+        class_agnostic: bool = False,
+    ) -> None:
+        for label, value in (
+            ("score_threshold", score_threshold),
+            ("iou_threshold", iou_threshold),
+        ):
+            if not 0.0 <= value <= 1.0:
+                raise ConfigurationError(
+                    f"{label} = {value}", expected="0 to 1", fix=f"set `{label}`"
+                )
+        if max_output_boxes < 1:
+            raise ConfigurationError(
+                f"max_output_boxes = {max_output_boxes}",
+                expected="at least 1",
+                fix="set `max_output_boxes`",
+            )
+        self.attrs: dict[str, Any] = {
+            "background_class": -1,
+            "box_coding": 1,
+            "iou_threshold": float(iou_threshold),
+            "max_output_boxes": int(max_output_boxes),
+            "plugin_version": "1",
+            "score_activation": 0,
+            "score_threshold": float(score_threshold),
+        }
+        if class_agnostic:
+            self.attrs["class_agnostic"] = 1
+
+    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
+        if any(n.op == "EfficientNMS_TRT" for n in graph.graph.nodes):
+            log.note("EfficientNMS_TRT is attached already; cut the head first to change it")
+            return
+        batch = graph.image.shape[0] if graph.image.shape is not None else None
+        _, levels = find_raw_levels(graph)
+        boxes, scores = [], []
+        for level in levels:
+            box, score = _decode(graph, level)
+            boxes.append(box)
+            scores.append(score)
+        # The coordinates of all anchors, then of all scores, level by level.
+        all_boxes = graph.add_node("Concat", "nms_boxes", boxes, {"axis": 1})
+        all_scores = graph.add_node("Concat", "nms_scores", scores, {"axis": 1})
+        count = int(self.attrs["max_output_boxes"])
+        kinds = (
+            (np.int32, [1]),
+            (np.float32, [count, 4]),
+            (np.float32, [count]),
+            (np.int32, [count]),
+        )
+        old = {t.name for t in graph.graph.outputs}
+        graph.graph.outputs = []
+        outputs = []
+        for name, (dtype, shape) in zip(OUTPUTS, kinds, strict=True):
+            if name in old:
+                graph.graph.tensors()[name].name = graph.unique_name(f"{name}_before")
+            outputs.append(graph.variable(name, dtype, [batch, *shape]))
+        graph.add_plugin(
+            "EfficientNMS_TRT", [all_boxes, all_scores], outputs, self.attrs, PLUGIN_DOMAIN
+        )
+        graph.graph.outputs = outputs
+        for key in (METADATA_SIGMOID, METADATA_STRIDES):
+            graph.metadata.pop(key, None)
+        log.change(
+            f"outputs {', '.join(sorted(old))} -> {', '.join(OUTPUTS)} "
+            f"(score {self.attrs['score_threshold']:g}, IoU {self.attrs['iou_threshold']:g}, "
+            f"{count} boxes)"
+        )
+
+
+def _decode(graph: ModelGraph, level: RawLevel) -> tuple[gs.Tensor, gs.Tensor]:
+    """Return boxes (N, A, 4) and scores (N, A, C) of one level."""
+    shape = graph.static_shape(level.box)
+    height, width = (level.box.shape or [0] * 4)[2:]
+    if shape is None and not all(isinstance(d, int) for d in (height, width)):
+        raise ModelError(
+            f"level of stride {level.stride} with open height or width",
+            expected="a fixed input size",
+            fix="give `--input-size HEIGHT WIDTH`",
+        )
+    tag = f"nms_{level.stride}"
+
+    def flat(tensor: gs.Tensor, suffix: str) -> gs.Tensor:
+        # (N, C, h, w) -> (N, C, h w) -> (N, h w, C); 0 keeps the batch, fixed or open.
+        target = graph.constant(f"{tag}_{suffix}_shape", [0, 0, -1], np.int64)
+        wide = graph.add_node("Reshape", f"{tag}_{suffix}_flat", [tensor, target])
+        return graph.add_node("Transpose", f"{tag}_{suffix}", [wide], {"perm": [0, 2, 1]})
+
+    def part(tensor: gs.Tensor, first: int, last: int) -> gs.Tensor:
+        name = f"{tag}_box{first}"
+        bounds = [
+            graph.constant(f"{name}_{n}", [v], np.int64)
+            for n, v in (("start", first), ("end", last), ("axis", 2), ("step", 1))
+        ]
+        return graph.add_node("Slice", name, [tensor, *bounds])
+
+    y, x = np.mgrid[0:height, 0:width]
+    corners = np.stack((x, y), -1).reshape(1, -1, 2).astype(np.float32)
+    grid = graph.constant(f"{tag}_grid", corners)
+    stride = graph.constant(f"{tag}_stride", np.asarray(level.stride, np.float32))
+    box = flat(level.box, "box")
+    centre = graph.add_node("Add", f"{tag}_centre", [part(box, 0, 2), grid])
+    centre = graph.add_node("Mul", f"{tag}_centre_px", [centre, stride])
+    size = graph.add_node("Exp", f"{tag}_size", [part(box, 2, 4)])
+    size = graph.add_node("Mul", f"{tag}_size_px", [size, stride])
+    boxes = graph.add_node("Concat", f"{tag}_boxes", [centre, size], {"axis": 2})
+    probabilities = [
+        graph.add_node("Sigmoid", f"{tag}_{n}_sigmoid", [flat(t, n)])
+        for n, t in (("obj", level.objectness), ("cls", level.classes))
+    ]
+    return boxes, graph.add_node("Mul", f"{tag}_scores", probabilities)

@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""SurgeryReport: a model before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from yolox_trt.compiler.cost import count_parameters, node_costs
+from yolox_trt.compiler.dla.linter import check
+from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.core.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class GraphFigures:
+    """Figures of one model.
+
+    Attributes:
+        operators: ONNX operator -> nodes.
+        parameters: weights and biases.
+        gflops: of one run, None where sizes are open.
+        dla_nodes: nodes that a DLA takes.
+        gpu_nodes: nodes that fall back.
+        subgraphs: DLA loadables.
+        transfers: tensors between GPU and DLA in each run, the network's own input and outputs
+            included.
+    """
+
+    operators: dict[str, int]
+    parameters: int
+    gflops: float | None
+    dla_nodes: int
+    gpu_nodes: int
+    subgraphs: int
+    transfers: int
+
+    @property
+    def nodes(self) -> int:
+        """All nodes."""
+        return sum(self.operators.values())
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, *, tensorrt: str, precision: str, soc: str) -> GraphFigures:
+        """Measure a model."""
+        graph = ModelGraph(model)
+        try:
+            gflops: float | None = sum(c.flops for c in node_costs(graph)) / 1e9
+        except ModelError:
+            gflops = None
+        dla = check(model, tensorrt=tensorrt, precision=precision, soc=soc)
+        return cls(
+            dict(Counter(n.op for n in graph.nodes).most_common()),
+            count_parameters(graph),
+            gflops,
+            len(dla.dla_nodes),
+            len(dla.fallback_nodes),
+            len(dla.subgraphs),
+            len(dla.transfers),
+        )
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did.
+
+    Attributes:
+        name: of the pass.
+        changes: one line for each change.
+        notes: what it left alone, and why.
+        difference: relative difference of the predictions to the original model's after it; None
+            where nothing changed or it was not measured.
+    """
+
+    name: str
+    changes: tuple[str, ...]
+    notes: tuple[str, ...]
+    difference: float | None
+
+
+@dataclass(frozen=True)
+class SurgeryReport:
+    """The whole surgery.
+
+    Attributes:
+        before: figures of the original.
+        after: figures of the result.
+        passes: in the order of their run.
+        difference: max |after - before| / max |before| of the predictions (boxes, objectness,
+            classes; the largest), None where it was not measured.
+        not_measured: why, "" where it was.
+    """
+
+    before: GraphFigures
+    after: GraphFigures
+    passes: tuple[PassRecord, ...]
+    difference: float | None
+    not_measured: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self)
