@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,6 +56,25 @@ def test_equals_scalar_code(
     assert kept.tolist() == scalar_nms(boxes, scores, ids, threshold, agnostic)
     limited = nms(boxes, scores, ids, threshold, class_agnostic=agnostic, max_detections=3)
     assert limited.tolist() == kept[:3].tolist()
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_many_boxes_equal_few(agnostic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of comparing (all pairs at once, one by one) keep the same boxes."""
+    rng = np.random.default_rng(5)
+    corner = rng.uniform(0, 200, (600, 2))
+    boxes = np.concatenate((corner, corner + rng.uniform(5, 60, (600, 2))), 1).astype(np.float32)
+    scores = rng.integers(0, 50, 600).astype(np.float32) / 50
+    ids = rng.integers(0, 3, 600).astype(np.int32)
+    module = sys.modules["yolox_trt.kernels.reference.nms"]
+    results = []
+    for limit in (0, 1000):
+        monkeypatch.setattr(module, "_MATRIX_LIMIT", limit)
+        results.append(nms(boxes, scores, ids, 0.4, class_agnostic=agnostic).tolist())
+        first = nms(boxes, scores, ids, 0.4, class_agnostic=agnostic, max_detections=7).tolist()
+        assert first == results[-1][:7]
+    assert results[0] == results[1]
+    assert 10 < len(results[0]) < 600
 
 
 BOXES = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)

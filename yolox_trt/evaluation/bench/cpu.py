@@ -1,0 +1,316 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""`yolox_trt bench cpu`: our CPU path against the way of YOLOX's ONNX demo, in one run.
+
+The demo's way, in our words (the algorithm of demo/ONNXRuntime in YOLOX): a fresh canvas of 114,
+cv2.resize into its corner, transpose, a float32 copy; onnxruntime's session.run; grids made for
+each image, all anchors decoded, corner boxes divided by the scale; then for each class the
+anchors above the score and a NumPy NMS with areas of + 1 pixel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.core.errors import ConfigurationError, EngineError
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.model_spec import HeadLayout, ModelSpec
+from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.share import default_model
+from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, make_session
+from yolox_trt.evaluation.evaluate import read_image
+from yolox_trt.executor.cpu_detector import CpuDetector
+from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
+from yolox_trt.kernels.reference.postprocess import Postprocessor
+
+SUMMARY = "CPU preprocessing, decode + NMS and the whole path, against YOLOX's ONNX demo"
+
+Image = npt.NDArray[np.uint8]
+#: Thresholds of the demo.
+SCORE, NMS = 0.1, 0.45
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the benchmark's arguments."""
+    parser.add_argument(
+        "--model", type=Path, help="undecoded YOLOX ONNX (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--source", type=Path, help="photograph (default: scikit-image's, side by side)"
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=(1280, 1920), metavar=("H", "W"))
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each stage")
+    parser.add_argument("--threads", type=int, help="of ONNX Runtime")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the benchmark and print its table."""
+    model = args.model or default_model()
+    spec = read_spec(model)
+    if spec.head not in (HeadLayout.UNDECODED, HeadLayout.RAW_LEVELS) or spec.batch not in (
+        1,
+        None,
+    ):
+        raise ConfigurationError(
+            f"{model} with {spec.head.value} output and batch {spec.batch}",
+            expected="a YOLOX with undecoded or raw output and batch 1",
+            fix="give another one with --model",
+        )
+    image = _photograph(args.source, *args.size)
+    engine = OnnxRuntimeEngine(model, spec=spec, intra_op_num_threads=args.threads)
+    session = make_session(model, ["CPUExecutionProvider"], intra_op_num_threads=args.threads)
+    figures = measure(image, spec, engine, session, args.seconds)
+    figures["machine"] = describe_machine()
+    figures["model"] = f"{Path(model).name} {spec.input_height}x{spec.input_width}"
+    _print(figures, args.size)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def measure(
+    image: Image, spec: ModelSpec, engine: OnnxRuntimeEngine, session: Any, seconds: float
+) -> dict[str, Any]:
+    """Time both ways, taking turns so that a busy moment hits both.
+
+    Returns:
+        stage -> {"demo": ms, "ours": ms, "ratio": demo / ours}, medians; also "candidates".
+    """
+    frame = Frame.from_array(image)
+    size = (spec.input_height, spec.input_width)
+    preprocessor = CpuPreprocessor(spec.preprocessing)
+    postprocessor = Postprocessor(spec)
+    options = PostprocessOptions(score_threshold=SCORE, nms_threshold=NMS)
+    detector = CpuDetector(engine)
+    demo_input, ratio = demo_preprocess(image, size)
+    names = list(spec.output_names)
+    demo_output = _single_tensor(session.run(names, {spec.input_name: demo_input[None]}), spec)
+    outputs = {n: np.array(v) for n, v in engine.outputs.items()}
+    letterbox = preprocessor(frame, engine.input[0])
+    engine.run(1)
+    outputs = {n: np.array(v) for n, v in engine.outputs.items()}
+    scratch = np.empty_like(engine.input[0])
+    raw_boxes = demo_output[..., :4].copy()
+
+    def restore() -> None:
+        demo_output[..., :4] = raw_boxes
+
+    ours = postprocessor(outputs, 0, letterbox, options)
+    theirs = demo_postprocess(demo_output, size, ratio)
+    restore()
+    if abs(len(ours) - len(theirs)) > 0.2 * max(len(ours), len(theirs)):
+        raise EngineError(
+            f"{len(ours)} detections here and {len(theirs)} in the demo's way",
+            expected="about as many: otherwise the times compare different work",
+            fix="report this with the model and the image",
+        )
+
+    def demo_all() -> Any:
+        tensor, r = demo_preprocess(image, size)
+        values = session.run(names, {spec.input_name: tensor[None]})
+        return demo_postprocess(_single_tensor(values, spec), size, r)
+
+    stages: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "preprocess": (lambda: demo_preprocess(image, size), lambda: preprocessor(frame, scratch)),
+        "decode + NMS": (
+            lambda: demo_postprocess(demo_output, size, ratio),
+            lambda: postprocessor(outputs, 0, letterbox, options),
+        ),
+        "inference": (
+            lambda: session.run(names, {spec.input_name: demo_input[None]}),
+            lambda: engine.run(1),
+        ),
+        "whole path": (demo_all, lambda: detector.detect([frame], [options])),
+    }
+    figures: dict[str, Any] = {}
+    for name, (demo, own) in stages.items():
+        demo_ms, own_ms = _alternate(demo, own, seconds, before=restore)
+        figures[name] = {"demo": demo_ms, "ours": own_ms, "ratio": demo_ms / own_ms}
+    figures["detections"] = len(ours)
+    return figures
+
+
+def demo_preprocess(image: Image, size: tuple[int, int]) -> tuple[npt.NDArray[np.float32], float]:
+    """Letterbox as the demo does; return (3, H, W) and the scale."""
+    canvas = np.ones((size[0], size[1], 3), dtype=np.uint8) * 114
+    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    height, width = int(image.shape[0] * scale), int(image.shape[1] * scale)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    canvas[:height, :width] = resized.astype(np.uint8)
+    planes = canvas.transpose((2, 0, 1))
+    return np.ascontiguousarray(planes, dtype=np.float32), scale
+
+
+def demo_postprocess(
+    output: npt.NDArray[np.float32], size: tuple[int, int], scale: float
+) -> npt.NDArray[np.float32]:
+    """Decode and suppress as the demo does.
+
+    Args:
+        output: (1, A, 5 + C), undecoded; its boxes are overwritten.
+        size: (height, width) of the input.
+        scale: of the letterbox.
+
+    Returns:
+        (N, 6): x1 y1 x2 y2 score class.
+    """
+    values = output  # changed in place, as there
+    grids, strides = [], []
+    for stride in (8, 16, 32):
+        columns, rows = np.meshgrid(np.arange(size[1] // stride), np.arange(size[0] // stride))
+        grid = np.stack((columns, rows), 2).reshape(1, -1, 2)
+        grids.append(grid)
+        strides.append(np.full((*grid.shape[:2], 1), stride))
+    all_grids = np.concatenate(grids, 1)
+    all_strides = np.concatenate(strides, 1)
+    values[..., :2] = (values[..., :2] + all_grids) * all_strides
+    values[..., 2:4] = np.exp(values[..., 2:4]) * all_strides
+    anchors = values[0]
+    boxes = anchors[:, :4]
+    scores = anchors[:, 4:5] * anchors[:, 5:]
+    corners = np.ones_like(boxes)
+    corners[:, 0] = boxes[:, 0] - boxes[:, 2] / 2.0
+    corners[:, 1] = boxes[:, 1] - boxes[:, 3] / 2.0
+    corners[:, 2] = boxes[:, 0] + boxes[:, 2] / 2.0
+    corners[:, 3] = boxes[:, 1] + boxes[:, 3] / 2.0
+    corners /= scale
+    found = []
+    for class_id in range(scores.shape[1]):
+        class_scores = scores[:, class_id]
+        valid = class_scores > SCORE
+        if valid.sum() == 0:
+            continue
+        valid_scores, valid_boxes = class_scores[valid], corners[valid]
+        kept = _demo_nms(valid_boxes, valid_scores)
+        if kept:
+            ids = np.ones((len(kept), 1)) * class_id
+            found.append(np.concatenate([valid_boxes[kept], valid_scores[kept, None], ids], 1))
+    return np.concatenate(found, 0) if found else np.empty((0, 6), np.float32)
+
+
+def _demo_nms(boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> list[int]:
+    x1, y1, x2, y2 = boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3]
+    areas = (x2 - x1 + 1) * (y2 - y1 + 1)
+    order = scores.argsort()[::-1]
+    kept = []
+    while order.size > 0:
+        i = order[0]
+        kept.append(i)
+        left, top = np.maximum(x1[i], x1[order[1:]]), np.maximum(y1[i], y1[order[1:]])
+        right, bottom = np.minimum(x2[i], x2[order[1:]]), np.minimum(y2[i], y2[order[1:]])
+        inter = np.maximum(0.0, right - left + 1) * np.maximum(0.0, bottom - top + 1)
+        overlap = inter / (areas[i] + areas[order[1:]] - inter)
+        order = order[np.where(overlap <= NMS)[0] + 1]
+    return kept
+
+
+def _single_tensor(values: list[Any], spec: ModelSpec) -> npt.NDArray[np.float32]:
+    """Return (1, A, 5 + C) of a model, joined (outside the timing) where it has raw levels."""
+    if spec.head is HeadLayout.UNDECODED:
+        return np.asarray(values[0], np.float32)
+    outputs = dict(zip(spec.output_names, values, strict=True))
+    levels = []
+    for level in spec.levels:
+        assert level.box and level.objectness and level.classes
+        parts = [
+            outputs[t.name][:, t.channel : t.channel + n].reshape(1, n, -1)
+            for t, n in (
+                (level.box, 4),
+                (level.objectness, 1),
+                (level.classes, spec.num_classes),
+            )
+        ]
+        levels.append(np.concatenate(parts, 1))
+    joined = np.concatenate(levels, 2).transpose(0, 2, 1).astype(np.float32)
+    if not spec.sigmoid:
+        joined[..., 4:] = 1 / (1 + np.exp(-joined[..., 4:]))
+    return np.ascontiguousarray(joined)
+
+
+def _alternate(
+    demo: Callable[[], Any],
+    own: Callable[[], Any],
+    seconds: float,
+    before: Callable[[], None],
+) -> tuple[float, float]:
+    """Return the median milliseconds of both, measured in turns; `before` is not measured."""
+    for _ in range(3):
+        before()
+        demo()
+        own()
+    times: tuple[list[float], list[float]] = ([], [])
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(times[0]) < 5:
+            for function, found in zip((demo, own), times, strict=True):
+                before()
+                start = time.perf_counter()
+                function()
+                found.append(time.perf_counter() - start)
+    finally:
+        if enabled:
+            gc.enable()
+    return float(np.median(times[0]) * 1e3), float(np.median(times[1]) * 1e3)
+
+
+def describe_machine() -> str:
+    """Return CPU, cores and versions, for the table's caption."""
+    import onnxruntime
+
+    cpu = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                cpu = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{cpu}, {cores} cores, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"OpenCV {cv2.__version__}, ONNX Runtime {onnxruntime.__version__}"
+    )
+
+
+def _photograph(source: Path | None, height: int, width: int) -> Image:
+    if source is not None:
+        return np.asarray(cv2.resize(read_image(str(source)), (width, height)), np.uint8)
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise ConfigurationError(
+            f"no photograph ({error})",
+            expected="--source, or scikit-image's photographs",
+            fix="give --source IMAGE, or pip install scikit-image",
+        ) from error
+    parts = [data.astronaut(), data.chelsea(), data.coffee(), data.stereo_motorcycle()[0]]
+    tiles = [cv2.resize(p[..., ::-1], (width // 2, height // 2)) for p in parts]
+    rows = [np.hstack(tiles[:2]), np.hstack(tiles[2:])]
+    return np.ascontiguousarray(np.vstack(rows), np.uint8)
+
+
+def _print(figures: dict[str, Any], size: tuple[int, int]) -> None:
+    print(f"{figures['model']}, image {size[1]}x{size[0]}, {figures['detections']} detections")
+    print(figures["machine"])
+    print()
+    print("| stage | YOLOX ONNX demo's way, ms | yolox_trt, ms | times faster |")
+    print("|---|---|---|---|")
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            print(f"| {name} | {value['demo']:.3f} | {value['ours']:.3f} | {value['ratio']:.1f} |")
