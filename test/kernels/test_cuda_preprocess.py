@@ -1,0 +1,215 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""preprocess.cu against the reference: its code on the host, and the kernel on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from support import cuda_host
+from support.gpu import requires_gpu
+
+from yolox_trt.core import ConfigurationError, Frame, Letterbox, ModelError, Preprocessing, Roi
+from yolox_trt.core.encodings import ENCODINGS
+from yolox_trt.kernels.cuda import descriptors
+from yolox_trt.kernels.cuda.preprocess import CudaPreprocess
+from yolox_trt.kernels.reference import (
+    chw_to_chw16,
+    chw_to_chw32,
+    chw_to_hwc4,
+    preprocess,
+)
+
+IMAGENET = Preprocessing("rgb", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+#: height, width, row padding, Roi, network height, network width.
+GEOMETRIES = {
+    "identity": (96, 128, 0, None, 96, 128),
+    "half": (192, 256, 0, None, 96, 128),
+    "double": (48, 64, 0, None, 96, 128),
+    "third, odd steps": (96 * 3, 128 * 3, 5, None, 96, 128),
+    "2.1, padding below": (100, 202, 0, None, 64, 96),
+    "1.9, padding right": (182, 120, 3, None, 96, 96),
+    "up, not whole": (50, 70, 1, None, 96, 160),
+    "roi": (150, 200, 2, Roi(13, 7, 101, 61), 64, 96),
+    "roi at the corner": (90, 120, 0, Roi(57, 39, 63, 51), 64, 64),
+    "two by two": (2, 2, 0, None, 32, 32),
+    "9 times smaller": (290, 580, 0, None, 32, 64),
+}
+
+
+def random_frame(
+    encoding: str, height: int, width: int, pad: int = 0, roi: Roi | None = None, seed: int = 0
+) -> Frame:
+    layout = ENCODINGS[encoding]
+    step = width * layout.bytes_per_pixel + pad
+    size = int(height * layout.rows_per_height) * step
+    data = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    return Frame.view(data, height=height, width=width, encoding=encoding, step=step, roi=roi)
+
+
+def describe(
+    frames: Sequence[Frame], addresses: Sequence[int], height: int, width: int, color_order: str
+) -> np.ndarray:
+    buffer = bytearray(descriptors.IMAGE.size * len(frames))
+    for index, (frame, address) in enumerate(zip(frames, addresses, strict=True)):
+        descriptors.pack_image(
+            buffer,
+            index * descriptors.IMAGE.size,
+            frame,
+            Letterbox.of_frame(frame, height, width),
+            color_order=color_order,
+            data=address,
+        )
+    return np.frombuffer(buffer, np.uint8)
+
+
+def on_host(frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str) -> np.ndarray:
+    # One byte before each image: an odd address shows whether reads are really aligned.
+    staged = [np.concatenate(([0], f.data, np.full(16, 255))).astype(np.uint8) for f in frames]
+    images = describe(
+        frames, [s.ctypes.data + 1 for s in staged], kernel.height, kernel.width, color_order
+    )
+    output = np.zeros(kernel.shape(len(frames)), kernel.dtype)
+    output.view(np.uint8).fill(0xCD)
+    kernel(images.ctypes.data, output.ctypes.data, len(frames))
+    return output
+
+
+def on_gpu(frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str) -> np.ndarray:
+    import cupy
+
+    staged = [cupy.asarray(np.append(f.data, np.zeros(16, np.uint8))) for f in frames]
+    images = cupy.asarray(
+        describe(frames, [s.data.ptr for s in staged], kernel.height, kernel.width, color_order)
+    )
+    output = cupy.full(kernel.shape(len(frames)), 77, kernel.dtype)
+    kernel(images.data.ptr, output.data.ptr, len(frames))
+    return cupy.asnumpy(output)
+
+
+def largest_error(got: np.ndarray, frame: Frame, preprocessing: Preprocessing, index: int) -> float:
+    """Return the largest difference to the reference in steps of a source pixel's value."""
+    height, width = got.shape[2:]
+    expected = preprocess(
+        frame, Letterbox.of_frame(frame, height, width), preprocessing, dtype=got.dtype
+    )
+    step = 1.0 if got.dtype == np.uint8 else np.abs(preprocessing.factors[0])[:, None, None]
+    return float(np.abs((got[index].astype(np.float64) - expected) / step).max())
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("encoding", descriptors.ENCODING_CODES)
+def test_host_one_lsb_at_every_scale(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, reverse: bool
+) -> None:
+    cuda_host.install(monkeypatch, reverse=reverse)
+    for name, (height, width, pad, roi, input_height, input_width) in GEOMETRIES.items():
+        frame = random_frame(encoding, height, width, pad, roi)
+        kernel = CudaPreprocess(height=input_height, width=input_width)
+        got = on_host([frame], kernel, "bgr")
+        error = largest_error(got, frame, Preprocessing(), 0)
+        assert error <= 1.0, name
+        if name == "identity" and not encoding.startswith(("nv12", "uyvy", "yuy2")):
+            assert error == 0.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_host_batch_of_cameras(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    cuda_host.install(monkeypatch)
+    frames = [
+        random_frame(encoding, 60 + 10 * i, 100 + 30 * i, i, seed=i)
+        for i, encoding in enumerate(descriptors.ENCODING_CODES)
+    ]
+    preprocessing = Preprocessing("rgb") if dtype == "uint8" else IMAGENET
+    kernel = CudaPreprocess(height=64, width=96, dtype=dtype, preprocessing=preprocessing)
+    got = on_host(frames, kernel, "rgb")
+    for index, frame in enumerate(frames):
+        # float16 rounds what float32 computes: half a unit in its last place, 2^-9 near 2.6.
+        slack = 2.0**-9 / 0.017 if dtype == "float16" else 1e-3
+        assert largest_error(got, frame, preprocessing, index) <= 1.0 + slack
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layout", "pack"),
+    [
+        ("float16", "hwc4", chw_to_hwc4),
+        ("int8", "hwc4", chw_to_hwc4),
+        ("float16", "chw16", chw_to_chw16),
+        ("int8", "chw32", chw_to_chw32),
+        ("int8", "nchw", lambda planes: planes),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["bgr8", "rgb8"])
+def test_host_dla_layouts(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, layout: str, pack: object, encoding: str
+) -> None:
+    cuda_host.install(monkeypatch)
+    frame = random_frame(encoding, 80, 130)
+    scale = 255.0 / 127.0 if dtype == "int8" else 1.0
+    kernel = CudaPreprocess(height=64, width=96, dtype=dtype, layout=layout, input_scale=scale)
+    got = on_host([frame], kernel, "bgr")
+    letterbox = Letterbox.of_frame(frame, 64, 96)
+    expected = preprocess(frame, letterbox, dtype=dtype, input_scale=scale)[None]
+    packed = pack(expected)  # type: ignore[operator]
+    got = got.reshape(packed.shape)
+    assert np.abs(got.astype(np.float32) - packed.astype(np.float32)).max() <= 1.0
+    # Beyond the image's three channels every element was written, with zero.
+    if layout != "nchw":
+        assert not got[..., 3:].any()
+
+
+def test_host_row_pitch_leaves_padding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_host.install(monkeypatch)
+    frame = random_frame("bgr8", 80, 130)
+    kernel = CudaPreprocess(height=64, width=90, row_pitch=96)
+    got = on_host([frame], kernel, "bgr")
+    assert got.shape == (1, 3, 64, 96)
+    assert (got[..., 90:].view(np.uint8) == 0xCD).all()
+    assert largest_error(np.ascontiguousarray(got[..., :90]), frame, Preprocessing(), 0) <= 1.0
+
+
+@pytest.mark.parametrize("tile", [(1, 1, 1, 1), (2, 2, 4, 4), (2, 4, 2, 2), (1, 8, 8, 1)])
+def test_host_tiles_agree(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int, int]) -> None:
+    cuda_host.install(monkeypatch)
+    frame = random_frame("nv12", 90, 142)
+    expected = on_host([frame], CudaPreprocess(height=96, width=160), "bgr")
+    got = on_host([frame], CudaPreprocess(height=96, width=160, tile=tile), "bgr")
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_unknown_input_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="float64"):
+        CudaPreprocess(height=64, width=64, dtype="float64")
+    with pytest.raises(ConfigurationError, match="nhwc"):
+        CudaPreprocess(height=64, width=64, layout="nhwc")
+    with pytest.raises(ConfigurationError, match="row pitch"):
+        CudaPreprocess(height=64, width=64, row_pitch=32)
+    with pytest.raises(ModelError, match="uint8"):
+        CudaPreprocess(height=64, width=64, dtype="uint8", preprocessing=IMAGENET)
+
+
+@requires_gpu
+@pytest.mark.parametrize("encoding", descriptors.ENCODING_CODES)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_gpu_one_lsb_at_every_scale(encoding: str, dtype: str) -> None:
+    for name, (height, width, pad, roi, input_height, input_width) in GEOMETRIES.items():
+        frame = random_frame(encoding, height, width, pad, roi)
+        kernel = CudaPreprocess(height=input_height, width=input_width, dtype=dtype)
+        got = on_gpu([frame], kernel, "bgr")
+        assert largest_error(got, frame, Preprocessing(), 0) <= 1.0, name
+
+
+@requires_gpu
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_gpu_batch_of_cameras(dtype: str) -> None:
+    frames = [
+        random_frame(encoding, 600 + 10 * i, 1000 + 30 * i, i, seed=i)
+        for i, encoding in enumerate(descriptors.ENCODING_CODES)
+    ]
+    kernel = CudaPreprocess(height=416, width=416, dtype=dtype, preprocessing=IMAGENET)
+    got = on_gpu(frames, kernel, "rgb")
+    for index, frame in enumerate(frames):
+        slack = 2.0**-9 / 0.017 if dtype == "float16" else 1e-3
+        assert largest_error(got, frame, IMAGENET, index) <= 1.0 + slack

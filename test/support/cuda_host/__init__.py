@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels compiled by g++ and run on the host, behind CuPy's interface.
+
+`install(monkeypatch)` makes the wrappers in yolox_trt.kernels.cuda use them: the wrappers' own
+code (grids, structs, buffers) and the kernels' own code run, only the device is missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from yolox_trt.kernels.cuda import module
+
+HERE = Path(__file__).parent
+_BUILD = Path(tempfile.gettempdir()) / "yolox_trt_cuda_host"
+
+
+class HostArray(np.ndarray):
+    """A NumPy array with the attributes of a cupy.ndarray that the wrappers use."""
+
+    @property
+    def data(self) -> Any:  # type: ignore[override]
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+def host_array(values: Any, dtype: Any = None) -> HostArray:
+    """Copy values into a HostArray."""
+    return np.array(values, dtype).view(HostArray)
+
+
+class _Kernel:
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any) -> None:
+        def triple(values: tuple[int, ...]) -> Any:
+            return (ctypes.c_uint * 3)(*values, *([1] * (3 - len(values))))
+
+        self._function(triple(grid), triple(block), *map(_convert, arguments))
+
+
+def _convert(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return ctypes.c_void_p(value.ctypes.data)
+    return {
+        np.uint64: lambda: ctypes.c_void_p(int(value)),
+        np.int32: lambda: ctypes.c_int(int(value)),
+        np.float32: lambda: ctypes.c_float(float(value)),
+    }[type(value)]()
+
+
+class HostModule:
+    """Stands for cupy.RawModule."""
+
+    def __init__(self, path: Path) -> None:
+        self.library = ctypes.CDLL(str(path))
+
+    def get_function(self, name: str) -> _Kernel:
+        return _Kernel(getattr(self.library, f"run_{name}"))
+
+
+def load(name: str, *, fmad: bool = True, **macros: int) -> HostModule:
+    """Stand for module.load: compile by g++, once for each state of the sources."""
+    options = [f"-D{key}={value}" for key, value in sorted(macros.items())]
+    sources = [module.SOURCES / "common.cuh", module.SOURCES / f"{name}.cu"]
+    sources += [HERE / "host_shim.hpp", HERE / f"host_{name}.cpp"]
+    digest = hashlib.sha256(" ".join(options).encode())
+    for path in sources:
+        digest.update(path.read_bytes())
+    library = _BUILD / f"{name}-{digest.hexdigest()[:16]}.so"
+    if not library.exists():
+        _BUILD.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_BUILD) as folder:
+            built = Path(folder) / "built.so"
+            command = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC"]
+            command += ["-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"]
+            command += ["-Wno-unused-variable", "-Wno-maybe-uninitialized"]
+            command += [f"-I{module.SOURCES}", *options, str(sources[-1]), "-o", str(built)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            built.replace(library)
+    return HostModule(library)
+
+
+def reverse_order(loaded: HostModule, reverse: bool) -> None:
+    """Run the threads of a block from the last to the first."""
+    loaded.library.set_order(int(reverse))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *, reverse: bool = False) -> None:
+    """Let the wrappers run on the host for the rest of a test; skip it without g++."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++: the kernels' code cannot be run on the host")
+
+    def load_in_order(name: str, **options: Any) -> HostModule:
+        loaded = load(name, **options)
+        reverse_order(loaded, reverse)
+        return loaded
+
+    def empty(shape: Any, dtype: Any) -> HostArray:
+        # Poison: what a kernel does not write, a test must see.
+        array = np.empty(shape, dtype).view(HostArray)
+        array.view(np.uint8).fill(0xCD)
+        return array
+
+    fake_cupy = SimpleNamespace(
+        asarray=host_array,
+        zeros=lambda shape, dtype: np.zeros(shape, dtype).view(HostArray),
+        empty=empty,
+        cuda=SimpleNamespace(
+            Device=lambda: SimpleNamespace(id=0, attributes={"MultiProcessorCount": 4})
+        ),
+    )
+    monkeypatch.setattr(module, "load", load_in_order)
+    monkeypatch.setattr("yolox_trt.kernels.cuda.postprocess.require", lambda *_, **__: fake_cupy)

@@ -1,0 +1,60 @@
+// SPDX-FileCopyrightText: The yolox_trt authors
+// SPDX-License-Identifier: Apache-2.0
+#include "host_shim.hpp"
+// The kernels, with their macros from the command line.
+#include "common.cuh"
+#include "postprocess.cu"
+
+extern "C" void set_order(int reversed) { host::reversed = reversed != 0; }
+
+extern "C" void run_decode(const unsigned* grid, const unsigned* block, const Level* levels,
+                           int level_count, int num_classes, int anchors, const Post* posts,
+                           const float* thresholds, Tally* tallies, u64* keys, Box* boxes,
+                           int* class_ids) {
+  host::launch(grid, block, [=] {
+    decode(levels, level_count, num_classes, anchors, posts, thresholds, tallies, keys, boxes,
+           class_ids);
+  });
+}
+
+extern "C" void run_read_efficient_nms(const unsigned* grid, const unsigned* block,
+                                       const int* counts, const in_t* plugin_boxes,
+                                       const in_t* plugin_scores, const int* plugin_classes,
+                                       int slots, int num_classes, const Post* posts,
+                                       const float* thresholds, Tally* tallies, u64* keys,
+                                       Box* boxes, int* class_ids) {
+  host::launch(grid, block, [=] {
+    read_efficient_nms(counts, plugin_boxes, plugin_scores, plugin_classes, slots, num_classes,
+                       posts, thresholds, tallies, keys, boxes, class_ids);
+  });
+}
+
+extern "C" void run_rank_candidates(const unsigned* grid, const unsigned* block,
+                                    const Tally* tallies, int anchors, int capacity,
+                                    const u64* keys, const Box* boxes, const int* class_ids,
+                                    Box* sorted_boxes, float* sorted_scores,
+                                    int* sorted_class_ids) {
+  host::launch(grid, block, [=] {
+    rank_candidates(tallies, anchors, capacity, keys, boxes, class_ids, sorted_boxes,
+                    sorted_scores, sorted_class_ids);
+  });
+}
+
+extern "C" void run_suppression(const unsigned* grid, const unsigned* block, const Tally* tallies,
+                                int capacity, const Post* posts, const Box* sorted_boxes,
+                                const int* sorted_class_ids, u64* mask) {
+  host::launch(grid, block, [=] {
+    suppression(tallies, capacity, posts, sorted_boxes, sorted_class_ids, mask);
+  });
+}
+
+extern "C" void run_greedy_selection(const unsigned* grid, const unsigned* block, Tally* tallies,
+                                     int capacity, const Post* posts, const Box* sorted_boxes,
+                                     const float* sorted_scores, const int* sorted_class_ids,
+                                     const u64* mask, u8* results, int result_bytes,
+                                     int result_capacity) {
+  host::launch(grid, block, [=] {
+    greedy_selection(tallies, capacity, posts, sorted_boxes, sorted_scores, sorted_class_ids, mask,
+                     results, result_bytes, result_capacity);
+  });
+}

@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The structures that host and kernels share: one image, one level of the head, one result.
+
+Field for field the structs at the head of preprocess.cu and postprocess.cu. They are packed with
+`struct`, not with NumPy records: a frame's whole description is one call.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.letterbox import Letterbox
+from yolox_trt.core.options import PostprocessOptions
+
+#: struct Image: data, chroma, step, encoding, roi x y width height, resized width height,
+#: ratio x y, swap, reserved.
+IMAGE = struct.Struct("<QQ8i2f2i")
+#: struct Post: inverse_scale, roi x y width height, nms_threshold, class_agnostic, max_detections.
+POST = struct.Struct("<6f2i")
+#: struct Level: box, objectness, classes, their image strides, cell_step, channel_step, stride,
+#: width, cells, first_anchor, first_block, reserved.
+LEVEL = struct.Struct("<6Q8i")
+#: struct Header: count, candidates, overflow, nan.
+HEADER = struct.Struct("<4i")
+
+#: Bytes that must be readable behind an image's last byte: kernels read whole aligned words.
+SOURCE_MARGIN = 16
+
+#: An IoU that no pair of boxes exceeds: switches NMS off where the network has done it.
+NO_NMS = 1e30
+
+#: The encodings that preprocess.cu reads, in its numbering.
+ENCODING_CODES: dict[str, int] = {
+    "bgr8": 0,
+    "rgb8": 1,
+    "bgra8": 2,
+    "rgba8": 3,
+    "mono8": 4,
+    "nv12": 5,
+    "uyvy": 6,
+    "yuy2": 7,
+}
+
+
+def pack_image(
+    buffer: Any,
+    offset: int,
+    frame: Frame,
+    letterbox: Letterbox,
+    *,
+    color_order: str,
+    data: int,
+    chroma: int = 0,
+) -> None:
+    """Write a struct Image.
+
+    Args:
+        buffer: writable bytes-like object.
+        offset: where in `buffer`.
+        frame: the image; its encoding must be in ENCODING_CODES.
+        letterbox: its geometry.
+        color_order: "bgr" or "rgb", of the network.
+        data: device address at which the image's first byte lies, or would lie if all rows had
+            been copied.
+        chroma: nv12: likewise of the chroma plane; 0 means right behind the luma plane.
+    """
+    roi = letterbox.roi
+    if frame.encoding == "nv12" and not chroma:
+        chroma = data + frame.height * frame.step
+    memory_order = "rgb" if frame.encoding in ("rgb8", "rgba8") else "bgr"
+    IMAGE.pack_into(
+        buffer,
+        offset,
+        data,
+        chroma,
+        frame.step,
+        ENCODING_CODES[frame.encoding],
+        roi.x,
+        roi.y,
+        roi.width,
+        roi.height,
+        letterbox.resized_width,
+        letterbox.resized_height,
+        roi.width / letterbox.resized_width,
+        roi.height / letterbox.resized_height,
+        memory_order != color_order,
+        0,
+    )
+
+
+def pack_post(
+    buffer: Any,
+    offset: int,
+    letterbox: Letterbox,
+    options: PostprocessOptions,
+    *,
+    nms_in_network: bool = False,
+) -> None:
+    """Write a struct Post.
+
+    Args:
+        buffer: writable bytes-like object.
+        offset: where in `buffer`.
+        letterbox: the image's geometry.
+        options: thresholds; the score thresholds travel apart, one for each class.
+        nms_in_network: whether the network ends in EfficientNMS_TRT.
+    """
+    roi = letterbox.roi
+    POST.pack_into(
+        buffer,
+        offset,
+        1.0 / letterbox.scale,
+        roi.x,
+        roi.y,
+        roi.width,
+        roi.height,
+        NO_NMS if nms_in_network else options.nms_threshold,
+        options.class_agnostic,
+        options.max_detections,
+    )
+
+
+def result_dtype(capacity: int) -> np.dtype[Any]:
+    """Return the NumPy view of one image's result: a Header, then `capacity` detections.
+
+    The size is a multiple of 16 bytes, as the kernel's 16-byte stores need.
+    """
+    size = HEADER.size + 24 * capacity
+    return np.dtype(
+        {
+            "names": ["count", "candidates", "overflow", "nan", "boxes", "scores", "class_ids"],
+            "formats": [
+                np.int32,
+                np.int32,
+                np.int32,
+                np.int32,
+                (np.float32, (capacity, 4)),
+                (np.float32, (capacity,)),
+                (np.int32, (capacity,)),
+            ],
+            "offsets": [0, 4, 8, 12, 16, 16 + 16 * capacity, 16 + 20 * capacity],
+            "itemsize": -(-size // 16) * 16,
+        }
+    )

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Compilation of the .cu files by NVRTC, once for each set of macros."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from yolox_trt.core.errors import EngineError
+from yolox_trt.core.optional import require
+
+SOURCES = Path(__file__).parent
+
+
+def source(name: str) -> str:
+    """Return a .cu file's text, with common.cuh in front."""
+    return "\n".join((SOURCES / part).read_text() for part in ("common.cuh", f"{name}.cu"))
+
+
+def load(name: str, *, fmad: bool = True, **macros: int) -> Any:
+    """Compile and load a .cu file for the current CUDA device.
+
+    CuPy keeps compiled code in ~/.cupy/kernel_cache (CUPY_CACHE_DIR), so that a second process
+    does not compile; this function keeps the loaded module for the life of the process.
+
+    Args:
+        name: file name without `.cu`.
+        fmad: whether a * b + c may be contracted into one rounding.
+        macros: values of the file's macros.
+
+    Returns:
+        cupy.RawModule.
+
+    Raises:
+        MissingDependencyError: CuPy is not installed.
+        EngineError: the code does not compile for this device.
+    """
+    cupy = require("cupy", purpose="the CUDA kernels")
+    return _load(int(cupy.cuda.Device().id), name, fmad, tuple(sorted(macros.items())))
+
+
+@cache
+def _load(device: int, name: str, fmad: bool, macros: tuple[tuple[str, int], ...]) -> Any:
+    cupy = require("cupy")
+    options = ["--std=c++17", f"--fmad={'true' if fmad else 'false'}"]
+    options += [f"-D{key}={value}" for key, value in macros]
+    module = cupy.RawModule(code=source(name), options=tuple(options), backend="nvrtc")
+    try:
+        module.compile()
+    except cupy.cuda.compiler.CompileException as error:
+        raise EngineError(
+            f"{name}.cu does not compile with {options} on CUDA device {device}: {error}",
+            expected="NVRTC of CUDA 11.4 or newer",
+            fix="install the CuPy package that matches the installed CUDA (cupy-cuda12x, -cuda13x)",
+        ) from error
+    return module

@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""CudaPreprocess: from images of any size and encoding to one network input, in one kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.model_spec import Preprocessing
+from yolox_trt.kernels.cuda import module
+from yolox_trt.kernels.reference.preprocess import check_uint8
+
+_OUTPUTS = {"float32": 0, "float16": 1, "int8": 2, "uint8": 3}
+#: Name of a memory layout -> (number in preprocess.cu, channels of a pixel; 0: planes).
+LAYOUTS: dict[str, tuple[int, int]] = {
+    "nchw": (0, 0),
+    "hwc4": (1, 4),
+    "chw16": (2, 16),
+    "chw32": (3, 32),
+}
+#: Output element type -> (PIXELS, ROWS, BLOCK_Y, BLOCKS); measured on an H200, see docs/kernels.md.
+TILES: dict[str, tuple[int, int, int, int]] = {
+    "float32": (1, 4, 4, 8),
+    "float16": (1, 4, 4, 8),
+    "int8": (1, 4, 4, 8),
+    "uint8": (1, 4, 4, 8),
+}
+
+
+class CudaPreprocess:
+    """Resize, letterbox, colour conversion, normalisation and layout of a batch, in one launch.
+
+    The images are described by `descriptors.IMAGE` structs in device memory, so that sizes,
+    encodings and addresses may change under a captured CUDA graph.
+
+    Args:
+        height: rows of the network's input.
+        width: columns of the network's input.
+        dtype: "float32", "float16", "int8" or "uint8".
+        layout: "nchw", or the DLA's "hwc4", "chw16" (float16), "chw32" (int8).
+        row_pitch: elements (nchw) or pixels (other layouts) from one row to the next; None for
+            rows without padding. The padding is not written.
+        preprocessing: colour order, scale, mean, std and pad value.
+        input_scale: real value of one step of an int8 input (dynamic range / 127).
+        tile: (PIXELS, ROWS, BLOCK_Y, BLOCKS) of preprocess.cu; None for the measured choice.
+
+    Raises:
+        ConfigurationError: unknown dtype or layout, or sizes that do not fit them.
+        ModelError: uint8 input with a normalisation.
+        MissingDependencyError: CuPy is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        dtype: str = "float32",
+        layout: str = "nchw",
+        row_pitch: int | None = None,
+        preprocessing: Preprocessing | None = None,
+        input_scale: float = 1.0,
+        tile: tuple[int, int, int, int] | None = None,
+    ) -> None:
+        preprocessing = preprocessing or Preprocessing()
+        if dtype not in _OUTPUTS or layout not in LAYOUTS:
+            raise ConfigurationError(
+                f"network input of {dtype} in layout {layout}",
+                expected=f"one of {', '.join(_OUTPUTS)} in one of {', '.join(LAYOUTS)}",
+            )
+        if dtype == "uint8":
+            check_uint8(preprocessing)
+        self.height = height
+        self.width = width
+        self.dtype = dtype
+        self.layout = layout
+        self.row_pitch = width if row_pitch is None else row_pitch
+        if self.row_pitch < width:
+            raise ConfigurationError(
+                f"row pitch {row_pitch}", expected=f"at least the input's width {width}"
+            )
+        pixels, rows, block_y, blocks = tile or TILES[dtype]
+        factor, offset = preprocessing.factors
+        scale = input_scale if dtype == "int8" else 1.0
+        self._block = (32, block_y, 1)
+        self._grid = (-(-width // (32 * pixels)), -(-height // (block_y * rows)))
+        self._parameters = (
+            np.int32(height),
+            np.int32(width),
+            np.int32(self.row_pitch),
+            *(np.float32(value / scale) for value in factor),
+            *(np.float32(value / scale) for value in offset),
+            np.int32(preprocessing.pad),
+        )
+        self._kernel = module.load(
+            "preprocess",
+            OUTPUT=_OUTPUTS[dtype],
+            LAYOUT=LAYOUTS[layout][0],
+            NORMALISE=int(not preprocessing.is_identity or scale != 1.0),
+            PIXELS=pixels,
+            ROWS=rows,
+            BLOCK_Y=block_y,
+            BLOCKS=blocks,
+        ).get_function("preprocess")
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """Return the shape of the output of `batch` images, in elements of `dtype`."""
+        channels = LAYOUTS[self.layout][1]
+        if channels:
+            return (batch, self.height, self.row_pitch, channels)
+        return (batch, 3, self.height, self.row_pitch)
+
+    def __call__(self, images: int, output: int, batch: int) -> None:
+        """Enqueue on CuPy's current stream.
+
+        Args:
+            images: device address of `batch` structs Image. The images they name must be readable
+                for descriptors.SOURCE_MARGIN bytes behind their end.
+            output: device address of the network's input, aligned to 16 bytes.
+            batch: number of images.
+        """
+        self._kernel(
+            (*self._grid, batch),
+            self._block,
+            (np.uint64(images), np.uint64(output), *self._parameters),
+        )
+
+    def launch_arguments(self, images: Any, output: Any, batch: int) -> tuple[Any, ...]:
+        """Return (grid, block, arguments), for the tests that run the kernel's code on the host."""
+        return (*self._grid, batch), self._block, (images, output, *self._parameters)
