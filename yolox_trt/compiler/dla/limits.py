@@ -22,42 +22,16 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 # faq: operator table of 8.5 and 8.6 (Orin), read together with the layers of the header.
 _NATIVE_8_5 = frozenset(
-    [
-        "Abs",
-        "Add",
-        "AveragePool",
-        "BatchNormalization",
-        "Clip",
-        "Concat",
-        "Conv",
-        "ConvTranspose",
-        "Equal",
-        "Gemm",
-        "LeakyRelu",
-        "LRN",
-        "MatMul",
-        "Max",
-        "MaxPool",
-        "Min",
-        "Mul",
-        "PRelu",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "Sigmoid",
-        "Slice",
-        "Softmax",
-        "Split",
-        "Sub",
-        "Sum",
-        "Tanh",
-        "Transpose",
-        "Upsample",
-    ]
-)
+    {
+        "Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv",
+        "ConvTranspose", "Equal", "Gemm", "LeakyRelu", "LRN", "MatMul", "Max", "MaxPool", "Min",
+        "Mul", "PRelu", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Split", "Sub",
+        "Sum", "Tanh", "Transpose", "Upsample",
+    }
+)  # fmt: skip
 # docs, from DRIVE OS' 8.6.12 on.
 _ADDED_8_6_12 = frozenset(
-    ["Atan", "Cos", "Sin", "Div", "GlobalMaxPool", "ReduceMax", "Greater", "Less"]
+    {"Atan", "Cos", "Sin", "Div", "GlobalMaxPool", "ReduceMax", "Greater", "Less"}
 )
 # docs of 10.x; the header of 10.3 still lists five elementwise operations and ABS.
 _ADDED_10 = _ADDED_8_6_12 | {"Pow"}

@@ -13,8 +13,8 @@ from yolox_trt.compiler.dla.node_checks import NodeChecks
 from yolox_trt.compiler.dla.partition import partition
 from yolox_trt.compiler.dla.report import DlaReport, DlaSubgraph, NodeVerdict, Transfer
 from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
+from yolox_trt.compiler.folding import fold_constants
 from yolox_trt.compiler.model_graph import ModelGraph, load_model
-from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
 from yolox_trt.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class _Linter:
     def __init__(self, model: onnx.ModelProto, limits: DlaLimits, precision: str, soc: str) -> None:
         self.limits, self.precision, self.soc = limits, precision, soc
         original = ModelGraph(model)
-        self.graph = ModelGraph(ConstantFolding().run(model).model)
+        self.graph = ModelGraph(model)
+        fold_constants(self.graph)
         self.graph.toposort()
         self.nodes = self.graph.nodes
         kept = {node.name for node in self.nodes}
@@ -151,7 +152,31 @@ class _Linter:
             ),
             tuple(t.name for t in node.outputs),
             None if shape is None else tuple(shape),
+            self._detail(node),
         )
+
+    def _detail(self, node: gs.Node) -> str:
+        parts = []
+        weights = self.graph.input_constant(node, 1)
+        kernel = node.attrs.get("kernel_shape", [])
+        if node.op in ("Conv", "ConvTranspose") and weights is not None:
+            kernel = weights.shape[2:]
+        if len(kernel):
+            parts.append("x".join(str(k) for k in kernel))
+        strides = node.attrs.get("strides", [1])
+        if any(s != 1 for s in strides):
+            parts.append(f"/{strides[0]}")
+        if node.attrs.get("group", 1) != 1:
+            parts.append(f"groups {node.attrs['group']}")
+        if node.op in ("Concat", "Split", "Gather", "Softmax"):
+            parts.append(f"axis {node.attrs.get('axis', 0)}")
+        if node.op == "Slice":
+            steps = self.graph.input_constant(node, 4)
+            if steps is not None and any(s != 1 for s in steps.ravel()):
+                parts.append(f"step {', '.join(str(s) for s in steps.ravel())}")
+        if node.op == "Transpose":
+            parts.append(" ".join(str(i) for i in node.attrs.get("perm", [])))
+        return " ".join(parts)
 
     def _subgraph(
         self, index: int, nodes: list[gs.Node], precisions: dict[str, str]

@@ -28,6 +28,7 @@ class NodeVerdict:
         inputs: names of its variable inputs.
         outputs: names of its outputs.
         shape: of its first output; None where unknown.
+        detail: kernel, stride, groups or axis in a few characters.
     """
 
     name: str
@@ -39,6 +40,7 @@ class NodeVerdict:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     shape: tuple[Any, ...] | None = None
+    detail: str = ""
 
     @property
     def reasons(self) -> tuple[Violation, ...]:
@@ -176,6 +178,7 @@ class DlaReport:
                     "inputs": list(n.inputs),
                     "outputs": list(n.outputs),
                     "shape": None if n.shape is None else list(n.shape),
+                    "detail": n.detail,
                     "violations": [broken(v) for v in n.violations],
                 }
                 for n in self.nodes

@@ -4,14 +4,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
+from yolox_trt.compiler.folding import fold_constants
 from yolox_trt.compiler.model_graph import ModelGraph
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
-from yolox_trt.core.optional import require
-
-# A chain of shape arithmetic folds in one or two rounds; each round may make new shapes known.
-_MAX_ROUNDS = 6
 
 
 class ConstantFolding(SurgeryPass):
@@ -21,26 +16,7 @@ class ConstantFolding(SurgeryPass):
     summary = "nodes that compute constants (Shape chains too) -> their results"
 
     def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
-        before = Counter(node.op for node in graph.graph.nodes)
-        for _ in range(_MAX_ROUNDS):
-            if not fold_once(graph):
-                break
-            graph.graph = ModelGraph(graph.to_model()).graph
-        gone = before - Counter(node.op for node in graph.graph.nodes)
+        gone = fold_constants(graph)
         if gone:
             listed = ", ".join(f"{n} {op}" for op, n in sorted(gone.items()))
             log.change(f"folded {sum(gone.values())} nodes ({listed})")
-
-
-def fold_once(graph: ModelGraph) -> bool:
-    """Fold what the known shapes and constants allow; return whether any node went away."""
-    count = len(graph.graph.nodes)
-    # graphsurgeon evaluates with ONNX Runtime, which warns of every Unsqueeze it sees there.
-    runtime = require("onnxruntime", purpose="folding constants")
-    runtime.set_default_logger_severity(3)
-    try:
-        graph.graph.fold_constants(error_ok=True)
-    finally:
-        runtime.set_default_logger_severity(2)
-    graph.toposort()
-    return len(graph.graph.nodes) < count

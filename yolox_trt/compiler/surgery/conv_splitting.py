@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -166,7 +167,7 @@ def _by_maps(
 ) -> None:
     edges = np.linspace(0, len(weights), count + 1).astype(int)
     parts = []
-    for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (a, b) in enumerate(itertools.pairwise(edges)):
         own_bias = None if bias is None else bias[a:b]
         parts.append(_part(graph, conv, conv.inputs[0], weights[a:b], own_bias, i))
     _join(graph, conv, parts)

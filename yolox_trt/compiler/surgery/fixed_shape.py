@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.compiler.folding import fold_constants, fold_once
 from yolox_trt.compiler.model_graph import ModelGraph
-from yolox_trt.compiler.surgery.constant_folding import ConstantFolding, fold_once
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ConfigurationError, ModelError
 
@@ -77,7 +77,8 @@ class FixedShape(SurgeryPass):
         before: dict[str, tuple[int, ...] | None] = {}
         if None not in old:
             # Folded, because shapes behind Shape arithmetic are not inferred otherwise.
-            folded = ModelGraph(ConstantFolding().run(graph.to_model()).model)
+            folded = ModelGraph(graph.to_model())
+            fold_constants(folded)
             before = {n: folded.static_shape(t) for n, t in folded.graph.tensors().items()}
         image.shape = new
         for output in graph.graph.outputs:

@@ -77,8 +77,7 @@ def merge_models(models: Mapping[str, str | Path | onnx.ModelProto]) -> onnx.Mod
             new.key, new.value = f"{key}/{entry.key}", entry.value
     merged.graph.name = "+".join(graphs)
     onnx_.checker.check_model(merged)
-    model: onnx.ModelProto = DuplicateMerging().run(merged).model
-    return model
+    return DuplicateMerging().run(merged).model
 
 
 def _input(key: str, model: onnx.ModelProto) -> onnx.ValueInfoProto:
