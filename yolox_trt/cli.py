@@ -25,7 +25,7 @@ from yolox_trt.core.optional import INSTALL_COMMANDS
 #: says what is missing when it is used.
 ROOMS: dict[str, tuple[str, ...]] = {
     "yolox_trt.ros.cli": ("demo", "replay", "publish", "soak"),
-    "yolox_trt.evaluation.cli": ("detect", "evaluate", "bench"),
+    "yolox_trt.evaluation.cli": ("detect", "evaluate", "compare", "bench"),
     "yolox_trt.engines.cli": ("models",),
     "yolox_trt.compiler.cli": (
         "optimize",
@@ -33,8 +33,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "inspect",
         "calibrate",
         "quantize",
+        "translate",
         "build",
-        "compare",
     ),
     "yolox_trt.executor.cli": ("plan",),
     "yolox_trt.training.cli": ("train",),
@@ -61,10 +61,10 @@ def make_parser(rooms: dict[str, tuple[str, ...]] | None = None) -> argparse.Arg
             _add_missing(subparsers, commands, name, error)
             continue
         module.add_parsers(subparsers)
-    detect = subparsers.choices.get("detect")
-    if detect is not None:
-        # Bags belong to the room of ROS, which `evaluation` must not know.
-        detect.set_defaults(open_bag=_open_bag)
+    for command in ("detect", "calibrate", "quantize", "compare"):
+        if command in subparsers.choices:
+            # Bags belong to the room of ROS, which the rooms below must not know.
+            subparsers.choices[command].set_defaults(open_bag=_open_bag)
     return parser
 
 

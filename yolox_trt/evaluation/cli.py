@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of the room evaluation: detect, evaluate, bench."""
+"""Commands of the room evaluation: detect, evaluate, compare, bench."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands; what they need is imported when they run."""
     from yolox_trt.evaluation import bench
+    from yolox_trt.evaluation import compare_command
     from yolox_trt.evaluation.arguments import add_model_arguments, add_threshold_arguments
 
     parser = subparsers.add_parser(
@@ -56,6 +57,7 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--detections", type=Path, metavar="FILE", help="write COCO results")
     parser.set_defaults(run=_evaluate)
 
+    compare_command.add_parser(subparsers)
     bench.add_parser(subparsers)
 
 

@@ -154,7 +154,7 @@ def _overrides(items: Iterable[str]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
+def phase_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """Show a progress bar for each phase, on stderr."""
     bars = require("rich.progress", purpose="progress bars")
     console = require("rich.console").Console(stderr=True)
@@ -228,7 +228,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         if open_inputs is None:
             raise ConfigurationError("no calibration images", fix="--images FOLDER|LIST|BAG")
         tensors = float_tensors(model)
-        with _progress() as update:
+        with phase_progress() as update:
             done = 0
 
             def tick() -> None:
@@ -290,7 +290,7 @@ def _quantize(args: argparse.Namespace) -> int:
         placement=placement,
         weight_format=weight_format,
     )
-    with _progress() as update:
+    with phase_progress() as update:
         result = quantize(
             model,
             open_inputs,

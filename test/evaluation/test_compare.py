@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Comparison of quantised forms: every row measured, one HTML file; and the bars on real data."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.cli import main
+from yolox_trt.compiler.int8.images import calibration_frames, network_inputs
+from yolox_trt.compiler.int8.quantizer import QuantizeOptions, quantize
+from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.evaluation.dataset import load_coco
+from yolox_trt.evaluation.evaluate import evaluate
+from yolox_trt.executor.factory import create_detector
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A relu6 model, two images and their (arbitrary) labels."""
+    path = tmp_path_factory.mktemp("compare")
+    (path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in (1, 2):
+        pixels = cv2.resize(rng.integers(0, 255, (6, 8, 3), np.uint8), (160, 120))
+        cv2.imwrite(str(path / "images" / f"{number}.png"), pixels)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 160, "height": 120})
+        annotations.append(
+            {
+                "id": number, "image_id": number, "category_id": 1, "bbox": [10, 10, 60, 60],
+                "area": 3600, "iscrowd": 0,
+            }
+        )  # fmt: skip
+    labels = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    (path / "instances_test.json").write_text(json.dumps(labels))
+    model = build_yolox(activation="relu6", depthwise=True)
+    onnx.save(model, str(path / "model.onnx"))
+    return path
+
+
+def test_compare_measures_every_form_and_writes_one_file(folder: Path, tmp_path: Path):
+    report, figures = tmp_path / "report.html", tmp_path / "figures.json"
+    status = main(
+        [
+            "compare", str(folder / "model.onnx"), "--images", str(folder), "--coco", str(folder),
+            "--algorithms", "max,percentile:99.9", "--keep-fp16", "20%",
+            "-o", str(report), "--json", str(figures), "--threads", "1",
+        ]
+    )  # fmt: skip
+    assert status == 0
+    variants = {v["form"]: v for v in json.loads(figures.read_text())["variants"]}
+    assert {
+        "FP32", "FP16", "all tensors, max", "conv inputs, max", "fixed ranges",
+        "conv inputs, percentile:99.9, FP16 auto:20%",
+    } <= set(variants)  # fmt: skip
+    assert variants["conv inputs, max"]["size"] < 0.6 * variants["FP32"]["size"]
+    assert 0.0 < variants["conv inputs, percentile:99.9, FP16 auto:20%"]["float_macs"] <= 0.2
+    assert variants["FP32"]["layer_errors"] == {}
+    assert all(0 < e < 10 for e in variants["conv inputs, max"]["layer_errors"].values())
+    text = report.read_text()
+    assert text.count("data:image/png;base64,") == 3
+    assert "src='http" not in text
+    assert all(name in text for name in ("FP32", "fixed ranges", "conv inputs, max"))
+
+
+def test_silu_nano_keeps_its_accuracy_in_int8(data_dir: Path):
+    model = onnx.load(str(data_dir / "models" / "yolox_nano.onnx"))
+    spec = read_spec(model)
+    dataset = load_coco(data_dir / "coco_mini_val79")
+
+    def open_inputs() -> Iterator[np.ndarray]:
+        frames, _ = calibration_frames(data_dir / "coco_mini_train80", limit=24)
+        return network_inputs(frames, spec)
+
+    result = quantize(model, open_inputs, QuantizeOptions(equalize_alpha=0.75))
+    assert result.kept_macs == 0.0
+    detector = create_detector(result.model, "cpu", engine="onnxruntime")
+    try:
+        measured = evaluate(detector, dataset, show_progress=False).metrics.mean_ap
+    finally:
+        detector.close()
+    assert measured > 0.3116 - 0.03

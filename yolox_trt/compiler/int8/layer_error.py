@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""How far each layer's output is from the float model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from yolox_trt.compiler.int8.graph import Graph
+from yolox_trt.core.optional import require
+
+
+def layer_errors(
+    model: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    images: Sequence[npt.NDArray[np.float32]],
+    *,
+    threads: int = 0,
+) -> dict[str, float]:
+    """Compare the outputs of the layers with weights, errors of earlier layers included.
+
+    Args:
+        model: float model.
+        quantized: the same network with Q/DQ; layers are matched by the names of their outputs.
+        images: preprocessed inputs, float32 (1, 3, H, W).
+        threads: ONNX Runtime's intra-op threads, 0 for its default.
+
+    Returns:
+        Layer name -> ||quantised - float|| / ||float||, in the order of the network.
+    """
+    layers = {node.output[0]: node.name or node.output[0] for node in Graph(model).weighted_nodes()}
+    present = {name for node in quantized.graph.node for name in node.output}
+    outputs = [name for name in layers if name in present]
+    sessions = [_session(m, outputs, threads) for m in (model, quantized)]
+    input_name = Graph(model).inputs[0]
+    signal, noise = np.zeros(len(outputs)), np.zeros(len(outputs))
+    for image in images:
+        expected, found = (s.run(outputs, {input_name: image}) for s in sessions)
+        for i, (e, f) in enumerate(zip(expected, found, strict=True)):
+            signal[i] += float(np.sum(np.square(e, dtype=np.float64)))
+            noise[i] += float(np.sum(np.square(f.astype(np.float64) - e)))
+    return {
+        layers[name]: float(np.sqrt(n / max(s, 1e-30)))
+        for name, n, s in zip(outputs, noise, signal, strict=True)
+    }
+
+
+def _session(model: onnx.ModelProto, outputs: Sequence[str], threads: int) -> Any:
+    ort = require("onnxruntime", purpose="comparing layers")
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    del extended.graph.output[:]
+    extended.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in outputs)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return ort.InferenceSession(
+        extended.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
