@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from yolox_trt import __version__
 from yolox_trt.core.errors import MissingDependencyError, YoloxTrtError
@@ -133,11 +134,11 @@ def _raiser(command: str, missing: str, error: ImportError) -> Callable[[argpars
     return run
 
 
-def _open_bag(*args: object, **options: object) -> object:
+def _open_bag(path: Path, topics: Sequence[str]) -> object:
     """Open a bag (yolox_trt.ros.bag) for `yolox_trt detect`."""
     from yolox_trt.ros import bag
 
-    return bag.open_bag(*args, **options)
+    return bag.open_bag(path, topics)
 
 
 def _one_line(error: Exception) -> str:
