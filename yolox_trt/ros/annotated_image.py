@@ -12,6 +12,7 @@ from sensor_msgs.msg import Image
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.frame import Frame
+from yolox_trt.kernels.draw import draw_detections
 from yolox_trt.kernels.reference.preprocess import to_bgr
 
 
@@ -41,7 +42,5 @@ class AnnotatedImage:
         message.height, message.width, message.step = frame.height, frame.width, frame.width * 3
         canvas = np.frombuffer(message.data, np.uint8).reshape(frame.height, frame.width, 3)
         np.copyto(canvas, frame.rows if frame.encoding == "bgr8" else to_bgr(frame))
-        from yolox_trt.kernels.draw import draw_detections
-
         draw_detections(canvas, detections, self._class_names)
         return message

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from yolox_trt.core.share import shared_folder
 
-#: Environment variable of Fast DDS (2.x calls it FASTRTPS_DEFAULT_PROFILES_FILE).
+#: Environment variables that name a profile; Fast DDS of Humble knows the second one only, and
+#: later ones warn of it.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 #: glibc: never take a fresh mapping for an image (it would be faulted in page by page each time),
@@ -25,6 +27,9 @@ MALLOC_SETTINGS: dict[str, str] = {
     "MALLOC_TOP_PAD_": str(32 << 20),
     "MALLOC_ARENA_MAX": "2",
 }
+
+#: segment_size of config/fastdds_shm.xml.
+SEGMENT_BYTES = 64 << 20
 
 # Parameters of mallopt(3), from malloc.h.
 _MALLOPT = {
@@ -48,8 +53,8 @@ def transport_environment(base: Mapping[str, str] | None = None) -> dict[str, st
     """
     environment = dict(os.environ if base is None else base)
     if not any(environment.get(name) for name in PROFILE_VARIABLES):
-        for name in PROFILE_VARIABLES:
-            environment[name] = str(profile_path())
+        old = environment.get("ROS_DISTRO") in ("foxy", "galactic", "humble", "iron")
+        environment[PROFILE_VARIABLES[1 if old else 0]] = str(profile_path())
     for name, value in MALLOC_SETTINGS.items():
         environment.setdefault(name, value)
     return environment
@@ -84,9 +89,24 @@ def transport_warning() -> str:
     if "fastrtps" not in implementation:
         return ""
     if any(os.environ.get(name) for name in PROFILE_VARIABLES):
-        return ""
+        return _shared_memory_warning()
     return (
         "Fast DDS runs with its default 512 kB shared-memory segment: large images arrive late and "
         "few. Start through the launch file or `yolox_trt up`, or set "
         f"FASTDDS_DEFAULT_PROFILES_FILE={profile_path()} here and for the camera drivers"
+    )
+
+
+def _shared_memory_warning() -> str:
+    """Return what is wrong with /dev/shm, where the segments lie; containers often have 64 MB."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return ""
+    if free >= SEGMENT_BYTES:
+        return ""
+    return (
+        f"/dev/shm has {free >> 20} MB left, and each process that sends images takes "
+        f"{SEGMENT_BYTES >> 20} MB of it: images go over UDP instead. Make it larger (docker run "
+        "--shm-size=1g, or --ipc=host)"
     )
