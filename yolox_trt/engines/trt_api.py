@@ -179,6 +179,7 @@ def _make_logger(module: Any) -> Any:
             self._collections: list[list[tuple[str, str]]] = []
             self._lock = threading.Lock()
             self.last_error = ""
+            self._warned: set[str] = set()
 
         def log(self, severity: Any, message: str) -> None:
             name = _name_of(severity)
@@ -188,8 +189,13 @@ def _make_logger(module: Any) -> Any:
                         collection.append((name, message))
             if name in ("ERROR", "INTERNAL_ERROR"):
                 self.last_error = message
+            level = _LEVELS.get(name, logging.INFO)
+            if name == "WARNING":
+                # TensorRT says some of them once a layer.
+                level = logging.DEBUG if message in self._warned else level
+                self._warned.add(message)
             # An exception here would unwind through C++.
-            _log.log(_LEVELS.get(name, logging.INFO), "%s", message)
+            _log.log(level, "%s", message)
 
         @contextmanager
         def collecting(self) -> Iterator[list[tuple[str, str]]]:

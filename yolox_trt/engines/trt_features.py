@@ -203,8 +203,9 @@ FEATURES: dict[str, Feature] = {
     "version_compatible": Feature(
         "engines for later TensorRT versions",
         spans=(((8, 6), None),),
+        rtx=False,
         names=("BuilderFlag.VERSION_COMPATIBLE",),
-        reason="it came with TensorRT 8.6",
+        reason="it came with TensorRT 8.6; TensorRT-RTX comes without the lean runtime it needs",
         instead="drop --version-compatible and build with the TensorRT that will run",
     ),
     "hardware_compatible": Feature(

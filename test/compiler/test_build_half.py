@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""FP16 graphs against the FP32 graphs, in ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from support.yolox_graphs import build_yolox, random_images
+
+from yolox_trt.compiler.half import nodes_before_heads, to_fp16
+from yolox_trt.core.errors import ModelError
+
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"head": "decoded"},
+    {"head": "raw_levels"},
+    {"head": "raw_levels", "sigmoid": False},
+    {"style": "opset13", "head": "decoded", "batch": None},
+    {"style": "opset13", "upsample": "sizes"},
+    {"activation": "relu6", "stem": "conv", "spp": "chained"},
+    {"activation": "lrelu", "upsample": "half_pixel"},
+    {"normalize": "sub_div", "channel_swap": "gather"},
+    {"batch_norm": True, "style": "opset13"},
+]
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, feeds)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("options", FORMS)
+@pytest.mark.parametrize("fp16_io", [False, True])
+def test_outputs_stay(options: dict[str, Any], fp16_io: bool) -> None:
+    model = build_yolox(width=0.125, num_classes=4, **options)
+    half = to_fp16(model, fp16_input=fp16_io, fp16_outputs=fp16_io)
+    feeds = random_images(model)
+    expected = run(model, feeds)
+    kind = np.float16 if fp16_io else np.float32
+    found = run(half, {name: value.astype(kind) for name, value in feeds.items()})
+    for want, got in zip(expected, found, strict=True):
+        assert got.dtype == kind
+        # Half has 11 bits; rounding adds up over some 60 layers.
+        assert np.abs(want - got).max() <= 0.02 * np.abs(want).max()
+
+
+def test_weights_are_halved_and_decoding_stays_in_fp32() -> None:
+    model = build_yolox(width=0.125, num_classes=4, head="decoded")
+    half = to_fp16(model)
+    types = {t.name: t.data_type for t in half.graph.initializer}
+    for node in half.graph.node:
+        if node.op_type == "Conv":
+            assert types[node.input[1]] == onnx.TensorProto.FLOAT16
+    inferred = onnx.shape_inference.infer_shapes(half)
+    elements = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    behind = [n for i, n in enumerate(half.graph.node) if i not in nodes_before_heads(half)]
+    decoders = [n for n in behind if n.op_type in ("Exp", "Mul", "Add", "Concat", "Sigmoid")]
+    assert decoders
+    for node in decoders:
+        for name in node.output:
+            assert elements.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
+
+
+def test_the_model_itself_is_not_changed() -> None:
+    model = build_yolox(width=0.125)
+    before = model.SerializeToString()
+    to_fp16(model, fp16_input=True, fp16_outputs=True)
+    assert model.SerializeToString() == before
+
+
+def test_weights_beyond_fp16_are_refused() -> None:
+    model = build_yolox(width=0.125)
+    conv = next(n for n in model.graph.node if n.op_type == "Conv")
+    for tensor in model.graph.initializer:
+        if tensor.name == conv.input[1]:
+            values = onnx.numpy_helper.to_array(tensor) + 1e5
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    with pytest.raises(ModelError, match=r"magnitude of 1000\d\d.*65504"):
+        to_fp16(model)
+
+
+def test_branches_are_refused() -> None:
+    helper = onnx.helper
+    value = helper.make_tensor_value_info
+    branch = helper.make_graph([], "b", [], [value("x", 1, [1])])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    graph = helper.make_graph([node], "g", [value("c", 9, [])], [value("y", 1, [1])])
+    with pytest.raises(ModelError, match="a graph inside"):
+        to_fp16(helper.make_model(graph))

@@ -1,0 +1,252 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Real builds: TensorRT-RTX parses, optimises and serialises on a machine without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from support.tensorrt_fixtures import save_model, small_model
+
+from yolox_trt.compiler.build import EngineBuilder, build_engine
+from yolox_trt.compiler.build_options import BuildOptions
+from yolox_trt.compiler.build_plan import BuildPlan
+from yolox_trt.compiler.build_report import BuildReport
+from yolox_trt.compiler.load_engine import cached_engine
+from yolox_trt.core.errors import EngineError
+from yolox_trt.engines.cache import BuiltEngine, EngineCache
+from yolox_trt.engines.trt_api import load_api
+
+pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
+
+FORMS: dict[str, dict[str, Any]] = {
+    "undecoded": {},
+    "decoded": {"head": "decoded"},
+    "raw levels": {"head": "raw_levels"},
+    "raw levels without sigmoid": {"head": "raw_levels", "sigmoid": False},
+    "newer exporter": {"style": "opset13"},
+    "open batch": {"style": "opset13", "batch": None},
+    "open batch, decoded": {"style": "opset13", "batch": None, "head": "decoded"},
+    "open size": {"style": "opset13", "dynamic_size": True},
+    "batch of 4": {"batch": 4},
+    "relu6, strided stem, chained pools": {
+        "activation": "relu6",
+        "stem": "conv",
+        "spp": "chained",
+        "head": "raw_levels",
+    },
+    "depthwise": {"depthwise": True},
+    "batch norm": {"batch_norm": True},
+    "normalised input": {"normalize": "sub_div", "channel_swap": "slice"},
+    "hardswish": {"activation": "hardswish"},
+}
+IGNORED_KINDS = {"signal", "wait"}
+
+
+def build(model: Path, **options: Any) -> tuple[BuiltEngine, BuildReport]:
+    chosen = BuildOptions(flavour="tensorrt_rtx", **options)
+    built = build_engine(model, chosen)
+    return built, BuildReport.from_dict(built.details["report"])
+
+
+@pytest.mark.parametrize(
+    ("form", "precision"),
+    [*((form, "fp16") for form in FORMS), ("undecoded", "fp32"), ("decoded", "fp32")],
+)
+def test_every_form_builds(tmp_path: Path, form: str, precision: str) -> None:
+    options: dict[str, Any] = {}
+    if form.startswith("open"):
+        options["max_batch"] = 4 if "batch" in form else None
+    if form == "open size":
+        options.update(height=64, width=96)
+    model = small_model(tmp_path, **FORMS[form])
+    built, report = build(model, precision=precision, **options)
+    assert len(built.engine) == report.engine_bytes > 10_000
+    assert report.tensorrt.startswith("TensorRT-RTX")
+    assert report.layers_source == "build log"
+    kinds = {layer.kind for layer in report.layers}
+    assert not kinds & IGNORED_KINDS
+    nodes = {name for layer in report.layers for name in layer.onnx_nodes}
+    convolutions = {
+        node.name for node in onnx.load(str(model)).graph.node if node.op_type == "Conv"
+    }
+    # Every convolution is in some layer of the engine.
+    assert convolutions <= nodes
+    types = [layer.precision for layer in report.layers if _has(layer, convolutions)]
+    # The last convolutions' layers may end in FP32: what decodes stays in FP32.
+    wanted = {"fp16": "FP16", "fp32": "FP32"}[precision]
+    assert types.count(wanted) > 0.7 * len(types)
+    if precision == "fp32":
+        assert "FP16" not in types
+    assert report.memory["weights"] > 0
+
+
+def _has(layer: Any, names: set[str]) -> bool:
+    return bool(set(layer.onnx_nodes) & names)
+
+
+def test_fp16_halves_the_engine(tmp_path: Path) -> None:
+    model = save_model(tmp_path)
+    _, single = build(model, precision="fp32")
+    _, half = build(model, precision="fp16")
+    assert half.memory["weights"] < 0.6 * single.memory["weights"]
+
+
+@pytest.mark.parametrize("opset", [13, 19])
+def test_qdq_int8_is_int8_in_the_engine(tmp_path: Path, opset: int) -> None:
+    model = quantize(small_model(tmp_path, head="raw_levels"), opset)
+    _, report = build(model, precision="int8")
+    kinds = [layer.precision for layer in report.layers]
+    assert kinds.count("INT8") > 10
+    heads = {n.name for n in onnx.load(str(model)).graph.node if "_preds" in "".join(n.input)}
+    of_heads = {layer.precision for layer in report.layers if _has(layer, heads)}
+    # Below opset 19 scales are FP32, and so is what is not quantised.
+    assert ("FP16" in of_heads) == (opset >= 19)
+    assert "INT8" not in of_heads
+
+
+def quantize(path: Path, opset: int) -> Path:
+    """Put Q/DQ on the input and the weights of every convolution but the last ones."""
+    model = onnx.load(str(path))
+    model = onnx.version_converter.convert_version(model, opset)
+    graph, helper, numpy_helper = model.graph, onnx.helper, onnx.numpy_helper
+    weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    add = graph.initializer.append
+    add(numpy_helper.from_array(np.float32(2.0), "in_scale"))
+    add(numpy_helper.from_array(np.int8(0), "in_zero"))
+    nodes, done = [], set()
+    for node in graph.node:
+        if node.op_type == "Conv" and "_preds" not in node.input[1]:
+            source = node.input[0]
+            if source not in done:
+                done.add(source)
+                nodes.append(
+                    helper.make_node(
+                        "QuantizeLinear", [source, "in_scale", "in_zero"], [f"{source}_q"]
+                    )
+                )
+                nodes.append(
+                    helper.make_node(
+                        "DequantizeLinear", [f"{source}_q", "in_scale", "in_zero"], [f"{source}_dq"]
+                    )
+                )
+            weight = node.input[1]
+            amax = np.abs(weights[weight]).max(axis=(1, 2, 3)) + 1e-6
+            scale = (amax / 127).astype(np.float32)
+            codes = np.rint(weights[weight] / scale[:, None, None, None]).astype(np.int8)
+            add(numpy_helper.from_array(scale, f"{weight}_scale"))
+            add(numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{weight}_zero"))
+            add(numpy_helper.from_array(codes, f"{weight}_q"))
+            nodes.append(
+                helper.make_node(
+                    "DequantizeLinear",
+                    [f"{weight}_q", f"{weight}_scale", f"{weight}_zero"],
+                    [f"{weight}_dq"],
+                    axis=0,
+                )
+            )
+            node.input[0], node.input[1] = f"{source}_dq", f"{weight}_dq"
+        nodes.append(node)
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    used = {name for node in graph.node for name in node.input}
+    kept = [t for t in graph.initializer if t.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    out = path.with_name(f"qdq{opset}.onnx")
+    onnx.save(model, str(out))
+    return out
+
+
+def test_efficient_nms_is_refused_before_the_build(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"EfficientNMS_TRT, which TensorRT-RTX.*optimize"):
+        BuildPlan(small_model(tmp_path, head="efficient_nms"), BuildOptions(flavour="tensorrt_rtx"))
+
+
+def test_an_operator_that_the_parser_lacks(tmp_path: Path) -> None:
+    path = small_model(tmp_path)
+    model = onnx.load(str(path))
+    model = onnx.version_converter.convert_version(model, 15)
+    next(n for n in model.graph.node if n.op_type == "Sigmoid").op_type = "Bernoulli"
+    onnx.save(model, str(path))
+    with pytest.raises(EngineError, match=r"cannot parse yolox\.onnx.*yolox_trt"):
+        build(path, precision="fp32")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compute_capabilities": ("8.6", "8.9")},
+        {"workspace_mib": 64},
+        {"sparsity": True},
+        {"tf32": False, "precision": "fp32"},
+        {"optimization_level": 1},
+        {"input_type": "fp16", "output_type": "fp16"},
+        {"profiling_verbosity": "none"},
+    ],
+)
+def test_options_build(tmp_path: Path, options: dict[str, Any]) -> None:
+    built, _ = build(small_model(tmp_path), **options)
+    wanted = "float16" if options.get("input_type") else "float32"
+    assert built.spec.input_dtype == wanted
+
+
+def test_portable_and_targeted_engines_differ(tmp_path: Path) -> None:
+    model = small_model(tmp_path)
+    portable, _ = build(model)
+    targeted, _ = build(model, compute_capabilities=("8.6",))
+    assert portable.engine != targeted.engine
+
+
+def test_progress_rises_to_one(tmp_path: Path) -> None:
+    told: list[tuple[float, str]] = []
+    build_engine(
+        small_model(tmp_path),
+        BuildOptions(flavour="tensorrt_rtx"),
+        on_progress=lambda fraction, phase: told.append((fraction, phase)),
+    )
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert len({phase for _, phase in told}) >= 3
+
+
+def test_progress_cancels(tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(fraction: float, phase: str) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        build_engine(small_model(tmp_path), BuildOptions(flavour="tensorrt_rtx"), on_progress=stop)
+
+
+def test_the_cache_keeps_real_engines(tmp_path: Path) -> None:
+    plan = BuildPlan(small_model(tmp_path), BuildOptions(flavour="tensorrt_rtx"))
+    cache = EngineCache(tmp_path / "cache")
+    first = cached_engine(plan, cache)
+    assert first.built
+    assert not cached_engine(plan, cache).built
+    assert first.file.fingerprint.flavour == "tensorrt_rtx"
+    assert first.file.fingerprint.compute_capability == "portable"
+    assert first.file.spec.head.value == "undecoded"
+
+
+def test_layer_names(tmp_path: Path) -> None:
+    plan = BuildPlan(small_model(tmp_path), BuildOptions(flavour="tensorrt_rtx"))
+    names = EngineBuilder(plan).layer_names()
+    assert any(name.startswith("Conv_") for name in names)
+
+
+def test_the_published_model(tmp_path: Path, data_dir: Path) -> None:
+    model = data_dir / "models" / "yolox_nano.onnx"
+    built, report = build(model, precision="fp16")
+    assert (built.spec.input_height, built.spec.num_classes) == (416, 80)
+    assert len(report.layers) > 50
+    assert load_api("tensorrt_rtx").version_text in report.tensorrt

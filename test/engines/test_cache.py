@@ -1,0 +1,292 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine cache: found, stale, corrupt, foreign, built by two at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from test_cache_fingerprint import EXAMPLE
+
+from yolox_trt.core.errors import EngineError
+from yolox_trt.core.model_spec import HeadLayout, ModelSpec
+from yolox_trt.engines import engine_file
+from yolox_trt.engines.cache import BuiltEngine, EngineCache, default_cache_folder
+from yolox_trt.engines.engine_file import read_engine, sidecar_path, write_engine
+
+SPEC = ModelSpec("images", 608, 960, 1, 80, HeadLayout.EFFICIENT_NMS, ("n", "b", "s", "c"), ())
+
+
+class Builder:
+    """Counts its builds."""
+
+    def __init__(self, engine: bytes = b"engine", delay: float = 0.0) -> None:
+        self.engine, self.delay, self.builds = engine, delay, 0
+
+    def __call__(self) -> BuiltEngine:
+        self.builds += 1
+        time.sleep(self.delay)
+        return BuiltEngine(self.engine, SPEC, {"layers": 3})
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "engines")
+
+
+def test_builds_once_and_finds_again(cache: EngineCache) -> None:
+    build = Builder()
+    first = cache.get_or_build(EXAMPLE, build, name="yolox s/plus")
+    again = EngineCache(cache.folder).get_or_build(EXAMPLE, build, name="yolox s/plus")
+    assert build.builds == 1
+    assert (first.built, first.reason) == (True, "not in the cache")
+    assert (again.built, again.reason) == (False, "found")
+    assert again.file.path.read_bytes() == b"engine"
+    assert again.file.path.name.startswith("yolox_s_plus.dla0.int8.b1.")
+    assert again.file.fingerprint == EXAMPLE
+    assert again.file.spec == SPEC
+    assert again.file.details["layers"] == 3
+    assert again.file.details["build_seconds"] >= 0
+    assert not list(cache.folder.glob(".*.part"))
+
+
+def test_another_fingerprint_is_another_engine(cache: EngineCache) -> None:
+    build = Builder()
+    cache.get_or_build(EXAMPLE, build, name="m")
+    other = dataclasses.replace(EXAMPLE, tensorrt_version="10.3.0.26")
+    cache.get_or_build(other, build, name="m")
+    assert build.builds == 2
+    assert len(list(cache.folder.glob("*.engine"))) == 2
+
+
+def corrupt_engine(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+
+
+def truncate_engine(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove_sidecar(path: Path) -> None:
+    sidecar_path(path).unlink()
+
+
+def truncate_sidecar(path: Path) -> None:
+    text = sidecar_path(path).read_text()
+    sidecar_path(path).write_text(text[: len(text) // 2])
+
+
+def stale_sidecar(path: Path) -> None:
+    values = json.loads(sidecar_path(path).read_text())
+    values["fingerprint"]["tensorrt_version"] = "8.4.1"
+    sidecar_path(path).write_text(json.dumps(values))
+
+
+def other_format(path: Path) -> None:
+    values = json.loads(sidecar_path(path).read_text())
+    values["format"] = 99
+    sidecar_path(path).write_text(json.dumps(values))
+
+
+def list_sidecar(path: Path) -> None:
+    sidecar_path(path).write_text("[1, 2]")
+
+
+def no_engine(path: Path) -> None:
+    path.unlink()
+
+
+def foreign_engine(path: Path) -> None:
+    """An engine of a crash between the two writes, or one that was copied over it."""
+    path.write_bytes(b"another engine")
+
+
+DAMAGES = [
+    corrupt_engine,
+    truncate_engine,
+    remove_sidecar,
+    truncate_sidecar,
+    stale_sidecar,
+    other_format,
+    list_sidecar,
+    no_engine,
+    foreign_engine,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_engines_are_built_again_and_never_returned(cache: EngineCache, damage) -> None:  # type: ignore[no-untyped-def]
+    path = cache.get_or_build(EXAMPLE, Builder(), name="m").file.path
+    damage(path)
+    with pytest.raises(EngineError):
+        cache.find(EXAMPLE, name="m")
+    build = Builder(b"built anew")
+    entry = cache.get_or_build(EXAMPLE, build, name="m")
+    assert build.builds == 1
+    assert entry.built
+    assert entry.reason
+    assert entry.file.read() == b"built anew"
+    assert cache.find(EXAMPLE, name="m").read() == b"built anew"
+
+
+def test_a_failed_build_leaves_nothing(cache: EngineCache) -> None:
+    path = cache.get_or_build(EXAMPLE, Builder(), name="m").file.path
+    corrupt_engine(path)
+
+    def fail() -> BuiltEngine:
+        raise EngineError("no memory")
+
+    with pytest.raises(EngineError, match="no memory"):
+        cache.get_or_build(EXAMPLE, fail, name="m")
+    assert not path.exists()
+    assert not sidecar_path(path).exists()
+    assert cache.get_or_build(EXAMPLE, Builder(), name="m").built  # the lock is free
+
+
+def test_rebuild_builds_although_it_is_there(cache: EngineCache) -> None:
+    cache.get_or_build(EXAMPLE, Builder(), name="m")
+    build = Builder(b"2")
+    entry = cache.get_or_build(EXAMPLE, build, name="m", rebuild="TensorRT refused it")
+    assert entry.built
+    assert entry.reason == "TensorRT refused it"
+    assert entry.file.read() == b"2"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_cache_serves_and_refuses(cache: EngineCache) -> None:
+    cache.get_or_build(EXAMPLE, Builder(), name="m")
+    cache.folder.chmod(0o555)
+    try:
+        assert not cache.get_or_build(EXAMPLE, Builder(), name="m").built
+        with pytest.raises(EngineError, match=r"cannot be written.*--cache"):
+            cache.get_or_build(EXAMPLE, Builder(), name="other")
+    finally:
+        cache.folder.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EngineError, match=r"cannot be written.*--cache"):
+        EngineCache(tmp_path / "file" / "engines").get_or_build(EXAMPLE, Builder(), name="m")
+
+
+def test_a_write_that_breaks_off_leaves_no_engine(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine_file.os, "fsync", full)
+    with pytest.raises(EngineError, match="No space left"):
+        cache.get_or_build(EXAMPLE, Builder(), name="m")
+    monkeypatch.undo()
+    assert [p.suffix for p in cache.folder.iterdir()] == [".lock"]
+
+
+def test_threads_build_once(cache: EngineCache) -> None:
+    build = Builder(delay=0.3)
+    phases: list[str] = []
+    entries = []
+
+    def work() -> None:
+        entries.append(
+            cache.get_or_build(
+                EXAMPLE, build, name="m", on_progress=lambda fraction, phase: phases.append(phase)
+            )
+        )
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert build.builds == 1
+    assert sorted(entry.built for entry in entries) == [False, False, False, True]
+    assert any("waiting for another process" in phase for phase in phases)
+
+
+WORKER = textwrap.dedent(
+    """
+    import sys, time
+    sys.path[:0] = sys.argv[2:]
+    from test_cache import EXAMPLE, SPEC
+    from yolox_trt.engines.cache import BuiltEngine, EngineCache
+
+    def build():
+        print("building", flush=True)
+        sys.stdin.readline()            # until the test lets it go on
+        return BuiltEngine(b"engine", SPEC)
+
+    entry = EngineCache(sys.argv[1]).get_or_build(
+        EXAMPLE, build, name="m", on_progress=lambda fraction, phase: print(phase, flush=True)
+    )
+    print("built" if entry.built else "found", entry.file.read().decode(), flush=True)
+    """
+)
+
+
+def start(cache: EngineCache) -> subprocess.Popen[str]:
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), str(here.parents[1])]
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(cache.folder), *paths],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_build_once(cache: EngineCache) -> None:
+    first = start(cache)
+    assert first.stdout is not None
+    assert first.stdout.readline().strip() == "building"
+    second = start(cache)
+    assert second.stdout is not None
+    assert "waiting for another process" in second.stdout.readline()
+    first_out, _ = first.communicate("go\n", timeout=30)
+    second_out, _ = second.communicate(timeout=30)
+    assert first_out.split() == ["built", "engine"]
+    assert second_out.splitlines()[-1] == "found engine"
+    assert "building" not in second_out
+
+
+def test_a_builder_that_is_killed_does_not_block_the_next(cache: EngineCache) -> None:
+    first = start(cache)
+    assert first.stdout is not None
+    assert first.stdout.readline().strip() == "building"
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    assert first.stdin is not None
+    first.stdin.close()
+    entry = cache.get_or_build(EXAMPLE, Builder(), name="m")
+    assert entry.built
+
+
+def test_engine_and_sidecar_of_two_builds_do_not_mix(tmp_path: Path) -> None:
+    write_engine(tmp_path / "a.engine", b"a", fingerprint=EXAMPLE, spec=SPEC)
+    write_engine(tmp_path / "b.engine", b"b", fingerprint=EXAMPLE, spec=SPEC)
+    sidecar_path(tmp_path / "b.engine").replace(sidecar_path(tmp_path / "a.engine"))
+    with pytest.raises(EngineError, match="not of one build"):
+        read_engine(tmp_path / "a.engine")
+
+
+def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("YOLOX_TRT_CACHE", str(tmp_path))
+    assert default_cache_folder() == tmp_path / "engines"
+    monkeypatch.delenv("YOLOX_TRT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert EngineCache().folder == tmp_path / "xdg" / "yolox_trt" / "engines"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache_folder() == Path.home() / ".cache" / "yolox_trt" / "engines"

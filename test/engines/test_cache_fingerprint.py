@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fingerprints of engines."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.core.errors import EngineError, ModelError
+from yolox_trt.engines.fingerprint import Fingerprint, file_sha256, model_sha256
+
+EXAMPLE = Fingerprint(
+    onnx_sha256="ab" * 32,
+    precision="int8",
+    calibration_sha256="cd" * 32,
+    device="dla0",
+    batch=(1, 1, 1),
+    height=608,
+    width=960,
+    tensorrt_version="8.5.2.2",
+    flavour="tensorrt",
+    compute_capability="8.7",
+    options={"sparsity": False, "layer_precisions": {"a": "fp16"}},
+)
+
+CHANGES = {
+    "onnx_sha256": "ac" * 32,
+    "precision": "fp16",
+    "calibration_sha256": None,
+    "device": "dla1",
+    "batch": (1, 1, 2),
+    "height": 640,
+    "width": 640,
+    "tensorrt_version": "8.5.2.3",
+    "flavour": "tensorrt_rtx",
+    "compute_capability": "7.2",
+    "options": {"sparsity": True, "layer_precisions": {"a": "fp16"}},
+}
+
+
+def test_every_attribute_counts() -> None:
+    assert set(CHANGES) == {field.name for field in dataclasses.fields(Fingerprint)}
+    keys = {EXAMPLE.key}
+    for name, value in CHANGES.items():
+        changed = dataclasses.replace(EXAMPLE, **{name: value})
+        keys.add(changed.key)
+        (difference,) = EXAMPLE.differences(changed)
+        assert difference.startswith(name)
+    assert len(keys) == len(CHANGES) + 1
+
+
+def test_round_trip() -> None:
+    again = Fingerprint.from_dict(EXAMPLE.to_dict())
+    assert again == EXAMPLE
+    assert again.key == EXAMPLE.key
+    assert EXAMPLE.differences(again) == []
+
+
+def test_order_of_options_does_not_count() -> None:
+    turned = dict(reversed(list(EXAMPLE.options.items())))
+    assert dataclasses.replace(EXAMPLE, options=turned).key == EXAMPLE.key
+
+
+@pytest.mark.parametrize("broken", [{}, {"batch": 3}, {**EXAMPLE.to_dict(), "speed": 1}])
+def test_what_cannot_be_read(broken: dict[str, object]) -> None:
+    with pytest.raises(EngineError, match="fingerprint"):
+        Fingerprint.from_dict(broken)
+
+
+def test_file_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    data = bytes(range(256)) * 10000
+    path.write_bytes(data)
+    assert file_sha256(path) == hashlib.sha256(data).hexdigest()
+    with pytest.raises(EngineError, match="cannot be read"):
+        file_sha256(tmp_path / "absent")
+
+
+def test_weights_outside_the_model_count(tmp_path: Path) -> None:
+    model = build_yolox()
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="m.bin", size_threshold=0)
+    before = model_sha256(path)
+    assert model_sha256(path) == before
+    data = bytearray((tmp_path / "m.bin").read_bytes())
+    data[100] ^= 1
+    (tmp_path / "m.bin").write_bytes(data)
+    assert model_sha256(path) != before
+    (tmp_path / "m.bin").unlink()
+    with pytest.raises(ModelError, match=r"m\.bin"):
+        model_sha256(path)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(np.random.default_rng(0).bytes(100))
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        model_sha256(path)

@@ -1,0 +1,354 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The runtime against the API of each TensorRT version, with stand-ins for TensorRT and CuPy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_cupy import Stream
+from support.fake_tensorrt import VERSIONS, FakeTensorRT
+from support.tensorrt_fixtures import make_api, pretend_cupy, pretend_gpu, small_model
+
+from yolox_trt.compiler.build import build_engine
+from yolox_trt.compiler.build_options import BuildOptions
+from yolox_trt.compiler.build_plan import BuildPlan
+from yolox_trt.compiler.load_engine import load_tensorrt_engine, make_plan
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import (
+    ConfigurationError,
+    DeviceError,
+    EngineError,
+    MissingDependencyError,
+)
+from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
+from yolox_trt.engines import trt_api
+from yolox_trt.engines.cache import EngineCache
+from yolox_trt.engines.engine import Engine
+from yolox_trt.engines.engine_file import EngineFile, write_engine
+from yolox_trt.engines.tensorrt import TensorRTEngine
+from yolox_trt.engines.trt_api import TensorRTApi
+
+DLA = Device("dla", 0)
+GPU = Device("gpu")
+WITH_DLA = ["8.5", "8.6", "10.3"]
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return pretend_cupy(monkeypatch)
+
+
+def engine_file(folder: Path, api: TensorRTApi, model: Path, **options: Any) -> EngineFile:
+    chosen = BuildOptions(**options)
+    plan = BuildPlan(model, chosen, api=api)
+    built = build_engine(model, chosen, api=api)
+    return write_engine(
+        folder / "m.engine",
+        built.engine,
+        fingerprint=plan.fingerprint,
+        spec=built.spec,
+        details=built.details,
+    )
+
+
+def load(
+    folder: Path, name: str, *, model_options: dict[str, Any] | None = None, **options: Any
+) -> tuple[FakeTensorRT, TensorRTEngine]:
+    fake, api = make_api(name)
+    model = small_model(folder, **(model_options or {}))
+    engine = TensorRTEngine(engine_file(folder, api, model, **options), api=api)
+    return fake, engine
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_runs_on_the_given_stream_with_fixed_addresses(
+    tmp_path: Path, name: str, cupy: Any
+) -> None:
+    fake, engine = load(tmp_path, name)
+    assert isinstance(engine, Engine)
+    assert engine.device == GPU
+    assert engine.memory == "cuda"
+    assert engine.max_batch == 1
+    assert engine.input.shape == (1, 3, 64, 96)
+    assert engine.input.dtype == "float32"
+    assert list(engine.outputs) == ["output"]
+    assert engine.outputs["output"].shape == (1, 126, 9)
+    assert engine.graph_capturable
+    stream = Stream()
+    before = cupy.allocations
+    for _ in range(3):
+        engine.run(1, stream)
+    engine.run(1)
+    assert cupy.allocations == before
+    addresses, _, pointer = fake.runs[0]
+    assert pointer == stream.ptr
+    assert addresses["images"] == engine.input.data.ptr
+    assert addresses["output"] == engine.outputs["output"].data.ptr
+    assert [run[0] for run in fake.runs] == [addresses] * 4
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(1)
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_batches(tmp_path: Path, name: str, cupy: Any) -> None:
+    dynamic = {"batch": None, "style": "opset13", "head": "raw_levels"}
+    fake, engine = load(tmp_path, name, model_options=dynamic, max_batch=4)
+    assert engine.max_batch == 4
+    assert engine.input.shape == (4, 3, 64, 96)
+    assert engine.outputs["cls_8"].shape == (4, 4, 8, 12)
+    fake.calls.clear()
+    for batch in (2, 2, 4, 1):
+        engine.run(batch)
+    assert [run[1]["images"][0] for run in fake.runs] == [2, 2, 4, 1]
+    shapes = [args for called, args in fake.calls if called == "IExecutionContext.set_input_shape"]
+    assert len(shapes) == 3  # only where the batch changed
+    for batch in (0, 5):
+        with pytest.raises(EngineError, match=r"expected 1 to 4"):
+            engine.run(batch)
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_a_refused_run_is_an_error_with_tensorrts_message(
+    tmp_path: Path, name: str, cupy: Any
+) -> None:
+    fake, engine = load(tmp_path, name)
+    fake.run_fails = "CUDA failure 719"
+    with pytest.raises(EngineError, match=r"m\.engine on gpu: run with batch 1.*failure 719"):
+        engine.run(1)
+
+
+def test_a_failure_on_the_device_is_an_error(tmp_path: Path, cupy: Any) -> None:
+    _, engine = load(tmp_path, "8.6")
+    stream = Stream()
+    stream.fails = RuntimeError("cudaErrorLaunchFailure")
+    with pytest.raises(EngineError, match="cudaErrorLaunchFailure"):
+        engine.warm_up(1, stream)
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_warm_up_runs_before_a_capture(tmp_path: Path, name: str, cupy: Any) -> None:
+    fake, engine = load(tmp_path, name)
+    engine.warm_up(1)
+    assert len(fake.runs) == 2
+    assert engine.graph_capturable
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_layer_times_and_inspector(tmp_path: Path, name: str, cupy: Any) -> None:
+    fake, engine = load(tmp_path, name)
+    times = engine.profile_layers(1, runs=4)
+    assert [(t.name, t.milliseconds) for t in times] == [("conv", 1.5), ("head", 0.5)]
+    fake.runs.clear()
+    engine.run(1)  # with the addresses of the new context
+    assert len(fake.runs) == 1
+    assert json.loads(engine.inspect())["Layers"][0]["Name"] == "layer0"
+    assert engine.device_memory_bytes == 4096
+
+
+def test_rtx_keeps_the_kernels_that_it_compiled(tmp_path: Path, cupy: Any) -> None:
+    fake, engine = load(tmp_path, "rtx-1.7")
+    assert "IRuntimeCache.deserialize" not in fake.names_called()
+    engine.warm_up(1)
+    assert (tmp_path / "m.engine.runtime_cache").read_bytes() == b"kernels"
+    TensorRTEngine(engine.file, api=make_other(fake))
+    assert ("IRuntimeCache.deserialize", (b"kernels",)) in fake.calls
+
+
+def make_other(fake: FakeTensorRT) -> TensorRTApi:
+    return TensorRTApi(fake.module)
+
+
+@pytest.mark.parametrize("name", WITH_DLA)
+def test_dla(tmp_path: Path, name: str, cupy: Any) -> None:
+    fake, engine = load(tmp_path, name, device=Device("dla", 1))
+    assert engine.device == Device("dla", 1)
+    assert not engine.graph_capturable
+    assert ("Runtime.DLA_core", 1) in fake.calls
+    engine.run(1)
+    fake.num_dla_cores = 1
+    with pytest.raises(DeviceError, match="1 DLA cores"):
+        TensorRTEngine(engine.file, api=make_other(fake))
+
+
+def test_native_formats_of_the_dla(tmp_path: Path, cupy: Any) -> None:
+    _, engine = load(
+        tmp_path,
+        "8.6",
+        model_options={"head": "raw_levels"},
+        device=DLA,
+        input_type="fp16",
+        input_format="dla_linear",
+        output_type="fp16",
+        output_format="chw16",
+    )
+    assert engine.input_layout.format == "dla_linear"
+    assert engine.input.shape == (1, 3, 64, 96)  # 192 bytes a row are 3 x 64: no padding
+    assert engine.output_layouts["cls_8"].format == "chw16"
+    assert engine.outputs["cls_8"].shape == (1, 1, 8, 12, 16)
+    assert engine.spec.input_dtype == "float16"
+    assert engine.input_scale is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tensorrt_version": "8.6.1.5"}, r"of TensorRT 8\.6\.1\.5; expected 8\.6\.1\.6"),
+        ({"flavour": "tensorrt_rtx"}, "of tensorrt_rtx"),
+        ({"compute_capability": "7.2"}, r"for compute capability 7\.2; expected 8\.7"),
+        ({"device": "dla0"}, "for dla0; expected one for gpu"),
+        ({"options": {"dla_standalone": True}}, "standalone loadable"),
+    ],
+)
+def test_engines_of_elsewhere_are_refused(
+    tmp_path: Path, cupy: Any, change: dict[str, Any], message: str
+) -> None:
+    _, api = make_api("8.6")
+    file = engine_file(tmp_path, api, small_model(tmp_path))
+    other = dataclasses.replace(file, fingerprint=dataclasses.replace(file.fingerprint, **change))
+    with pytest.raises(EngineError, match=message):
+        TensorRTEngine(other, device=GPU, api=api)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"compute_capability": "8.0+"}, "8.6"),
+        ({"compute_capability": "portable"}, "rtx-1.7"),
+        ({"compute_capability": "8.6,8.7"}, "rtx-1.7"),
+    ],
+)
+def test_engines_for_more_than_one_gpu(
+    tmp_path: Path, cupy: Any, change: dict[str, Any], name: str
+) -> None:
+    _, api = make_api(name)
+    file = engine_file(tmp_path, api, small_model(tmp_path))
+    fingerprint = dataclasses.replace(file.fingerprint, **change)
+    TensorRTEngine(dataclasses.replace(file, fingerprint=fingerprint), api=api).run(1)
+
+
+def test_version_compatible_engines(tmp_path: Path, cupy: Any) -> None:
+    fake, api = make_api("8.6")
+    file = engine_file(tmp_path, api, small_model(tmp_path), version_compatible=True)
+    fingerprint = dataclasses.replace(file.fingerprint, tensorrt_version="8.6.0.1")
+    TensorRTEngine(dataclasses.replace(file, fingerprint=fingerprint), api=api)
+    assert ("Runtime.engine_host_code_allowed", True) in fake.calls
+
+
+def test_no_gpu(tmp_path: Path, cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, api = make_api("8.6")
+    file = engine_file(tmp_path, api, small_model(tmp_path))
+    pretend_gpu(monkeypatch, None)
+    with pytest.raises(DeviceError, match="no CUDA device 0"):
+        TensorRTEngine(file, api=api)
+
+
+def test_no_cupy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    _, api = make_api("8.6")
+    file = engine_file(tmp_path, api, small_model(tmp_path))
+    with pytest.raises(MissingDependencyError, match="cupy-cuda12x"):
+        TensorRTEngine(file, api=api)
+
+
+def test_an_engine_that_tensorrt_does_not_read(tmp_path: Path, cupy: Any) -> None:
+    _, api = make_api("8.6")
+    file = engine_file(tmp_path, api, small_model(tmp_path))
+    broken = write_engine(file.path, b"no engine", fingerprint=file.fingerprint, spec=file.spec)
+    with pytest.raises(EngineError, match="Magic tag does not match"):
+        TensorRTEngine(broken, api=api)
+
+
+# ---- load_tensorrt_engine
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    fake, api = make_api("8.6")
+    monkeypatch.setattr(trt_api, "_loaded", {"tensorrt": api})
+    return fake
+
+
+def builds(fake: FakeTensorRT) -> int:
+    return [name for name, _ in fake.calls].count("Builder.build_serialized_network")
+
+
+def test_load_builds_once(tmp_path: Path, cupy: Any, fake: FakeTensorRT) -> None:
+    model = small_model(tmp_path)
+    phases: list[str] = []
+    for _ in range(2):
+        engine = load_tensorrt_engine(
+            model,
+            GPU,
+            {"precision": "fp16", "calibration_cache": ""},
+            tmp_path / "cache",
+            lambda fraction, phase: phases.append(phase),
+        )
+        engine.run(1)
+    assert builds(fake) == 1
+    assert phases[-1] == "built"
+    load_tensorrt_engine(model, GPU, {"precision": "fp32"}, tmp_path / "cache")
+    assert builds(fake) == 2
+
+
+def test_load_builds_again_what_tensorrt_refuses(
+    tmp_path: Path, cupy: Any, fake: FakeTensorRT, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, cache = small_model(tmp_path), EngineCache(tmp_path / "cache")
+    first = load_tensorrt_engine(model, GPU, {}, cache).file
+    write_engine(first.path, b"no engine", fingerprint=first.fingerprint, spec=first.spec)
+    load_tensorrt_engine(model, GPU, {}, cache).run(1)
+    assert builds(fake) == 2
+    assert "built again" in caplog.text
+    assert "Magic tag" in caplog.text
+
+
+def test_load_takes_models_engine_files_and_overrides(
+    tmp_path: Path, cupy: Any, fake: FakeTensorRT
+) -> None:
+    import onnx
+
+    path = small_model(tmp_path)
+    loaded = onnx.load(str(path))
+    names = ["a", "b", "c", "d"]
+    engine = load_tensorrt_engine(
+        loaded, GPU, {}, tmp_path / "cache", preprocessing=PREPROCESSING_PRESETS["rgb"]
+    )
+    assert engine.spec.preprocessing.color_order == "rgb"
+    again = load_tensorrt_engine(
+        engine.file.path, GPU, {}, tmp_path / "elsewhere", class_names=names
+    )
+    assert again.spec.class_names == tuple(names)
+    assert builds(fake) == 1
+    with pytest.raises(ConfigurationError, match="4, as"):
+        load_tensorrt_engine(engine.file.path, GPU, class_names=["a"])
+
+
+def test_a_fixed_batch_goes_before_max_batch(
+    tmp_path: Path, cupy: Any, fake: FakeTensorRT, caplog: pytest.LogCaptureFixture
+) -> None:
+    fixed = small_model(tmp_path)
+    engine = load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, tmp_path / "cache")
+    assert engine.max_batch == 1
+    assert "max_batch 8 is not used" in caplog.text
+    dynamic = small_model(tmp_path, name="d.onnx", batch=None, style="opset13")
+    assert load_tensorrt_engine(dynamic, GPU, {"max_batch": 8}, tmp_path).max_batch == 8
+    assert make_plan(dynamic, DLA, {"max_batch": 8}).batch == (1, 1, 1)
+
+
+def test_unknown_options(tmp_path: Path, fake: FakeTensorRT) -> None:
+    with pytest.raises(ConfigurationError, match="'speed'"):
+        load_tensorrt_engine(small_model(tmp_path), GPU, {"speed": 1}, tmp_path)

@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The table of features against the names that each version's own API has."""
+
+from __future__ import annotations
+
+import pytest
+from support.fake_tensorrt import VERSIONS, FakeTensorRT, load_table
+
+from yolox_trt.core.errors import EngineError
+from yolox_trt.engines.trt_api import TensorRTApi
+from yolox_trt.engines.trt_features import (
+    DOCUMENTED_VERSIONS,
+    FEATURES,
+    TENSORRT_RTX,
+    markdown_table,
+)
+
+#: Features whose names are there although the version cannot do it: DLA enumerations are in every
+#: header, and TensorRT-RTX keeps names that do nothing.
+NAMES_WITHOUT_THE_FEATURE = {
+    "10.13": {"dla", "gpu_fallback", "dla_standalone", "dla_pools", "dla_int8_qdq"},
+    "11.4": {"dla", "gpu_fallback", "dla_standalone", "dla_pools", "dla_int8_qdq"},
+    "rtx-1.7": {
+        "dla",
+        "gpu_fallback",
+        "dla_standalone",
+        "dla_pools",
+        "dla_int8_qdq",
+        "timing_cache",
+        "hardware_compatible",
+        "version_compatible",  # builds end with: cannot load libnvinfer_lean.so.1
+        "io_types",  # the names are there, but types of a typed network are the graph's
+    },
+    "8.5": {"dla_int8_qdq"},
+    "8.6": {"dla_int8_qdq"},
+    "10.3": {"dla_int8_qdq"},
+}
+# ITensor.dtype and allowed_formats stay in 11.x too.
+NAMES_WITHOUT_THE_FEATURE["11.4"].add("io_types")
+
+
+def has_names(table: str, names: tuple[str, ...]) -> bool:
+    classes = load_table(table)["classes"]
+    return all(
+        attribute in classes.get(owner, ())
+        for owner, _, attribute in (name.partition(".") for name in names)
+    )
+
+
+@pytest.mark.parametrize("table", VERSIONS)
+@pytest.mark.parametrize("feature", FEATURES)
+def test_table_agrees_with_each_versions_names(table: str, feature: str) -> None:
+    entry = FEATURES[feature]
+    version = tuple(int(n) for n in VERSIONS[table].split("."))
+    covered = entry.covers(version, TENSORRT_RTX if table.startswith("rtx") else "tensorrt")
+    exception = feature in NAMES_WITHOUT_THE_FEATURE.get(table, ())
+    assert has_names(table, entry.names) == (covered or exception)
+    assert not (covered and exception)
+
+
+@pytest.mark.parametrize("table", VERSIONS)
+def test_api_tells_what_a_version_has(table: str) -> None:
+    api = TensorRTApi(FakeTensorRT(table).module)
+    for name, entry in FEATURES.items():
+        assert api.has(name) == entry.covers(api.version, api.flavour)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_feature_that_is_not_everywhere_says_why_and_what_instead(feature: str) -> None:
+    entry = FEATURES[feature]
+    if not all(entry.covers(version, flavour) for _, version, flavour in DOCUMENTED_VERSIONS):
+        assert entry.reason
+        assert entry.instead
+
+
+def test_require_names_reason_and_way_round() -> None:
+    api = TensorRTApi(FakeTensorRT("11.4").module)
+    with pytest.raises(EngineError, match=r"calibration_cache: TensorRT 11\.4.*removed in 11\.0"):
+        api.require("int8_calibration", option="calibration_cache")
+    try:
+        api.require("int8_calibration", option="calibration_cache")
+    except EngineError as error:
+        assert "yolox_trt quantize" in error.fix
+
+
+def test_dla_comes_back_with_11_4_1() -> None:
+    assert not TensorRTApi(FakeTensorRT("11.4").module).has("dla")
+    assert TensorRTApi(FakeTensorRT("11.4", version="11.4.1.2").module).has("dla")
+    assert TensorRTApi(FakeTensorRT("10.3").module).has("dla")
+    assert not TensorRTApi(FakeTensorRT("10.13").module).has("dla")
+
+
+def test_docs_have_the_table() -> None:
+    from pathlib import Path
+
+    page = Path(__file__).parents[2] / "docs" / "tensorrt.md"
+    assert markdown_table().strip() in page.read_text()

@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""A stand-in for cupy over numpy: arrays with an address, streams and devices that do nothing."""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+
+class _Array(np.ndarray):
+    @property
+    def data(self) -> Any:  # type: ignore[override]
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+class _Device:
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
+
+    def __enter__(self) -> _Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def use(self) -> None:
+        pass
+
+
+class Stream:
+    """A stream; `fails` is what synchronize() raises."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.ptr = 4711
+        self.fails: Exception | None = None
+
+    def synchronize(self) -> None:
+        if self.fails is not None:
+            raise self.fails
+
+
+def make_cupy() -> Any:
+    """Return the module; `module.allocations` counts its arrays."""
+    module: Any = ModuleType("cupy")
+    module.allocations = 0
+
+    def zeros(shape: Any, dtype: Any) -> Any:
+        module.allocations += 1
+        return np.zeros(shape, dtype).view(_Array)
+
+    current = Stream()
+    module.zeros = zeros
+    module.cuda = SimpleNamespace(Device=_Device, Stream=Stream, get_current_stream=lambda: current)
+    return module
