@@ -57,11 +57,10 @@ def make_parser(rooms: dict[str, tuple[str, ...]] | None = None) -> argparse.Arg
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for name, commands in (ROOMS if rooms is None else rooms).items():
         try:
-            module = importlib.import_module(name)
+            importlib.import_module(name).add_parsers(subparsers)
         except ImportError as error:
-            _add_missing(subparsers, commands, name, error)
-            continue
-        module.add_parsers(subparsers)
+            rest = [command for command in commands if command not in subparsers.choices]
+            _add_missing(subparsers, rest, name, error)
     for command in ("detect", "calibrate", "quantize", "compare"):
         if command in subparsers.choices:
             # Bags belong to the room of ROS, which the rooms below must not know.

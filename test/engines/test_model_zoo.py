@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Downloads from a server on this machine: whole, broken off, changed, damaged, offline."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from yolox_trt.cli import main
+from yolox_trt.core import ConfigurationError, ModelError
+from yolox_trt.engines import download as download_module
+from yolox_trt.engines import model_zoo
+from yolox_trt.engines.download import download
+from yolox_trt.engines.model_zoo import ZooFile, ZooModel
+
+CONTENT = bytes(range(256)) * 5000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT with ranges; breaks off after `limits` bytes, one limit a request."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.etag = '"1"'
+        self.limits: list[int] = []
+        self.ranges: list[str | None] = []
+        self.url = f"http://127.0.0.1:{self.server_port}/files/net.onnx"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def do_GET(self) -> None:
+        server = self.server
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        requested = self.headers.get("Range")
+        server.ranges.append(requested)
+        content, start = server.content, 0
+        if requested and self.headers.get("If-Range") == server.etag:
+            match = re.fullmatch(r"bytes=(\d+)-", requested)
+            assert match
+            start = int(match[1])
+            if start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206)
+            last = len(content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("ETag", server.etag)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        limit = server.limits.pop(0) if server.limits else len(content)
+        self.wfile.write(content[start : start + limit])
+        self.wfile.flush()
+        self.close_connection = True
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def leftovers(path: Path) -> list[str]:
+    return sorted(p.name for p in path.parent.iterdir() if p != path)
+
+
+def test_whole_file(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "a" / "net.onnx"
+    calls: list[tuple[str, int, int]] = []
+    found = download(server.url, path, sha256=DIGEST, on_progress=lambda *c: calls.append(c))
+    assert found == path and path.read_bytes() == CONTENT
+    assert leftovers(path) == []
+    assert calls[-1] == ("net.onnx", len(CONTENT), len(CONTENT))
+    assert [c[1] for c in calls] == sorted(c[1] for c in calls)
+    download(server.url, path, sha256=DIGEST)
+    assert len(server.ranges) == 1, "an intact file is not fetched again"
+
+
+def test_a_broken_connection_is_resumed_in_the_same_call(server: Server, tmp_path: Path) -> None:
+    server.limits = [300_000, 500_000]
+    path = download(server.url, tmp_path / "net.onnx", sha256=DIGEST)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=300000-", "bytes=800000-"]
+
+
+def test_a_later_call_goes_on(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_module, "_ATTEMPTS", 1)
+    server.limits = [400_000]
+    path = tmp_path / "net.onnx"
+    with pytest.raises(ModelError, match=r"cannot be reached.*what has come so far is kept"):
+        download(server.url, path, sha256=DIGEST)
+    assert not path.exists()
+    assert (tmp_path / "net.onnx.part").stat().st_size == 400_000
+    download(server.url, path, sha256=DIGEST)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=400000-"]
+    assert leftovers(path) == []
+
+
+def test_a_file_that_changed_on_the_server_starts_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_module, "_ATTEMPTS", 1)
+    server.limits = [400_000]
+    path = tmp_path / "net.onnx"
+    with pytest.raises(ModelError):
+        download(server.url, path)
+    server.content, server.etag = CONTENT[::-1], '"2"'
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT[::-1]
+
+
+def test_a_complete_part_is_taken_without_a_byte_more(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx.part").write_bytes(CONTENT)
+    (tmp_path / "net.onnx.part.version").write_text(server.etag)
+    path = download(server.url, tmp_path / "net.onnx", sha256=DIGEST)
+    assert path.read_bytes() == CONTENT
+
+
+def test_wrong_digest_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    with pytest.raises(ModelError, match=f"with sha256 {DIGEST}.*expected sha256 0000"):
+        download(server.url, path, sha256="0" * 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"damaged")
+    assert download(server.url, path, sha256=DIGEST).read_bytes() == CONTENT
+
+
+def test_unknown_digest_is_trusted_once(server: Server, tmp_path: Path) -> None:
+    path = download(server.url, tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx.sha256").read_text() == f"{DIGEST}  net.onnx\n"
+    path.unlink()
+    server.content, server.etag = b"another file", '"2"'
+    with pytest.raises(ModelError, match=f"expected sha256 {DIGEST}"):
+        download(server.url, path)
+
+
+def test_missing_on_the_server(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="answered 404"):
+        download(server.url.replace("net", "missing"), tmp_path / "net.onnx")
+
+
+def test_offline(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot be reached.*copy it to .*net\.onnx"):
+        download("http://127.0.0.1:9/net.onnx", tmp_path / "net.onnx")
+
+
+def test_two_at_once(server: Server, tmp_path: Path) -> None:
+    import fcntl
+
+    with (tmp_path / "net.onnx.part").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ModelError, match="another process"):
+            download(server.url, tmp_path / "net.onnx")
+
+
+def test_commands(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = ZooFile(server.url.replace("net.onnx", "labels.txt"), DIGEST)
+    model = ZooModel("test-model", "a test", ZooFile(server.url, DIGEST), labels)
+    monkeypatch.setitem(model_zoo.MODELS, "test-model", model)
+    monkeypatch.setenv(model_zoo.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["models", "fetch", "test_model"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        str(tmp_path / "models" / "test-model" / "net.onnx"),
+        str(tmp_path / "models" / "test-model" / "labels.txt"),
+    ]
+    assert main(["models", "list"]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if "test-model" in x)
+    assert "yes" in line and DIGEST[:12] in line
+    assert main(["models", "fetch", "yolox-z"]) == 2
+    assert "yolox-nano" in capsys.readouterr().err
+
+
+def test_table_is_complete() -> None:
+    for model in model_zoo.MODELS.values():
+        for file in model.files:
+            assert file.url.startswith("https://")
+            assert re.fullmatch(r"[0-9a-f]{64}", file.sha256)
+        assert model.onnx.name.endswith(".onnx")
+    with pytest.raises(ConfigurationError, match="yolox-tiny"):
+        model_zoo.find("yolov5")

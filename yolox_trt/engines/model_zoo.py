@@ -1,0 +1,266 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Published YOLOX models by name: where they are, and their digests.
+
+The digests of the YOLOX release are not published by Megvii. Those below are the ones that
+independent projects have pinned for the same addresses (at least two for each file, one for
+yolox-darknet53); Autoware's are in its own download role (ansible/roles/artifacts). A file whose
+digest nobody has published is trusted when it first comes, and checked against that ever after.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.engines.download import download
+
+#: Environment variable that replaces the user's cache folder, for engines as well (engines.cache).
+CACHE_VARIABLE = "YOLOX_TRT_CACHE"
+
+_YOLOX = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
+_AUTOWARE = "https://awf.ml.dev.web.auto/perception/models"
+
+#: Called with the file's name, the bytes that are there and the bytes of the whole (0: unknown).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ZooFile:
+    """One file of a model.
+
+    Attributes:
+        url: where it is.
+        sha256: its digest in hexadecimal, "" where nobody has published one.
+        size: bytes, 0 where unknown.
+    """
+
+    url: str
+    sha256: str = ""
+    size: int = 0
+
+    @property
+    def name(self) -> str:
+        """File name, the last part of the address."""
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """One model.
+
+    Attributes:
+        name: by which it is fetched.
+        summary: what it is, in a few words.
+        onnx: the network.
+        labels: its class names; None for COCO's 80.
+        others: further files (calibration tables).
+        licence: as its publisher states it.
+    """
+
+    name: str
+    summary: str
+    onnx: ZooFile
+    labels: ZooFile | None = None
+    others: tuple[ZooFile, ...] = ()
+    licence: str = "Apache-2.0"
+
+    @property
+    def files(self) -> tuple[ZooFile, ...]:
+        """All files, the network first."""
+        return (self.onnx, *((self.labels,) if self.labels else ()), *self.others)
+
+
+def _official(name: str, file: str, summary: str, sha256: str, size: int = 0) -> ZooModel:
+    return ZooModel(name, summary, ZooFile(f"{_YOLOX}/{file}", sha256, size))
+
+
+_T4_LABELS = ZooFile(
+    f"{_AUTOWARE}/label.txt", "3540a365bfd6d8afb1b5d8df4ec47f82cb984760d3270c9b41dbbb3422d09a0c"
+)
+_TLR_LABELS = ZooFile(
+    f"{_AUTOWARE}/tlr_yolox_s/v3/tlr_labels.txt",
+    "a2a91f5fe9c2e68e3e3647a272bb9bb25cd07631a1990a3fb15efddce7691131",
+)
+
+
+def _traffic_light(batch: int, sha256: str) -> ZooModel:
+    return ZooModel(
+        f"autoware-tlr-yolox-s-batch{batch}",
+        f"Autoware: traffic lights in a crop, batch {batch}",
+        ZooFile(f"{_AUTOWARE}/tlr_yolox_s/v3/tlr_car_ped_yolox_s_batch_{batch}.onnx", sha256),
+        _TLR_LABELS,
+        licence="see Autoware",
+    )
+
+
+MODELS: dict[str, ZooModel] = {
+    model.name: model
+    for model in (
+        _official(
+            "yolox-nano",
+            "yolox_nano.onnx",
+            "YOLOX-Nano, COCO, 416x416, 25.8 AP",
+            "c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d",
+            3_659_407,
+        ),
+        _official(
+            "yolox-tiny",
+            "yolox_tiny.onnx",
+            "YOLOX-Tiny, COCO, 416x416, 32.8 AP",
+            "427cc366d34e27ff7a03e2899b5e3671425c262ea2291f88bb942bc1cc70b0f7",
+            20_219_662,
+        ),
+        _official(
+            "yolox-s",
+            "yolox_s.onnx",
+            "YOLOX-S, COCO, 640x640, 40.5 AP",
+            "c5c2d13e59ae883e6af3b45daea64af4833a4951c92d116ec270d9ddbe998063",
+            35_858_002,
+        ),
+        _official(
+            "yolox-m",
+            "yolox_m.onnx",
+            "YOLOX-M, COCO, 640x640, 46.9 AP",
+            "21ff6cfdeb53b013bac2249599e55f00bff3cfdfdab37ed7a4620818c1d15b3f",
+        ),
+        _official(
+            "yolox-l",
+            "yolox_l.onnx",
+            "YOLOX-L, COCO, 640x640, 49.7 AP",
+            "7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411",
+            216_746_733,
+        ),
+        _official(
+            "yolox-x",
+            "yolox_x.onnx",
+            "YOLOX-X, COCO, 640x640, 51.1 AP",
+            "c892d7aaf1c4746d8a4d675bec669a4db4f434b4ee1efb654bc9b353379c7c55",
+            396_142_663,
+        ),
+        _official(
+            "yolox-darknet53",
+            "yolox_darknet.onnx",
+            "YOLOX-Darknet53, COCO, 640x640, 47.7 AP",
+            "10ccc527877c6ee5596929c4b3eee5ad6a78038647260bc9abdfce9a0df55d05",
+        ),
+        ZooModel(
+            "autoware-yolox-tiny",
+            "Autoware: YOLOX-Tiny",
+            ZooFile(
+                f"{_AUTOWARE}/yolox-tiny.onnx",
+                "471a665f4243e654dff62578394e508db22ee29fe65d9e389dfc3b0f2dee1255",
+            ),
+            _T4_LABELS,
+            licence="see Autoware",
+        ),
+        ZooModel(
+            "autoware-yolox-s-plus-opt",
+            "Autoware: YOLOX-S-plus-opt of TIER IV",
+            ZooFile(
+                f"{_AUTOWARE}/yolox-sPlus-opt.onnx",
+                "36b0832177b01e6b278e00c7369f1de71e616c36261cbae50f0753d41289da01",
+            ),
+            _T4_LABELS,
+            (
+                ZooFile(
+                    f"{_AUTOWARE}/yolox-sPlus-opt.EntropyV2-calibration.table",
+                    "b9e9d7da33342262ccaea4469b4d02b8abb32b6d7bf737f9e0883fece1b8f580",
+                ),
+            ),
+            licence="see Autoware",
+        ),
+        ZooModel(
+            "autoware-yolox-s-plus-t4-960",
+            "Autoware: YOLOX-S-plus of TIER IV, 960x960",
+            ZooFile(
+                f"{_AUTOWARE}/object_detection_yolox_s/v1/yolox-sPlus-T4-960x960-pseudo-finetune.onnx",
+                "f5054e8a890c3be86dc1b4b89a5a36fb2279d4f6110b0159e793be062641bf65",
+            ),
+            _T4_LABELS,
+            (
+                ZooFile(
+                    f"{_AUTOWARE}/object_detection_yolox_s/v1/"
+                    "yolox-sPlus-T4-960x960-pseudo-finetune.EntropyV2-calibration.table",
+                    "cc378d327db5616b0b3a4d077bf37100c25a50ecd22d2b542f54098da100f34c",
+                ),
+            ),
+            licence="see Autoware",
+        ),
+        ZooModel(
+            "autoware-yolox-car-ped-tl-960",
+            "Autoware: cars, pedestrians, traffic lights, 960x960",
+            ZooFile(
+                f"{_AUTOWARE}/tl_detector_yolox_s/v1/"
+                "yolox_s_car_ped_tl_detector_960_960_batch_1.onnx",
+                "0b8478553f2f0374a1236e65f669f11335b1fea7756ca7bcdfcf9646657ed594",
+            ),
+            ZooFile(
+                f"{_AUTOWARE}/tl_detector_yolox_s/v1/car_ped_tl_detector_labels.txt",
+                "a2a91f5fe9c2e68e3e3647a272bb9bb25cd07631a1990a3fb15efddce7691131",
+            ),
+            (
+                ZooFile(
+                    f"{_AUTOWARE}/tl_detector_yolox_s/v1/"
+                    "yolox_s_car_ped_tl_detector_960_960_batch_1.EntropyV2-calibration.table",
+                    "690cff409519aca26f4ec0fc56ed35d9aa23ee1c18d6205c43469ae06e2f4e02",
+                ),
+            ),
+            licence="see Autoware",
+        ),
+        _traffic_light(1, "1ad633066a1195006f4709f8fa07800dd65a74a814b3efb4c99bcc5a1a7962f6"),
+        _traffic_light(4, "cf93eb1e1a97aefc6edd0c0c4d77c7f5fc2aa1e81e3c5c9cd49d976173d03a04"),
+        _traffic_light(6, "0b05a89fb30f1f92c6ec687d48e8ceda4da6f81cbd82d8a102d168753a6cedb6"),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Return $YOLOX_TRT_CACHE/models, or else $XDG_CACHE_HOME (~/.cache)/yolox_trt/models."""
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return Path(own).expanduser() / "models"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "yolox_trt" / "models"
+
+
+def find(name: str) -> ZooModel:
+    """Return a model by its name.
+
+    Raises:
+        ConfigurationError: there is none of this name.
+    """
+    model = MODELS.get(name.lower().replace("_", "-"))
+    if model is None:
+        raise ConfigurationError(
+            f"model '{name}'", expected=", ".join(MODELS), fix="see `yolox_trt models list`"
+        )
+    return model
+
+
+def fetch(
+    model: ZooModel, *, folder: Path | None = None, on_progress: Progress | None = None
+) -> dict[str, Path]:
+    """Bring a model's files into the cache; files that are there and intact stay.
+
+    Args:
+        model: which one.
+        folder: the cache; None for cache_folder().
+        on_progress: told how far each file is.
+
+    Returns:
+        File name -> path, the network first.
+
+    Raises:
+        ModelError: a file could not be downloaded, or its digest is wrong.
+    """
+    target = (folder or cache_folder()) / model.name
+    paths = {}
+    for file in model.files:
+        paths[file.name] = download(
+            file.url, target / file.name, sha256=file.sha256, on_progress=on_progress
+        )
+    return paths
