@@ -255,6 +255,24 @@ class ModelGraph:
         self.graph.nodes.append(node)
         return output
 
+    def add_plugin(
+        self,
+        op: str,
+        inputs: Iterable[gs.Tensor],
+        outputs: Iterable[gs.Tensor],
+        attrs: Mapping[str, Any],
+        domain: str,
+    ) -> None:
+        """Append a node of another operator domain with outputs of its own."""
+        node = self._gs.Node(
+            op, self.unique_name(op), dict(attrs), list(inputs), list(outputs), domain
+        )
+        self.graph.nodes.append(node)
+        domains = list(self.graph.import_domains or [])
+        if all(d.domain != domain for d in domains):
+            domains.append(self._onnx.helper.make_opsetid(domain, 1))
+        self.graph.import_domains = domains
+
     def replace_tensor(self, old: gs.Tensor, new: gs.Tensor) -> None:
         """Make every reader of `old` read `new`; a graph output keeps its name.
 

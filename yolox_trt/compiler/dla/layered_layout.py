@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+import itertools
 
 _SWEEPS = 12
 _DUMMY_WIDTH = 14.0
@@ -52,7 +53,7 @@ class LayeredLayout:
     boxes: list[Box]
     edges: list[tuple[int, int]]
     gap_x: float = 18.0
-    gap_y: float = 26.0
+    gap_y: float = 30.0
     routes: list[list[tuple[float, float]]] = field(default_factory=list)
     width: float = 0.0
     height: float = 0.0
@@ -71,7 +72,7 @@ class LayeredLayout:
                 chain.append(len(boxes) - 1)
             chain.append(target)
             chains.append(chain)
-            links += list(zip(chain[:-1], chain[1:], strict=True))
+            links += list(itertools.pairwise(chain))
         above: list[list[int]] = [[] for _ in boxes]
         below: list[list[int]] = [[] for _ in boxes]
         for a, b in links:
@@ -83,8 +84,8 @@ class LayeredLayout:
         self._order(layers, above, below)
         self._columns(boxes, layers, above, below, real)
         y = 0.0
-        for layer in layers:
-            tall = max((boxes[i].height for i in layer), default=0.0)
+        tallest = [max((boxes[i].height for i in layer), default=0.0) for layer in layers]
+        for layer, tall in zip(layers, tallest, strict=True):
             for i in layer:
                 boxes[i].y = y + tall / 2
             y += tall + self.gap_y
@@ -96,16 +97,17 @@ class LayeredLayout:
         for chain in chains:
             first, last = boxes[chain[0]], boxes[chain[-1]]
             points = [(first.x, first.y + first.height / 2)]
-            points += [(boxes[i].x, boxes[i].y) for i in chain[1:-1]]
+            for i in chain[1:-1]:
+                # Straight beside the boxes of the ranks in between.
+                half = tallest[boxes[i].rank] / 2
+                points += [(boxes[i].x, boxes[i].y - half), (boxes[i].x, boxes[i].y + half)]
             points.append((last.x, last.y - last.height / 2))
             self.routes.append(points)
 
     def _rank(self, real: int) -> None:
         for source, target in self.edges:
             # Boxes are in topological order and edges are sorted by their source.
-            self.boxes[target].rank = max(
-                self.boxes[target].rank, self.boxes[source].rank + 1
-            )
+            self.boxes[target].rank = max(self.boxes[target].rank, self.boxes[source].rank + 1)
         # Sources go down to just above their first reader, so that no line is longer than needed.
         first: dict[int, int] = {}
         for source, target in self.edges:
@@ -142,9 +144,7 @@ class LayeredLayout:
             layer[:] = order
 
     @staticmethod
-    def _crossings(
-        layers: list[list[int]], below: list[list[int]], place: dict[int, int]
-    ) -> int:
+    def _crossings(layers: list[list[int]], below: list[list[int]], place: dict[int, int]) -> int:
         total = 0
         for layer in layers:
             ends: list[int] = []
@@ -181,13 +181,15 @@ class LayeredLayout:
                     weights.append(1.0 if i < real else 3.0)
                 gaps = [
                     (boxes[a].width + boxes[b].width) / 2 + self.gap_x
-                    for a, b in zip(layer[:-1], layer[1:], strict=True)
+                    for a, b in itertools.pairwise(layer)
                 ]
                 for i, x in zip(layer, _spread(wanted, weights, gaps), strict=True):
                     boxes[i].x = x
 
 
-def _spread(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]) -> list[float]:
+def _spread(
+    wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]
+) -> list[float]:
     """Return the positions nearest to `wanted` (weighted squares) that keep order and gaps.
 
     With the gaps taken off this is isotonic regression, solved by pooling adjacent violators.

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 
 from yolox_trt.compiler.dla.layered_layout import Box, LayeredLayout
 from yolox_trt.compiler.dla.report import DlaReport, NodeVerdict
+import itertools
 
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "HardSwish", "Sigmoid"})
 _LABELS = {"Clip": "ReLU6 / Clip", "Relu": "ReLU", "LeakyRelu": "LeakyReLU", "PRelu": "PReLU"}
@@ -50,7 +51,9 @@ def draw(report: DlaReport) -> str:
     boxes = []
     for group in groups:
         longest = max(
-            [len(group.title) * _FONT] + [len(line) * _SMALL for line in [*group.lines, group.note]]
+            len(group.title) * _FONT * 1.06,
+            len(group.note) * _SMALL * 1.1,
+            *(len(line) * _SMALL for line in group.lines),
         )
         height = 10.0 + _LINE * (1 + len(group.lines) + bool(group.note))
         boxes.append(Box(max(longest * _CHAR + 20.0, 96.0), height))
@@ -77,12 +80,13 @@ def draw(report: DlaReport) -> str:
     out += _legend(_MARGIN, top - 26.0)
     out.append(f'<g transform="translate({left:.1f} {top:.1f})">')
     for (source, target), route in zip(edges, layout.routes, strict=True):
-        crosses = _device(groups[source]) != _device(groups[target])
+        # The network's own input lies in a buffer of the caller: not drawn as a crossing.
+        crosses = {_device(groups[source]), _device(groups[target])} == {"gpu", "dla"}
         out.append(_line(route, crosses))
         if crosses and (text := labels.get((source, target))):
-            x, y = route[-1]
+            x, y = route[0]
             out.append(
-                f'<text x="{x + 5:.1f}" y="{y - 7:.1f}" font-size="9.5" fill="#d0401f">'
+                f'<text x="{x + 5:.1f}" y="{y + 11:.1f}" font-size="9.5" fill="#d0401f">'
                 f"{escape(text)}</text>"
             )
     for group, box in zip(groups, boxes, strict=True):
@@ -92,7 +96,6 @@ def draw(report: DlaReport) -> str:
 
 
 def _device(group: _Group) -> str:
-    # The network's own input and output lie in buffers of the caller: not counted as crossing.
     return "gpu" if group.kind == "gpu" else "io" if group.kind == "io" else "dla"
 
 
@@ -216,12 +219,13 @@ def _describe(report: DlaReport, members: list[NodeVerdict], activation: str) ->
 def _header(report: DlaReport) -> list[str]:
     gpu, dla = len(report.fallback_nodes), len(report.dla_nodes)
     verdict = "runs on the DLA as a whole" if report.passes else "falls back to the GPU in parts"
-    moved = sum(t.size for t in report.transfers) / 2**20
+    inner = [t for t in report.transfers if not t.boundary]
+    moved = sum(t.size for t in inner) / 2**20
     lines = [
         f"{report.model}: {verdict}",
-        f"TensorRT {report.tensorrt}, {report.precision.upper()}, {report.soc} · {dla} nodes on the "
-        f"DLA in {len(report.subgraphs)} subgraphs, {gpu} on the GPU · {len(report.transfers)} "
-        f"transfers, {moved:.2f} MiB a run",
+        f"TensorRT {report.tensorrt}, {report.precision.upper()}, {report.soc} · {dla} nodes on "
+        f"the DLA in {len(report.subgraphs)} subgraphs, {gpu} on the GPU · {len(inner)} transfers "
+        f"between them, {moved:.2f} MiB a run",
     ]
     if report.mending_passes:
         lines.append("yolox_trt optimize --target dla mends: " + ", ".join(report.mending_passes))
@@ -254,14 +258,13 @@ def _legend(x: float, y: float) -> list[str]:
 def _line(route: list[tuple[float, float]], crosses: bool) -> str:
     colour, width = ("#d0401f", 3.0) if crosses else ("#8a93a0", 1.3)
     path = [f"M {route[0][0]:.1f} {route[0][1]:.1f}"]
-    for (ax, ay), (bx, by) in zip(route[:-1], route[1:], strict=True):
+    for (ax, ay), (bx, by) in itertools.pairwise(route):
         middle = (ay + by) / 2
         path.append(f"C {ax:.1f} {middle:.1f} {bx:.1f} {middle:.1f} {bx:.1f} {by:.1f}")
     x, y = route[-1]
     head = f"M {x - 4:.1f} {y - 6:.1f} L {x:.1f} {y:.1f} L {x + 4:.1f} {y - 6:.1f}"
     return (
-        f'<path d="{" ".join(path)} {head}" fill="none" stroke="{colour}" '
-        f'stroke-width="{width}"/>'
+        f'<path d="{" ".join(path)} {head}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
     )
 
 

@@ -29,8 +29,8 @@ class GraphFigures:
         dla_nodes: nodes that a DLA takes.
         gpu_nodes: nodes that fall back.
         subgraphs: DLA loadables.
-        transfers: tensors between GPU and DLA in each run, the network's own input and outputs
-            included.
+        transfers: tensors between GPU and DLA in each run, without the network's own input and
+            outputs.
     """
 
     operators: dict[str, int]
@@ -62,7 +62,7 @@ class GraphFigures:
             len(dla.dla_nodes),
             len(dla.fallback_nodes),
             len(dla.subgraphs),
-            len(dla.transfers),
+            sum(not t.boundary for t in dla.transfers),
         )
 
 
