@@ -25,7 +25,9 @@ _log = logging.getLogger("yolox_trt.build")
 
 _NUMPY_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 #: Versions that the DLA linter has rules for.
-_LINTER_VERSIONS = ((8, 5), (8, 6), (10, 3))
+_LINTER_VERSIONS = ((8, 5), (8, 6), (8, 6, 12), (10, 3))
+#: Compute capability of the Jetsons with DLA.
+_SOCS = {"7.2": "xavier", "8.7": "orin"}
 
 
 class BuildPlan:
@@ -373,14 +375,16 @@ class BuildPlan:
         # Here, not at the top: the linter is needed for this case only.
         from yolox_trt.compiler.dla import check
 
-        older = [v for v in _LINTER_VERSIONS if v <= self.api.version[:2]]
-        major, minor = max(older, default=_LINTER_VERSIONS[0])
-        report = check(self.model, tensorrt=f"{major}.{minor}", precision=options.precision)
+        older = [v for v in _LINTER_VERSIONS if v <= self.api.version]
+        version = ".".join(str(n) for n in max(older, default=_LINTER_VERSIONS[0]))
+        soc = _SOCS.get(self.compute_capability, "orin")
+        report = check(self.model, tensorrt=version, precision=options.precision, soc=soc)
         if not report.passes:
-            nodes = [str(getattr(n, "name", n)) for n in report.fallback_nodes]
+            nodes = [f"{node.op} {node.name}" for node in report.fallback_nodes]
             shown = ", ".join(nodes[:5]) + (", ..." if len(nodes) > 5 else "")
             raise EngineError(
-                f"allow_gpu_fallback is off, and the DLA cannot run {len(nodes)} nodes ({shown})",
+                f"allow_gpu_fallback is off, and the DLA of {soc} cannot run all of "
+                f"{self.model_path.name}: {len(nodes)} nodes fall back ({shown or 'as a whole'})",
                 expected="a model that runs on the DLA as a whole",
                 fix="yolox_trt dla-check MODEL tells why; yolox_trt optimize MODEL --target dla "
                 "mends it; or allow the fallback",
