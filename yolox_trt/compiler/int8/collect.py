@@ -20,7 +20,7 @@ from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.optional import require
 
 #: Bytes of activations fetched from one run; more tensors mean more runs of each image.
-GROUP_BYTES = 768 * 2**20
+GROUP_BYTES = 512 * 2**20
 
 
 @dataclass
@@ -116,6 +116,9 @@ def collect_statistics(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # An arena for each group's session would keep that group's activations for good.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
     sessions = [
         (
             group,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +15,10 @@ NUM_BINS = 2048
 
 #: Bins at which neighbouring bins are merged, so that an early small image costs no memory.
 MAX_BINS = 8 * NUM_BINS
+
+
+#: Values counted in one call: OpenCV counts in float32, exact up to 2^24.
+_CHUNK = 2**23
 
 
 class Histogram:
@@ -69,12 +74,18 @@ class Histogram:
             self._merge_pairs()
         if needed > len(self.counts):
             self.counts = np.pad(self.counts, (0, needed - len(self.counts)))
-        magnitudes = np.abs(values.ravel())
-        nonzero = magnitudes[magnitudes > 0]
-        self.zeros += values.size - nonzero.size
-        index = (nonzero * np.float32(1.0 / self.width)).astype(np.int64)
-        np.minimum(index, len(self.counts) - 1, out=index)
-        self.counts += np.bincount(index, minlength=len(self.counts))
+        bins = len(self.counts)
+        flat = np.ascontiguousarray(values, np.float32).reshape(1, -1)
+        for start in range(0, flat.shape[1], _CHUNK):
+            magnitudes = np.abs(flat[:, start : start + _CHUNK])
+            zeros = magnitudes.size - cv2.countNonZero(magnitudes)
+            # Values beyond the range would be dropped: the last bin reaches a little further.
+            counts = cv2.calcHist(
+                [magnitudes], [0], None, [bins], [0.0, bins * self.width * 1.0001]
+            )
+            self.counts += counts.reshape(-1).astype(np.int64)
+            self.counts[0] -= zeros
+            self.zeros += zeros
 
     def _bins_for(self, amax: float) -> int:
         # amax itself belongs to the last bin; the factor keeps a rounded-up quotient there.
