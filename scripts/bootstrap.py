@@ -251,8 +251,8 @@ def make_environment(env: Environment) -> None:
             if env.distribution:
                 command.append("--system-site-packages")
             run([*command, str(env.folder)])
-        # setuptools builds this package; Python 3.12 and later bring none. From 80 on its `develop`
-        # command lacks the options that colcon passes.
+        # setuptools builds this package; Python 3.12 and later bring none. colcon-core asks for one
+        # below 80.
         env.pip("install", "--quiet", "setuptools>=64,<80", "wheel")
     env.mark_done("environment", key)
 
