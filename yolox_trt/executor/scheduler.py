@@ -732,9 +732,9 @@ class Scheduler:
             elif stream.placed != device:
                 self._move(stream, device, reason, now)
 
-    def replan(self, now: float, reason: str) -> None:
+    def replan(self, now: float, reason: str, *, drifted: bool = False) -> None:
         """Ask the policy and apply its answer, at once (the simulation's way)."""
-        problem = self.problem(now)
+        problem = self.problem(now, drifted=drifted)
         self.note_planned(now)
         self.apply_placement(self.policy.place(problem), reason, now)
 
@@ -763,7 +763,7 @@ class Scheduler:
     def _move(self, stream: Stream, device: Device, reason: str, now: float) -> None:
         old = stream.placed
         self._put(stream, device)
-        if old is None:
+        if old is None or not stream.settled:
             return
         stream.moves += 1
         first_dynamic = not stream.last_move

@@ -26,10 +26,12 @@ class BalancedPlacement:
     the GPU) rate x gpu_share of the frames that run on a DLA. Objectives, each among the optima
     of those before it:
 
-    1. the highest load is least (up to `slack`);
-    2. the load of the GPU is least: the GPU also preprocesses, and other nodes need it; a DLA
+    1. the fewest frames are dropped: where a load exceeds 1, the excess divided by the time of a
+       frame; nothing to choose where every load can stay below 1;
+    2. the highest load is least (up to `slack`);
+    3. the load of the GPU is least: the GPU also preprocesses, and other nodes need it; a DLA
        does nothing else;
-    3. the sum of all loads is least (power, memory traffic).
+    4. the sum of all loads is least (power, memory traffic).
 
     Streams with equal demands are counted, not told apart, so that the program stays small; who
     goes where among equals is chosen so that the fewest streams move.
@@ -38,8 +40,8 @@ class BalancedPlacement:
         slack: share by which the highest load may exceed its least value in favour of the
             objectives that follow (0.02 = 2 %): measured times are not more exact than that.
         hysteresis: when only measured rates and times have drifted, the running placement is
-            kept unless the highest load falls by at least this share of it (0.05 = 5 %): noise
-            in a measurement is not worth a move.
+            kept unless the drops or the highest load fall by at least this share (0.05 = 5 %):
+            noise in a measurement is not worth a move.
 
     Raises:
         MissingDependencyError: SciPy is not installed.
@@ -69,9 +71,13 @@ class BalancedPlacement:
         }
         best = self._solve(problem, streams)
         if problem.drifted and len(current) == len(streams):
+            keep = 1.0 - self.hysteresis
+            drops_now, drops_best = problem.drop_rate(current), problem.drop_rate(best)
             highest_now = max(problem.loads(current).values())
             highest_best = max(problem.loads(best).values())
-            if highest_best > highest_now * (1.0 - self.hysteresis) - LOAD_TOLERANCE:
+            if drops_best >= drops_now * keep - LOAD_TOLERANCE and (
+                drops_now > LOAD_TOLERANCE or highest_best >= highest_now * keep - LOAD_TOLERANCE
+            ):
                 return current
         return best
 
@@ -101,9 +107,13 @@ def _least_highest_load(
 ) -> list[int]:
     """Return how many streams of each group go to each device, in the order of `columns`."""
     optimize = require("scipy.optimize", purpose="the balanced placement")
-    rows = {device: i for i, device in enumerate(problem.devices)}
-    width = len(columns) + 1  # the last variable is the highest load
-    load = np.zeros((len(rows), width))
+    devices = problem.devices
+    rows = {device: i for i, device in enumerate(devices)}
+    # Variables: how many of each group on each device; the excess of each device; the highest load.
+    excess = len(columns)
+    highest = excess + len(devices)
+    width = highest + 1
+    load = np.zeros((len(devices), width))
     for j, (g, device) in enumerate(columns):
         demand = groups[g][0]
         load[rows[device], j] += demand.rate * demand.times[device]
@@ -115,15 +125,19 @@ def _least_highest_load(
         all_placed[g, j] = 1.0
     sizes = np.array([len(group) for group in groups], float)
     below_highest = load.copy()
-    below_highest[:, -1] = -1.0
+    below_highest[:, highest] = -1.0
+    within_time = load.copy()
+    within_time[:, excess:highest] = -np.eye(len(devices))
     constraints = [
         optimize.LinearConstraint(all_placed, sizes, sizes),
         optimize.LinearConstraint(below_highest, -np.inf, 0.0),
+        optimize.LinearConstraint(within_time, -np.inf, 1.0),
     ]
-    upper = np.array([sizes[g] for g, _ in columns] + [np.inf])
-    integrality = np.array([1] * len(columns) + [0])
+    upper = np.array([sizes[g] for g, _ in columns] + [np.inf] * (len(devices) + 1))
+    integrality = np.array([1] * len(columns) + [0] * (len(devices) + 1))
 
-    def minimise(objective: Any) -> Any:
+    def minimise(objective: Any, slack: float) -> Any:
+        """Minimise, then keep the objective within slack of its least value."""
         result = optimize.milp(
             objective,
             constraints=constraints,
@@ -137,20 +151,20 @@ def _least_highest_load(
                 expected="finite rates and times",
                 fix="check the devices' times and the cameras' rates",
             )
+        bound = float(objective @ result.x) * (1.0 + slack) + LOAD_TOLERANCE
+        constraints.append(optimize.LinearConstraint(objective[None, :], -np.inf, bound))
         return result
 
-    highest = np.zeros(width)
-    highest[-1] = 1.0
-    solution = minimise(highest)
-    upper[-1] = solution.x[-1] * (1.0 + slack) + LOAD_TOLERANCE
-    total = load.sum(axis=0)
-    if problem.gpu is not None and problem.gpu in rows:
-        gpu_load = load[rows[problem.gpu]]
-        solution = minimise(gpu_load)
-        bound = float(gpu_load @ solution.x) + LOAD_TOLERANCE
-        constraints.append(optimize.LinearConstraint(gpu_load[None, :], -np.inf, bound))
-    solution = minimise(total)
-    return [round(float(value)) for value in solution.x[:-1]]
+    drops = np.zeros(width)
+    drops[excess:highest] = [1.0 / problem.shortest_time(device) for device in devices]
+    minimise(drops, 0.0)
+    highest_load = np.zeros(width)
+    highest_load[highest] = 1.0
+    minimise(highest_load, slack)
+    if problem.gpu is not None:
+        minimise(load[rows[problem.gpu]], 0.0)
+    solution = minimise(load.sum(axis=0), 0.0)
+    return [round(float(value)) for value in solution.x[:excess]]
 
 
 def _deal(

@@ -77,3 +77,26 @@ class PlacementProblem:
             if share and self.gpu is not None and device != self.gpu:
                 loads[self.gpu] = loads.get(self.gpu, 0.0) + stream.rate * share
         return loads
+
+    def drop_rate(self, placement: Mapping[str, Device]) -> float:
+        """Return the frames a second that an overloaded placement must drop, at least about.
+
+        A device that is asked for more than all its time loses the excess, in frames of the
+        shortest time that a stream may ask of it.
+        """
+        return sum(
+            max(0.0, load - 1.0) / self.shortest_time(device)
+            for device, load in self.loads(placement).items()
+            if load > 1.0
+        )
+
+    def shortest_time(self, device: Device) -> float:
+        """Return the seconds of the shortest frame that a stream may ask of a device."""
+        times = [s.times[device] for s in self.streams if device in s.choices]
+        shares = [
+            s.gpu_share[d]
+            for s in self.streams
+            for d in s.choices
+            if device == self.gpu and d in s.gpu_share and d != device
+        ]
+        return min(times, default=min(shares, default=1.0))

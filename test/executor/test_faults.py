@@ -1,0 +1,432 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Devices that fail: raise, give NaN, hang, run out of memory; simulated and with ONNX Runtime."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from support.executors import (
+    CPU,
+    DLA0,
+    GPU,
+    Recorder,
+    check_counters,
+    feed,
+    frame,
+    simulated,
+    wait_until,
+)
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.core import Device, EngineError, Frame
+from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
+from yolox_trt.engines.simulated import (
+    ConstantLatency,
+    Fault,
+    FaultInjector,
+    SimulatedEngine,
+    simulated_spec,
+)
+from yolox_trt.executor import (
+    DeviceStatus,
+    DropReason,
+    ExecutorState,
+    InferenceExecutor,
+    SchedulerOptions,
+    StreamConfig,
+    SubmitOutcome,
+)
+from yolox_trt.executor.cpu_detector import CpuDetector
+from yolox_trt.executor.detector import Detector
+from yolox_trt.executor.inference_executor import MAX_HUNG_THREADS
+
+FAST = SchedulerOptions(watchdog=0.15, watchdog_factor=10.0, backoff=0.1, backoff_max=0.4)
+RATE = 30.0
+
+
+class FaultyEngine:
+    """A real engine that fails on command, in the ways of a real one."""
+
+    def __init__(self, engine: Any, device: Device, faults: FaultInjector) -> None:
+        self._engine = engine
+        self._faults = faults
+        self.device = device
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, batch: int, stream: Any = None) -> None:
+        if self._faults.take(batch) is Fault.NAN:
+            # A corrupt input: ONNX Runtime itself computes the NaN outputs.
+            self._engine.input[:batch] = np.nan
+        self._engine.run(batch, stream)
+
+
+def onnxruntime_detector(device: Device, faults: FaultInjector, model: Any) -> Detector:
+    """A CpuDetector on ONNX Runtime that claims to be `device`."""
+    return CpuDetector(FaultyEngine(OnnxRuntimeEngine(model), device, faults))
+
+
+def simulated_engine_detector(device: Device, faults: FaultInjector) -> Detector:
+    """The real preprocessing and decoding around a simulated engine."""
+    spec = simulated_spec(64, 96, 3)
+    return CpuDetector(SimulatedEngine(device, spec, ConstantLatency(0.002), faults=faults))
+
+
+@pytest.fixture(params=["simulated detector", "simulated engine", "onnxruntime"])
+def make(request: pytest.FixtureRequest) -> Callable[[Device, FaultInjector], Detector]:
+    """Make a detector that fails on command, of each kind."""
+    if request.param == "simulated detector":
+        return lambda device, faults: simulated(device, 0.002, faults=faults)
+    if request.param == "simulated engine":
+        return simulated_engine_detector
+    model = build_yolox()
+    return lambda device, faults: onnxruntime_detector(device, faults, model)
+
+
+@pytest.fixture
+def faults() -> Iterator[FaultInjector]:
+    """Commands; whatever still hangs is let go at the end."""
+    injector = FaultInjector()
+    yield injector
+    injector.clear()
+
+
+def picture(stream: str, number: int) -> Frame:
+    """A small real image."""
+    pixels = np.full((48, 64, 3), number % 256, np.uint8)
+    return Frame.from_array(
+        pixels, stream_id=stream, stamp_ns=number, received_ns=time.monotonic_ns()
+    )
+
+
+def run_frames(
+    executor: InferenceExecutor, until: Callable[[], bool], start: int, timeout: float = 8.0
+) -> int:
+    """Submit to stream `a` at RATE until a condition holds; return the next number."""
+    begin = time.monotonic()
+    for number in itertools.count(start):
+        if until():
+            return number
+        assert time.monotonic() - begin < timeout, executor.snapshot()
+        executor.submit(picture("a", number))
+        time.sleep(1.0 / RATE)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("fault", [Fault.RAISE, Fault.NAN, Fault.HANG])
+def test_streams_move_within_a_frame_and_the_device_comes_back(
+    make: Callable[[Device, FaultInjector], Detector],
+    faults: FaultInjector,
+    fault: Fault,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    recorder = Recorder()
+    built: list[Device] = []
+
+    def factory(device: Device, model: str) -> Detector:
+        built.append(device)
+        return make(device, faults)
+
+    detectors = [make(GPU, faults), make(DLA0, FaultInjector())]
+    executor = InferenceExecutor(detectors, policy="static", options=FAST, factory=factory)
+    with executor:
+        config = StreamConfig(id="a", device="gpu")
+        executor.add_stream(config, recorder.on_result, recorder.on_drop)
+        assert executor.wait_started(10.0)
+        number = run_frames(executor, lambda: len(recorder.results["a"]) >= 5, 0)
+        assert {r.device for r in recorder.results["a"]} == {GPU}
+
+        faults.inject(fault, seconds=1.0)
+        number = run_frames(executor, lambda: executor.snapshot().devices[GPU].errors == 1, number)
+        found = time.monotonic()
+        number = run_frames(
+            executor, lambda: recorder.results["a"][-1].device == DLA0, number, timeout=2.0
+        )
+        first = next(r for r in recorder.results["a"] if r.device == DLA0)
+        # The first frame after the failure is found goes to the substitute: one frame period,
+        # one more for the polling of this test.
+        assert first.timing.started - found < 2.0 / RATE
+        failed = executor.snapshot()
+        assert failed.state in (ExecutorState.DEGRADED, ExecutorState.RUNNING)
+        assert failed.devices[GPU].hangs == (fault is Fault.HANG)
+
+        number = run_frames(
+            executor, lambda: executor.snapshot().devices[GPU].restarts == 1, number
+        )
+        number = run_frames(executor, lambda: recorder.results["a"][-1].device == GPU, number)
+        assert built == [GPU]
+        assert wait_until(lambda: executor.snapshot().streams["a"].in_flight == 0)
+        if fault is Fault.HANG:
+            # The hung call has a result after all; it must not come out.
+            assert wait_until(lambda: executor.snapshot().devices[GPU].late_results == 1)
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert snapshot.state is ExecutorState.RUNNING
+    stream = snapshot.streams["a"]
+    assert stream.moves == 2
+    assert stream.dropped[DropReason.FAILED] == 1
+    assert [reason for _, reason in recorder.drops["a"]].count(DropReason.FAILED) == 1
+    numbers = recorder.numbers("a")
+    assert numbers == sorted(set(numbers)), "no result twice, none out of order"
+    dropped = {n for n, _ in recorder.drops["a"]}
+    assert not dropped & set(numbers)
+    messages = [r.getMessage() for r in caplog.records]
+    assert sum("stream a moves gpu -> dla0" in m for m in messages) == 1
+    assert sum("gpu is out of service" in m for m in messages) == 1
+    assert sum("gpu is back in service" in m for m in messages) == 1
+
+
+def test_out_of_memory_shrinks_the_batch_first(faults: FaultInjector) -> None:
+    recorder = Recorder()
+    options = SchedulerOptions(batch_window=0.05, batch_recovery=0.5)
+    detector = simulated(GPU, 0.001, faults=faults, max_batch=4)
+    names = ["a", "b", "c", "d"]
+    with InferenceExecutor([detector], options=options) as executor:
+        for name in names:
+            executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        faults.inject(Fault.OUT_OF_MEMORY, count=None)
+        for name in names:
+            executor.submit(frame(name))
+        assert recorder.wait(lambda: len(recorder.results) == 4), "no frame is lost"
+        snapshot = executor.snapshot()
+        assert snapshot.devices[GPU].batch_limits == {"default": 1}
+        assert snapshot.devices[GPU].out_of_memory == 2  # 4 -> 2 -> 1
+        assert snapshot.devices[GPU].errors == 0
+        assert snapshot.state is ExecutorState.RUNNING
+        faults.clear()
+        feed(executor, names, 10.0, 1.7)
+        assert executor.snapshot().devices[GPU].batch_limits == {"default": 4}
+        assert not recorder.drops
+
+
+def test_out_of_memory_with_one_image_is_a_failure(faults: FaultInjector) -> None:
+    class Full(FaultInjector):
+        def take(self, batch: int = 1) -> Fault | None:
+            if self._fault is not None:
+                raise MemoryError
+            return None
+
+    full = Full()
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU, faults=full)], options=FAST) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        full.inject(Fault.RAISE)
+        executor.submit(frame("a"))
+        assert recorder.wait(lambda: recorder.drops["a"] == [(0, DropReason.FAILED)])
+        assert "MemoryError" in executor.snapshot().devices[GPU].last_error
+
+
+def test_nothing_left_is_an_error_and_recovers(
+    make: Callable[[Device, FaultInjector], Detector], faults: FaultInjector
+) -> None:
+    recorder = Recorder()
+    executor = InferenceExecutor([make(GPU, faults)], options=FAST)
+    with executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+        assert executor.wait_started(10.0)
+        faults.inject(Fault.RAISE, count=None)
+        executor.submit(picture("a", 0))
+        assert wait_until(lambda: executor.snapshot().state is ExecutorState.ERROR)
+        assert executor.submit(picture("a", 1)) is SubmitOutcome.NO_DEVICE
+        snapshot = executor.snapshot()
+        assert snapshot.streams["a"].dropped[DropReason.NO_DEVICE] == 1
+        assert not snapshot.streams["a"].served
+        assert snapshot.devices[GPU].retry_in <= 0.4
+        # Every restart probes the detector: it keeps failing, and the back-off doubles.
+        assert wait_until(lambda: executor.snapshot().devices[GPU].errors >= 4, 10.0)
+        assert executor.snapshot().devices[GPU].restarts == 0
+        faults.clear()
+        assert wait_until(lambda: executor.snapshot().state is ExecutorState.RUNNING)
+        executor.submit(picture("a", 2))
+        assert recorder.wait(lambda: recorder.numbers("a") == [2])
+        check_counters(executor.snapshot())
+
+
+def test_backoff_doubles_up_to_its_limit(faults: FaultInjector) -> None:
+    attempts: list[float] = []
+
+    class Watching(FaultInjector):
+        def take(self, batch: int = 1) -> Fault | None:
+            attempts.append(time.monotonic())
+            return super().take(batch)
+
+    watching = Watching()
+    options = SchedulerOptions(backoff=0.05, backoff_max=0.2)
+    with InferenceExecutor([simulated(GPU, faults=watching)], options=options) as executor:
+        executor.add_stream(StreamConfig(id="a"), lambda result: None)
+        executor.wait_started(5.0)
+        watching.inject(Fault.RAISE, count=None)
+        attempts.clear()
+        executor.submit(frame("a"))
+        assert wait_until(lambda: len(attempts) >= 6)
+    gaps = np.diff(attempts)[:5]
+    for gap, backoff in zip(gaps, [0.05, 0.1, 0.2, 0.2, 0.2], strict=True):
+        assert backoff <= gap < backoff + 0.1
+
+
+def test_a_hang_without_a_factory_ends_when_the_call_returns(faults: FaultInjector) -> None:
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU, faults=faults)], options=FAST) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        faults.inject(Fault.HANG)
+        executor.submit(frame("a", 1))
+        assert wait_until(lambda: executor.snapshot().devices[GPU].status is DeviceStatus.LOST)
+        assert recorder.drops["a"] == [(1, DropReason.FAILED)]
+        assert executor.submit(frame("a", 2)) is SubmitOutcome.NO_DEVICE
+        faults.clear()  # the call returns
+        assert wait_until(
+            lambda: executor.snapshot().devices[GPU].status is DeviceStatus.IN_SERVICE
+        )
+        executor.submit(frame("a", 3))
+        assert recorder.wait(lambda: recorder.numbers("a") == [3])
+        snapshot = executor.snapshot()
+        assert snapshot.devices[GPU].late_results == 1
+        check_counters(snapshot)
+
+
+def test_hung_threads_are_not_piled_up(faults: FaultInjector) -> None:
+    """A device that hangs at each restart is given up after a few threads, until one returns."""
+    options = SchedulerOptions(watchdog=0.1, restart_watchdog=0.1, backoff=0.02, backoff_max=0.02)
+    before = threading.active_count()
+    executor = InferenceExecutor(
+        [simulated(GPU, faults=faults)],
+        options=options,
+        factory=lambda device, model: simulated(device, faults=faults),
+    )
+    with executor:
+        executor.add_stream(StreamConfig(id="a"), lambda result: None)
+        executor.wait_started(5.0)
+        faults.inject(Fault.HANG, count=None)
+        executor.submit(frame("a"))
+        assert wait_until(lambda: executor.snapshot().devices[GPU].status is DeviceStatus.LOST)
+        assert executor.snapshot().devices[GPU].hangs == MAX_HUNG_THREADS
+        assert threading.active_count() == before + MAX_HUNG_THREADS + 1
+        faults.clear()
+        assert wait_until(
+            lambda: executor.snapshot().devices[GPU].status is DeviceStatus.IN_SERVICE
+        )
+        assert wait_until(lambda: threading.active_count() == before + 2)
+    assert threading.active_count() == before
+
+
+def test_stop_does_not_wait_for_a_hang(faults: FaultInjector) -> None:
+    recorder = Recorder()
+    executor = InferenceExecutor([simulated(GPU, faults=faults)])
+    executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+    executor.start()
+    executor.wait_started(5.0)
+    faults.inject(Fault.HANG)
+    executor.submit(frame("a"))
+    assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
+    begin = time.monotonic()
+    assert not executor.close(timeout=0.3)
+    assert time.monotonic() - begin < 1.0
+    assert recorder.drops["a"] == [(0, DropReason.FAILED)]
+    check_counters(executor.snapshot())
+
+
+def test_a_restart_that_fails_is_tried_again(faults: FaultInjector) -> None:
+    failures = iter([EngineError("no memory for the engine"), EngineError("again")])
+
+    def factory(device: Device, model: str) -> Detector:
+        error = next(failures, None)
+        if error is not None:
+            raise error
+        return simulated(device)
+
+    recorder = Recorder()
+    options = SchedulerOptions(backoff=0.03, backoff_max=0.03)
+    detectors = [simulated(GPU, faults=faults)]
+    with InferenceExecutor(detectors, options=options, factory=factory) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result)
+        executor.wait_started(5.0)
+        faults.inject(Fault.RAISE)
+        executor.submit(frame("a"))
+        assert wait_until(lambda: executor.snapshot().devices[GPU].restarts == 1)
+        device = executor.snapshot().devices[GPU]
+        assert (device.errors, device.last_error) == (3, "EngineError: again")
+        executor.submit(frame("a", 1))
+        assert recorder.wait(lambda: recorder.numbers("a") == [1])
+
+
+def test_another_accuracy_only_if_the_camera_allows_it(faults: FaultInjector) -> None:
+    recorder = Recorder()
+    detectors = {
+        (GPU, "s_plus_opt"): simulated(GPU, faults=faults),
+        (CPU, "nano"): simulated(CPU, 0.005),
+    }
+    options = SchedulerOptions(backoff=5.0)
+    with InferenceExecutor(detectors, options=options) as executor:
+        for name, allowed in (("strict", False), ("lenient", True)):
+            executor.add_stream(
+                StreamConfig(id=name, model="s_plus_opt", allow_model_change=allowed),
+                recorder.on_result,
+                recorder.on_drop,
+            )
+        executor.wait_started(5.0)
+        executor.submit(frame("lenient", 0))
+        assert recorder.wait(lambda: recorder.numbers("lenient") == [0])
+        assert recorder.results["lenient"][0].model == "s_plus_opt"
+        faults.inject(Fault.RAISE)
+        executor.submit(frame("strict", 0))
+        assert wait_until(lambda: executor.snapshot().devices[GPU].errors == 1)
+        assert executor.submit(frame("strict", 1)) is SubmitOutcome.NO_DEVICE
+        assert executor.submit(frame("lenient", 1)).accepted
+        assert recorder.wait(lambda: recorder.numbers("lenient") == [0, 1])
+        assert recorder.results["lenient"][1].model == "nano"
+        assert executor.snapshot().state is ExecutorState.ERROR
+        executor.update_stream("strict", allow_model_change=True)
+        assert executor.submit(frame("strict", 2)).accepted
+        assert executor.snapshot().state is ExecutorState.DEGRADED
+
+
+def test_many_faults_lose_no_count(faults: FaultInjector) -> None:
+    """Random faults on two of three devices under load: the counters always add up."""
+    rng = np.random.default_rng(7)
+    recorder = Recorder()
+    injectors = {GPU: faults, DLA0: FaultInjector(), CPU: FaultInjector()}
+    options = SchedulerOptions(watchdog=0.05, watchdog_factor=5.0, backoff=0.02, backoff_max=0.1)
+    executor = InferenceExecutor(
+        [simulated(d, 0.002, faults=f) for d, f in injectors.items()],
+        policy="dynamic",
+        options=options,
+        factory=lambda device, model: simulated(device, 0.002, faults=injectors[device]),
+    )
+    names = [f"camera{i}" for i in range(4)]
+    with executor:
+        for name in names:
+            executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        number = 0
+        for _ in range(15):
+            kind = [Fault.RAISE, Fault.NAN, Fault.HANG][rng.integers(3)]
+            injectors[(GPU, DLA0)[rng.integers(2)]].inject(kind, seconds=0.2)
+            number = feed(executor, names, 100.0, 0.2, number)
+            check_counters(executor.snapshot())
+        assert wait_until(
+            lambda: all(s.in_flight == 0 for s in executor.snapshot().streams.values())
+        )
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert sum(d.errors for d in snapshot.devices.values()) >= 10
+    for name in names:
+        numbers = recorder.numbers(name)
+        assert numbers == sorted(set(numbers))
+        stream = snapshot.streams[name]
+        assert stream.received == number
+        refused = stream.dropped_total - len(recorder.drops[name])
+        assert len(numbers) == stream.processed
+        assert len(numbers) + len(recorder.drops[name]) + refused == number

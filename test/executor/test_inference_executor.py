@@ -1,0 +1,397 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The executor with threads and real time, on simulated detectors."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+from support.executors import (
+    CPU,
+    DLA0,
+    DLA1,
+    GPU,
+    Recorder,
+    adds_up,
+    check_counters,
+    feed,
+    frame,
+    simulated,
+    wait_until,
+)
+
+from yolox_trt.core import ConfigurationError, Detections, Frame, FrameError, PostprocessOptions
+from yolox_trt.engines.simulated import ConstantLatency
+from yolox_trt.executor import (
+    DropReason,
+    ExecutorState,
+    InferenceExecutor,
+    SchedulerOptions,
+    StreamConfig,
+    SubmitOutcome,
+)
+from yolox_trt.executor.simulated_detector import SimulatedDetector
+
+
+def test_every_frame_gives_one_result_in_order() -> None:
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU)]) as executor:
+        for name in ("a", "b"):
+            executor.add_stream(StreamConfig(id=name, queue_depth=100), recorder.on_result)
+        for number in range(50):
+            for name in ("a", "b"):
+                assert executor.submit(frame(name, number)) is SubmitOutcome.ACCEPTED
+        assert recorder.wait(lambda: len(recorder.results["a"]) == len(recorder.results["b"]) == 50)
+        assert recorder.numbers("a") == recorder.numbers("b") == list(range(50))
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert snapshot.state is ExecutorState.RUNNING
+    assert snapshot.streams["a"].processed == 50
+    assert snapshot.streams["a"].dropped_total == 0
+    assert snapshot.devices[GPU].frames == 100
+
+
+@pytest.mark.parametrize("policy", ["static", "balanced", "dynamic"])
+def test_order_is_kept_across_devices(policy: str) -> None:
+    """Devices of very different speed: a slow one's result must not be overtaken."""
+    recorder = Recorder()
+    detectors = [simulated(GPU, 0.003), simulated(DLA0, 0.006), simulated(DLA1, 0.004)]
+    names = [f"camera{i}" for i in range(5)]
+    with InferenceExecutor(detectors, policy=policy) as executor:
+        for name in names:
+            executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        feed(executor, names, rate=150.0, seconds=1.0)
+        assert wait_until(
+            lambda: all(s.in_flight == 0 for s in executor.snapshot().streams.values())
+        )
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    for name in names:
+        numbers = recorder.numbers(name)
+        assert len(numbers) > 50
+        assert numbers == sorted(numbers)
+        dropped = [number for number, _ in recorder.drops[name]]
+        assert sorted(numbers + dropped) == list(range(150)), "a frame ends exactly once"
+    if policy == "dynamic":
+        used = {result.device for results in recorder.results.values() for result in results}
+        assert used == {GPU, DLA0, DLA1}
+        assert sum(s.moves for s in snapshot.streams.values()) > 0
+
+
+def test_newest_frame_wins() -> None:
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU, 0.05)], times={(GPU, "default"): 0.05}) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        assert executor.submit(frame("a", 0)) is SubmitOutcome.ACCEPTED
+        assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
+        assert executor.submit(frame("a", 1)) is SubmitOutcome.ACCEPTED
+        assert executor.submit(frame("a", 2)) is SubmitOutcome.REPLACED_OLDEST
+        assert executor.submit(frame("a", 3)) is SubmitOutcome.REPLACED_OLDEST
+        assert recorder.wait(lambda: len(recorder.results["a"]) == 2)
+        assert recorder.numbers("a") == [0, 3]
+        assert recorder.drops["a"] == [(1, DropReason.OVERFLOW), (2, DropReason.OVERFLOW)]
+
+
+def test_drop_newest_keeps_what_waits() -> None:
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU, 0.05)], times={(GPU, "default"): 0.05}) as executor:
+        config = StreamConfig(id="a", overflow="drop_newest", queue_depth=2)
+        executor.add_stream(config, recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        executor.submit(frame("a", 0))
+        assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
+        outcomes = [executor.submit(frame("a", number)) for number in (1, 2, 3)]
+        assert outcomes == [
+            SubmitOutcome.ACCEPTED,
+            SubmitOutcome.ACCEPTED,
+            SubmitOutcome.QUEUE_FULL,
+        ]
+        assert recorder.wait(lambda: len(recorder.results["a"]) == 3)
+        assert recorder.numbers("a") == [0, 1, 2]
+        assert executor.snapshot().streams["a"].dropped[DropReason.OVERFLOW] == 1
+        assert not recorder.drops["a"], "a refused frame is answered by submit alone"
+
+
+def test_stale_frames_are_dropped_before_work() -> None:
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU, 0.08)], times={(GPU, "default"): 0.08}) as executor:
+        config = StreamConfig(id="a", stale_after=0.03, queue_depth=5)
+        executor.add_stream(config, recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        executor.submit(frame("a", 0))
+        assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
+        executor.submit(frame("a", 1))  # waits for 80 ms
+        assert recorder.wait(lambda: bool(recorder.drops["a"]))
+        assert recorder.drops["a"] == [(1, DropReason.STALE)]
+        old = Frame.view(
+            bytes(3),
+            height=1,
+            width=1,
+            encoding="bgr8",
+            stream_id="a",
+            received_ns=time.monotonic_ns() - 50_000_000,
+        )
+        assert executor.submit(old) is SubmitOutcome.STALE
+        assert executor.snapshot().devices[GPU].frames == 1
+
+
+def test_max_rate_and_enabled() -> None:
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU)]) as executor:
+        executor.add_stream(StreamConfig(id="a", max_rate=50.0), recorder.on_result)
+        executor.wait_started(5.0)
+        begin = time.monotonic()
+        while time.monotonic() - begin < 1.0:
+            executor.submit(frame("a"))
+            time.sleep(0.004)
+        passed = executor.snapshot().streams["a"]
+        accepted = passed.received - passed.dropped[DropReason.RATE]
+        assert 40 <= accepted <= 52
+        executor.update_stream("a", enabled=False)
+        assert executor.submit(frame("a")) is SubmitOutcome.DISABLED
+        executor.update_stream("a", enabled=True, max_rate=0.0)
+        assert all(executor.submit(frame("a")).accepted for _ in range(3))
+        with pytest.raises(ConfigurationError, match="queue_depth"):
+            executor.update_stream("a", queue_depth=0)
+        with pytest.raises(ConfigurationError, match="colour"):
+            executor.update_stream("a", colour="blue")
+
+
+def test_streams_come_and_go_while_running() -> None:
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU, 0.02)], times={(GPU, "default"): 0.02}) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+        with pytest.raises(ConfigurationError, match="unique"):
+            executor.add_stream(StreamConfig(id="a"), recorder.on_result)
+        executor.wait_started(5.0)
+        executor.submit(frame("a", 0))
+        assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
+        executor.submit(frame("a", 1))
+        executor.remove_stream("a")
+        assert executor.submit(frame("a", 2)) is SubmitOutcome.UNKNOWN_STREAM
+        assert wait_until(lambda: executor.snapshot().removed_received == 2)
+        snapshot = executor.snapshot()
+        assert snapshot.removed_processed + snapshot.removed_dropped == 2
+        assert snapshot.unknown_stream == 1
+        assert sorted(recorder.drops["a"]) == [(0, DropReason.STOPPED), (1, DropReason.STOPPED)]
+        assert not recorder.results["a"]
+        with pytest.raises(ConfigurationError, match="'a'"):
+            executor.remove_stream("a")
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result)
+        executor.submit(frame("a", 3))
+        assert recorder.wait(lambda: recorder.numbers("a") == [3])
+
+
+def test_a_callback_that_raises_is_counted_and_harmless(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[int] = []
+
+    def broken(result: object) -> None:
+        calls.append(1)
+        raise ValueError("no such publisher")
+
+    with (
+        caplog.at_level(logging.ERROR),
+        InferenceExecutor([simulated(GPU)]) as executor,
+    ):
+        executor.add_stream(StreamConfig(id="a", queue_depth=10), broken)
+        for number in range(5):
+            executor.submit(frame("a", number))
+        assert wait_until(lambda: executor.snapshot().streams["a"].callback_errors == 5)
+        assert executor.snapshot().streams["a"].processed == len(calls) == 5
+    assert "no such publisher" in caplog.text
+
+
+class _Picky(SimulatedDetector):
+    """Refuses frames with an odd stamp."""
+
+    def detect(self, frames, options):  # type: ignore[no-untyped-def]
+        if any(f.stamp_ns % 2 for f in frames):
+            raise FrameError("an odd frame")
+        return super().detect(frames, options)
+
+
+def test_an_unreadable_frame_costs_only_itself() -> None:
+    recorder = Recorder()
+    options = SchedulerOptions(batch_window=0.05)
+    detector = _Picky(GPU, ConstantLatency(0.001), max_batch=4)
+    with InferenceExecutor([detector], options=options) as executor:
+        for name in ("a", "b", "c", "d"):
+            executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        for number, name in enumerate(("a", "b", "c", "d")):
+            executor.submit(frame(name, number))
+        assert recorder.wait(lambda: len(recorder.results) == len(recorder.drops) == 2)
+        assert set(recorder.results) == {"a", "c"}
+        assert recorder.drops["b"] == [(1, DropReason.MALFORMED)]
+        snapshot = executor.snapshot()
+        assert snapshot.devices[GPU].errors == 0
+        check_counters(snapshot)
+
+
+def test_same_model_is_batched_on_the_gpu_and_never_on_a_dla() -> None:
+    sizes: dict[str, list[int]] = {"gpu": [], "dla0": []}
+    for device in (GPU, DLA0):
+        recorder = Recorder()
+        detector = simulated(device, max_batch=4)
+        options = SchedulerOptions(batch_window=0.1)
+        with InferenceExecutor([detector], options=options) as executor:
+            for name in ("a", "b", "c", "d"):
+                executor.add_stream(StreamConfig(id=name), recorder.on_result)
+            executor.wait_started(5.0)
+            for name in ("a", "b", "c", "d"):
+                executor.submit(frame(name))
+            assert recorder.wait(lambda r=recorder: len(r.results) == 4)
+        sizes[str(device)] = [r.timing.batch_size for v in recorder.results.values() for r in v]
+    assert sizes == {"gpu": [4, 4, 4, 4], "dla0": [1, 1, 1, 1]}
+
+
+def test_batch_window_ends() -> None:
+    recorder = Recorder()
+    options = SchedulerOptions(batch_window=0.03)
+    with InferenceExecutor([simulated(GPU, max_batch=4)], options=options) as executor:
+        for name in ("a", "b", "c"):
+            executor.add_stream(StreamConfig(id=name), recorder.on_result)
+        executor.wait_started(5.0)
+        executor.submit(frame("a"))
+        executor.submit(frame("b"))
+        assert recorder.wait(lambda: len(recorder.results) == 2)
+        timing = recorder.results["a"][0].timing
+        assert timing.batch_size == 2
+        assert 0.028 < timing.queue_wait < 0.2
+
+
+def test_several_models_and_options() -> None:
+    recorder = Recorder()
+    seen: list[float] = []
+
+    class Watching(SimulatedDetector):
+        def detect(self, frames, options):  # type: ignore[no-untyped-def]
+            seen.extend(option.score_threshold for option in options)
+            return super().detect(frames, options)
+
+    detectors = {
+        (GPU, "front"): Watching(GPU, ConstantLatency(0.001)),
+        (GPU, "rear"): simulated(GPU, 0.002),
+        (DLA0, "rear"): simulated(DLA0, 0.004),
+    }
+    with InferenceExecutor(detectors, policy="static") as executor:
+        options = PostprocessOptions(score_threshold=0.75)
+        executor.add_stream(
+            StreamConfig(id="f", model="front", options=options), recorder.on_result
+        )
+        executor.add_stream(StreamConfig(id="r", model="rear", device="dla0"), recorder.on_result)
+        with pytest.raises(ConfigurationError, match="front, rear"):
+            executor.add_stream(StreamConfig(id="x", model="side"), recorder.on_result)
+        with pytest.raises(ConfigurationError, match="dla0"):
+            executor.add_stream(
+                StreamConfig(id="x", model="front", device="dla0"), recorder.on_result
+            )
+        executor.wait_started(5.0)
+        executor.submit(frame("f"))
+        executor.submit(frame("r"))
+        assert recorder.wait(lambda: len(recorder.results) == 2)
+    assert recorder.results["f"][0].model == "front"
+    assert (recorder.results["r"][0].device, recorder.results["r"][0].model) == (DLA0, "rear")
+    assert seen == [0.75]
+
+
+def test_stop_ends_threads_and_start_begins_again() -> None:
+    before = threading.active_count()
+    recorder = Recorder()
+    executor = InferenceExecutor([simulated(GPU), simulated(DLA0)])
+    executor.add_stream(StreamConfig(id="a"), recorder.on_result)
+    assert executor.submit(frame("a")) is SubmitOutcome.STOPPED
+    assert executor.snapshot().state is ExecutorState.STOPPED
+    for number in (1, 2):
+        executor.start()
+        executor.submit(frame("a", number))
+        assert recorder.wait(lambda n=number: recorder.numbers("a")[-1:] == [n])
+        begin = time.monotonic()
+        assert executor.stop()
+        assert time.monotonic() - begin < 0.5
+        assert threading.active_count() == before
+    assert executor.close()
+    with pytest.raises(ConfigurationError, match="closed"):
+        executor.start()
+
+
+def test_waiting_frames_are_dropped_at_stop() -> None:
+    recorder = Recorder()
+    executor = InferenceExecutor([simulated(GPU, 0.1)], times={(GPU, "default"): 0.1})
+    executor.add_stream(StreamConfig(id="a", queue_depth=5), recorder.on_result, recorder.on_drop)
+    executor.start()
+    executor.wait_started(5.0)
+    for number in range(3):
+        executor.submit(frame("a", number))
+    assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 2)
+    assert executor.close()
+    assert recorder.numbers("a") == [0]
+    assert recorder.drops["a"] == [(1, DropReason.STOPPED), (2, DropReason.STOPPED)]
+    assert adds_up(executor.snapshot().streams["a"])
+
+
+def test_no_image_is_kept_after_its_result() -> None:
+    """Timeline and counters must not hold the pixels of past frames."""
+    alive: list[weakref.ref[np.ndarray]] = []
+    with InferenceExecutor([simulated(GPU)]) as executor:
+        executor.add_stream(StreamConfig(id="a", queue_depth=50), lambda result: None)
+        for number in range(20):
+            pixels = np.zeros(3, np.uint8)
+            alive.append(weakref.ref(pixels))
+            executor.submit(Frame(pixels, 1, 1, "bgr8", 3, stamp_ns=number, stream_id="a"))
+        del pixels
+        assert wait_until(lambda: executor.snapshot().streams["a"].processed == 20)
+        assert len(executor.timeline.spans()) == 20
+        gc.collect()
+        assert wait_until(lambda: sum(ref() is not None for ref in alive) <= 1)
+
+
+def test_timing_and_deadline() -> None:
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU, 0.02)], times={(GPU, "default"): 0.02}) as executor:
+        executor.add_stream(StreamConfig(id="late", deadline=0.01), recorder.on_result)
+        executor.add_stream(StreamConfig(id="fine", deadline=1.0), recorder.on_result)
+        executor.wait_started(5.0)
+        executor.submit(frame("late"))
+        assert recorder.wait(lambda: bool(recorder.results["late"]))
+        executor.submit(frame("fine"))
+        assert recorder.wait(lambda: bool(recorder.results["fine"]))
+        snapshot = executor.snapshot()
+    late, fine = recorder.results["late"][0], recorder.results["fine"][0]
+    assert late.deadline_missed and not fine.deadline_missed
+    assert snapshot.streams["late"].deadline_missed == 1
+    assert 0.02 <= fine.timing.service <= fine.timing.total < 0.2
+    assert fine.timing.stages.inference == pytest.approx(fine.timing.service, abs=0.01)
+    assert snapshot.streams["fine"].latency_p50 == pytest.approx(fine.timing.total)
+
+
+def test_nan_in_detections_is_an_engine_error() -> None:
+    def poisoned(_: Frame) -> Detections:
+        return Detections(
+            np.zeros((1, 4), np.float32), np.array([np.nan], np.float32), np.zeros(1, np.int32)
+        )
+
+    recorder = Recorder()
+    detector = SimulatedDetector(CPU, ConstantLatency(0.001), result=poisoned)
+    with InferenceExecutor([detector]) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+        executor.wait_started(5.0)
+        executor.submit(frame("a"))
+        assert recorder.wait(lambda: recorder.drops["a"] == [(0, DropReason.FAILED)])
+        assert "NaN" in executor.snapshot().devices[CPU].last_error
+        assert executor.snapshot().state is ExecutorState.ERROR
+
+
+def test_detectors_must_be_distinct() -> None:
+    with pytest.raises(ConfigurationError, match="at least one"):
+        InferenceExecutor([])
+    with pytest.raises(ConfigurationError, match="two detectors on gpu"):
+        InferenceExecutor([simulated(GPU), simulated(GPU)])

@@ -1,0 +1,341 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Properties of the Scheduler over random loads, in virtual time."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.executors import CPU, DLA0, DLA1, GPU, adds_up
+
+from yolox_trt.core import ConfigurationError, Device, Frame
+from yolox_trt.engines.simulated import (
+    MEASURED_CONTENTION,
+    ConstantLatency,
+    Contention,
+    MeasuredLatency,
+)
+from yolox_trt.executor import SchedulerOptions, StreamConfig, SubmitOutcome
+from yolox_trt.executor.device_state import Batch, ModelServer
+from yolox_trt.executor.placement import create_policy
+from yolox_trt.executor.scheduler import Scheduler
+from yolox_trt.executor.simulation import CameraLoad, Outage, Simulation
+from yolox_trt.executor.timeline import BatchSpan
+
+FRAME = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
+POLICIES = ["static", "balanced", "dynamic"]
+
+
+@st.composite
+def camera_loads(draw: st.DrawFn, *, stale: bool = True) -> list[CameraLoad]:
+    """One to eight cameras with random rates, queues and priorities."""
+    cameras = []
+    for index in range(draw(st.integers(1, 8))):
+        rate = draw(st.sampled_from([5.0, 10.0, 30.0, 47.3, 100.0]))
+        config = StreamConfig(
+            id=f"camera{index}",
+            device=draw(st.sampled_from(["auto", "auto", "gpu", "dla0"])),
+            queue_depth=draw(st.integers(1, 3)),
+            overflow=draw(st.sampled_from(["drop_oldest", "drop_newest"])),
+            stale_after=draw(st.sampled_from([0.0, 0.01, 0.1])) if stale else 0.0,
+            priority=draw(st.integers(0, 2)),
+            weight=draw(st.integers(1, 3)),
+            max_rate=draw(st.sampled_from([0.0, 0.0, 20.0])) if stale else 0.0,
+            deadline=draw(st.sampled_from([0.0, 0.02, 0.1])),
+        )
+        cameras.append(
+            CameraLoad(
+                config=config,
+                rate=rate,
+                phase=draw(st.sampled_from([0.0, 0.001, 0.0137])),
+                jitter=draw(st.sampled_from([0.0, 0.003])),
+            )
+        )
+    return cameras
+
+
+device_times = st.fixed_dictionaries(
+    {
+        GPU: st.sampled_from([0.001, 0.0041, 0.02]),
+        DLA0: st.sampled_from([0.002, 0.01169, 0.04]),
+    },
+    optional={DLA1: st.sampled_from([0.01169, 0.03])},
+)
+
+
+def simulate(cameras: list[CameraLoad], times: dict[Device, float], **options):  # type: ignore[no-untyped-def]
+    devices = {d: {"default": ConstantLatency(t)} for d, t in times.items()}
+    return Simulation(cameras, devices, timeline_capacity=100_000, **options)
+
+
+def spans_by_stream(spans: list[BatchSpan]) -> dict[str, list[BatchSpan]]:
+    found = defaultdict(list)
+    for span in spans:
+        for name in span.streams:
+            found[name].append(span)
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    cameras=camera_loads(),
+    times=device_times,
+    policy=st.sampled_from(POLICIES),
+    contention=st.sampled_from([None, MEASURED_CONTENTION]),
+    max_batch=st.sampled_from([1, 4]),
+    window=st.sampled_from([0.0, 0.005]),
+    outage=st.booleans(),
+)
+def test_counters_order_and_exclusion(
+    cameras: list[CameraLoad],
+    times: dict[Device, float],
+    policy: str,
+    contention: Contention | None,
+    max_batch: int,
+    window: float,
+    outage: bool,
+) -> None:
+    simulation = simulate(
+        cameras,
+        times,
+        policy=policy,
+        contention=contention,
+        max_batch=max_batch,
+        options=SchedulerOptions(batch_window=window),
+        outages=[Outage(GPU, 0.3, 0.9)] if outage else [],
+    )
+    result = simulation.run(2.0)
+    for camera in cameras:
+        stream = result.snapshot.streams[camera.config.id]
+        assert adds_up(stream)
+        assert stream.in_flight == 0
+        assert stream.received == pytest.approx(2.0 * camera.rate, abs=2)
+    assert result.timeline is not None
+    spans = result.timeline.spans()
+    for device in times:
+        mine = sorted((s for s in spans if s.device == str(device)), key=lambda s: s.start)
+        for before, after in pairwise(mine):
+            assert before.end <= after.start + 1e-9, "a device runs one call at a time"
+        if device.kind == "dla":
+            assert all(len(s.streams) == 1 for s in mine)
+    for camera in cameras:
+        mine = spans_by_stream(spans)[camera.config.id]
+        for before, after in pairwise(mine):
+            assert before.end <= after.start + 1e-9, "a stream's frames do not overlap"
+        submitted = [s.submitted[s.streams.index(camera.config.id)] for s in mine]
+        assert submitted == sorted(submitted), "nor overtake each other"
+        stale_after = camera.config.stale_after
+        if stale_after:
+            waits = [s.start - t for s, t in zip(mine, submitted, strict=True)]
+            assert all(wait <= stale_after + 1e-9 for wait in waits), "no work on stale frames"
+
+
+@settings(max_examples=100, deadline=None)
+@given(cameras=camera_loads(stale=False), times=device_times, policy=st.sampled_from(POLICIES))
+def test_no_stream_starves(
+    cameras: list[CameraLoad], times: dict[Device, float], policy: str
+) -> None:
+    """Whatever the overload, a stream with frames to offer is served again within a bound."""
+    limit = 0.5
+    duration = 6.0
+    simulation = simulate(
+        cameras, times, policy=policy, options=SchedulerOptions(starvation_limit=limit)
+    )
+    result = simulation.run(duration)
+    assert result.timeline is not None
+    by_stream = spans_by_stream(result.timeline.spans())
+    slowest = max(times.values())
+    for camera in cameras:
+        starts = [0.0, *(s.start for s in by_stream[camera.config.id]), duration]
+        longest = max(b - a for a, b in pairwise(starts))
+        # It waits for its own next frame, for the limit, then for those that have starved longer
+        # (each once) and the call under way.
+        bound = 2.0 / camera.rate + limit + (len(cameras) + 1) * slowest
+        assert longest <= bound, (camera.config.id, longest, bound)
+
+
+@settings(max_examples=15, deadline=None)
+@given(weights=st.lists(st.integers(1, 4), min_size=2, max_size=5), deadline=st.booleans())
+def test_shares_follow_the_weights(weights: list[int], deadline: bool) -> None:
+    """Under overload, streams of one priority share a device by their weights."""
+    cameras = [
+        CameraLoad(
+            # Deadlines order frames within a round; they do not bend the shares.
+            config=StreamConfig(id=f"c{i}", weight=w, deadline=0.01 * (i + 1) if deadline else 0.0),
+            rate=500.0,
+            phase=0.0001 * i,
+        )
+        for i, w in enumerate(weights)
+    ]
+    options = SchedulerOptions(starvation_limit=60.0)
+    result = simulate(cameras, {GPU: 0.01}, policy="static", options=options).run(10.0)
+    served = np.array([result.snapshot.streams[f"c{i}"].processed for i in range(len(weights))])
+    np.testing.assert_allclose(served / served.sum(), np.array(weights) / sum(weights), atol=0.01)
+
+
+def test_priority_goes_first() -> None:
+    cameras = [
+        CameraLoad(config=StreamConfig(id=name, priority=p), rate=60.0, phase=phase)
+        for name, p, phase in (("low", 0, 0.0), ("high", 5, 0.002))
+    ]
+    result = simulate(cameras, {GPU: 0.015}, policy="static").run(10.0)
+    assert result.snapshot.streams["high"].dropped_total == 0
+    assert result.snapshot.streams["low"].dropped_total > 200
+    # It waits at most for the call under way.
+    assert result.latencies["high"].max() <= 0.030 + 1e-9
+
+
+def test_earliest_deadline_first() -> None:
+    """Three frames wait for a busy device; they run in the order of their deadlines."""
+    deadlines = {"a": 0.0, "b": 0.09, "c": 0.05}
+    scheduler = one_device_scheduler()
+    for name, deadline in deadlines.items():
+        add(scheduler, name, deadline=deadline)
+        scheduler.submit(name, FRAME, 0.0, 0.0)
+    order = []
+    for now in (0.0, 0.01, 0.02):
+        batch = scheduler.next_batch(GPU, now)
+        assert isinstance(batch, Batch)
+        order.append(batch.streams[0].config.id)
+        scheduler.finish(batch, now + 0.01)
+        scheduler.release(batch)
+    assert order == ["c", "b", "a"]
+
+
+def one_device_scheduler(
+    device: Device = GPU, max_batch: int = 1, options: SchedulerOptions | None = None
+) -> Scheduler:
+    scheduler = Scheduler(
+        {device: {"default": ModelServer("default", max_batch, 0.01, True)}},
+        create_policy("static"),
+        options,
+    )
+    scheduler.device_started(device, 0.0)
+    scheduler.accepting = True
+    return scheduler
+
+
+def add(scheduler: Scheduler, name: str, **changes: float) -> None:
+    scheduler.add_stream(StreamConfig(id=name, **changes), lambda r: None, None, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_batch_gathers_only_what_can_come() -> None:
+    """With two of three streams waiting the GPU waits for the third; for a busy one it does not."""
+    scheduler = one_device_scheduler(max_batch=4, options=SchedulerOptions(batch_window=0.005))
+    for name in ("a", "b", "c"):
+        add(scheduler, name)
+    scheduler.submit("a", FRAME, 0.0, 0.0)
+    scheduler.submit("b", FRAME, 0.001, 0.001)
+    assert scheduler.next_batch(GPU, 0.002) == pytest.approx(0.005)
+    scheduler.submit("c", FRAME, 0.003, 0.003)
+    batch = scheduler.next_batch(GPU, 0.003)
+    assert isinstance(batch, Batch)
+    assert len(batch.frames) == 3
+
+
+def test_rate_limit_tolerates_jitter_and_holds_in_the_long_run() -> None:
+    scheduler = one_device_scheduler()
+    add(scheduler, "a", max_rate=30.0, queue_depth=1)
+    rng = np.random.default_rng(0)
+    period = 1.0 / 30.0
+    for number in range(300):  # a camera at just this rate, with jitter: nothing is refused
+        now = 1.0 + number * period + rng.uniform(-0.2, 0.2) * period
+        assert scheduler.submit("a", FRAME, now, now).accepted
+    accepted = sum(  # twice as fast: half of it
+        scheduler.submit("a", FRAME, now, now) is not SubmitOutcome.RATE_LIMITED
+        for now in np.arange(20.0, 30.0, period / 2)
+    )
+    assert accepted == pytest.approx(300, abs=2)
+
+
+def test_update_stream_checks_before_it_changes() -> None:
+    scheduler = one_device_scheduler()
+    add(scheduler, "a", queue_depth=3)
+    for now in (0.0, 0.001, 0.002):
+        scheduler.submit("a", FRAME, now, now)
+    with pytest.raises(ConfigurationError):
+        scheduler.update_stream("a", {"queue_depth": 1, "model": "missing"}, 0.003)
+    assert scheduler.streams["a"].config.queue_depth == 3
+    scheduler.update_stream("a", {"queue_depth": 1}, 0.003)
+    assert len(scheduler.streams["a"].queue) == 1
+    assert scheduler.streams["a"].queue[0].submitted == 0.002
+    assert len(scheduler.drops) == 2
+
+
+def test_pinned_stream_goes_back_to_its_device() -> None:
+    cameras = [CameraLoad(config=StreamConfig(id="a", device="gpu"), rate=30.0)]
+    for policy in POLICIES:
+        simulation = simulate(
+            cameras, {GPU: 0.004, CPU: 0.02}, policy=policy, outages=[Outage(GPU, 1.0, 2.0)]
+        )
+        result = simulation.run(4.0)
+        spans = result.timeline.spans() if result.timeline is not None else []
+        # Out of service from 1 s on; the GPU is back at 2 s.
+        for span in spans:
+            assert span.device == ("cpu" if 1.0 <= span.start < 2.0 else "gpu"), policy
+        stream = result.snapshot.streams["a"]
+        assert stream.moves == 2
+        assert stream.dropped_total <= 1
+
+
+def test_moves_are_logged_with_their_reason() -> None:
+    scheduler = Scheduler(
+        {d: {"default": ModelServer("default", 1, 0.01, True)} for d in (GPU, DLA0)},
+        create_policy("balanced"),
+    )
+    for device in (GPU, DLA0):
+        scheduler.device_started(device, 0.0)
+    scheduler.accepting = True
+    add(scheduler, "a")
+    scheduler.replan(0.0, "start")
+    placed = scheduler.streams["a"].placed
+    assert placed is not None
+    scheduler.events.clear()
+    scheduler.device_failed(placed, 1.0, "illegal memory access")
+    moves = [text for level, text in scheduler.events if level == logging.WARNING]
+    other = DLA0 if placed == GPU else GPU
+    assert moves == [f"stream a moves {placed} -> {other}: {placed} out of service"]
+    assert scheduler.snapshot(1.0).streams["a"].moves == 1
+
+
+def test_the_same_seed_gives_the_same_simulation() -> None:
+    cameras = [
+        CameraLoad(config=StreamConfig(id=f"c{i}"), rate=30.0, jitter=0.004) for i in range(6)
+    ]
+    latencies = {
+        GPU: {"default": MeasuredLatency([0.004, 0.005, 0.012])},
+        DLA0: {"default": MeasuredLatency([0.011, 0.013])},
+    }
+
+    def run(seed: int) -> list[float]:
+        simulation = Simulation(
+            cameras, latencies, policy="dynamic", contention=MEASURED_CONTENTION, seed=seed
+        )
+        return [float(v.sum()) for v in simulation.run(5.0).latencies.values()]
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_contention_slows_both() -> None:
+    """Two endless loads side by side take as long as was measured side by side."""
+    cameras = [
+        CameraLoad(config=StreamConfig(id=name, device=name, queue_depth=2), rate=100.0)
+        for name in ("gpu", "dla0")
+    ]
+    devices = {GPU: {"default": ConstantLatency(0.045)}, DLA0: {"default": ConstantLatency(0.017)}}
+    result = Simulation(
+        cameras, devices, policy="static", contention=MEASURED_CONTENTION, timeline_capacity=1000
+    ).run(10.0)
+    assert result.timeline is not None
+    spans = result.timeline.spans(since=1.0)[:-4]
+    for device, expected in (("gpu", 0.059), ("dla0", 0.021)):
+        lengths = [s.end - s.start for s in spans if s.device == device]
+        assert np.mean(lengths) == pytest.approx(expected, rel=0.01)
+    assert not math.isnan(result.latency_max)

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Helpers for tests of the executor: tiny frames, recorded results, waiting for a condition."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from yolox_trt.core import Device, Frame
+from yolox_trt.engines.simulated import ConstantLatency, FaultInjector
+from yolox_trt.executor import DropReason, InferenceExecutor, StreamResult
+from yolox_trt.executor.simulated_detector import SimulatedDetector
+from yolox_trt.executor.snapshot import ExecutorSnapshot, StreamSnapshot
+
+GPU, DLA0, DLA1, CPU = (Device.parse(name) for name in ("gpu", "dla0", "dla1", "cpu"))
+_PIXEL = bytes(3)
+
+
+def frame(stream: str, number: int = 0) -> Frame:
+    """Return a one-pixel frame whose stamp is its number."""
+    return Frame.view(
+        _PIXEL,
+        height=1,
+        width=1,
+        encoding="bgr8",
+        stream_id=stream,
+        stamp_ns=number,
+        received_ns=time.monotonic_ns(),
+    )
+
+
+class Recorder:
+    """Keeps what the callbacks of an executor got."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.results: dict[str, list[StreamResult]] = defaultdict(list)
+        self.drops: dict[str, list[tuple[int, DropReason]]] = defaultdict(list)
+
+    def on_result(self, result: StreamResult) -> None:
+        with self._changed:
+            self.results[result.frame.stream_id].append(result)
+            self._changed.notify_all()
+
+    def on_drop(self, dropped: Frame, reason: DropReason) -> None:
+        with self._changed:
+            self.drops[dropped.stream_id].append((dropped.stamp_ns, reason))
+            self._changed.notify_all()
+
+    def numbers(self, stream: str) -> list[int]:
+        """Stamps of a stream's results, in the order of the calls."""
+        return [result.frame.stamp_ns for result in self.results[stream]]
+
+    def wait(self, condition: Callable[[], bool], timeout: float = 5.0) -> bool:
+        """Wait until a condition on the recorded calls holds."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout)
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> bool:
+    """Poll a condition; True as soon as it holds."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.003)
+    return condition()
+
+
+def simulated(
+    device: Device,
+    seconds: float = 0.001,
+    *,
+    faults: FaultInjector | None = None,
+    max_batch: int = 1,
+) -> SimulatedDetector:
+    """Return a SimulatedDetector with a constant latency."""
+    return SimulatedDetector(device, ConstantLatency(seconds), faults=faults, max_batch=max_batch)
+
+
+def adds_up(stream: StreamSnapshot) -> bool:
+    """Whether received = processed + dropped + in flight."""
+    return stream.received == stream.processed + stream.dropped_total + stream.in_flight
+
+
+def check_counters(snapshot: ExecutorSnapshot) -> None:
+    """Assert that every stream's counters add up."""
+    for stream in snapshot.streams.values():
+        assert adds_up(stream), stream
+
+
+def feed(
+    executor: InferenceExecutor, streams: list[str], rate: float, seconds: float, start: int = 0
+) -> int:
+    """Submit a frame for each stream `rate` times a second; return the next number."""
+    begin = time.monotonic()
+    number = start
+    while (number - start) / rate < seconds:
+        for stream in streams:
+            executor.submit(frame(stream, number))
+        number += 1
+        time.sleep(max(0.0, begin + (number - start) / rate - time.monotonic()))
+    return number

@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Gantt picture of a timeline: a lane for each device, bars in the streams' colours."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolox_trt.core.optional import require
+
+if TYPE_CHECKING:
+    from yolox_trt.executor.timeline import BatchSpan, DropMark, EventMark
+
+#: Bars narrower than this share of the axis carry no text.
+LABEL_SHARE = 0.022
+#: Longest texts of events beside their lines.
+EVENT_LENGTH = 48
+
+
+def draw_gantt(
+    path: Path,
+    spans: Sequence[BatchSpan],
+    drops: Sequence[DropMark],
+    events: Sequence[EventMark],
+    *,
+    since: float,
+    until: float,
+    devices: Iterable[str] = (),
+    title: str = "",
+) -> None:
+    """Draw a part of a timeline.
+
+    Args:
+        path: .png, .svg or .pdf.
+        spans: calls.
+        drops: dropped frames, marked under the lanes.
+        events: faults, returns, moves.
+        since: left edge, in seconds of the executor's clock.
+        until: right edge.
+        devices: lanes that are shown even if nothing ran there.
+        title: headline; "" names the devices' loads.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    require("matplotlib", purpose="pictures of timelines")
+    # The classes themselves, not pyplot: no global state, and any thread may draw.
+    figure_class = require("matplotlib.figure").Figure
+    canvas = require("matplotlib.backends.backend_agg").FigureCanvasAgg
+    patches = require("matplotlib.patches")
+    colormaps = require("matplotlib").colormaps
+
+    lanes = sorted({*devices, *(s.device for s in spans)}, key=_lane_order)
+    names = sorted({*(n for s in spans for n in s.streams), *(d.stream for d in drops)})
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    colors = {name: palette(i % palette.N) for i, name in enumerate(names)}
+    length = max(until - since, 1e-6)
+    unit, factor = ("ms", 1e3) if length <= 2.0 else ("s", 1.0)
+
+    figure = figure_class(figsize=(14.0, 1.9 + 0.75 * (len(lanes) + 0.5)), layout="constrained")
+    canvas(figure)
+    axes = figure.add_subplot()
+    busy: dict[str, float] = defaultdict(float)
+    for span in spans:
+        lane = lanes.index(span.device)
+        left = (max(span.start, since) - since) * factor
+        width = (span.end - max(span.start, since)) * factor
+        busy[span.device] += width / factor
+        _bar(axes, patches, span, lane, left, width, colors, length * factor)
+    row = len(lanes)
+    if drops:
+        axes.scatter(
+            [(d.time - since) * factor for d in drops],
+            [row] * len(drops),
+            marker="x",
+            s=30,
+            c=[colors[d.stream] for d in drops],
+            zorder=3,
+        )
+    for event in events:
+        at = (event.time - since) * factor
+        axes.axvline(at, color="0.25", linewidth=0.8, linestyle=":")
+        text = event.text if len(event.text) <= EVENT_LENGTH else event.text[:EVENT_LENGTH] + "..."
+        axes.annotate(f"{event.device}: {text}", (at, -0.55), rotation=20, fontsize=7, va="bottom")
+    labels = [f"{lane}\n{100.0 * busy[lane] / length:.0f} %" for lane in lanes]
+    ticks = list(range(len(lanes)))
+    if drops:
+        labels.append(f"dropped\n{len(drops)}")
+        ticks.append(row)
+    axes.set_yticks(ticks, labels)
+    axes.set_ylim(row + (0.5 if drops else -0.4), -0.6)
+    axes.set_xlim(0.0, length * factor)
+    axes.set_xlabel(f"time in {unit}")
+    axes.grid(axis="x", linewidth=0.4, alpha=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    # With events the headline would run into their texts.
+    figure.suptitle(title or "Calls by device; below each name its load in this window", y=1.04)
+    handles = [patches.Patch(color=colors[name], label=name) for name in names]
+    if handles:
+        axes.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.28),
+            ncols=min(8, len(handles)),
+            frameon=False,
+            fontsize=8,
+        )
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+
+
+def _bar(
+    axes: Any,
+    patches: Any,
+    span: BatchSpan,
+    lane: int,
+    left: float,
+    width: float,
+    colors: dict[str, Any],
+    axis_length: float,
+) -> None:
+    """Draw one call; a batch is cut into as many rows as it has frames."""
+    count = len(span.streams)
+    height = 0.7 / count
+    for i, name in enumerate(span.streams):
+        top = lane - 0.35 + i * height
+        axes.add_patch(
+            patches.Rectangle(
+                (left, top),
+                width,
+                height,
+                facecolor=colors[name],
+                edgecolor="red" if span.failed else "white",
+                hatch="///" if span.failed else None,
+                linewidth=0.6,
+            )
+        )
+        if width / axis_length > LABEL_SHARE:
+            axes.text(
+                left + width / 2.0,
+                top + height / 2.0,
+                name if len(name) <= 12 else name[:11] + ".",
+                ha="center",
+                va="center",
+                fontsize=7,
+                clip_on=True,
+            )
+
+
+def _lane_order(name: str) -> tuple[int, str]:
+    for rank, kind in enumerate(("gpu", "dla", "cpu")):
+        if name.startswith(kind):
+            return rank, name
+    return 3, name
