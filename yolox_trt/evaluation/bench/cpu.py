@@ -125,7 +125,10 @@ def measure(
         return demo_postprocess(_single_tensor(values, spec), size, r)
 
     stages: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-        "preprocess": (lambda: demo_preprocess(image, size), lambda: preprocessor(frame, scratch)),
+        "preprocess bgr8": (
+            lambda: demo_preprocess(image, size),
+            lambda: preprocessor(frame, scratch),
+        ),
         "decode + NMS": (
             lambda: demo_postprocess(demo_output, size, ratio),
             lambda: postprocessor(outputs, 0, letterbox, options),
@@ -136,12 +139,42 @@ def measure(
         ),
         "whole path": (demo_all, lambda: detector.detect([frame], [options])),
     }
+    for encoding in ("rgb8", "bgra8", "mono8", "uyvy", "nv12"):
+        stages[f"preprocess {encoding}"] = _encoded(image, encoding, size, preprocessor, scratch)
     figures: dict[str, Any] = {}
     for name, (demo, own) in stages.items():
         demo_ms, own_ms = _alternate(demo, own, seconds, before=restore)
         figures[name] = {"demo": demo_ms, "ours": own_ms, "ratio": demo_ms / own_ms}
     figures["detections"] = len(ours)
     return figures
+
+
+def _encoded(
+    image: Image,
+    encoding: str,
+    size: tuple[int, int],
+    preprocessor: CpuPreprocessor,
+    out: npt.NDArray[Any],
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return both ways for a camera's other encodings: there, cv2.cvtColor comes first."""
+    height, width = image.shape[:2]
+    to_encoding, to_bgr = {
+        "rgb8": (cv2.COLOR_BGR2RGB, cv2.COLOR_RGB2BGR),
+        "bgra8": (cv2.COLOR_BGR2BGRA, cv2.COLOR_BGRA2BGR),
+        "mono8": (cv2.COLOR_BGR2GRAY, cv2.COLOR_GRAY2BGR),
+        "uyvy": (cv2.COLOR_BGR2YUV_UYVY, cv2.COLOR_YUV2BGR_UYVY),
+        "nv12": (cv2.COLOR_BGR2YUV_I420, cv2.COLOR_YUV2BGR_NV12),
+    }[encoding]
+    pixels = cv2.cvtColor(image, to_encoding)
+    if encoding == "nv12":
+        # Planar chroma (I420) becomes interleaved.
+        chroma = pixels[height:].reshape(2, -1)
+        pixels = np.vstack((pixels[:height], chroma.T.reshape(height // 2, width)))
+    frame = Frame.view(pixels.reshape(-1), height=height, width=width, encoding=encoding)
+    return (
+        lambda: demo_preprocess(np.asarray(cv2.cvtColor(pixels, to_bgr), np.uint8), size),
+        lambda: preprocessor(frame, out),
+    )
 
 
 def demo_preprocess(image: Image, size: tuple[int, int]) -> tuple[npt.NDArray[np.float32], float]:

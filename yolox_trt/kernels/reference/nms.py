@@ -59,27 +59,42 @@ _MATRIX_LIMIT = 256
 
 
 def _overlap(
-    one: tuple[Float32, ...], other: tuple[Float32, ...], threshold: np.float32
+    corners: Float32, areas: Float32, others: Float32, other_areas: Float32, threshold: np.float32
 ) -> npt.NDArray[np.bool_]:
-    """Tell which pairs of (x1, y1, x2, y2, area) overlap above the threshold, by broadcasting."""
-    zero = np.float32(0)
-    width = np.minimum(one[2], other[2]) - np.maximum(one[0], other[0])
-    height = np.minimum(one[3], other[3]) - np.maximum(one[1], other[1])
-    inter = np.maximum(width, zero) * np.maximum(height, zero)
-    return np.asarray(inter > threshold * ((one[4] + other[4]) - inter))
+    """Tell which pairs overlap above the threshold.
+
+    Args:
+        corners: float32 (4, ...), x1 y1 x2 y2 first.
+        areas: float32 (...).
+        others: float32 (4, ...), to be broadcast against `corners`.
+        other_areas: float32 (...).
+        threshold: IoU.
+    """
+    # Both axes in one array: half as many calls, which is what small arrays cost.
+    sides = np.minimum(corners[2:], others[2:])
+    sides -= np.maximum(corners[:2], others[:2])
+    np.maximum(sides, np.float32(0), out=sides)
+    inter = sides[0] * sides[1]
+    union = areas + other_areas
+    union -= inter
+    union *= threshold
+    return np.asarray(inter > union)
 
 
-def _columns(boxes: Float32) -> tuple[Float32, ...]:
-    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
-    return x1, y1, x2, y2, (x2 - x1) * (y2 - y1)
+def _columns(boxes: Float32) -> tuple[Float32, Float32]:
+    """Return corners (4, N) and areas (N,)."""
+    corners = np.ascontiguousarray(boxes.T)
+    return corners, (corners[2] - corners[0]) * (corners[3] - corners[1])
 
 
 def _by_matrix(
     boxes: Float32, ids: npt.NDArray[np.int32] | None, threshold: np.float32, limit: int
 ) -> list[int]:
     """Suppress boxes in score order (N, 4) with the matrix of all pairs; return kept positions."""
-    columns = _columns(boxes)
-    overlap = _overlap(tuple(c[:, None] for c in columns), columns, threshold)
+    corners, areas = _columns(boxes)
+    overlap = _overlap(
+        corners[:, :, None], areas[:, None], corners[:, None, :], areas[None], threshold
+    )
     if ids is not None:
         overlap &= ids[:, None] == ids
     # A row becomes one integer: bit j says that this box drops box j.
@@ -102,15 +117,15 @@ def _one_by_one(
     boxes: Float32, ids: npt.NDArray[np.int32] | None, threshold: np.float32, limit: int
 ) -> list[int]:
     """Suppress boxes in score order (N, 4) with one kept box after the other."""
-    columns = _columns(boxes)
+    corners, areas = _columns(boxes)
     kept: list[int] = []
     # Positions that are neither kept nor dropped yet.
     rest = np.arange(len(boxes))
     while len(rest) and len(kept) < limit:
         best, rest = rest[0], rest[1:]
         kept.append(int(best))
-        one = tuple(c[best] for c in columns)
-        dropped = _overlap(one, tuple(c[rest] for c in columns), threshold)
+        one = corners[:, best, None]
+        dropped = _overlap(one, areas[best], corners[:, rest], areas[rest], threshold)
         if ids is not None:
             dropped &= ids[rest] == ids[best]
         rest = rest[~dropped]
