@@ -72,6 +72,21 @@ def test_refusals_are_one_line(
     assert "\n" not in error
 
 
+def test_layer_precisions_from_a_file(tmp_path: Path) -> None:
+    from argparse import Namespace
+
+    from yolox_trt.compiler.build_cli import _layer_precisions
+    from yolox_trt.core.errors import ConfigurationError
+
+    path = tmp_path / "layers.json"
+    path.write_text('{"Conv_1": "fp16", "Conv_2": "fp16"}')
+    arguments = Namespace(layer_precisions_file=path, layer_precision=["Conv_2:fp32"])
+    assert _layer_precisions(arguments) == {"Conv_1": "fp16", "Conv_2": "fp32"}
+    path.write_text("[]")
+    with pytest.raises(ConfigurationError, match="yolox_trt translate"):
+        _layer_precisions(arguments)
+
+
 def test_layer_names_with_colons() -> None:
     from yolox_trt.compiler.build_cli import _layer_precision
 

@@ -353,6 +353,27 @@ def test_qdq_graphs_of_opset_19_are_fp16_around(tmp_path: Path, name: str) -> No
     assert scale.data_type == onnx.TensorProto.FLOAT16
 
 
+@pytest.mark.parametrize("name", VERSIONS)
+def test_weights_stored_in_int8(tmp_path: Path, name: str) -> None:
+    path = quantized(tmp_path)
+    model = onnx.load(str(path))
+    graph = model.graph
+    conv = next(node for node in graph.node if node.op_type == "Conv")
+    weight = next(t for t in graph.initializer if t.name == conv.input[1])
+    codes = np.zeros(weight.dims, np.int8)
+    graph.initializer.append(onnx.numpy_helper.from_array(codes, "w_q"))
+    dequantize = onnx.helper.make_node(
+        "DequantizeLinear", ["w_q", "q_scale", "q_zero"], ["w_dq"], "w_dq"
+    )
+    graph.node.insert(0, dequantize)
+    conv.input[1] = "w_dq"
+    onnx.save(model, str(path))
+    if name in ("8.5", "8.6"):
+        assert "--weights float" in refused(path, name, precision="int8").fix
+    else:
+        build(path, name, precision="int8")
+
+
 def test_qdq_graphs_need_int8(tmp_path: Path) -> None:
     model = quantized(tmp_path)
     assert "a Q/DQ graph" in str(refused(model, "8.6", precision="fp16"))

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from support.fake_tensorrt import VERSIONS, FakeTensorRT, load_table
 
@@ -32,8 +35,9 @@ NAMES_WITHOUT_THE_FEATURE = {
         "version_compatible",  # builds end with: cannot load libnvinfer_lean.so.1
         "io_types",  # the names are there, but types of a typed network are the graph's
     },
-    "8.5": {"dla_int8_qdq"},
-    "8.6": {"dla_int8_qdq"},
+    # What a layer takes is not in its name.
+    "8.5": {"dla_int8_qdq", "qdq_int8_weights"},
+    "8.6": {"dla_int8_qdq", "qdq_int8_weights"},
     "10.3": {"dla_int8_qdq"},
 }
 # ITensor.dtype and allowed_formats stay in 11.x too.
@@ -91,8 +95,42 @@ def test_dla_comes_back_with_11_4_1() -> None:
     assert not TensorRTApi(FakeTensorRT("10.13").module).has("dla")
 
 
-def test_docs_have_the_table() -> None:
-    from pathlib import Path
+def test_tables_agree_with_installed_descriptions(tmp_path: Path) -> None:
+    """The wheels that describe other versions, where they are installed for the tests."""
+    from support.trt_api import extract
 
+    found = 0
+    site = [Path(folder) for folder in sys.path if (Path(folder) / "tensorrt_bindings").is_dir()]
+    for folder in site:
+        stubs = folder / "tensorrt_bindings" / "tensorrt.pyi"
+        if stubs.is_file() and list(folder.glob("tensorrt_stubs-10.13*")):
+            found += 1
+            classes = extract.from_stubs(stubs)
+            for name, members in load_table("10.13")["classes"].items():
+                assert set(members) == {m for m in classes[name] if not m.startswith("_")}
+        for library in (folder / "tensorrt_bindings").glob("tensorrt*.so"):
+            if not list(folder.glob("tensorrt_cu*_bindings-11.4*")):
+                continue
+            found += 1
+            strings = library.read_bytes()
+            for feature in ("IBuilderConfig", "IExecutionContext", "ICudaEngine", "BuilderFlag"):
+                for member in load_table("11.4")["classes"][feature]:
+                    if member not in ("name", "value"):  # pybind11's own
+                        assert member.encode() + b"\0" in strings, f"{feature}.{member}"
+            assert b"set_dynamic_range" not in strings
+            assert b"IInt8EntropyCalibrator2" not in strings
+    if not found:
+        pytest.skip("neither tensorrt-stubs 10.13 nor tensorrt-cu13-bindings 11.4 is installed")
+
+
+def test_rtx_table_agrees_with_the_installed_module() -> None:
+    module = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
+    if not module.__version__.startswith("1.7."):
+        pytest.skip(f"the table is of 1.7, installed is {module.__version__}")
+    for name, members in load_table("rtx-1.7")["classes"].items():
+        assert set(members) == {m for m in dir(getattr(module, name)) if not m.startswith("_")}
+
+
+def test_docs_have_the_table() -> None:
     page = Path(__file__).parents[2] / "docs" / "tensorrt.md"
     assert markdown_table().strip() in page.read_text()

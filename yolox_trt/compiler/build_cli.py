@@ -66,6 +66,13 @@ def add_parsers(subparsers: Any) -> None:
         metavar="NAME:PRECISION",
         help="precision of the layers of this name or pattern; may be given more than once",
     )
+    int8.add_argument(
+        "--layer-precisions",
+        dest="layer_precisions_file",
+        type=Path,
+        metavar="FILE",
+        help="JSON of layer names and precisions, as `yolox_trt translate --precisions` writes",
+    )
 
     dla = parser.add_argument_group("DLA")
     dla.add_argument("--no-gpu-fallback", action="store_true", help="refuse layers the DLA lacks")
@@ -163,10 +170,25 @@ def _options(arguments: argparse.Namespace) -> Any:
         width=width,
         allow_gpu_fallback=not arguments.no_gpu_fallback,
         tf32=not arguments.no_tf32,
-        layer_precisions=dict(_layer_precision(text) for text in arguments.layer_precision),
+        layer_precisions=_layer_precisions(arguments),
         compute_capabilities=tuple(arguments.compute_capability),
         **same,
     )
+
+
+def _layer_precisions(arguments: argparse.Namespace) -> dict[str, str]:
+    chosen: dict[str, str] = {}
+    path = arguments.layer_precisions_file
+    if path is not None:
+        try:
+            chosen = {str(k): str(v) for k, v in json.loads(path.read_text()).items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConfigurationError(
+                f"--layer-precisions {path}, which cannot be read ({error})",
+                expected="a JSON object of layer names and precisions",
+                fix="yolox_trt translate MODEL --precisions FILE writes it",
+            ) from error
+    return chosen | dict(_layer_precision(text) for text in arguments.layer_precision)
 
 
 def _layer_precision(text: str) -> tuple[str, str]:

@@ -58,6 +58,7 @@ class BuildPlan:
         self.graph_spec: ModelSpec = read_spec(self.model, input_size=size)
         operators = {node.op_type for node in self.model.graph.node}
         self.has_qdq = bool(operators & {"QuantizeLinear", "DequantizeLinear"})
+        self.has_int8_weights = self.has_qdq and self._finds_int8_weights()
         float16 = require("onnx").TensorProto.FLOAT16
         self.has_fp16 = any(tensor.data_type == float16 for tensor in self.model.graph.initializer)
         self.strongly_typed = self._choose_typing()
@@ -181,6 +182,14 @@ class BuildPlan:
     def _fp16_scales(self) -> bool:
         return any(o.domain in ("", "ai.onnx") and o.version >= 19 for o in self.model.opset_import)
 
+    def _finds_int8_weights(self) -> bool:
+        int8 = require("onnx").TensorProto.INT8
+        graph = self.model.graph
+        constants = {tensor.name for tensor in graph.initializer if tensor.data_type == int8}
+        return any(
+            node.op_type == "DequantizeLinear" and node.input[0] in constants for node in graph.node
+        )
+
     def _choose_typing(self) -> bool:
         if not self.api.has("precision_flags"):
             return True
@@ -252,6 +261,7 @@ class BuildPlan:
             (bool(options.compute_capabilities), "compute_capabilities", "compute_capabilities"),
             (self.has_qdq, "qdq", "Q/DQ nodes in the graph"),
             (self.has_qdq and options.on_dla, "dla_int8_qdq", "Q/DQ nodes in the graph"),
+            (self.has_int8_weights, "qdq_int8_weights", "Q/DQ nodes in the graph"),
         ]
         for wanted, feature, option in asked:
             if wanted:
@@ -297,7 +307,7 @@ class BuildPlan:
         if any(constraints):
             self._refuse_typed(
                 "INT8 scales or layer precisions by option",
-                "drop `strongly_typed`, or quantise to a Q/DQ ONNX: yolox_trt quantize MODEL",
+                "drop `strongly_typed`, or yolox_trt quantize MODEL --images FOLDER -o OUT",
             )
 
     @staticmethod
@@ -339,7 +349,10 @@ class BuildPlan:
         if self.strongly_typed:
             # Nothing but Q/DQ makes INT8 here; say so rather than build FP16 under that name.
             self.api.require("int8_calibration", option="precision int8 without Q/DQ nodes")
-            self._refuse_typed("precision int8 without Q/DQ nodes", "yolox_trt quantize MODEL")
+            self._refuse_typed(
+                "precision int8 without Q/DQ nodes",
+                "yolox_trt quantize MODEL --images FOLDER -o OUT, then build OUT",
+            )
         if not ranges:
             raise ConfigurationError(
                 "precision int8 without scales",

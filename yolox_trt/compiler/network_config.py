@@ -156,7 +156,10 @@ def set_layer_precisions(plan: BuildPlan, network: Any) -> dict[str, str]:
         pinned.update({layer.name: (layer, "fp16") for layer in last_convolutions(network)})
     layers = layers_of(network)
     for pattern, precision in options.layer_precisions.items():
-        fitting = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
+        # Exact names first: those of ONNX may hold characters of a pattern.
+        fitting = [layer for layer in layers if layer.name == pattern] or [
+            layer for layer in layers if fnmatchcase(layer.name, pattern)
+        ]
         if not fitting:
             names = ", ".join(layer.name for layer in layers[:5])
             raise ConfigurationError(

@@ -54,7 +54,7 @@ _BEFORE_11 = ((None, (11,)),)
 _DLA = ((None, (10, 8)), ((11, 4, 1), None))
 _DLA_REASON = "DLA is in TensorRT 8.x, 10.0 to 10.7 (JetPack 5 and 6) and, from 11.4.1, JetPack 7"
 _DLA_INSTEAD = "build on the Jetson with JetPack's own TensorRT, or use --device gpu"
-_Q_DQ = "quantise to a Q/DQ ONNX first: yolox_trt quantize MODEL --qdq FILE, then build that"
+_Q_DQ = "quantise to a Q/DQ ONNX first: yolox_trt quantize MODEL --images FOLDER -o OUT, build OUT"
 
 FEATURES: dict[str, Feature] = {
     "fp32": Feature("FP32", names=("Builder.build_serialized_network",)),
@@ -78,6 +78,13 @@ FEATURES: dict[str, Feature] = {
         "INT8 from Q/DQ nodes in the graph",
         names=("INetworkDefinition.add_quantize", "INetworkDefinition.add_dequantize"),
     ),
+    "qdq_int8_weights": Feature(
+        "INT8 constants before DequantizeLinear (weights stored in INT8)",
+        spans=(((10,), None),),
+        names=("INetworkDefinition.add_dequantize",),
+        reason="TensorRT 8 quantises weights itself, from FP32 constants with Q/DQ",
+        instead="yolox_trt quantize MODEL --weights float -o OUT, then build OUT",
+    ),
     "int8_calibration": Feature(
         "INT8 from a calibration cache",
         spans=_BEFORE_11,
@@ -90,7 +97,7 @@ FEATURES: dict[str, Feature] = {
             "BuilderFlag.INT8",
         ),
         reason="calibrators were removed in 11.0",
-        instead=_Q_DQ + " (a cache converts too: yolox_trt quantize --from-cache)",
+        instead=_Q_DQ + " (with --from-ranges CACHE it takes the scales of a cache)",
     ),
     "dynamic_ranges": Feature(
         "INT8 from explicit dynamic ranges",
@@ -98,7 +105,7 @@ FEATURES: dict[str, Feature] = {
         rtx=False,
         names=("ITensor.set_dynamic_range", "ITensor.dynamic_range", "BuilderFlag.INT8"),
         reason="dynamic ranges were removed in 11.0",
-        instead=_Q_DQ,
+        instead=_Q_DQ + " (--from-ranges FILE takes the ranges as they are)",
     ),
     "layer_precisions": Feature(
         "precision of single layers",
@@ -110,7 +117,7 @@ FEATURES: dict[str, Feature] = {
             "BuilderFlag.OBEY_PRECISION_CONSTRAINTS",
         ),
         reason="layer precisions were removed in 11.0",
-        instead="leave the layers out when quantising: yolox_trt quantize --keep-fp16 NAME",
+        instead="leave the layers out when quantising: yolox_trt quantize --keep-fp16 NAMES",
     ),
     "io_types": Feature(
         "FP16 and INT8 input and output tensors by option",
@@ -151,8 +158,9 @@ FEATURES: dict[str, Feature] = {
         rtx=False,
         names=("DeviceType.DLA",),
         reason="the DLA takes no Q/DQ nodes before TensorRT 11.4.1",
-        instead="turn them into a calibration cache: yolox_trt quantize MODEL --to-cache, then "
-        "build with --calibration-cache",
+        instead="turn them into a calibration cache: yolox_trt translate MODEL -o OUT --cache FILE "
+        "--dla --precisions LAYERS, then build OUT with --calibration-cache FILE "
+        "--layer-precisions LAYERS",
     ),
     "dla_standalone": Feature(
         "DLA standalone loadables (cuDLA)",
