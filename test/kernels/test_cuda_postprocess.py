@@ -27,7 +27,7 @@ from yolox_trt.core import (
 )
 from yolox_trt.kernels.cuda import descriptors
 from yolox_trt.kernels.cuda.postprocess import CudaPostprocess
-from yolox_trt.kernels.reference import Postprocessor
+from yolox_trt.kernels.reference import Postprocessor, chw_to_chw16
 
 HEADS = [HeadLayout.UNDECODED, HeadLayout.DECODED, HeadLayout.RAW_LEVELS]
 
@@ -204,6 +204,35 @@ def test_host_concatenated_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda_host.install(monkeypatch)
     spec = make_spec(96, 160, 3, HeadLayout.RAW_LEVELS, sigmoid=False, concatenated=True)
     check(spec, 80, np.random.default_rng(3), gpu=False)
+
+
+@pytest.mark.parametrize("form", ["padded rows", "packed by 16"])
+def test_host_dla_outputs(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """The DLA's output formats are read where they lie."""
+    cuda_host.install(monkeypatch)
+    spec = make_spec(96, 160, 21, HeadLayout.RAW_LEVELS, sigmoid=False)
+    outputs = make_outputs(spec, 2, 60, np.random.default_rng(13), "float16")
+    letterboxes = [Letterbox.fit(96, 160, 96, 160)] * 2
+    options = [PostprocessOptions(0.3, 0.5)] * 2
+    expected = Runner(spec, outputs, False)(letterboxes, options)
+    written = {}
+    for name, value in outputs.items():
+        if form == "packed by 16":
+            written[name] = chw_to_chw16(value)
+        else:
+            batch, channels, height, width = value.shape
+            written[name] = np.full((batch, channels, height, width + 12), np.nan, np.float16)
+            written[name][..., :width] = value
+    runner = Runner(spec, outputs, False)
+    views = {}
+    for name, value in written.items():
+        buffer = cuda_host.host_array(value)
+        views[name] = buffer if buffer.ndim == 5 else buffer[..., : outputs[name].shape[3]]
+    runner.kernels = CudaPostprocess(spec, views, max_batch=2)
+    for got, other in zip(runner(letterboxes, options), expected, strict=True):
+        assert len(got) > 10
+        np.testing.assert_array_equal(got.boxes, other.boxes)
+        np.testing.assert_array_equal(got.scores, other.scores)
 
 
 def test_host_all_scores_equal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,11 @@ from yolox_trt.core.options import PostprocessOptions
 IMAGE = struct.Struct("<QQ8i2f2i")
 #: struct Post: inverse_scale, roi x y width height, nms_threshold, class_agnostic, max_detections.
 POST = struct.Struct("<6f2i")
-#: struct Level: box, objectness, classes, their image strides, cell_step, channel_step, stride,
-#: width, cells, first_anchor, first_block, reserved.
-LEVEL = struct.Struct("<6Q8i")
+#: struct Plane: data, image_step, first_channel, shift, group_step, row_step, cell_step, reserved.
+PLANE = struct.Struct("<2Q6i")
+#: struct Level behind its three structs Plane: stride, width, cells, first_anchor, first_block,
+#: reserved.
+LEVEL = struct.Struct("<6i")
 #: struct Header: count, candidates, overflow, nan.
 HEADER = struct.Struct("<4i")
 

@@ -15,7 +15,7 @@
 //
 // Macros, set by kernels/cuda/postprocess.py:
 //   OUTPUT       element type of the network's output: 0 float, 1 half
-//   INTERLEAVED  1: one tensor (N, A, 5 + C); 0: planes (N, channels, h, w) for each level
+//   INTERLEAVED  1: neighbouring elements are channels of a cell; 0: cells of a channel
 //   DECODED      1: boxes are centre and size in input pixels already
 //   SIGMOID      1: objectness and classes are logits
 
@@ -25,12 +25,25 @@ typedef float in_t;
 typedef half_t in_t;
 #endif
 
+// Where a level's box, objectness or classes lie. Element (channel, row, column) is at
+//   (channel >> shift) * group_step + (channel & (2^shift - 1)) + row * row_step
+//   + column * cell_step
+// which covers planes (shift 0, one channel a group), a tensor (N, A, 5 + C) (shift 30) and the
+// DLA's packed formats (shift 4 or 5). The same fields in the same order: descriptors.PLANE.
+struct Plane {
+  u64 data;        // address of image 0
+  u64 image_step;  // elements from one image to the next
+  int first_channel;
+  int shift;
+  int group_step;
+  int row_step, cell_step;
+  int reserved;
+};
+
 // One level of the head. The same fields in the same order: descriptors.LEVEL.
 struct Level {
-  u64 box, objectness, classes;                    // addresses of image 0's first element
-  u64 box_image, objectness_image, classes_image;  // elements from one image to the next
-  int cell_step, channel_step;                     // elements from cell to cell, channel to channel
-  int stride, width, cells;                        // input pixels a cell; grid columns; grid cells
+  Plane box, objectness, classes;
+  int stride, width, cells;  // input pixels a cell; grid columns; grid cells
   int first_anchor, first_block;
   int reserved;
 };
@@ -112,6 +125,17 @@ __device__ __forceinline__ void emit(bool keep, u64 first, int anchor, const Box
   class_ids[place] = class_id;
 }
 
+// First element of a cell, its channel 0 of the group that first_channel lies in.
+__device__ __forceinline__ const in_t* cell_of(const Plane& plane, int image, int row, int column) {
+  return (const in_t*)plane.data + image * plane.image_step + (u64)row * plane.row_step +
+         (u64)column * plane.cell_step;
+}
+
+__device__ __forceinline__ u64 channel_offset(const Plane& plane, int channel) {
+  channel += plane.first_channel;
+  return (u64)(channel >> plane.shift) * plane.group_step + (channel & ((1 << plane.shift) - 1));
+}
+
 const int CELLS = 32;  // grid cells of a block
 const int PARTS = 8;   // threads that share a cell's classes
 
@@ -141,11 +165,12 @@ extern "C" __global__ void __launch_bounds__(CELLS* PARTS)
   float best = -__int_as_float(0x7f800000);
   int best_id = 0;
   if (first_cell + local < level.cells) {
-    const in_t* __restrict__ values = (const in_t*)level.classes + image * level.classes_image +
-                                      (u64)(first_cell + local) * level.cell_step;
+    const int own = first_cell + local;
+    const in_t* __restrict__ values =
+        cell_of(level.classes, image, own / level.width, own % level.width);
 #pragma unroll 10
     for (int id = part; id < num_classes; id += PARTS) {
-      const float value = to_float(values[(u64)id * level.channel_step]);
+      const float value = to_float(values[channel_offset(level.classes, id)]);
       nan |= is_nan(value);
       if (value > best) {  // the first of equal classes wins
         best = value;
@@ -177,17 +202,18 @@ extern "C" __global__ void __launch_bounds__(CELLS* PARTS)
         best_id = id;
       }
     }
-    const in_t* raw_box =
-        (const in_t*)level.box + image * level.box_image + (u64)cell * level.cell_step;
+    const int row = cell / level.width;
+    const int column = cell % level.width;
+    const in_t* raw_box = cell_of(level.box, image, row, column);
     float raw[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      raw[c] = to_float(raw_box[(u64)c * level.channel_step]);
+      raw[c] = to_float(raw_box[channel_offset(level.box, c)]);
       nan |= is_nan(raw[c]);
     }
-    const in_t* objectness = (const in_t*)level.objectness + image * level.objectness_image +
-                             (u64)cell * level.cell_step;
-    const float object = probability(to_float(objectness[0]));
+    const in_t* raw_objectness = cell_of(level.objectness, image, row, column);
+    const float object =
+        probability(to_float(raw_objectness[channel_offset(level.objectness, 0)]));
     nan |= is_nan(object);
     score = object * probability(best);
     if (score >= thresholds[image * num_classes + best_id]) {
@@ -198,8 +224,8 @@ extern "C" __global__ void __launch_bounds__(CELLS* PARTS)
       const float height = raw[3];
 #else
       const float stride = (float)level.stride;
-      const float centre_x = (raw[0] + (float)(cell % level.width)) * stride;
-      const float centre_y = (raw[1] + (float)(cell / level.width)) * stride;
+      const float centre_x = (raw[0] + (float)column) * stride;
+      const float centre_y = (raw[1] + (float)row) * stride;
       const float width = expf(raw[2]) * stride;
       const float height = expf(raw[3]) * stride;
 #endif

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.core.errors import ConfigurationError, EngineError, ModelError
-from yolox_trt.core.model_spec import HeadLayout, HeadTensor, ModelSpec
+from yolox_trt.core.model_spec import HeadLayout, HeadLevel, HeadTensor, ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.kernels.cuda import descriptors, module
 
@@ -31,13 +31,14 @@ class CudaPostprocess:
     Args:
         spec: the network.
         outputs: its output buffers by name, cupy arrays with the batch as first axis; their
-            addresses must not change.
+            addresses must not change. Raw levels may have padded rows (strided arrays) or be
+            packed as (N, groups, H, W, 16 or 32), as the DLA writes them.
         max_batch: images of one call.
         max_candidates: candidates of one image that enter NMS, rounded up to a multiple of 64.
         max_detections: room for detections in one image's result.
 
     Raises:
-        ModelError: an output is neither float32 nor float16, or not contiguous.
+        ModelError: an output is neither float32 nor float16, or lies as no engine writes it.
         ConfigurationError: max_candidates is not between 1 and MAX_CANDIDATES.
         MissingDependencyError: CuPy is not installed.
     """
@@ -70,7 +71,7 @@ class CudaPostprocess:
                     expected="all float32 or all float16",
                     fix="export the model with one output type",
                 )
-            if not value.flags.c_contiguous:
+            if spec.head is not HeadLayout.RAW_LEVELS and not value.flags.c_contiguous:
                 raise ModelError("a strided network output", expected="contiguous outputs")
         anchors = values[1].shape[1] if self._in_network else spec.num_anchors
         self.capacity = min(-(-max_candidates // 64), -(-anchors // 64)) * 64
@@ -79,7 +80,7 @@ class CudaPostprocess:
         self._multiprocessors = int(cupy.cuda.Device().attributes["MultiProcessorCount"])
 
         levels, self._blocks = self._levels()
-        self._level_count = len(levels) // descriptors.LEVEL.size
+        self._level_count = len(spec.levels)
         self._levels_on_device = cupy.asarray(np.frombuffer(levels or b"\0", np.uint8))
         self._tallies = cupy.zeros((max_batch, 2), np.int32)
         self._keys = cupy.empty((max_batch, anchors), np.uint64)
@@ -96,7 +97,7 @@ class CudaPostprocess:
             "postprocess",
             fmad=False,
             OUTPUT=0 if dtype == np.float32 else 1,
-            INTERLEAVED=int(spec.head is not HeadLayout.RAW_LEVELS),
+            INTERLEAVED=int(spec.head is not HeadLayout.RAW_LEVELS or values[0].ndim == 5),
             DECODED=int(spec.head is HeadLayout.DECODED),
             SIGMOID=int(not spec.sigmoid),
         )
@@ -197,32 +198,42 @@ class CudaPostprocess:
         if self._in_network:
             return packed, 0
         for level in spec.levels:
-            cells = level.height * level.width
             if spec.head is HeadLayout.RAW_LEVELS:
-                places = [
-                    self._plane(tensor, cells)
-                    for tensor in (level.box, level.objectness, level.classes)
-                ]
-                cell_step, channel_step = 1, cells
+                for tensor in (level.box, level.objectness, level.classes):
+                    packed += self._plane(tensor, level)
             else:
-                tensor = self._outputs[spec.output_names[0]]
-                row = 5 + spec.num_classes
-                start = tensor.data.ptr + first_anchor * row * tensor.itemsize
-                image = spec.num_anchors * row
-                places = [(start + channel * tensor.itemsize, image) for channel in (0, 4, 5)]
-                cell_step, channel_step = row, 1
+                for channel in (0, 4, 5):
+                    packed += self._rows(first_anchor, level.width, channel)
+            cells = level.height * level.width
             packed += descriptors.LEVEL.pack(
-                *(address for address, _ in places),
-                *(step for _, step in places),
-                *(cell_step, channel_step, level.stride, level.width, cells),
-                *(first_anchor, first_block, 0),
+                *(level.stride, level.width, cells, first_anchor, first_block, 0)
             )
             first_anchor += cells
             first_block += -(-cells // CELLS)
         return packed, first_block
 
-    def _plane(self, tensor: HeadTensor | None, cells: int) -> tuple[int, int]:
-        """Return a raw tensor's address in image 0 and its elements from image to image."""
-        assert tensor is not None  # RAW_LEVELS name all three
-        buffer = self._outputs[tensor.name]
-        return buffer.data.ptr + tensor.channel * cells * buffer.itemsize, buffer[0].size
+    def _rows(self, first_anchor: int, width: int, channel: int) -> bytes:
+        """Describe a part of the single tensor (N, A, 5 + C)."""
+        tensor = self._outputs[self._spec.output_names[0]]
+        anchors, channels = tensor.shape[1:]
+        data = tensor.data.ptr + first_anchor * channels * tensor.itemsize
+        steps = (1 << 30, width * channels, channels)  # all channels are one group
+        return descriptors.PLANE.pack(data, anchors * channels, channel, 30, *steps, 0)
+
+    def _plane(self, place: HeadTensor | None, level: HeadLevel) -> bytes:
+        """Describe a part of a raw level, (N, C, H, W) or packed (N, groups, H, W, 16 or 32)."""
+        assert place is not None  # RAW_LEVELS name all three
+        tensor = self._outputs[place.name]
+        steps = [step // tensor.itemsize for step in tensor.strides]
+        packing = tensor.shape[4] if tensor.ndim == 5 else 1
+        if tensor.shape[2:4] != (level.height, level.width) or packing not in (1, 16, 32):
+            raise ModelError(
+                f"output '{place.name}' of shape {tensor.shape}",
+                expected=f"(N, C, {level.height}, {level.width}), or packed by 16 or 32 channels",
+                fix="build the engine again",
+            )
+        image, group, row, cell = steps[:4]
+        shift = packing.bit_length() - 1
+        return descriptors.PLANE.pack(
+            tensor.data.ptr, image, place.channel, shift, group, row, cell, 0
+        )

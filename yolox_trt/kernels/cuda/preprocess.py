@@ -23,10 +23,10 @@ LAYOUTS: dict[str, tuple[int, int]] = {
 }
 #: Output element type -> (PIXELS, ROWS, BLOCK_Y, BLOCKS); measured on an H200, see docs/kernels.md.
 TILES: dict[str, tuple[int, int, int, int]] = {
-    "float32": (1, 4, 4, 8),
-    "float16": (1, 4, 4, 8),
-    "int8": (1, 4, 4, 8),
-    "uint8": (1, 4, 4, 8),
+    "float32": (1, 4, 4, 10),
+    "float16": (1, 4, 4, 10),
+    "int8": (1, 4, 4, 10),
+    "uint8": (1, 4, 4, 10),
 }
 
 
