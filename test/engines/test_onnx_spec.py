@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from support.yolox_graphs import build_yolox
+from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.core import HeadLayout, HeadTensor, ModelError, Preprocessing
 from yolox_trt.core.labels import COCO_CLASSES
@@ -113,6 +114,71 @@ def test_raw_levels_concatenated(sigmoid: bool) -> None:
         HeadTensor("level32", 4),
         HeadTensor("level32", 5),
     )
+
+
+def merge_box_and_objectness(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make one convolution of box and objectness, as optimisers do: they share their input."""
+    weights = {i.name: i for i in model.graph.initializer}
+    nodes = {node.output[0]: node for node in model.graph.node}
+    for level in range(3):
+        pair = [
+            next(n for n in nodes.values() if f"{kind}_preds.{level}.weight" in "".join(n.input))
+            for kind in ("reg", "obj")
+        ]
+        joined = []
+        for place in (1, 2):
+            arrays = [onnx.numpy_helper.to_array(weights[n.input[place]]) for n in pair]
+            name = f"merged.{level}.{place}"
+            tensor = onnx.numpy_helper.from_array(np.concatenate(arrays), name)
+            model.graph.initializer.append(tensor)
+            joined.append(name)
+        merged = onnx.NodeProto()
+        merged.CopyFrom(pair[0])
+        merged.input[1:] = joined
+        merged.output[0] = f"merged.{level}"
+        outputs = [n.output[0] for n in pair]
+        split = helper.make_node("Split", [merged.output[0]], outputs, axis=1, split=[4, 1])
+        index = min(list(model.graph.node).index(n) for n in pair)
+        for node in pair:
+            model.graph.node.remove(node)
+        model.graph.node.insert(index, split)
+        model.graph.node.insert(index, merged)
+    onnx.checker.check_model(model)
+    return model
+
+
+@pytest.mark.parametrize("num_classes", [1, 5, 80])
+@pytest.mark.parametrize("head", ["undecoded", "raw_levels"])
+def test_merged_convolutions(head: str, num_classes: int) -> None:
+    plain = build_yolox(head=head, num_classes=num_classes)
+    merged = merge_box_and_objectness(build_yolox(head=head, num_classes=num_classes))
+    assert read_spec(merged) == read_spec(plain)
+
+
+@pytest.mark.parametrize("head", ["undecoded", "decoded", "raw_levels"])
+def test_quantised_graphs(head: str, tmp_path: Any) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    model = build_yolox(head=head, num_classes=5)
+    onnx.save(model, tmp_path / "float.onnx")
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            self.images = iter([random_images(model)])
+
+        def get_next(self) -> Any:
+            return next(self.images, None)
+
+    for style in ("QDQ", "QOperator"):
+        quantization.quantize_static(
+            tmp_path / "float.onnx",
+            tmp_path / f"{style}.onnx",
+            Reader(),
+            quant_format=quantization.QuantFormat[style],
+            per_channel=True,
+        )
+    assert read_spec(tmp_path / "QDQ.onnx") == read_spec(model)
+    with pytest.raises(ModelError, match="Q/DQ nodes"):
+        read_spec(tmp_path / "QOperator.onnx")
 
 
 def test_efficient_nms_outputs_in_any_order() -> None:

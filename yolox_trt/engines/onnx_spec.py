@@ -329,10 +329,10 @@ class _Graph:
     def _part(self, tensor: str, node: onnx.NodeProto | None) -> _Part:
         shape = self.shapes.get(tensor, ())
         if len(shape) != 4 or None in shape[1:]:
-            raise self.error(
-                f"tensor '{tensor}' whose size shape inference does not find",
-                "simplify the model (onnxslim MODEL OUT), or export with fixed sizes",
-            )
+            fix = "simplify the model (onnxslim MODEL OUT), or export with fixed sizes"
+            if any(other.domain == "com.microsoft" for other in self.nodes):
+                fix = "export it with Q/DQ nodes (QuantFormat.QDQ) in place of ONNX Runtime's own"
+            raise self.error(f"tensor '{tensor}' whose size shape inference does not find", fix)
         _, channels, height, width = shape
         assert channels is not None and height is not None and width is not None
         return _Part(tensor, channels, height, width, node.input[0] if node else "")

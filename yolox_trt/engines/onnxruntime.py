@@ -54,8 +54,14 @@ class OnnxRuntimeEngine:
         self._spec = spec or read_spec(model)
         self._max_batch = resolve_batch(self._spec, max_batch)
         threads = intra_op_num_threads or default_threads(1)
+        # Threads that wait for work by spinning cost the ROS threads of the process their cores:
+        # beside other work on 2 cores, a run of yolox_nano took 24 ms with it and 18 ms without,
+        # and 26 against 16 ms of CPU time.
         self._session: Any = make_session(
-            model, ["CPUExecutionProvider"], intra_op_num_threads=threads
+            model,
+            ["CPUExecutionProvider"],
+            intra_op_num_threads=threads,
+            options={"session.intra_op.allow_spinning": "0"},
         )
         self._input: npt.NDArray[Any] = np.zeros(
             (self._max_batch, 3, self._spec.input_height, self._spec.input_width),
