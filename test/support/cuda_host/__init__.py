@@ -114,13 +114,70 @@ def install(monkeypatch: pytest.MonkeyPatch, *, reverse: bool = False) -> None:
         array.view(np.uint8).fill(0xCD)
         return array
 
-    fake_cupy = SimpleNamespace(
+    fake_cupy = make_cupy(empty)
+    monkeypatch.setattr(module, "load", load_in_order)
+    for user in (
+        "yolox_trt.kernels.cuda.postprocess",
+        "yolox_trt.executor.cuda_detector",
+        "yolox_trt.executor.staging",
+    ):
+        monkeypatch.setattr(f"{user}.require", lambda *_, **__: fake_cupy)
+
+
+class CUDARuntimeError(RuntimeError):
+    """Stands for cupy.cuda.runtime.CUDARuntimeError."""
+
+
+class OutOfMemoryError(MemoryError):
+    """Stands for cupy.cuda.memory.OutOfMemoryError."""
+
+
+class _Context:
+    id = 0
+    ptr = 0
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.attributes = {"MultiProcessorCount": 4, "Integrated": 0}
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _nothing(self, *_: Any) -> None:
+        pass
+
+    synchronize = record = wait_event = _nothing
+
+    def is_capturing(self) -> bool:
+        return False
+
+
+def _memcpy(target: int, source: int, size: int, _direction: int, _stream: int) -> None:
+    ctypes.memmove(target, source, size)
+
+
+def make_cupy(empty: Any) -> Any:
+    """Return what the wrappers and CudaDetector use of cupy; everything is done at once."""
+    runtime = SimpleNamespace(
+        memcpyAsync=_memcpy,
+        memcpyHostToDevice=1,
+        memcpyDeviceToHost=2,
+        pointerGetAttributes=lambda _: SimpleNamespace(type=0),
+        CUDARuntimeError=CUDARuntimeError,
+    )
+    return SimpleNamespace(
         asarray=host_array,
         zeros=lambda shape, dtype: np.zeros(shape, dtype).view(HostArray),
         empty=empty,
         cuda=SimpleNamespace(
-            Device=lambda: SimpleNamespace(id=0, attributes={"MultiProcessorCount": 4})
+            Device=_Context,
+            Stream=_Context,
+            Event=_Context,
+            runtime=runtime,
+            memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            alloc_pinned_memory=lambda size: bytearray(b"\xcd" * size),
+            get_elapsed_time=lambda *_: 1.0,
         ),
     )
-    monkeypatch.setattr(module, "load", load_in_order)
-    monkeypatch.setattr("yolox_trt.kernels.cuda.postprocess.require", lambda *_, **__: fake_cupy)

@@ -1,0 +1,306 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""CudaDetector: on the host with the kernels' own code, and on a GPU with graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from support import cuda_host
+from support.gpu import requires_gpu
+
+from yolox_trt.core import (
+    Detections,
+    Device,
+    EngineError,
+    Frame,
+    FrameError,
+    HeadLayout,
+    HeadLevel,
+    Letterbox,
+    ModelSpec,
+    PostprocessOptions,
+    Roi,
+)
+from yolox_trt.core.encodings import ENCODINGS
+from yolox_trt.executor.cuda_detector import CudaDetector
+from yolox_trt.executor.detector import Detector
+from yolox_trt.kernels.reference import Postprocessor, preprocess
+
+H, W, CLASSES = 96, 160, 3
+SPEC = ModelSpec(
+    *("images", H, W, None, CLASSES, HeadLayout.UNDECODED, ("output",)),
+    levels=tuple(HeadLevel(s, H // s, W // s) for s in (8, 16, 32)),
+)
+
+
+def network(images: Any, values: Any, xp: Any) -> Any:
+    """Stand for a network: each image's mean shifts its scores, so that images do not mix."""
+    mean = images.reshape(len(images), -1).mean(axis=1) / 255.0
+    result = values[: len(images)].copy()
+    result[:, :, 4] = xp.minimum(result[:, :, 4], 0.5 + 0.5 * mean[:, None])
+    return result.astype(xp.float32)
+
+
+def make_values(batch: int) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    anchors = SPEC.num_anchors
+    values = np.empty((batch, anchors, 5 + CLASSES), np.float32)
+    values[..., :2] = rng.uniform(-0.5, 1.5, (batch, anchors, 2))
+    values[..., 2:4] = rng.normal(1.2, 0.6, (batch, anchors, 2))
+    values[..., 4:] = rng.uniform(0, 1, (batch, anchors, 1 + CLASSES))
+    return values
+
+
+class FakeNetwork:
+    """A CUDA engine of array operations; on the host its arrays are HostArrays."""
+
+    memory: Literal["host", "cuda"] = "cuda"
+    graph_capturable = True
+
+    def __init__(self, xp: Any, max_batch: int = 3, device: str = "gpu") -> None:
+        self.xp = xp
+        self.device = Device.parse(device)
+        self.spec = SPEC
+        self.max_batch = max_batch
+        make = cuda_host.host_array if xp is np else xp.asarray
+        self.values = make(make_values(max_batch))
+        self.input = make(np.zeros((max_batch, 3, H, W), np.float32))
+        self.outputs = {"output": make(np.zeros_like(make_values(max_batch)))}
+        self.fails: Exception | None = None
+        self.closed = False
+
+    def run(self, batch: int, stream: Any = None) -> None:
+        if self.fails is not None:
+            raise self.fails
+        self.outputs["output"][:batch] = network(self.input[:batch], self.values, self.xp)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def random_frames(seed: int = 0) -> list[Frame]:
+    rng = np.random.default_rng(seed)
+    frames = []
+    for index, encoding in enumerate(("bgr8", "nv12", "uyvy")):
+        layout = ENCODINGS[encoding]
+        height, width = 120 + 60 * index, 200 + 44 * index
+        step = width * layout.bytes_per_pixel + 4 * index
+        size = int(height * layout.rows_per_height) * step
+        top = int(rng.integers(60, 256))
+        data = rng.integers(0, top, size, dtype=np.uint8)
+        roi = Roi(31, 17, 120, 91) if index == 1 else None
+        frames.append(
+            Frame.view(data, height=height, width=width, encoding=encoding, step=step, roi=roi)
+        )
+    return frames
+
+
+OPTIONS = [
+    PostprocessOptions(0.5, 0.5),
+    PostprocessOptions(0.4, 0.6, class_agnostic=True, max_detections=40),
+    PostprocessOptions(0.6, class_thresholds={1: 0.2}),
+]
+
+
+def expected_detections(
+    frames: Sequence[Frame], options: Sequence[PostprocessOptions]
+) -> list[Detections]:
+    letterboxes = [Letterbox.of_frame(frame, H, W) for frame in frames]
+    images = np.stack([preprocess(f, b) for f, b in zip(frames, letterboxes, strict=True)])
+    outputs = {"output": network(images, make_values(3), np)}
+    return [
+        Postprocessor(SPEC)(outputs, index, letterbox, option)
+        for index, (letterbox, option) in enumerate(zip(letterboxes, options, strict=True))
+    ]
+
+
+def assert_same(got: Sequence[Detections], expected: Sequence[Detections]) -> None:
+    for one, other in zip(got, expected, strict=True):
+        assert len(one) == len(other) > 3
+        np.testing.assert_array_equal(one.class_ids, other.class_ids)
+        # The mean of an image differs by what preprocessing may: much less than 1 of 255.
+        np.testing.assert_allclose(one.scores, other.scores, atol=2e-3)
+        np.testing.assert_allclose(one.boxes, other.boxes, rtol=1e-5, atol=1e-2)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> type[FakeNetwork]:
+    cuda_host.install(monkeypatch)
+    return FakeNetwork
+
+
+def test_is_a_detector(host: type[FakeNetwork]) -> None:
+    detector = CudaDetector(host(np), cuda_graph=False)
+    assert isinstance(detector, Detector)
+    assert (detector.max_batch, detector.device) == (3, Device("gpu"))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("copy_threads", [1, 3])
+def test_host_equals_reference(host: type[FakeNetwork], mapped: bool, copy_threads: int) -> None:
+    detector = CudaDetector(host(np), cuda_graph=False, mapped=mapped, copy_threads=copy_threads)
+    for seed in range(3):
+        frames = random_frames(seed)
+        assert_same(detector.detect(frames, OPTIONS), expected_detections(frames, OPTIONS))
+    assert_same(
+        detector.detect(frames[:1], OPTIONS[:1]), expected_detections(frames[:1], OPTIONS[:1])
+    )
+
+
+def test_host_large_frames_are_copied_in_parts(host: type[FakeNetwork]) -> None:
+    rng = np.random.default_rng(1)
+    frames = [Frame.from_array(rng.integers(0, 256, (1100, 1100, 3), dtype=np.uint8))] * 2
+    detector = CudaDetector(host(np), cuda_graph=False, copy_threads=4)
+    got = detector.detect(frames, OPTIONS[:2])
+    assert_same(got, expected_detections(frames, OPTIONS[:2]))
+
+
+def test_host_pinned_frames_are_not_copied(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import yolox_trt.executor.staging as staging
+
+    detector = CudaDetector(host(np), cuda_graph=False)
+    runtime = detector._cupy.cuda.runtime
+    monkeypatch.setattr(runtime, "pointerGetAttributes", lambda _: SimpleNamespace(type=1))
+    copies: list[int] = []
+    original = np.copyto
+    monkeypatch.setattr(
+        staging.np, "copyto", lambda a, b: (copies.append(b.size), original(a, b))[1]
+    )
+    frames = random_frames()
+    assert_same(detector.detect(frames, OPTIONS), expected_detections(frames, OPTIONS))
+    assert not copies
+
+
+def test_host_two_calls_under_way(host: type[FakeNetwork]) -> None:
+    detector = CudaDetector(host(np), cuda_graph=False)
+    first, second = random_frames(1), random_frames(2)
+    one = detector.enqueue(first, OPTIONS)
+    two = detector.enqueue(second, OPTIONS)
+    assert detector.in_flight == 2
+    with pytest.raises(RuntimeError, match="under way"):
+        detector.enqueue(first, OPTIONS)
+    with pytest.raises(RuntimeError, match="oldest"):
+        detector.collect(two)
+    assert_same(detector.collect(one), expected_detections(first, OPTIONS))
+    assert_same(detector.collect(two), expected_detections(second, OPTIONS))
+    with pytest.raises(RuntimeError, match="oldest"):
+        detector.collect(two)
+
+
+def test_host_more_detections_than_room(host: type[FakeNetwork]) -> None:
+    detector = CudaDetector(host(np), cuda_graph=False, max_detections=5)
+    frames = random_frames()
+    options = [replace(option, max_detections=200) for option in OPTIONS]
+    assert_same(detector.detect(frames, options), expected_detections(frames, options))
+
+
+def test_host_bayer_goes_through_the_cpu(
+    host: type[FakeNetwork], caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("cv2")
+    rng = np.random.default_rng(5)
+    mosaic = rng.integers(0, 256, (120, 200), dtype=np.uint8)
+    frame = Frame.from_array(mosaic, "bayer_rggb8")
+    detector = CudaDetector(host(np), cuda_graph=False)
+    for _ in range(2):
+        got = detector.detect([frame], OPTIONS[:1])
+    assert_same(got, expected_detections([frame], OPTIONS[:1]))
+    assert sum("demosaiced" in record.message for record in caplog.records) == 1
+
+
+def test_host_errors_leave_it_usable(host: type[FakeNetwork]) -> None:
+    engine = host(np)
+    detector = CudaDetector(engine, cuda_graph=False)
+    frames = random_frames()
+    with pytest.raises(ValueError, match="expected 1 to 3"):
+        detector.detect(frames * 2, OPTIONS * 2)
+    with pytest.raises(FrameError, match="32FC1"):
+        detector.detect([replace(frames[0], encoding="32FC1")], OPTIONS[:1])
+    engine.fails = cuda_host.OutOfMemoryError("no room")
+    with pytest.raises(EngineError, match="out of memory"):
+        detector.detect(frames, OPTIONS)
+    engine.fails = cuda_host.CUDARuntimeError("cudaErrorLaunchFailure")
+    with pytest.raises(EngineError, match="cudaErrorLaunchFailure"):
+        detector.detect(frames, OPTIONS)
+    engine.fails = None
+    values = engine.values[1, 5, 6].copy()
+    engine.values[1, 5, 6] = np.nan
+    with pytest.raises(EngineError, match="NaN"):
+        detector.detect(frames, OPTIONS)
+    engine.values[1, 5, 6] = values
+    assert_same(detector.detect(frames, OPTIONS), expected_detections(frames, OPTIONS))
+    detector.close()
+    assert engine.closed
+    with pytest.raises(EngineError, match="closed"):
+        detector.detect(frames, OPTIONS)
+
+
+def test_host_overflow_is_counted(
+    host: type[FakeNetwork], caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = CudaDetector(host(np), cuda_graph=False, max_candidates=64)
+    options = [PostprocessOptions(0.01, 1.0)]
+    for _ in range(2):
+        assert len(detector.detect(random_frames()[:1], options)[0]) == 64
+    assert detector.overflowed_candidates > 200
+    assert sum("max_candidates" in record.message for record in caplog.records) == 1
+
+
+def test_host_profile_and_refusals(host: type[FakeNetwork]) -> None:
+    detector = CudaDetector(host(np), profile=True)
+    detector.detect(random_frames(), OPTIONS)
+    assert detector.stage_times.preprocess == detector.stage_times.postprocess == 1e-3
+    assert "profiled" in detector.graph_refusal
+    assert "DLA" in CudaDetector(host(np, device="dla1")).graph_refusal
+    engine = host(np)
+    engine.graph_capturable = False
+    assert "FakeNetwork" in CudaDetector(engine).graph_refusal
+    engine.memory = "host"
+    with pytest.raises(EngineError, match="host buffers"):
+        CudaDetector(engine)
+
+
+@requires_gpu
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_gpu_equals_reference(mapped: bool, cuda_graph: bool) -> None:
+    import cupy
+
+    detector = CudaDetector(FakeNetwork(cupy), cuda_graph=cuda_graph, mapped=mapped)
+    detector.warmup()
+    if cuda_graph:
+        assert detector.graph_refusal == ""
+    for seed in range(4):
+        frames = random_frames(seed)
+        options = OPTIONS[seed % 3 :] + OPTIONS[: seed % 3]  # no new graph for new thresholds
+        assert_same(detector.detect(frames, options), expected_detections(frames, options))
+    one = detector.enqueue(random_frames(5), OPTIONS)
+    two = detector.enqueue(random_frames(6), OPTIONS)
+    assert_same(detector.collect(one), expected_detections(random_frames(5), OPTIONS))
+    assert_same(detector.collect(two), expected_detections(random_frames(6), OPTIONS))
+    detector.close()
+
+
+@requires_gpu
+def test_gpu_capture_that_fails_falls_back(caplog: pytest.LogCaptureFixture) -> None:
+    import cupy
+
+    class Synchronising(FakeNetwork):
+        def run(self, batch: int, stream: Any = None) -> None:
+            super().run(batch, stream)
+            stream.synchronize()  # not allowed while capturing
+
+    detector = CudaDetector(Synchronising(cupy))
+    frames = random_frames()
+    for _ in range(2):
+        assert_same(detector.detect(frames, OPTIONS), expected_detections(frames, OPTIONS))
+    assert "capture failed" in detector.graph_refusal
+    assert sum("no CUDA graph" in record.message for record in caplog.records) == 1

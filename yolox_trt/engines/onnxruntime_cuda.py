@@ -1,0 +1,248 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime on the GPU: IO binding to CuPy memory, on a stream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import EngineError, MissingDependencyError
+from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.optional import require
+from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.engines.onnxruntime import make_session, resolve_batch
+
+if TYPE_CHECKING:
+    import onnx
+
+_PROVIDER = "CUDAExecutionProvider"
+
+
+class OnnxRuntimeCudaEngine:
+    """A network in ONNX Runtime's CUDA execution provider.
+
+    Buffers are cupy arrays, bound once: no value passes through the host. run() enqueues on
+    `stream` and returns, so that a CUDA graph may be captured around it once it has run twice
+    (CudaDetector does both). Implements engines.engine.Engine.
+
+    Args:
+        model: path of an ONNX file, or the model itself.
+        device: the GPU.
+        spec: its description; None reads it from the graph.
+        max_batch: largest batch of one run, for a model with an open batch; None takes the
+            model's own batch (1 where it is open).
+        tf32: whether FP32 convolutions may round their inputs to TF32 (10 bits of mantissa), as
+            ONNX Runtime does by default: on Ampere and later several times faster.
+        options: further options of the execution provider, by ONNX Runtime's names.
+
+    Raises:
+        ModelError: the model is not a YOLOX.
+        EngineError: ONNX Runtime cannot run it on the GPU, or its memory is full.
+        ConfigurationError: max_batch contradicts the model's batch.
+        MissingDependencyError: onnxruntime-gpu or CuPy is missing.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | onnx.ModelProto,
+        *,
+        device: Device | None = None,
+        spec: ModelSpec | None = None,
+        max_batch: int | None = None,
+        tf32: bool = True,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self._device = device or Device("gpu")
+        if self._device.kind != "gpu":
+            raise EngineError(
+                f"ONNX Runtime's CUDA provider on {self._device}",
+                expected="a GPU",
+                fix="use a TensorRT engine for the DLA",
+            )
+        self._cupy: Any = require("cupy", purpose="running ONNX Runtime on the GPU")
+        self._runtime = _require_cuda_provider()
+        self._spec = spec or read_spec(model)
+        self._max_batch = resolve_batch(self._spec, max_batch)
+        self._run_options = self._runtime.RunOptions()
+        # run() shall return when the work is enqueued: the detector waits for its own event.
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        with self._cupy.cuda.Device(self._device.index):
+            self._stream: Any = self._cupy.cuda.Stream(non_blocking=True)
+            provider_options = {
+                "device_id": str(self._device.index),
+                "user_compute_stream": str(self._stream.ptr),
+                "do_copy_in_default_stream": "1",
+                "cudnn_conv_algo_search": "EXHAUSTIVE",
+                "use_tf32": "1" if tf32 else "0",
+                **(options or {}),
+            }
+            self._session: Any = make_session(
+                model,
+                [(_PROVIDER, provider_options), "CPUExecutionProvider"],
+                # No layer may fall back to the CPU: it would end the enqueueing, and silently.
+                options={"session.disable_cpu_ep_fallback": "1"},
+            )
+            shape = (self._max_batch, 3, self._spec.input_height, self._spec.input_width)
+            self._input = self._cupy.zeros(shape, np.dtype(self._spec.input_dtype))
+            self._outputs = self._allocate_outputs()
+            # The provider's stream and this one may come in any order of events.
+            self._before = self._cupy.cuda.Event(disable_timing=True)
+            self._after = self._cupy.cuda.Event(disable_timing=True)
+        self._bindings: dict[int, Any] = {}
+
+    @property
+    def device(self) -> Device:
+        """The GPU."""
+        return self._device
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What it takes and gives."""
+        return self._spec
+
+    @property
+    def max_batch(self) -> int:
+        """Largest batch of one run."""
+        return self._max_batch
+
+    @property
+    def memory(self) -> Literal["host", "cuda"]:
+        """CUDA memory."""
+        return "cuda"
+
+    @property
+    def input(self) -> Any:
+        """Input buffer, cupy (max_batch, 3, H, W)."""
+        return self._input
+
+    @property
+    def outputs(self) -> Mapping[str, Any]:
+        """Output buffers by name, cupy, first axis max_batch."""
+        return self._outputs
+
+    @property
+    def graph_capturable(self) -> bool:
+        """Whether run() may be captured; CudaDetector falls back if an operator refuses."""
+        return True
+
+    @property
+    def stream(self) -> Any:
+        """The cupy.cuda.Stream that ONNX Runtime was given when the session was made."""
+        return self._stream
+
+    def run(self, batch: int, stream: Any = None) -> None:
+        """Enqueue the first `batch` images; the work on `stream` before it is waited for.
+
+        Raises:
+            EngineError: ONNX Runtime failed, its memory is full, or the engine is closed.
+        """
+        if self._session is None:
+            raise EngineError("run() of a closed engine", expected="an open one")
+        if not 1 <= batch <= self._max_batch:
+            raise EngineError(f"batch {batch}", expected=f"1 to {self._max_batch}")
+        size = batch if self._spec.batch is None else self._max_batch
+        chosen = stream or self._cupy.cuda.get_current_stream()
+        foreign = chosen.ptr != self._stream.ptr
+        if foreign:
+            self._before.record(chosen)
+            self._stream.wait_event(self._before)
+        try:
+            self._session.run_with_iobinding(self._binding(size), self._run_options)
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base
+            raise EngineError(
+                f"ONNX Runtime failed ({error})",
+                expected="the network to run",
+                fix="for lack of memory set a smaller max_batch; else check the model",
+            ) from error
+        if foreign:
+            self._after.record(self._stream)
+            chosen.wait_event(self._after)
+
+    def close(self) -> None:
+        """Release the session; the buffers live as long as somebody holds them."""
+        if self._session is not None:
+            self._stream.synchronize()
+        self._bindings.clear()
+        self._session = None
+
+    def _allocate_outputs(self) -> dict[str, Any]:
+        """Run once on zeros to learn every output's shape, and make buffers of these shapes."""
+        binding = self._session.io_binding()
+        self._bind_input(binding, self._max_batch)
+        for name in self._spec.output_names:
+            binding.bind_output(name, "cuda", self._device.index)
+        try:
+            self._session.run_with_iobinding(binding)
+            values = binding.get_outputs()
+        except Exception as error:
+            raise EngineError(
+                f"the model does not run in ONNX Runtime on {self._device} ({error})",
+                expected="a model of which the CUDA provider knows every operator",
+                fix="use TensorRT, or device cpu",
+            ) from error
+        outputs = {}
+        for name, value in zip(self._spec.output_names, values, strict=True):
+            shape = tuple(value.shape())
+            if shape[:1] != (self._max_batch,):
+                raise EngineError(
+                    f"output {name} of shape {shape} for a batch of {self._max_batch}",
+                    expected="the batch as first axis",
+                    fix="export the model again with this batch, or with an open one",
+                )
+            outputs[name] = self._cupy.zeros(shape, _numpy_type(value.data_type()))
+        return outputs
+
+    def _bind_input(self, binding: Any, batch: int) -> None:
+        value = self._input[:batch]
+        binding.bind_input(
+            self._spec.input_name,
+            "cuda",
+            self._device.index,
+            np.dtype(value.dtype).type,
+            value.shape,
+            value.data.ptr,
+        )
+
+    def _binding(self, batch: int) -> Any:
+        binding = self._bindings.get(batch)
+        if binding is None:
+            binding = self._session.io_binding()
+            self._bind_input(binding, batch)
+            for name in self._spec.output_names:
+                value = self._outputs[name][:batch]
+                binding.bind_output(
+                    name,
+                    "cuda",
+                    self._device.index,
+                    np.dtype(value.dtype).type,
+                    value.shape,
+                    value.data.ptr,
+                )
+            self._bindings[batch] = binding
+        return binding
+
+
+def _require_cuda_provider() -> Any:
+    runtime = require("onnxruntime", purpose="running ONNX models")
+    # The wheels of CUDA and cuDNN that a pip environment holds (torch's, say) are found by this.
+    preload = getattr(runtime, "preload_dlls", None)
+    if preload is not None:
+        preload()
+    if _PROVIDER not in runtime.get_available_providers():
+        raise MissingDependencyError(
+            f"onnxruntime {runtime.__version__} without the CUDA provider",
+            expected="onnxruntime-gpu",
+            fix="pip uninstall onnxruntime; pip install onnxruntime-gpu",
+        )
+    return runtime
+
+
+def _numpy_type(name: str) -> Any:
+    """Return the numpy type of ONNX Runtime's type name, such as 'tensor(float16)'."""
+    element = name.removeprefix("tensor(").removesuffix(")")
+    return np.dtype({"float": "float32", "double": "float64"}.get(element, element))
