@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import (
     DurabilityPolicy,
@@ -72,17 +73,26 @@ class CameraNode(Node):
         name: name of the node, and id of the Stream.
         owner: the process's executor.
         annotator: draws ~/annotated.
+        overrides: parameter overrides beside those of the process, which they go before.
+        remap_rules: remappings `from:=to` of this node alone.
 
     Raises:
         ConfigurationError: a parameter's override is wrong.
     """
 
-    def __init__(self, name: str, *, owner: StreamOwner, annotator: Annotator) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        owner: StreamOwner,
+        annotator: Annotator,
+        overrides: Sequence[Parameter] = (),
+        remap_rules: Sequence[str] = (),
+    ) -> None:
         # A process-wide `__node:=` (as launch's Node(name=...) passes it) means the managed node;
         # a rule of this node's own goes before it.
-        super().__init__(
-            name, cli_args=["--ros-args", "-r", f"__node:={name}"], use_global_arguments=True
-        )
+        rules = [part for rule in (f"__node:={name}", *remap_rules) for part in ("-r", rule)]
+        super().__init__(name, cli_args=["--ros-args", *rules], parameter_overrides=list(overrides))
         self.counters = CameraCounters()
         self._owner = owner
         self._annotator = annotator

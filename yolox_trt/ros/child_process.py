@@ -20,7 +20,7 @@ class ChildProcess:
 
     Args:
         module: name of the module, run as `python -m module`.
-        arguments: its command line.
+        arguments: its command line, turned into text.
         log: file that takes stdout and stderr.
         environment: variables beside the inherited ones.
     """
@@ -28,7 +28,7 @@ class ChildProcess:
     def __init__(
         self,
         module: str,
-        arguments: Sequence[str],
+        arguments: Sequence[object],
         *,
         log: Path,
         environment: Mapping[str, str] | None = None,
@@ -37,7 +37,7 @@ class ChildProcess:
         self.log = log
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [sys.executable, "-m", module, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

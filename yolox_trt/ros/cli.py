@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of the room ros: demo, replay, publish, parameters, up."""
+"""Commands of the room ros: demo, up, replay, publish, parameters."""
 
 from __future__ import annotations
 
@@ -36,11 +36,100 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=_ros_command("yolox_trt.ros.demo", "run_demo"))
 
     parser = subparsers.add_parser(
+        "up",
+        help="start multi_camera with the settings for large images, without ros2 launch",
+        description="Start multi_camera as launch/multi_camera.launch.py does, on machines without "
+        "ros2 launch. NAME:=VALUE are its arguments: model:=..., cameras:=front,rear, "
+        "<camera>.<parameter>:=<value>, multi_camera.<parameter>:=<value>.",
+    )
+    parser.add_argument("--config", metavar="YAML", help="default: config/multi_camera.yaml")
+    parser.add_argument("--namespace", default="", help="namespace of all nodes")
+    parser.add_argument("arguments", nargs="*", metavar="NAME:=VALUE")
+    parser.set_defaults(run=_ros_command("yolox_trt.ros.up", "run_up"))
+
+    parser = subparsers.add_parser(
+        "replay",
+        help="publish a rosbag2 bag",
+        description="Publish the messages of a rosbag2 bag (sqlite3 or mcap) on their topics, at "
+        "recorded speed, a multiple of it, or as fast as the consumer gives results.",
+    )
+    parser.add_argument("bag", metavar="BAG", help="folder, .mcap or .db3 file")
+    parser.add_argument(
+        "--speed", type=_positive, default=1.0, help="times the recorded speed (default: 1)"
+    )
+    parser.add_argument("--clock", action="store_true", help="publish the recording's /clock")
+    parser.add_argument("--topics", nargs="+", default=[], metavar="TOPIC", help="only these")
+    parser.add_argument(
+        "--remap", action="append", default=[], metavar="/OLD:=/NEW", help="publish elsewhere"
+    )
+    parser.add_argument(
+        "--restamp", action="store_true", help="put the present time into the headers"
+    )
+    _add_source_arguments(parser)
+    parser.set_defaults(run=_ros_command("yolox_trt.ros.replay", "run_replay"))
+
+    parser = subparsers.add_parser(
+        "publish",
+        help="publish images, a video or a camera device",
+        description="Publish an image, a folder of images, a video or a camera device as "
+        "sensor_msgs/Image or CompressedImage.",
+    )
+    parser.add_argument("source", metavar="IMAGE|FOLDER|VIDEO|DEVICE")
+    parser.add_argument("--topic", default="/camera/image_raw", help="default: %(default)s")
+    parser.add_argument(
+        "--rate", type=_positive, help="pictures a second (default: a video's own, 10 for images)"
+    )
+    parser.add_argument("--speed", type=_positive, default=1.0, help="times that rate (default: 1)")
+    parser.add_argument("--frame-id", default="camera", help="default: %(default)s")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="resize to this")
+    parser.add_argument("--compressed", action="store_true", help="send JPEGs")
+    parser.add_argument("--reliable", action="store_true", help="reliable quality of service")
+    _add_source_arguments(parser)
+    parser.set_defaults(run=_ros_command("yolox_trt.ros.publish", "run_publish"))
+
+    parser = subparsers.add_parser(
         "parameters",
         help="print docs/parameters.md",
         description="Print every parameter of multi_camera and its cameras as Markdown.",
     )
     parser.set_defaults(run=_parameters)
+
+
+def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what replay and publish have in common."""
+    parser.add_argument(
+        "--loop", type=int, default=1, metavar="N", help="rounds; 0 until Ctrl-C (default: 1)"
+    )
+    parser.add_argument(
+        "--max",
+        action="store_true",
+        help="as fast as the consumer takes it: --window images of a topic are under way",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --max; more than 1 needs larger qos_depth and queue_depth (default: 1)",
+    )
+    parser.add_argument(
+        "--results",
+        action="append",
+        default=[],
+        metavar="TOPIC",
+        help="with --max: the consumer's Detection2DArray topic, once for each image topic "
+        "(default: detections beside the images)",
+    )
+    parser.add_argument(
+        "--wait", type=float, default=10.0, help="with --max: seconds to wait for the consumer"
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0.0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
 
 
 def _ros_command(module: str, function: str) -> Callable[[argparse.Namespace], int]:

@@ -240,13 +240,11 @@ def run_demo(args: argparse.Namespace) -> int:
             children.append(consumer)
             with console.status(f"starting multi_camera with {model.name}"):
                 consumer.wait_for("active:", START_TIMEOUT)
-            width, height = args.size
             for name, path in pictures.items():
                 children.append(
                     ChildProcess(
                         "yolox_trt.ros.demo_camera",
-                        [name, str(path), "--rate", str(args.rate)]
-                        + ["--size", str(width), str(height)],
+                        [name, str(path), "--rate", str(args.rate), "--size", *args.size],
                         log=folder / f"{name}.log",
                     )
                 )

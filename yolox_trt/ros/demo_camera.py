@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""A camera of the demonstration: a photograph that is panned and zoomed, as a process of its own."""
+"""A camera of the demonstration: a panned and zoomed photograph, as a process of its own."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
@@ -31,6 +32,7 @@ from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.ros import diagnostics
 from yolox_trt.ros.annotator import Annotator
 from yolox_trt.ros.camera_node import CameraNode
+from yolox_trt.ros.component_services import create_component_services
 from yolox_trt.ros.log_bridge import LogBridge
 from yolox_trt.ros.model_set import ModelSet
 from yolox_trt.ros.node_parameters import NodeParameters, overrides_of
@@ -89,6 +91,7 @@ class ExecutorNode(LifecycleNode):
         )
         self.create_timer(DEMAND_PERIOD, self._look_for_listeners, clock=steady)
         self.create_service(Trigger, "~/timeline", self._dump_timeline)
+        self._components = create_component_services(self)
         self._loader: threading.Thread | None = None
         if self.parameters["autostart"]:
             self._begin_loading()
@@ -118,6 +121,7 @@ class ExecutorNode(LifecycleNode):
     def update_stream(self, config: StreamConfig) -> None:
         """Change a camera's stream; raises ConfigurationError."""
         if self._executor is not None:
+            self._check_device(config)
             changes = {
                 field.name: getattr(config, field.name)
                 for field in dataclasses.fields(config)
@@ -268,14 +272,51 @@ class ExecutorNode(LifecycleNode):
 
     # Cameras -----------------------------------------------------------------------------------
 
-    def _create_camera(self, name: str) -> CameraNode:
-        if name == self.get_name():
+    def add_camera(
+        self, name: str, *, overrides: Sequence[Parameter] = (), remap_rules: Sequence[str] = ()
+    ) -> CameraNode:
+        """Add a camera; at any time, also while the others run.
+
+        Raises:
+            YoloxTrtError: the name is taken, or a parameter does not fit; nothing is left over.
+        """
+        camera = self._create_camera(name, overrides=overrides, remap_rules=remap_rules)
+        try:
+            if self._executor is not None:
+                self._connect(camera)
+            if self._active:
+                camera.activate()
+        except BaseException:
+            self._destroy_camera(name)
+            raise
+        self.get_logger().info(f"camera '{name}' added")
+        return camera
+
+    def remove_camera(self, name: str) -> None:
+        """Remove a camera; at any time."""
+        self._destroy_camera(name)
+        self.get_logger().info(f"camera '{name}' removed")
+
+    def publish_camera_names(self) -> None:
+        """Let the parameter `cameras` say what there is."""
+        self.parameters.publish("cameras", list(self._cameras))
+
+    def _create_camera(
+        self, name: str, *, overrides: Sequence[Parameter] = (), remap_rules: Sequence[str] = ()
+    ) -> CameraNode:
+        if name == self.get_name() or name in self._cameras:
             raise ConfigurationError(
                 f"a camera called '{name}'",
-                expected="another name than the process's own node",
+                expected=f"a name other than {', '.join((self.get_name(), *self._cameras))}",
                 fix="set the parameter `cameras`",
             )
-        camera = CameraNode(name, owner=self, annotator=self._annotator)
+        camera = CameraNode(
+            name,
+            owner=self,
+            annotator=self._annotator,
+            overrides=overrides,
+            remap_rules=remap_rules,
+        )
         self._cameras[name] = camera
         self._reports[name] = diagnostics.StreamReport(self.get_name(), name)
         self._spinner.add_node(camera)
@@ -296,7 +337,19 @@ class ExecutorNode(LifecycleNode):
         assert self._models is not None and self._executor is not None
         model = self._models.name_for(camera.parameters["model"])
         config = camera.configure(model, self._models.specs[model], self._models.labels[model])
+        self._check_device(config)
         self._executor.add_stream(config, camera.deliver)
+
+    def _check_device(self, config: StreamConfig) -> None:
+        """Refuse a device that the process does not own; raises ConfigurationError."""
+        assert self._executor is not None
+        device, devices = config.pinned_device, self._executor.devices
+        if device is not None and device not in devices:
+            raise ConfigurationError(
+                f"device {device} for camera '{config.id}'",
+                expected=f"auto or {', '.join(map(str, devices))}",
+                fix="add it to the parameter `devices` of the executor's node and configure again",
+            )
 
     def _on_change(self, changes: dict[str, Any]) -> None:
         if "cameras" in changes:
@@ -313,21 +366,14 @@ class ExecutorNode(LifecycleNode):
     def _set_cameras(self, wanted: list[str]) -> None:
         """Add and remove camera nodes; a camera that cannot be added is reported and left out."""
         for name in [name for name in self._cameras if name not in wanted]:
-            self._destroy_camera(name)
-            self.get_logger().info(f"camera '{name}' removed")
+            self.remove_camera(name)
         for name in [name for name in wanted if name not in self._cameras]:
             try:
-                camera = self._create_camera(name)
-                if self._executor is not None:
-                    self._connect(camera)
-                if self._active:
-                    camera.activate()
+                self.add_camera(name)
             except YoloxTrtError as error:
                 self.get_logger().error(f"camera '{name}' cannot be added: {error}")
-                if name in self._cameras:
-                    self._destroy_camera(name)
-                continue
-            self.get_logger().info(f"camera '{name}' added")
+        if set(self._cameras) != set(wanted):
+            self.publish_camera_names()
 
     def _look_for_listeners(self) -> None:
         for camera in self._cameras.values():
@@ -341,21 +387,20 @@ class ExecutorNode(LifecycleNode):
         """
         own = overrides_of(self)
         cameras = {name: overrides_of(camera) for name, camera in self._cameras.items()}
-        for spec in CAMERA_PARAMETERS:
-            if spec.name in own and not any(spec.name in each for each in cameras.values()):
+        ours = {spec.name for spec in EXECUTOR_PARAMETERS}
+        theirs = {spec.name for spec in CAMERA_PARAMETERS}
+        for name in sorted((theirs - ours) & own.keys()):
+            if not any(name in overrides for overrides in cameras.values()):
                 self.get_logger().warning(
-                    f"parameter '{spec.name}' is set for {self.get_name()} but belongs to the "
-                    "cameras; set it in their sections or in /**"
+                    f"parameter '{name}' is set for {self.get_name()} but belongs to the cameras; "
+                    "set it in their sections or in /**"
                 )
-        for spec in EXECUTOR_PARAMETERS:
-            if any(own_spec.name == spec.name for own_spec in CAMERA_PARAMETERS):
-                continue
-            for name, overrides in cameras.items():
-                if spec.name in overrides and spec.name not in own:
-                    self.get_logger().warning(
-                        f"parameter '{spec.name}' is set for camera {name} but belongs to "
-                        f"{self.get_name()}"
-                    )
+        for camera, overrides in cameras.items():
+            for name in sorted((ours - theirs) & overrides.keys() - own.keys()):
+                self.get_logger().warning(
+                    f"parameter '{name}' is set for camera {camera} but belongs to "
+                    f"{self.get_name()}"
+                )
 
     # Reports -----------------------------------------------------------------------------------
 

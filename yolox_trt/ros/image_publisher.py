@@ -27,6 +27,10 @@ class ImagePublisher:
         qos: quality of service of the publisher.
         compressed: whether JPEGs are sent.
         quality: JPEG quality, 1 to 100.
+
+    Attributes:
+        publisher: the ROS publisher.
+        published: pictures published so far.
     """
 
     def __init__(
@@ -45,21 +49,16 @@ class ImagePublisher:
         self.published = 0
         if compressed:
             self._message = CompressedImage(format="bgr8; jpeg compressed bgr8")
-            self._publisher = node.create_publisher(CompressedImage, f"{topic}/compressed", qos)
+            self.publisher = node.create_publisher(CompressedImage, f"{topic}/compressed", qos)
         else:
             self._message = Image(encoding="bgr8")
-            self._publisher = node.create_publisher(Image, topic, qos)
+            self.publisher = node.create_publisher(Image, topic, qos)
         self._message.header.frame_id = frame_id
 
     @property
     def topic(self) -> str:
         """The topic, resolved."""
-        return str(self._publisher.topic_name)
-
-    @property
-    def subscribers(self) -> int:
-        """Subscriptions that are matched."""
-        return int(self._publisher.get_subscription_count())
+        return str(self.publisher.topic_name)
 
     def canvas(self, height: int, width: int) -> npt.NDArray[np.uint8]:
         """Return the next message's own pixels, uint8 (height, width, 3), to be drawn into."""
@@ -94,6 +93,6 @@ class ImagePublisher:
         if stamp_ns is None:
             stamp_ns = self._node.get_clock().now().nanoseconds
         self._message.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
-        self._publisher.publish(self._message)
+        self.publisher.publish(self._message)
         self.published += 1
         return stamp_ns

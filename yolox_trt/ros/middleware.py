@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 from yolox_trt.core.share import shared_folder
@@ -45,19 +44,18 @@ def profile_path() -> Path:
     return shared_folder("config") / "fastdds_shm.xml"
 
 
-def transport_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return an environment for a child process with the profile and the malloc settings.
+def transport_settings() -> dict[str, str]:
+    """Return the variables that a process with large images needs and os.environ does not set."""
+    settings = {name: value for name, value in MALLOC_SETTINGS.items() if name not in os.environ}
+    if not any(os.environ.get(name) for name in PROFILE_VARIABLES):
+        old = os.environ.get("ROS_DISTRO") in ("foxy", "galactic", "humble", "iron")
+        settings[PROFILE_VARIABLES[1 if old else 0]] = str(profile_path())
+    return settings
 
-    Args:
-        base: the environment to add to, os.environ by default; what it sets stays.
-    """
-    environment = dict(os.environ if base is None else base)
-    if not any(environment.get(name) for name in PROFILE_VARIABLES):
-        old = environment.get("ROS_DISTRO") in ("foxy", "galactic", "humble", "iron")
-        environment[PROFILE_VARIABLES[1 if old else 0]] = str(profile_path())
-    for name, value in MALLOC_SETTINGS.items():
-        environment.setdefault(name, value)
-    return environment
+
+def transport_environment() -> dict[str, str]:
+    """Return os.environ with the profile and the malloc settings; what it sets stays."""
+    return {**os.environ, **transport_settings()}
 
 
 def apply_malloc_settings() -> bool:

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The commands replay and publish, against multi_camera and against a listener."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rclpy.qos import qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+from support.bags import write_bag
+from support.ros import Client, RosProcess
+from vision_msgs.msg import Detection2DArray
+
+from yolox_trt.core import ConfigurationError, PostprocessOptions
+from yolox_trt.executor.factory import create_detector
+from yolox_trt.ros.bag import iter_images
+from yolox_trt.ros.detection_messages import detections_from_message
+from yolox_trt.ros.image_conversion import stamp_to_ns
+from yolox_trt.ros.image_source import ImageSource
+from yolox_trt.ros.replay import _stamp, _with_stamp, parse_remaps
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+
+Start = Callable[..., RosProcess]
+CLI = ["-m", "yolox_trt.cli"]
+CLASSES = ("class0", "class1", "class2")
+
+
+def results_of(client: Client, cameras: list[str]) -> dict[str, list[Any]]:
+    return {name: client.collect(Detection2DArray, f"/{name}/detections") for name in cameras}
+
+
+def wait_for_end(client: Client, process: RosProcess, timeout: float = 30.0) -> int:
+    client.spin_until(lambda: process.process.poll() is not None, timeout, "the command's end")
+    return int(process.process.returncode)
+
+
+@pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
+def test_replayed_bag_gives_the_offline_results(
+    start: Start, start_cameras: Start, client: Client, tmp_path: Path, small_model: Path,
+    storage: str,
+) -> None:  # fmt: skip
+    write_bag(tmp_path / "bag", storage=storage, count=12)
+    start_cameras(
+        {
+            "/**": {"score_threshold": 0.26},
+            "multi_camera": {"cameras": ["front", "rear"]},
+            "rear": {"transport": "compressed"},
+        }
+    )
+    results = results_of(client, ["front", "rear"])
+    process = start([*CLI, "replay", str(tmp_path / "bag"), "--max"])
+    assert wait_for_end(client, process) == 0
+    assert "24 results, 0 missed" in process.output
+    client.spin_until(lambda: all(len(messages) == 12 for messages in results.values()))
+
+    detector = create_detector(small_model, "cpu", threads=1)
+    options = PostprocessOptions(score_threshold=0.26)
+    received = {name: iter(messages) for name, messages in results.items()}
+    found = 0
+    for frame in iter_images(tmp_path / "bag"):
+        message = next(received[frame.stream_id.split("/")[1]])
+        (expected,) = detector.detect([frame], [options])
+        result = detections_from_message(message, CLASSES)
+        assert stamp_to_ns(message.header.stamp) == frame.stamp_ns
+        np.testing.assert_array_equal(result.boxes, expected.boxes)
+        np.testing.assert_array_equal(result.scores, expected.scores)
+        found += len(result)
+    assert found > 24
+
+
+def test_replay_keeps_time_with_clock_loop_and_remap(
+    start: Start, client: Client, tmp_path: Path
+) -> None:
+    write_bag(tmp_path / "bag", count=6)
+    arrivals: list[tuple[float, int]] = []
+    client.node.create_subscription(
+        Image,
+        "/left/image",
+        lambda m: arrivals.append((time.monotonic(), stamp_to_ns(m.header.stamp))),
+        10,
+    )
+    clock = client.collect(Clock, "/clock", 10)
+    options = [
+        "--speed",
+        "0.5",
+        "--clock",
+        "--loop",
+        "2",
+        "--remap",
+        "/front/image_raw:=/left/image",
+    ]
+    process = start([*CLI, "replay", str(tmp_path / "bag"), *options])
+    assert wait_for_end(client, process) == 0
+    client.spin_for(0.2)
+    stamps = [stamp for _, stamp in arrivals]
+    assert stamps == [10**9 + index * 10**8 for index in range(6)] * 2
+    # Half speed: pictures that were 0.1 s apart come 0.2 s apart.
+    gaps = np.diff([when for when, _ in arrivals[:6]])
+    assert abs(np.median(gaps) - 0.2) < 0.02
+    times = [message.clock.sec * 10**9 + message.clock.nanosec for message in clock]
+    assert len(times) > 2 * 0.5 * 2 * 30
+    first_round = times[: times.index(max(times)) + 1]
+    assert first_round == sorted(first_round)
+    assert first_round[0] == 10**9
+
+
+def test_replay_with_present_stamps(start: Start, client: Client, tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", count=3)
+    images = client.collect(Image, "/front/image_raw")
+    bag = str(tmp_path / "bag")
+    process = start([*CLI, "replay", bag, "--restamp", "--topics", "/front/image_raw"])
+    assert wait_for_end(client, process) == 0
+    client.spin_for(1.0)
+    assert len(images) == 3, (len(images), process.output)
+    now = time.time_ns()
+    assert all(abs(now - stamp_to_ns(m.header.stamp)) < 20 * 10**9 for m in images)
+    assert all(m.header.frame_id == "front_optical" and len(m.data) == 96 * 384 for m in images)
+
+
+def test_stamp_in_the_bytes_of_a_message() -> None:
+    for encapsulation, order in ((b"\x00\x01\x00\x00", "little"), (b"\x00\x00\x00\x00", "big")):
+        data = encapsulation + (5).to_bytes(4, order) + (7).to_bytes(4, order) + b"rest"
+        assert _stamp(data) == 5 * 10**9 + 7
+        changed = _with_stamp(data, 123 * 10**9 + 456)
+        assert _stamp(changed) == 123 * 10**9 + 456
+        assert changed[:4] == encapsulation
+        assert changed[12:] == b"rest"
+
+
+def test_remaps_are_checked() -> None:
+    assert parse_remaps(["/a:=/b/c"]) == {"/a": "/b/c"}
+    with pytest.raises(ConfigurationError, match="topic_to_publish"):
+        parse_remaps(["/a:/b"])
+
+
+def make_folder(path: Path, count: int) -> list[np.ndarray]:
+    path.mkdir()
+    rng = np.random.default_rng(5)
+    pictures = [rng.integers(0, 256, (48, 64, 3)).astype(np.uint8) for _ in range(count)]
+    for index, picture in enumerate(pictures):
+        cv2.imwrite(str(path / f"{index:03}.png"), picture)
+    return pictures
+
+
+def test_publish_a_folder(start: Start, client: Client, tmp_path: Path) -> None:
+    pictures = make_folder(tmp_path / "pictures", 4)
+    (tmp_path / "pictures" / "004.png").write_bytes(b"no picture")
+    images = client.collect(Image, "/side/image_raw", qos_profile_sensor_data)
+    options = ["--topic", "/side/image_raw", "--rate", "20", "--loop", "10", "--frame-id", "side"]
+    process = start([*CLI, "publish", str(tmp_path / "pictures"), *options])
+    assert wait_for_end(client, process) == 0
+    assert "40 published on /side/image_raw" in process.output
+    assert "10 files could not be decoded" in process.output
+    # Discovery takes a few of the first ones.
+    assert len(images) >= 20
+    for message in images:
+        shown = np.frombuffer(message.data, np.uint8).reshape(48, 64, 3)
+        assert any(np.array_equal(shown, picture) for picture in pictures)
+        assert message.header.frame_id == "side"
+        assert (message.encoding, message.step) == ("bgr8", 192)
+
+
+def test_publish_a_video_compressed(start: Start, client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25.0, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no AVI")
+    for index in range(50):
+        writer.write(np.full((48, 64, 3), index * 5, np.uint8))
+    writer.release()
+    source = ImageSource(str(path))
+    assert (source.rate, source.count, source.live) == (25.0, 50, False)
+    images = client.collect(CompressedImage, "/v/compressed", qos_profile_sensor_data)
+    process = start([*CLI, "publish", str(path), "--topic", "/v", "--compressed", "--speed", "2"])
+    assert wait_for_end(client, process) == 0
+    assert len(images) >= 10
+    picture = cv2.imdecode(np.frombuffer(images[-1].data, np.uint8), cv2.IMREAD_COLOR)
+    assert abs(int(picture.mean()) - 49 * 5) < 8
+
+
+def test_publish_as_fast_as_the_consumer_takes_it(
+    start: Start, start_cameras: Start, client: Client, tmp_path: Path
+) -> None:
+    make_folder(tmp_path / "pictures", 30)
+    start_cameras({"multi_camera": {"cameras": ["camera"]}})
+    results = results_of(client, ["camera"])["camera"]
+    process = start([*CLI, "publish", str(tmp_path / "pictures"), "--max"])
+    assert wait_for_end(client, process) == 0
+    assert "30 results, 0 missed" in process.output
+    client.spin_until(lambda: len(results) == 30)
+
+
+def test_a_source_that_is_not_there_is_refused(start: Start, client: Client) -> None:
+    for command in (["publish", "/nowhere"], ["replay", "/nowhere"]):
+        process = start([*CLI, *command])
+        assert wait_for_end(client, process) == 2
+        assert "/nowhere" in process.output
+        assert "Traceback" not in process.output

@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ways to start multi_camera: `yolox_trt up`, the launch file; what it says of its transport."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rcl_interfaces.srv import GetParameters
+from support.ros import REPOSITORY, Client, RosProcess
+
+from yolox_trt.ros import middleware
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+
+Start = Callable[..., RosProcess]
+
+
+def parameters_of(client: Client, node: str, *names: str) -> list[Any]:
+    answer = client.call(
+        GetParameters, f"{node}/get_parameters", GetParameters.Request(names=list(names))
+    )
+    kinds = {1: "bool", 2: "integer", 3: "double", 4: "string", 8: "double_array"}
+    kinds |= {7: "integer_array", 9: "string_array"}
+    values = [getattr(value, f"{kinds[value.type]}_value") for value in answer.values]
+    return [list(v) if hasattr(v, "__len__") and not isinstance(v, str) else v for v in values]
+
+
+def arguments(model: Path) -> list[str]:
+    return [
+        f"model:={model}",
+        "cameras:=front,rear",
+        "front.score_threshold:=0.5",
+        "rear.class_thresholds:=class1:0.5",
+        "multi_camera.cpu_threads:=1",
+    ]
+
+
+def check_parameters(client: Client, prefix: str = "") -> None:
+    # 10 comes from config/multi_camera.yaml, which the arguments go before.
+    assert parameters_of(client, f"{prefix}/front", "score_threshold") == [0.5]
+    values = parameters_of(client, f"{prefix}/rear", "class_thresholds", "score_threshold")
+    assert values == [["class1:0.5"], 0.3]
+    assert parameters_of(client, f"{prefix}/multi_camera", "cameras") == [["front", "rear"]]
+
+
+def test_up(start: Start, client: Client, small_model: Path) -> None:
+    process = start(["-m", "yolox_trt.cli", "up", *arguments(small_model)])
+    process.wait_for("active: front, rear")
+    check_parameters(client)
+    assert parameters_of(client, "/front", "priority", "nms_threshold") == [10, 0.45]
+    environment = Path(f"/proc/{process.process.pid}/environ").read_bytes()
+    assert b"MALLOC_ARENA_MAX=2" in environment
+    assert process.stop()[0] == 0
+
+
+def test_up_in_a_namespace(start: Start, client: Client, small_model: Path) -> None:
+    process = start(["-m", "yolox_trt.cli", "up", "--namespace", "car", *arguments(small_model)])
+    process.wait_for("active: front, rear")
+    check_parameters(client, "/car")
+
+
+def test_up_refuses_what_is_no_parameter(start: Start, client: Client) -> None:
+    process = start(["-m", "yolox_trt.cli", "up", "front.nonsense:=1"])
+    assert process.process.wait(30) == 2
+    assert "launch argument 'front.nonsense'" in process.output
+
+
+def test_launch_file(start: Start, client: Client, small_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("launch_ros", reason="ros2 launch is part of a ROS distribution")
+    script = tmp_path / "run_launch.py"
+    script.write_text(
+        "import sys\n"
+        "from launch import LaunchDescription, LaunchService\n"
+        "from launch.actions import IncludeLaunchDescription\n"
+        "from launch.launch_description_sources import PythonLaunchDescriptionSource\n"
+        "source = PythonLaunchDescriptionSource(sys.argv[1])\n"
+        "given = [tuple(argument.split(':=', 1)) for argument in sys.argv[2:]]\n"
+        "service = LaunchService()\n"
+        "service.include_launch_description(\n"
+        "    IncludeLaunchDescription(source, launch_arguments=given)\n"
+        ")\n"
+        "sys.exit(service.run())\n"
+    )
+    file = REPOSITORY / "launch" / "multi_camera.launch.py"
+    process = start([str(script), str(file), *arguments(small_model)])
+    process.wait_for("active: front, rear")
+    check_parameters(client)
+    status, _ = process.stop()
+    assert status == 0
+    assert "process has finished cleanly" in process.output
+
+
+def test_says_so_when_it_runs_without_the_profile(
+    start_cameras: Start, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start_cameras(
+        {"multi_camera": {"cameras": ["front"]}}, FASTDDS_DEFAULT_PROFILES_FILE=""
+    )
+    assert "512 kB shared-memory segment" in process.output
+    assert str(middleware.profile_path()) in process.output
+
+
+def test_malloc_settings_are_in_force_without_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in middleware.MALLOC_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    assert middleware.transport_settings().keys() >= middleware.MALLOC_SETTINGS.keys()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if middleware.apply_malloc_settings() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_profile_of_the_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/own.xml")
+    assert middleware.transport_environment()["FASTDDS_DEFAULT_PROFILES_FILE"] == "/own.xml"
