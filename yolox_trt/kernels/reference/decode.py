@@ -102,16 +102,20 @@ class Decoder:
         if not self._spec.sigmoid:
             objectness, best = _sigmoid(objectness), _sigmoid(best)
         scores = objectness * best
-        if np.isnan(scores).any():
+        if len(scores) and np.isnan(scores.min()):
             raise _nan_error()
         keep = np.flatnonzero(scores >= thresholds[class_ids])
-        anchors, class_ids, scores = anchors[keep], class_ids[keep], scores[keep]
-        boxes = self._corners(raw[keep, :4], anchors)
+        boxes = self._corners(raw[:, :4][keep], anchors[keep])
+        found = Candidates(boxes, scores[keep], class_ids[keep], anchors[keep])
         finite = np.isfinite(boxes).all(axis=1)
         if not finite.all():
-            boxes, scores = boxes[finite], scores[finite]
-            class_ids, anchors = class_ids[finite], anchors[finite]
-        return Candidates(boxes, scores, class_ids, anchors)
+            found = Candidates(
+                boxes[finite],
+                found.scores[finite],
+                found.class_ids[finite],
+                found.anchors[finite],
+            )
+        return found
 
     def _corners(self, raw: Float32, anchors: npt.NDArray[np.int64]) -> Float32:
         if self._spec.head is HeadLayout.DECODED:
@@ -122,7 +126,10 @@ class Decoder:
             with np.errstate(over="ignore"):
                 size = np.exp(raw[:, 2:]) * stride
         half = size * np.float32(0.5)
-        return np.concatenate((centre - half, centre + half), axis=1)
+        corners = np.empty((len(raw), 4), np.float32)
+        np.subtract(centre, half, out=corners[:, :2])
+        np.add(centre, half, out=corners[:, 2:])
+        return corners
 
     def _possible(self, objectness: npt.NDArray[Any], threshold: float) -> npt.NDArray[np.int64]:
         """Return the anchors whose objectness alone does not rule them out (a class is <= 1)."""
@@ -131,6 +138,8 @@ class Decoder:
         else:
             bounded = min(max(threshold, 1e-12), 1.0 - 1e-6)
             floor = float(np.log(bounded / (1.0 - bounded))) - _LOGIT_MARGIN
+        # One pass over memory that is far apart; the next ones find it together.
+        objectness = np.ascontiguousarray(objectness)
         # A NaN compares false with everything: it would end as "no detection".
         if np.isnan(objectness.sum(dtype=np.float32)):
             raise _nan_error()

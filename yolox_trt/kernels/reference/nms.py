@@ -73,8 +73,9 @@ def _overlap(
     # Both axes in one array: half as many calls, which is what small arrays cost.
     sides = np.minimum(corners[2:], others[2:])
     sides -= np.maximum(corners[:2], others[:2])
-    np.maximum(sides, np.float32(0), out=sides)
-    inter = sides[0] * sides[1]
+    # One side clamped at 0 is enough: a negative product decides like 0.
+    inter = np.maximum(sides[0], np.float32(0))
+    inter *= sides[1]
     union = areas + other_areas
     union -= inter
     union *= threshold

@@ -65,12 +65,10 @@ class Postprocessor:
             found = _read_efficient_nms(self._spec, outputs, index, thresholds)
         else:
             found = self._decoder.decode(outputs, index, thresholds)
-        inside = np.flatnonzero(_overlaps(found.boxes, letterbox))
-        boxes, scores, class_ids = (
-            found.boxes[inside],
-            found.scores[inside],
-            found.class_ids[inside],
-        )
+        boxes, scores, class_ids = found.boxes, found.scores, found.class_ids
+        inside = _overlaps(boxes, letterbox)
+        if not inside.all():
+            boxes, scores, class_ids = boxes[inside], scores[inside], class_ids[inside]
         if self._decoder is None:
             kept = np.argsort(-scores, kind="stable")[: options.max_detections]
         else:
