@@ -25,7 +25,7 @@ from yolox_trt.core.optional import INSTALL_COMMANDS
 #: stand here so that a room which cannot be imported still shows its commands, and each of them
 #: says what is missing when it is used.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "yolox_trt.ros.cli": ("demo", "replay", "publish", "soak"),
+    "yolox_trt.ros.cli": ("demo", "up", "replay", "publish", "parameters"),
     "yolox_trt.evaluation.cli": ("detect", "evaluate", "compare", "bench"),
     "yolox_trt.engines.cli": ("models",),
     "yolox_trt.compiler.cli": (
@@ -37,7 +37,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "translate",
         "build",
     ),
-    "yolox_trt.executor.cli": ("plan",),
+    "yolox_trt.executor.cli": ("plan", "soak"),
     "yolox_trt.training.cli": ("train",),
 }
 
