@@ -47,6 +47,17 @@ def test_auto_falls_back_and_says_why(
     assert "yolox_trt.no_such_module" in record.message
 
 
+def test_packages_that_are_missing_are_no_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in [k for k in factory.BACKENDS if k[1] == "gpu"]:
+        monkeypatch.setitem(factory.BACKENDS, key, "yolox_trt.no_such_module:f")
+    with caplog.at_level(logging.INFO, logger="yolox_trt.executor.factory"):
+        assert create_detector(build_yolox(num_classes=3)).device == Device("cpu")
+    assert caplog.records[-1].levelno == logging.INFO
+    assert "not tensorrt on gpu" in caplog.records[-1].message
+
+
 def test_a_named_device_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in [k for k in factory.BACKENDS if k[1] == "gpu"]:
         monkeypatch.setitem(factory.BACKENDS, key, f"{HERE}:refuse")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import (
     ConfigurationError,
+    DeviceError,
     EngineError,
     MissingDependencyError,
     YoloxTrtError,
@@ -153,13 +154,15 @@ def create_detector(
         label = f"{name} on {attempt.device}"
         try:
             detector = _create(BACKENDS[name, attempt.device.kind], attempt)
-        except (EngineError, MissingDependencyError) as error:
+        except (EngineError, DeviceError, MissingDependencyError) as error:
             # A wrong model or parameter is wrong for every engine: those errors pass through.
             refusals.append((label, error))
             continue
         reasons = "".join(f"; not {label}: {error}" for label, error in refusals)
-        # A fallback that was not asked for by name is worth a warning.
-        level = logging.WARNING if refusals else logging.INFO
+        # A GPU that is there and does not serve is worth a warning; a machine without the
+        # packages for one is not, each time.
+        works_badly = any(not isinstance(e, MissingDependencyError) for _, e in refusals)
+        level = logging.WARNING if works_badly else logging.INFO
         _LOGGER.log(level, "%s: engine %s%s", _name(request), label, reasons)
         return detector
     if len(refusals) == 1:
