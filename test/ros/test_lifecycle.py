@@ -1,0 +1,211 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The managed node, cameras that come and go, the timeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+from support.ros import Client, RosProcess, image_message
+from vision_msgs.msg import Detection2DArray
+
+from yolox_trt.ros.image_conversion import stamp_to_ns
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+
+Start = Callable[..., RosProcess]
+PICTURE = np.kron(
+    np.random.default_rng(1).integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1))
+).astype(np.uint8)
+
+
+def change_state(client: Client, transition: int) -> bool:
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return bool(client.call(ChangeState, "/multi_camera/change_state", request, 20.0).success)
+
+
+def state(client: Client) -> int:
+    answer = client.call(GetState, "/multi_camera/get_state", GetState.Request())
+    return int(answer.current_state.id)
+
+
+class Camera:
+    """Driver and listener of one camera."""
+
+    def __init__(self, client: Client, name: str, topic: str = "") -> None:
+        self.client = client
+        self.results = client.collect(Detection2DArray, f"/{name}/detections")
+        self.publisher = client.publisher(Image, topic or f"/{name}/image_raw")
+        self.stamp = 0
+
+    def gives_results(self) -> bool:
+        """Wait for the subscription, send an image, wait for its result."""
+        self.client.spin_until(lambda: self.publisher.get_subscription_count() == 1)
+        self.stamp += 1
+        self.publisher.publish(image_message(PICTURE, stamp_ns=self.stamp))
+        self.client.spin_until(
+            lambda: self.results and stamp_to_ns(self.results[-1].header.stamp) == self.stamp
+        )
+        return True
+
+
+def test_transitions(start_cameras: Start, client: Client) -> None:
+    process = start_cameras({"multi_camera": {"cameras": ["front"], "autostart": False}}, wait="")
+    front = Camera(client, "front")
+    assert state(client) == State.PRIMARY_STATE_UNCONFIGURED
+    assert change_state(client, Transition.TRANSITION_CONFIGURE)
+    client.spin_for(0.3)
+    assert front.publisher.get_subscription_count() == 0
+    assert change_state(client, Transition.TRANSITION_ACTIVATE)
+    assert front.gives_results()
+    assert change_state(client, Transition.TRANSITION_DEACTIVATE)
+    client.spin_until(lambda: front.publisher.get_subscription_count() == 0)
+    assert state(client) == State.PRIMARY_STATE_INACTIVE
+    assert change_state(client, Transition.TRANSITION_ACTIVATE)
+    assert front.gives_results()
+
+    # A parameter that applies at configure does so after a cleanup.
+    assert client.set_parameter("/front", "image_topic", "/elsewhere").successful
+    assert change_state(client, Transition.TRANSITION_DEACTIVATE)
+    assert change_state(client, Transition.TRANSITION_CLEANUP)
+    client.spin_until(lambda: client.node.count_publishers("/front/detections") == 0)
+    assert change_state(client, Transition.TRANSITION_CONFIGURE)
+    assert change_state(client, Transition.TRANSITION_ACTIVATE)
+    elsewhere = client.publisher(Image, "/elsewhere")
+    client.spin_until(lambda: elsewhere.get_subscription_count() == 1)
+
+    assert change_state(client, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    client.spin_until(lambda: process.process.poll() is not None, what="the end of the process")
+    assert process.process.returncode == 0
+
+
+def test_a_configure_that_fails_can_be_tried_again(
+    start_cameras: Start, client: Client, small_model: Path
+) -> None:
+    process = start_cameras(
+        {"multi_camera": {"cameras": ["front"], "autostart": False, "model": "/nowhere.onnx"}},
+        wait="",
+    )
+    assert not change_state(client, Transition.TRANSITION_CONFIGURE)
+    assert state(client) == State.PRIMARY_STATE_UNCONFIGURED
+    process.wait_for("model '/nowhere.onnx', which is no file")
+    assert client.set_parameter("/multi_camera", "model", str(small_model)).successful
+    assert change_state(client, Transition.TRANSITION_CONFIGURE)
+    assert change_state(client, Transition.TRANSITION_ACTIVATE)
+    assert Camera(client, "front").gives_results()
+
+
+def test_a_start_that_fails_ends_the_process(start_cameras: Start, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.onnx"
+    wrong.write_bytes(b"no network")
+    process = start_cameras({"multi_camera": {"cameras": ["front"], "model": str(wrong)}}, wait="")
+    assert process.process.wait(20) == 2
+    assert "wrong.onnx" in process.output
+    assert "Traceback" not in process.output
+
+
+def test_cameras_come_and_go_by_parameter(start_cameras: Start, client: Client) -> None:
+    # The parameter file may name cameras that come later.
+    process = start_cameras(
+        {"multi_camera": {"cameras": ["front"]}, "rear": {"score_threshold": 0.9}}
+    )
+    front, rear = Camera(client, "front"), Camera(client, "rear")
+    assert front.gives_results()
+    assert client.set_parameter("/multi_camera", "cameras", ["front", "rear"]).successful
+    assert rear.gives_results()
+    assert not rear.results[-1].detections
+    assert front.gives_results()
+    assert client.set_parameter("/multi_camera", "cameras", ["rear"]).successful
+    client.spin_until(lambda: front.publisher.get_subscription_count() == 0)
+    client.spin_until(lambda: client.node.count_publishers("/front/detections") == 0)
+    assert rear.gives_results()
+    refused = client.set_parameter("/multi_camera", "cameras", ["rear", "not a name"])
+    assert not refused.successful
+    assert "letters, digits and underscores" in refused.reason
+    assert client.set_parameter("/multi_camera", "cameras", ["rear", "front"]).successful
+    assert front.gives_results()
+    assert process.stop()[0] == 0
+
+
+def test_cameras_come_and_go_by_component_services(start_cameras: Start, client: Client) -> None:
+    services = pytest.importorskip("composition_interfaces.srv")
+    from rclpy.parameter import Parameter
+
+    start_cameras({"multi_camera": {"cameras": ["front"]}})
+    container = "/multi_camera/_container"
+
+    def load(**fields: Any) -> Any:
+        request = services.LoadNode.Request(
+            **({"package_name": "yolox_trt", "plugin_name": "CameraNode"} | fields)
+        )
+        return client.call(services.LoadNode, f"{container}/load_node", request)
+
+    answer = load(
+        node_name="side",
+        remap_rules=["side/image_raw:=/camera7"],
+        parameters=[
+            Parameter("score_threshold", value=0.9).to_parameter_msg(),
+            Parameter("image_topic", value="/side/image_raw").to_parameter_msg(),
+        ],
+    )
+    assert answer.success, answer.error_message
+    assert answer.full_node_name == "/side"
+    side = Camera(client, "side", "/camera7")
+    assert side.gives_results()
+    assert not side.results[-1].detections
+
+    listed = client.call(
+        services.ListNodes, f"{container}/list_nodes", services.ListNodes.Request()
+    )
+    assert dict(zip(listed.full_node_names, listed.unique_ids, strict=True)) == {
+        "/front": listed.unique_ids[0],
+        "/side": answer.unique_id,
+    }
+    assert "a camera called 'side'" in load(node_name="side").error_message
+    assert "CameraNode" in load(node_name="x", plugin_name="Other").error_message
+    wrong = [Parameter("nms_threshold", value=3.0).to_parameter_msg()]
+    assert "0 to 1" in load(node_name="x", parameters=wrong).error_message
+
+    unload = services.UnloadNode.Request(unique_id=answer.unique_id)
+    assert client.call(services.UnloadNode, f"{container}/unload_node", unload).success
+    client.spin_until(lambda: side.publisher.get_subscription_count() == 0)
+    assert not client.call(services.UnloadNode, f"{container}/unload_node", unload).success
+    assert Camera(client, "front").gives_results()
+
+
+def test_timeline_is_written(start_cameras: Start, client: Client, tmp_path: Path) -> None:
+    process = start_cameras(
+        {"multi_camera": {"cameras": ["front"], "timeline_folder": str(tmp_path / "out")}}
+    )
+    front = Camera(client, "front")
+    for _ in range(5):
+        assert front.gives_results()
+    answer = client.call(Trigger, "/multi_camera/timeline", Trigger.Request())
+    assert answer.success, answer.message
+    path = Path(answer.message.split()[0])
+    events = json.loads(path.read_text())["traceEvents"]
+    calls = [event for event in events if event.get("cat") == "detect" and event["pid"] == 1]
+    assert [event["name"] for event in calls] == ["front"] * 5
+    process.wait_for("timeline_", 20)
+    process.wait_for(".png written", 20)
+    assert path.with_suffix(".png").stat().st_size > 1000
+
+
+def test_a_device_that_the_process_does_not_own_is_refused(
+    start_cameras: Start, client: Client
+) -> None:
+    start_cameras({"multi_camera": {"cameras": ["front"]}})
+    refused = client.set_parameter("/front", "device", "dla0")
+    assert not refused.successful
+    assert "expected auto or cpu" in refused.reason
+    assert client.set_parameter("/front", "device", "cpu").successful
+    assert Camera(client, "front").gives_results()

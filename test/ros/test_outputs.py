@@ -1,0 +1,165 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a camera node takes in and gives out beside raw images and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
+from support.ros import Client, RosProcess, image_message
+from vision_msgs.msg import Detection2DArray
+
+from yolox_trt.core import Detections, Frame, PostprocessOptions, Roi
+from yolox_trt.executor.factory import create_detector
+from yolox_trt.kernels.draw import draw_detections
+from yolox_trt.ros.autoware_messages import AUTOWARE_LABELS, label_table
+from yolox_trt.ros.detection_messages import detections_from_message
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+
+Start = Callable[..., RosProcess]
+CLASSES = ("class0", "class1", "class2")
+OPTIONS = PostprocessOptions(score_threshold=0.26)
+PICTURE = np.kron(
+    np.random.default_rng(2).integers(0, 256, (15, 20, 3)), np.ones((8, 8, 1))
+).astype(np.uint8)
+
+
+def offline(model: Path, frame: Frame) -> Detections:
+    detector = create_detector(model, "cpu", threads=1)
+    return detector.detect([frame], [OPTIONS])[0]
+
+
+def assert_same(message: Detection2DArray, expected: Detections) -> None:
+    received = detections_from_message(message, CLASSES)
+    assert len(expected) > 0
+    np.testing.assert_array_equal(received.boxes, expected.boxes)
+    np.testing.assert_array_equal(received.scores, expected.scores)
+    np.testing.assert_array_equal(received.class_ids, expected.class_ids)
+
+
+def test_compressed_images(start_cameras: Start, client: Client, small_model: Path) -> None:
+    process = start_cameras(
+        {
+            "/**": {"transport": "compressed", "score_threshold": 0.26},
+            "multi_camera": {"cameras": ["front"]},
+        }
+    )
+    results = client.collect(Detection2DArray, "/front/detections")
+    publisher = client.publisher(CompressedImage, "/front/image_raw/compressed")
+    client.spin_until(lambda: publisher.get_subscription_count() == 1)
+    publisher.publish(CompressedImage(format="jpeg", data=b"no jpeg"))
+    process.wait_for("cannot be decoded")
+    jpeg = cv2.imencode(".jpg", PICTURE)[1].tobytes()
+    message = CompressedImage(format="bgr8; jpeg compressed bgr8", data=jpeg)
+    message.header.frame_id = "lens"
+    publisher.publish(message)
+    client.spin_until(lambda: results)
+    assert results[0].header.frame_id == "lens"
+    decoded = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert_same(results[0], offline(small_model, Frame.from_array(decoded)))
+    assert process.stop()[0] == 0
+
+
+def test_roi_and_objects_for_autoware(
+    start_cameras: Start, client: Client, small_model: Path
+) -> None:
+    messages = pytest.importorskip("tier4_perception_msgs.msg")
+    process = start_cameras(
+        {
+            "/**": {"score_threshold": 0.26},
+            "multi_camera": {"cameras": ["front"]},
+            "front": {
+                "roi": [16, 8, 120, 96],
+                "publish_objects": True,
+                "class_remap": ["class0:CAR", "class2:PEDESTRIAN"],
+            },
+        }
+    )
+    objects = client.collect(messages.DetectedObjectsWithFeature, "/front/objects")
+    results = client.collect(Detection2DArray, "/front/detections")
+    publisher = client.publisher(Image, "/front/image_raw")
+    client.spin_until(lambda: publisher.get_subscription_count() == 1)
+    client.spin_until(lambda: client.node.count_publishers("/front/objects") == 1)
+    client.spin_for(0.3)
+    publisher.publish(image_message(PICTURE, stamp_ns=5))
+    client.spin_until(lambda: results and objects)
+    expected = offline(small_model, Frame.from_array(PICTURE, roi=Roi(16, 8, 120, 96)))
+    assert_same(results[0], expected)
+    assert objects[0].header == results[0].header
+    assert len(objects[0].feature_objects) == len(expected)
+    labels = [AUTOWARE_LABELS[name] for name in ("CAR", "UNKNOWN", "PEDESTRIAN")]
+    for item, box, score, class_id in zip(
+        objects[0].feature_objects,
+        expected.boxes,
+        expected.scores,
+        expected.class_ids,
+        strict=True,
+    ):
+        roi = item.feature.roi
+        assert (roi.x_offset, roi.y_offset) == (int(box[0]), int(box[1]))
+        assert roi.x_offset + roi.width == int(np.ceil(box[2]))
+        assert roi.y_offset + roi.height == int(np.ceil(box[3]))
+        assert item.object.classification[0].label == labels[class_id]
+        assert item.object.existence_probability == pytest.approx(float(score))
+
+    # An image that the roi does not fit into is refused, and the next one is served.
+    publisher.publish(image_message(PICTURE[:50].copy(), stamp_ns=6))
+    process.wait_for("expected a roi inside the image")
+    assert client.set_parameter("/front", "roi", [0, 0, 0, 0]).successful
+    publisher.publish(image_message(PICTURE, stamp_ns=7))
+    client.spin_until(lambda: len(results) == 2)
+    assert_same(results[1], offline(small_model, Frame.from_array(PICTURE)))
+
+
+def test_annotated_is_drawn_while_somebody_looks(
+    start_cameras: Start, client: Client, small_model: Path
+) -> None:
+    start_cameras({"/**": {"score_threshold": 0.26}, "multi_camera": {"cameras": ["front"]}})
+    publisher = client.publisher(Image, "/front/image_raw")
+    # Looking at the picture alone makes the camera run as well.
+    pictures = client.collect(Image, "/front/annotated", qos_profile_sensor_data)
+    client.spin_until(lambda: publisher.get_subscription_count() == 1)
+    client.spin_for(0.3)
+    publisher.publish(image_message(np.ascontiguousarray(PICTURE[..., ::-1]), "rgb8", 9))
+    client.spin_until(lambda: pictures)
+    expected = PICTURE.copy()
+    found = offline(small_model, Frame.from_array(PICTURE))
+    draw_detections(expected, found, CLASSES)
+    message = pictures[0]
+    assert (message.encoding, message.height, message.width, message.step) == (
+        "bgr8",
+        120,
+        160,
+        480,
+    )
+    assert message.header.stamp.nanosec == 9
+    np.testing.assert_array_equal(np.frombuffer(message.data, np.uint8), expected.reshape(-1))
+    assert not np.array_equal(expected, PICTURE)
+
+    assert client.set_parameter("/front", "publish_annotated", False).successful
+    client.spin_until(lambda: publisher.get_subscription_count() == 0)
+
+
+def test_autoware_labels() -> None:
+    names = ("person", "car", "zebra", "pizza", "Truck")
+    table = label_table(names, {"pizza": "hazard"})
+    assert [next(k for k, v in AUTOWARE_LABELS.items() if v == label) for label in table] == [
+        "PEDESTRIAN",
+        "CAR",
+        "ANIMAL",
+        "HAZARD",
+        "TRUCK",
+    ]
+
+
+def test_autoware_labels_are_those_of_the_message() -> None:
+    messages = pytest.importorskip("autoware_perception_msgs.msg")
+    for name, label in AUTOWARE_LABELS.items():
+        assert getattr(messages.ObjectClassification, name) == label
