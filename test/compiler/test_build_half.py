@@ -13,6 +13,8 @@ import pytest
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.half import nodes_before_heads, to_fp16
+from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.core.errors import ModelError
 
 FORMS: list[dict[str, Any]] = [
@@ -68,6 +70,24 @@ def test_weights_are_halved_and_decoding_stays_in_fp32() -> None:
     for node in decoders:
         for name in node.output:
             assert elements.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
+
+
+def test_int8_stays_int8() -> None:
+    model = build_yolox(width=0.125, num_classes=4, head="raw_levels", activation="relu6")
+    tensors = {name for n in model.graph.node for name in (*n.input, *n.output)}
+    ranges = DynamicRanges.from_amax(dict.fromkeys(tensors, 6.0) | {"images": 255.0})
+    heads = {n.name for n in model.graph.node if "_preds" in "".join(n.input)}
+    quantized = insert_qdq(model, ranges, keep_float=heads)
+    half = to_fp16(quantized)
+    types = {t.name: t.data_type for t in half.graph.initializer}
+    for node in half.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert types[node.input[1]] == onnx.TensorProto.FLOAT
+    feeds = random_images(model)
+    exact, int8, both = (run(m, feeds) for m in (model, quantized, half))
+    for want, only_int8, got in zip(exact, int8, both, strict=True):
+        # FP16 moves single codes; random weights make much of that, but no more than INT8 did.
+        assert np.abs(want - got).mean() <= 1.3 * np.abs(want - only_int8).mean()
 
 
 def test_the_model_itself_is_not_changed() -> None:

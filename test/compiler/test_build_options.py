@@ -93,10 +93,11 @@ def test_inspector_json_of_both_verbosities() -> None:
     assert [layer.name for layer in layers_of_inspector(names, DLA)] == ["conv1", "conv2"]
     detailed = """{"Layers": [
         {"Name": "{ForeignNode[a...b]}", "LayerType": "DLA",
+         "Inputs": [{"Format/Datatype": "Thirty-two wide channel vectorized Int8 format"}],
          "Outputs": [{"Format/Datatype": "Sixteen wide channel vectorized row major FP16 format"}]},
         {"Name": "copy", "LayerType": "Reformat",
          "Outputs": [{"Format/Datatype": "Row major linear FP32"}],
          "Metadata": "[ONNX Layer: x]"}]}"""
     dla, copy = layers_of_inspector(detailed, DLA)
-    assert (dla.device, dla.precision) == ("dla0", "FP16")
-    assert (copy.device, copy.precision, copy.onnx_nodes) == ("gpu", "FP32", ("x",))
+    assert (dla.device, dla.input_type, dla.output_type) == ("dla0", "INT8", "FP16")
+    assert (copy.device, copy.output_type, copy.onnx_nodes) == ("gpu", "FP32", ("x",))

@@ -7,7 +7,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from support.tensorrt_fixtures import save_model, small_model
@@ -16,6 +15,8 @@ from yolox_trt.compiler.build import EngineBuilder, build_engine
 from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.build_plan import BuildPlan
 from yolox_trt.compiler.build_report import BuildReport
+from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.qdq import WeightFormat, insert_qdq
 from yolox_trt.compiler.load_engine import cached_engine
 from yolox_trt.core.errors import EngineError
 from yolox_trt.engines.cache import BuiltEngine, EngineCache
@@ -76,8 +77,8 @@ def test_every_form_builds(tmp_path: Path, form: str, precision: str) -> None:
     }
     # Every convolution is in some layer of the engine.
     assert convolutions <= nodes
-    types = [layer.precision for layer in report.layers if _has(layer, convolutions)]
-    # The last convolutions' layers may end in FP32: what decodes stays in FP32.
+    types = [layer.input_type for layer in report.layers if _has(layer, convolutions)]
+    # Some layers hold a decoding node besides, and these stay in FP32.
     wanted = {"fp16": "FP16", "fp32": "FP32"}[precision]
     assert types.count(wanted) > 0.7 * len(types)
     if precision == "fp32":
@@ -97,70 +98,34 @@ def test_fp16_halves_the_engine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("opset", [13, 19])
-def test_qdq_int8_is_int8_in_the_engine(tmp_path: Path, opset: int) -> None:
-    model = quantize(small_model(tmp_path, head="raw_levels"), opset)
+@pytest.mark.parametrize("weights", ["int8", "float"])
+def test_qdq_graphs_are_int8_in_the_engine_and_fp16_around(
+    tmp_path: Path, opset: int, weights: str
+) -> None:
+    """What `yolox_trt quantize` writes, the heads kept in floating point."""
+    float_model = onnx.load(str(small_model(tmp_path, head="raw_levels")))
+    heads = {n.name for n in float_model.graph.node if "_preds" in "".join(n.input)}
+    tensors = {name for n in float_model.graph.node for name in (*n.input, *n.output)}
+    quantized = insert_qdq(
+        float_model,
+        DynamicRanges.from_amax(dict.fromkeys(tensors, 6.0) | {"images": 255.0}),
+        keep_float=heads,
+        weight_format=WeightFormat(weights),
+    )
+    model = tmp_path / "qdq.onnx"
+    onnx.save(onnx.version_converter.convert_version(quantized, opset), str(model))
     _, report = build(model, precision="int8")
-    kinds = [layer.precision for layer in report.layers]
-    assert kinds.count("INT8") > 10
-    heads = {n.name for n in onnx.load(str(model)).graph.node if "_preds" in "".join(n.input)}
-    of_heads = {layer.precision for layer in report.layers if _has(layer, heads)}
-    # Below opset 19 scales are FP32, and so is what is not quantised.
-    assert ("FP16" in of_heads) == (opset >= 19)
-    assert "INT8" not in of_heads
-
-
-def quantize(path: Path, opset: int) -> Path:
-    """Put Q/DQ on the input and the weights of every convolution but the last ones."""
-    model = onnx.load(str(path))
-    model = onnx.version_converter.convert_version(model, opset)
-    graph, helper, numpy_helper = model.graph, onnx.helper, onnx.numpy_helper
-    weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    add = graph.initializer.append
-    add(numpy_helper.from_array(np.float32(2.0), "in_scale"))
-    add(numpy_helper.from_array(np.int8(0), "in_zero"))
-    nodes, done = [], set()
-    for node in graph.node:
-        if node.op_type == "Conv" and "_preds" not in node.input[1]:
-            source = node.input[0]
-            if source not in done:
-                done.add(source)
-                nodes.append(
-                    helper.make_node(
-                        "QuantizeLinear", [source, "in_scale", "in_zero"], [f"{source}_q"]
-                    )
-                )
-                nodes.append(
-                    helper.make_node(
-                        "DequantizeLinear", [f"{source}_q", "in_scale", "in_zero"], [f"{source}_dq"]
-                    )
-                )
-            weight = node.input[1]
-            amax = np.abs(weights[weight]).max(axis=(1, 2, 3)) + 1e-6
-            scale = (amax / 127).astype(np.float32)
-            codes = np.rint(weights[weight] / scale[:, None, None, None]).astype(np.int8)
-            add(numpy_helper.from_array(scale, f"{weight}_scale"))
-            add(numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{weight}_zero"))
-            add(numpy_helper.from_array(codes, f"{weight}_q"))
-            nodes.append(
-                helper.make_node(
-                    "DequantizeLinear",
-                    [f"{weight}_q", f"{weight}_scale", f"{weight}_zero"],
-                    [f"{weight}_dq"],
-                    axis=0,
-                )
-            )
-            node.input[0], node.input[1] = f"{source}_dq", f"{weight}_dq"
-        nodes.append(node)
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-    used = {name for node in graph.node for name in node.input}
-    kept = [t for t in graph.initializer if t.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    out = path.with_name(f"qdq{opset}.onnx")
-    onnx.save(model, str(out))
-    return out
+    convolutions = {n.name for n in float_model.graph.node if n.op_type == "Conv"}
+    layers = [layer for layer in report.layers if _has(layer, convolutions)]
+    for names, wanted in ((convolutions - heads, "INT8"), (heads, "FP16")):
+        types = {
+            node: layer.input_type
+            for layer in layers
+            if layer.kind == "correlation"
+            for node in set(layer.onnx_nodes) & names
+        }
+        assert len(types) > 0.9 * len(names)
+        assert set(types.values()) == {wanted}
 
 
 def test_efficient_nms_is_refused_before_the_build(tmp_path: Path) -> None:

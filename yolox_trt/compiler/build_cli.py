@@ -257,11 +257,12 @@ def _print_report(console: Any, report: BuildReport, *, all_layers: bool) -> Non
         return
     title = "Layers" if all_layers else "Layers that are not on the DLA"
     table = Table(title=f"{title} ({report.layers_source})", title_justify="left")
-    for heading in ("#", "Layer", "Type", "Device", "Output", "ONNX nodes"):
+    for heading in ("#", "Layer", "Kind", "Device", "In", "Out", "ONNX nodes"):
         table.add_column(heading, overflow="fold")
     for number, layer in enumerate(shown):
         nodes = ", ".join(layer.onnx_nodes)
-        table.add_row(str(number), layer.name, layer.kind, layer.device, layer.precision, nodes)
+        types = (layer.input_type, layer.output_type)
+        table.add_row(str(number), layer.name, layer.kind, layer.device, *types, nodes)
     console.print(table)
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from functools import cached_property
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from yolox_trt.engines.fingerprint import Fingerprint, file_sha256, model_sha256
 from yolox_trt.engines.onnx_spec import read_spec
 from yolox_trt.engines.trt_api import TensorRTApi, load_api
 from yolox_trt.engines.trt_features import TENSORRT_RTX
-
-_log = logging.getLogger("yolox_trt.build")
 
 _NUMPY_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 #: Versions that the DLA linter has rules for.
@@ -156,9 +153,6 @@ class BuildPlan:
         """
         if not self.strongly_typed or self.has_fp16 or self.options.precision == "fp32":
             return None
-        if self.has_qdq and not self._fp16_scales():
-            _log.info("Q/DQ graph below opset 19: layers without Q/DQ stay in FP32")
-            return None
         converted = to_fp16(
             self.model,
             fp16_input=self.options.input_type == "fp16",
@@ -178,9 +172,6 @@ class BuildPlan:
     def _native_format(self) -> str:
         without_fallback = self.options.on_dla and not self.options.allow_gpu_fallback
         return "dla_linear" if without_fallback else "linear"
-
-    def _fp16_scales(self) -> bool:
-        return any(o.domain in ("", "ai.onnx") and o.version >= 19 for o in self.model.opset_import)
 
     def _finds_int8_weights(self) -> bool:
         int8 = require("onnx").TensorProto.INT8
@@ -288,8 +279,6 @@ class BuildPlan:
             if kind == "fp32" and not self.has_fp16:
                 continue
             converted = options.precision != "fp32" and not self.has_fp16
-            if self.has_qdq:
-                converted = converted and self._fp16_scales()
             if kind == "fp16" and converted:
                 continue
             if kind is not None:

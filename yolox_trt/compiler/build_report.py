@@ -26,14 +26,17 @@ class EngineLayer:
         name: TensorRT's name.
         kind: TensorRT's layer type, "" where it is not told.
         device: "gpu", or "dla0" and so on.
-        precision: type of its first output, such as "FP16", "" where it is not told.
+        input_type: type of its first input, such as "INT8"; "" where it is not told. It is what a
+            convolution computes in.
+        output_type: type of its first output, likewise.
         onnx_nodes: names of the ONNX nodes in it, where TensorRT tells them.
     """
 
     name: str
     kind: str = ""
     device: str = "gpu"
-    precision: str = ""
+    input_type: str = ""
+    output_type: str = ""
     onnx_nodes: tuple[str, ...] = ()
 
 
@@ -88,7 +91,7 @@ class BuildReport:
         """Return (title, text) lines for people."""
         smallest, best, largest = self.batch
         devices = Counter(layer.device for layer in self.layers)
-        kinds = Counter(layer.precision for layer in self.layers if layer.precision)
+        kinds = Counter(layer.input_type for layer in self.layers if layer.input_type)
         batch = str(largest) if smallest == largest else f"{smallest} to {largest}, best {best}"
         typing = "strongly typed" if self.strongly_typed else "builder flags"
         lines = [
@@ -99,7 +102,7 @@ class BuildReport:
             ("Batch", batch),
             ("Layers", f"{self.network_layers} in the network, {len(self.layers)} in the engine"),
             ("Layers by device", _counts(devices) or f"not told: {self.layers_source}"),
-            ("Layers by type", _counts(kinds) or "not told"),
+            ("Layers by input type", _counts(kinds) or "not told"),
             ("Parse time", f"{self.parse_seconds:.2f} s"),
             ("Build time", f"{self.build_seconds:.2f} s"),
             ("Engine size", f"{self.engine_bytes / _MIB:.1f} MiB"),
@@ -163,18 +166,20 @@ def layers_of_inspector(text: str, device: Device) -> list[EngineLayer]:
         _layer(
             layer.get("Name", ""),
             layer.get("LayerType", ""),
+            json.dumps(layer.get("Inputs", [])),
             json.dumps(layer.get("Outputs", [])),
             str(layer.get("Metadata", "")),
             device,
         )
         if isinstance(layer, dict)
-        else _layer(str(layer), "", "", "", device)
+        else _layer(str(layer), "", "", "", "", device)
         for layer in layers
     ]
 
 
 _PLACED = re.compile(r"\[(Dla|Gpu)Layer\]\s*(.+)")
 _LOGGED_LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>.*?), Inputs: ")
+_LOGGED_INPUTS = re.compile(r"Inputs: \[(?P<inputs>.*?)\], Constants")
 _LOGGED_OUTPUTS = re.compile(r"Outputs: \[(?P<outputs>.*?)\], TacticName")
 _LOGGED_METADATA = re.compile(r"Metadata: (?P<metadata>.*)$")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
@@ -190,12 +195,14 @@ def _layers_of_log(texts: list[str], device: Device) -> list[EngineLayer]:
                 if match := _LOGGED_LAYER.match(line):
                     if match["kind"] in _NO_WORK:
                         continue
+                    inputs = _LOGGED_INPUTS.search(line)
                     outputs = _LOGGED_OUTPUTS.search(line)
                     metadata = _LOGGED_METADATA.search(line)
                     layers.append(
                         _layer(
                             match["name"],
                             match["kind"],
+                            inputs["inputs"] if inputs else "",
                             outputs["outputs"] if outputs else "",
                             metadata["metadata"] if metadata else "",
                             device,
@@ -221,19 +228,24 @@ _TYPES = (
 )
 
 
-def _layer(name: str, kind: str, outputs: str, metadata: str, device: Device) -> EngineLayer:
-    found = [
-        (match.start(), title) for title, pattern in _TYPES if (match := pattern.search(outputs))
-    ]
+def _layer(
+    name: str, kind: str, inputs: str, outputs: str, metadata: str, device: Device
+) -> EngineLayer:
     # The inspector calls what a DLA core runs DLA; on the GPU, ForeignNode is Myelin's name too.
     on_dla = device.kind == "dla" and "dla" in kind.lower()
     return EngineLayer(
         name=name,
         kind=kind,
         device=str(device) if on_dla else "gpu",
-        precision=min(found)[1] if found else "",
+        input_type=_first_type(inputs),
+        output_type=_first_type(outputs),
         onnx_nodes=tuple(dict.fromkeys(_ONNX_NODE.findall(metadata))),
     )
+
+
+def _first_type(text: str) -> str:
+    found = [(match.start(), title) for title, pattern in _TYPES if (match := pattern.search(text))]
+    return min(found)[1] if found else ""
 
 
 def _memory_of(texts: list[str]) -> dict[str, int]:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Inputs that stay FP32 whatever the node computes in: Resize's roi and scales.
 _FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
-#: Q/DQ take FP16 scales from this opset on.
-_FP16_SCALES_OPSET = 19
+_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _FP16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -46,10 +45,30 @@ def nodes_before_heads(model: onnx.ModelProto) -> set[int]:
     return chosen
 
 
+def quantized_nodes(model: onnx.ModelProto) -> set[int]:
+    """Return the indices of Q/DQ nodes and of the convolutions that read a DequantizeLinear.
+
+    These compute in INT8 and accumulate in 32 bits whatever the type around them, and their
+    scales are FP32: small ones would vanish in FP16.
+    """
+    dequantized = {
+        name
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        for name in node.output
+    }
+    return {
+        index
+        for index, node in enumerate(model.graph.node)
+        if node.op_type in _QUANTIZERS
+        or (node.op_type in _CONVOLUTIONS and not dequantized.isdisjoint(node.input))
+    }
+
+
 def to_fp16(
     model: onnx.ModelProto, *, fp16_input: bool = False, fp16_outputs: bool = False
 ) -> onnx.ModelProto:
-    """Return the graph with everything up to the last convolutions in FP16.
+    """Return the graph with everything up to the last convolutions in FP16, INT8 as it is.
 
     Args:
         model: an FP32 graph; it is not changed. Its weights must be in the file.
@@ -57,8 +76,7 @@ def to_fp16(
         fp16_outputs: the outputs become FP16 (else they are FP32).
 
     Raises:
-        ModelError: the graph has branches (If, Loop), a weight that FP16 cannot hold, or Q/DQ
-            below opset 19.
+        ModelError: the graph has branches (If, Loop), or a weight that FP16 cannot hold.
     """
     import onnx
 
@@ -80,7 +98,7 @@ def to_fp16(
         for tensor in copy.graph.initializer
         if tensor.data_type == onnx.TensorProto.FLOAT
     }
-    rewriter = _Rewriter(copy, floats, nodes_before_heads(copy))
+    rewriter = _Rewriter(copy, floats, nodes_before_heads(copy) - quantized_nodes(copy))
     rewriter.rewrite(fp16_input=fp16_input, fp16_outputs=fp16_outputs)
     onnx.checker.check_model(copy)
     return copy
@@ -89,19 +107,12 @@ def to_fp16(
 def _check(model: onnx.ModelProto) -> None:
     import onnx
 
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     for node in model.graph.node:
         if any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
             raise ModelError(
                 f"node {node.name} ({node.op_type}) with a graph inside",
                 expected="a graph without branches",
                 fix="yolox_trt optimize MODEL, or build with --precision fp32",
-            )
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and opset < _FP16_SCALES_OPSET:
-            raise ModelError(
-                f"Q/DQ nodes in opset {opset}, whose scales cannot be FP16",
-                expected=f"opset {_FP16_SCALES_OPSET} or newer",
-                fix="export or quantise with a newer opset",
             )
 
 

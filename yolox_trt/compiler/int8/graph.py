@@ -108,7 +108,9 @@ class Graph:
     def add_constant(self, name: str, values: npt.NDArray[Any]) -> str:
         """Add an initializer and return its name, made unique."""
         name = self.unique(name)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        # ascontiguousarray makes vectors of scalars, and TensorRT takes a Q/DQ scale of shape (1,)
+        # for a per-channel one: the convolution behind it then runs in FP32.
+        tensor = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
         self.model.graph.initializer.append(tensor)
         self._initializers[name] = self.model.graph.initializer[-1]
         return name
