@@ -4,7 +4,7 @@
 #   make demo     four moving cameras, the real multi_camera process, a live table; 20 s
 #   make test     ruff, mypy, import contracts, pytest
 #   make soak     30 minutes at four cameras x 10 Hz with a fault every 20 s
-#   make bench    the benchmark tables of docs/benchmarks.md for this machine
+#   make bench    benchmarks on this machine (BENCH="cpu executor" names them)
 #   make venv     only the environment (PROFILE=test: the tests' too; AUTOWARE=1: Autoware's messages)
 #   make lint     ruff, mypy and the import contracts alone
 #   make clean    everything that the other targets made
@@ -19,6 +19,14 @@ BOOTSTRAP := $(PYTHON) scripts/bootstrap.py --venv $(VENV)
 ifneq ($(wildcard ../shared/data),)
 export YOLOX_TRT_DATA ?= $(abspath ../shared/data)
 endif
+
+# A clone without a model of its own takes the data folder's.
+ifeq ($(wildcard models/*.onnx),)
+MODEL ?= $(wildcard $(YOLOX_TRT_DATA)/models/yolox_nano.onnx)
+endif
+
+# Benchmarks that `make bench` runs, by their names in `yolox_trt bench`.
+BENCH ?= cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help venv venv-test demo test lint soak bench clean
@@ -47,7 +55,8 @@ soak: venv
 	$(BIN)/yolox_trt soak $(ARGS)
 
 bench: venv
-	$(BIN)/yolox_trt bench $(ARGS)
+	@set -e; for name in $(BENCH); do echo "$(BIN)/yolox_trt bench $$name $(ARGS)"; \
+	  $(BIN)/yolox_trt bench $$name $(ARGS); done
 
 clean:
 	rm -rf $(VENV) build install log dist demo_output .pytest_cache .mypy_cache .ruff_cache \

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -391,12 +392,15 @@ def main() -> int:
     autoware = arguments.autoware or arguments.profile == "test"
     try:
         check_prerequisites(distribution)
-        make_environment(env)
-        install_requirements(env, arguments.profile)
-        if arguments.profile == "test":
-            install_local_torch(env)
-        build_interfaces(env, INTERFACES + (AUTOWARE_INTERFACES if autoware else ()))
-        install_package(env)
+        with (REPOSITORY / "setup.cfg").open() as lock:
+            # Two runs at a time would write one environment.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            make_environment(env)
+            install_requirements(env, arguments.profile)
+            if arguments.profile == "test":
+                install_local_torch(env)
+            build_interfaces(env, INTERFACES + (AUTOWARE_INTERFACES if autoware else ()))
+            install_package(env)
     except BootstrapError as error:
         print(f"bootstrap: {error}", file=sys.stderr)
         return 1
