@@ -272,7 +272,11 @@ def inspect_model(
 
 
 def read_profile(path: str | Path) -> dict[str, float]:
-    """Read measured layer times: JSON of trtexec --exportProfile, or {layer: ms}.
+    """Read measured layer times.
+
+    Args:
+        path: JSON of `trtexec --exportProfile`, of `yolox_trt build --profile --report`, or an
+            object {layer: ms}.
 
     Returns:
         Layer name -> average time in ms.
@@ -290,9 +294,10 @@ def read_profile(path: str | Path) -> dict[str, float]:
             return {str(k): float(v) for k, v in values.items()}
         result = {}
         for entry in values:
-            time = entry.get("averageMs", entry.get("time_ms", entry.get("timeMs")))
-            if "name" in entry and time is not None:
-                result[str(entry["name"])] = float(time)
+            layer, time = entry.get("name", entry.get("layer")), entry.get("averageMs")
+            time = entry.get("ms") if time is None else time
+            if layer is not None and time is not None:
+                result[str(layer)] = float(time)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"profile '{path}' ({error})", expected=expected, fix="write it again"

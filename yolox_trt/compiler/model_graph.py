@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 #: Lowest opset that the passes write: Clip takes its bounds as inputs and Resize its present form
 #: from here on.
 MIN_OPSET = 11
+
+#: Constants up to this many elements take part in shape inference (axes, sizes, scales).
+_SMALL = 64
 
 Shape = tuple[int | None, ...]
 
@@ -50,27 +54,67 @@ def load_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     return loaded
 
 
-def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+def infer_shapes(model: onnx.ModelProto, *, in_place: bool = False) -> onnx.ModelProto:
     """Return a copy whose value_info holds freshly inferred shapes.
 
     Shapes that the exporter noted are dropped first: they are stale after an edit.
+
+    Args:
+        model: the model.
+        in_place: write into the given model and return it.
 
     Raises:
         ModelError: the shapes contradict each other.
     """
     onnx_ = require("onnx", purpose="the model compiler")
-    copy = onnx_.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.value_info[:]
     try:
-        inferred: onnx.ModelProto = onnx_.shape_inference.infer_shapes(copy, data_prop=True)
+        inferred = onnx_.shape_inference.infer_shapes(_without_weights(model), data_prop=True)
     except Exception as error:  # onnx raises its own C++ errors, without a common base
         raise ModelError(
             f"a graph whose shapes cannot be inferred ({error})",
             expected="consistent shapes",
             fix="export the model again, or fix its input size (`--input-size HEIGHT WIDTH`)",
         ) from error
-    return inferred
+    if not in_place:
+        copy = onnx_.ModelProto()
+        copy.CopyFrom(model)
+        model = copy
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(inferred.graph.value_info)
+    del model.graph.output[:]
+    model.graph.output.extend(inferred.graph.output)
+    return model
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy whose large initialisers are inputs, and without value_info.
+
+    Shape inference and the checker serialise the model; without the weights they are fast.
+    """
+    onnx_ = require("onnx", purpose="the model compiler")
+    light = onnx_.ModelProto()
+    for field in ("ir_version", "opset_import", "functions", "producer_name"):
+        value = getattr(model, field)
+        if hasattr(value, "extend"):
+            getattr(light, field).extend(value)
+        else:
+            setattr(light, field, value)
+    graph = light.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.output.extend(model.graph.output)
+    declared = {value.name for value in model.graph.input}
+    graph.input.extend(model.graph.input)
+    for initializer in model.graph.initializer:
+        if math.prod(initializer.dims) <= _SMALL:
+            graph.initializer.append(initializer)
+        elif initializer.name not in declared:
+            graph.input.append(
+                onnx_.helper.make_tensor_value_info(
+                    initializer.name, initializer.data_type, list(initializer.dims)
+                )
+            )
+    return light
 
 
 def drop_unused_nodes(model: onnx.ModelProto) -> None:
@@ -149,9 +193,9 @@ class ModelGraph:
         for key, value in self.metadata.items():
             entry = model.metadata_props.add()
             entry.key, entry.value = key, value
-        model = infer_shapes(model)
+        model = infer_shapes(model, in_place=True)
         try:
-            self._onnx.checker.check_model(model)
+            self._onnx.checker.check_model(_without_weights(model))
         except self._onnx.checker.ValidationError as error:
             raise ModelError(
                 f"surgery wrote an invalid graph ({error})",
@@ -273,30 +317,32 @@ class ModelGraph:
             domains.append(self._onnx.helper.make_opsetid(domain, 1))
         self.graph.import_domains = domains
 
-    def replace_tensor(self, old: gs.Tensor, new: gs.Tensor) -> None:
+    def replace_tensor(self, old: gs.Tensor, new: gs.Tensor) -> gs.Tensor:
         """Make every reader of `old` read `new`; a graph output keeps its name.
 
         `old` is left without readers, so that cleanup drops its producer.
+
+        Returns:
+            The tensor that now carries the values: `new`, or `old` where that is a graph output
+            (it then comes from `new`'s producer).
         """
         for node in list({id(n): n for n in old.outputs}.values()):
             node.inputs = [new if t is old else t for t in node.inputs]
         if not self.is_output(old):
-            return
-        producer = self.producer(new)
-        if producer is None or self.is_output(new):
-            # An input, a constant or another output cannot take a second name.
-            previous = self.producer(old)
-            if previous is not None:
-                previous.outputs = [t for t in previous.outputs if t is not old]
-            self.add_node("Identity", f"{old.name}_identity", [new], output=old)
-            return
+            return new
         previous = self.producer(old)
         if previous is not None:
             previous.outputs = [t for t in previous.outputs if t is not old]
+        producer = self.producer(new)
+        if producer is None or self.is_output(new):
+            # An input, a constant or another output cannot take a second name.
+            self.add_node("Identity", f"{old.name}_identity", [new], output=old)
+            return new
         readers = list({id(n): n for n in new.outputs}.values())
         producer.outputs = [old if t is new else t for t in producer.outputs]
         for node in readers:
             node.inputs = [old if t is new else t for t in node.inputs]
+        return old
 
     def _upgrade(self, model: onnx.ModelProto) -> onnx.ModelProto:
         opset = max(

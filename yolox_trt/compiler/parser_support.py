@@ -145,11 +145,10 @@ def _problem(
             return f"Resize {mode}, {form}", "upsample" if mode == "nearest" else ""
         if node.attrs.get("antialias", 0):
             return "antialiasing", ""
-    if node.op == "Slice" and major < 10 and len(node.inputs) > 3 and not node.inputs[3].is_empty():
-        if graph.input_constant(node, 3) is None:
-            return "its axes are computed", "fold-constants"
-    if node.op in ("Squeeze", "Unsqueeze") and len(node.inputs) > 1 and major < 10:
-        if graph.input_constant(node, 1) is None:
+    axes_input = {"Slice": 3, "Squeeze": 1, "Unsqueeze": 1}.get(node.op)
+    if axes_input is not None and major < 10 and len(node.inputs) > axes_input:
+        axes = node.inputs[axes_input]
+        if not axes.is_empty() and graph.constant_value(axes) is None:
             return "its axes are computed", "fold-constants"
     if node.op in ("QuantizeLinear", "DequantizeLinear") and len(node.inputs) > 2:
         zero = graph.input_constant(node, 2)

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-import itertools
 
 _SWEEPS = 12
 _DUMMY_WIDTH = 14.0

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 from yolox_trt.compiler.dla.layered_layout import Box, LayeredLayout
 from yolox_trt.compiler.dla.report import DlaReport, NodeVerdict
-import itertools
 
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "HardSwish", "Sigmoid"})
 _LABELS = {"Clip": "ReLU6 / Clip", "Relu": "ReLU", "LeakyRelu": "LeakyReLU", "PRelu": "PReLU"}
@@ -83,11 +83,11 @@ def draw(report: DlaReport) -> str:
         # The network's own input lies in a buffer of the caller: not drawn as a crossing.
         crosses = {_device(groups[source]), _device(groups[target])} == {"gpu", "dla"}
         out.append(_line(route, crosses))
-        if crosses and (text := labels.get((source, target))):
+        if crosses and (moved := labels.get((source, target))):
             x, y = route[0]
             out.append(
                 f'<text x="{x + 5:.1f}" y="{y + 11:.1f}" font-size="9.5" fill="#d0401f">'
-                f"{escape(text)}</text>"
+                f"{escape(moved)}</text>"
             )
     for group, box in zip(groups, boxes, strict=True):
         out += _box(group, box)
@@ -103,7 +103,7 @@ def _groups(
     report: DlaReport,
 ) -> tuple[list[_Group], list[tuple[int, int]], dict[tuple[int, int], str]]:
     drawn = [n for n in report.nodes if n.device in ("dla", "gpu")]
-    alias = {}
+    alias: dict[str, str] = {}
     for node in report.nodes:
         if node.device == "dropped" and node.inputs and node.outputs:
             alias[node.outputs[0]] = alias.get(node.inputs[0], node.inputs[0])

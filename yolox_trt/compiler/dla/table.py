@@ -98,7 +98,7 @@ def _rows(node: NodeVerdict) -> list[tuple[str, ...]]:
     violations = node.reasons if node.device == "gpu" else node.violations
     if not violations:
         return [(*start, "", "", "")]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for i, violation in enumerate(violations):
         lead = start if i == 0 else ("", "", "", "")
         rule = f"{violation.rule.id}: {violation.rule.text}"

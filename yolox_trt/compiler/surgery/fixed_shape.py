@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.compiler.folding import fold_constants, fold_once
-from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.compiler.model_graph import ModelGraph, infer_shapes
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.optional import require
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -143,15 +144,12 @@ class FixedShape(SurgeryPass):
 
 def _infer_into(graph: ModelGraph) -> None:
     """Infer the shapes of the graph as it is now into its tensors, as far as they agree."""
-    import onnx
-    import onnx_graphsurgeon
-
+    gs = require("onnx_graphsurgeon", purpose="the model compiler")
     for tensor in graph.graph.tensors().values():
         if not tensor.is_empty() and hasattr(tensor, "shape") and tensor.inputs:
             tensor.shape = None
-    model = onnx_graphsurgeon.export_onnx(graph.graph, do_type_check=False)
-    del model.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
+    model = gs.export_onnx(graph.graph, do_type_check=False)
+    inferred = infer_shapes(model, in_place=True)
     known = {v.name: v for v in [*inferred.graph.value_info, *inferred.graph.output]}
     for name, tensor in graph.graph.tensors().items():
         value = known.get(name)
@@ -302,21 +300,24 @@ def _grid(
     for index in (0, 1):
         constant = graph.input_constant(node, index)
         other = node.inputs[1 - index]
-        if constant is None or other.name not in before:
+        if constant is None or constant.ndim < 2 or other.name not in before:
             continue
         then, now = before[other.name], graph.static_shape(other)
-        if then is None or now is None or then == now or constant.ndim == 0:
+        if then is None or now is None:
             continue
-        shape = (1,) * (len(then) - constant.ndim) + constant.shape
-        if all(c in (1, n) for c, n in zip(shape, now, strict=True)):
-            continue
-        if None in old[2:]:
-            raise _refusal(node, f"with a constant of {constant.shape}")
-        wanted = _grid_like(constant, (old[2], old[3]), (new[2], new[3]))
+        wanted = None
+        if None not in old[2:]:
+            # Also where the shapes agree: 64 x 96 and 96 x 64 have the same number of cells.
+            wanted = _grid_like(constant, (old[2], old[3]), (new[2], new[3]))
         if wanted is None:
+            shape = (1,) * (len(then) - constant.ndim) + constant.shape
+            if all(c in (1, n) for c, n in zip(shape, now, strict=True)):
+                continue
             raise _refusal(node, f"with a constant of {constant.shape} that is no anchor grid")
-        if shape[0] == then[0] and shape[0] > 1:
+        if wanted.ndim == len(now) and wanted.shape[0] == then[0] > 1:
             wanted = np.repeat(wanted[:1], now[0], 0)
+        if wanted.shape == constant.shape and np.array_equal(wanted, constant):
+            continue
         _set_constant(graph, node, index, wanted)
         return True
     return False

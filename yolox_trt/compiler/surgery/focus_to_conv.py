@@ -87,30 +87,38 @@ def _phase(graph: ModelGraph, tensor: gs.Tensor) -> _Phase | None:
     """Follow slices back to their common source; None unless they take every second pixel."""
     starts = {2: 0, 3: 0}
     steps = {2: 1, 3: 1}
-    while True:
+    while steps != {2: 2, 3: 2}:
         node = graph.producer(tensor)
-        if node is None or node.op != "Slice":
-            break
-        shape = graph.static_shape(node.inputs[0])
-        values = [graph.input_constant(node, i) for i in range(1, 5)]
-        if values[0] is None or values[1] is None:
+        bounds = _bounds(graph, node) if node is not None and node.op == "Slice" else None
+        if node is None or bounds is None:
             return None
-        first, last = values[0].ravel().tolist(), values[1].ravel().tolist()
-        axes = range(len(first)) if values[2] is None else values[2].ravel().tolist()
-        step = [1] * len(first) if values[3] is None else values[3].ravel().tolist()
-        for start, end, axis, s in zip(first, last, axes, step, strict=True):
-            axis = axis + 4 if axis < 0 else axis
-            size = shape[axis] if shape is not None else None
-            whole = end >= (size if size is not None else 2**31 - 1)
-            if axis not in steps or start < 0 or s < 1 or not whole:
-                return None
+        for axis, start, step in bounds:
             # Walking from the last slice to the first: the earlier one scales what is known.
-            starts[axis] = start + s * starts[axis]
-            steps[axis] *= s
+            starts[axis] = start + step * starts[axis]
+            steps[axis] *= step
         tensor = node.inputs[0]
-    if steps != {2: 2, 3: 2} or starts[2] > 1 or starts[3] > 1:
+    if starts[2] > 1 or starts[3] > 1:
         return None
     return _Phase(tensor, starts[2], starts[3])
+
+
+def _bounds(graph: ModelGraph, node: gs.Node) -> list[tuple[int, int, int]] | None:
+    """Return (axis, start, step) of a slice of rows and columns up to the end; None otherwise."""
+    shape = graph.static_shape(node.inputs[0])
+    values = [graph.input_constant(node, i) for i in range(1, 5)]
+    if values[0] is None or values[1] is None:
+        return None
+    first, last = values[0].ravel().tolist(), values[1].ravel().tolist()
+    axes = range(len(first)) if values[2] is None else values[2].ravel().tolist()
+    steps = [1] * len(first) if values[3] is None else values[3].ravel().tolist()
+    found = []
+    for start, end, axis, step in zip(first, last, axes, steps, strict=True):
+        axis = axis + 4 if axis < 0 else axis
+        whole = end >= (2**31 - 1 if shape is None else shape[axis])
+        if axis not in (2, 3) or start < 0 or not 1 <= step <= 2 or not whole:
+            return None
+        found.append((axis, start, step))
+    return found
 
 
 def _refusal(graph: ModelGraph, conv: gs.Node, phases: list[_Phase]) -> str:

@@ -60,7 +60,8 @@ class PoolToChain(SurgeryPass):
                         shape=node.outputs[0].shape,
                     )
                 tensor = links[key]
-            graph.replace_tensor(node.outputs[0], tensor)
+            kept = graph.replace_tensor(node.outputs[0], tensor)
+            links = {key: kept if t is tensor else t for key, t in links.items()}
             chain = " + ".join(f"{s}x{s}" for s in sizes)
             log.change(f"{node.name}: {window}x{window} pool -> {chain}")
 

@@ -32,11 +32,10 @@ def print_report(report: SurgeryReport, console: Console) -> None:
     before, after = report.before, report.after
     for name, a, b in _figures(before, after):
         table.add_row(name, a, b)
-    operators = sorted({*before.operators, *after.operators})
-    for op in operators:
-        a, b = before.operators.get(op, 0), after.operators.get(op, 0)
-        if a != b:
-            table.add_row(f"  {op}", str(a), str(b))
+    for op in sorted({*before.operators, *after.operators}):
+        old, new = before.operators.get(op, 0), after.operators.get(op, 0)
+        if old != new:
+            table.add_row(f"  {op}", str(old), str(new))
     console.print(table)
     if report.difference is None:
         console.print(f"[yellow]Predictions not compared: {report.not_measured}[/yellow]")

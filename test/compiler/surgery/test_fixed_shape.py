@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""fix-shape: batch and H x W change, and what the exporter froze follows."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from support.onnx_graphs import make_graph, run
+from support.yolox_graphs import build_yolox, random_images
+
+from yolox_trt.compiler.surgery.fixed_shape import FixedShape
+from yolox_trt.core.errors import ConfigurationError, ModelError
+
+
+def shape(value: onnx.ValueInfoProto) -> list[int]:
+    return [d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+@pytest.mark.parametrize("style", ["opset11", "opset13"])
+@pytest.mark.parametrize("head", ["undecoded", "decoded", "raw_levels"])
+def test_another_size_gives_what_an_export_at_that_size_gives(style, head) -> None:
+    options = {"style": style, "head": head, "num_classes": 3}
+    if style == "opset13":
+        options["upsample"] = "sizes"
+    small = build_yolox(**options)
+    # The weights do not depend on the size: the generator is the reference.
+    large = build_yolox(**options, height=128, width_px=64)
+    result = FixedShape(None, 128, 64).run(small).model
+    assert shape(result.graph.input[0]) == [1, 3, 128, 64]
+    feeds = random_images(large)
+    expected, found = run(large, feeds), run(result, feeds)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * np.abs(values).max())
+    assert [shape(o) for o in result.graph.output] == [shape(o) for o in large.graph.output]
+
+
+def test_the_way_back_is_the_identity() -> None:
+    model = build_yolox(head="decoded")
+    there = FixedShape(3, 96, 96).run(model).model
+    back = FixedShape(1, 64, 96).run(there).model
+    feeds = random_images(model)
+    np.testing.assert_array_equal(run(back, feeds)["output"], run(model, feeds)["output"])
+
+
+@pytest.mark.parametrize("head", ["undecoded", "decoded"])
+def test_batch(head) -> None:
+    model = build_yolox(head=head)
+    result = FixedShape(3).run(model).model
+    feeds = random_images(result)
+    found = run(result, feeds)["output"]
+    for i in range(3):
+        one = run(model, {"images": feeds["images"][i : i + 1]})["output"]
+        np.testing.assert_allclose(found[i], one[0], rtol=0, atol=1e-4)
+
+
+def test_open_dimensions_are_closed() -> None:
+    model = build_yolox(style="opset13", batch=None, dynamic_size=True, upsample="sizes")
+    result = FixedShape(2, 96, 64).run(model).model
+    assert shape(result.graph.input[0]) == [2, 3, 96, 64]
+    assert shape(result.graph.output[0]) == [2, 126, 85]
+    feeds = random_images(result)
+    np.testing.assert_allclose(
+        run(result, feeds)["output"], run(model, feeds)["output"], rtol=0, atol=1e-6
+    )
+
+
+def test_the_same_size_changes_nothing() -> None:
+    model = build_yolox()
+    assert not FixedShape(1, 64, 96).run(model).changes
+
+
+def test_efficient_nms_keeps_its_outputs() -> None:
+    result = FixedShape(2, 128, 128).run(build_yolox(head="efficient_nms")).model
+    assert [shape(o) for o in result.graph.output] == [[2, 1], [2, 100, 4], [2, 100], [2, 100]]
+
+
+@pytest.mark.parametrize("arguments", [(0, None, None), (1, 100, 96), (1, 64, -32)])
+def test_wrong_numbers_are_refused(arguments) -> None:
+    with pytest.raises(ConfigurationError, match="multiple"):
+        FixedShape(*arguments)
+
+
+def test_a_constant_that_is_no_grid_is_refused() -> None:
+    table = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    model = make_graph(
+        [("Add", ["x", "table"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], {"table": table}
+    )
+    with pytest.raises(ModelError, match="no anchor grid"):
+        FixedShape(None, 96, 96).run(model)
+
+
+def test_a_slice_that_ends_inside_is_refused() -> None:
+    constants = {"a": np.array([0]), "b": np.array([32]), "axis": np.array([2])}
+    model = make_graph(
+        [("Slice", ["x", "a", "b", "axis"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], constants
+    )
+    with pytest.raises(ModelError, match="ends at 32 of 64"):
+        FixedShape(None, 96, 96).run(model)
+
+
+def test_a_slice_to_the_old_end_goes_to_the_new_end() -> None:
+    constants = {k: np.array([v]) for k, v in (("a", 0), ("b", 64), ("axis", 2), ("step", 2))}
+    model = make_graph(
+        [("Slice", ["x", "a", "b", "axis", "step"], ["y"], {})],
+        {"x": (1, 3, 64, 64)},
+        ["y"],
+        constants,
+    )
+    result = FixedShape(None, 96, 128).run(model).model
+    x = np.random.default_rng(0).normal(size=(1, 3, 96, 128)).astype(np.float32)
+    np.testing.assert_array_equal(run(result, {"x": x})["y"], x[:, :, ::2])
+
+
+@pytest.mark.parametrize(
+    ("target", "before", "expected"),
+    [
+        ([1, 6, 4096], (1, 6, 64, 64), [2, 6, 96 * 128]),
+        ([1, 2, 3, 64, 64], (1, 6, 64, 64), [2, 2, 3, 96, 128]),
+        ([1, -1, 64, 64], (1, 6, 64, 64), [2, 6, 96, 128]),
+        ([0, 0, -1], (1, 6, 64, 64), [2, 6, 96 * 128]),
+    ],
+)
+def test_reshape_targets(target, before, expected) -> None:
+    model = make_graph(
+        [("Reshape", ["x", "target"], ["y"], {})], {"x": before}, ["y"], {"target": target}
+    )
+    result = FixedShape(2, 96, 128).run(model).model
+    x = np.arange(2 * 6 * 96 * 128, dtype=np.float32).reshape(2, 6, 96, 128)
+    assert list(run(result, {"x": x})["y"].shape) == expected
+
+
+def test_a_reshape_that_could_mean_two_things_is_refused() -> None:
+    """64 rows as 32 x 2: 96 could become 48 x 2 or 32 x 3, and the graph does not say which."""
+    constants = {"target": [1, 6, 32, 2, 32, 2]}
+    model = make_graph(
+        [("Reshape", ["x", "target"], ["y"], {})], {"x": (1, 6, 64, 64)}, ["y"], constants
+    )
+    with pytest.raises(ModelError, match="divides"):
+        FixedShape(None, 96, 128).run(model)

@@ -1,0 +1,302 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The whole surgery: DLA-ready graphs, the numerical check, merging, EfficientNMS."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from support.onnx_graphs import operators, run
+from support.yolox_graphs import build_yolox, build_yolox_s, random_images
+
+from yolox_trt.compiler.dla import check
+from yolox_trt.compiler.model_graph import load_model
+from yolox_trt.compiler.predictions import predict, relative_difference, sample_images
+from yolox_trt.compiler.surgery import (
+    PASSES,
+    TOLERANCE,
+    SurgeryOptions,
+    merge_models,
+    optimize,
+    pipeline,
+)
+from yolox_trt.compiler.surgery.efficient_nms import EfficientNmsAttachment
+from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
+from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, HeadLayout
+from yolox_trt.engines.onnx_spec import read_spec
+
+EXPORTS = {
+    "old exporter": {},
+    "new exporter, open batch": {"style": "opset13", "batch": None, "upsample": "sizes"},
+    "decoded": {"head": "decoded"},
+    "EfficientNMS": {"head": "efficient_nms", "style": "opset13"},
+    "depthwise": {"depthwise": True},
+    "batch norm": {"batch_norm": True, "style": "opset13"},
+    "hard swish": {"activation": "hardswish_op"},
+    "RGB and / 255 in the graph": {"channel_swap": "slice", "normalize": "mul"},
+    "mean and std in the graph": {"normalize": "sub_div"},
+    "half-pixel upsampling": {"upsample": "half_pixel"},
+    "ReLU6": {"activation": "relu6", "stem": "conv", "spp": "chained"},
+}
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_every_export_comes_out_dla_ready(export) -> None:
+    model = build_yolox(num_classes=5, **EXPORTS[export])
+    result = optimize(model, SurgeryOptions(target="dla"))
+    assert result.report.difference is not None and result.report.difference < TOLERANCE
+    for version in ("8.5", "8.6", "10.3"):
+        for precision in ("int8", "fp16"):
+            report = check(result.model, tensorrt=version, precision=precision)
+            assert report.passes, report.fallback_nodes
+            assert len(report.subgraphs) == 1
+            assert report.input_format == f"{precision}:dla_hwc4" or "mean" in export
+    # Independently of the pipeline's own check:
+    images = sample_images(1, 64, 96, seed=11)
+    assert relative_difference(predict(model, images), predict(result.model, images)) < TOLERANCE
+
+
+def test_a_relu6_model_is_fully_native() -> None:
+    model = build_yolox(activation="relu6", stem="conv", spp="chained", head="raw_levels",
+                        sigmoid=False)  # fmt: skip
+    report = check(optimize(model, SurgeryOptions(target="dla")).model, precision="int8")
+    assert report.passes and not report.fp16_nodes
+
+
+def test_report_counts() -> None:
+    report = optimize(build_yolox(), SurgeryOptions(target="dla")).report
+    assert report.before.operators["Slice"] == 8
+    assert "Slice" not in report.after.operators
+    assert report.before.gpu_nodes == 15 and report.after.gpu_nodes == 0
+    assert report.before.subgraphs == 2 and report.after.subgraphs == 1
+    assert report.after.transfers == 0 < report.before.transfers
+    # Focus' 3 x 3 over 12 channels is the 6 x 6 over 3: not one operation more.
+    assert report.after.gflops == pytest.approx(report.before.gflops, abs=1e-12)
+    assert report.after.parameters == report.before.parameters
+    json.dumps(report.to_dict())
+
+
+def test_another_size_is_compared_with_the_original_at_that_size() -> None:
+    options = SurgeryOptions(target="gpu", input_size=(96, 64), batch=2, head="keep")
+    result = optimize(build_yolox(head="decoded"), options)
+    assert result.report.difference is not None and result.report.difference < TOLERANCE
+    spec = read_spec(result.model)
+    assert (spec.batch, spec.input_height, spec.input_width) == (2, 96, 64)
+
+
+def test_a_defect_in_a_pass_is_found(monkeypatch) -> None:
+    """A Focus whose phases are taken in the wrong order must not leave the pipeline."""
+
+    class Wrong(FocusToConv):
+        def rewrite(self, graph, log) -> None:
+            super().rewrite(graph, log)
+            conv = next(n for n in graph.graph.nodes if n.op == "Conv")
+            weights = conv.inputs[1].values
+            conv.inputs[1] = graph.constant("wrong", weights[:, :, ::-1].copy())
+
+    monkeypatch.setattr(pipeline, "FocusToConv", Wrong)
+    with pytest.raises(ModelError, match="focus-to-conv changed the predictions"):
+        optimize(build_yolox(), SurgeryOptions())
+
+
+def test_a_small_defect_is_found_too(monkeypatch) -> None:
+    """One weight in a thousand off by a tenth of a per cent of the largest."""
+
+    class Wrong(FocusToConv):
+        def rewrite(self, graph, log) -> None:
+            super().rewrite(graph, log)
+            conv = next(n for n in graph.graph.nodes if n.op == "Conv")
+            weights = conv.inputs[1].values.copy()
+            weights.ravel()[::1000] += 0.05 * np.abs(weights).max()
+            conv.inputs[1] = graph.constant("wrong", weights)
+
+    monkeypatch.setattr(pipeline, "FocusToConv", Wrong)
+    with pytest.raises(ModelError, match="changed the predictions"):
+        optimize(build_yolox(), SurgeryOptions())
+
+
+def test_skipped_passes_do_not_run() -> None:
+    skip = frozenset({"focus-to-conv", "merge-duplicates"})
+    result = optimize(build_yolox(), SurgeryOptions(skip=skip))
+    assert operators(result.model)["Slice"] == 8
+    with pytest.raises(ConfigurationError, match="no pass focus"):
+        optimize(build_yolox(), SurgeryOptions(skip=frozenset({"focus"})))
+
+
+def test_pass_names_are_unique_and_described() -> None:
+    assert len(PASSES) == 14
+    assert all(p.summary and p.name == name for name, p in PASSES.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"target": "dla", "uint8_input": True}, "unsigned"),
+        ({"target": "dla", "head": "efficient-nms"}, "head that a DLA runs"),
+        ({"target": "npu"}, "gpu or dla"),
+    ],
+)
+def test_contradictions_are_refused(options, match) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        SurgeryOptions(**options)
+
+
+def test_metadata_of_the_user() -> None:
+    options = SurgeryOptions(
+        preprocessing=PREPROCESSING_PRESETS["rgb_imagenet"], class_names=("a", "b"),
+        fold_preprocessing=True,
+    )  # fmt: skip
+    result = optimize(build_yolox(num_classes=2), options)
+    spec = read_spec(result.model)
+    assert spec.class_names == ("a", "b")
+    assert spec.preprocessing.is_identity and spec.preprocessing.color_order == "bgr"
+    assert result.report.difference is not None and result.report.difference < TOLERANCE
+
+
+def test_progress_counts_up() -> None:
+    seen: list[tuple[str, int, int]] = []
+    optimize(build_yolox(), progress=lambda *a: seen.append(a))
+    assert [s for _, s, _ in seen] == list(range(len(seen)))
+    assert seen[-1][2] == len(seen)
+
+
+def test_verification_can_be_left_out() -> None:
+    report = optimize(build_yolox(), verify=False).report
+    assert report.difference is None and report.not_measured == "switched off"
+
+
+class TestEfficientNms:
+    @pytest.mark.parametrize("head", ["undecoded", "decoded", "raw_levels"])
+    def test_boxes_and_scores_before_the_plugin(self, head) -> None:
+        model = build_yolox(head=head, num_classes=3)
+        result = EfficientNmsAttachment(0.2, 0.5, 50).run(model).model
+        node = next(n for n in result.graph.node if n.op_type == "EfficientNMS_TRT")
+        attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert attrs["score_threshold"] == pytest.approx(0.2)
+        assert attrs["iou_threshold"] == pytest.approx(0.5)
+        assert attrs["max_output_boxes"] == 50 and attrs["box_coding"] == 1
+        # Cut the plugin off and compare with plain NumPy decoding of the original export.
+        truth = build_yolox(head="decoded", num_classes=3)
+        feeds = random_images(truth)
+        decoded = run(truth, feeds)["output"]
+        cut = onnx.ModelProto()
+        cut.CopyFrom(result)
+        cut.graph.node.remove(next(n for n in cut.graph.node if n.name == node.name))
+        del cut.graph.output[:]
+        for name in node.input:
+            cut.graph.output.append(
+                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            )
+        boxes, scores = (run(cut, feeds)[n] for n in node.input)
+        np.testing.assert_allclose(boxes, decoded[..., :4], rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(scores, decoded[..., 4:5] * decoded[..., 5:], atol=1e-5)
+
+    def test_outputs_and_description(self) -> None:
+        result = EfficientNmsAttachment(max_output_boxes=10).run(build_yolox()).model
+        spec = read_spec(result)
+        assert spec.head is HeadLayout.EFFICIENT_NMS and spec.num_classes == 80
+        shapes = [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in result.graph.output]
+        assert shapes == [[1, 1], [1, 10, 4], [1, 10], [1, 10]]
+
+    def test_attach_and_remove(self) -> None:
+        model = build_yolox(num_classes=4)
+        attached = optimize(model, SurgeryOptions(head="efficient-nms")).model
+        removed = optimize(attached, SurgeryOptions(head="raw"))
+        assert "EfficientNMS_TRT" not in operators(removed.model)
+        images = sample_images(1, 64, 96)
+        difference = relative_difference(predict(model, images), predict(removed.model, images))
+        assert difference < TOLERANCE
+
+    def test_a_second_plugin_is_not_attached(self) -> None:
+        once = EfficientNmsAttachment().run(build_yolox()).model
+        assert not EfficientNmsAttachment().run(once).changes
+
+    @pytest.mark.parametrize("arguments", [(1.5, 0.5, 10), (0.5, -1, 10), (0.5, 0.5, 0)])
+    def test_wrong_thresholds(self, arguments) -> None:
+        with pytest.raises(ConfigurationError):
+            EfficientNmsAttachment(*arguments)
+
+
+class TestMerging:
+    def test_outputs_of_both_and_a_shared_backbone(self) -> None:
+        first, second = build_yolox(), build_yolox(num_classes=3)
+        merged = merge_models({"cars": first, "lights": second})
+        assert [i.name for i in merged.graph.input] == ["images"]
+        feeds = random_images(first)
+        found = run(merged, feeds)
+        np.testing.assert_array_equal(found["cars/output"], run(first, feeds)["output"])
+        np.testing.assert_array_equal(found["lights/output"], run(second, feeds)["output"])
+        # Both were generated from one seed: all but the heads is the same.
+        assert len(merged.graph.node) < 1.3 * len(first.graph.node)
+
+    def test_different_networks_share_nothing(self) -> None:
+        first, second = build_yolox(), build_yolox(seed=1, activation="relu6", stem="conv")
+        merged = merge_models({"a": first, "b": second})
+        feeds = random_images(first)
+        found = run(merged, feeds)
+        np.testing.assert_array_equal(found["b/output"], run(second, feeds)["output"])
+
+    def test_metadata_keep_their_prefix(self) -> None:
+        merged = merge_models({k: build_yolox(metadata=True, seed=i) for i, k in enumerate("ab")})
+        keys = {p.key for p in merged.metadata_props}
+        assert {"a/yolox_trt.strides", "b/yolox_trt.class_names"} <= keys
+
+    @pytest.mark.parametrize(
+        ("other", "match"),
+        [
+            ({"height": 96}, "--input-size"),
+            ({"batch": 2}, "1x3x64x96"),
+            ({"style": "opset13"}, "opset"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, other, match) -> None:
+        with pytest.raises(ModelError, match=match):
+            merge_models({"a": build_yolox(), "b": build_yolox(**other)})
+
+    def test_one_model_is_refused(self) -> None:
+        with pytest.raises(ModelError, match="two or more"):
+            merge_models({"a": build_yolox()})
+
+
+def test_load_errors_name_the_path(tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"missing\.onnx"):
+        load_model(tmp_path / "missing.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"not a protobuf at all")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_model(tmp_path / "broken.onnx")
+
+
+def test_external_weights_are_loaded(tmp_path) -> None:
+    path = tmp_path / "model.onnx"
+    model = build_yolox()
+    onnx.save(model, str(path), save_as_external_data=True, location="weights.bin")
+    result = optimize(path, SurgeryOptions(target="dla"))
+    assert result.report.difference is not None and result.report.difference < TOLERANCE
+
+
+def test_yolox_s_at_another_size() -> None:
+    """The published figures: TIER IV counts 38.07 GFLOPs and 8.94 M parameters at 960x608."""
+    options = SurgeryOptions(target="dla", input_size=(608, 960))
+    report = optimize(build_yolox_s(320, 320), options, verify=False).report
+    assert report.after.gflops == pytest.approx(38.07, rel=0.005)
+    assert report.after.parameters / 1e6 == pytest.approx(8.94, rel=0.005)
+
+
+def test_the_published_nano(data_dir) -> None:
+    path = data_dir / "models" / "yolox_nano.onnx"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    before = check(path)
+    assert {n.op for n in before.fallback_nodes} == {
+        "Slice", "MaxPool", "Reshape", "Transpose", "Concat",
+    }  # fmt: skip
+    result = optimize(path, SurgeryOptions(target="dla"))
+    assert result.report.difference is not None and result.report.difference < TOLERANCE
+    assert check(result.model).passes
+    larger = optimize(path, SurgeryOptions(target="dla", input_size=(608, 960)))
+    assert larger.report.difference is not None and larger.report.difference < TOLERANCE
+    assert check(larger.model).passes
