@@ -71,6 +71,8 @@ class Decoder:
             rows.append(row)
             columns.append(column)
             strides.append(np.full(len(row), level.stride))
+        # First anchor of each level, and the number of all of them.
+        self._firsts = np.cumsum([0, *(len(row) for row in rows)])
         #: float32 (A, 2): column and row of each anchor's cell.
         self.grid: Float32 = np.stack(
             (np.concatenate(columns), np.concatenate(rows)), axis=1
@@ -107,8 +109,8 @@ class Decoder:
         keep = np.flatnonzero(scores >= thresholds[class_ids])
         boxes = self._corners(raw[:, :4][keep], anchors[keep])
         found = Candidates(boxes, scores[keep], class_ids[keep], anchors[keep])
-        finite = np.isfinite(boxes).all(axis=1)
-        if not finite.all():
+        if not np.isfinite(boxes).all():
+            finite = np.isfinite(boxes).all(axis=1)
             found = Candidates(
                 boxes[finite],
                 found.scores[finite],
@@ -165,20 +167,20 @@ class Decoder:
             image = outputs[tensor.name][index]
             return np.asarray(image[tensor.channel : tensor.channel + count].reshape(count, -1))
 
-        anchors, values = [], []
-        first = 0
-        for level in self._spec.levels:
-            objectness = cells(level.objectness, 1)
-            found = self._possible(objectness[0], threshold)
-            parts = (
-                cells(level.box, 4)[:, found],
-                objectness[:, found],
-                cells(level.classes, self._spec.num_classes)[:, found],
-            )
-            values.append(np.concatenate(parts, axis=0).T)
-            anchors.append(found + first)
-            first += level.height * level.width
-        return np.concatenate(anchors), np.concatenate(values)
+        levels = self._spec.levels
+        objectness = np.concatenate([cells(level.objectness, 1)[0] for level in levels])
+        anchors = self._possible(objectness, threshold)
+        values = np.empty((len(anchors), 5 + self._spec.num_classes), np.float32)
+        values[:, 4] = objectness[anchors]
+        bounds = np.searchsorted(anchors, self._firsts)
+        for level, first, low, high in zip(
+            levels, self._firsts, bounds[:-1], bounds[1:], strict=False
+        ):
+            if low < high:
+                found = anchors[low:high] - first
+                values[low:high, :4] = cells(level.box, 4)[:, found].T
+                values[low:high, 5:] = cells(level.classes, self._spec.num_classes)[:, found].T
+        return anchors, values
 
 
 def _sigmoid(values: Float32) -> Float32:
