@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LABEL_SHARE = 0.022
 #: Longest texts of events beside their lines.
 EVENT_LENGTH = 48
+#: Events closer together than this share of the axis are written as one.
+EVENT_SPACING = 0.02
 
 
 def draw_gantt(
@@ -55,19 +57,20 @@ def draw_gantt(
 
     lanes = sorted({*devices, *(s.device for s in spans)}, key=_lane_order)
     names = sorted({*(n for s in spans for n in s.streams), *(d.stream for d in drops)})
+    slots = len(lanes) + bool(drops)
     palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
     colors = {name: palette(i % palette.N) for i, name in enumerate(names)}
     length = max(until - since, 1e-6)
     unit, factor = ("ms", 1e3) if length <= 2.0 else ("s", 1.0)
 
-    figure = figure_class(figsize=(14.0, 1.9 + 0.75 * (len(lanes) + 0.5)), layout="constrained")
+    figure = figure_class(figsize=(14.0, 1.6 + 0.8 * slots), layout="constrained")
     canvas(figure)
     axes = figure.add_subplot()
     busy: dict[str, float] = defaultdict(float)
     for span in spans:
         lane = lanes.index(span.device)
         left = (max(span.start, since) - since) * factor
-        width = (span.end - max(span.start, since)) * factor
+        width = max(0.0, min(span.end, until) - max(span.start, since)) * factor
         busy[span.device] += width / factor
         _bar(axes, patches, span, lane, left, width, colors, length * factor)
     row = len(lanes)
@@ -80,11 +83,9 @@ def draw_gantt(
             c=[colors[d.stream] for d in drops],
             zorder=3,
         )
-    for event in events:
-        at = (event.time - since) * factor
-        axes.axvline(at, color="0.25", linewidth=0.8, linestyle=":")
-        text = event.text if len(event.text) <= EVENT_LENGTH else event.text[:EVENT_LENGTH] + "..."
-        axes.annotate(f"{event.device}: {text}", (at, -0.55), rotation=20, fontsize=7, va="bottom")
+    for at, text in _event_labels(events, since, length):
+        axes.axvline(at * factor, color="0.25", linewidth=0.8, linestyle=":")
+        axes.annotate(text, (at * factor, -0.55), rotation=15, fontsize=7, va="bottom")
     labels = [f"{lane}\n{100.0 * busy[lane] / length:.0f} %" for lane in lanes]
     ticks = list(range(len(lanes)))
     if drops:
@@ -98,19 +99,37 @@ def draw_gantt(
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    # With events the headline would run into their texts.
-    figure.suptitle(title or "Calls by device; below each name its load in this window", y=1.04)
+    # A figure's title, not the axes': events write above the axes.
+    figure.suptitle(title or "Calls by device; below each name its load in this window", y=1.05)
     handles = [patches.Patch(color=colors[name], label=name) for name in names]
     if handles:
-        axes.legend(
+        figure.legend(
             handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.28),
+            loc="outside lower center",
             ncols=min(8, len(handles)),
             frameon=False,
-            fontsize=8,
+            fontsize=9,
         )
     figure.savefig(path, dpi=130, bbox_inches="tight")
+
+
+def _event_labels(
+    events: Sequence[EventMark], since: float, length: float
+) -> list[tuple[float, str]]:
+    """Return (seconds from the left edge, text); events at nearly the same time share a text."""
+    groups: list[list[EventMark]] = []
+    for event in sorted(events, key=lambda e: e.time):
+        if groups and event.time - groups[-1][0].time < EVENT_SPACING * length:
+            groups[-1].append(event)
+        else:
+            groups.append([event])
+    labels = []
+    for group in groups:
+        text = f"{group[0].device}: {group[0].text}"
+        text = text if len(text) <= EVENT_LENGTH else text[:EVENT_LENGTH] + "..."
+        more = f"  (+{len(group) - 1} more)" if len(group) > 1 else ""
+        labels.append((group[0].time - since, text + more))
+    return labels
 
 
 def _bar(

@@ -138,6 +138,7 @@ class InferenceExecutor:
             worker.detectors = {m: d for (where, m), d in by_key.items() if where == device}
             self._workers[device] = worker
         self._stopping = threading.Event()
+        self._attention = threading.Condition(self._lock)
         self._closed = False
         self._supervisor: threading.Thread | None = None
 
@@ -163,6 +164,7 @@ class InferenceExecutor:
         """
         with self._lock:
             self._scheduler.add_stream(config, on_result, on_drop, self.clock.now())
+            self._attention.notify_all()
             events = self._take_events()
         self._log(events)
 
@@ -174,6 +176,7 @@ class InferenceExecutor:
         """
         with self._lock:
             self._scheduler.remove_stream(stream_id, self.clock.now())
+            self._attention.notify_all()
             drops, events = self._take_drops(), self._take_events()
         self._deliver_drops(drops)
         self._log(events)
@@ -582,9 +585,13 @@ class InferenceExecutor:
         scheduler = self._scheduler
         period = min(0.25, scheduler.options.watchdog / 4.0)
         next_drift_check = self.clock.now() + 1.0
-        while not self._stopping.wait(0.01 if scheduler.replan_needed else period):
-            now = self.clock.now()
+        while True:
             with self._lock:
+                if not (scheduler.replan_needed or self._stopping.is_set()):
+                    self._attention.wait(period)
+                if self._stopping.is_set():
+                    return
+                now = self.clock.now()
                 for device in scheduler.devices:
                     self._check_hung(device, now)
                 drops, events = self._take_drops(), self._take_events()
@@ -593,7 +600,9 @@ class InferenceExecutor:
                 starting = any(
                     s.status is DeviceStatus.STARTING for s in scheduler.devices.values()
                 )
-                if scheduler.replan_needed and not starting:
+                if scheduler.replan_needed and starting:
+                    self._attention.wait(period)  # the last device to start replans for all
+                elif scheduler.replan_needed:
                     problem = scheduler.problem(now)
                 elif scheduler.policy.replans and now >= next_drift_check:
                     next_drift_check = now + 1.0
@@ -654,6 +663,7 @@ class InferenceExecutor:
                     self._workers[state.device].condition.notify()
 
     def _wake_all(self) -> None:
+        self._attention.notify_all()
         for worker in self._workers.values():
             worker.condition.notify_all()
 

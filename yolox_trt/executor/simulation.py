@@ -80,6 +80,7 @@ class SimulationResult:
         snapshot: the scheduler's counters at the end (nothing is in flight any more).
         latencies: stream -> seconds from arrival to result, float64 (processed,).
         loads: device -> share of the duration that it was busy.
+        device_shares: stream -> device -> share of its results that came from there.
         timeline: spans of the end of the run, if recorded.
     """
 
@@ -87,6 +88,7 @@ class SimulationResult:
     snapshot: ExecutorSnapshot
     latencies: Mapping[str, npt.NDArray[np.float64]]
     loads: Mapping[Device, float]
+    device_shares: Mapping[str, Mapping[Device, float]]
     timeline: Timeline | None
 
     @property
@@ -183,12 +185,9 @@ class Simulation:
         self.scheduler = Scheduler(
             {
                 device: {
+                    # Known from a device that works alone, as after a warm-up.
                     name: ModelServer(
-                        name,
-                        1 if device.kind == "dla" else max_batch,
-                        # As if all worked at once; what is measured corrects it.
-                        latency.mean * self._contention.worst(device, devices),
-                        True,
+                        name, 1 if device.kind == "dla" else max_batch, latency.mean, True
                     )
                     for name, latency in models.items()
                 }
@@ -206,6 +205,7 @@ class Simulation:
         self._busy_time = dict.fromkeys(devices, 0.0)
         self._wake_at: dict[Device, float] = {}
         self._measured: dict[str, array[float]] = {}
+        self._served_by: dict[str, dict[Device, int]] = {}
         self._duration = 0.0
         # Pixels do not matter here: every simulated frame is this one.
         self._frame = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
@@ -227,6 +227,7 @@ class Simulation:
                 config = StreamConfig(**{**_fields(config), "expected_rate": camera.rate})
             scheduler.add_stream(config, _ignore, None, 0.0)
             self._measured[config.id] = array("d")
+            self._served_by[config.id] = dict.fromkeys(scheduler.devices, 0)
         for device in scheduler.devices:
             scheduler.device_started(device, 0.0)
         scheduler.accepting = True
@@ -255,6 +256,10 @@ class Simulation:
             snapshot=scheduler.snapshot(end),
             latencies={k: np.frombuffer(v, np.float64) for k, v in self._measured.items()},
             loads={d: busy / duration for d, busy in self._busy_time.items()},
+            device_shares={
+                name: {d: n / max(1, sum(counts.values())) for d, n in counts.items() if n}
+                for name, counts in self._served_by.items()
+            },
             timeline=self._timeline,
         )
 
@@ -344,6 +349,7 @@ class Simulation:
         scheduler.finish(batch, now, None, StageTimes(inference=now - batch.started))
         for stream, pending in zip(batch.streams, batch.frames, strict=True):
             self._measured[stream.config.id].append(now - pending.received)
+            self._served_by[stream.config.id][batch.device] += 1
         scheduler.release(batch)
         self._dispatch(batch.device)
         if scheduler.policy.per_frame:

@@ -150,6 +150,7 @@ class Timeline:
         path: str | Path,
         seconds: float = 5.0,
         *,
+        until: float | None = None,
         devices: Iterable[str] = (),
         title: str = "",
     ) -> list[Path]:
@@ -160,6 +161,7 @@ class Timeline:
                 chrome://tracing; .png, .svg and .pdf are Gantt pictures; no suffix writes both
                 <path>.json and <path>.png.
             seconds: how much of the end of the record, more than 0.
+            until: end of what is shown, in seconds of the executor's clock; None: the last entry.
             devices: names of lanes that are shown even if nothing ran there.
             title: headline of the picture.
 
@@ -184,11 +186,9 @@ class Timeline:
         targets = [target]
         if not target.suffix:
             targets = [target.with_name(target.name + s) for s in (".json", ".png")]
-        last = max(
-            (entry.end for entry in self.spans()),
-            default=max((mark.time for mark in self.drops()), default=0.0),
-        )
-        since = last - seconds
+        first, last = self._extent()
+        last = last if until is None else until
+        since = max(first, last - seconds)
         target.parent.mkdir(parents=True, exist_ok=True)
         for file in targets:
             if file.suffix == ".json":
@@ -207,6 +207,14 @@ class Timeline:
                     title=title,
                 )
         return targets
+
+    def _extent(self) -> tuple[float, float]:
+        """Return the times of the first and the last entry; zeros if there is none."""
+        marks = [e.time for e in self.events()] + [d.time for d in self.drops()]
+        spans = self.spans()
+        starts = [min((s.start, *s.submitted)) for s in spans]
+        ends = [s.end for s in spans]
+        return min(starts + marks, default=0.0), max(ends + marks, default=0.0)
 
     def trace(self, since: float = -math.inf, devices: Iterable[str] = ()) -> dict[str, Any]:
         """Return the record in Chrome's Trace Event Format (JSON object form).

@@ -33,6 +33,9 @@ class BalancedPlacement:
        does nothing else;
     4. the sum of all loads is least (power, memory traffic).
 
+    A device that cannot meet a stream's deadline even when idle is left to other streams, unless
+    frames would be dropped for that.
+
     Streams with equal demands are counted, not told apart, so that the program stays small; who
     goes where among equals is chosen so that the fewest streams move.
 
@@ -69,7 +72,9 @@ class BalancedPlacement:
         current = {
             s.id: s.current for s in streams if s.current is not None and s.current in s.choices
         }
-        best = self._solve(problem, streams)
+        best = self._solve(problem.in_time())
+        if problem.drop_rate(best) > LOAD_TOLERANCE:
+            best = self._solve(problem)
         if problem.drifted and len(current) == len(streams):
             keep = 1.0 - self.hysteresis
             drops_now, drops_best = problem.drop_rate(current), problem.drop_rate(best)
@@ -81,7 +86,8 @@ class BalancedPlacement:
                 return current
         return best
 
-    def _solve(self, problem: PlacementProblem, streams: list[StreamDemand]) -> dict[str, Device]:
+    def _solve(self, problem: PlacementProblem) -> dict[str, Device]:
+        streams = [s for s in problem.streams if s.times]
         classes: dict[Any, list[StreamDemand]] = defaultdict(list)
         for stream in streams:
             key = (
@@ -156,7 +162,8 @@ def _least_highest_load(
         return result
 
     drops = np.zeros(width)
-    drops[excess:highest] = [1.0 / problem.shortest_time(device) for device in devices]
+    shortest = [problem.shortest_time(device) for device in devices]
+    drops[excess:highest] = [min(shortest) / time for time in shortest]  # of order 1, as loads are
     minimise(drops, 0.0)
     highest_load = np.zeros(width)
     highest_load[highest] = 1.0

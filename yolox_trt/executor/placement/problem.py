@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yolox_trt.core.device import Device
 
@@ -35,17 +35,10 @@ class StreamDemand:
 
     @property
     def choices(self) -> tuple[Device, ...]:
-        """Devices to choose from.
-
-        The pinned one if it is there, else those that can meet the deadline when idle, else all.
-        """
+        """Devices to choose from: the pinned one if it may serve the stream, else all that may."""
         if self.pinned is not None and self.pinned in self.times:
             return (self.pinned,)
-        devices = tuple(sorted(self.times))
-        if self.deadline:
-            in_time = tuple(d for d in devices if self.times[d] <= self.deadline)
-            return in_time or devices
-        return devices
+        return tuple(sorted(self.times))
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,18 @@ class PlacementProblem:
     devices: tuple[Device, ...]
     gpu: Device | None = None
     drifted: bool = False
+
+    def in_time(self) -> PlacementProblem:
+        """Return the problem without devices that miss a stream's deadline even when idle.
+
+        A stream that no device serves in time keeps all of them.
+        """
+
+        def restricted(stream: StreamDemand) -> StreamDemand:
+            times = {d: t for d, t in stream.times.items() if t <= stream.deadline}
+            return replace(stream, times=times) if stream.deadline and times else stream
+
+        return replace(self, streams=tuple(restricted(s) for s in self.streams))
 
     def loads(self, placement: Mapping[str, Device]) -> dict[Device, float]:
         """Return each device's load, the share of time that it is busy (1.0 = always)."""

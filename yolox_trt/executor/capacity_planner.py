@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Capacity planner: placement, loads, latencies, drops, and how much more would fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from yolox_trt.core.device import Device
+from yolox_trt.executor.plan_config import PlanConfig
+from yolox_trt.executor.response_time import ServedStream, worst_response_times
+from yolox_trt.executor.simulation import Simulation, SimulationResult
+
+#: The policies of a plan; "by hand" is the static policy with the cameras' `placed_by_hand`.
+BY_HAND = "by hand"
+#: Virtual seconds of each simulation of a search.
+SEARCH_SECONDS = 10.0
+#: Cameras beyond which the search for the largest number ends.
+MAX_CAMERAS = 256
+
+
+@dataclass(frozen=True)
+class PolicyPlan:
+    """What one policy makes of a plan.
+
+    Attributes:
+        policy: "by hand", "static", "balanced" or "dynamic".
+        placement: stream -> Device at the end of the simulation; for "dynamic" where its last
+            frame ran.
+        shares: stream -> Device -> share of its results that came from there.
+        loads: Device -> share of its time that the placement asks for, with the times measured
+            in the simulation (may exceed 1); for "dynamic" the simulated share.
+        worst_case: stream -> bound of the latency in seconds, infinity if there is none; NaN for
+            "dynamic" and with batching, for which there is no analysis.
+        result: the simulation.
+    """
+
+    policy: str
+    placement: Mapping[str, Device]
+    shares: Mapping[str, Mapping[Device, float]]
+    loads: Mapping[Device, float]
+    worst_case: Mapping[str, float]
+    result: SimulationResult
+
+    @property
+    def fits(self) -> bool:
+        """Whether no frame was dropped and none was late in the simulation."""
+        return self.result.dropped == 0 and self.result.deadline_missed == 0
+
+
+def plan_policy(
+    config: PlanConfig,
+    policy: str,
+    *,
+    duration: float = SEARCH_SECONDS,
+    seed: int = 0,
+    timeline_capacity: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> PolicyPlan:
+    """Place, analyse and simulate.
+
+    Args:
+        config: cameras and devices.
+        policy: "by hand", "static", "balanced" or "dynamic".
+        duration: virtual seconds.
+        seed: of jitter and measured latencies.
+        timeline_capacity: entries of the timeline; 0 = none.
+        progress: called now and then with the virtual time.
+
+    Raises:
+        ConfigurationError: a camera that no device can serve.
+    """
+    cameras = [c.by_hand() if policy == BY_HAND else c for c in config.cameras]
+    name = "static" if policy == BY_HAND else policy
+    simulation = Simulation(
+        [camera.load for camera in cameras],
+        config.devices,
+        policy=name,
+        contention=config.contention,
+        gpu_share=config.gpu_share,
+        max_batch=config.max_batch,
+        seed=seed,
+        timeline_capacity=timeline_capacity,
+    )
+    result = simulation.run(duration, progress)
+    placement = {
+        stream_id: stream.device
+        for stream_id, stream in result.snapshot.streams.items()
+        if stream.device is not None
+    }
+    if name == "dynamic":
+        loads: Mapping[Device, float] = result.loads
+        worst = dict.fromkeys((c.name for c in cameras), math.nan)
+    else:
+        loads = simulation.scheduler.problem(simulation.clock.now()).loads(placement)
+        worst = _worst_cases(config, placement)
+    return PolicyPlan(policy, placement, result.device_shares, loads, worst, result)
+
+
+def _worst_cases(config: PlanConfig, placement: Mapping[str, Device]) -> dict[str, float]:
+    worst: dict[str, float] = {}
+    served: dict[Device, list[ServedStream]] = {device: [] for device in config.devices}
+    shares: list[ServedStream] = []
+    used = set(placement.values())
+    for camera in config.cameras:
+        load = camera.load
+        device = placement[camera.name]
+        # Frames that max_rate refuses are not served; half a period of tolerance is jitter.
+        limited = bool(load.config.max_rate) and load.config.max_rate < load.rate
+        period = 1.0 / (load.config.max_rate if limited else load.rate)
+        jitter = 2.0 * load.jitter + (0.5 * period if limited else 0.0)
+        served[device].append(
+            ServedStream(
+                id=camera.name,
+                time=config.devices[device][load.config.model].worst
+                * config.contention.worst(device, used),
+                period=period,
+                jitter=jitter,
+                priority=load.config.priority,
+            )
+        )
+        share = config.gpu_share.get(device, 0.0)
+        if share and device.kind != "gpu":
+            shares.append(ServedStream(id=camera.name, time=share, period=period, jitter=jitter))
+    for device, streams in served.items():
+        interference = shares if device.kind == "gpu" else []
+        bounds = worst_response_times(streams, interference)
+        if config.max_batch > 1 and device.kind != "dla":
+            bounds = dict.fromkeys(bounds, math.nan)
+        worst.update(bounds)
+    return worst
+
+
+def largest_number_of_cameras(
+    config: PlanConfig, policy: str, *, progress: Callable[[int], None] | None = None
+) -> int:
+    """Find the most cameras (the list again and again) with no drop and no missed deadline.
+
+    Each number is simulated for SEARCH_SECONDS, one more at a time, until one does not fit.
+
+    Args:
+        config: cameras and devices.
+        policy: as in plan_policy.
+        progress: called with each number that fits.
+    """
+    count = 0
+    while count < MAX_CAMERAS:
+        if not plan_policy(config.with_cameras(count + 1), policy).fits:
+            return count
+        count += 1
+        if progress is not None:
+            progress(count)
+    return count
+
+
+def largest_rate_factor(config: PlanConfig, policy: str, *, tolerance: float = 0.002) -> float:
+    """Find how much faster all cameras may run with no drop and no missed deadline.
+
+    Deadlines and jitter shrink with the periods. Doubling, then bisection on simulations of
+    SEARCH_SECONDS: right if what fits at a rate fits at all lower ones.
+
+    Args:
+        config: cameras and devices.
+        policy: as in plan_policy.
+        tolerance: relative width of the bracket at the end; its lower end is returned.
+
+    Returns:
+        Factor on the cameras' rates; 0 if they do not fit at a hundredth of theirs.
+    """
+
+    def fits(factor: float) -> bool:
+        return plan_policy(config.with_rates(factor), policy).fits
+
+    low, high = (1.0, 2.0) if fits(1.0) else (0.5, 1.0)
+    while low < 1.0 and not fits(low):
+        low, high = low / 2.0, low
+        if low < 0.01:
+            return 0.0
+    while low >= 1.0 and fits(high):
+        low, high = high, high * 2.0
+    while high - low > tolerance * low:
+        middle = 0.5 * (low + high)
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def policies_of(config: PlanConfig, wanted: Sequence[str] = ()) -> list[str]:
+    """Return the policies to compare: those wanted, or all that make sense for a plan."""
+    if wanted:
+        return list(wanted)
+    first = BY_HAND if config.has_placement_by_hand else "static"
+    return [first, "balanced", "dynamic"]

@@ -1,0 +1,331 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""PlanConfig: cameras and devices of `yolox_trt plan`, read from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.engines.simulated import (
+    MEASURED_CONTENTION,
+    BatchLatency,
+    ConstantLatency,
+    Contention,
+    LatencyModel,
+    MeasuredLatency,
+)
+from yolox_trt.executor.simulation import CameraLoad
+from yolox_trt.executor.stream_config import StreamConfig
+
+#: Keys of a camera: those of StreamConfig that a plan heeds (times in ms), and its own.
+CAMERA_KEYS = (
+    "model",
+    "rate",
+    "resolution",
+    "device",
+    "placed_by_hand",
+    "queue_depth",
+    "overflow",
+    "stale_after",
+    "priority",
+    "weight",
+    "max_rate",
+    "deadline",
+    "phase",
+    "jitter",
+    "allow_model_change",
+)
+TOP_KEYS = ("devices", "cameras", "camera_defaults", "contention", "gpu_share", "max_batch")
+
+
+@dataclass(frozen=True)
+class PlannedCamera:
+    """One camera of a plan.
+
+    Attributes:
+        load: its stream and rate.
+        resolution: (width, height) in pixels, for the report; None if unknown.
+        placed_by_hand: device of the placement to compare with, None if there is none.
+    """
+
+    load: CameraLoad
+    resolution: tuple[int, int] | None = None
+    placed_by_hand: Device | None = None
+
+    @property
+    def name(self) -> str:
+        """Id of its stream."""
+        return self.load.config.id
+
+    def renamed(self, name: str) -> PlannedCamera:
+        """Return a copy under another name."""
+        config = dataclasses.replace(self.load.config, id=name)
+        return dataclasses.replace(self, load=dataclasses.replace(self.load, config=config))
+
+    def scaled(self, factor: float) -> PlannedCamera:
+        """Return a copy with `factor` times the rate; deadline and jitter shrink likewise."""
+        load, config = self.load, self.load.config
+        config = dataclasses.replace(
+            config,
+            deadline=config.deadline / factor,
+            expected_rate=config.expected_rate * factor,
+        )
+        load = dataclasses.replace(
+            load, config=config, rate=load.rate * factor, jitter=load.jitter / factor
+        )
+        return dataclasses.replace(self, load=load)
+
+    def by_hand(self) -> PlannedCamera:
+        """Return a copy whose `device` is the one that it was placed on by hand."""
+        if self.placed_by_hand is None:
+            return self
+        config = dataclasses.replace(self.load.config, device=str(self.placed_by_hand))
+        return dataclasses.replace(self, load=dataclasses.replace(self.load, config=config))
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What a plan is made for.
+
+    Attributes:
+        cameras: the cameras.
+        devices: Device -> model -> latency.
+        contention: how devices slow one another down.
+        gpu_share: DLA -> seconds of the GPU for each of its frames.
+        max_batch: most frames of one call on the GPU.
+    """
+
+    cameras: tuple[PlannedCamera, ...]
+    devices: Mapping[Device, Mapping[str, LatencyModel]]
+    contention: Contention = field(default_factory=Contention)
+    gpu_share: Mapping[Device, float] = field(default_factory=dict)
+    max_batch: int = 1
+
+    @property
+    def has_placement_by_hand(self) -> bool:
+        """Whether every camera says where it is placed by hand."""
+        return all(camera.placed_by_hand is not None for camera in self.cameras)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PlanConfig:
+        """Read a YAML file; docs/planning.md describes it. Times in it are milliseconds.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or says something wrong.
+        """
+        file = Path(path)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(
+                f"plan file {file} ({error.strerror})",
+                expected="a YAML file, such as config/orin_agx.yaml",
+                fix="give its path",
+            ) from error
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(
+                f"{file} that is not YAML ({error})", expected="YAML", fix="correct it"
+            ) from error
+        try:
+            return cls.from_dict(values, folder=file.parent)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, ConfigurationError):
+                raise
+            raise ConfigurationError(
+                f"{file}: {error}", expected="the form in docs/planning.md", fix="correct it"
+            ) from error
+
+    @classmethod
+    def from_dict(cls, values: Any, *, folder: Path | None = None) -> PlanConfig:
+        """Read the mapping of a plan file.
+
+        Args:
+            values: what YAML holds.
+            folder: where files that it names are looked for.
+
+        Raises:
+            ConfigurationError: something is missing, unknown or wrong.
+        """
+        values = _mapping(values, "the plan")
+        _known(values, TOP_KEYS, "the plan")
+        devices = {
+            Device.parse(str(name)): {
+                str(model): _latency(value, f"devices.{name}.{model}", folder or Path())
+                for model, value in _mapping(models, f"devices.{name}").items()
+            }
+            for name, models in _mapping(values.get("devices"), "devices").items()
+        }
+        defaults = _mapping(values.get("camera_defaults", {}), "camera_defaults")
+        _known(defaults, CAMERA_KEYS, "camera_defaults")
+        cameras = tuple(
+            _camera(str(name), {**defaults, **_mapping(value or {}, f"cameras.{name}")}, devices)
+            for name, value in _mapping(values.get("cameras"), "cameras").items()
+        )
+        if not cameras or not devices:
+            raise ConfigurationError(
+                f"a plan with {len(cameras)} cameras and {len(devices)} devices",
+                expected="at least one of both",
+                fix="add them",
+            )
+        share = _mapping(values.get("gpu_share", {}), "gpu_share")
+        return cls(
+            cameras=cameras,
+            devices=devices,
+            contention=read_contention(values.get("contention", "none")),
+            gpu_share={Device.parse(str(k)): float(v) / 1e3 for k, v in share.items()},
+            max_batch=int(values.get("max_batch", 1)),
+        )
+
+    def with_cameras(self, count: int) -> PlanConfig:
+        """Return the plan for another number of cameras: the list again and again."""
+        cameras = []
+        for index in range(count):
+            camera = self.cameras[index % len(self.cameras)]
+            turn = index // len(self.cameras)
+            cameras.append(camera.renamed(f"{camera.name}_{turn + 1}") if turn else camera)
+        return dataclasses.replace(self, cameras=tuple(cameras))
+
+    def with_rates(self, factor: float) -> PlanConfig:
+        """Return the plan with every camera's rate times `factor`."""
+        return dataclasses.replace(
+            self, cameras=tuple(camera.scaled(factor) for camera in self.cameras)
+        )
+
+    def with_contention(self, contention: Contention) -> PlanConfig:
+        """Return the plan with another contention."""
+        return dataclasses.replace(self, contention=contention)
+
+
+def read_contention(value: Any) -> Contention:
+    """Read "none", "measured", or a mapping of factors.
+
+    Raises:
+        ConfigurationError: anything else.
+    """
+    if value in (None, "none", False):
+        return Contention()
+    if value == "measured":
+        return MEASURED_CONTENTION
+    if isinstance(value, Mapping):
+        names = [f.name for f in dataclasses.fields(Contention)]
+        _known(value, names, "contention")
+        return Contention(**{k: float(v) for k, v in value.items()})
+    raise ConfigurationError(
+        f"contention = {value!r}",
+        expected="none, measured, or a mapping of gpu_with_dla, dla_with_gpu, dla_with_dla",
+        fix="set `contention`",
+    )
+
+
+def _camera(
+    name: str, values: Mapping[str, Any], devices: Mapping[Device, Mapping[str, LatencyModel]]
+) -> PlannedCamera:
+    _known(values, CAMERA_KEYS, f"camera {name}")
+    if "rate" not in values:
+        raise ConfigurationError(f"camera {name} without a rate", expected="Hz", fix="set `rate`")
+    rate = float(values["rate"])
+    models = sorted({model for each in devices.values() for model in each})
+    model = values.get("model", models[0] if len(models) == 1 else None)
+    if model not in models:
+        raise ConfigurationError(
+            f"model {model!r} of camera {name}",
+            expected=f"one that a device has a time for: {', '.join(models)}",
+            fix="set `model`, or add its time under `devices`",
+        )
+    config = StreamConfig(
+        id=name,
+        model=str(model),
+        expected_rate=rate,
+        **{
+            key: values[key]
+            for key in (
+                "device",
+                "queue_depth",
+                "overflow",
+                "priority",
+                "weight",
+                "allow_model_change",
+            )
+            if key in values
+        },
+        max_rate=float(values.get("max_rate", 0.0)),
+        stale_after=float(values.get("stale_after", 0.0)) / 1e3,
+        # Without a deadline of its own a result is due when the next frame comes.
+        deadline=float(values["deadline"]) / 1e3 if "deadline" in values else 1.0 / rate,
+    )
+    load = CameraLoad(
+        config=config,
+        rate=rate,
+        phase=float(values.get("phase", 0.0)) / 1e3,
+        jitter=float(values.get("jitter", 0.0)) / 1e3,
+    )
+    hand = values.get("placed_by_hand")
+    hand_device = Device.parse(str(hand)) if hand is not None else None
+    if hand_device is not None and model not in devices.get(hand_device, {}):
+        raise ConfigurationError(
+            f"placed_by_hand = {hand} of camera {name}",
+            expected=f"a device with a time for {model}",
+            fix="correct `placed_by_hand`, or add the time",
+        )
+    resolution = values.get("resolution")
+    size = (int(resolution[0]), int(resolution[1])) if resolution is not None else None
+    return PlannedCamera(load, size, hand_device)
+
+
+def _latency(value: Any, where: str, folder: Path) -> LatencyModel:
+    """Read milliseconds: a number, a list of samples, a batch table, or a file of samples."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return ConstantLatency(float(value) / 1e3)
+    if isinstance(value, list):
+        return MeasuredLatency([float(v) / 1e3 for v in value])
+    if isinstance(value, Mapping) and set(value) == {"batch"}:
+        return BatchLatency({int(k): float(v) / 1e3 for k, v in value["batch"].items()})
+    if isinstance(value, Mapping) and "file" in value and set(value) <= {"file", "field"}:
+        return MeasuredLatency(_samples(folder / str(value["file"]), value.get("field"), where))
+    raise ConfigurationError(
+        f"{where} = {value!r}",
+        expected="milliseconds: a number, a list, {batch: {1: ms, 2: ms}} or {file: times.json}",
+        fix="correct it",
+    )
+
+
+def _samples(path: Path, name: str | None, where: str) -> list[float]:
+    """Read seconds from a JSON list of milliseconds, or of objects as trtexec writes them."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        times = [float(v[name or "computeMs"] if isinstance(v, dict) else v) for v in values]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{where}: {path} ({type(error).__name__}: {error})",
+            expected="a JSON list of milliseconds, or what `trtexec --exportTimes` writes "
+            "(`field`: computeMs)",
+            fix="give the right file and `field`",
+        ) from error
+    return [t / 1e3 for t in times]
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"{where}: {value!r}", expected="a mapping", fix="see docs/planning.md"
+        )
+    return value
+
+
+def _known(values: Mapping[str, Any], known: Any, where: str) -> None:
+    unknown = sorted(set(map(str, values)) - set(known))
+    if unknown:
+        raise ConfigurationError(
+            f"{', '.join(unknown)} in {where}", expected=f"{', '.join(known)}", fix="correct it"
+        )
