@@ -8,20 +8,23 @@
 // edges clamped to the Roi. Colour conversion happens before interpolation, as in the reference
 // (kernels/reference), because clamping to 0..255 does not commute with it.
 //
+// A block makes a tile of 32 * WARPS columns and TILE_ROWS rows. It first brings the source rows
+// that the tile samples, and no others, into shared memory: by the bulk copy engine where there is
+// one (compute capability 9.0), else by 16-byte asynchronous copies. That needs neither registers
+// nor addresses for what is in flight, and makes wide, aligned reads of unaligned pixels. Images
+// that this does not suit (steps that are no multiple of four, a tile that does not fit in
+// STAGE_BYTES) are read directly, through the L1.
+//
 // Macros, set by kernels/cuda/preprocess.py:
-//   OUTPUT     element type: 0 float, 1 half, 2 int8, 3 uint8
-//   LAYOUT     0 NCHW, 1 HWC4, 2 CHW16, 3 CHW32
-//   NORMALISE  1: values are scaled and shifted; 0: they stay 0..255
-//   PIXELS     pixels of a thread in a row, 32 columns apart
-//   ROWS       neighbouring rows of a thread: 1, 2, 4, 8, 16 or 32
-//   BLOCK_Y    warps of a block, one above the other
-//   BLOCKS     blocks that must fit on a multiprocessor (bounds the registers of a thread)
+//   OUTPUT       element type: 0 float, 1 half, 2 int8, 3 uint8
+//   LAYOUT       0 NCHW, 1 HWC4, 2 CHW16, 3 CHW32
+//   NORMALISE    1: values are scaled and shifted; 0: they stay 0..255
+//   WARPS        warps of a block, side by side
+//   TILE_ROWS    rows of a tile, at most 32
+//   STAGE_BYTES  shared memory for source rows
 //
-// A warp reads 32 neighbouring pixels: their taps lie in two or three cache lines of a row, and
-// each of its stores fills whole sectors. All loads of a thread are issued before the first use.
-//
-// Every source read lies in an aligned 32-bit word. A read may reach past the image's last byte;
-// the buffer must be descriptors.SOURCE_MARGIN longer than the image.
+// Reads are of whole aligned words or 16-byte pieces: the buffer must be
+// descriptors.SOURCE_MARGIN longer than the image.
 
 enum { BGR8 = 0, RGB8 = 1, BGRA8 = 2, RGBA8 = 3, MONO8 = 4, NV12 = 5, UYVY = 6, YUY2 = 7 };
 
@@ -144,306 +147,528 @@ __device__ __forceinline__ u32 byte_of(u32 word, u32 index) {
   return __byte_perm(word, 0u, 0x4440u | index);
 }
 
-// The bytes of both horizontal taps in one row.
-struct Taps {
-  u32 word[3];
-};
-
-// Reads one encoding. ALIGNED: addresses and step are multiples of four, so that what a column
-// needs from its words is the same in every row.
-template <int ENCODING, bool ALIGNED>
-struct Reader {
-  // Bytes from one pixel to the next in the plane that carries luma or colour.
-  static const u32 PITCH = ENCODING == BGR8    ? 3
-                           : ENCODING == BGRA8 ? 4
-                           : ENCODING == UYVY  ? 2
-                           : ENCODING == YUY2  ? 2
-                                               : 1;
-  const u8* __restrict__ data;
-  u32 step;
-
-  __device__ __forceinline__ Reader(u64 address, int row_step)
-      : data((const u8*)address), step((u32)row_step) {}
-
-  // First byte of the group that column x starts in.
-  __device__ __forceinline__ u32 offset(u32 x) const {
-    return ENCODING == UYVY || ENCODING == YUY2 ? PITCH * (x & ~1u) : PITCH * x;
-  }
-
-  // Words from `offset` on, which hold `count` bytes that matter, 8 at most.
-  __device__ __forceinline__ Taps words(u32 byte_offset, u32 count) const {
-    Taps taps;
-    const u64 address = (u64)data + byte_offset;
-    const u32 lead = ALIGNED ? (ENCODING == BGR8 ? byte_offset & 3 : 0) : (u32)address & 3;
-    const u32* __restrict__ at = (const u32*)(address - lead);
-    taps.word[0] = __ldg(at);
-    taps.word[1] = taps.word[2] = 0;
-    if (lead + count > 4) taps.word[1] = __ldg(at + 1);
-    if (lead + count > 8) taps.word[2] = __ldg(at + 2);
-    return taps;
-  }
-
-  // The words, shifted so that the group's bytes 0 to 3 and 4 to 7 are word[0] and word[1].
-  __device__ __forceinline__ void align(Taps& taps, u32 byte_offset) const {
-    if (ALIGNED && ENCODING != BGR8) return;
-    const u32 lead = ALIGNED ? byte_offset & 3 : ((u32)(u64)data + byte_offset) & 3;
-    taps.word[0] = __funnelshift_r(taps.word[0], taps.word[1], lead * 8);
-    taps.word[1] = __funnelshift_r(taps.word[1], taps.word[2], lead * 8);
-  }
-};
-
-// nv12: luma, and the chroma of both columns. Chroma samples lie at even addresses if ALIGNED.
-template <bool ALIGNED>
-__device__ __forceinline__ u32 chroma_pair(const u8* __restrict__ at) {
-  if (ALIGNED) return __ldg((const u16*)at);
-  return __ldg(at) | __ldg(at + 1) << 8;
-}
-
-// Blends ROWS x PIXELS pixels. The channels come in the order of the encoding's bytes (YUV: blue,
-// green, red); an integer 0..255 is in the highest byte of each value, rounded half up.
-template <int ENCODING, bool ALIGNED>
-__device__ __forceinline__ void resample(const Image& image, int column, int row,
-                                         u32 value[ROWS][PIXELS][3]) {
-  const Reader<ENCODING, ALIGNED> reader(image.data, image.step);
-  const bool is_rgb = ENCODING == BGR8 || ENCODING == BGRA8;
-  const bool is_422 = ENCODING == UYVY || ENCODING == YUY2;
-
-  u32 offset[PIXELS];
-  u32 odd[PIXELS];
-  u32 weights[PIXELS];  // of both horizontal taps
-  u32 chroma_a[PIXELS];
-  u32 chroma_b[PIXELS];
-#pragma unroll
-  for (int p = 0; p < PIXELS; ++p) {
-    const Sample x = sample(min(column + 32 * p, image.resized_width - 1), image.ratio_x,
-                            image.roi_x, image.roi_width);
-    offset[p] = reader.offset(x.tap);
-    odd[p] = x.tap & 1;
-    weights[p] = (ONE - x.weight) | x.weight << 16;
-    chroma_a[p] = x.tap & ~1u;
-    chroma_b[p] = (x.tap + 1) & ~1u;
-  }
-  // Rows are the same for the whole warp: each thread finds one, all get them.
-  const Sample own = sample(min(row + (int)(threadIdx.x % ROWS), image.resized_height - 1),
-                            image.ratio_y, image.roi_y, image.roi_height);
-  const u32 packed = own.tap << (WEIGHT_BITS + 1) | own.weight;
-
-  u32 weight_y[ROWS];
-  bool one_chroma_row[ROWS];
-  u32 row_offset[ROWS][2];
-  Taps taps[ROWS][PIXELS][2];
-  u32 chroma[ROWS][PIXELS][2][2];
-#pragma unroll
-  for (int r = 0; r < ROWS; ++r) {
-    const u32 y = ROWS == 1 ? packed : __shfl_sync(0xffffffffu, packed, r);
-    weight_y[r] = y & (2 * ONE - 1);
-    const u32 above = y >> (WEIGHT_BITS + 1);
-    const u32 below = above + (image.roi_height > 1 ? 1 : 0);
-    one_chroma_row[r] = above >> 1 == below >> 1;
-    row_offset[r][0] = above * reader.step;
-    row_offset[r][1] = below * reader.step;
-#pragma unroll
-    for (int p = 0; p < PIXELS; ++p) {
-#pragma unroll
-      for (int t = 0; t < 2; ++t) {
-        Taps& tap = taps[r][p][t];
-        const u32 at = row_offset[r][t] + offset[p];
-        if (is_rgb) {
-          tap = reader.words(at, ENCODING == BGR8 ? 6 : 8);
-        } else if (is_422) {
-          tap = reader.words(at, 4 + 4 * odd[p]);
-        } else {
-          tap.word[0] = __ldg(reader.data + at);
-          tap.word[1] = __ldg(reader.data + at + 1);
-        }
-      }
-      if (ENCODING == NV12) {
-        const u8* plane = (const u8*)image.chroma + (above >> 1) * reader.step;
-        chroma[r][p][0][0] = chroma_pair<ALIGNED>(plane + chroma_a[p]);
-        chroma[r][p][0][1] = chroma_pair<ALIGNED>(plane + chroma_b[p]);
-        if (!one_chroma_row[r]) {
-          plane += reader.step;
-          chroma[r][p][1][0] = chroma_pair<ALIGNED>(plane + chroma_a[p]);
-          chroma[r][p][1][1] = chroma_pair<ALIGNED>(plane + chroma_b[p]);
-        }
-      }
-    }
-  }
-
-#pragma unroll
-  for (int r = 0; r < ROWS; ++r) {
-#pragma unroll
-    for (int p = 0; p < PIXELS; ++p) {
-      u32 sum[2][3];  // weighted over the row's two taps
-      Chroma a;
-      Chroma b;
-#pragma unroll
-      for (int t = 0; t < 2; ++t) {
-        Taps& tap = taps[r][p][t];
-        if (is_rgb || is_422) reader.align(tap, row_offset[r][t] + offset[p]);
-        if (is_rgb) {
-          const u32 two = __byte_perm(tap.word[0], tap.word[1], ENCODING == BGR8 ? 0x4130 : 0x5140);
-          const u32 third =
-              __byte_perm(tap.word[0], tap.word[1], ENCODING == BGR8 ? 0x0052 : 0x0062);
-          sum[t][0] = __dp2a_lo(weights[p], two, 0u);
-          sum[t][1] = __dp2a_hi(weights[p], two, 0u);
-          sum[t][2] = __dp2a_lo(weights[p], third, 0u);
-        } else if (ENCODING == MONO8) {
-          const u32 grey = tap.word[0] * (weights[p] & 0xffffu) + tap.word[1] * (weights[p] >> 16);
-          sum[t][0] = sum[t][1] = sum[t][2] = grey;
-        } else if (ENCODING == NV12) {
-          if (t == 0 || !one_chroma_row[r]) {  // the same for the whole warp
-            a = Chroma(byte_of(chroma[r][p][t][0], 0), byte_of(chroma[r][p][t][0], 1));
-            b = Chroma(byte_of(chroma[r][p][t][1], 0), byte_of(chroma[r][p][t][1], 1));
-          }
-          blend_yuv(tap.word[0], tap.word[1], a, b, weights[p], sum[t]);
-        } else {
-          // UYVY: U Y V Y'; YUY2: Y U Y' V. Odd column: Y', then Y of the next group.
-          const u32 luma = ENCODING == UYVY ? 1 : 0;
-          const u32 u = ENCODING == UYVY ? 0 : 1;
-          const u32 next = odd[p] ? tap.word[1] : tap.word[0];
-          a = Chroma(byte_of(tap.word[0], u), byte_of(tap.word[0], u + 2));
-          b = Chroma(byte_of(next, u), byte_of(next, u + 2));
-          blend_yuv(byte_of(tap.word[0], luma + 2 * odd[p]), byte_of(next, luma + 2 - 2 * odd[p]),
-                    a, b, weights[p], sum[t]);
-        }
-      }
-#pragma unroll
-      for (int c = 0; c < 3; ++c) {
-        value[r][p][c] = sum[0][c] * (ONE - weight_y[r]) +
-                         (sum[1][c] * weight_y[r] + (1u << (PIXEL_BITS - 1)));
-      }
-    }
-  }
-}
-
-template <int ENCODING>
-__device__ __forceinline__ void resample(const Image& image, int column, int row,
-                                         u32 value[ROWS][PIXELS][3]) {
-  if ((image.data | image.chroma | (u64)image.step) & 3) {
-    resample<ENCODING, false>(image, column, row, value);
-  } else {
-    resample<ENCODING, true>(image, column, row, value);
-  }
-}
-
 struct Normalisation {  // out = value * multiplier + offset, by the network's channel
   float multiplier[3];
   float offset[3];
 };
 
-// Stores what a thread made. INSIDE: no pixel of it is padding.
-template <bool INSIDE>
-__device__ __forceinline__ void store(const Image& image, const Normalisation& normalisation,
-                                      u32 pad, const u32 value[ROWS][PIXELS][3], int column,
-                                      int row, int height, int width, int row_pitch,
-                                      out_t* __restrict__ output) {
+// The network's input, seen by one thread: a place in its column.
+struct Output {
+  out_t* __restrict__ at;  // NCHW: in the plane of the encoding's first channel; else the pixel
+  long long plane;         // elements to the next channel's plane; negative if channels are swapped
+  int row_step;            // elements from row to row
+  bool swap;
+  Normalisation normalisation;  // NCHW: in the order of the encoding's channels
+
+  __device__ __forceinline__ void next_row() { at += row_step; }
+
+  __device__ __forceinline__ void store(const u32 pixel[3]) const {
 #if LAYOUT == 0
-  // Channels change places by changing planes.
-  const u64 plane = (u64)height * row_pitch;
-  out_t* __restrict__ to[3];
-  float multiplier[3];
-  float offset[3];
+    out_t* __restrict__ to = at;
+#pragma unroll
+    for (int c = 0; c < 3; ++c, to += plane) {
+      *to = finish(pixel[c], normalisation.multiplier[c], normalisation.offset[c]);
+    }
+#else
+    // Channels beyond the third are zero: the network's weights for them are, too.
+    const int channels = LAYOUT == 1 ? 4 : LAYOUT == 2 ? 16 : 32;
+    const int group = 16 / (int)sizeof(out_t) < channels ? 16 / (int)sizeof(out_t) : channels;
+    struct alignas(group * sizeof(out_t)) Pack {
+      out_t value[group];
+    };
+    Pack* to = (Pack*)at;
+    Pack pack = {};
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      pack.value[c] = finish(swap ? pixel[2 - c] : pixel[c], normalisation.multiplier[c],
+                             normalisation.offset[c]);
+    }
+    to[0] = pack;
+    const Pack zero = {};
+#pragma unroll
+    for (int next = 1; next < channels / group; ++next) to[next] = zero;
+#endif
+  }
+};
+
+// What the rows of a tile need, made by the first warp.
+struct alignas(16) Row {
+  u32 above, below;  // staged: bytes from the stage's start to the tile's first group; else rows
+  u32 weight_above, weight_below;  // in 1 / ONE
+  u32 chroma_above, chroma_below;  // nv12, likewise
+  u32 reserved[2];
+};
+
+// How one encoding lies in memory.
+template <int ENCODING>
+struct Traits {
+  static const bool IS_RGB = ENCODING == BGR8 || ENCODING == BGRA8;
+  static const bool IS_422 = ENCODING == UYVY || ENCODING == YUY2;
+  // Bytes from one pixel to the next in the plane that carries luma or colour.
+  static const u32 PITCH = ENCODING == BGR8 ? 3 : ENCODING == BGRA8 ? 4 : IS_422 ? 2 : 1;
+  // Bytes from a group's first one to the end of what both taps need.
+  static const u32 WINDOW = ENCODING == BGR8 ? 6 : IS_422 || ENCODING == BGRA8 ? 8 : 2;
+
+  // First byte of the group that column x lies in.
+  static __device__ __forceinline__ u32 offset(u32 x) {
+    return IS_422 ? PITCH * (x & ~1u) : PITCH * x;
+  }
+};
+
+// What a thread knows of its column.
+struct Column {
+  u32 odd;       // whether the first tap's column is odd
+  u32 weights;   // of both horizontal taps
+  u32 offset;    // bytes from a row's start to the first tap's group
+  u32 chroma_a;  // nv12: bytes from a chroma row's start to both taps' chroma
+  u32 chroma_b;
+};
+
+template <int ENCODING>
+__device__ __forceinline__ Column make_column(const Image& image, int column) {
+  const Sample x = sample(min(column, image.resized_width - 1), image.ratio_x, image.roi_x,
+                          image.roi_width);
+  Column result;
+  result.odd = x.tap & 1;
+  result.weights = (ONE - x.weight) | x.weight << 16;
+  result.offset = Traits<ENCODING>::offset(x.tap);
+  result.chroma_a = x.tap & ~1u;
+  result.chroma_b = (x.tap + 1) & ~1u;
+  return result;
+}
+
+// The bytes of both taps in one row: words, or (mono8, nv12) two bytes.
+struct Taps {
+  u32 word[3];
+};
+
+// Reads a group that begins `lead` bytes behind the word at `at`.
+template <int ENCODING>
+__device__ __forceinline__ Taps read_taps(const u8* at, u32 lead, u32 odd) {
+  Taps taps;
+  if (Traits<ENCODING>::WINDOW == 2) {
+    taps.word[0] = at[lead];
+    taps.word[1] = at[lead + 1];
+    return taps;
+  }
+  const u32 count = Traits<ENCODING>::IS_422 ? 4 + 4 * odd : Traits<ENCODING>::WINDOW;
+  const u32* words = (const u32*)at;
+  taps.word[0] = words[0];
+  taps.word[1] = taps.word[2] = 0;
+  if (!Traits<ENCODING>::IS_422 || lead + count > 4) taps.word[1] = words[1];
+  if (lead + count > 8) taps.word[2] = words[2];
+  return taps;
+}
+
+// Shifts the words so that the group's bytes 0 to 3 and 4 to 7 are word[0] and word[1].
+__device__ __forceinline__ void align_taps(Taps& taps, u32 lead) {
+  taps.word[0] = __funnelshift_r(taps.word[0], taps.word[1], lead * 8);
+  taps.word[1] = __funnelshift_r(taps.word[1], taps.word[2], lead * 8);
+}
+
+// A chroma sample of nv12: blue difference in the low byte, red difference above it.
+__device__ __forceinline__ u32 read_chroma(const u8* at) { return at[0] | at[1] << 8; }
+
+// Weighted sums of a row's two taps, channels in the order of the encoding's bytes (YUV: blue,
+// green, red). `chroma`: nv12, of both taps.
+template <int ENCODING>
+__device__ __forceinline__ void blend_row(const Taps& taps, const Column& column,
+                                          const Chroma chroma[2], u32 sum[3]) {
+  if (Traits<ENCODING>::IS_RGB) {
+    const u32 two = __byte_perm(taps.word[0], taps.word[1], ENCODING == BGR8 ? 0x4130 : 0x5140);
+    const u32 third = __byte_perm(taps.word[0], taps.word[1], ENCODING == BGR8 ? 0x0052 : 0x0062);
+    sum[0] = __dp2a_lo(column.weights, two, 0u);
+    sum[1] = __dp2a_hi(column.weights, two, 0u);
+    sum[2] = __dp2a_lo(column.weights, third, 0u);
+  } else if (ENCODING == MONO8) {
+    sum[0] = sum[1] = sum[2] =
+        taps.word[0] * (column.weights & 0xffffu) + taps.word[1] * (column.weights >> 16);
+  } else if (ENCODING == NV12) {
+    blend_yuv(taps.word[0], taps.word[1], chroma[0], chroma[1], column.weights, sum);
+  } else {
+    // UYVY: U Y V Y'; YUY2: Y U Y' V. Odd column: Y', then Y of the next group.
+    const u32 luma = ENCODING == UYVY ? 1 : 0;
+    const u32 u = ENCODING == UYVY ? 0 : 1;
+    const u32 next = column.odd ? taps.word[1] : taps.word[0];
+    const Chroma a(byte_of(taps.word[0], u), byte_of(taps.word[0], u + 2));
+    const Chroma b(byte_of(next, u), byte_of(next, u + 2));
+    blend_yuv(byte_of(taps.word[0], luma + 2 * column.odd),
+              byte_of(next, luma + 2 - 2 * column.odd), a, b, column.weights, sum);
+  }
+}
+
+// Blends both rows: an integer 0..255, rounded half up, in the highest byte.
+__device__ __forceinline__ void blend_rows(const u32 above[3], const u32 below[3], const Row& row,
+                                           u32 pixel[3]) {
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    const int channel = image.swap ? 2 - c : c;
-    to[c] = output + (blockIdx.z * 3 + channel) * plane + (u64)row * row_pitch + column;
-    multiplier[c] = image.swap ? normalisation.multiplier[2 - c] : normalisation.multiplier[c];
-    offset[c] = image.swap ? normalisation.offset[2 - c] : normalisation.offset[c];
+    pixel[c] = above[c] * row.weight_above +
+               (below[c] * row.weight_below + (1u << (PIXEL_BITS - 1)));
   }
+}
+
+// ---- bringing source rows into shared memory
+
+#if !defined(YOLOX_TRT_HOST) && __CUDA_ARCH__ >= 900
+#define BULK_COPY 1
 #else
-  // Channels beyond the third are zero: the network's weights for them are, too.
-  const int channels = LAYOUT == 1 ? 4 : LAYOUT == 2 ? 16 : 32;
-  const int group = 16 / (int)sizeof(out_t) < channels ? 16 / (int)sizeof(out_t) : channels;
-  struct alignas(group * sizeof(out_t)) Pack {
-    out_t value[group];
-  };
+#define BULK_COPY 0
+#endif
+
+#ifdef YOLOX_TRT_HOST
+__device__ __forceinline__ void copy16(u8* to, const u8* from) { __builtin_memcpy(to, from, 16); }
+__device__ __forceinline__ void wait_for_copies() {}
+#else
+__device__ __forceinline__ u32 shared_address(const void* pointer) {
+  return (u32)__cvta_generic_to_shared(pointer);
+}
+#if BULK_COPY
+__device__ __forceinline__ void init_barrier(u64* barrier, u32 arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(arrivals));
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ __forceinline__ void arrive_and_expect(u64* barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_copy(u8* to, u64 from, u32 bytes, u64* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+__device__ __forceinline__ void wait_for_barrier(u64* barrier) {  // its first phase
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+      "@!done bra again;\n"
+      "}\n" ::"r"(shared_address(barrier))
+      : "memory");
+}
+#elif __CUDA_ARCH__ >= 800
+__device__ __forceinline__ void copy16(u8* to, const u8* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from)
+               : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+#else
+__device__ __forceinline__ void copy16(u8* to, const u8* from) { *(uint4*)to = *(const uint4*)from; }
+__device__ __forceinline__ void wait_for_copies() {}
+#endif
+#endif
+
+// The part of a plane that a tile samples: `slots` rows of `bytes` bytes each.
+struct Region {
+  u64 data;    // address of row 0's byte that the tile's first column needs
+  u32 step;    // bytes from row to row
+  u32 bytes;   // multiple of 16
+  u32 begin;   // of its first slot in the stage
+  u32 slots;
+  u32 first;   // dense: row of slot 0
+  u32 halved;  // rows are chroma rows, each for two image rows
+  bool dense;  // every row from `first` on; else two slots for each row of the tile
+};
+
+// The image row whose tap a slot holds, in rows of the region's plane.
+__device__ __forceinline__ u32 region_row(const Region& region, const Image& image, int first_row,
+                                          u32 slot) {
+  if (region.dense) return region.first + slot;
+  const Sample y = sample(min(first_row + (int)(slot >> 1), image.resized_height - 1),
+                          image.ratio_y, image.roi_y, image.roi_height);
+  const u32 row = y.tap + ((slot & 1) && image.roi_height > 1 ? 1 : 0);
+  return row >> region.halved;
+}
+
+// Where the tile's first group lies in the stage, for a row that a slot holds.
+__device__ __forceinline__ u32 staged_at(const Region& region, u32 row, u32 slot) {
+  const u32 lead = (u32)(region.data + (u64)row * region.step) & 15;
+  return region.begin + slot * region.bytes + lead;
+}
+
+template <int ENCODING>
+struct Tile {
+  Region luma;
+  Region chroma;
+  u32 first_offset;   // of the tile's first group in a row
+  u32 first_chroma;
+  bool staged;
+};
+
+// Decides how a tile is read; the same for all threads of a block. `last_row`: behind the tile's
+// last row that carries the image; `last_column`: its last column that does.
+template <int ENCODING>
+__device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, int first_column,
+                                                    int last_column, int first_row, int last_row) {
+  Tile<ENCODING> tile;
+  const Column left = make_column<ENCODING>(image, first_column);
+  const Column right = make_column<ENCODING>(image, last_column);
+  const Sample top = sample(first_row, image.ratio_y, image.roi_y, image.roi_height);
+  const Sample bottom = sample(last_row - 1, image.ratio_y, image.roi_y, image.roi_height);
+  const u32 second = image.roi_height > 1 ? 1 : 0;
+  const u32 dense_rows = bottom.tap + second - top.tap + 1;
+  const u32 listed_rows = 2 * (u32)(last_row - first_row);
+  const bool dense = dense_rows <= listed_rows;
+
+  tile.first_offset = left.offset;
+  tile.luma.data = image.data + left.offset;
+  tile.luma.step = (u32)image.step;
+  tile.luma.bytes = (right.offset - left.offset + Traits<ENCODING>::WINDOW + 30) & ~15u;
+  tile.luma.begin = 0;
+  tile.luma.slots = dense ? dense_rows : listed_rows;
+  tile.luma.first = top.tap;
+  tile.luma.halved = 0;
+  tile.luma.dense = dense;
+  u32 total = tile.luma.slots * tile.luma.bytes;
+
+  tile.first_chroma = left.chroma_a;
+  tile.chroma = tile.luma;
+  tile.chroma.slots = 0;
+  if (ENCODING == NV12) {
+    tile.chroma.data = image.chroma + left.chroma_a;
+    tile.chroma.bytes = (right.chroma_b - left.chroma_a + 2 + 30) & ~15u;
+    tile.chroma.begin = total;
+    tile.chroma.first = top.tap >> 1;
+    tile.chroma.slots = dense ? ((bottom.tap + second) >> 1) - (top.tap >> 1) + 1 : listed_rows;
+    tile.chroma.halved = 1;
+    total += tile.chroma.slots * tile.chroma.bytes;
+  }
+  // A read of a word, from a group's last bytes on, may leave a row by up to eight bytes.
+  tile.staged = total + 16 <= STAGE_BYTES &&
+                ((image.data | image.chroma | (u64)image.step) & 3) == 0;
+  return tile;
+}
+
+__device__ __forceinline__ Row make_row(const Image& image, const Region& luma,
+                                        const Region& chroma, bool staged, int first_row,
+                                        int index) {
+  const Sample y = sample(min(first_row + index, image.resized_height - 1), image.ratio_y,
+                          image.roi_y, image.roi_height);
+  Row row;
+  row.weight_above = ONE - y.weight;
+  row.weight_below = y.weight;
+  row.above = y.tap;
+  row.below = y.tap + (image.roi_height > 1 ? 1 : 0);
+  row.chroma_above = row.above >> 1;
+  row.chroma_below = row.below >> 1;
+  if (staged) {
+    const u32 slot = 2 * index;
+    row.chroma_above = staged_at(chroma, row.chroma_above,
+                                 chroma.dense ? row.chroma_above - chroma.first : slot);
+    row.chroma_below = staged_at(chroma, row.chroma_below,
+                                 chroma.dense ? row.chroma_below - chroma.first : slot + 1);
+    row.above = staged_at(luma, row.above, luma.dense ? row.above - luma.first : slot);
+    row.below = staged_at(luma, row.below, luma.dense ? row.below - luma.first : slot + 1);
+  }
+  return row;
+}
+
+// What a thread's column is: image, padding, or behind the row's end.
+enum Kind { IMAGE, PADDING, OUTSIDE };
+
+// A block's shared memory.
+struct alignas(128) Shared {
+  u8 stage[STAGE_BYTES];
+  Row rows[TILE_ROWS];
+  u64 barrier;
+};
+
+// Makes the tile's rows that carry the image. All threads of a block call it.
+template <int ENCODING>
+__device__ __forceinline__ void resample(const Image& image, Output output, int first_column,
+                                         Kind kind, int first_row, int last_row, u32 pad,
+                                         Shared& shared) {
+  u8* stage = shared.stage;
+  const int last_column = min(first_column + 32 * WARPS, image.resized_width) - 1;
+  const Tile<ENCODING> tile =
+      make_tile<ENCODING>(image, first_column, last_column, first_row, last_row);
+  const int lane = threadIdx.x % 32;
+
+#if BULK_COPY
+  if (threadIdx.x < 32 && tile.staged) {
+    if (lane == 0) init_barrier(&shared.barrier, 32);
+    __syncwarp();
+    u32 bytes = 0;
+    for (u32 slot = lane; slot < tile.luma.slots; slot += 32) bytes += tile.luma.bytes;
+    for (u32 slot = lane; slot < tile.chroma.slots; slot += 32) bytes += tile.chroma.bytes;
+    arrive_and_expect(&shared.barrier, bytes);
+  }
 #endif
 #pragma unroll
-  for (int r = 0; r < ROWS; ++r) {
-    if (!INSIDE && row + r >= height) return;
-#pragma unroll
-    for (int p = 0; p < PIXELS; ++p) {
-      if (!INSIDE && column + 32 * p >= width) break;
-      const bool padding =
-          !INSIDE && (column + 32 * p >= image.resized_width || row + r >= image.resized_height);
-#if LAYOUT == 0
-#pragma unroll
-      for (int c = 0; c < 3; ++c) {
-        to[c][r * row_pitch + 32 * p] =
-            finish(padding ? pad : value[r][p][c], multiplier[c], offset[c]);
-      }
+  for (int plane = 0; plane < (ENCODING == NV12 ? 2 : 1); ++plane) {
+    const Region& region = plane ? tile.chroma : tile.luma;
+    if (!tile.staged) break;
+#if BULK_COPY
+    if (threadIdx.x >= 32) break;
+    for (u32 slot = lane; slot < region.slots; slot += 32) {
+      const u64 from = region.data + (u64)region_row(region, image, first_row, slot) * region.step;
+      bulk_copy(stage + region.begin + slot * region.bytes, from & ~15ull, region.bytes, &shared.barrier);
+    }
 #else
-      out_t pixel[3];
-#pragma unroll
-      for (int c = 0; c < 3; ++c) {
-        const u32 source = image.swap ? value[r][p][2 - c] : value[r][p][c];
-        pixel[c] = finish(padding ? pad : source, normalisation.multiplier[c],
-                          normalisation.offset[c]);
+    for (u32 slot = threadIdx.x / 32; slot < region.slots; slot += WARPS) {
+      const u64 from = region.data + (u64)region_row(region, image, first_row, slot) * region.step;
+      u8* to = stage + region.begin + slot * region.bytes;
+      for (u32 byte = lane * 16; byte < region.bytes; byte += 32 * 16) {
+        copy16(to + byte, (const u8*)(from & ~15ull) + byte);
       }
-      const u64 index =
-          (((u64)blockIdx.z * height + row + r) * row_pitch + column + 32 * p) * channels;
+    }
+#endif
+  }
+  if (threadIdx.x < TILE_ROWS) {
+    shared.rows[threadIdx.x] =
+        make_row(image, tile.luma, tile.chroma, tile.staged, first_row, threadIdx.x);
+  }
+  const Column column = make_column<ENCODING>(image, first_column + (int)threadIdx.x);
+#if !BULK_COPY
+  wait_for_copies();
+#endif
+  __syncthreads();
+
+  const int count = last_row - first_row;
+  Chroma chroma[2];
+  if (tile.staged) {
+#if BULK_COPY
+    wait_for_barrier(&shared.barrier);
+#endif
+    // Steps are multiples of four: a group's place in its word is the same in every row.
+    const u32 lead = ENCODING == BGR8 ? column.offset & 3 : 0;
+    const u8* at = stage + (column.offset - tile.first_offset - lead);
+    const u8* chroma_a = stage + (column.chroma_a - tile.first_chroma);
+    const u8* chroma_b = stage + (column.chroma_b - tile.first_chroma);
+#pragma unroll 4
+    for (int r = 0; r < count; ++r) {
+      const Row row = shared.rows[r];
+      u32 sum[2][3];
 #pragma unroll
-      for (int first = 0; first < channels; first += group) {
-        Pack pack = {};
-        if (first == 0) {
-          pack.value[0] = pixel[0];
-          pack.value[1] = pixel[1];
-          pack.value[2] = pixel[2];
+      for (int t = 0; t < 2; ++t) {
+        Taps taps = read_taps<ENCODING>(at + (t ? row.below : row.above), lead, column.odd);
+        if (ENCODING == BGR8) align_taps(taps, lead);
+        if (ENCODING == NV12) {
+          const u32 offset = t ? row.chroma_below : row.chroma_above;
+          const u32 a = *(const u16*)(chroma_a + offset);
+          const u32 b = *(const u16*)(chroma_b + offset);
+          chroma[0] = Chroma(byte_of(a, 0), byte_of(a, 1));
+          chroma[1] = Chroma(byte_of(b, 0), byte_of(b, 1));
         }
-        *(Pack*)(output + index + first) = pack;
+        blend_row<ENCODING>(taps, column, chroma, sum[t]);
       }
-#endif
+      u32 pixel[3];
+      blend_rows(sum[0], sum[1], row, pixel);
+      if (kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
+      if (kind != OUTSIDE) output.store(pixel);
+      output.next_row();
+    }
+  } else {
+#pragma unroll 2
+    for (int r = 0; r < count; ++r) {
+      const Row row = shared.rows[r];
+      u32 sum[2][3];
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        const u64 from =
+            image.data + (u64)(t ? row.below : row.above) * (u32)image.step + column.offset;
+        const u32 lead = Traits<ENCODING>::WINDOW == 2 ? 0 : (u32)from & 3;
+        Taps taps = read_taps<ENCODING>((const u8*)(from - lead), lead, column.odd);
+        if (Traits<ENCODING>::WINDOW != 2) align_taps(taps, lead);
+        if (ENCODING == NV12) {
+          const u8* plane = (const u8*)image.chroma +
+                            (u64)(t ? row.chroma_below : row.chroma_above) * (u32)image.step;
+          const u32 a = read_chroma(plane + column.chroma_a);
+          const u32 b = read_chroma(plane + column.chroma_b);
+          chroma[0] = Chroma(byte_of(a, 0), byte_of(a, 1));
+          chroma[1] = Chroma(byte_of(b, 0), byte_of(b, 1));
+        }
+        blend_row<ENCODING>(taps, column, chroma, sum[t]);
+      }
+      u32 pixel[3];
+      blend_rows(sum[0], sum[1], row, pixel);
+      if (kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
+      if (kind != OUTSIDE) output.store(pixel);
+      output.next_row();
     }
   }
 }
 
-// Grid: (columns / (32 * PIXELS), rows / (BLOCK_Y * ROWS), batch); block: (32, BLOCK_Y).
+// Grid: (columns / (32 * WARPS), rows / TILE_ROWS, batch); block: 32 * WARPS.
 // row_pitch: elements from one output row to the next; pixels if LAYOUT is not NCHW.
-extern "C" __global__ void __launch_bounds__(32 * BLOCK_Y, BLOCKS)
-    preprocess(const Image* __restrict__ images, out_t* __restrict__ output, int height, int width,
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
+    preprocess(const Image* __restrict__ images, out_t* __restrict__ input, int height, int width,
                int row_pitch, float multiplier0, float multiplier1, float multiplier2,
                float offset0, float offset1, float offset2, int pad) {
-  const int first_column = blockIdx.x * 32 * PIXELS;
-  const int row = (blockIdx.y * BLOCK_Y + threadIdx.y) * ROWS;
-  if (row >= height) return;
+  __shared__ Shared shared;
   const Image image = images[blockIdx.z];
+  const int first_column = blockIdx.x * 32 * WARPS;
+  const int first_row = blockIdx.y * TILE_ROWS;
   const int column = first_column + threadIdx.x;
-  const Normalisation normalisation = {{multiplier0, multiplier1, multiplier2},
-                                       {offset0, offset1, offset2}};
+  const int last_row = min(first_row + TILE_ROWS, height);
+  const Kind kind = column < image.resized_width ? IMAGE : column < width ? PADDING : OUTSIDE;
   const u32 pad_value = (u32)pad << PIXEL_BITS;
 
-  u32 value[ROWS][PIXELS][3];
-  // Both the same for a whole warp.
-  if (first_column < image.resized_width && row < image.resized_height) {
+  Output output;
+  output.swap = image.swap != 0;
+#if LAYOUT == 0
+  const long long plane = (long long)height * row_pitch;
+  output.at = input + (blockIdx.z * 3 + (output.swap ? 2 : 0)) * plane +
+              (long long)first_row * row_pitch + column;
+  output.plane = output.swap ? -plane : plane;
+  output.row_step = row_pitch;
+  const bool reverse = output.swap;
+#else
+  const int channels = LAYOUT == 1 ? 4 : LAYOUT == 2 ? 16 : 32;
+  output.at =
+      input + (((long long)blockIdx.z * height + first_row) * row_pitch + column) * channels;
+  output.row_step = row_pitch * channels;
+  const bool reverse = false;
+#endif
+  output.normalisation.multiplier[0] = reverse ? multiplier2 : multiplier0;
+  output.normalisation.multiplier[1] = multiplier1;
+  output.normalisation.multiplier[2] = reverse ? multiplier0 : multiplier2;
+  output.normalisation.offset[0] = reverse ? offset2 : offset0;
+  output.normalisation.offset[1] = offset1;
+  output.normalisation.offset[2] = reverse ? offset0 : offset2;
+
+  // Behind the last row of the tile that carries the image; the same for the whole block.
+  int end = max(first_row, min(last_row, image.resized_height));
+  if (first_column >= image.resized_width) end = first_row;
+  if (first_row < end) {
     switch (image.encoding) {
       case BGR8:
       case RGB8:
-        resample<BGR8>(image, column, row, value);
+        resample<BGR8>(image, output, first_column, kind, first_row, end, pad_value,
+                       shared);
         break;
       case BGRA8:
       case RGBA8:
-        resample<BGRA8>(image, column, row, value);
+        resample<BGRA8>(image, output, first_column, kind, first_row, end, pad_value,
+                       shared);
         break;
       case MONO8:
-        resample<MONO8>(image, column, row, value);
+        resample<MONO8>(image, output, first_column, kind, first_row, end, pad_value,
+                       shared);
         break;
       case NV12:
-        resample<NV12>(image, column, row, value);
+        resample<NV12>(image, output, first_column, kind, first_row, end, pad_value,
+                       shared);
         break;
       case UYVY:
-        resample<UYVY>(image, column, row, value);
+        resample<UYVY>(image, output, first_column, kind, first_row, end, pad_value,
+                       shared);
         break;
       default:
-        resample<YUY2>(image, column, row, value);
+        resample<YUY2>(image, output, first_column, kind, first_row, end, pad_value,
+                       shared);
         break;
     }
   }
-  if (first_column + 32 * PIXELS <= image.resized_width && row + ROWS <= image.resized_height) {
-    store<true>(image, normalisation, pad_value, value, column, row, height, width, row_pitch,
-                output);
-  } else {
-    store<false>(image, normalisation, pad_value, value, column, row, height, width, row_pitch,
-                 output);
-  }
+  if (kind == OUTSIDE) return;
+  output.at += (long long)(end - first_row) * output.row_step;
+  const u32 padding[3] = {pad_value, pad_value, pad_value};
+  for (int row = end; row < last_row; ++row, output.next_row()) output.store(padding);
 }

@@ -21,12 +21,12 @@ LAYOUTS: dict[str, tuple[int, int]] = {
     "chw16": (2, 16),
     "chw32": (3, 32),
 }
-#: Output element type -> (PIXELS, ROWS, BLOCK_Y, BLOCKS); measured on an H200, see docs/kernels.md.
-TILES: dict[str, tuple[int, int, int, int]] = {
-    "float32": (1, 4, 4, 10),
-    "float16": (1, 4, 4, 10),
-    "int8": (1, 4, 4, 10),
-    "uint8": (1, 4, 4, 10),
+#: Output element type -> (WARPS, TILE_ROWS, STAGE_BYTES); measured on an H200, see docs/kernels.md.
+TILES: dict[str, tuple[int, int, int]] = {
+    "float32": (4, 8, 24576),
+    "float16": (4, 8, 24576),
+    "int8": (4, 8, 24576),
+    "uint8": (4, 8, 24576),
 }
 
 
@@ -45,7 +45,7 @@ class CudaPreprocess:
             rows without padding. The padding is not written.
         preprocessing: colour order, scale, mean, std and pad value.
         input_scale: real value of one step of an int8 input (dynamic range / 127).
-        tile: (PIXELS, ROWS, BLOCK_Y, BLOCKS) of preprocess.cu; None for the measured choice.
+        tile: (WARPS, TILE_ROWS, STAGE_BYTES) of preprocess.cu; None for the measured choice.
 
     Raises:
         ConfigurationError: unknown dtype or layout, or sizes that do not fit them.
@@ -63,7 +63,7 @@ class CudaPreprocess:
         row_pitch: int | None = None,
         preprocessing: Preprocessing | None = None,
         input_scale: float = 1.0,
-        tile: tuple[int, int, int, int] | None = None,
+        tile: tuple[int, int, int] | None = None,
     ) -> None:
         preprocessing = preprocessing or Preprocessing()
         if dtype not in _OUTPUTS or layout not in LAYOUTS:
@@ -82,11 +82,11 @@ class CudaPreprocess:
             raise ConfigurationError(
                 f"row pitch {row_pitch}", expected=f"at least the input's width {width}"
             )
-        pixels, rows, block_y, blocks = tile or TILES[dtype]
+        warps, rows, stage = tile or TILES[dtype]
         factor, offset = preprocessing.factors
         scale = input_scale if dtype == "int8" else 1.0
-        self._block = (32, block_y, 1)
-        self._grid = (-(-width // (32 * pixels)), -(-height // (block_y * rows)))
+        self._block = (32 * warps, 1, 1)
+        self._grid = (-(-width // (32 * warps)), -(-height // rows))
         self._parameters = (
             np.int32(height),
             np.int32(width),
@@ -100,10 +100,9 @@ class CudaPreprocess:
             OUTPUT=_OUTPUTS[dtype],
             LAYOUT=LAYOUTS[layout][0],
             NORMALISE=int(not preprocessing.is_identity or scale != 1.0),
-            PIXELS=pixels,
-            ROWS=rows,
-            BLOCK_Y=block_y,
-            BLOCKS=blocks,
+            WARPS=warps,
+            TILE_ROWS=rows,
+            STAGE_BYTES=stage,
         ).get_function("preprocess")
 
     def shape(self, batch: int) -> tuple[int, ...]:
