@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,16 @@ def test_progress_cancels(tmp_path: Path) -> None:
 
     with pytest.raises(StopError):
         build_engine(small_model(tmp_path), BuildOptions(flavour="tensorrt_rtx"), on_progress=stop)
+
+
+def test_ctrl_c_ends_the_build(tmp_path: Path) -> None:
+    def interrupt(fraction: float, phase: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(
+            small_model(tmp_path), BuildOptions(flavour="tensorrt_rtx"), on_progress=interrupt
+        )
 
 
 def test_the_cache_keeps_real_engines(tmp_path: Path) -> None:

@@ -110,6 +110,23 @@ def test_a_warning_that_is_said_for_every_layer_is_logged_once(
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == ["Converting scales"]
 
 
+def test_what_a_log_handler_raises_comes_out_behind_the_call() -> None:
+    class Interrupted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise KeyboardInterrupt
+
+    api = TensorRTApi(FakeTensorRT("8.6").module)
+    handler = Interrupted()
+    logging.getLogger("yolox_trt.tensorrt").addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), api.collect_messages():
+            api.logger.log(EnumValue("Severity", "ERROR", 0), "x")  # returns, as C++ needs it
+        with api.collect_messages():
+            pass  # said once
+    finally:
+        logging.getLogger("yolox_trt.tensorrt").removeHandler(handler)
+
+
 def test_messages_text_without_errors() -> None:
     assert messages_text([("WARNING", "w"), ("INFO", "i")]) == "w"
     assert "no message" in messages_text([("INFO", "i")])

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from yolox_trt.engines.trt_api import ProgressCallback
@@ -76,30 +78,35 @@ def make_monitor(module: Any, on_progress: ProgressCallback) -> Any:
             self._told_at = float("-inf")
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self._lock:
+            with self._guard():
                 self._tree.start(phase_name, parent_phase or None, num_steps)
-            self._tell(phase_name)
+                self._tell(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            with self._lock:
+            with self._guard():
                 self._tree.step(phase_name, step)
-            self._tell(phase_name)
+                self._tell(phase_name)
             return self.failure is None
 
         def phase_finish(self, phase_name: str) -> None:
-            with self._lock:
+            with self._guard():
                 self._tree.finish(phase_name)
+
+        @contextlib.contextmanager
+        def _guard(self) -> Iterator[None]:
+            try:
+                with self._lock:
+                    yield
+            except BaseException as error:
+                # Ctrl-C among them, which Python raises wherever it is. Raised through C++ it
+                # could end the process; kept, it cancels the build.
+                self.failure = self.failure or error
 
         def _tell(self, phase: str) -> None:
             now = time.monotonic()
-            if self.failure is not None or now - self._told_at < _LEAST_PERIOD_S:
-                return
-            self._told_at = now
-            try:
+            if self.failure is None and now - self._told_at >= _LEAST_PERIOD_S:
+                self._told_at = now
                 on_progress(self._tree.fraction, phase)
-            except BaseException as error:
-                # Raised through C++ it would end the process; kept, it cancels the build.
-                self.failure = error
 
     return Monitor()
 

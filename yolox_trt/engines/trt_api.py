@@ -105,9 +105,16 @@ class TensorRTApi:
 
     @contextmanager
     def collect_messages(self) -> Iterator[list[tuple[str, str]]]:
-        """Collect this thread's TensorRT messages as (severity, text) while in the block."""
+        """Collect TensorRT's messages as (severity, text) while in the block.
+
+        Raises:
+            BaseException: what a log handler raised meanwhile, KeyboardInterrupt included.
+        """
         with self.logger.collecting() as messages:
             yield messages
+        failure, self.logger.failure = self.logger.failure, None
+        if failure is not None:
+            raise failure
 
     def last_error(self) -> str:
         """Return the last error that TensorRT logged, for runs that fail without a collection."""
@@ -179,10 +186,17 @@ def _make_logger(module: Any) -> Any:
             self._collections: list[list[tuple[str, str]]] = []
             self._lock = threading.Lock()
             self.last_error = ""
+            self.failure: BaseException | None = None
             self._warned: set[str] = set()
 
         def log(self, severity: Any, message: str) -> None:
-            name = _name_of(severity)
+            try:
+                self._log(_name_of(severity), message)
+            except BaseException as error:
+                # Ctrl-C among them. It must not unwind through C++; collect_messages raises it.
+                self.failure = self.failure or error
+
+        def _log(self, name: str, message: str) -> None:
             if name != "VERBOSE" or message.startswith(LAYERS_MESSAGE):
                 with self._lock:
                     for collection in self._collections:
@@ -194,7 +208,6 @@ def _make_logger(module: Any) -> Any:
                 # TensorRT says some of them once a layer.
                 level = logging.DEBUG if message in self._warned else level
                 self._warned.add(message)
-            # An exception here would unwind through C++.
             _log.log(level, "%s", message)
 
         @contextmanager
