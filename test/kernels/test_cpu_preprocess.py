@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
@@ -38,6 +39,18 @@ def test_presets(frame: Frame, size: tuple[int, int], preset: str) -> None:
     box = CpuPreprocessor(preprocessing)(frame, out)
     lsb = max(preprocessing.factors[0])
     assert np.abs(out - preprocess(frame, box, preprocessing)).max() <= lsb * 1.001
+
+
+@given(frames(200, ("uyvy", "yuy2", "nv12")), st.sampled_from([(16, 16), (32, 32), (32, 64)]))
+@settings(max_examples=150, deadline=None)
+def test_rows_that_are_not_read_are_not_converted(frame: Frame, size: tuple[int, int]) -> None:
+    """A strong downscale converts some rows only: what an earlier frame left in the others."""
+    run = CpuPreprocessor(Preprocessing())
+    out = np.empty((3, *size), np.float32)
+    inverse = dataclasses.replace(frame, data=255 - frame.data)
+    for each in (inverse, frame):
+        box = run(each, out)
+        assert np.abs(out - preprocess(each, box)).max() <= 1
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))

@@ -15,7 +15,6 @@ from yolox_trt.core.errors import FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import Preprocessing
-from yolox_trt.core.roi import Roi
 from yolox_trt.kernels.reference.color import bayer_code
 from yolox_trt.kernels.reference.preprocess import check_uint8
 
@@ -33,6 +32,10 @@ _CONVERTED = (0, 1, 2)
 
 #: Pixels around the Roi that demosaicing reads: two, so that the Bayer pattern keeps its phase.
 _BAYER_MARGIN = 2
+
+
+#: From this downscale on, fewer than three quarters of the rows are read, and picking them pays.
+_SPARSE_FROM = 2.7
 
 
 class CpuPreprocessor:
@@ -57,6 +60,9 @@ class CpuPreprocessor:
         self._planes = (0, 1, 2) if preprocessing.color_order == "bgr" else (2, 1, 0)
         self._scratch: dict[str, UInt8] = {}
         self._float: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
+        # Rows of a YUV frame that the last geometry reads.
+        self._rows: npt.NDArray[np.intp] = np.empty(0, np.intp)
+        self._rows_key: tuple[Letterbox, int, str] | None = None
         #: What the padding of each output buffer was last written for, by the buffer's address.
         self._padded: dict[int, tuple[int, int]] = {}
 
@@ -105,8 +111,7 @@ class CpuPreprocessor:
 
     def _resize(self, frame: Frame, letterbox: Letterbox) -> UInt8:
         """Crop, convert where a packed colour is not at hand, and resize."""
-        roi = letterbox.roi
-        source = self._source(frame, roi)
+        source = self._source(frame, letterbox)
         height, width = letterbox.resized_height, letterbox.resized_width
         if source.shape[:2] == (height, width):
             return source
@@ -115,37 +120,69 @@ class CpuPreprocessor:
         cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
         return target
 
-    def _source(self, frame: Frame, roi: Roi) -> UInt8:
+    def _source(self, frame: Frame, letterbox: Letterbox) -> UInt8:
         """Return the Roi as uint8 (h, w, 3 or 4) in the encoding's channel order, or (h, w)."""
         rows = frame.rows
+        roi = letterbox.roi
         if frame.encoding in _CHANNELS:
             return rows[roi.y : roi.y + roi.height, roi.x : roi.x + roi.width]
         # Chroma and mosaic come in pairs: convert an even rectangle around the Roi.
-        margin = _BAYER_MARGIN if frame.encoding.startswith("bayer_") else 0
+        bayer = frame.encoding.startswith("bayer_")
+        margin = _BAYER_MARGIN if bayer else 0
         left, right = _even(roi.x, roi.x + roi.width, margin, frame.width)
-        even_rows = ENCODINGS[frame.encoding].even_height
         top, bottom = roi.y, roi.y + roi.height
-        if even_rows:
+        if ENCODINGS[frame.encoding].even_height:
             top, bottom = _even(top, bottom, margin, frame.height)
         bgr = self._buffer("bgr", bottom - top, right - left, 3)
-        if frame.encoding == "nv12":
+        if bayer:
+            cv2.cvtColor(rows[top:bottom, left:right], bayer_code(frame.encoding), dst=bgr)
+        elif frame.encoding == "nv12":
             luma = rows[top:bottom, left:right]
-            chroma = rows[frame.height + top // 2 : frame.height + bottom // 2, left:right]
-            pairs = np.lib.stride_tricks.as_strided(
-                chroma,
-                ((bottom - top) // 2, (right - left) // 2, 2),
-                (frame.step, 2, 1),
-                writeable=False,
-            )
-            cv2.cvtColorTwoPlane(luma, pairs, cv2.COLOR_YUV2BGR_NV12, dst=bgr)
+            first = frame.height + top // 2
+            pairs = rows[first : first + (bottom - top) // 2, left:right]
+            self._convert_yuv(frame.encoding, luma, pairs, letterbox, roi.y - top, bgr)
         else:
-            code = {"uyvy": cv2.COLOR_YUV2BGR_UYVY, "yuy2": cv2.COLOR_YUV2BGR_YUY2}.get(
-                frame.encoding
-            )
-            if code is None:
-                code = bayer_code(frame.encoding)
-            cv2.cvtColor(rows[top:bottom, left:right], code, dst=bgr)
+            packed = rows[top:bottom, left:right]
+            self._convert_yuv(frame.encoding, packed, None, letterbox, roi.y - top, bgr)
         return bgr[roi.y - top : roi.y - top + roi.height, roi.x - left : roi.x - left + roi.width]
+
+    def _convert_yuv(
+        self,
+        encoding: str,
+        luma: UInt8,
+        chroma: UInt8 | None,
+        letterbox: Letterbox,
+        above: int,
+        bgr: UInt8,
+    ) -> None:
+        """Convert those rows of nv12, uyvy or yuy2 that the resize will read.
+
+        Args:
+            encoding: nv12, uyvy or yuy2.
+            luma: (h, w) of nv12, or the packed pixels (h, w, 2).
+            chroma: (h / 2, w) of nv12.
+            letterbox: what is read.
+            above: rows of `luma` above the Roi.
+            bgr: (h, w, 3), where to; rows that are not read keep what they had.
+        """
+        if letterbox.roi.height < _SPARSE_FROM * letterbox.resized_height:
+            _convert_rows(encoding, luma, chroma, bgr)
+            return
+        key = (letterbox, above, encoding)
+        if self._rows_key != key:
+            block = 1 if chroma is None else 2
+            self._rows = _rows_read(letterbox, above, luma.shape[0], block)
+            self._rows_key = key
+        count = len(self._rows)
+        some = self._buffer("some", count, *luma.shape[1:])
+        np.take(luma, self._rows, axis=0, out=some, mode="clip")
+        some_chroma = None
+        if chroma is not None:
+            some_chroma = self._buffer("some chroma", count // 2, chroma.shape[1])
+            np.take(chroma, self._rows[::2] // 2, axis=0, out=some_chroma, mode="clip")
+        converted = self._buffer("converted", count, luma.shape[1], 3)
+        _convert_rows(encoding, some, some_chroma, converted)
+        bgr[self._rows] = converted
 
     def _convert(self, source: UInt8, plane: int, target: npt.NDArray[Any]) -> None:
         """Write one channel: 0..255, times the multiplier, plus the offset, in target's type."""
@@ -187,6 +224,39 @@ class CpuPreprocessor:
         if found is None or found.shape != shape:
             found = self._scratch[name] = np.empty(shape, np.uint8)
         return found
+
+
+def _convert_rows(encoding: str, luma: UInt8, chroma: UInt8 | None, bgr: UInt8) -> None:
+    """Convert whole rows of nv12, uyvy or yuy2."""
+    if chroma is None:
+        code = cv2.COLOR_YUV2BGR_UYVY if encoding == "uyvy" else cv2.COLOR_YUV2BGR_YUY2
+        cv2.cvtColor(luma, code, dst=bgr)
+        return
+    pairs = np.lib.stride_tricks.as_strided(
+        chroma,
+        (chroma.shape[0], chroma.shape[1] // 2, 2),
+        (chroma.strides[0], 2, 1),
+        writeable=False,
+    )
+    cv2.cvtColorTwoPlane(luma, pairs, cv2.COLOR_YUV2BGR_NV12, dst=bgr)
+
+
+def _rows_read(letterbox: Letterbox, above: int, height: int, block: int) -> npt.NDArray[np.intp]:
+    """Return the rows that a bilinear resize reads, in whole blocks that share their chroma.
+
+    Args:
+        letterbox: the geometry.
+        above: rows above the Roi.
+        height: rows in all, a multiple of `block`.
+        block: rows that share a chroma row.
+    """
+    resized = letterbox.resized_height
+    position = (np.arange(resized) + 0.5) * letterbox.roi.height / resized - 0.5
+    # OpenCV reckons in float32: next to a whole number it may take the row before.
+    taps = [np.floor(position + shift) + tap for shift in (-1e-3, 1e-3) for tap in (0, 1)]
+    rows = np.clip(np.concatenate(taps), 0, letterbox.roi.height - 1) + above
+    blocks = np.unique(rows.astype(np.intp) // block)
+    return np.asarray((blocks[:, None] * block + np.arange(block)).reshape(-1), np.intp)
 
 
 def _even(low: int, high: int, margin: int, size: int) -> tuple[int, int]:
