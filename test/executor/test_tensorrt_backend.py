@@ -16,6 +16,7 @@ from support.tensorrt_fixtures import make_api, pretend_cupy, pretend_gpu, small
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import (
     ConfigurationError,
+    DeviceError,
     EngineError,
     MissingDependencyError,
     ModelError,
@@ -98,11 +99,11 @@ def test_nothing_is_built_where_it_cannot_run(
     tmp_path: Path, fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_model(tmp_path)
+    pretend_gpu(monkeypatch, None)
+    with pytest.raises(DeviceError, match="no CUDA device 0"):
+        create(model, options={"engine_cache": tmp_path})
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(MissingDependencyError, match="cupy"):
-        create(model, options={"engine_cache": tmp_path})
-    pretend_gpu(monkeypatch, None)
-    with pytest.raises(EngineError, match="no CUDA device 0"):
         create(model, options={"engine_cache": tmp_path})
     assert "Builder" not in fake.names_called()
 

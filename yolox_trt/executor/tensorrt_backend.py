@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.load_engine import load_tensorrt_engine
 from yolox_trt.compiler.model_graph import load_model
-from yolox_trt.core.errors import EngineError
+from yolox_trt.core.errors import DeviceError, EngineError
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.trt_api import load_api
@@ -38,20 +38,21 @@ def create(request: DetectorRequest) -> Detector:
     With no precision, a Q/DQ model or one with INT8 scales is built in INT8, others in FP16.
 
     Raises:
-        EngineError: no GPU, an engine file of another precision, or see load_tensorrt_engine.
+        DeviceError: no GPU, or no such DLA core.
+        EngineError: an engine file of another precision, or see load_tensorrt_engine.
         MissingDependencyError: TensorRT or CuPy is missing.
-        ModelError, ConfigurationError, DeviceError: see load_tensorrt_engine.
+        ModelError, ConfigurationError: see load_tensorrt_engine.
     """
     # What cannot run is not built first: a build may take minutes.
+    require("cupy", purpose="TensorRT engines")
+    load_api(request.options.get("flavour"))
     index = request.device.index if request.device.kind == "gpu" else 0
     if cuda_driver.compute_capability(index) is None:
-        raise EngineError(
+        raise DeviceError(
             f"no CUDA device {index} for TensorRT on {request.device}",
             expected="an NVIDIA GPU and its driver",
             fix="check nvidia-smi, or set the parameter `device` to cpu",
         )
-    require("cupy", purpose="TensorRT engines")
-    load_api(request.options.get("flavour"))
     options = dict(request.options)
     build = {
         field.name: options[field.name]
