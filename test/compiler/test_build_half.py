@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from support.yolox_graphs import build_yolox, random_images
 
-from yolox_trt.compiler.half import nodes_before_heads, to_fp16
+from yolox_trt.compiler.half import computes_in_fp16, nodes_before_heads, to_fp16
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.core.errors import ModelError
@@ -96,6 +96,32 @@ def test_the_model_itself_is_not_changed() -> None:
     before = model.SerializeToString()
     to_fp16(model, fp16_input=True, fp16_outputs=True)
     assert model.SerializeToString() == before
+
+
+def test_weights_that_are_only_stored_in_fp16() -> None:
+    """As small files have them: FP16 weights, a Cast, FP32 arithmetic."""
+    model = build_yolox(width=0.125, num_classes=4, head="raw_levels")
+    weights = {n.input[1] for n in model.graph.node if n.op_type == "Conv"}
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            name = tensor.name
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, f"{name}_stored"))
+            casts.append(
+                onnx.helper.make_node(
+                    "Cast", [f"{name}_stored"], [name], name, to=onnx.TensorProto.FLOAT
+                )
+            )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    assert not computes_in_fp16(model)
+    half = to_fp16(model)
+    assert computes_in_fp16(half)
+    feeds = random_images(model)
+    for want, got in zip(run(model, feeds), run(half, feeds), strict=True):
+        assert np.abs(want - got).max() <= 0.02 * np.abs(want).max()
 
 
 def test_weights_beyond_fp16_are_refused() -> None:

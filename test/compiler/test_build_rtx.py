@@ -21,6 +21,7 @@ from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.qdq import WeightFormat, insert_qdq
 from yolox_trt.compiler.load_engine import cached_engine
 from yolox_trt.core.errors import EngineError
+from yolox_trt.core.share import default_model
 from yolox_trt.engines.cache import BuiltEngine, EngineCache
 from yolox_trt.engines.trt_api import load_api
 
@@ -219,6 +220,19 @@ def test_layer_names(tmp_path: Path) -> None:
     plan = BuildPlan(small_model(tmp_path), BuildOptions(flavour="tensorrt_rtx"))
     names = EngineBuilder(plan).layer_names()
     assert any(name.startswith("Conv_") for name in names)
+
+
+def test_the_shipped_model() -> None:
+    """Its weights are stored in FP16 and computed in FP32, until it is built in FP16."""
+    model = default_model()
+    for precision, wanted in (("fp32", "FP32"), ("fp16", "FP16")):
+        _, report = build(model, precision=precision)
+        convolutions = {n.name for n in onnx.load(str(model)).graph.node if n.op_type == "Conv"}
+        layers = [layer for layer in report.layers if _has(layer, convolutions)]
+        assert len(layers) > 0.9 * len(convolutions)
+        types = [layer.input_type for layer in layers]
+        # The first layer reads the image, which is FP32.
+        assert types.count(wanted) >= len(types) - 1
 
 
 def test_the_published_model(tmp_path: Path, data_dir: Path) -> None:

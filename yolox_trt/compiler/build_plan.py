@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from yolox_trt.compiler.build_options import BuildOptions
-from yolox_trt.compiler.half import to_fp16
+from yolox_trt.compiler.half import computes_in_fp16, to_fp16
 from yolox_trt.compiler.model_graph import load_model
 from yolox_trt.core.errors import ConfigurationError, DeviceError, EngineError, ModelError
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
@@ -56,8 +56,7 @@ class BuildPlan:
         operators = {node.op_type for node in self.model.graph.node}
         self.has_qdq = bool(operators & {"QuantizeLinear", "DequantizeLinear"})
         self.has_int8_weights = self.has_qdq and self._finds_int8_weights()
-        float16 = require("onnx").TensorProto.FLOAT16
-        self.has_fp16 = any(tensor.data_type == float16 for tensor in self.model.graph.initializer)
+        self.has_fp16 = computes_in_fp16(self.model)
         self.strongly_typed = self._choose_typing()
         self.batch = self._choose_batch()
         self._check_version()
@@ -314,7 +313,7 @@ class BuildPlan:
         )
         if self.has_fp16 and options.precision == "fp32":
             raise ConfigurationError(
-                f"precision fp32 for {self.model_path.name}, whose weights are FP16",
+                f"precision fp32 for {self.model_path.name}, a graph in FP16",
                 expected="fp16",
                 fix="set `precision` to fp16, or export the model in FP32",
             )

@@ -25,6 +25,21 @@ _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _FP16_MAX = float(np.finfo(np.float16).max)
 
 
+def computes_in_fp16(model: onnx.ModelProto) -> bool:
+    """Tell whether a convolution gives FP16 (weights that are only stored in FP16 do not count)."""
+    import onnx
+
+    outputs = {
+        name for node in model.graph.node if node.op_type in _CONVOLUTIONS for name in node.output
+    }
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    return any(
+        value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+        for value in (*inferred.value_info, *inferred.output)
+        if value.name in outputs
+    )
+
+
 def nodes_before_heads(model: onnx.ModelProto) -> set[int]:
     """Return the indices of the nodes that are convolutions or lead to one.
 
