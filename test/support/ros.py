@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -166,8 +165,13 @@ def image_message(image: np.ndarray, encoding: str = "bgr8", stamp_ns: int = 0) 
 
 
 def end_leftovers(processes: Sequence[RosProcess]) -> None:
-    """End what a failed test has left running."""
-    for process in processes:
-        if process.process.poll() is None:
-            os.kill(process.process.pid, signal.SIGKILL)
-            process.process.wait()
+    """End what a test has left running: by SIGINT, so that it takes its shared memory along."""
+    running = [process.process for process in processes if process.process.poll() is None]
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    for process in running:
+        try:
+            process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

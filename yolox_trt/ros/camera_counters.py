@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 #: Results that the latency percentiles look back on.
 LATENCY_WINDOW = 1000
@@ -35,19 +36,23 @@ class CameraCounters:
     published: int = 0
     last_refusal: str = ""
     last_message: float = 0.0
-    _latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
+    _latencies: deque[tuple[float, float]] = field(
+        default_factory=lambda: deque(maxlen=LATENCY_WINDOW)
+    )
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add_latency(self, seconds: float) -> None:
-        """Add the time from a message's arrival to its published result, in seconds."""
+    def add_latency(self, seconds: float, detect_seconds: float) -> None:
+        """Add a published result.
+
+        Args:
+            seconds: from the message's arrival to the end of publish().
+            detect_seconds: of them inside Detector.detect().
+        """
         with self._lock:
             self.published += 1
-            self._latencies.append(seconds)
+            self._latencies.append((seconds, detect_seconds))
 
-    def latency_percentiles(self, *percentiles: float) -> tuple[float, ...]:
-        """Return percentiles (0 to 100) of the last results' latencies in seconds, NaN if none."""
+    def latencies(self) -> npt.NDArray[np.float64]:
+        """Return the last results' (seconds, of them in detect()), float64 (N, 2)."""
         with self._lock:
-            values = np.fromiter(self._latencies, np.float64)
-        if not values.size:
-            return (float("nan"),) * len(percentiles)
-        return tuple(float(value) for value in np.percentile(values, percentiles))
+            return np.asarray(self._latencies, np.float64).reshape(-1, 2)

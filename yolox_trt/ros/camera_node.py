@@ -340,7 +340,9 @@ class CameraNode(Node):
             self._outputs["detections"].publish(self._builder.build(header, result.detections))
             if self._objects is not None:
                 self._outputs["objects"].publish(self._objects.build(header, result.detections))
-            self.counters.add_latency((time.monotonic_ns() - result.frame.received_ns) * 1e-9)
+            self.counters.add_latency(
+                (time.monotonic_ns() - result.frame.received_ns) * 1e-9, result.timing.service
+            )
             if (
                 self.parameters["publish_annotated"]
                 and self._outputs["annotated"].get_subscription_count()

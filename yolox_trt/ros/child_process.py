@@ -23,6 +23,7 @@ class ChildProcess:
         arguments: its command line, turned into text.
         log: file that takes stdout and stderr.
         environment: variables beside the inherited ones.
+        inherit: whether it gets this process's environment and the settings for large images.
     """
 
     def __init__(
@@ -32,16 +33,18 @@ class ChildProcess:
         *,
         log: Path,
         environment: Mapping[str, str] | None = None,
+        inherit: bool = True,
     ) -> None:
         self.module = module
         self.log = log
+        base = transport_environment() if inherit else {}
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env={**transport_environment(), "PYTHONUNBUFFERED": "1", **(environment or {})},
+                env={**base, "PYTHONUNBUFFERED": "1", **(environment or {})},
                 # Ctrl-C in the terminal goes to the parent alone, which ends its children in order.
                 start_new_session=True,
             )

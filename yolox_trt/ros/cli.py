@@ -9,12 +9,23 @@ import importlib
 from collections.abc import Callable
 
 from yolox_trt.core.optional import require
+from yolox_trt.evaluation import bench
 
 Subparsers = argparse._SubParsersAction
 
 
 def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the commands; ROS is imported only when one of them runs."""
+    bench.register(
+        "ros",
+        "yolox_trt.ros.bench",
+        "many cameras through ROS: rate held, drops, latency, overhead, CPU",
+    )
+    bench.register(
+        "ros-transport",
+        "yolox_trt.ros.bench_transport",
+        "large images over Fast DDS, before and after the shipped settings",
+    )
     parser = subparsers.add_parser(
         "demo",
         help="four moving cameras, the real multi_camera process, a live table",

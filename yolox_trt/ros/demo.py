@@ -8,11 +8,9 @@ import argparse
 import importlib.util
 import math
 import os
-import random
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,8 @@ from yolox_trt.core.optional import INSTALL_COMMANDS
 from yolox_trt.core.share import default_model
 from yolox_trt.ros.child_process import ChildProcess
 from yolox_trt.ros.image_conversion import stamp_to_ns
-from yolox_trt.ros.middleware import apply_malloc_settings, transport_environment
+from yolox_trt.ros.middleware import apply_malloc_settings, transport_settings
+from yolox_trt.ros.source_node import private_domain
 
 #: Camera -> photograph of scikit-image (free of rights, see its data/README.txt).
 CAMERAS = {
@@ -189,11 +188,6 @@ def photographs() -> dict[str, Path]:
     return {name: folder / file for name, file in CAMERAS.items()}
 
 
-def private_domain(environment: Mapping[str, str]) -> str:
-    """Return ROS_DOMAIN_ID of the environment, or one of its own in the range safe on Linux."""
-    return environment.get("ROS_DOMAIN_ID") or str(random.SystemRandom().randint(1, 101))
-
-
 def run_demo(args: argparse.Namespace) -> int:
     """Run the demonstration.
 
@@ -207,7 +201,7 @@ def run_demo(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     apply_malloc_settings()
     # For this process's own participant and for the children.
-    os.environ.update(transport_environment())
+    os.environ.update(transport_settings())
     os.environ["ROS_DOMAIN_ID"] = private_domain(os.environ)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     children: list[ChildProcess] = []

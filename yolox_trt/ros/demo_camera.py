@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import rclpy
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.ros.image_publisher import ImagePublisher
 from yolox_trt.ros.middleware import apply_malloc_settings
 from yolox_trt.ros.pacer import Pacer
+from yolox_trt.ros.source_node import source_qos
 
 #: Seconds of one round of the movement.
 ROUND = 8.0
@@ -72,8 +72,15 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("photograph", type=Path)
     parser.add_argument("--rate", type=float, default=10.0, help="pictures a second")
     parser.add_argument("--size", type=int, nargs=2, default=(1920, 1280), help="width height")
+    parser.add_argument("--still", action="store_true", help="draw one picture, send it again")
+    parser.add_argument("--plain", action="store_true", help="leave malloc as it is")
+    parser.add_argument("--reliable", action="store_true", help="reliable quality of service")
+    parser.add_argument(
+        "--number", action="store_true", help="write each picture's number into its frame_id"
+    )
     options = parser.parse_args(args)
-    apply_malloc_settings()
+    if not options.plain:
+        apply_malloc_settings()
     cv2.setNumThreads(1)
     photograph = cv2.imread(str(options.photograph), cv2.IMREAD_COLOR)
     if photograph is None:
@@ -92,14 +99,17 @@ def main(args: Sequence[str] | None = None) -> int:
             node,
             f"/{options.name}/image_raw",
             frame_id=f"{options.name}_optical",
-            qos=qos_profile_sensor_data,
+            qos=source_qos(options.reliable),
         )
         width, height = options.size
         picture = MovingPicture(photograph, height, width)
         pacer = Pacer(options.rate)
         canvas = publisher.canvas(height, width)
         while not stop.is_set():
-            picture.draw(publisher.published / options.rate, canvas)
+            if not options.still or not publisher.published:
+                picture.draw(publisher.published / options.rate, canvas)
+            if options.number:
+                publisher.frame_id = str(publisher.published)
             publisher.publish(canvas)
             pacer.wait()
         print(f"PUBLISHED {publisher.published} LATE {pacer.late}", flush=True)

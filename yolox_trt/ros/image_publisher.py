@@ -56,6 +56,15 @@ class ImagePublisher:
         self._message.header.frame_id = frame_id
 
     @property
+    def frame_id(self) -> str:
+        """Coordinate frame in the headers."""
+        return str(self._message.header.frame_id)
+
+    @frame_id.setter
+    def frame_id(self, value: str) -> None:
+        self._message.header.frame_id = value
+
+    @property
     def topic(self) -> str:
         """The topic, resolved."""
         return str(self.publisher.topic_name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from yolox_trt.core.share import shared_folder
@@ -44,11 +45,16 @@ def profile_path() -> Path:
     return shared_folder("config") / "fastdds_shm.xml"
 
 
-def transport_settings() -> dict[str, str]:
-    """Return the variables that a process with large images needs and os.environ does not set."""
-    settings = {name: value for name, value in MALLOC_SETTINGS.items() if name not in os.environ}
-    if not any(os.environ.get(name) for name in PROFILE_VARIABLES):
-        old = os.environ.get("ROS_DISTRO") in ("foxy", "galactic", "humble", "iron")
+def transport_settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that a process with large images needs and its environment lacks.
+
+    Args:
+        environment: os.environ by default.
+    """
+    present = os.environ if environment is None else environment
+    settings = {name: value for name, value in MALLOC_SETTINGS.items() if name not in present}
+    if not any(present.get(name) for name in PROFILE_VARIABLES):
+        old = present.get("ROS_DISTRO") in ("foxy", "galactic", "humble", "iron")
         settings[PROFILE_VARIABLES[1 if old else 0]] = str(profile_path())
     return settings
 

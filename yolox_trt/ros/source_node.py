@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import os
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import rclpy
@@ -26,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from yolox_trt.ros.middleware import PROFILE_VARIABLES, apply_malloc_settings, transport_environment
+from yolox_trt.ros.middleware import apply_malloc_settings, transport_settings
 
 #: Seconds that subscribers get to be found before the first message.
 DISCOVERY = 2.0
@@ -50,10 +51,7 @@ class SourceNode:
     def __enter__(self) -> tuple[Node, SingleThreadedExecutor]:
         """Start ROS."""
         apply_malloc_settings()
-        environment = transport_environment()
-        for variable in PROFILE_VARIABLES:
-            if variable in environment:
-                os.environ[variable] = environment[variable]
+        os.environ.update(transport_settings())
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node(self._name, start_parameter_services=False)
         self._executor = SingleThreadedExecutor()
@@ -110,3 +108,8 @@ def wait_until_delivered(publishers: Sequence[Publisher], timeout: float = 2.0) 
     for publisher in publishers:
         publisher.wait_for_all_acked(Duration(seconds=timeout))
     time.sleep(LINGER)
+
+
+def private_domain(environment: Mapping[str, str]) -> str:
+    """Return ROS_DOMAIN_ID of the environment, or one of its own in the range safe on Linux."""
+    return environment.get("ROS_DOMAIN_ID") or str(random.SystemRandom().randint(1, 101))

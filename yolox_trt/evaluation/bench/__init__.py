@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_REGISTERED: dict[str, tuple[str, str]] = {}
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `bench`."""
@@ -39,9 +41,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         bench.set_defaults(run=_runner(name, module))
 
 
+def register(name: str, module: str, summary: str) -> None:
+    """Add a benchmark of a room above this one, before the parser is made.
+
+    Args:
+        name: name on the command line.
+        module: dotted name of the module, with add_arguments and run.
+        summary: one line for the help.
+    """
+    _REGISTERED[name] = (module, summary)
+
+
 def find() -> dict[str, tuple[str, str]]:
     """Return the benchmarks: name -> (module, summary)."""
-    found = {}
+    found = dict(_REGISTERED)
     for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
         summary = _summary(path)
         if summary is not None:
