@@ -36,6 +36,7 @@ _BAYER_MARGIN = 2
 
 #: From this downscale on, fewer than three quarters of the rows are read, and picking them pays.
 _SPARSE_FROM = 2.7
+_BAND_ROWS = 64
 
 
 class CpuPreprocessor:
@@ -173,16 +174,20 @@ class CpuPreprocessor:
             block = 1 if chroma is None else 2
             self._rows = _rows_read(letterbox, above, luma.shape[0], block)
             self._rows_key = key
-        count = len(self._rows)
-        some = self._buffer("some", count, *luma.shape[1:])
-        np.take(luma, self._rows, axis=0, out=some, mode="clip")
-        some_chroma = None
-        if chroma is not None:
-            some_chroma = self._buffer("some chroma", count // 2, chroma.shape[1])
-            np.take(chroma, self._rows[::2] // 2, axis=0, out=some_chroma, mode="clip")
-        converted = self._buffer("converted", count, luma.shape[1], 3)
-        _convert_rows(encoding, some, some_chroma, converted)
-        bgr[self._rows] = converted
+        # In bands that stay in the processor's cache.
+        some = self._buffer("some", _BAND_ROWS, *luma.shape[1:])
+        some_chroma = self._buffer("some chroma", _BAND_ROWS // 2, luma.shape[1])
+        converted = self._buffer("converted", _BAND_ROWS, luma.shape[1], 3)
+        for start in range(0, len(self._rows), _BAND_ROWS):
+            band = self._rows[start : start + _BAND_ROWS]
+            count = len(band)
+            np.take(luma, band, axis=0, out=some[:count], mode="clip")
+            pairs = None
+            if chroma is not None:
+                pairs = some_chroma[: count // 2]
+                np.take(chroma, band[::2] // 2, axis=0, out=pairs, mode="clip")
+            _convert_rows(encoding, some[:count], pairs, converted[:count])
+            bgr[band] = converted[:count]
 
     def _convert(self, source: UInt8, plane: int, target: npt.NDArray[Any]) -> None:
         """Write one channel: 0..255, times the multiplier, plus the offset, in target's type."""
