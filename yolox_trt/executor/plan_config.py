@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,6 +236,10 @@ def _camera(
     if "rate" not in values:
         raise ConfigurationError(f"camera {name} without a rate", expected="Hz", fix="set `rate`")
     rate = float(values["rate"])
+    if not (math.isfinite(rate) and rate > 0.0):
+        raise ConfigurationError(
+            f"rate = {rate} of camera {name}", expected="more than 0 Hz", fix="set `rate`"
+        )
     models = sorted({model for each in devices.values() for model in each})
     model = values.get("model", models[0] if len(models) == 1 else None)
     if model not in models:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 #: Comparisons of times, in seconds.
 EPSILON = 1e-9
 #: Instances of a stream that are looked at before the analysis gives up (loads close to 1).
-MAX_INSTANCES = 10_000
+MAX_INSTANCES = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,8 @@ def worst_response_times(
 
         w(q) = B + q C_i + sum over j in hp of (floor((w(q) + J_j) / T_j) + 1) C_j
 
-    and the bound is the greatest w(q) + C_i - q T_i over the instances of the busy period.
+    and the bound is the greatest w(q) + C_i - q T_i + J_i over the instances of the busy period,
+    which ends when no frame of i or hp waits (it may go on after an early instance of i).
     Streams of one priority all count as going first, which holds for every order among them
     (round robin, earliest deadline first).
 
@@ -64,7 +65,7 @@ def worst_response_times(
 
     Returns:
         Seconds by stream id; infinity where the load of the stream, its hp and the interference
-        reaches 1.
+        reaches 1, or comes so close that the busy period has more than MAX_INSTANCES instances.
     """
     return {stream.id: _response(stream, streams, interference) for stream in streams}
 
@@ -77,15 +78,36 @@ def _response(
     load = sum(s.time / s.period for s in (stream, *others, *interference))
     if load > 1.0 - EPSILON:
         return math.inf
-    worst = 0.0
-    for instance in range(MAX_INSTANCES):
-        end = _end_of_instance(instance, stream, others, blocking, interference)
-        response = end - instance * stream.period + stream.jitter
-        worst = max(worst, response)
-        # The busy period is over when the next instance comes after this one's end.
-        if end <= (instance + 1) * stream.period - stream.jitter + EPSILON:
-            return worst
-    return math.inf
+    length = _busy_period(stream, others, blocking, interference)
+    if math.isinf(length):
+        return math.inf
+    instances = math.ceil((length + stream.jitter - EPSILON) / stream.period)
+    return max(
+        _end_of_instance(instance, stream, others, blocking, interference)
+        - instance * stream.period
+        + stream.jitter
+        for instance in range(max(1, instances))
+    )
+
+
+def _busy_period(
+    stream: ServedStream,
+    others: Sequence[ServedStream],
+    blocking: float,
+    interference: Sequence[ServedStream],
+) -> float:
+    """Return the longest time for which frames of the stream or of its hp may be waiting."""
+    everybody = (stream, *others, *interference)
+    length = blocking + sum(s.time for s in everybody)
+    while True:
+        following = blocking + sum(
+            math.ceil((length + s.jitter - EPSILON) / s.period) * s.time for s in everybody
+        )
+        if following <= length + EPSILON:
+            return length
+        if following > MAX_INSTANCES * stream.period:
+            return math.inf
+        length = following
 
 
 def _end_of_instance(

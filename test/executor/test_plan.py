@@ -1,0 +1,212 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""`yolox_trt plan`: the consolidation of the sources, its limits, and the files it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from yolox_trt.cli import main
+from yolox_trt.core import ConfigurationError, Device
+from yolox_trt.engines.simulated import MEASURED_CONTENTION
+from yolox_trt.executor.capacity_planner import (
+    BY_HAND,
+    largest_number_of_cameras,
+    largest_rate_factor,
+    plan_policy,
+    policies_of,
+)
+from yolox_trt.executor.plan_config import PlanConfig
+
+POLICIES = [BY_HAND, "balanced", "dynamic"]
+
+
+@pytest.fixture(scope="session")
+def orin_file(repository: Path) -> Path:
+    """The example of the sources' figures."""
+    return repository / "config" / "orin_agx.yaml"
+
+
+@pytest.fixture(scope="session")
+def orin(orin_file: Path) -> PlanConfig:
+    """Its content."""
+    return PlanConfig.load(orin_file)
+
+
+def test_the_balanced_policy_finds_the_consolidation(orin: PlanConfig) -> None:
+    plan = plan_policy(orin, "balanced", duration=60.0)
+    assert Counter(map(str, plan.placement.values())) == {"gpu": 4, "dla0": 2, "dla1": 2}
+    assert plan.result.received == 8 * 30 * 60
+    assert plan.fits
+    assert plan.result.dropped == plan.result.deadline_missed == 0
+    assert plan.loads[Device("gpu")] == pytest.approx(4 * 30 * 4.1e-3)
+    assert plan.loads[Device("dla", 0)] == pytest.approx(2 * 30 * 11.69e-3)
+    assert max(plan.worst_case.values()) == pytest.approx(2 * 11.69e-3)
+    assert plan.result.latency_max == pytest.approx(2 * 11.69e-3)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_it_holds_under_measured_contention(orin: PlanConfig, policy: str) -> None:
+    assert plan_policy(orin.with_contention(MEASURED_CONTENTION), policy, duration=20.0).fits
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_limit_beyond_which_frames_drop(orin: PlanConfig, policy: str) -> None:
+    """Two cameras fill a DLA at 1 / (2 x 11.69 ms) = 42.8 Hz; no policy does better."""
+    factor = largest_rate_factor(orin, policy)
+    assert 30.0 * factor == pytest.approx(42.77, rel=0.003)
+    # A tenth of a percent beyond the exact limit a frame is late, well beyond it frames drop.
+    assert not plan_policy(orin.with_rates(42.82 / 30.0), policy).fits
+    assert plan_policy(orin.with_rates(60.0 / 30.0), policy).result.dropped > 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_largest_number_of_cameras(orin: PlanConfig, policy: str) -> None:
+    """Eight at 4.1 ms fill the GPU (98 %), two at 11.69 ms each DLA (70 %): twelve."""
+    assert largest_number_of_cameras(orin, policy) == 12
+    assert plan_policy(orin.with_cameras(16), policy).result.dropped > 0
+
+
+def staggered(config: PlanConfig) -> PlanConfig:
+    count = len(config.cameras)
+    cameras = tuple(
+        dataclasses.replace(c, load=dataclasses.replace(c.load, phase=i / count / c.load.rate))
+        for i, c in enumerate(config.cameras)
+    )
+    return dataclasses.replace(config, cameras=cameras)
+
+
+@pytest.mark.parametrize("policy", ["balanced", "dynamic"])
+@pytest.mark.parametrize("phases", ["at once", "staggered"])
+def test_at_least_as_good_as_the_placement_by_hand(
+    orin: PlanConfig, policy: str, phases: str
+) -> None:
+    """At every load: as few frames dropped, and none late where none is late by hand."""
+    rates = (5, 10, 20, 30, 36, 40, 42, 43, 45, 50, 60, 70, 90, 120)
+    loads = [orin.with_rates(rate / 30.0) for rate in rates]
+    loads += [orin.with_cameras(count) for count in (1, 3, 5, 9, 11, 12, 13, 14, 15, 17, 20)]
+    better = 0
+    for load in loads:
+        config = staggered(load) if phases == "staggered" else load
+        hand = plan_policy(config, BY_HAND).result
+        ours = plan_policy(config, policy).result
+        # Which frames the end of the run cuts off differs by at most one for each camera.
+        assert ours.dropped <= hand.dropped + len(config.cameras)
+        if hand.dropped == hand.deadline_missed == 0:
+            assert ours.dropped == ours.deadline_missed == 0
+        better += ours.dropped < hand.dropped - len(config.cameras)
+    assert better >= 1, "where the placement by hand leaves time unused"
+
+
+def test_commands_output(
+    orin_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    files = [tmp_path / name for name in ("plan.png", "plan.json", "figures.json")]
+    arguments = ["plan", str(orin_file), "--duration", "10", "--no-search"]
+    arguments += ["--gantt", str(files[0]), "--trace", str(files[1]), "--json", str(files[2])]
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    assert "placed by hand" in output and "balanced" in output and "dynamic" in output
+    assert files[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    events = json.loads(files[1].read_text())["traceEvents"]
+    assert {e["args"]["name"] for e in events if e["name"] == "thread_name"} >= {
+        "gpu",
+        "dla0",
+        "dla1",
+        "front_near",
+    }
+    figures = json.loads(files[2].read_text())["policies"]
+    assert figures["balanced"]["dropped"] == 0
+    assert figures["balanced"]["cameras"]["front_near"]["bound"] == pytest.approx(0.02338)
+    assert figures["dynamic"]["cameras"]["front_near"]["bound"] is None
+
+
+def test_exit_status_says_that_frames_drop(orin: PlanConfig, tmp_path: Path) -> None:
+    values = {
+        "devices": {"dla0": {"m": 20.0}},
+        "cameras": {"a": {"rate": 30}, "b": {"rate": 30}},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    arguments = ["plan", str(path), "--policy", "balanced", "--duration", "5"]
+    assert main([*arguments, "--no-search"]) == 1
+    assert main([*arguments, "--gantt", "plan.bmp"]) == 2
+    assert main(["plan", str(tmp_path / "none.yaml")]) == 2
+
+
+def minimal() -> dict[str, Any]:
+    return {
+        "devices": {"gpu": {"m": 4.0}, "dla0": {"m": 10.0}},
+        "cameras": {"a": {"rate": 30}},
+    }
+
+
+def test_forms_of_latencies(tmp_path: Path) -> None:
+    times = [{"computeMs": 4.0, "latencyMs": 5.0}, {"computeMs": 6.0, "latencyMs": 7.0}]
+    (tmp_path / "times.json").write_text(json.dumps(times))
+    (tmp_path / "list.json").write_text("[1.0, 3.0]")
+    values = minimal()
+    values["devices"] = {
+        "gpu": {
+            "m": [2.0, 4.0, 6.0],
+            "batched": {"batch": {1: 1.82, 2: 2.91, 4: 4.99}},
+            "file": {"file": "times.json"},
+            "field": {"file": "times.json", "field": "latencyMs"},
+            "list": {"file": "list.json"},
+        }
+    }
+    values["camera_defaults"] = {"model": "m"}
+    models = PlanConfig.from_dict(values, folder=tmp_path).devices[Device("gpu")]
+    milliseconds = {name: round(model.mean * 1e3, 6) for name, model in models.items()}
+    assert milliseconds == {"m": 4.0, "batched": 1.82, "file": 5.0, "field": 6.0, "list": 2.0}
+    assert models["m"].worst == pytest.approx(0.006)
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    batched = [models["batched"].sample(rng, n) * 1e3 for n in (1, 2, 3, 4, 6)]
+    assert batched == pytest.approx([1.82, 2.91, 3.95, 4.99, 7.07])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cameras": {}}, "0 cameras"),
+        ({"cameras": {"a": {}}}, "without a rate"),
+        ({"cameras": {"a": {"rate": 30, "colour": 1}}}, "colour"),
+        ({"cameras": {"a": {"rate": 30, "model": "x"}}}, "model 'x'"),
+        ({"cameras": {"a": {"rate": 30, "placed_by_hand": "dla1"}}}, "placed_by_hand"),
+        ({"cameras": {"a": {"rate": 0.0}}}, "rate"),
+        ({"cameras": {"a": {"rate": 30, "jitter": 20}}}, "jitter"),
+        ({"devices": {"tpu": {"m": 1.0}}}, "tpu"),
+        ({"devices": {"gpu": {"m": -1.0}}}, "latency"),
+        ({"devices": {"gpu": {"m": {"file": "no.json"}}}}, "no.json"),
+        ({"devices": {"gpu": {"m": {"batch": {2: 1.0}}}}}, "batch 1"),
+        ({"contention": "some"}, "contention"),
+        ({"contention": {"gpu_with_dla": 0.5}}, "at least 1"),
+        ({"speed": 1}, "speed"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        PlanConfig.from_dict({**minimal(), **change})
+
+
+def test_policies_to_compare(orin: PlanConfig) -> None:
+    assert policies_of(orin) == [BY_HAND, "balanced", "dynamic"]
+    assert policies_of(PlanConfig.from_dict(minimal())) == ["static", "balanced", "dynamic"]
+    assert policies_of(orin, ["dynamic"]) == ["dynamic"]
+
+
+def test_an_hour_of_eight_cameras(orin: PlanConfig) -> None:
+    """The virtual clock keeps its promise: exact counts after 864 000 frames' worth of time."""
+    hour = plan_policy(orin, BY_HAND, duration=600.0)
+    assert hour.result.received == hour.result.processed == 8 * 30 * 600
+    assert hour.result.latency_max == pytest.approx(0.02338)

@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Timeline: traces that Perfetto opens, and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.executors import DLA0, GPU, Recorder, feed, frame, simulated, wait_until
+
+from yolox_trt.core import ConfigurationError
+from yolox_trt.engines.simulated import Fault, FaultInjector
+from yolox_trt.executor import InferenceExecutor, SchedulerOptions, StreamConfig
+from yolox_trt.executor.timeline import Timeline
+
+
+@pytest.fixture(scope="module")
+def executor() -> InferenceExecutor:
+    """An executor that has run for half a second, with a fault on the way; stopped."""
+    faults = FaultInjector()
+    recorder = Recorder()
+    executor = InferenceExecutor(
+        [simulated(GPU, 0.004, faults=faults), simulated(DLA0, 0.01)],
+        options=SchedulerOptions(backoff=0.05),
+    )
+    names = ["a", "b", "c"]
+    with executor:
+        for name in names:
+            executor.add_stream(StreamConfig(id=name), recorder.on_result)
+        executor.wait_started(5.0)
+        number = feed(executor, names, 60.0, 0.2)
+        faults.inject(Fault.RAISE)
+        feed(executor, names, 60.0, 0.3, number)
+        assert wait_until(
+            lambda: all(s.in_flight == 0 for s in executor.snapshot().streams.values())
+        )
+    return executor
+
+
+def test_trace_has_a_lane_for_each_device_and_stream(
+    executor: InferenceExecutor, tmp_path: Path
+) -> None:
+    path = tmp_path / "deep" / "trace.json"
+    assert executor.dump_timeline(path, 60.0) == [path]
+    trace = json.loads(path.read_text())
+    events = trace["traceEvents"]
+    assert trace["displayTimeUnit"] == "ms"
+    lanes = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert set(lanes.values()) == {"gpu", "dla0", "a", "b", "c"}
+    processed = sum(s.processed for s in executor.snapshot().streams.values())
+    calls = [e for e in events if e["ph"] == "X" and e["cat"] == "detect"]
+    on_devices = [e for e in calls if e["pid"] == 1]
+    assert len(on_devices) == processed + 1  # the call that failed
+    assert sum(e["args"]["failed"] for e in on_devices) == 1
+    for event in calls:
+        assert event["ts"] >= 0.0
+        if not event["args"]["failed"]:
+            assert event["dur"] >= {"gpu": 4e3, "dla0": 10e3}.get(
+                lanes[event["pid"], event["tid"]], 4e3
+            )
+    stages = [e for e in events if e.get("cat") == "stage"]
+    assert len(stages) == processed
+    assert all(e["name"] == "inference" for e in stages)
+    texts = [e["name"] for e in events if e["ph"] == "i"]
+    assert any("out of service" in text for text in texts)
+    assert any("back in service" in text for text in texts)
+    assert "dropped: failed" in texts
+
+
+def test_seconds_cut_the_end_off(executor: InferenceExecutor) -> None:
+    spans = executor.timeline.spans()
+    last = max(s.end for s in spans)
+    some = executor.timeline.spans(since=last - 0.1)
+    assert 0 < len(some) < len(spans)
+    trace = executor.timeline.trace(since=last - 0.1)
+    calls = [e for e in trace["traceEvents"] if e.get("cat") == "detect" and e["pid"] == 1]
+    assert len(calls) == len(some)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_picture(executor: InferenceExecutor, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"gantt{suffix}"
+    executor.dump_timeline(path, 0.3)
+    data = path.read_bytes()
+    assert len(data) > 10_000
+    if suffix == ".svg":
+        text = data.decode()
+        assert "<svg" in text
+
+
+def test_no_suffix_writes_both(executor: InferenceExecutor, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = executor.dump_timeline(tmp_path / "run", 1.0)
+    assert [f.name for f in files] == ["run.json", "run.png"]
+    assert all(f.is_file() for f in files)
+
+
+def test_what_is_refused(executor: InferenceExecutor, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="suffix"):
+        executor.dump_timeline(tmp_path / "trace.txt")
+    with pytest.raises(ConfigurationError, match="seconds"):
+        executor.dump_timeline(tmp_path / "trace.json", 0.0)
+
+
+def test_an_empty_timeline_gives_valid_files(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = Timeline().dump(tmp_path / "empty", devices=["gpu"])
+    assert json.loads(files[0].read_text())["traceEvents"]
+    assert files[1].stat().st_size > 1000
+
+
+def test_the_buffer_is_bounded() -> None:
+    with InferenceExecutor([simulated(GPU, 0.0005)], timeline_capacity=10) as executor:
+        executor.add_stream(StreamConfig(id="a", queue_depth=30), lambda result: None)
+        for number in range(30):
+            executor.submit(frame("a", number))
+        assert wait_until(lambda: executor.snapshot().streams["a"].processed == 30)
+        assert len(executor.timeline.spans()) == 10
+    with InferenceExecutor([simulated(GPU)], timeline_capacity=0) as executor:
+        executor.add_stream(StreamConfig(id="a"), lambda result: None)
+        executor.submit(frame("a"))
+        assert wait_until(lambda: executor.snapshot().streams["a"].processed == 1)
+        assert not executor.timeline.spans()
