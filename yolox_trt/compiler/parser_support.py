@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.compiler.regions import head_and_stem
 from yolox_trt.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def check_parser(
                 refused=False,
             )
         )
-    head = _head(graph)
+    head, _ = head_and_stem(graph)
     for node in graph.nodes:
         reason, mend = _problem(graph, node, taken, major)
         if reason:
@@ -161,16 +162,3 @@ def _problem(
         if is_bytes and node.op not in ("Cast", "DequantizeLinear"):
             return "a uint8 tensor; only network inputs are, and only a Cast reads them", ""
     return "", ""
-
-
-def _head(graph: ModelGraph) -> set[int]:
-    """Return ids of the nodes behind the last convolutions."""
-    found: set[int] = set()
-    stack = [graph.producer(t) for t in graph.graph.outputs]
-    while stack:
-        node = stack.pop()
-        if node is None or id(node) in found or node.op == "Conv":
-            continue
-        found.add(id(node))
-        stack.extend(graph.producer(t) for t in node.inputs)
-    return found

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from support.onnx_graphs import make_graph, operators, random_feeds, run, worst
@@ -229,7 +231,7 @@ class TestBatchNorm:
 
 
 class TestActivations:
-    FORMS = {
+    FORMS: ClassVar = {
         "exp_neg": [
             ("Neg", ["x"], ["n"], {}),
             ("Exp", ["n"], ["e"], {}),

@@ -15,6 +15,7 @@ from yolox_trt.compiler.dla.report import DlaReport, DlaSubgraph, NodeVerdict, T
 from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
 from yolox_trt.compiler.folding import fold_constants
 from yolox_trt.compiler.model_graph import ModelGraph, load_model
+from yolox_trt.compiler.regions import head_and_stem
 from yolox_trt.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class _Linter:
         self.nodes = self.graph.nodes
         kept = {node.name for node in self.nodes}
         self.folded = [n for n in original.nodes if n.name not in kept]
-        head, stem = _regions(self.graph)
+        head, stem = head_and_stem(self.graph)
         self.checks = NodeChecks(self.graph, limits, precision, soc, head=head, stem=stem)
 
     def report(self, name: str, tensorrt: str) -> DlaReport:
@@ -326,24 +327,3 @@ class _Linter:
             if shape is not None and shape and not isinstance(shape[0], int):
                 add("fixed-batch", f"{tensor.name}: batch '{shape[0]}'")
         return broken
-
-
-def _regions(graph: ModelGraph) -> tuple[frozenset[int], frozenset[int]]:
-    """Return ids of the nodes behind the last convolutions, and of those before the first ones."""
-    head: set[int] = set()
-    stack = [graph.producer(t) for t in graph.graph.outputs]
-    while stack:
-        node = stack.pop()
-        if node is None or id(node) in head or node.op == "Conv":
-            continue
-        head.add(id(node))
-        stack.extend(graph.producer(t) for t in node.inputs)
-    stem: set[int] = set()
-    waiting = [r for t in graph.graph.inputs for r in t.outputs]
-    while waiting:
-        node = waiting.pop()
-        if id(node) in stem or node.op == "Conv":
-            continue
-        stem.add(id(node))
-        waiting.extend(r for t in node.outputs for r in t.outputs)
-    return frozenset(head - stem), frozenset(stem)
