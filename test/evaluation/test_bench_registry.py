@@ -20,8 +20,11 @@ def test_finds_modules_by_their_summary(tmp_path: Path, monkeypatch: pytest.Monk
     )
     (tmp_path / "helper.py").write_text("VALUE = 1\n")
     monkeypatch.setattr(bench, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(bench, "_REGISTERED", {})
+    bench.register("other", "another.room", "measures more")
     assert bench.find() == {
-        "some-thing": ("yolox_trt.evaluation.bench.some_thing", "measures something")
+        "other": ("another.room", "measures more"),
+        "some-thing": ("yolox_trt.evaluation.bench.some_thing", "measures something"),
     }
 
 
