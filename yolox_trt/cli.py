@@ -37,7 +37,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "translate",
         "build",
     ),
-    "yolox_trt.executor.cli": ("plan",),
+    "yolox_trt.executor.cli": ("plan", "soak"),
     "yolox_trt.training.cli": ("train",),
 }
 
