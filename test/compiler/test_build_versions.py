@@ -424,6 +424,29 @@ def test_dla_without_fallback_has_native_io(model: Path, name: str) -> None:
     assert settings["built"].spec.input_dtype == "float16"
 
 
+def test_dla_without_fallback_in_a_typed_network(model: Path) -> None:
+    fake = FakeTensorRT("11.4", version="11.4.1.5")
+    settings = build(model, "", fake=fake, device=DLA, allow_gpu_fallback=False)
+    for tensor in settings["tensors"]:
+        assert tensor["dtype"] == "HALF"
+        assert tensor["formats"] == 1 << int(fake.module.TensorFormat.DLA_LINEAR)
+    assert settings["flags"] == []
+    assert settings["built"].spec.input_dtype == "float16"
+
+
+def test_constants_and_shapes_are_not_asked_of_the_dla(tmp_path: Path) -> None:
+    """They are folded, and TensorRT says that a DLA cannot run them."""
+    model = small_model(tmp_path, style="opset13", batch=None)
+    fake = FakeTensorRT("8.6")
+    fake.not_on_dla = {
+        *nodes_of(model, "Constant"),
+        *nodes_of(model, "Shape"),
+        *nodes_of(model, "Transpose"),
+    }
+    settings = build(model, "", fake=fake, device=DLA)
+    assert settings["report"].gpu_fallback_layers == nodes_of(model, "Transpose")
+
+
 @pytest.mark.parametrize("name", WITH_DLA)
 def test_dla_without_fallback_is_refused_unless_the_linter_passes(
     tmp_path: Path, name: str
@@ -474,6 +497,9 @@ def test_dla_standalone_loadable(model: Path, name: str, tmp_path: Path) -> None
         kind, form = ("INT8", formats.DLA_HWC4) if tensor["input"] else ("HALF", formats.CHW16)
         assert (tensor["dtype"], tensor["formats"]) == (kind, 1 << int(form))
     assert settings["built"].details["input_scale"] == 2.0
+    # TensorRT does not load loadables: the report is the build log's.
+    assert "Runtime" not in settings["fake"].names_called()
+    assert [layer.device for layer in settings["report"].layers] == ["dla1", "gpu"]
 
 
 @pytest.mark.parametrize("name", ["10.13", "11.4", "rtx-1.7"])

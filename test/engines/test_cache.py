@@ -163,16 +163,19 @@ def test_rebuild_builds_although_it_is_there(cache: EngineCache) -> None:
     assert entry.file.read() == b"2"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_cache_serves_and_refuses(cache: EngineCache) -> None:
+def test_read_only_cache_serves_and_refuses(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache.get_or_build(EXAMPLE, Builder(), name="m")
-    cache.folder.chmod(0o555)
-    try:
-        assert not cache.get_or_build(EXAMPLE, Builder(), name="m").built
-        with pytest.raises(EngineError, match=r"cannot be written.*--cache"):
-            cache.get_or_build(EXAMPLE, Builder(), name="other")
-    finally:
-        cache.folder.chmod(0o755)
+
+    def refuse(*args: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    # Not by chmod: root may write everywhere.
+    monkeypatch.setattr(os, "open", refuse)
+    assert not cache.get_or_build(EXAMPLE, Builder(), name="m").built
+    with pytest.raises(EngineError, match=r"cannot be written \(Permission denied\).*--cache"):
+        cache.get_or_build(EXAMPLE, Builder(), name="other")
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from support.fake_tensorrt import VERSIONS, EnumValue, FakeTensorRT
 
 from yolox_trt.core.errors import EngineError, MissingDependencyError
 from yolox_trt.engines import trt_api
+from yolox_trt.engines.tensorrt import _make_profiler
 from yolox_trt.engines.trt_api import TensorRTApi, load_api, messages_text
 
 
@@ -162,6 +163,10 @@ def test_real_rtx_module() -> None:
     assert api.has("strongly_typed")
     assert not api.has("dla")
     assert not api.has_plugin("EfficientNMS_TRT")
+    profiler = _make_profiler(api.module)
+    for ms in (1.0, 2.0):
+        profiler.report_layer_time("conv", ms)
+    assert profiler.times == {"conv": (3.0, 2)}
 
 
 def test_api_tables_name_their_source() -> None:

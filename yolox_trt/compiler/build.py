@@ -21,6 +21,7 @@ from yolox_trt.compiler.calibrators import make_calibrator
 from yolox_trt.compiler.int8.calibration_cache import read_cache
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.network_config import (
+    computes,
     layers_of,
     set_dynamic_ranges,
     set_io,
@@ -111,7 +112,13 @@ class EngineBuilder:
                 pinned_layers=self._pinned,
                 default_range_tensors=len(self._defaulted),
                 gpu_fallback_layers=self._fallback,
-                **read_layers(api, engine, messages, plan.options.device),
+                **read_layers(
+                    api,
+                    engine,
+                    messages,
+                    plan.options.device,
+                    loadable=plan.options.dla_standalone,
+                ),
             )
             # The parser owns weights that the network points to.
             del network, parser, builder
@@ -170,6 +177,7 @@ class EngineBuilder:
         self._set_device(network, config)
         # What TensorRT keeps no reference to must live until the build is over.
         keep: list[Any] = []
+        set_io(plan, network)
         if not plan.strongly_typed:
             self._set_precision(network, config, keep)
         config.profiling_verbosity = getattr(
@@ -266,7 +274,9 @@ class EngineBuilder:
             if options.precision == "int8":
                 config.set_flag(flags.INT8)
         self._fallback = [
-            str(layer.name) for layer in layers_of(network) if not config.can_run_on_DLA(layer)
+            str(layer.name)
+            for layer in layers_of(network)
+            if computes(self._trt, layer) and not config.can_run_on_DLA(layer)
         ]
         if self._fallback and not options.allow_gpu_fallback:
             shown = ", ".join(self._fallback[:5])
@@ -287,7 +297,6 @@ class EngineBuilder:
     def _set_precision(self, network: Any, config: Any, keep: list[Any]) -> None:
         """Set flags, scales and single layers of a network that is not strongly typed."""
         plan, options, flags = self._plan, self._plan.options, self._trt.BuilderFlag
-        set_io(plan, network)
         if options.precision in ("fp16", "int8"):
             config.set_flag(flags.FP16)
         if options.precision == "int8":

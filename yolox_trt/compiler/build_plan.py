@@ -154,8 +154,8 @@ class BuildPlan:
             return None
         converted = to_fp16(
             self.model,
-            fp16_input=self.options.input_type == "fp16",
-            fp16_outputs=self.options.output_type == "fp16",
+            fp16_input=self.input_type == "fp16",
+            fp16_outputs=self.output_type == "fp16",
         )
         return bytes(converted.SerializeToString())
 
@@ -165,7 +165,8 @@ class BuildPlan:
         # Without fallback nothing can convert between FP32 and the DLA's types.
         if not self.options.on_dla or self.options.allow_gpu_fallback:
             return None
-        return "int8" if for_input and self.options.precision == "int8" else "fp16"
+        int8_input = for_input and self.options.precision == "int8" and not self.strongly_typed
+        return "int8" if int8_input else "fp16"
 
     @property
     def _native_format(self) -> str:
@@ -273,7 +274,7 @@ class BuildPlan:
             ("input", options.input_type, options.input_format),
             ("output", options.output_type, options.output_format),
         ):
-            if form not in (None, "linear"):
+            if form not in (None, "linear") and not options.on_dla:
                 self._refuse_typed(f"{option}_format = {form}", "drop it")
             if kind == "fp32" and not self.has_fp16:
                 continue

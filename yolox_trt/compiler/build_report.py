@@ -124,16 +124,28 @@ def _counts(counter: Counter[str]) -> str:
 
 
 def read_layers(
-    api: TensorRTApi, engine: bytes, messages: list[tuple[str, str]], device: Device
+    api: TensorRTApi,
+    engine: bytes,
+    messages: list[tuple[str, str]],
+    device: Device,
+    *,
+    loadable: bool = False,
 ) -> dict[str, Any]:
     """Return BuildReport's `layers`, `layers_source` and `memory`.
 
     The engine inspector tells them where the engine can be loaded, the build log otherwise.
+
+    Args:
+        api: TensorRT.
+        engine: what was built.
+        messages: TensorRT's, of the build.
+        device: what it was built for.
+        loadable: whether it is a DLA loadable, which TensorRT does not load.
     """
     texts = [text for _, text in messages]
     memory = _memory_of(texts)
     index = device.index if device.kind == "gpu" else 0
-    if cuda_driver.compute_capability(index) is not None:
+    if not loadable and cuda_driver.compute_capability(index) is not None:
         with api.collect_messages():
             runtime = api.module.Runtime(api.logger)
             if device.kind == "dla":
@@ -231,8 +243,9 @@ _TYPES = (
 def _layer(
     name: str, kind: str, inputs: str, outputs: str, metadata: str, device: Device
 ) -> EngineLayer:
-    # The inspector calls what a DLA core runs DLA; on the GPU, ForeignNode is Myelin's name too.
-    on_dla = device.kind == "dla" and "dla" in kind.lower()
+    # A DLA subgraph is a ForeignNode, and so is one of Myelin on the GPU.
+    foreign = name.startswith("{ForeignNode") and "myelin" not in kind.lower()
+    on_dla = device.kind == "dla" and ("dla" in kind.lower() or foreign)
     return EngineLayer(
         name=name,
         kind=kind,

@@ -74,8 +74,19 @@ def last_convolutions(network: Any) -> list[Any]:
     return list(reversed(found))
 
 
+def computes(module: Any, layer: Any) -> bool:
+    """Tell whether a layer works on activations at run time.
+
+    Constants and shape arithmetic are folded by the builder; asked whether a DLA can run them, it
+    says no.
+    """
+    return type_name(layer) not in ("CONSTANT", "SHAPE") and any(
+        _is_float(module, tensor) for tensor in outputs_of(layer)
+    )
+
+
 def set_io(plan: BuildPlan, network: Any) -> None:
-    """Set type and format of inputs and outputs (networks that are not strongly typed)."""
+    """Set format of inputs and outputs, and their type where the graph does not fix it."""
     api = plan.api
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
@@ -84,7 +95,7 @@ def set_io(plan: BuildPlan, network: Any) -> None:
         (outputs, plan.output_type, plan.output_format),
     ):
         for tensor in tensors:
-            if kind is not None and _is_float(api.module, tensor):
+            if kind is not None and not plan.strongly_typed and _is_float(api.module, tensor):
                 tensor.dtype = api.data_type(kind)
             if form != "linear":
                 tensor.allowed_formats = 1 << int(getattr(api.module.TensorFormat, form.upper()))
@@ -170,10 +181,8 @@ def set_layer_precisions(plan: BuildPlan, network: Any) -> dict[str, str]:
         pinned.update({layer.name: (layer, precision) for layer in fitting})
     for layer, precision in pinned.values():
         outputs = list(outputs_of(layer))
-        if type_name(layer) in ("CONSTANT", "SHAPE") or not any(
-            _is_float(plan.api.module, tensor) for tensor in outputs
-        ):
-            continue  # shape arithmetic has no precision to choose
+        if not computes(plan.api.module, layer):
+            continue  # there is no precision to choose
         layer.precision = plan.api.data_type(precision)
         for index, tensor in enumerate(outputs):
             if _is_float(plan.api.module, tensor) and precision != "int8":

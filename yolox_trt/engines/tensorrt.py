@@ -135,7 +135,7 @@ class TensorRTEngine:
         """
         if batch != self._batch:
             self._set_batch(batch)
-        pointer = (stream or self._cupy.cuda.get_current_stream()).ptr
+        pointer = (self._cupy.cuda.get_current_stream() if stream is None else stream).ptr
         # Not collect_messages(): it costs an allocation and a lock, and runs seldom fail.
         if not self._context.execute_async_v3(pointer):
             self._refused(f"run with batch {batch} was refused")
@@ -198,7 +198,7 @@ class TensorRTEngine:
         Raises:
             EngineError: a run failed, when it was enqueued or on the device.
         """
-        chosen = stream or self._cupy.cuda.get_current_stream()
+        chosen = self._cupy.cuda.get_current_stream() if stream is None else stream
         for _ in range(2):
             self.run(batch, chosen)
         self._synchronize(chosen)
