@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.tensorrt_fixtures import small_model
+from support.tensorrt_fixtures import save_model, small_model
 
 from yolox_trt import cli
 from yolox_trt.engines.engine_file import read_engine
@@ -45,6 +46,22 @@ def test_cache_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "Engine found in the cache" in capsys.readouterr().out
     assert run(model, "--cache", tmp_path / "c", "--precision", "fp32") == 0
     assert "Engine built (not in the cache)" in capsys.readouterr().out
+
+
+def test_two_commands_at_once_build_once(tmp_path: Path) -> None:
+    # Seconds of work, so that the two overlap.
+    model = save_model(tmp_path, width=0.5, height=320, width_px=320)
+    command = [sys.executable, "-m", "yolox_trt.cli", "build", model, "--cache", tmp_path / "c"]
+    command += ["--flavour", "tensorrt_rtx"]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=100) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    results = sorted(out.partition("\nEngine ")[2].partition(":")[0] for out, _ in outputs)
+    assert results == ["built (not in the cache)", "found in the cache"]
+    assert len(list((tmp_path / "c").glob("*.engine"))) == 1
 
 
 def test_list_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
