@@ -295,3 +295,25 @@ def test_float_layers_by_number_and_by_share_of_the_operations():
     for request in ("many", "-1", "101%"):
         with pytest.raises(ConfigurationError):
             choose_float_layers(records, request)
+
+
+def test_half_precision_weights_leave_nothing_behind():
+    model = onnx.ModelProto()
+    model.CopyFrom(RELU6)
+    casts = []
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 4:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            half = onnx.numpy_helper.from_array(values, f"{tensor.name}_half")
+            name = tensor.name
+            tensor.CopyFrom(half)
+            casts.append(onnx.helper.make_node("Cast", [half.name], [name], to=1))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    ranges = collect_statistics(model, images(model)).ranges("max")
+    quantized = insert_qdq(model, ranges)
+    assert not any(node.op_type == "Cast" for node in quantized.graph.node)
+    assert quantized.ByteSize() < 0.75 * model.ByteSize()
+    image = next(images(model))
+    assert relative_error(run(model, image), run(quantized, image)) < 0.3

@@ -162,16 +162,21 @@ class Graph:
         return (inner.astype(np.float32) * scale).astype(np.float32)
 
     def finish(self) -> onnx.ModelProto:
-        """Drop unused constants and value_info of vanished tensors, check, and return the model.
+        """Drop what nothing reads any more, check, and return the model.
 
         Raises:
             ModelError: the rewritten graph is not valid ONNX (a defect of the rewrite).
         """
         graph = self.model.graph
-        live = {name for node in graph.node for name in node.input} | set(self.outputs)
-        nodes = [n for n in graph.node if n.op_type != "Constant" or n.output[0] in live]
+        live = set(self.outputs)
+        nodes = []
+        for node in reversed(graph.node):
+            # Casts of weights that a rewrite replaced have no reader any more.
+            if live.intersection(node.output):
+                nodes.append(node)
+                live.update(node.input)
         if len(nodes) != len(graph.node):
-            self.set_nodes(nodes)
+            self.set_nodes(nodes[::-1])
         kept = [i for i in graph.initializer if i.name in live]
         if len(kept) != len(graph.initializer):
             copies = [onnx.TensorProto.FromString(i.SerializeToString()) for i in kept]
