@@ -46,7 +46,7 @@ WHEEL_EXTRAS = ("ros", "interfaces")
 
 #: Message packages that every environment needs, and those that only Autoware output needs;
 #: each list in build order.
-INTERFACES = ("vision_msgs",)
+INTERFACES = ("vision_msgs", "composition_interfaces")
 AUTOWARE_INTERFACES = ("autoware_perception_msgs", "tier4_perception_msgs")
 
 #: Requirements that a distribution's own package serves as well: name -> module that proves it.

@@ -55,25 +55,26 @@ def test_detection_2d_array_is_announced_with_the_released_type_hash() -> None:
     ("package", "optional"),
     [
         ("vision_msgs", False),
+        ("composition_interfaces", False),
         ("autoware_perception_msgs", True),
         ("tier4_perception_msgs", True),
     ],
 )
-def test_every_defined_message_can_be_made(
-    package: str, optional: bool, repository: Path
-) -> None:
+def test_every_defined_type_can_be_made(package: str, optional: bool, repository: Path) -> None:
+    folder = repository / "interfaces" / package
+    defined = sorted(path for kind in ("msg", "srv") for path in folder.glob(f"{kind}/*.{kind}"))
+    assert defined
     try:
-        module = importlib.import_module(f"{package}.msg")
+        importlib.import_module(package)
     except ModuleNotFoundError:
         if not optional:
             raise
         pytest.skip(f"{package} is not installed: run `make venv AUTOWARE=1`")
-    defined = sorted(p.stem for p in (repository / "interfaces" / package / "msg").glob("*.msg"))
-    assert defined
-    listed = (repository / "interfaces" / package / "CMakeLists.txt").read_text()
-    for name in defined:
-        assert f'"msg/{name}.msg"' in listed
-        getattr(module, name)()
+    listed = (folder / "CMakeLists.txt").read_text()
+    for path in defined:
+        assert f'"{path.relative_to(folder)}"' in listed
+        made = getattr(importlib.import_module(f"{package}.{path.parent.name}"), path.stem)
+        (made.Request if path.suffix == ".srv" else made)()
 
 
 @pytest.mark.ros

@@ -143,13 +143,14 @@ def test_every_source_file_names_its_licence(repository: Path) -> None:
         "SPDX-FileCopyrightText: The yolox_trt authors",
         "SPDX-License-Identifier: Apache-2.0",
     )
-    suffixes = {".py", ".cu", ".cuh", ".msg", ".cmake", ".sh"}
+    suffixes = {".py", ".cu", ".cuh", ".msg", ".srv", ".cmake", ".sh"}
     folders = ("yolox_trt", "test", "scripts", "launch", "interfaces")
     bare = [
         str(path.relative_to(repository))
         for folder in folders
         for path in sorted((repository / folder).rglob("*"))
         if path.suffix in suffixes
+        and path.stat().st_size
         and not all(line in "".join(path.open().readlines()[:4]) for line in wanted)
     ]
     assert bare == []
