@@ -18,6 +18,8 @@ from support.ros import (  # noqa: E402
     RosProcess,
     end_leftovers,
     free_domain,
+    remove_orphans,
+    shared_memory_files,
     write_parameters,
 )
 from support.yolox_graphs import build_yolox  # noqa: E402
@@ -32,6 +34,14 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "small.onnx"
     onnx.save(build_yolox(num_classes=3, metadata=True), path)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leave_no_shared_memory() -> Iterator[None]:
+    """Remove what processes that the tests killed have left in /dev/shm."""
+    before = shared_memory_files()
+    yield
+    remove_orphans(shared_memory_files() - before)
 
 
 @pytest.fixture

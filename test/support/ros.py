@@ -175,3 +175,27 @@ def end_leftovers(processes: Sequence[RosProcess]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def shared_memory_files() -> set[str]:
+    """Names of Fast DDS's files in /dev/shm."""
+    folder = Path("/dev/shm")
+    return {path.name for path in folder.glob("*fastdds*")} if folder.is_dir() else set()
+
+
+def remove_orphans(names: set[str]) -> list[str]:
+    """Remove files in /dev/shm that no process has mapped; a process that was killed leaves them.
+
+    Returns:
+        The names that were removed.
+    """
+    mapped = ""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            mapped += maps.read_text()
+        except OSError:
+            continue
+    orphans = [name for name in names if name not in mapped]
+    for name in orphans:
+        (Path("/dev/shm") / name).unlink(missing_ok=True)
+    return orphans

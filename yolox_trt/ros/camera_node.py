@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -15,7 +16,6 @@ from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import (
     DurabilityPolicy,
-    HistoryPolicy,
     QoSProfile,
     ReliabilityPolicy,
     qos_profile_sensor_data,
@@ -36,7 +36,9 @@ from yolox_trt.ros.autoware_messages import ObjectMessageBuilder, label_table
 from yolox_trt.ros.camera_counters import CameraCounters
 from yolox_trt.ros.compressed_decoder import CompressedDecoder
 from yolox_trt.ros.detection_messages import DetectionMessageBuilder
-from yolox_trt.ros.image_conversion import frame_from_compressed, frame_from_image
+from yolox_trt.ros.image_conversion import check_roi, frame_from_compressed, frame_from_image
+from yolox_trt.ros.image_qos import image_qos
+from yolox_trt.ros.ingest_pool import IngestPool
 from yolox_trt.ros.node_parameters import NodeParameters
 from yolox_trt.ros.parameters import (
     CAMERA_PARAMETERS,
@@ -53,6 +55,11 @@ OUTPUT_DEPTH = 10
 
 class StreamOwner(Protocol):
     """What a CameraNode asks of the process that it lives in."""
+
+    @property
+    def ingest(self) -> IngestPool | None:
+        """The processes that receive images; None where the node does so itself."""
+        ...
 
     def submit(self, frame: Frame) -> object:
         """Give a frame to the executor."""
@@ -100,6 +107,7 @@ class CameraNode(Node):
         self._configured = False
         # Values of parameters that apply at configure, as they were then.
         self._fixed: dict[str, Any] = {}
+        self._subscribed_to = ""
         self._subscription: Subscription | None = None
         self._decoder: CompressedDecoder | None = None
         self._outputs: dict[str, Publisher] = {}
@@ -123,7 +131,7 @@ class CameraNode(Node):
     @property
     def subscribed(self) -> bool:
         """Whether the camera's images are subscribed to."""
-        return self._subscription is not None
+        return bool(self._subscribed_to)
 
     @property
     def image_topic(self) -> str:
@@ -244,9 +252,9 @@ class CameraNode(Node):
         wanted = self._active and self._configured and self.parameters["enabled"]
         if wanted and self.parameters["on_demand"]:
             wanted = self._has_listeners()
-        if wanted and self._subscription is None:
+        if wanted and not self.subscribed:
             self._subscribe()
-        elif not wanted and self._subscription is not None:
+        elif not wanted and self.subscribed:
             self._unsubscribe()
 
     def _has_listeners(self) -> bool:
@@ -259,33 +267,76 @@ class CameraNode(Node):
 
     def _subscribe(self) -> None:
         reliable = self._fixed["qos_reliability"] == "reliable"
-        qos = QoSProfile(
-            depth=self._fixed["qos_depth"],
-            history=HistoryPolicy.KEEP_LAST,
-            durability=DurabilityPolicy.VOLATILE,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        )
         compressed = self._fixed["transport"] == "compressed"
-        if compressed:
-            self._decoder = CompressedDecoder(self.get_name(), self._decode, self._count_replaced)
-        self._subscription = self.create_subscription(
-            CompressedImage if compressed else Image,
-            self._topic,
-            self._on_compressed if compressed else self._on_image,
-            qos,
-            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
-        )
-        self.get_logger().info(f"subscribed to {self._subscription.topic_name}")
+        depth = self._fixed["qos_depth"]
+        self._subscribed_to = self.image_topic
+        if self._owner.ingest is not None:
+            self._owner.ingest.subscribe(
+                self.get_name(),
+                self,
+                topic=self._subscribed_to,
+                compressed=compressed,
+                reliable=reliable,
+                depth=depth,
+                queue_depth=self.parameters["queue_depth"],
+            )
+        else:
+            if compressed:
+                self._decoder = CompressedDecoder(
+                    self.get_name(), self._decode, self._count_replaced
+                )
+            self._subscription = self.create_subscription(
+                CompressedImage if compressed else Image,
+                self._topic,
+                self._on_compressed if compressed else self._on_image,
+                image_qos(reliable, depth),
+                event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+            )
+        self.get_logger().info(f"subscribed to {self._subscribed_to}")
 
     def _unsubscribe(self) -> None:
-        assert self._subscription is not None
-        topic = self._subscription.topic_name
-        self.destroy_subscription(self._subscription)
-        self._subscription = None
+        if self._owner.ingest is not None:
+            self._owner.ingest.unsubscribe(self.get_name())
+        if self._subscription is not None:
+            self.destroy_subscription(self._subscription)
+            self._subscription = None
         if self._decoder is not None:
             self._decoder.close()
             self._decoder = None
+        topic, self._subscribed_to = self._subscribed_to, ""
         self.get_logger().info(f"unsubscribed from {topic}")
+
+    # IngestSink: called in the threads of the IngestPool.
+
+    def on_frame(self, frame: Frame) -> None:
+        """Take an image that an ingest process has received."""
+        self.counters.messages += 1
+        self.counters.last_message = frame.received_ns * 1e-9
+        roi = self._roi
+        if roi is not None:
+            try:
+                check_roi(roi, frame.height, frame.width)
+            except FrameError as error:
+                self._refuse(error)
+                return
+            frame = replace(frame, roi=roi)
+        self._owner.submit(frame)
+
+    def on_refused(self, reason: str) -> None:
+        """Count an image that an ingest process could not read."""
+        self.counters.messages += 1
+        self._count_malformed(reason)
+
+    def on_full(self) -> None:
+        """Count an image that found no free slot in shared memory."""
+        self.counters.messages += 1
+        self.counters.replaced += 1
+
+    def on_lost(self, count: int) -> None:
+        """Count images that the middleware lost on their way to an ingest process."""
+        self.counters.lost += count
+
+    # Callbacks of rclpy, where this process receives the images itself.
 
     def _on_image(self, message: Image) -> None:
         received_ns = self._arrived()
@@ -326,9 +377,14 @@ class CameraNode(Node):
         self.counters.lost += event.total_count_change
 
     def _refuse(self, error: Exception) -> None:
-        """Count an image that cannot be used and say why, once for each reason."""
+        """Count an image that cannot be used."""
+        self._count_malformed(
+            str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
+        )
+
+    def _count_malformed(self, reason: str) -> None:
+        """Say why an image cannot be used, once for each reason in a row."""
         self.counters.malformed += 1
-        reason = str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
         if reason != self.counters.last_refusal:
             self.get_logger().warning(f"image refused: {reason}")
         self.counters.last_refusal = reason

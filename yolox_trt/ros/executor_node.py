@@ -33,6 +33,7 @@ from yolox_trt.ros import diagnostics
 from yolox_trt.ros.annotator import Annotator
 from yolox_trt.ros.camera_node import CameraNode
 from yolox_trt.ros.component_services import create_component_services
+from yolox_trt.ros.ingest_pool import IngestPool
 from yolox_trt.ros.log_bridge import LogBridge
 from yolox_trt.ros.model_set import ModelSet
 from yolox_trt.ros.node_parameters import NodeParameters, overrides_of
@@ -65,6 +66,7 @@ class ExecutorNode(LifecycleNode):
         self._annotator = Annotator()
         self._models: ModelSet | None = None
         self._executor: InferenceExecutor | None = None
+        self._ingest: IngestPool | None = None
         self._active = False
         self._loading = ""
         self._failure: YoloxTrtError | None = None
@@ -104,6 +106,11 @@ class ExecutorNode(LifecycleNode):
         return self._cameras
 
     @property
+    def ingest(self) -> IngestPool | None:
+        """The processes that receive the images; None where this one does so itself."""
+        return self._ingest
+
+    @property
     def failure(self) -> YoloxTrtError | None:
         """Why the start failed, if it did; the process ends then."""
         return self._failure
@@ -135,9 +142,12 @@ class ExecutorNode(LifecycleNode):
         Returns:
             Whether every thread has ended.
         """
+        for camera in self._cameras.values():
+            camera.deactivate()
         ended = self._stop_executor(close=True)
         for name in list(self._cameras):
             self._destroy_camera(name)
+        ended = self._stop_ingest() and ended
         self._annotator.close()
         self._log_bridge.close()
         self._spinner.remove_node(self)
@@ -191,6 +201,12 @@ class ExecutorNode(LifecycleNode):
                 profile=self.parameters["nvtx"],
             )
             self._executor = executor
+            if self.parameters["ingest_processes"]:
+                self._ingest = IngestPool(
+                    self.parameters["ingest_processes"],
+                    self.get_name(),
+                    page_lock=any(device.is_cuda for device in executor.devices),
+                )
             for camera in self._cameras.values():
                 self._connect(camera)
         except YoloxTrtError as error:
@@ -246,6 +262,7 @@ class ExecutorNode(LifecycleNode):
         for camera in self._cameras.values():
             camera.cleanup()
         self._stop_executor(close=True)
+        self._stop_ingest()
         self._models = None
 
     def _stop_executor(self, *, close: bool) -> bool:
@@ -258,6 +275,13 @@ class ExecutorNode(LifecycleNode):
         if close:
             self._executor = None
         return ended
+
+    def _stop_ingest(self) -> bool:
+        pool, self._ingest = self._ingest, None
+        if pool is None or pool.close():
+            return True
+        self.get_logger().error("an ingest process did not end by itself and was killed")
+        return False
 
     def _plan_models(self) -> ModelSet:
         cameras = {name: camera.parameters.as_dict() for name, camera in self._cameras.items()}
@@ -438,6 +462,11 @@ class ExecutorNode(LifecycleNode):
             ExecutorState.STOPPED: diagnostics.STALE,
         }[state]
         values: dict[str, Any] = {"state": state.value, "cameras": len(self._cameras)}
+        if self._ingest is not None:
+            values |= {
+                "ingest_processes": len(self._ingest.pids),
+                "ingest_restarts": self._ingest.restarts,
+            }
         if snapshot is not None:
             values |= {
                 "placement": snapshot.policy,

@@ -70,7 +70,7 @@ def frame_from_image(
         "roi": roi,
         "header": message.header,
     }
-    _check_roi(roi, message.height, message.width)
+    check_roi(roi, message.height, message.width)
     if encodings.lookup(message.encoding) is not None:
         if message.step == 0 and message.height:
             raise FrameError(
@@ -116,7 +116,7 @@ def frame_from_compressed(
             raise _undecodable(message, data.size) from error
     if image is None:
         raise _undecodable(message, data.size)
-    _check_roi(roi, *image.shape[:2])
+    check_roi(roi, *image.shape[:2])
     return Frame.from_array(
         image,
         mosaic or "bgr8",
@@ -137,8 +137,11 @@ def _undecodable(message: CompressedImage, size: int) -> FrameError:
     )
 
 
-def _check_roi(roi: Roi | None, height: int, width: int) -> None:
-    """Refuse a roi outside the image as a fault of this frame, not of the program."""
+def check_roi(roi: Roi | None, height: int, width: int) -> None:
+    """Raise FrameError if a roi leaves an image of height x width pixels.
+
+    (Roi.check_inside blames the configuration; a camera may change its resolution at any time.)
+    """
     if roi is not None and (roi.x + roi.width > width or roi.y + roi.height > height):
         raise FrameError(
             f"image of {width}x{height} with roi [{roi.x}, {roi.y}, {roi.width}, {roi.height}]",

@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""FrameRing: slots for images in memory that two processes share.
+
+The memory is a memfd: it has no name, so nothing is left behind in /dev/shm whatever becomes of
+the processes, and the limit of a container's /dev/shm does not apply. Its first page holds one
+byte a slot: 0 free, 1 taken. The writer alone turns 0 into 1, the reader alone 1 into 0, so the
+bytes need no lock.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+
+import numpy as np
+import numpy.typing as npt
+
+_PAGE = mmap.PAGESIZE
+_FREE, _TAKEN = 0, 1
+
+
+class FrameRing:
+    """Slots of equal size.
+
+    Args:
+        slots: number of slots, at most a page's bytes.
+        slot_bytes: bytes of each one; rounded up to whole pages.
+        fd: file descriptor of a ring that another process made, closed here once the memory is
+            mapped; None makes a new ring.
+
+    Attributes:
+        fd: descriptor of a new ring, for the other process, until close_fd(); else -1.
+    """
+
+    def __init__(self, slots: int, slot_bytes: int, fd: int | None = None) -> None:
+        if not 1 <= slots <= _PAGE:
+            raise ValueError(f"{slots} slots; expected 1 to {_PAGE}")
+        self.slots = slots
+        self.slot_bytes = -(-slot_bytes // _PAGE) * _PAGE
+        size = _PAGE + slots * self.slot_bytes
+        self.fd = -1
+        if fd is None:
+            fd = self.fd = os.memfd_create("yolox_trt_frames", os.MFD_CLOEXEC)
+            os.ftruncate(fd, size)
+        try:
+            memory = mmap.mmap(fd, size)
+        finally:
+            if self.fd < 0:
+                os.close(fd)
+        # The mapping lives as long as arrays on it do.
+        self._memory: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
+        self._flags = self._memory[:slots]
+        self._next = 0
+
+    @property
+    def images(self) -> npt.NDArray[np.uint8]:
+        """All slots, uint8 (slots * slot_bytes,), page-aligned."""
+        return self._memory[_PAGE:]
+
+    @property
+    def taken(self) -> int:
+        """Slots that are in use."""
+        return int(np.count_nonzero(self._flags))
+
+    def write(self, data: npt.NDArray[np.uint8]) -> int | None:
+        """Copy bytes into a free slot and take it; None if every slot is in use.
+
+        Args:
+            data: uint8 (size,), at most slot_bytes long.
+        """
+        for step in range(self.slots):
+            slot = (self._next + step) % self.slots
+            if self._flags[slot] == _FREE:
+                break
+        else:
+            return None
+        start = _PAGE + slot * self.slot_bytes
+        np.copyto(self._memory[start : start + data.size], data)
+        # The message that tells the reader of the slot follows this store through a socket, whose
+        # system calls order the memory accesses on every architecture.
+        self._flags[slot] = _TAKEN
+        self._next = (slot + 1) % self.slots
+        return slot
+
+    def view(self, slot: int, size: int) -> npt.NDArray[np.uint8]:
+        """Return the bytes of a taken slot; the slot is free again when nobody holds this array.
+
+        Slices of it do not hold it (NumPy gives them the ring's memory as their base): a Frame
+        that is kept does.
+
+        Args:
+            slot: its number.
+            size: bytes that were written.
+
+        Returns:
+            uint8 (size,), read-only.
+        """
+        start = _PAGE + slot * self.slot_bytes
+        # An array of its own, with the ring's memory as its base: it is what is waited for.
+        data = self._memory[start : start + size]
+        data.flags.writeable = False
+        weakref.finalize(data, self._release, slot).atexit = False
+        return data
+
+    def _release(self, slot: int) -> None:
+        self._flags[slot] = _FREE
+
+    def close_fd(self) -> None:
+        """Close the descriptor of a new ring; the memory stays until its last view has gone."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The ingest process: receives some cameras' images and writes them into shared memory.
+
+Started by IngestPool with one end of an IngestChannel as a descriptor; ends when the other end
+goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import rclpy
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage, Image
+
+from yolox_trt.core.errors import FrameError
+from yolox_trt.core.frame import Frame
+from yolox_trt.ros.frame_ring import FrameRing
+from yolox_trt.ros.image_conversion import frame_from_compressed, frame_from_image
+from yolox_trt.ros.image_qos import image_qos
+from yolox_trt.ros.ingest_channel import IngestChannel
+from yolox_trt.ros.middleware import apply_malloc_settings
+from yolox_trt.ros.multi_camera import create_spinner
+
+#: Longest time until a command is seen, in seconds.
+POLL = 0.02
+
+
+class CameraIntake:
+    """One camera's subscription and its ring.
+
+    Args:
+        node: the process's node.
+        channel: the way to the executor's process.
+        settings: the command `subscribe`: camera, topic, compressed, reliable, depth, slots.
+    """
+
+    def __init__(self, node: Node, channel: IngestChannel, settings: dict[str, Any]) -> None:
+        self._node = node
+        self._channel = channel
+        self._camera = settings["camera"]
+        self._slots = settings["slots"]
+        self._compressed = settings["compressed"]
+        self._ring: FrameRing | None = None
+        self._generation = settings["generation"]
+        self._subscription = node.create_subscription(
+            CompressedImage if self._compressed else Image,
+            settings["topic"],
+            self._on_image,
+            image_qos(settings["reliable"], settings["depth"]),
+            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+        )
+
+    def _on_image(self, message: Any) -> None:
+        received_ns = time.monotonic_ns()
+        convert: Any = frame_from_compressed if self._compressed else frame_from_image
+        try:
+            frame: Frame = convert(message)
+        except Exception as error:
+            reason = (
+                str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
+            )
+            self._channel.send("refused", camera=self._camera, reason=reason[:2000])
+            return
+        ring = self._ring
+        if ring is None or frame.data.size > ring.slot_bytes:
+            ring = self._make_ring(frame.data.size)
+        slot = ring.write(frame.data)
+        if slot is None:
+            self._channel.send("full", camera=self._camera)
+            return
+        stamp = message.header.stamp
+        self._channel.send(
+            "frame",
+            camera=self._camera,
+            generation=self._generation,
+            slot=slot,
+            size=frame.data.size,
+            height=frame.height,
+            width=frame.width,
+            encoding=frame.encoding,
+            step=frame.step,
+            sec=stamp.sec,
+            nanosec=stamp.nanosec,
+            frame_id=frame.frame_id,
+            received_ns=received_ns,
+        )
+
+    def _make_ring(self, size: int) -> FrameRing:
+        """Make a ring for images of this size; the former one lives on in its readers."""
+        self._generation += 1
+        self._ring = FrameRing(self._slots, size)
+        self._channel.send(
+            "ring",
+            fd=self._ring.fd,
+            camera=self._camera,
+            generation=self._generation,
+            slots=self._slots,
+            slot_bytes=self._ring.slot_bytes,
+        )
+        self._ring.close_fd()
+        return self._ring
+
+    def _on_lost(self, event: Any) -> None:
+        self._channel.send("lost", camera=self._camera, count=event.total_count_change)
+
+    def close(self) -> None:
+        """End the subscription."""
+        self._node.destroy_subscription(self._subscription)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run until the executor's process closes its end."""
+    parser = argparse.ArgumentParser(prog="python -m yolox_trt.ros.ingest_process")
+    parser.add_argument("name", help="name of the node")
+    parser.add_argument("fd", type=int, help="descriptor of the channel")
+    options = parser.parse_args(args)
+    apply_malloc_settings()
+    # Ctrl-C reaches the whole process group: the executor's process ends this one in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = IngestChannel(socket.socket(fileno=options.fd))
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = Node(options.name, start_parameter_services=False, use_global_arguments=False)
+    spinner = create_spinner()
+    spinner.add_node(node)
+    intakes: dict[str, CameraIntake] = {}
+    try:
+        while True:
+            spinner.spin_once(timeout_sec=POLL)
+            if not select.select([channel], [], [], 0.0)[0]:
+                continue
+            received = channel.receive()
+            if received is None:
+                break
+            command, _ = received
+            former = intakes.pop(command["camera"], None)
+            if former is not None:
+                former.close()
+            if command["kind"] == "subscribe":
+                intakes[command["camera"]] = CameraIntake(node, channel, command)
+    finally:
+        for intake in intakes.values():
+            intake.close()
+        channel.close()
+        spinner.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
