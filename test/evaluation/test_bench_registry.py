@@ -39,3 +39,26 @@ def test_options_reach_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None
         main(["bench", "cpu", "--help"])
     assert stop.value.code == 0
     assert "--source" in capsys.readouterr().out
+
+
+def test_without_a_name_all_run_and_one_that_cannot_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bench_a.py").write_text(
+        "from yolox_trt.core.errors import DeviceError\n"
+        "def add_arguments(parser): parser.add_argument('--n', type=int, default=3)\n"
+        "def run(args): raise DeviceError('no GPU')\n"
+    )
+    (tmp_path / "bench_b.py").write_text(
+        "def add_arguments(parser): parser.add_argument('--n', type=int, default=3)\n"
+        "def run(args): print('table', args.n)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entries = {"a": ("bench_a", "first"), "b": ("bench_b", "second")}
+    monkeypatch.setattr(bench, "find", lambda: entries)
+    assert main(["bench"]) == 0
+    text = capsys.readouterr().out
+    assert "not run: no GPU" in text
+    assert "table 3" in text
+    assert main(["bench", "b", "--n", "5"]) == 0
+    assert "table 5" in capsys.readouterr().out

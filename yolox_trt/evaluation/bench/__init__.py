@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from yolox_trt.core.errors import YoloxTrtError
+
 _REGISTERED: dict[str, tuple[str, str]] = {}
 
 
@@ -30,9 +32,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "bench",
         help="benchmarks: " + ", ".join(sorted(find())),
-        description="Run a benchmark and print its table.",
+        description="Run a benchmark and print its table; without a name, all that this machine "
+        "can run, with their defaults.",
     )
-    benches = parser.add_subparsers(title="benchmarks", metavar="NAME", required=True)
+    parser.set_defaults(run=_run_all)
+    benches = parser.add_subparsers(title="benchmarks", metavar="NAME")
     for name, (module, summary) in sorted(find().items()):
         bench = benches.add_parser(
             name, help=summary, description=summary, add_help=False, prefix_chars="\0"
@@ -78,13 +82,29 @@ def _summary(path: Path) -> str | None:
 
 
 def _runner(name: str, module_name: str) -> Any:
-    def run(args: argparse.Namespace) -> int:
-        module = importlib.import_module(module_name)
-        parser = argparse.ArgumentParser(
-            prog=f"{Path(sys.argv[0]).name} bench {name}", description=module.SUMMARY
-        )
-        module.add_arguments(parser)
-        status: int | None = module.run(parser.parse_args(args.arguments))
-        return status or 0
+    return lambda args: _run(name, module_name, args.arguments)
 
-    return run
+
+def _run(name: str, module_name: str, arguments: Sequence[str]) -> int:
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(
+        prog=f"{Path(sys.argv[0]).name} bench {name}", description=module.__doc__
+    )
+    module.add_arguments(parser)
+    status: int | None = module.run(parser.parse_args(arguments))
+    return status or 0
+
+
+def _run_all(args: argparse.Namespace) -> int:
+    """Run every benchmark with its defaults; one that cannot run says why, and the next begins."""
+    status = 0
+    for name, (module_name, summary) in sorted(find().items()):
+        print(f"## bench {name}: {summary}\n", flush=True)
+        try:
+            status = max(status, _run(name, module_name, ()))
+        except (YoloxTrtError, ImportError) as error:
+            print(f"not run: {error}", flush=True)
+        except SystemExit:
+            print("not run: it needs arguments", flush=True)
+        print(flush=True)
+    return status
