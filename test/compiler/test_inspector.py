@@ -133,7 +133,7 @@ class TestActivations:
         assert sum(c.activation == "SiLU" for c in found.convs) == 74
 
     def test_bytes_of_silu(self) -> None:
-        """x read twice, gate and product written, gate read: 5 x 128; the convolution 2 x 128 + 64."""
+        """x read twice, gate read, gate and product written: 5 x 128; the conv 2 x 128 + 64."""
         nodes = [
             ("Conv", ["x", "w"], ["a"], {}),
             ("Sigmoid", ["a"], ["s"], {}),

@@ -262,3 +262,20 @@ class TestPicture:
     def test_names_are_escaped(self) -> None:
         model = make_graph([("Relu", ["x<&"], ["y"], {})], {"x<&": (1, 8, 4, 4)}, ["y"])
         ElementTree.fromstring(draw(check(model)))
+
+
+def test_the_page_lists_every_rule_and_pass(repository) -> None:
+    from yolox_trt.compiler.dla.rules import RULES
+    from yolox_trt.compiler.surgery import PASSES
+
+    page = (repository / "docs" / "dla.md").read_text()
+    effects = {"gpu": "GPU", "fp16": "FP16", "note": "note"}
+    for rule in RULES.values():
+        mend = f"`{rule.mended_by}`" if rule.mended_by else ""
+        row = (
+            f"| `{rule.id}` ({effects[rule.effect.value]}) | {rule.text} | {rule.source} | {mend} |"
+        )
+        assert row in page
+        assert rule.mended_by in {"", "yolox_trt translate", *PASSES}
+    page = (repository / "docs" / "compiler.md").read_text()
+    assert all(f"| `{name}` |" in page for name in PASSES)

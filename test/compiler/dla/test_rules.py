@@ -16,6 +16,7 @@ from yolox_trt.compiler.dla.rules import RULES, Effect
 from yolox_trt.core.errors import ConfigurationError
 
 INPUT = (1, 8, 40, 40)
+f32 = np.float32
 
 
 def verdict(nodes, constants=None, *, shape=INPUT, tensorrt="8.6", precision="int8", soc="orin",
@@ -48,32 +49,34 @@ ON_DLA = [
     ("conv groups", *conv(groups=8)),
     ("conv same padding", *conv((5, 5), auto_pad="SAME_UPPER")),
     ("conv maps 8192", *conv((1, 1), cout=8192)),
-    ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {"strides": [2, 2]})], {"w": weights(8, 4, 2, 2)}),
+    ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {"strides": [2, 2]})],
+     {"w": weights(8, 4, 2, 2)}),
     ("deconv 1x64", [("ConvTranspose", ["x", "w"], ["y"], {})], {"w": weights(8, 4, 1, 64)}),
     ("pool 8", [("MaxPool", ["x"], ["y"], {"kernel_shape": [8, 8]})], {}),
-    ("pool stride 16", [("MaxPool", ["x"], ["y"], {"kernel_shape": [2, 2], "strides": [16, 16]})], {}),
+    ("pool stride 16", [("MaxPool", ["x"], ["y"], {"kernel_shape": [2, 2], "strides": [16, 16]})],
+     {}),
     ("average", [("AveragePool", ["x"], ["y"], {"kernel_shape": [3, 3]})], {}),
     ("relu", [("Relu", ["x"], ["y"], {})], {}),
-    ("relu6", [("Clip", ["x", "a", "b"], ["y"], {})], {"a": np.float32(0), "b": np.float32(6)}),
-    ("clip 127", [("Clip", ["x", "a", "b"], ["y"], {})], {"a": np.float32(0), "b": np.float32(127)}),
+    ("relu6", [("Clip", ["x", "a", "b"], ["y"], {})], {"a": f32(0), "b": f32(6)}),
+    ("clip 127", [("Clip", ["x", "a", "b"], ["y"], {})], {"a": f32(0), "b": f32(127)}),
     ("leaky", [("LeakyRelu", ["x"], ["y"], {"alpha": 0.1})], {}),
     ("prelu", [("PRelu", ["x", "s"], ["y"], {})], {"s": weights(8, 1, 1)}),
     ("add channel", [("Add", ["x", "c"], ["y"], {})], {"c": weights(1, 8, 1, 1)}),
-    ("mul scalar", [("Mul", ["x", "c"], ["y"], {})], {"c": np.float32(2)}),
+    ("mul scalar", [("Mul", ["x", "c"], ["y"], {})], {"c": f32(2)}),
     ("sub", [("Sub", ["x", "c"], ["y"], {})], {"c": weights(1, 8, 40, 40)}),
     ("max", [("Max", ["x", "c"], ["y"], {})], {"c": weights(1, 1, 1, 1)}),
     ("concat", [("Concat", ["x", "x"], ["y"], {"axis": 1})], {}),
     ("concat -3", [("Concat", ["x", "x"], ["y"], {"axis": -3})], {}),
     ("nearest", [("Resize", ["x", "", "s"], ["y"], {
         "mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor",
-    })], {"s": np.float32([1, 1, 2, 2])}),
+    })], {"s": f32([1, 1, 2, 2])}),
     ("nearest half-pixel", [("Resize", ["x", "", "s"], ["y"], {
         "mode": "nearest", "coordinate_transformation_mode": "half_pixel",
         "nearest_mode": "round_prefer_ceil",
-    })], {"s": np.float32([1, 1, 32, 32])}),
+    })], {"s": f32([1, 1, 32, 32])}),
     ("linear", [("Resize", ["x", "", "s"], ["y"], {
         "mode": "linear", "coordinate_transformation_mode": "half_pixel",
-    })], {"s": np.float32([1, 1, 4, 4])}),
+    })], {"s": f32([1, 1, 4, 4])}),
     ("transpose", [("Transpose", ["x"], ["y"], {"perm": [0, 2, 3, 1]})], {}),
     ("reshape 4D", [("Reshape", ["x", "t"], ["y"], {})], {"t": np.array([1, 4, 80, 40])}),
     ("abs", [("Abs", ["x"], ["y"], {})], {}),
@@ -88,7 +91,8 @@ OFF_DLA = [
     ("conv-dilation", *conv((1, 1), dilations=[33, 33])),
     ("conv-maps", *conv((1, 1), cout=8193)),
     ("conv-2d", [("Conv", ["x", "w"], ["y"], {})], None),
-    ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {"pads": [1] * 4})], {"w": weights(8, 4, 3, 3)}),
+    ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {"pads": [1] * 4})],
+     {"w": weights(8, 4, 3, 3)}),
     ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {"group": 2})], {"w": weights(8, 4, 3, 3)}),
     ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {})], {"w": weights(8, 4, 23, 23)}),
     ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {})], {"w": weights(8, 4, 1, 63)}),
@@ -96,9 +100,9 @@ OFF_DLA = [
     ("pool-window", [("AveragePool", ["x"], ["y"], {"kernel_shape": [1, 9]})], {}),
     ("pool-stride", [("MaxPool", ["x"], ["y"], {"kernel_shape": [2, 2], "strides": [17, 1]})], {}),
     ("pool-form", [("MaxPool", ["x"], ["y"], {"kernel_shape": [2, 2], "dilations": [2, 2]})], {}),
-    ("clip-range", [("Clip", ["x", "a", "b"], ["y"], {})], {"a": np.float32(0), "b": np.float32(128)}),
-    ("clip-range", [("Clip", ["x", "a", "b"], ["y"], {})], {"a": np.float32(-1), "b": np.float32(6)}),
-    ("clip-range", [("Clip", ["x", "a"], ["y"], {})], {"a": np.float32(0)}),
+    ("clip-range", [("Clip", ["x", "a", "b"], ["y"], {})], {"a": f32(0), "b": f32(128)}),
+    ("clip-range", [("Clip", ["x", "a", "b"], ["y"], {})], {"a": f32(-1), "b": f32(6)}),
+    ("clip-range", [("Clip", ["x", "a"], ["y"], {})], {"a": f32(0)}),
     ("elementwise-broadcast", [("Add", ["x", "c"], ["y"], {})], {"c": weights(1, 1, 40, 1)}),
     ("elementwise-broadcast", [("Mul", ["x", "c"], ["y"], {})], {"c": weights(1, 1, 40, 40)}),
     ("concat-axis", [("Concat", ["x", "x"], ["y"], {"axis": 2})], {}),
@@ -109,14 +113,14 @@ OFF_DLA = [
     })], {"s": np.array([1, 8, 80, 80])}),
     ("resize-factor", [("Resize", ["x", "", "s"], ["y"], {
         "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor",
-    })], {"s": np.float32([1, 1, 33, 33])}),
+    })], {"s": f32([1, 1, 33, 33])}),
     ("resize-factor", [("Resize", ["x", "", "s"], ["y"], {"mode": "linear"})],
-     {"s": np.float32([1, 1, 5, 5])}),
+     {"s": f32([1, 1, 5, 5])}),
     ("resize-factor", [("Resize", ["x", "", "s"], ["y"], {"mode": "linear"})],
-     {"s": np.float32([1, 1, 1.5, 1.5])}),
+     {"s": f32([1, 1, 1.5, 1.5])}),
     ("resize-mode", [("Resize", ["x", "", "s"], ["y"], {
         "coordinate_transformation_mode": "align_corners",
-    })], {"s": np.float32([1, 1, 2, 2])}),
+    })], {"s": f32([1, 1, 2, 2])}),
     ("slice-stride", [("Slice", ["x", "a", "b", "c", "d"], ["y"], {})],
      {"a": [0], "b": [40], "c": [2], "d": [2]}),
     ("slice-form", [("Slice", ["x", "a", "b", "c"], ["y"], {})], {"a": [0], "b": [1], "c": [0]}),
@@ -131,7 +135,7 @@ OFF_DLA = [
     ("operator", [("Pad", ["x", "p"], ["y"], {})], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}),
     ("operator", [("Gather", ["x", "i"], ["y"], {"axis": 1})], {"i": np.array([2, 1, 0])}),
     ("operator", [("ReduceMean", ["x"], ["y"], {"axes": [2, 3]})], {}),
-    ("qdq", [("QuantizeLinear", ["x", "s"], ["y"], {})], {"s": np.float32(1)}),
+    ("qdq", [("QuantizeLinear", ["x", "s"], ["y"], {})], {"s": f32(1)}),
 ]  # fmt: skip
 
 
