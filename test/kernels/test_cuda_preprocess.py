@@ -67,7 +67,10 @@ def describe(
 
 def on_host(frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str) -> np.ndarray:
     # One byte before each image: an odd address shows whether reads are really aligned.
-    staged = [np.concatenate(([0], f.data, np.full(descriptors.SOURCE_MARGIN, 255))).astype(np.uint8) for f in frames]
+    staged = [
+        np.concatenate(([0], f.data, np.full(descriptors.SOURCE_MARGIN, 255))).astype(np.uint8)
+        for f in frames
+    ]
     images = describe(
         frames, [s.ctypes.data + 1 for s in staged], kernel.height, kernel.width, color_order
     )
@@ -80,7 +83,10 @@ def on_host(frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str) -
 def on_gpu(frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str) -> np.ndarray:
     import cupy
 
-    staged = [cupy.asarray(np.append(f.data, np.zeros(descriptors.SOURCE_MARGIN, np.uint8))) for f in frames]
+    staged = [
+        cupy.asarray(np.append(f.data, np.zeros(descriptors.SOURCE_MARGIN, np.uint8)))
+        for f in frames
+    ]
     images = cupy.asarray(
         describe(frames, [s.data.ptr for s in staged], kernel.height, kernel.width, color_order)
     )
@@ -170,8 +176,12 @@ def test_host_row_pitch_leaves_padding_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert largest_error(np.ascontiguousarray(got[..., :90]), frame, Preprocessing(), 0) <= 1.0
 
 
-@pytest.mark.parametrize("tile", [(1, 1, 1024), (2, 16, 8192), (8, 4, 49000), (4, 32, 16384)])
-def test_host_tiles_agree(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    "tile", [(1, 1, 1024, 1, 1), (2, 16, 8192, 4, 8), (8, 4, 40960, 2, 2), (4, 32, 16384, 1, 4)]
+)
+def test_host_tiles_agree(
+    monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int, int, int]
+) -> None:
     cuda_host.install(monkeypatch)
     frame = random_frame("nv12", 90, 142)
     expected = on_host([frame], CudaPreprocess(height=96, width=160), "bgr")

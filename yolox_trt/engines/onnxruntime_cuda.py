@@ -81,12 +81,7 @@ class OnnxRuntimeCudaEngine:
                 "use_tf32": "1" if tf32 else "0",
                 **(options or {}),
             }
-            self._session: Any = make_session(
-                model,
-                [(_PROVIDER, provider_options), "CPUExecutionProvider"],
-                # No layer may fall back to the CPU: it would end the enqueueing, and silently.
-                options={"session.disable_cpu_ep_fallback": "1"},
-            )
+            self._session: Any = make_session(model, [(_PROVIDER, provider_options)])
             shape = (self._max_batch, 3, self._spec.input_height, self._spec.input_width)
             self._input = self._cupy.zeros(shape, np.dtype(self._spec.input_dtype))
             self._outputs = self._allocate_outputs()

@@ -22,6 +22,10 @@
 //   WARPS        warps of a block, side by side
 //   TILE_ROWS    rows of a tile, at most 32
 //   STAGE_BYTES  shared memory for source rows
+//   BATCH        rows of a thread whose taps are read before the first is blended
+//   BLOCKS       blocks that must fit on a multiprocessor: bounds the registers of a thread
+//   HEIGHT, WIDTH, ROW_PITCH  of the network's input: rows, columns, and elements (NCHW) or pixels
+//                from one row to the next. As constants they cost no address arithmetic.
 //
 // Reads are of whole aligned words or 16-byte pieces: the buffer must be
 // descriptors.SOURCE_MARGIN longer than the image.
@@ -152,44 +156,61 @@ struct Normalisation {  // out = value * multiplier + offset, by the network's c
   float offset[3];
 };
 
-// The network's input, seen by one thread: a place in its column.
-struct Output {
-  out_t* __restrict__ at;  // NCHW: in the plane of the encoding's first channel; else the pixel
-  long long plane;         // elements to the next channel's plane; negative if channels are swapped
-  int row_step;            // elements from row to row
-  bool swap;
-  Normalisation normalisation;  // NCHW: in the order of the encoding's channels
-
-  __device__ __forceinline__ void next_row() { at += row_step; }
-
-  __device__ __forceinline__ void store(const u32 pixel[3]) const {
 #if LAYOUT == 0
-    out_t* __restrict__ to = at;
-#pragma unroll
-    for (int c = 0; c < 3; ++c, to += plane) {
-      *to = finish(pixel[c], normalisation.multiplier[c], normalisation.offset[c]);
-    }
+const int ROW_ELEMENTS = ROW_PITCH;
+const long long PLANE = (long long)HEIGHT * ROW_PITCH;
 #else
-    // Channels beyond the third are zero: the network's weights for them are, too.
-    const int channels = LAYOUT == 1 ? 4 : LAYOUT == 2 ? 16 : 32;
-    const int group = 16 / (int)sizeof(out_t) < channels ? 16 / (int)sizeof(out_t) : channels;
-    struct alignas(group * sizeof(out_t)) Pack {
-      out_t value[group];
-    };
-    Pack* to = (Pack*)at;
-    Pack pack = {};
-#pragma unroll
-    for (int c = 0; c < 3; ++c) {
-      pack.value[c] = finish(swap ? pixel[2 - c] : pixel[c], normalisation.multiplier[c],
-                             normalisation.offset[c]);
-    }
-    to[0] = pack;
-    const Pack zero = {};
-#pragma unroll
-    for (int next = 1; next < channels / group; ++next) to[next] = zero;
+const int CHANNELS = LAYOUT == 1 ? 4 : LAYOUT == 2 ? 16 : 32;
+const int ROW_ELEMENTS = ROW_PITCH * CHANNELS;
 #endif
+
+// Stores one pixel. `to`: NCHW, its place in the plane of channel 0; else its first element.
+// `swap`: channels 0 and 2 change places; `normalisation` is in the order of `pixel`.
+template <bool SWAP>
+__device__ __forceinline__ void store(out_t* __restrict__ to, const u32 pixel[3],
+                                      const Normalisation& normalisation) {
+  out_t value[3];
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    value[SWAP ? 2 - c : c] =
+        finish(pixel[c], normalisation.multiplier[c], normalisation.offset[c]);
   }
+#if LAYOUT == 0
+  to[0] = value[0];
+  to[PLANE] = value[1];
+  to[2 * PLANE] = value[2];
+#else
+  // Channels beyond the third are zero: the network's weights for them are, too.
+  const int group = 16 / (int)sizeof(out_t) < CHANNELS ? 16 / (int)sizeof(out_t) : CHANNELS;
+  struct alignas(group * sizeof(out_t)) Pack {
+    out_t value[group];
+  };
+  const Pack zero = {};
+  Pack pack = {};
+  pack.value[0] = value[0];
+  pack.value[1] = value[1];
+  pack.value[2] = value[2];
+  ((Pack*)to)[0] = pack;
+#pragma unroll
+  for (int next = 1; next < CHANNELS / group; ++next) ((Pack*)to)[next] = zero;
+#endif
+}
+
+// The network's input, seen by one thread.
+struct Output {
+  out_t* __restrict__ at;  // the thread's column in the tile's first row (NCHW: of channel 0)
+  bool swap;
+  Normalisation normalisation;
 };
+
+__device__ __forceinline__ void store(const Output& output, int row, const u32 pixel[3]) {
+  out_t* __restrict__ to = output.at + (long long)row * ROW_ELEMENTS;
+  if (output.swap) {  // the same for the whole block
+    store<true>(to, pixel, output.normalisation);
+  } else {
+    store<false>(to, pixel, output.normalisation);
+  }
+}
 
 // What the rows of a tile need, made by the first warp.
 struct alignas(16) Row {
@@ -402,7 +423,7 @@ struct Tile {
   bool staged;
 };
 
-// Decides how a tile is read; the same for all threads of a block. `last_row`: behind the tile's
+// Decides how a tile is read. `last_row`: behind the tile's
 // last row that carries the image; `last_column`: its last column that does.
 template <int ENCODING>
 __device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, int first_column,
@@ -478,21 +499,22 @@ struct alignas(128) Shared {
   u8 stage[STAGE_BYTES];
   Row rows[TILE_ROWS];
   u64 barrier;
+  u32 first_offset;  // of the tile's first group in a row
+  u32 first_chroma;
+  u32 staged;        // whether the rows are in `stage`
 };
 
-// Makes the tile's rows that carry the image. All threads of a block call it.
+// Starts the copies of the source rows of a tile, and describes its rows. Called by one warp where
+// bulk copies exist, else by all.
 template <int ENCODING>
-__device__ __forceinline__ void resample(const Image& image, Output output, int first_column,
-                                         Kind kind, int first_row, int last_row, u32 pad,
-                                         Shared& shared) {
-  u8* stage = shared.stage;
+__device__ __forceinline__ void start(const Image& image, int first_column, int first_row,
+                                      int last_row, Shared& shared) {
+  const int lane = threadIdx.x % 32;
   const int last_column = min(first_column + 32 * WARPS, image.resized_width) - 1;
   const Tile<ENCODING> tile =
       make_tile<ENCODING>(image, first_column, last_column, first_row, last_row);
-  const int lane = threadIdx.x % 32;
-
 #if BULK_COPY
-  if (threadIdx.x < 32 && tile.staged) {
+  if (tile.staged) {
     if (lane == 0) init_barrier(&shared.barrier, 32);
     __syncwarp();
     u32 bytes = 0;
@@ -506,15 +528,15 @@ __device__ __forceinline__ void resample(const Image& image, Output output, int 
     const Region& region = plane ? tile.chroma : tile.luma;
     if (!tile.staged) break;
 #if BULK_COPY
-    if (threadIdx.x >= 32) break;
     for (u32 slot = lane; slot < region.slots; slot += 32) {
       const u64 from = region.data + (u64)region_row(region, image, first_row, slot) * region.step;
-      bulk_copy(stage + region.begin + slot * region.bytes, from & ~15ull, region.bytes, &shared.barrier);
+      bulk_copy(shared.stage + region.begin + slot * region.bytes, from & ~15ull, region.bytes,
+                &shared.barrier);
     }
 #else
     for (u32 slot = threadIdx.x / 32; slot < region.slots; slot += WARPS) {
       const u64 from = region.data + (u64)region_row(region, image, first_row, slot) * region.step;
-      u8* to = stage + region.begin + slot * region.bytes;
+      u8* to = shared.stage + region.begin + slot * region.bytes;
       for (u32 byte = lane * 16; byte < region.bytes; byte += 32 * 16) {
         copy16(to + byte, (const u8*)(from & ~15ull) + byte);
       }
@@ -525,114 +547,178 @@ __device__ __forceinline__ void resample(const Image& image, Output output, int 
     shared.rows[threadIdx.x] =
         make_row(image, tile.luma, tile.chroma, tile.staged, first_row, threadIdx.x);
   }
+  if (threadIdx.x == 0) {
+    shared.first_offset = tile.first_offset;
+    shared.first_chroma = tile.first_chroma;
+    shared.staged = tile.staged;
+  }
+}
+
+// Both taps' chroma of one nv12 row, from its two samples.
+__device__ __forceinline__ void unpack_chroma(u32 a, u32 b, Chroma chroma[2]) {
+  chroma[0] = Chroma(byte_of(a, 0), byte_of(a, 1));
+  chroma[1] = Chroma(byte_of(b, 0), byte_of(b, 1));
+}
+
+// Makes `count` rows from those in shared memory. INTERIOR: all columns of the block carry the
+// image.
+template <int ENCODING, bool INTERIOR>
+__device__ __forceinline__ void make_staged(const Column& column, const Output& output, Kind kind,
+                                            int count, u32 pad, const Shared& shared) {
+  // Steps are multiples of four: a group's place in its word is the same in every row.
+  const u32 lead = ENCODING == BGR8 ? column.offset & 3 : 0;
+  const u8* at = shared.stage + (column.offset - shared.first_offset - lead);
+  const u8* chroma_a = shared.stage + (column.chroma_a - shared.first_chroma);
+  const u8* chroma_b = shared.stage + (column.chroma_b - shared.first_chroma);
+#pragma unroll
+  for (int first = 0; first < TILE_ROWS; first += BATCH) {
+    if (first >= count) break;
+    Row rows[BATCH];
+    Taps taps[BATCH][2];
+    u32 samples[BATCH][2][2];
+#pragma unroll
+    for (int r = 0; r < BATCH; ++r) {
+      rows[r] = shared.rows[INTERIOR ? first + r : min(first + r, count - 1)];
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        taps[r][t] =
+            read_taps<ENCODING>(at + (t ? rows[r].below : rows[r].above), lead, column.odd);
+        if (ENCODING == NV12) {
+          const u32 offset = t ? rows[r].chroma_below : rows[r].chroma_above;
+          samples[r][t][0] = *(const u16*)(chroma_a + offset);
+          samples[r][t][1] = *(const u16*)(chroma_b + offset);
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < BATCH; ++r) {
+      u32 sum[2][3];
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        Chroma chroma[2];
+        if (ENCODING == BGR8) align_taps(taps[r][t], lead);
+        if (ENCODING == NV12) unpack_chroma(samples[r][t][0], samples[r][t][1], chroma);
+        blend_row<ENCODING>(taps[r][t], column, chroma, sum[t]);
+      }
+      u32 pixel[3];
+      blend_rows(sum[0], sum[1], rows[r], pixel);
+      if (INTERIOR) {
+        store(output, first + r, pixel);
+      } else {
+        if (kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
+        if (kind != OUTSIDE && first + r < count) store(output, first + r, pixel);
+      }
+    }
+  }
+}
+
+// Makes `count` rows straight from the image.
+template <int ENCODING>
+__device__ __forceinline__ void make_direct(const Image& image, const Column& column,
+                                            const Output& output, Kind kind, int count, u32 pad,
+                                            const Shared& shared) {
+#pragma unroll 2
+  for (int r = 0; r < count; ++r) {
+    const Row row = shared.rows[r];
+    u32 sum[2][3];
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      const u64 from =
+          image.data + (u64)(t ? row.below : row.above) * (u32)image.step + column.offset;
+      const u32 lead = Traits<ENCODING>::WINDOW == 2 ? 0 : (u32)from & 3;
+      Taps taps = read_taps<ENCODING>((const u8*)(from - lead), lead, column.odd);
+      if (Traits<ENCODING>::WINDOW != 2) align_taps(taps, lead);
+      Chroma chroma[2];
+      if (ENCODING == NV12) {
+        const u8* plane = (const u8*)image.chroma +
+                          (u64)(t ? row.chroma_below : row.chroma_above) * (u32)image.step;
+        unpack_chroma(read_chroma(plane + column.chroma_a), read_chroma(plane + column.chroma_b),
+                      chroma);
+      }
+      blend_row<ENCODING>(taps, column, chroma, sum[t]);
+    }
+    u32 pixel[3];
+    blend_rows(sum[0], sum[1], row, pixel);
+    if (kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
+    if (kind != OUTSIDE) store(output, r, pixel);
+  }
+}
+
+// Makes the tile's rows that carry the image. All threads of a block call it.
+template <int ENCODING>
+__device__ __forceinline__ void resample(const Image& image, const Output& output,
+                                         int first_column, Kind kind, int first_row, int last_row,
+                                         u32 pad, Shared& shared) {
+  if (!BULK_COPY || threadIdx.x < 32) {
+    start<ENCODING>(image, first_column, first_row, last_row, shared);
+  }
   const Column column = make_column<ENCODING>(image, first_column + (int)threadIdx.x);
 #if !BULK_COPY
   wait_for_copies();
 #endif
   __syncthreads();
-
   const int count = last_row - first_row;
-  Chroma chroma[2];
-  if (tile.staged) {
+  if (!shared.staged) {
+    make_direct<ENCODING>(image, column, output, kind, count, pad, shared);
+    return;
+  }
 #if BULK_COPY
-    wait_for_barrier(&shared.barrier);
+  wait_for_barrier(&shared.barrier);
 #endif
-    // Steps are multiples of four: a group's place in its word is the same in every row.
-    const u32 lead = ENCODING == BGR8 ? column.offset & 3 : 0;
-    const u8* at = stage + (column.offset - tile.first_offset - lead);
-    const u8* chroma_a = stage + (column.chroma_a - tile.first_chroma);
-    const u8* chroma_b = stage + (column.chroma_b - tile.first_chroma);
-#pragma unroll 4
-    for (int r = 0; r < count; ++r) {
-      const Row row = shared.rows[r];
-      u32 sum[2][3];
-#pragma unroll
-      for (int t = 0; t < 2; ++t) {
-        Taps taps = read_taps<ENCODING>(at + (t ? row.below : row.above), lead, column.odd);
-        if (ENCODING == BGR8) align_taps(taps, lead);
-        if (ENCODING == NV12) {
-          const u32 offset = t ? row.chroma_below : row.chroma_above;
-          const u32 a = *(const u16*)(chroma_a + offset);
-          const u32 b = *(const u16*)(chroma_b + offset);
-          chroma[0] = Chroma(byte_of(a, 0), byte_of(a, 1));
-          chroma[1] = Chroma(byte_of(b, 0), byte_of(b, 1));
-        }
-        blend_row<ENCODING>(taps, column, chroma, sum[t]);
-      }
-      u32 pixel[3];
-      blend_rows(sum[0], sum[1], row, pixel);
-      if (kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
-      if (kind != OUTSIDE) output.store(pixel);
-      output.next_row();
-    }
+  if (count == TILE_ROWS && first_column + 32 * WARPS <= image.resized_width) {
+    make_staged<ENCODING, true>(column, output, kind, count, pad, shared);
   } else {
-#pragma unroll 2
-    for (int r = 0; r < count; ++r) {
-      const Row row = shared.rows[r];
-      u32 sum[2][3];
-#pragma unroll
-      for (int t = 0; t < 2; ++t) {
-        const u64 from =
-            image.data + (u64)(t ? row.below : row.above) * (u32)image.step + column.offset;
-        const u32 lead = Traits<ENCODING>::WINDOW == 2 ? 0 : (u32)from & 3;
-        Taps taps = read_taps<ENCODING>((const u8*)(from - lead), lead, column.odd);
-        if (Traits<ENCODING>::WINDOW != 2) align_taps(taps, lead);
-        if (ENCODING == NV12) {
-          const u8* plane = (const u8*)image.chroma +
-                            (u64)(t ? row.chroma_below : row.chroma_above) * (u32)image.step;
-          const u32 a = read_chroma(plane + column.chroma_a);
-          const u32 b = read_chroma(plane + column.chroma_b);
-          chroma[0] = Chroma(byte_of(a, 0), byte_of(a, 1));
-          chroma[1] = Chroma(byte_of(b, 0), byte_of(b, 1));
-        }
-        blend_row<ENCODING>(taps, column, chroma, sum[t]);
-      }
-      u32 pixel[3];
-      blend_rows(sum[0], sum[1], row, pixel);
-      if (kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
-      if (kind != OUTSIDE) output.store(pixel);
-      output.next_row();
-    }
+    make_staged<ENCODING, false>(column, output, kind, count, pad, shared);
   }
 }
 
+// Reads a struct Image by wide loads, all under way at a time: every block waits for it.
+__device__ __forceinline__ Image read_image(const Image* at) {
+#ifdef YOLOX_TRT_HOST
+  return *at;
+#else
+  union {
+    Image image;
+    u32 word[16];
+  } value;
+#pragma unroll
+  for (int i = 0; i < 16; i += 4) {
+    asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.word[i]), "=r"(value.word[i + 1]), "=r"(value.word[i + 2]),
+                   "=r"(value.word[i + 3])
+                 : "l"((const u32*)at + i));
+  }
+  return value.image;
+#endif
+}
+
 // Grid: (columns / (32 * WARPS), rows / TILE_ROWS, batch); block: 32 * WARPS.
-// row_pitch: elements from one output row to the next; pixels if LAYOUT is not NCHW.
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-    preprocess(const Image* __restrict__ images, out_t* __restrict__ input, int height, int width,
-               int row_pitch, float multiplier0, float multiplier1, float multiplier2,
-               float offset0, float offset1, float offset2, int pad) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
+    preprocess(const Image* __restrict__ images, out_t* __restrict__ input, float multiplier0,
+               float multiplier1, float multiplier2, float offset0, float offset1, float offset2,
+               int pad) {
   __shared__ Shared shared;
-  const Image image = images[blockIdx.z];
+  const Image image = read_image(images + blockIdx.z);
   const int first_column = blockIdx.x * 32 * WARPS;
   const int first_row = blockIdx.y * TILE_ROWS;
   const int column = first_column + threadIdx.x;
-  const int last_row = min(first_row + TILE_ROWS, height);
-  const Kind kind = column < image.resized_width ? IMAGE : column < width ? PADDING : OUTSIDE;
+  const int last_row = min(first_row + TILE_ROWS, HEIGHT);
+  const Kind kind = column < image.resized_width ? IMAGE : column < WIDTH ? PADDING : OUTSIDE;
   const u32 pad_value = (u32)pad << PIXEL_BITS;
 
   Output output;
   output.swap = image.swap != 0;
 #if LAYOUT == 0
-  const long long plane = (long long)height * row_pitch;
-  output.at = input + (blockIdx.z * 3 + (output.swap ? 2 : 0)) * plane +
-              (long long)first_row * row_pitch + column;
-  output.plane = output.swap ? -plane : plane;
-  output.row_step = row_pitch;
-  const bool reverse = output.swap;
+  output.at = input + blockIdx.z * 3 * PLANE + (long long)first_row * ROW_PITCH + column;
 #else
-  const int channels = LAYOUT == 1 ? 4 : LAYOUT == 2 ? 16 : 32;
-  output.at =
-      input + (((long long)blockIdx.z * height + first_row) * row_pitch + column) * channels;
-  output.row_step = row_pitch * channels;
-  const bool reverse = false;
+  output.at = input + (((long long)blockIdx.z * HEIGHT + first_row) * ROW_PITCH + column) * CHANNELS;
 #endif
-  output.normalisation.multiplier[0] = reverse ? multiplier2 : multiplier0;
+  output.normalisation.multiplier[0] = output.swap ? multiplier2 : multiplier0;
   output.normalisation.multiplier[1] = multiplier1;
-  output.normalisation.multiplier[2] = reverse ? multiplier0 : multiplier2;
-  output.normalisation.offset[0] = reverse ? offset2 : offset0;
+  output.normalisation.multiplier[2] = output.swap ? multiplier0 : multiplier2;
+  output.normalisation.offset[0] = output.swap ? offset2 : offset0;
   output.normalisation.offset[1] = offset1;
-  output.normalisation.offset[2] = reverse ? offset0 : offset2;
+  output.normalisation.offset[2] = output.swap ? offset0 : offset2;
 
   // Behind the last row of the tile that carries the image; the same for the whole block.
   int end = max(first_row, min(last_row, image.resized_height));
@@ -641,34 +727,27 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     switch (image.encoding) {
       case BGR8:
       case RGB8:
-        resample<BGR8>(image, output, first_column, kind, first_row, end, pad_value,
-                       shared);
+        resample<BGR8>(image, output, first_column, kind, first_row, end, pad_value, shared);
         break;
       case BGRA8:
       case RGBA8:
-        resample<BGRA8>(image, output, first_column, kind, first_row, end, pad_value,
-                       shared);
+        resample<BGRA8>(image, output, first_column, kind, first_row, end, pad_value, shared);
         break;
       case MONO8:
-        resample<MONO8>(image, output, first_column, kind, first_row, end, pad_value,
-                       shared);
+        resample<MONO8>(image, output, first_column, kind, first_row, end, pad_value, shared);
         break;
       case NV12:
-        resample<NV12>(image, output, first_column, kind, first_row, end, pad_value,
-                       shared);
+        resample<NV12>(image, output, first_column, kind, first_row, end, pad_value, shared);
         break;
       case UYVY:
-        resample<UYVY>(image, output, first_column, kind, first_row, end, pad_value,
-                       shared);
+        resample<UYVY>(image, output, first_column, kind, first_row, end, pad_value, shared);
         break;
       default:
-        resample<YUY2>(image, output, first_column, kind, first_row, end, pad_value,
-                       shared);
+        resample<YUY2>(image, output, first_column, kind, first_row, end, pad_value, shared);
         break;
     }
   }
   if (kind == OUTSIDE) return;
-  output.at += (long long)(end - first_row) * output.row_step;
   const u32 padding[3] = {pad_value, pad_value, pad_value};
-  for (int row = end; row < last_row; ++row, output.next_row()) output.store(padding);
+  for (int row = end; row < last_row; ++row) store(output, row - first_row, padding);
 }

@@ -21,12 +21,14 @@ LAYOUTS: dict[str, tuple[int, int]] = {
     "chw16": (2, 16),
     "chw32": (3, 32),
 }
-#: Output element type -> (WARPS, TILE_ROWS, STAGE_BYTES); measured on an H200, see docs/kernels.md.
-TILES: dict[str, tuple[int, int, int]] = {
-    "float32": (4, 8, 24576),
-    "float16": (4, 8, 24576),
-    "int8": (4, 8, 24576),
-    "uint8": (4, 8, 24576),
+#: WARPS, TILE_ROWS, STAGE_BYTES, BATCH and BLOCKS of preprocess.cu.
+Tile = tuple[int, int, int, int, int]
+#: Output element type -> tile, as measured on an H200 (docs/kernels.md).
+TILES: dict[str, Tile] = {
+    "float32": (2, 8, 10240, 2, 20),
+    "float16": (2, 8, 10240, 2, 20),
+    "int8": (2, 8, 10240, 2, 20),
+    "uint8": (2, 8, 10240, 2, 20),
 }
 
 
@@ -45,7 +47,7 @@ class CudaPreprocess:
             rows without padding. The padding is not written.
         preprocessing: colour order, scale, mean, std and pad value.
         input_scale: real value of one step of an int8 input (dynamic range / 127).
-        tile: (WARPS, TILE_ROWS, STAGE_BYTES) of preprocess.cu; None for the measured choice.
+        tile: macros of preprocess.cu; None for the measured choice.
 
     Raises:
         ConfigurationError: unknown dtype or layout, or sizes that do not fit them.
@@ -63,7 +65,7 @@ class CudaPreprocess:
         row_pitch: int | None = None,
         preprocessing: Preprocessing | None = None,
         input_scale: float = 1.0,
-        tile: tuple[int, int, int] | None = None,
+        tile: Tile | None = None,
     ) -> None:
         preprocessing = preprocessing or Preprocessing()
         if dtype not in _OUTPUTS or layout not in LAYOUTS:
@@ -82,15 +84,12 @@ class CudaPreprocess:
             raise ConfigurationError(
                 f"row pitch {row_pitch}", expected=f"at least the input's width {width}"
             )
-        warps, rows, stage = tile or TILES[dtype]
+        warps, rows, stage, together, blocks = tile or TILES[dtype]
         factor, offset = preprocessing.factors
         scale = input_scale if dtype == "int8" else 1.0
         self._block = (32 * warps, 1, 1)
         self._grid = (-(-width // (32 * warps)), -(-height // rows))
         self._parameters = (
-            np.int32(height),
-            np.int32(width),
-            np.int32(self.row_pitch),
             *(np.float32(value / scale) for value in factor),
             *(np.float32(value / scale) for value in offset),
             np.int32(preprocessing.pad),
@@ -103,6 +102,11 @@ class CudaPreprocess:
             WARPS=warps,
             TILE_ROWS=rows,
             STAGE_BYTES=stage,
+            BATCH=together,
+            BLOCKS=blocks,
+            HEIGHT=height,
+            WIDTH=width,
+            ROW_PITCH=self.row_pitch,
         ).get_function("preprocess")
 
     def shape(self, batch: int) -> tuple[int, ...]:

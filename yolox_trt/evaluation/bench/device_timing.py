@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Timing on a CUDA device: graph replays between events, and the device's copy bandwidth."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from yolox_trt.core.optional import require
+
+
+def device_time(enqueue: Callable[[int], None], count: int, *, replays: int = 20) -> float:
+    """Return the device time of one enqueue(i), in seconds.
+
+    `count` calls, i = 0 to count - 1, are captured into a CUDA graph, so that the host's launch
+    times do not show; the median of `replays` replays is divided by `count`.
+    """
+    cupy = require("cupy", purpose="timing on the GPU")
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        enqueue(0)
+        stream.synchronize()
+        stream.begin_capture()
+        for i in range(count):
+            enqueue(i)
+        graph = stream.end_capture()
+        for _ in range(3):
+            graph.launch(stream)
+        times = [between_events(lambda: graph.launch(stream), stream) for _ in range(replays)]
+    return statistics.median(times) / count
+
+
+def between_events(enqueue: Callable[[], Any], stream: Any) -> float:
+    """Return the device time of what enqueue() puts on a stream, in seconds."""
+    cupy = require("cupy")
+    before, after = cupy.cuda.Event(), cupy.cuda.Event()
+    before.record(stream)
+    enqueue()
+    after.record(stream)
+    after.synchronize()
+    return float(cupy.cuda.get_elapsed_time(before, after)) * 1e-3
+
+
+def copy_bandwidth(size: int = 1 << 31) -> float:
+    """Return bytes read plus bytes written a second of a device-to-device copy of `size` bytes."""
+    cupy = require("cupy")
+    source = cupy.ones(size // 4, cupy.float32)
+    target = cupy.empty_like(source)
+    stream = cupy.cuda.get_current_stream()
+
+    def copy() -> None:
+        cupy.cuda.runtime.memcpyAsync(
+            target.data.ptr,
+            source.data.ptr,
+            size,
+            cupy.cuda.runtime.memcpyDeviceToDevice,
+            stream.ptr,
+        )
+
+    times = [between_events(copy, stream) for _ in range(12)]
+    return 2 * size / statistics.median(times[2:])
+
+
+def describe_device() -> str:
+    """Return the GPU's name, driver and CuPy's version."""
+    cupy = require("cupy")
+    runtime = cupy.cuda.runtime
+    name = runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    driver, cuda = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    return f"{name}, CUDA driver API {driver}, runtime {cuda}, CuPy {cupy.__version__}"

@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""`yolox_trt bench pipeline`: from host bytes to host detections on the GPU, part by part."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.optional import require
+from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.share import default_model
+from yolox_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+from yolox_trt.evaluation.bench.device_timing import between_events, describe_device
+from yolox_trt.executor.cuda_detector import CudaDetector
+
+if TYPE_CHECKING:
+    import onnx
+
+SUMMARY = "host bytes to host detections on the GPU: engine, copy, and everything else"
+
+#: Frames that are rotated, for each place in the batch.
+_SETS = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the benchmark's arguments."""
+    parser.add_argument("--model", type=Path, help="FP32 ONNX model (default: the shipped one)")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "fp16"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--size", type=int, nargs=2, default=(1280, 1920), metavar=("H", "W"))
+    parser.add_argument("--encoding", default="bgr8", choices=("bgr8", "rgb8"))
+    parser.add_argument("--calls", type=int, default=60, help="timed calls of each kind")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the benchmark and print its table."""
+    model = load_model(args.model or default_model())
+    print(describe_device())
+    print(
+        "| type | batch | detect ms | engine ms | PCIe copy ms | else us/frame | two under way: "
+        "ms/call | else us/frame | pinned frames: detect ms | else us/frame | graph |"
+    )
+    print("|" + "---|" * 11)
+    figures = []
+    for precision in args.precisions:
+        for batch in args.batches:
+            figure = measure(model, precision, batch, tuple(args.size), args.encoding, args.calls)
+            figures.append(figure)
+            print(
+                "| {precision} | {batch} | {detect_ms:.3f} | {engine_ms:.3f} | {copy_ms:.3f} "
+                "| {else_us:.0f} | {pipelined_ms:.3f} | {pipelined_else_us:.0f} "
+                "| {pinned_ms:.3f} | {pinned_else_us:.0f} | {graph} |".format(**figure),
+                flush=True,
+            )
+    if args.json:
+        args.json.write_text(json.dumps({"device": describe_device(), "runs": figures}, indent=1))
+    return 0
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Load an ONNX model with an open batch, so that each batch can be measured.
+
+    Raises:
+        ConfigurationError: the graph fixes its batch at more than 1.
+    """
+    model: onnx.ModelProto = require("onnx", purpose="reading the model").load(str(path))
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    if batch.dim_value > 1:
+        raise ConfigurationError(f"a model of batch {batch.dim_value}", expected="an open batch")
+    return model
+
+
+def measure(
+    model: onnx.ModelProto,
+    precision: str,
+    batch: int,
+    size: tuple[int, int],
+    encoding: str,
+    calls: int,
+) -> dict[str, Any]:
+    """Measure one precision and batch.
+
+    "else" is what remains of the wall-clock time of a call when the engine's device time and the
+    upload of the frames from pinned memory (both measured alone) are taken off.
+    """
+    cupy = require("cupy")
+    if precision == "fp16":
+        from yolox_trt.compiler.half import to_fp16
+
+        model = to_fp16(model, fp16_input=True)
+    engine = OnnxRuntimeCudaEngine(model, max_batch=batch)
+    detector = CudaDetector(engine)
+    rng = np.random.default_rng(0)
+    shape = (*size, 3)
+    images = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(_SETS * batch)]
+    options = [PostprocessOptions(0.5, 0.45)] * batch
+
+    def frame_sets(arrays: list[Any]) -> list[list[Frame]]:
+        frames = [Frame.from_array(array, encoding) for array in arrays]
+        return [frames[i * batch : (i + 1) * batch] for i in range(_SETS)]
+
+    sets = frame_sets(images)
+    detector.warmup()
+    for frames in sets:
+        detector.detect(frames, options)
+    detect = _wall(lambda i: detector.detect(sets[i % _SETS], options), calls)
+
+    def pipelined() -> float:
+        start = time.perf_counter()
+        last = detector.enqueue(sets[0], options)
+        for i in range(1, calls):
+            ticket = detector.enqueue(sets[i % _SETS], options)
+            detector.collect(last)
+            last = ticket
+        detector.collect(last)
+        return (time.perf_counter() - start) / calls
+
+    interval = statistics.median(pipelined() for _ in range(3))
+
+    pinned_images = []
+    for image in images:
+        memory = cupy.cuda.alloc_pinned_memory(image.nbytes)
+        pinned = np.frombuffer(memory, np.uint8, image.nbytes).reshape(shape)
+        pinned[:] = image
+        pinned_images.append(pinned)
+    pinned_sets = frame_sets(pinned_images)
+    detector.detect(pinned_sets[0], options)
+    pinned_detect = _wall(lambda i: detector.detect(pinned_sets[i % _SETS], options), calls)
+
+    stream = detector._stream
+    engine_time = _engine_time(engine, batch, stream)
+    device = cupy.empty(images[0].nbytes, np.uint8)
+
+    def upload() -> None:
+        for pinned in pinned_sets[0]:
+            cupy.cuda.runtime.memcpyAsync(
+                device.data.ptr,
+                pinned.data.ctypes.data,
+                device.nbytes,
+                cupy.cuda.runtime.memcpyHostToDevice,
+                stream.ptr,
+            )
+
+    copy = statistics.median(between_events(upload, stream) for _ in range(20))
+    graph = detector.graph_refusal or "yes"
+    detector.close()
+    per_frame = 1e6 / batch
+    return {
+        "precision": precision,
+        "batch": batch,
+        "detect_ms": detect * 1e3,
+        "engine_ms": engine_time * 1e3,
+        "copy_ms": copy * 1e3,
+        "else_us": (detect - engine_time - copy) * per_frame,
+        "pipelined_ms": interval * 1e3,
+        "pipelined_else_us": (interval - max(engine_time, copy)) * per_frame,
+        "pinned_ms": pinned_detect * 1e3,
+        "pinned_else_us": (pinned_detect - engine_time - copy) * per_frame,
+        "graph": graph,
+    }
+
+
+def _engine_time(engine: OnnxRuntimeCudaEngine, batch: int, stream: Any) -> float:
+    """Return the engine's device time alone, in seconds, from a graph where it can be captured."""
+    graph = None
+    stream.synchronize()
+    stream.begin_capture()
+    try:
+        engine.run(batch, stream)
+    finally:
+        try:
+            graph = stream.end_capture()
+        except Exception as error:
+            print(f"engine timed without a graph: {error}")
+
+    def launch() -> None:
+        if graph is None:
+            engine.run(batch, stream)
+        else:
+            graph.launch(stream)
+
+    for _ in range(3):
+        launch()
+    return statistics.median(between_events(launch, stream) for _ in range(30))
+
+
+def _wall(call: Callable[[int], Any], calls: int) -> float:
+    times = []
+    for i in range(calls):
+        start = time.perf_counter()
+        call(i)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
