@@ -35,7 +35,7 @@ from yolox_trt.core.share import default_model
 from yolox_trt.ros.child_process import ChildProcess
 from yolox_trt.ros.image_conversion import stamp_to_ns
 from yolox_trt.ros.middleware import apply_malloc_settings, transport_settings
-from yolox_trt.ros.multi_camera import create_spinner
+from yolox_trt.ros.rclpy_versions import create_spinner
 from yolox_trt.ros.source_node import private_domain
 
 SUMMARY = "many cameras through ROS: rate held, drops, latency, overhead, CPU"

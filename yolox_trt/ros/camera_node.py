@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -48,6 +47,7 @@ from yolox_trt.ros.parameters import (
     parse_pairs,
     parse_roi,
 )
+from yolox_trt.ros.rclpy_versions import SubscriptionEventCallbacks
 
 #: Results are few and small: a late subscriber or a hiccup on the network loses none of the last.
 OUTPUT_DEPTH = 10

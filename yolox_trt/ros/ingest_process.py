@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import rclpy
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
@@ -30,7 +29,7 @@ from yolox_trt.ros.image_conversion import frame_from_compressed, frame_from_ima
 from yolox_trt.ros.image_qos import image_qos
 from yolox_trt.ros.ingest_channel import IngestChannel
 from yolox_trt.ros.middleware import apply_malloc_settings
-from yolox_trt.ros.multi_camera import create_spinner
+from yolox_trt.ros.rclpy_versions import SubscriptionEventCallbacks, create_spinner
 
 #: Longest time until a command is seen, in seconds.
 POLL = 0.02

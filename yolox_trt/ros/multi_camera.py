@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.optional import require
@@ -48,20 +47,6 @@ class _StopSignals:
             signal.signal(number, handler)
 
 
-def create_spinner() -> Any:
-    """Return rclpy's events executor where there is one (Kilted on), else the single-threaded one.
-
-    The single-threaded one builds a wait set of every entity of every node for each callback.
-    """
-    try:
-        from rclpy.experimental.events_executor import EventsExecutor
-    except ImportError:
-        from rclpy.executors import SingleThreadedExecutor
-
-        return SingleThreadedExecutor()
-    return EventsExecutor()
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the process until Ctrl-C, SIGTERM or the lifecycle transition `shutdown`.
 
@@ -82,6 +67,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from rclpy.signals import SignalHandlerOptions
 
     from yolox_trt.ros.executor_node import ExecutorNode
+    from yolox_trt.ros.rclpy_versions import create_spinner
 
     signals = _StopSignals()
     command_line = None if args is None else ["multi_camera", *args]

@@ -35,7 +35,9 @@ class ResultWindow:
         depth: int = 1,
         timeout: float = 5.0,
     ) -> None:
+        self._node = node
         self._executor = executor
+        self._topics = list(topics.values())
         self._depth = depth
         self._timeout = timeout
         self._under_way: dict[str, dict[int, float]] = {image: {} for image in topics}
@@ -54,7 +56,7 @@ class ResultWindow:
     def wait_for_consumer(self, timeout: float) -> bool:
         """Wait until every topic of results has a publisher; False after `timeout` seconds."""
         end = time.monotonic() + timeout
-        while not all(s.get_publisher_count() for s in self._subscriptions):
+        while not all(self._node.count_publishers(topic) for topic in self._topics):
             if time.monotonic() > end:
                 return False
             self._executor.spin_once(timeout_sec=0.05)

@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 
 from yolox_trt.ros.image_conversion import stamp_to_ns
 from yolox_trt.ros.middleware import apply_malloc_settings
-from yolox_trt.ros.multi_camera import create_spinner
+from yolox_trt.ros.rclpy_versions import create_spinner
 
 #: Images that are received before the measurement begins.
 WARMUP = 10
