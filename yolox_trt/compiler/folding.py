@@ -5,12 +5,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from yolox_trt.compiler.model_graph import ModelGraph
 from yolox_trt.core.optional import require
 
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
 # A chain of shape arithmetic folds in one or two rounds; each round may make new shapes known.
 _MAX_ROUNDS = 6
+
+
+# Q/DQ around constant weights tell TensorRT their precision: they are not to be computed away.
+_QUANTISATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+def _is_quantisation(node: gs.Node) -> bool:
+    return node.op in _QUANTISATION
 
 
 def fold_once(graph: ModelGraph) -> bool:
@@ -20,7 +32,7 @@ def fold_once(graph: ModelGraph) -> bool:
     runtime = require("onnxruntime", purpose="folding constants")
     runtime.set_default_logger_severity(3)
     try:
-        graph.graph.fold_constants(error_ok=True)
+        graph.graph.fold_constants(error_ok=True, should_exclude_node=_is_quantisation)
     finally:
         runtime.set_default_logger_severity(2)
     graph.toposort()

@@ -9,10 +9,11 @@ import json
 import numpy as np
 import onnx
 import pytest
-from support.onnx_graphs import operators, run
+from support.onnx_graphs import make_graph, operators, run
 from support.yolox_graphs import build_yolox, build_yolox_s, random_images
 
 from yolox_trt.compiler.dla import check
+from yolox_trt.compiler.half import to_fp16
 from yolox_trt.compiler.model_graph import load_model
 from yolox_trt.compiler.predictions import predict, relative_difference, sample_images
 from yolox_trt.compiler.surgery import (
@@ -23,6 +24,7 @@ from yolox_trt.compiler.surgery import (
     optimize,
     pipeline,
 )
+from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
 from yolox_trt.compiler.surgery.efficient_nms import EfficientNmsAttachment
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.core.errors import ConfigurationError, ModelError
@@ -300,3 +302,45 @@ def test_the_published_nano(data_dir) -> None:
     larger = optimize(path, SurgeryOptions(target="dla", input_size=(608, 960)))
     assert larger.report.difference is not None and larger.report.difference < TOLERANCE
     assert check(larger.model).passes
+
+
+@pytest.mark.parametrize(
+    ("activation", "word"), [("silu", "silu"), ("relu6", "relu6"), ("lrelu", "lrelu")]
+)
+def test_the_activation_is_noted(activation, word) -> None:
+    result = optimize(build_yolox(activation=activation), verify=False)
+    metadata = {p.key: json.loads(p.value) for p in result.model.metadata_props}
+    assert metadata["yolox_trt.activation"] == word
+
+
+@pytest.mark.parametrize("head", ["raw", "efficient-nms"])
+def test_graphs_in_fp16(head) -> None:
+    model = to_fp16(build_yolox(normalize="sub_div", channel_swap="gather", num_classes=3))
+    result = optimize(model, SurgeryOptions(head=head))
+    assert result.report.difference is not None and result.report.difference < 2e-3
+    weights = [
+        i.data_type for i in result.model.graph.initializer if len(i.dims) == 4 and i.dims[2] > 1
+    ]
+    assert set(weights) == {onnx.TensorProto.FLOAT16}
+
+
+def test_quantisation_nodes_are_not_folded() -> None:
+    """Weights behind Q/DQ keep their INT8: TensorRT reads the precision from there."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        ("QuantizeLinear", ["x", "sx", "z"], ["qx"], {}),
+        ("DequantizeLinear", ["qx", "sx", "z"], ["dx"], {}),
+        ("DequantizeLinear", ["qw", "sw", "zw"], ["dw"], {"axis": 0}),
+        ("Conv", ["dx", "dw"], ["y"], {}),
+    ]
+    constants = {
+        "sx": np.float32(0.1),
+        "z": np.int8(0),
+        "qw": rng.integers(-127, 127, (4, 3, 3, 3)).astype(np.int8),
+        "sw": np.full(4, 0.01, np.float32),
+        "zw": np.zeros(4, np.int8),
+    }
+    model = make_graph(nodes, {"x": (1, 3, 8, 8)}, ["y"], constants)
+    result = ConstantFolding().run(model)
+    assert not result.changes
+    assert operators(result.model) == operators(model)

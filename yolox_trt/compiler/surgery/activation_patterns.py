@@ -107,6 +107,24 @@ def is_silu(graph: ModelGraph, node: gs.Node) -> bool:
     return False
 
 
+def activation_behind(graph: ModelGraph, conv: gs.Node) -> str:
+    """Return "silu", "relu6", "relu", "lrelu" or "" for what follows a convolution directly.
+
+    The words are those of the metadata `yolox_trt.activation`.
+    """
+    readers = list({id(n): n for n in conv.outputs[0].outputs}.values())
+    if any(is_silu(graph, n) for n in readers):
+        return "silu"
+    if len(readers) != 1:
+        return ""
+    node = readers[0]
+    if node.op == "Clip":
+        bounds = [graph.input_constant(node, i) for i in (1, 2)]
+        values = [None if b is None else float(b.ravel()[0]) for b in bounds]
+        return "relu6" if values == [0.0, 6.0] else ""
+    return {"Relu": "relu", "LeakyRelu": "lrelu"}.get(node.op, "")
+
+
 def _scalar(graph: ModelGraph, tensor: gs.Tensor) -> float | None:
     value = graph.constant_value(tensor)
     return float(value.ravel()[0]) if value is not None and value.size == 1 else None

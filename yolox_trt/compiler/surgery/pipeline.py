@@ -20,7 +20,7 @@ from yolox_trt.compiler.predictions import (
     relative_difference,
     sample_images,
 )
-from yolox_trt.compiler.surgery.activation_patterns import ActivationPatterns
+from yolox_trt.compiler.surgery.activation_patterns import ActivationPatterns, activation_behind
 from yolox_trt.compiler.surgery.batch_norm_fusion import BatchNormFusion
 from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
 from yolox_trt.compiler.surgery.conv_splitting import ConvSplitting
@@ -44,8 +44,12 @@ from yolox_trt.engines.onnx_spec import read_spec
 if TYPE_CHECKING:
     import onnx
 
+FLOAT16 = 10  # onnx.TensorProto.FLOAT16
+
 #: Largest relative difference that a rewrite without approximation may leave.
 TOLERANCE = 1e-4
+#: The same for a graph that computes in FP16: ten of its roundings (2^-10 each).
+TOLERANCE_FP16 = 1e-2
 
 Progress = Callable[[str, int, int], None]
 
@@ -156,7 +160,7 @@ def optimize(
 
     Raises:
         ModelError: the model cannot be rewritten, or a pass changed its predictions by more than
-            TOLERANCE.
+            TOLERANCE (TOLERANCE_FP16 where it computes in FP16).
         ConfigurationError: the options contradict each other.
     """
     options = options or SurgeryOptions()
@@ -165,6 +169,7 @@ def optimize(
     shape = graph.image.shape or [None]
     passes = build_passes(options, open_batch=not isinstance(shape[0], int))
     comparison = _Comparison(original, options) if verify else None
+    tolerance = TOLERANCE_FP16 if _is_half(original) else TOLERANCE
     steps = len(passes) + 1
     current = original
     records: list[PassRecord] = []
@@ -176,16 +181,18 @@ def optimize(
         own: float | None = None
         if result.changes and comparison is not None:
             own = comparison.difference(result.model)
-            if own is not None and own > TOLERANCE:
+            if own is not None and own > tolerance:
                 raise ModelError(
                     f"pass {rewrite.name} changed the predictions by {own:.2g} (relative)",
-                    expected=f"at most {TOLERANCE:g}",
+                    expected=f"at most {tolerance:g}",
                     fix=f"leave it out (`--skip {rewrite.name}`) and report it with the model",
                 )
             difference = own if own is not None else difference
         if result.changes or result.notes:
             records.append(PassRecord(rewrite.name, result.changes, result.notes, own))
         current = result.model
+    if current is not original:
+        _note_activation(current)
     if progress is not None:
         progress("report", steps - 1, steps)
     if comparison is not None and comparison.reason == "" and difference is None:
@@ -226,6 +233,23 @@ def _with_metadata(model: onnx.ModelProto, options: SurgeryOptions) -> onnx.Mode
         entry = copy.metadata_props.add()
         entry.key, entry.value = key, value
     return copy
+
+
+def _is_half(model: onnx.ModelProto) -> bool:
+    """Whether a convolution has FP16 weights."""
+    weights = {n.input[1] for n in model.graph.node if n.op_type == "Conv"}
+    return any(i.name in weights and i.data_type == FLOAT16 for i in model.graph.initializer)
+
+
+def _note_activation(model: onnx.ModelProto) -> None:
+    """Write the activation behind the convolutions into the metadata, where there is but one."""
+    if any(p.key == model_spec.METADATA_ACTIVATION for p in model.metadata_props):
+        return
+    graph = ModelGraph(model)
+    kinds = {activation_behind(graph, n) for n in graph.nodes if n.op == "Conv"} - {""}
+    if len(kinds) == 1:
+        entry = model.metadata_props.add()
+        entry.key, entry.value = model_spec.METADATA_ACTIVATION, json.dumps(kinds.pop())
 
 
 class _Comparison:
