@@ -294,3 +294,28 @@ def test_json(tmp_path) -> None:
     values = json.loads(json.dumps(found.to_dict()))
     assert values["gflops"] == pytest.approx(found.gflops)
     assert values["device"]["int8_tops"] == 26.25
+
+
+def quantised_conv(shape=(6, 3, 3, 3)):
+    """A convolution as Q/DQ graphs have it: input and INT8 weights behind DequantizeLinear."""
+    nodes = [
+        ("QuantizeLinear", ["x", "s", "z"], ["q"], {}),
+        ("DequantizeLinear", ["q", "s", "z"], ["d"], {}),
+        ("DequantizeLinear", ["qw", "s", "z"], ["w"], {}),
+        ("Conv", ["d", "w", "b"], ["y"], {}),
+    ]
+    constants = {
+        "s": np.float32(0.1),
+        "z": np.int8(0),
+        "qw": np.ones(shape, np.int8),
+        "b": np.zeros(shape[0], np.float32),
+    }
+    return make_graph(nodes, {"x": (1, shape[1], 10, 10)}, ["y"], constants)
+
+
+def test_quantised_graphs_are_counted() -> None:
+    found = inspect_model(quantised_conv())
+    assert found.gflops == pytest.approx(2 * 64 * 27 * 6 / 1e9)
+    assert found.parameters == 6 * 27 + 6
+    assert found.convs[0].cost.input_elements == 300
+    assert not found.refused

@@ -84,23 +84,28 @@ def count_parameters(graph: ModelGraph) -> int:
     """
     seen: dict[int, int] = {}
     for node in graph.nodes:
-        for tensor in _parameter_inputs(node):
-            constant = graph.constant_value(tensor)
+        for index in _parameter_inputs(node):
+            constant = graph.weights(node, index)
             if constant is not None:
-                seen[id(tensor)] = constant.size
+                seen[id(node.inputs[index])] = constant.size
     return sum(seen.values())
 
 
-def _parameter_inputs(node: gs.Node) -> list[gs.Tensor]:
-    if node.op in ("Conv", "ConvTranspose", "Gemm", "BatchNormalization"):
-        return list(node.inputs[1:3])
-    if node.op in ("MatMul", "PRelu"):
-        return list(node.inputs[1:2])
-    return []
+def _parameter_inputs(node: gs.Node) -> range:
+    last = {"MatMul": 1, "PRelu": 1, "Conv": 2, "ConvTranspose": 2, "Gemm": 2}.get(node.op, 0)
+    last = 2 if node.op == "BatchNormalization" else last
+    return range(1, min(last + 1, len(node.inputs)))
 
 
 def _cost(graph: ModelGraph, node: gs.Node) -> NodeCost:
-    variables = [t for t in node.inputs if graph.constant_value(t) is None and not t.is_empty()]
+    weights = {
+        id(node.inputs[i]) for i in _parameter_inputs(node) if graph.weights(node, i) is not None
+    }
+    variables = [
+        t
+        for t in node.inputs
+        if graph.constant_value(t) is None and not t.is_empty() and id(t) not in weights
+    ]
     shapes = []
     for tensor in [*variables, *node.outputs]:
         shape = graph.static_shape(tensor)
@@ -118,7 +123,7 @@ def _cost(graph: ModelGraph, node: gs.Node) -> NodeCost:
     first_in = inputs[0] if inputs else ()
     first_out = outputs[0] if outputs else ()
     parameters = sum(
-        c.size for t in _parameter_inputs(node) if (c := graph.constant_value(t)) is not None
+        c.size for i in _parameter_inputs(node) if (c := graph.weights(node, i)) is not None
     )
     return NodeCost(
         node.name,
@@ -137,7 +142,7 @@ def _cost(graph: ModelGraph, node: gs.Node) -> NodeCost:
 
 def _kernel(graph: ModelGraph, node: gs.Node) -> tuple[int, ...]:
     if node.op in ("Conv", "ConvTranspose"):
-        weights = graph.input_constant(node, 1)
+        weights = graph.weights(node)
         return () if weights is None else tuple(int(k) for k in weights.shape[2:])
     return tuple(node.attrs.get("kernel_shape", ()))
 
@@ -145,7 +150,7 @@ def _kernel(graph: ModelGraph, node: gs.Node) -> tuple[int, ...]:
 def _flops(
     graph: ModelGraph, node: gs.Node, source: tuple[int, ...], result: tuple[int, ...]
 ) -> int:
-    weights = graph.input_constant(node, 1)
+    weights = graph.weights(node)
     if node.op == "Conv" and weights is not None:
         # (Cout, Cin / groups, kh, kw): the product is what one output position takes.
         batch_and_space = result[0] * math.prod(result[2:])

@@ -26,6 +26,9 @@ MIN_OPSET = 11
 #: Constants up to this many elements take part in shape inference (axes, sizes, scales).
 _SMALL = 64
 
+#: What may stand between a constant and the node that computes with it.
+_WEIGHT_CHAIN = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"})
+
 Shape = tuple[int | None, ...]
 
 
@@ -235,6 +238,20 @@ class ModelGraph:
         if index >= len(node.inputs) or not node.inputs[index].name:
             return None
         return self.constant_value(node.inputs[index])
+
+    def weights(self, node: gs.Node, index: int = 1) -> npt.NDArray[Any] | None:
+        """Return the constant that a node reads, through Q/DQ nodes; its values may be quantised.
+
+        For shapes and counts, not for arithmetic: scales are not applied.
+        """
+        if index >= len(node.inputs):
+            return None
+        tensor = node.inputs[index]
+        producer = self.producer(tensor)
+        while producer is not None and producer.op in _WEIGHT_CHAIN:
+            tensor = producer.inputs[0]
+            producer = self.producer(tensor)
+        return self.constant_value(tensor)
 
     @staticmethod
     def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:

@@ -279,3 +279,13 @@ def test_the_page_lists_every_rule_and_pass(repository) -> None:
         assert rule.mended_by in {"", "yolox_trt translate", *PASSES}
     page = (repository / "docs" / "compiler.md").read_text()
     assert all(f"| `{name}` |" in page for name in PASSES)
+
+
+def test_the_weights_of_quantised_graphs_are_constants() -> None:
+    nodes = [
+        ("DequantizeLinear", ["qw", "s", "z"], ["w"], {}),
+        ("Conv", ["x", "w"], ["y"], {"kernel_shape": [1, 1]}),
+    ]
+    constants = {"s": np.float32(0.1), "z": np.int8(0), "qw": np.ones((8, 8, 1, 1), np.int8)}
+    report = check(make_graph(nodes, {"x": (1, 8, 4, 4)}, ["y"], constants))
+    assert {n.op: n.device for n in report.nodes} == {"DequantizeLinear": "gpu", "Conv": "dla"}

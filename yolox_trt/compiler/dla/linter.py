@@ -158,7 +158,7 @@ class _Linter:
 
     def _detail(self, node: gs.Node) -> str:
         parts = []
-        weights = self.graph.input_constant(node, 1)
+        weights = self.graph.weights(node)
         kernel = node.attrs.get("kernel_shape", [])
         if node.op in ("Conv", "ConvTranspose") and weights is not None:
             kernel = weights.shape[2:]

@@ -192,7 +192,7 @@ class NodeChecks:
         return [self._broken(rule, found, node=node)]
 
     def _conv(self, node: gs.Node) -> list[Violation]:
-        weights = self.graph.input_constant(node, 1)
+        weights = self.graph.weights(node)
         if weights is None or weights.ndim != 4:
             found = "computed weights" if weights is None else f"{weights.ndim - 2} dimensions"
             return [self._broken("conv-2d", found, node=node)]
@@ -226,7 +226,7 @@ class NodeChecks:
         return broken
 
     def _deconv(self, node: gs.Node) -> list[Violation]:
-        weights = self.graph.input_constant(node, 1)
+        weights = self.graph.weights(node)
         if weights is None or weights.ndim != 4:
             return [self._broken("conv-2d", "computed weights or not 2D", node=node)]
         limits = self.limits
