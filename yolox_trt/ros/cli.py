@@ -43,6 +43,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--size", type=int, nargs=2, default=(1920, 1280), metavar=("W", "H"), help="of a picture"
     )
+    parser.add_argument("--score", type=float, default=0.3, help="threshold (default: %(default)s)")
     parser.add_argument("--output", default="demo_output", help="folder (default: %(default)s)")
     parser.set_defaults(run=_ros_command("yolox_trt.ros.demo", "run_demo"))
 

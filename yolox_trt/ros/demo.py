@@ -146,9 +146,10 @@ class DemoNode(Node):
         table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
         table.add_column("camera", no_wrap=True)
         table.add_column("device", no_wrap=True)
-        for column in ("Hz", "ms p50", "p99", "results", "drops"):
+        for column in ("Hz", "ms p50/p99", "drops"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("detections", no_wrap=True)
+        # The other columns keep their width; this one takes what is left of 80 columns.
+        table.add_column("detections", no_wrap=True, max_width=24)
         for name, view in self.views.items():
             device = view.status.get("device", "")
             if device in self.device_load:
@@ -163,9 +164,7 @@ class DemoNode(Node):
                 name,
                 device,
                 f"{view.rate:.1f}",
-                f"{view.latency(50):.0f}",
-                f"{view.latency(99):.0f}",
-                str(view.results),
+                f"{view.latency(50):.0f}/{view.latency(99):.0f}",
                 str(drops),
                 classes,
             )
@@ -216,7 +215,8 @@ def run_demo(args: argparse.Namespace) -> int:
                             "model": str(model.resolve()),
                             "devices": [args.device],
                         }
-                    }
+                    },
+                    "/**": {"ros__parameters": {"score_threshold": args.score}},
                 }
             ),
             encoding="utf-8",

@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demonstration, with smaller pictures and for a shorter time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.ros import RosProcess
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.share import default_model
+
+pytest.importorskip("skimage", reason="scikit-image carries the photographs")
+
+from yolox_trt.ros.demo import CAMERAS, photographs
+from yolox_trt.ros.demo_camera import MovingPicture
+
+Start = Callable[..., RosProcess]
+
+
+def test_pictures_move_and_keep_the_whole_photograph() -> None:
+    photograph = np.full((300, 451, 3), 200, np.uint8)
+    picture = MovingPicture(photograph, 240, 360)
+    canvas = np.empty((240, 360, 3), np.uint8)
+    shares, seen = [], set()
+    for index in range(160):
+        picture.draw(index / 10, canvas)
+        shares.append(np.count_nonzero(canvas > 195) / canvas.size)
+        seen.add(canvas.tobytes())
+    # The photograph takes as much of the picture as its window lets it, and is never cut off.
+    assert min(shares) > 0.6
+    assert max(shares) < 1.0
+    assert len(seen) > 100
+
+
+@pytest.mark.ros
+@pytest.mark.timeout(120)
+def test_demo_sees_something_in_every_camera(start: Start, domain: int, tmp_path: Path) -> None:
+    try:
+        default_model()
+    except ConfigurationError:
+        pytest.skip("no model is shipped")
+    output = tmp_path / "out"
+    options = ["--duration", "6", "--rate", "5", "--size", "640", "480", "--device", "cpu"]
+    process = start(["-m", "yolox_trt.cli", "demo", *options, "--output", str(output)])
+    assert process.process.wait(90) == 0, process.output
+    assert "every camera detected something" in process.output
+    for name in CAMERAS:
+        assert name in process.output
+        assert "PUBLISHED" in (output / f"{name}.log").read_text()
+    pictures = list(output.glob("*.jpg"))
+    assert pictures
+    shown = cv2.imread(str(pictures[0]))
+    assert shown.shape == (480, 640, 3)
+
+
+@pytest.mark.ros
+@pytest.mark.timeout(120)
+def test_demo_fails_when_a_camera_sees_nothing(
+    start: Start, domain: int, tmp_path: Path, small_model: Path
+) -> None:
+    options = ["--duration", "1", "--rate", "5", "--size", "320", "240", "--device", "cpu"]
+    options += ["--model", str(small_model), "--score", "1.0", "--output", str(tmp_path / "out")]
+    process = start(["-m", "yolox_trt.cli", "demo", *options])
+    assert process.process.wait(90) == 1, process.output
+    assert "no detection by astronaut, chelsea, coffee, motorcycle" in process.output
+
+
+def test_photographs_are_there() -> None:
+    assert all(path.is_file() for path in photographs().values())
