@@ -53,7 +53,9 @@ class Augmenter:
         # ITU-R BT.601 luma of B, G, R.
         self._luma = torch.tensor([0.114, 0.587, 0.299], device=self.device)[None, :, None, None]
 
-    def _sample(self, source: Tensor, index: Tensor, out: int, matrix: Tensor, shift: Tensor) -> Tensor:
+    def _sample(
+        self, source: Tensor, index: Tensor, out: int, matrix: Tensor, shift: Tensor
+    ) -> Tensor:
         """Warp: input pixel = matrix @ output pixel + shift, in pixels of ``source``."""
         side = source.shape[-1]
         position = torch.arange(out, device=self.device) + 0.5
@@ -94,7 +96,8 @@ class Augmenter:
         shift = inner - (matrix @ (u_out * out)[..., None])[..., 0]
         return matrix, shift
 
-    def _plain(self, n: int) -> Tensor:
+    def plain(self, n: int) -> Tensor:
+        """``n`` whole images as at inference, some mirrored."""
         index = torch.randint(len(self.store), (n,), device=self.device)
         size = self.store.sizes[index]
         inverse = size.amax(1) / self.size
@@ -156,7 +159,7 @@ class Augmenter:
         mosaic = round(n * o.mosaic)
         parts = []
         if plain:
-            parts.append(self._plain(plain))
+            parts.append(self.plain(plain))
         rest = []
         if mosaic:
             rest.append(self._mosaic(mosaic))

@@ -26,8 +26,9 @@ from torch.nn import functional as F
 
 from yolox_trt.training.augment import Augmenter, AugmentOptions
 from yolox_trt.training.ema import WeightAverage
-from yolox_trt.training.image_store import PAD_VALUE, ImageStore, list_images
-from yolox_trt.training.layers import ConvAct
+from yolox_trt.training.image_store import ImageStore, list_images
+from yolox_trt.training.layers import ConvAct, Separable
+from yolox_trt.training.progress import Progress
 from yolox_trt.training.weights import fold_batch_norm, insert_batch_norm, load_teacher, rewrite
 from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
@@ -45,20 +46,26 @@ class DistillOptions:
     :param seconds: wall-clock time of the training loop when ``steps`` is 0.
     :param batch_norm: put batch norm back after every convolution for training.
     :param blend_until: share of the run after which the activation is ReLU6 alone.
+    :param feature_weight: weight of the feature loss at the start; it moves to
+        ``feature_weight_end``.
+    :param average: decay of the weight average, which is what is saved.
+    :param compile: use torch.compile (a minute or two before the first step).
+    :param cuda_graph: record a whole step as a CUDA graph.
+    :param canvas: side in pixels at which images are kept; longer ones are shrunk to it.
     :param taps: ``blocks``, ``all`` or ``none``: where features are compared with the teacher's.
     """
 
-    form: str = "full"
+    form: Separable = "full"
     size: int = 416
-    batch: int = 128
+    batch: int = 64
     steps: int = 0
     seconds: float = 600.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     final_ratio: float = 0.01
     warmup: float = 0.01
     weight_decay: float = 0.02
     clip: float = 10.0
-    batch_norm: bool = False
+    batch_norm: bool = True
     blend_until: float = 0.4
     taps: str = "blocks"
     feature_weight: float = 0.5
@@ -118,7 +125,8 @@ class OutputLoss(nn.Module):
 
     Objectness: binary cross-entropy with the teacher's probability, over all anchors. Class: the
     same per class; box: smooth L1 of the four logits; both weighted by the teacher's score where it
-    is over ``floor``. All divided by the sum of these scores; the teacher's own entropy is taken off,
+    is over ``floor``. All divided by the sum of these scores; the teacher's own entropy is
+    taken off,
     so a perfect student has zero.
     """
 
@@ -146,7 +154,8 @@ class OutputLoss(nn.Module):
 class FeatureLoss(nn.Module):
     """Squared distance of the tapped features, each channel relative to the teacher's variance.
 
-    Compared after a SiLU, which flattens values that the next layer hardly sees; the student's get a
+    Compared after a SiLU, which flattens values that the next layer hardly sees; the
+    student's get a
     learned scale and shift per channel first, because its next layer could undo those.
     """
 
@@ -203,7 +212,9 @@ class Distiller:
         )
         student = rewrite(teacher, config)
         if resume is not None:
-            student.load_state_dict(torch.load(resume, map_location="cpu")["state"])
+            student.load_state_dict(
+                torch.load(resume, map_location="cpu", weights_only=True)["state"]
+            )
         # The teacher in its own activation, but with full convolutions where the student has them:
         # the same numbers, faster on matrix units.
         answer = rewrite(teacher, replace(config, activation="silu"))
@@ -223,7 +234,7 @@ class Distiller:
         names = tap_names(student, options.taps)
         self.tapped_teacher = TappedModel(answer, names)
         self.tapped_student = TappedModel(student, names)
-        channels = [student.get_submodule(n).conv.out_channels for n in names]  # type: ignore[union-attr]
+        channels = [student.get_submodule(n).conv.out_channels for n in names]
         self.output_loss = OutputLoss()
         self.feature_loss = FeatureLoss(channels).to(self.device)
         with torch.no_grad():
@@ -256,7 +267,7 @@ class Distiller:
     @torch.no_grad()
     def _scale_stem(model: YOLOX, factor: float) -> None:
         stem = model.backbone.backbone.stem
-        stem.conv.conv.weight.mul_(factor)  # type: ignore[union-attr]
+        stem.conv.conv.weight.mul_(factor)
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -305,7 +316,7 @@ class Distiller:
         self.optimiser.zero_grad(set_to_none=True)
         self._graph_images = images.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):
             self._graph_parts = self._optimise(self._graph_images)
         self._graph = graph
 
@@ -384,8 +395,7 @@ class Distiller:
         assert isinstance(source, YOLOX)
         if self.options.batch_norm:
             self._measure_batch_norm(source)
-            folded = fold_batch_norm(source.cpu())
-            source.to(self.device)
+            folded = fold_batch_norm(source)
         else:
             folded = YOLOX(source.config)
             folded.load_state_dict({k: v.cpu() for k, v in source.state_dict().items()})
@@ -403,7 +413,7 @@ class Distiller:
             m.momentum = None  # a plain mean over the batches
             m.train()
         for _ in range(batches):
-            model(self.views._plain(self.options.batch) / INPUT_SCALE)
+            model(self.views.plain(self.options.batch) / INPUT_SCALE)
         for m in norms:
             m.eval()
 
@@ -433,11 +443,12 @@ class Distiller:
         return {"objectness": obj, "class": cls, "box": box, "sum": obj + cls + o.box_weight * box}
 
     def save(self, path: str | Path, model: YOLOX, log: list[dict[str, Any]]) -> None:
-        """Write weights (float16), options and the log."""
+        """Write weights (kernels as float16), configuration, options and the log."""
         torch.save(
             {
-                "state": {k: v.half() for k, v in model.state_dict().items()},
-                "form": self.options.form,
+                # Kernels as the exported file holds them, biases in full.
+                "state": {k: v.half() if v.ndim > 1 else v for k, v in model.state_dict().items()},
+                "config": asdict(model.config),
                 "options": asdict(self.options),
                 "log": log,
             },
@@ -448,7 +459,9 @@ class Distiller:
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of ``python -m yolox_trt.training.distill``."""
     o = DistillOptions()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--teacher", required=True, help="exported YOLOX ONNX (SiLU)")
     parser.add_argument("--teacher-name", default="yolox_nano", help="its configuration")
     parser.add_argument("--images", nargs="+", required=True, help="folders with photographs")
@@ -458,28 +471,53 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--form", choices=("full", "depthwise"), default=o.form)
     parser.add_argument("--taps", choices=("blocks", "all", "none"), default=o.taps)
-    parser.add_argument("--batch-norm", action="store_true")
+    parser.add_argument("--batch-norm", action=argparse.BooleanOptionalAction, default=o.batch_norm)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--cuda-graph", action="store_true")
     for name in (
-        "size", "batch", "steps", "seconds", "learning_rate", "final_ratio", "weight_decay", "clip",
-        "blend_until", "feature_weight", "feature_weight_end", "box_weight", "average", "seed", "canvas", "warmup",
+        "size",
+        "batch",
+        "steps",
+        "seconds",
+        "learning_rate",
+        "final_ratio",
+        "weight_decay",
+        "clip",
+        "blend_until",
+        "feature_weight",
+        "feature_weight_end",
+        "box_weight",
+        "average",
+        "seed",
+        "canvas",
+        "warmup",
     ):
         default = getattr(o, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     for name in ("plain", "mosaic", "mixup", "colour", "rotate_degrees"):
         default = getattr(o.augment, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default)
-    parser.add_argument("--save-every", type=float, default=120.0, help="seconds between checkpoints")
+    parser.add_argument(
+        "--save-every", type=float, default=120.0, help="seconds between checkpoints"
+    )
+    parser.add_argument(
+        "--equalise-images", type=int, default=96, help="images for channel ranges, 0 for none"
+    )
     parser.add_argument("--limit", type=int, default=0, help="use only so many images")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one distillation; writes ``student.pt`` and ``log.json`` into ``--out``."""
+    """Distil, equalise and export; writes ``student.pt``, ``student.onnx`` and ``log.json``."""
+    from yolox_trt.training.equalise import equalise
+    from yolox_trt.training.export import export_onnx
+
     args = build_parser().parse_args(argv)
     augment = AugmentOptions(
-        plain=args.plain, mosaic=args.mosaic, mixup=args.mixup, colour=args.colour,
+        plain=args.plain,
+        mosaic=args.mosaic,
+        mixup=args.mixup,
+        colour=args.colour,
         rotate_degrees=args.rotate_degrees,
     )
     known = {f: getattr(args, f) for f in DistillOptions.__dataclass_fields__ if hasattr(args, f)}
@@ -499,33 +537,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         held = ImageStore.load(list_images(args.held_out), side=options.canvas, device=args.device)
     print(f"{len(train)} images decoded in {time.monotonic() - begin:.1f} s", flush=True)
     distiller = Distiller(
-        load_teacher(args.teacher, args.teacher_name), train, held, options,
-        device=args.device, resume=args.resume,
+        load_teacher(args.teacher, args.teacher_name),
+        train,
+        held,
+        options,
+        device=args.device,
+        resume=args.resume,
     )
     log: list[dict[str, Any]] = []
-    shown = saved = time.monotonic()
+    saved = time.monotonic()
 
-    def checkpoint(final: bool) -> None:
+    def checkpoint() -> YOLOX:
         model = distiller.export_model()
+        views = [distiller.views.plain(32).cpu() for _ in range(args.equalise_images // 32)]
+        if views:
+            equalise(model, views)
         if held is not None:
             log.append({"held_out": distiller.evaluate(model)})
             print("held out", json.dumps(log[-1]["held_out"]), flush=True)
         distiller.save(out / "student.pt.part", model, log)
         (out / "student.pt.part").replace(out / "student.pt")
         (out / "log.json").write_text(json.dumps(log))
+        return model
 
-    for state in distiller.run():
-        log.append(state)
-        now = time.monotonic()
-        if now - shown > 10:
-            shown = now
-            print(" ".join(f"{k} {v:.4g}" for k, v in state.items()), flush=True)
-        if now - saved > args.save_every:
-            saved = now
-            checkpoint(False)
-    checkpoint(True)
-    print(f"done in {time.monotonic() - begin:.1f} s", flush=True)
-    _ = PAD_VALUE
+    with Progress(1.0, "distilling") as bar:
+        for state in distiller.run():
+            log.append(state)
+            bar.update(
+                state["progress"],
+                f"{state['images_per_second']:.0f} images/s, objectness {state['objectness']:.3f}, "
+                f"class {state['class']:.3f}, box {state['box']:.3f}, "
+                f"feature {state['feature']:.2f}",
+            )
+            if time.monotonic() - saved > args.save_every:
+                checkpoint()
+                saved = time.monotonic()
+    size = (options.size, options.size)
+    export_onnx(checkpoint(), out / "student.onnx", size=size, half_weights=True)
+    print(f"{out / 'student.onnx'} after {time.monotonic() - begin:.0f} s", flush=True)
     return 0
 
 

@@ -9,6 +9,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from yolox_trt.core.errors import ConfigurationError
+
 
 class WeightAverage:
     """Keeps ``average = d * average + (1 - d) * weights``; ``d`` grows from 0.1 to ``decay``.
@@ -20,7 +22,11 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float = 0.9995) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay is {decay}, expected 0 <= decay < 1")
+            raise ConfigurationError(
+                f"decay {decay} of the weight average",
+                expected="0 <= decay < 1",
+                fix="give --average",
+            )
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from yolox_trt.core.errors import ConfigurationError, FrameError
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 PAD_VALUE = 114
 
@@ -21,15 +23,17 @@ PAD_VALUE = 114
 def list_images(folders: Sequence[str | Path]) -> list[Path]:
     """Every image file below the folders, sorted.
 
-    :raises FileNotFoundError: when a folder is missing or holds no image.
+    :raises ConfigurationError: when a folder is missing or holds no image.
     """
     found: list[Path] = []
     for folder in folders:
         root = Path(folder)
         files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise FileNotFoundError(
-                f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)}): give a folder with images"
+            raise ConfigurationError(
+                f"no image in {root}",
+                expected=f"files ending in {', '.join(IMAGE_SUFFIXES)}",
+                fix="give a folder with images",
             )
         found += files
     return found
@@ -38,7 +42,7 @@ def list_images(folders: Sequence[str | Path]) -> list[Path]:
 def read_bgr(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Decode one image file to uint8 (H, W, 3) BGR, with OpenCV or, where it is missing, Pillow.
 
-    :raises ValueError: when the file cannot be decoded.
+    :raises FrameError: when the file cannot be decoded.
     """
     try:
         import cv2
@@ -50,7 +54,11 @@ def read_bgr(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.ascontiguousarray(rgb[..., ::-1])
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f"{path} is not a readable image: remove it from the training folder")
+        raise FrameError(
+            f"{path} cannot be decoded",
+            expected="an image file",
+            fix="remove it from the training folder",
+        )
     return np.asarray(image, dtype=np.uint8)
 
 
@@ -58,7 +66,8 @@ class ImageStore:
     """Images on square canvases, padded with 114 at the right and the bottom.
 
     :ivar canvas: uint8 (M, 3, S, S), BGR.
-    :ivar half: uint8 (M, 3, S/2, S/2), the same at half size, for views that shrink by more than two.
+    :ivar half: uint8 (M, 3, S/2, S/2), the same at half size, for views that shrink by more
+        than two.
     :ivar sizes: float32 (M, 2), height and width in canvas pixels.
     """
 
@@ -82,7 +91,9 @@ class ImageStore:
         cls, paths: Sequence[Path], *, side: int, device: torch.device | str, workers: int = 8
     ) -> ImageStore:
         """Decode files; images with a longer side than ``side`` are shrunk (antialiased) to it."""
-        canvas = torch.full((len(paths), 3, side, side), PAD_VALUE, dtype=torch.uint8, device=device)
+        canvas = torch.full(
+            (len(paths), 3, side, side), PAD_VALUE, dtype=torch.uint8, device=device
+        )
         sizes = torch.zeros(len(paths), 2)
 
         def decode(path: Path) -> Tensor:

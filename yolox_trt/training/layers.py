@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The building blocks of the detectors: convolution with activation, pooling, CSP and ELAN blocks.
 
-Attribute names (``conv``, ``bn``, ``act``, ``dconv``, ``pconv``, ``conv1`` ...) follow the published
+Attribute names (``conv``, ``bn``, ``act``, ``dconv``, ``pconv``, ``conv1`` ...) follow the
+published
 YOLOX checkpoints, so that their state dictionaries load unchanged.
 """
 
@@ -13,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from yolox_trt.core.errors import ConfigurationError
 
 Activation = Literal["silu", "relu", "relu6", "blend"]
 Separable = Literal["none", "depthwise", "full"]
@@ -44,7 +47,7 @@ class BlendedActivation(nn.Module):
 def make_activation(name: Activation) -> nn.Module:
     """Return the activation module of that name.
 
-    :raises ValueError: for an unknown name.
+    :raises ConfigurationError: for an unknown name.
     """
     if name == "silu":
         return nn.SiLU()
@@ -54,13 +57,18 @@ def make_activation(name: Activation) -> nn.Module:
         return nn.ReLU6()
     if name == "blend":
         return BlendedActivation()
-    raise ValueError(f"activation {name!r} is unknown: use silu, relu, relu6 or blend")
+    raise ConfigurationError(
+        f"activation {name!r}",
+        expected="silu, relu, relu6 or blend",
+        fix="set ModelConfig.activation",
+    )
 
 
 class ConvAct(nn.Module):
-    """Convolution, batch norm (or none, when folded) and activation; (N, Cin, H, W) to (N, Cout, H', W').
+    """Convolution, batch norm (none when folded), activation: (N, Cin, H, W) to (N, Cout, H, W).
 
-    :param norm: ``False`` builds the folded form: the convolution has a bias and ``bn`` is the identity.
+    :param norm: ``False`` builds the folded form: the convolution has a bias and ``bn`` is
+        the identity.
     """
 
     def __init__(
@@ -91,13 +99,22 @@ class ConvAct(nn.Module):
 class SeparableConvAct(nn.Module):
     """A k x k convolution per channel, then a 1 x 1 over channels, each with its activation.
 
-    :param full: make the k x k convolution a full one (all input channels to all input channels). It
+    :param full: make the k x k convolution a full one (all input channels to all input
+        channels). It
         holds the depthwise form as the case where only the diagonal is non-zero, runs on matrix
         units (Tensor Cores, DLA), and quantises per output channel as any convolution does.
     """
 
     def __init__(
-        self, cin: int, cout: int, kernel: int, stride: int = 1, *, full: bool, act: nn.Module, norm: bool
+        self,
+        cin: int,
+        cout: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        full: bool,
+        act: nn.Module,
+        norm: bool,
     ) -> None:
         super().__init__()
         groups = 1 if full else cin
@@ -110,7 +127,7 @@ class SeparableConvAct(nn.Module):
 
 
 class BlockFactory:
-    """Makes convolutions with one choice of activation, norm and separable form for a whole model."""
+    """Makes convolutions with a model's one choice of activation, norm and separable form."""
 
     def __init__(self, act: nn.Module, *, norm: bool = True, separable: Separable = "none") -> None:
         self.act = act
@@ -164,7 +181,9 @@ class ConvStem(nn.Module):
 class Bottleneck(nn.Module):
     """1 x 1, then 3 x 3, with an optional residual sum."""
 
-    def __init__(self, make: BlockFactory, cin: int, cout: int, *, shortcut: bool, ratio: float) -> None:
+    def __init__(
+        self, make: BlockFactory, cin: int, cout: int, *, shortcut: bool, ratio: float
+    ) -> None:
         super().__init__()
         hidden = int(cout * ratio)
         self.conv1 = make.conv(cin, hidden, 1)
@@ -208,9 +227,7 @@ class ELANLayer(nn.Module):
         # Two 1 x 1 instead of one and a Split: the DLA has no free channel split.
         self.conv1 = make.conv(cin, hidden, 1)
         self.conv2 = make.conv(cin, hidden, 1)
-        self.m = nn.ModuleList(
-            ThreeByThreePair(make, hidden, shortcut=shortcut) for _ in range(n)
-        )
+        self.m = nn.ModuleList(ThreeByThreePair(make, hidden, shortcut=shortcut) for _ in range(n))
         self.conv3 = make.conv((2 + n) * hidden, cout, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -222,7 +239,7 @@ class ELANLayer(nn.Module):
 
 
 class ThreeByThreePair(nn.Module):
-    """Two 3 x 3 convolutions with an optional residual sum: the bottleneck of :class:`ELANLayer`."""
+    """Two 3 x 3 convolutions with an optional residual sum, inside :class:`ELANLayer`."""
 
     def __init__(self, make: BlockFactory, channels: int, *, shortcut: bool) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in and out of the modules: from an exported ONNX, and exact rewrites to the DLA-ready form."""
+"""Weights from an exported ONNX, and exact rewrites of a model to its DLA-ready form."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from yolox_trt.core.errors import ModelError
 from yolox_trt.training.layers import BlendedActivation, ConvAct, ConvStem, Focus
-from yolox_trt.training.yolox import CONFIGS, ModelConfig, YOLOX
+from yolox_trt.training.yolox import CONFIGS, YOLOX, ModelConfig
 
 
 def convs_in_execution_order(model: nn.Module, size: tuple[int, int] = (64, 64)) -> list[nn.Conv2d]:
@@ -32,9 +33,9 @@ def convs_in_execution_order(model: nn.Module, size: tuple[int, int] = (64, 64))
 
 
 def load_onnx_weights(model: YOLOX, path: str | Path) -> None:
-    """Copy the folded convolution weights of an exported YOLOX ONNX into a model without batch norm.
+    """Copy the folded weights of an exported YOLOX ONNX into a model without batch norm.
 
-    :raises ValueError: when the number of convolutions or a shape differs.
+    :raises ModelError: when the number of convolutions or a shape differs.
     """
     import onnx
     from onnx import numpy_helper
@@ -44,16 +45,18 @@ def load_onnx_weights(model: YOLOX, path: str | Path) -> None:
     nodes = [n for n in graph.node if n.op_type == "Conv"]
     convs = convs_in_execution_order(model)
     if len(nodes) != len(convs):
-        raise ValueError(
-            f"{path} has {len(nodes)} convolutions, {model.config.name} has {len(convs)}: "
-            "choose the model configuration that the file was exported from"
+        raise ModelError(
+            f"{path} with {len(nodes)} convolutions",
+            expected=f"{len(convs)} as in {model.config.name}",
+            fix="name the configuration that the file was exported from (--teacher-name)",
         )
     for node, conv in zip(nodes, convs, strict=True):
         weight = torch.from_numpy(numpy_helper.to_array(tensors[node.input[1]]).copy())
         if weight.shape != conv.weight.shape or conv.bias is None:
-            raise ValueError(
-                f"{node.name}: weight {tuple(weight.shape)} in {path}, expected "
-                f"{tuple(conv.weight.shape)} and a bias in {model.config.name}"
+            raise ModelError(
+                f"weight {tuple(weight.shape)} of {node.name} in {path}",
+                expected=f"{tuple(conv.weight.shape)} and a bias, as in {model.config.name}",
+                fix="name the configuration that the file was exported from (--teacher-name)",
             )
         conv.weight.data.copy_(weight)
         if len(node.input) > 2:
@@ -74,7 +77,8 @@ def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
 def focus_to_conv(weight: Tensor) -> Tensor:
     """The 6 x 6 stride-2 kernel (O, 3, 6, 6) equal to Focus and a 3 x 3 kernel (O, 12, 3, 3).
 
-    Focus joins the pixels (row, column) (0,0), (1,0), (0,1), (1,1) of each 2 x 2 cell in this order.
+    Focus joins the pixels (row, column) (0,0), (1,0), (0,1), (1,1) of each 2 x 2 cell in this
+    order.
     """
     out = weight.new_zeros(weight.shape[0], weight.shape[1] // 4, 6, 6)
     for i, (row, column) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
@@ -83,7 +87,7 @@ def focus_to_conv(weight: Tensor) -> Tensor:
 
 
 def depthwise_to_full(weight: Tensor) -> Tensor:
-    """The full kernel (C, C, k, k) equal to a depthwise kernel (C, 1, k, k): zero off the diagonal."""
+    """The full kernel (C, C, k, k) equal to a depthwise (C, 1, k, k): zero off the diagonal."""
     channels = weight.shape[0]
     out = weight.new_zeros(channels, channels, *weight.shape[2:])
     out[torch.arange(channels), torch.arange(channels)] = weight[:, 0]
@@ -96,23 +100,26 @@ def rewrite(source: YOLOX, config: ModelConfig) -> YOLOX:
     Allowed differences: Focus to convolution stem, parallel to chained pools, depthwise to full
     convolutions, and the activation.
 
-    :raises ValueError: when the two do not have the same convolutions otherwise.
+    :raises ModelError: when the two do not have the same convolutions otherwise.
     """
     target = YOLOX(config)
     state = target.state_dict()
     new: dict[str, Tensor] = {}
     for key, value in source.state_dict().items():
-        if key == "backbone.backbone.stem.conv.conv.weight" and isinstance(
-            source.backbone.backbone.stem, Focus
-        ) and isinstance(target.backbone.backbone.stem, ConvStem):
+        if (
+            key == "backbone.backbone.stem.conv.conv.weight"
+            and isinstance(source.backbone.backbone.stem, Focus)
+            and isinstance(target.backbone.backbone.stem, ConvStem)
+        ):
             value = focus_to_conv(value)
         elif key in state and value.ndim == 4 and state[key].shape != value.shape:
             value = depthwise_to_full(value)
         new[key] = value
     if new.keys() != state.keys() or any(new[k].shape != state[k].shape for k in state):
-        raise ValueError(
-            f"{source.config.name} cannot be rewritten as {config.name}: their convolutions differ; "
-            "use the same depth, width and block"
+        raise ModelError(
+            f"{source.config.name} to be rewritten as {config.name}",
+            expected="the same convolutions in both",
+            fix="use the same depth, width and block",
         )
     target.load_state_dict(new)
     return target

@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the training tests; everything here skips where PyTorch is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+try:
+    import torch
+except ImportError:
+    torch = None  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> None:
+    if torch is not None:
+        torch.manual_seed(0)
+        # The images are tiny: more threads only wait for each other.
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def teacher_path(data_dir: Path) -> Path:
+    """The published YOLOX-nano as ONNX."""
+    path = data_dir / "models" / "yolox_nano.onnx"
+    if not path.is_file():
+        pytest.skip(f"{path} is missing")
+    return path
+
+
+@pytest.fixture(scope="session")
+def teacher(teacher_path: Path) -> Any:
+    """The published YOLOX-nano in our modules."""
+    from yolox_trt.training.weights import load_teacher
+
+    return load_teacher(teacher_path)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with six images of coloured boxes on noise."""
+    import cv2
+    import numpy as np
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        image = rng.integers(0, 90, (70 + 4 * i, 100, 3), dtype=np.uint8)
+        x, y = 10 + 5 * i, 12 + 3 * i
+        image[y : y + 30, x : x + 40] = (40, 200, 30 * i)
+        cv2.imwrite(str(folder / f"{i:02d}.png"), image)
+    return folder

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters and arithmetic against published figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
+
+from yolox_trt.training.counter import count  # noqa: E402
+from yolox_trt.training.yolox import CONFIGS, YOLOX  # noqa: E402
+
+# YOLOX's model table: million parameters, GFLOPs with bias and activation, input side.
+PUBLISHED = {
+    "yolox_nano": (0.91, 1.08, 416),
+    "yolox_tiny": (5.06, 6.45, 416),
+    "yolox_s": (9.0, 26.8, 640),
+    "yolox_m": (25.3, 73.8, 640),
+    "yolox_l": (54.2, 155.6, 640),
+    "yolox_x": (99.1, 281.9, 640),
+}
+# TIER IV (2023), eight classes, 960 x 608: GFLOPs of the convolutions, million parameters.
+TIER_IV = {
+    "yolox_tiny": (21.66, 5.04),
+    "yolox_s": (38.07, 8.94),
+    "yolox_m": (104.84, 25.28),
+    "yolox_l": (221.37, 54.14),
+    "yolox_x": (401.11, 98.97),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_yolox_figures(name: str) -> None:
+    parameters, gflops, side = PUBLISHED[name]
+    cost = count(YOLOX(CONFIGS[name]), (side, side))
+    assert cost.parameters / 1e6 == pytest.approx(parameters, rel=0.01)
+    assert cost.gflops_with_pointwise == pytest.approx(gflops, rel=0.01)
+
+
+@pytest.mark.parametrize("name", TIER_IV)
+def test_tier_iv_figures_with_eight_classes(name: str) -> None:
+    gflops, parameters = TIER_IV[name]
+    cost = count(YOLOX(replace(CONFIGS[name], num_classes=8)), (608, 960))
+    assert cost.gflops == pytest.approx(gflops, rel=0.01)
+    assert cost.parameters / 1e6 == pytest.approx(parameters, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["yolox_s_opt", "yolox_s_plus_opt"])
+def test_opt_family_is_dla_ready(name: str) -> None:
+    model = YOLOX(CONFIGS[name])
+    convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    heads = {id(p) for h in ("cls", "reg", "obj") for p in getattr(model.head, f"{h}_preds")}
+    assert all(m.out_channels % 32 == 0 for m in convs if id(m) not in heads)
+    assert not any(isinstance(m, torch.nn.MaxPool2d | torch.nn.SiLU) for m in model.modules())
+
+
+def test_one_convolution_by_hand() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1, bias=True))
+    cost = count(model, (10, 12))
+    assert cost.convolution_macs == 5 * 6 * 3 * 3 * 3 * 8
+    assert cost.pointwise == 5 * 6 * 8
+    assert cost.parameters == 3 * 3 * 3 * 8 + 8

@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Distillation: it starts at zero, learns, and saves what it learned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
+
+from yolox_trt.training import distill  # noqa: E402
+from yolox_trt.training.augment import AugmentOptions  # noqa: E402
+from yolox_trt.training.distill import Distiller, DistillOptions, OutputLoss  # noqa: E402
+from yolox_trt.training.export import load_trained  # noqa: E402
+from yolox_trt.training.image_store import ImageStore, list_images  # noqa: E402
+from yolox_trt.training.yolox import flatten_outputs  # noqa: E402
+
+SMALL = DistillOptions(size=64, canvas=64, batch=4, steps=4, augment=AugmentOptions(mixup=0.25))
+
+
+def make(teacher: Any, pictures: Path, options: DistillOptions) -> Distiller:
+    store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
+    return Distiller(teacher, store, store, options)
+
+
+def test_loss_is_zero_before_the_first_step(teacher: Any, pictures: Path) -> None:
+    run = make(teacher, pictures, replace(SMALL, batch_norm=False))
+    x = run.views.batch(4)
+    parts = run._losses(x, *run.teach(x))
+    assert parts.abs().max() < 1e-4
+
+
+def test_relu6_alone_is_far_from_the_teacher_and_training_brings_it_near(
+    teacher: Any, pictures: Path
+) -> None:
+    options = replace(
+        SMALL, batch_norm=False, blend_until=0.0, learning_rate=1e-4, warmup=0.0, steps=12,
+        augment=AugmentOptions(plain=1.0, mosaic=0.0), final_ratio=1.0, feature_weight_end=0.5,
+    )  # fmt: skip
+    run = make(teacher, pictures, options)
+    x = run.views.batch(4)
+    target = run.teach(x)
+    before = run._losses(x, *target).detach()
+    run.schedule(0.5)
+    for _ in range(12):
+        run.step(x)
+    after = run._losses(x, *target).detach()
+    assert before[3] > 1.0
+    assert after[3] < 0.7 * before[3]
+
+
+def test_blend_falls_to_relu6(teacher: Any, pictures: Path) -> None:
+    run = make(teacher, pictures, SMALL)
+    seen = []
+    for progress in (0.0, 0.2, 0.4, 1.0):
+        run.schedule(progress)
+        seen.append(float(run.student.activation.blend))
+    assert seen == pytest.approx([1.0, 0.5, 0.0, 0.0])
+
+
+def test_blend_moves_with_the_model_and_its_copy(teacher: Any, pictures: Path) -> None:
+    run = make(teacher, pictures, SMALL)
+    run.student.to(torch.float64)  # replaces every buffer, as moving to a GPU does
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    run.student.eval()
+    with torch.no_grad():
+        run.student.set_blend(1.0)
+        first = flatten_outputs(run.student(x))
+        run.student.set_blend(0.0)
+        assert (flatten_outputs(run.student(x)) - first).abs().max() > 1e-3
+
+
+def test_output_loss_is_zero_for_the_teacher_and_positive_elsewhere() -> None:
+    t = torch.randn(2, 30, 85)
+    t[..., 4] += 2
+    loss = OutputLoss()
+    assert all(float(v) == pytest.approx(0, abs=1e-5) for v in loss(t, t))
+    assert all(float(v) > 0 for v in loss(t + torch.randn_like(t), t))
+
+
+def test_command_writes_weights_that_export_and_run(
+    teacher_path: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    argv = [
+        "--teacher", str(teacher_path), "--images", str(pictures), "--held-out", str(pictures),
+        "--out", str(out), "--device", "cpu", "--size", "64", "--canvas", "64", "--batch", "2",
+        "--steps", "2", "--equalise-images", "32",
+    ]  # fmt: skip
+    assert distill.main(argv) == 0
+    model = load_trained(out / "student.pt")
+    assert model.config.activation == "relu6"
+    assert not model.config.norm
+    log = json.loads((out / "log.json").read_text())
+    assert "held_out" in log[-1]
+    ort = pytest.importorskip("onnxruntime")
+    x = torch.rand(1, 3, 64, 64) * 255
+    got = ort.InferenceSession(str(out / "student.onnx")).run(None, {"images": x.numpy()})
+    with torch.no_grad():
+        expected = [t.numpy() for level in model(x) for t in level]
+    for a, b in zip(got, expected, strict=True):
+        assert abs(a - b).max() < 1e-3 * max(1.0, abs(b).max())

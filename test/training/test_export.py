@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The exported file computes what the module computes, and says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+from yolox_trt.core.errors import ConfigurationError, ModelError  # noqa: E402
+from yolox_trt.training.export import export_onnx, output_names  # noqa: E402
+from yolox_trt.training.yolox import CONFIGS, YOLOX, decode_outputs, flatten_outputs  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    from dataclasses import replace
+
+    torch.manual_seed(3)
+    return YOLOX(replace(CONFIGS["yolox_nano"].dla_ready(), norm=False)).eval()
+
+
+def run(path: Path, x: Any) -> list[Any]:
+    return list(ort.InferenceSession(str(path)).run(None, {"images": x.numpy()}))
+
+
+def test_raw_heads_equal_the_module(model: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export_onnx(model, path, size=(96, 64))
+    x = torch.rand(1, 3, 96, 64) * 255
+    with torch.no_grad():
+        expected = [t.numpy() for level in model(x) for t in level]
+    got = run(path, x)
+    assert [o.name for o in onnx.load(str(path)).graph.output] == output_names("raw")
+    for a, b in zip(got, expected, strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() < 1e-4
+
+
+def test_graph_holds_only_what_a_dla_takes(model: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export_onnx(model, path, size=(64, 64))
+    operators = {n.op_type for n in onnx.load(str(path)).graph.node}
+    assert operators == {"Conv", "Clip", "Concat", "Add", "MaxPool", "Resize"}
+
+
+def test_half_weights_halve_the_file_and_nothing_else(model: Any, tmp_path: Path) -> None:
+    export_onnx(model, tmp_path / "full.onnx", size=(64, 64))
+    export_onnx(model, tmp_path / "half.onnx", size=(64, 64), half_weights=True)
+    full, half = (tmp_path / n for n in ("full.onnx", "half.onnx"))
+    assert half.stat().st_size < 0.62 * full.stat().st_size
+    x = torch.rand(1, 3, 64, 64) * 255
+    for a, b in zip(run(half, x), run(full, x), strict=True):
+        assert a.dtype == np.float32
+        # float16 keeps 11 bits of each weight.
+        assert np.abs(a - b).max() < 2e-2 * max(1.0, np.abs(b).max())
+
+
+def test_decoded_form_and_open_batch(model: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export_onnx(model, path, size=(64, 96), form="decoded", dynamic_batch=True)
+    x = torch.rand(3, 3, 64, 96) * 255
+    (got,) = run(path, x)
+    with torch.no_grad():
+        flat = flatten_outputs(model(x))
+        boxes, scores = decode_outputs(flat, (64, 96))
+    assert got.shape == (3, 8 * 12 + 4 * 6 + 2 * 3, 85)
+    low = got[..., :2] - got[..., 2:4] / 2
+    assert np.abs(low - boxes[..., :2].numpy()).max() < 1e-2
+    assert np.abs(got[..., 4:5] * got[..., 5:] - scores.numpy()).max() < 1e-4
+
+
+def test_read_spec_understands_the_file(model: Any, tmp_path: Path) -> None:
+    onnx_spec = pytest.importorskip("yolox_trt.engines.onnx_spec")
+    path = tmp_path / "m.onnx"
+    export_onnx(model, path, size=(64, 96), half_weights=True)
+    spec = onnx_spec.read_spec(path)
+    assert (spec.input_height, spec.input_width, spec.num_classes) == (64, 96, 80)
+    assert [level.stride for level in spec.levels] == [8, 16, 32]
+    assert not spec.sigmoid
+    assert spec.class_names[0] == "person"
+
+
+def test_refusals_name_the_remedy(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="multiples of 32"):
+        export_onnx(model, tmp_path / "m.onnx", size=(100, 64))
+    with pytest.raises(ModelError, match="fold_batch_norm"):
+        export_onnx(YOLOX(CONFIGS["yolox_nano"]), tmp_path / "m.onnx")
+
+
+def test_shipped_model_is_small_and_dla_ready(repository: Path) -> None:
+    path = repository / "models" / "yolox_nano_dense_relu6.onnx"
+    assert path.stat().st_size < 5_000_000
+    operators = {n.op_type for n in onnx.load(str(path)).graph.node}
+    assert operators == {"Cast", "Conv", "Clip", "Concat", "Add", "MaxPool", "Resize"}
+    assert len((repository / "models" / "coco.txt").read_text().split("\n")) == 81

@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes and classes of a COCO annotation file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from yolox_trt.core.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class CocoLabels:
+    """A labelled set of images.
+
+    :ivar paths: image files.
+    :ivar boxes: for each image float32 (G, 4), x1 y1 x2 y2 in pixels of the annotated size.
+    :ivar classes: for each image int64 (G,), index into ``class_names``.
+    :ivar sizes: annotated (height, width) of each image.
+    :ivar class_names: in the order of the category ids.
+    """
+
+    paths: list[Path]
+    boxes: list[Tensor]
+    classes: list[Tensor]
+    sizes: list[tuple[int, int]]
+    class_names: list[str]
+
+    @classmethod
+    def load(cls, annotations: str | Path, images: str | Path) -> CocoLabels:
+        """Read an ``instances_*.json``; crowd regions and empty boxes are left out.
+
+        :raises ConfigurationError: when an annotated image is not in the folder.
+        """
+        data = json.loads(Path(annotations).read_text())
+        categories = sorted(data["categories"], key=lambda c: c["id"])
+        index = {c["id"]: i for i, c in enumerate(categories)}
+        by_image: dict[int, list[tuple[list[float], int]]] = {i["id"]: [] for i in data["images"]}
+        for a in data["annotations"]:
+            x, y, w, h = a["bbox"]
+            if not a.get("iscrowd") and w > 1 and h > 1 and a["image_id"] in by_image:
+                by_image[a["image_id"]].append(([x, y, x + w, y + h], index[a["category_id"]]))
+        paths, boxes, classes, sizes = [], [], [], []
+        for image in data["images"]:
+            path = Path(images) / Path(image["file_name"]).name
+            if not path.is_file():
+                raise ConfigurationError(
+                    f"no image {path}",
+                    expected=f"every image that {annotations} names",
+                    fix="add the image, or give the folder that holds it",
+                )
+            items = by_image[image["id"]]
+            paths.append(path)
+            boxes.append(torch.tensor([b for b, _ in items], dtype=torch.float32).reshape(-1, 4))
+            classes.append(torch.tensor([c for _, c in items], dtype=torch.int64))
+            sizes.append((int(image["height"]), int(image["width"])))
+        return cls(paths, boxes, classes, sizes, [c["name"] for c in categories])

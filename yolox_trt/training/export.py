@@ -1,0 +1,249 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write a trained detector as ONNX, with the metadata that the rest of yolox_trt reads.
+
+python -m yolox_trt.training.export --weights run/student.pt --out models/my_model.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.labels import default_class_names
+from yolox_trt.training.yolox import STRIDES, YOLOX, ModelConfig, decode_outputs, flatten_outputs
+
+HeadForm = Literal["raw", "decoded"]
+DEFAULT_OPSET = 13
+
+
+class _RawHeads(nn.Module):
+    """Nine tensors: reg (N,4,h,w), obj (N,1,h,w), cls (N,C,h,w) of each stride, all logits."""
+
+    def __init__(self, model: YOLOX) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t for level in self.model(images) for t in level)
+
+
+class _Decoded(nn.Module):
+    """One tensor (N, A, 5 + C): centre x, y, width, height in pixels, then probabilities."""
+
+    def __init__(self, model: YOLOX, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model = model
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = flatten_outputs(self.model(images))
+        boxes, _ = decode_outputs(flat, self.size)
+        low, high = boxes[..., :2], boxes[..., 2:]
+        return torch.cat(((low + high) / 2, high - low, flat[..., 4:].sigmoid()), -1)
+
+
+def output_names(form: HeadForm) -> list[str]:
+    """Names of the outputs: ``reg_8, obj_8, cls_8, reg_16 ...`` or ``output``."""
+    if form == "decoded":
+        return ["output"]
+    return [f"{kind}_{stride}" for stride in STRIDES for kind in ("reg", "obj", "cls")]
+
+
+def metadata(model: YOLOX, form: HeadForm, class_names: Sequence[str]) -> dict[str, str]:
+    """What a graph cannot say, as ONNX metadata (JSON values)."""
+    return {
+        "yolox_trt.preprocessing": json.dumps(
+            {"color_order": "bgr", "scale": 1.0, "mean": [0, 0, 0], "std": [1, 1, 1], "pad": 114}
+        ),
+        "yolox_trt.class_names": json.dumps(list(class_names)),
+        "yolox_trt.strides": json.dumps(list(STRIDES)),
+        "yolox_trt.sigmoid": json.dumps(form == "decoded"),
+        "yolox_trt.activation": json.dumps(model.config.activation),
+    }
+
+
+def export_onnx(
+    model: YOLOX,
+    path: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    dynamic_batch: bool = False,
+    form: HeadForm = "raw",
+    half_weights: bool = False,
+    opset: int = DEFAULT_OPSET,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Export a folded model.
+
+    :param size: input (height, width) in pixels, multiples of 32; default the configuration's.
+    :param batch: images per run; the DLA takes static batches only.
+    :param dynamic_batch: leave the batch open (GPU and CPU only).
+    :param form: ``raw`` per-level heads without Reshape or Transpose, as the DLA needs them, or
+        ``decoded``: one tensor with boxes in pixels and probabilities.
+    :param half_weights: store weights as float16 behind a Cast to float32. Half the file; every
+        runtime folds the Cast when it loads the model, and computes in float32 as before.
+    :raises ModelError: for batch norm left in, or weights that float16 cannot hold.
+    :raises ConfigurationError: for a size that 32 does not divide, or a wrong number of class
+        names.
+    """
+    import onnx
+
+    if class_names is None:
+        class_names = default_class_names(model.config.num_classes)
+    height, width = size or model.config.input_size
+    if height % STRIDES[-1] or width % STRIDES[-1]:
+        raise ConfigurationError(
+            f"input of {height}x{width} (H x W)",
+            expected=f"multiples of {STRIDES[-1]}",
+            fix="give another --size",
+        )
+    if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        raise ModelError(
+            "a model with batch norm", expected="a folded one", fix="call fold_batch_norm first"
+        )
+    if class_names and len(class_names) != model.config.num_classes:
+        raise ConfigurationError(
+            f"{len(class_names)} class names",
+            expected=f"{model.config.num_classes}, one for each class",
+            fix="give the names in the order of the model's outputs",
+        )
+    wrapped = _RawHeads(model) if form == "raw" else _Decoded(model, (height, width))
+    names = output_names(form)
+    torch.onnx.export(
+        wrapped.eval().cpu(),
+        (torch.zeros(batch, 3, height, width),),
+        str(path),
+        input_names=["images"],
+        output_names=names,
+        opset_version=opset,
+        dynamic_axes={n: {0: "batch"} for n in ("images", *names)} if dynamic_batch else None,
+        # The tracing exporter writes plain operators at any opset from 13 and needs no onnxscript.
+        dynamo=False,
+    )
+    proto = onnx.load(str(path))
+    _tidy(proto)
+    if half_weights:
+        _store_half(proto)
+    for key, value in metadata(model, form, class_names).items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    proto.producer_name = "yolox_trt"
+    proto.producer_version = ""
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, str(path))
+
+
+def _tidy(proto: Any) -> None:
+    """Name nodes after their modules, and hold each constant once, as an initializer."""
+    from onnx import numpy_helper
+
+    renamed: dict[str, str] = {}
+    known: dict[bytes, str] = {}
+    kept = []
+    for node in proto.graph.node:
+        # Traced names read /model/backbone/backbone/dark2/dark2.0/conv/Conv.
+        parts: list[str] = []
+        for part in node.name.removeprefix("/model/").strip("/").split("/"):
+            if parts and part.startswith(f"{parts[-1]}."):
+                parts[-1] = part
+            else:
+                parts.append(part)
+        node.name = ".".join(parts)
+        if node.op_type == "Identity":
+            # The exporter shares equal tensors through these.
+            renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
+            continue
+        if node.op_type != "Constant":
+            kept.append(node)
+            continue
+        value = node.attribute[0].t
+        key = numpy_helper.to_array(value).tobytes() + bytes([value.data_type, *value.dims])
+        if key not in known:
+            known[key] = f"constant_{len(known)}"
+            value.name = known[key]
+            proto.graph.initializer.append(value)
+        renamed[node.output[0]] = known[key]
+    for node in kept:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+    del proto.graph.node[:]
+    proto.graph.node.extend(kept)
+
+
+def _store_half(proto: Any) -> None:
+    """Replace float32 weights of two and more dimensions by float16 and a Cast."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    casts = []
+    for tensor in proto.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        values = numpy_helper.to_array(tensor)
+        half = values.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise ModelError(
+                f"{tensor.name} has values over 65504",
+                expected="weights that float16 can hold",
+                fix="export without --half-weights",
+            )
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(
+            helper.make_node(
+                "Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT
+            )
+        )
+    for i, node in enumerate(casts):
+        proto.graph.node.insert(i, node)
+
+
+def load_trained(path: str | Path) -> YOLOX:
+    """Read a model written by ``yolox_trt.training.distill`` or ``yolox_trt.training.train``."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    config = saved["config"]
+    model = YOLOX(ModelConfig(**{**config, "input_size": tuple(config["input_size"])}))
+    model.load_state_dict({k: v.float() for k, v in saved["state"].items()})
+    return model.eval()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--weights", required=True, help="student.pt or model.pt of a run")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dynamic-batch", action="store_true")
+    parser.add_argument("--form", choices=("raw", "decoded"), default="raw")
+    parser.add_argument("--half-weights", action="store_true")
+    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET)
+    args = parser.parse_args(argv)
+    export_onnx(
+        load_trained(args.weights),
+        args.out,
+        size=tuple(args.size) if args.size else None,
+        batch=args.batch,
+        dynamic_batch=args.dynamic_batch,
+        form=args.form,
+        half_weights=args.half_weights,
+        opset=args.opset,
+    )
+    print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Random views with their boxes: affine maps and 2 x 2 mosaics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from yolox_trt.training.augment import Augmenter, AugmentOptions
+from yolox_trt.training.coco_labels import CocoLabels
+from yolox_trt.training.image_store import ImageStore
+
+# A box that a crop leaves less than this share of, or smaller than this side in pixels, is dropped.
+LEAST_VISIBLE = 0.3
+LEAST_SIDE = 2.0
+
+
+class LabelledAugmenter(Augmenter):
+    """An :class:`Augmenter` that carries boxes along.
+
+    :param labels: of the images in ``store``, in the same order.
+    """
+
+    def __init__(
+        self, store: ImageStore, size: int, options: AugmentOptions, labels: CocoLabels
+    ) -> None:
+        super().__init__(store, size, options)
+        self.classes = [c.to(self.device) for c in labels.classes]
+        # Annotated pixels to canvas pixels (the store may have shrunk the image).
+        self.boxes = []
+        for i, boxes in enumerate(labels.boxes):
+            height, width = labels.sizes[i]
+            h, w = store.sizes[i].tolist()
+            scale = torch.tensor([w / width, h / height] * 2)
+            self.boxes.append((boxes * scale).to(self.device))
+
+    def map_boxes(
+        self, index: int, matrix: Tensor, shift: Tensor, out: int
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes of one image after the warp, clipped to ``out`` x ``out``, and their classes."""
+        boxes = self.boxes[index]
+        corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2)
+        moved = (corners - shift) @ torch.linalg.inv(matrix).T
+        whole = torch.cat((moved.amin(1), moved.amax(1)), 1)
+        clipped = whole.clamp(0, out)
+        side = clipped[:, 2:] - clipped[:, :2]
+        share = side.prod(1) / (whole[:, 2:] - whole[:, :2]).prod(1).clamp(min=1e-6)
+        keep = (share > LEAST_VISIBLE) & (side.amin(1) > LEAST_SIDE)
+        return clipped[keep], self.classes[index][keep]
+
+    @torch.no_grad()
+    def labelled_batch(
+        self, n: int, *, mosaic: bool = True
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Images float32 (N, 3, S, S), boxes and classes of each.
+
+        :param mosaic: make the options' share of mosaics; ``False`` for the last epochs.
+        """
+        count = round(n * self.options.mosaic) if mosaic else 0
+        images, boxes, classes = [], [], []
+        for k in range(n):
+            tiles = 2 if k < count else 1
+            out = self.size // tiles
+            rows, found, kinds = [], [], []
+            scale = self.options.mosaic_scale if tiles == 2 else self.options.scale
+            index = torch.randint(len(self.store), (tiles * tiles,), device=self.device)
+            matrix, shift = self._random_affine(index, out, scale, 1.0)
+            views = self._sample(self.store.canvas, index, out, matrix, shift)
+            for t, i in enumerate(index.tolist()):
+                b, c = self.map_boxes(i, matrix[t], shift[t], out)
+                offset = torch.tensor([t % tiles, t // tiles] * 2, device=self.device) * out
+                found.append(b + offset)
+                kinds.append(c)
+            for r in range(tiles):
+                rows.append(torch.cat(list(views[r * tiles : (r + 1) * tiles]), 2))
+            images.append(torch.cat(rows, 1))
+            boxes.append(torch.cat(found))
+            classes.append(torch.cat(kinds))
+        return self._colour(torch.stack(images)), boxes, classes
