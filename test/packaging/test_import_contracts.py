@@ -18,7 +18,7 @@ LAYERS = "Rooms import downwards only"
 TRAINING = "Training imports core, compiler and evaluation only"
 ROS = "ROS is imported in the room ros only"
 CUPY = "CuPy is imported in kernels, engines and executor only"
-TORCH = "PyTorch is imported in the room training only"
+TORCH = "PyTorch is imported in the room training only, and by benchmarks"
 
 
 @pytest.fixture(scope="module")
