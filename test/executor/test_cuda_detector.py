@@ -153,7 +153,11 @@ def test_host_equals_reference(host: type[FakeNetwork], mapped: bool, copy_threa
     )
 
 
-def test_host_large_frames_are_copied_in_parts(host: type[FakeNetwork]) -> None:
+@pytest.mark.parametrize("worth_threads", [0, 1 << 30])
+def test_host_large_frames_are_copied_in_parts(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch, worth_threads: int
+) -> None:
+    monkeypatch.setattr("yolox_trt.executor.staging._WORTH_THREADS", worth_threads)
     rng = np.random.default_rng(1)
     frames = [Frame.from_array(rng.integers(0, 256, (1100, 1100, 3), dtype=np.uint8))] * 2
     detector = CudaDetector(host(np), cuda_graph=False, copy_threads=4)

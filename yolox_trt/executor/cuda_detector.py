@@ -79,7 +79,7 @@ class CudaDetector:
         cuda_graph: whether to capture graphs where the engine permits it.
         profile: whether to measure the stages (stage_times) by events, without graphs.
         mapped: whether kernels read the pinned buffers in place; None: on integrated GPUs.
-        copy_threads: threads that copy a large frame; None for up to 4, by the machine's cores.
+        copy_threads: threads that copy a batch of frames; None for up to 4, by the cores.
 
     Raises:
         EngineError: the engine's buffers are not on a CUDA device, or the device's memory is full.
