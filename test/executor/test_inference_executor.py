@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import sys
 import threading
 import time
+import types
 import weakref
 
 import numpy as np
@@ -395,3 +398,25 @@ def test_detectors_must_be_distinct() -> None:
         InferenceExecutor([])
     with pytest.raises(ConfigurationError, match="two detectors on gpu"):
         InferenceExecutor([simulated(GPU), simulated(GPU)])
+
+
+def test_calls_are_marked_for_nsight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With profile=True each call is an NVTX range named by its device and streams."""
+    marked: list[str] = []
+
+    class Annotate(contextlib.AbstractContextManager[None]):
+        def __init__(self, message: str) -> None:
+            marked.append(message)
+
+        def __exit__(self, *exc: object) -> None:
+            marked.append("end")
+
+    fake = types.ModuleType("nvtx")
+    fake.annotate = Annotate  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nvtx", fake)
+    recorder = Recorder()
+    with InferenceExecutor([simulated(GPU)], profile=True) as executor:
+        executor.add_stream(StreamConfig(id="front"), recorder.on_result)
+        executor.submit(frame("front"))
+        assert recorder.wait(lambda: bool(recorder.results))
+    assert marked == ["gpu front", "end"]

@@ -57,8 +57,38 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.set_defaults(run=_plan)
 
+    parser = subparsers.add_parser(
+        "soak",
+        help="run for half an hour with a fault every 20 s",
+        description="Four cameras at 10 Hz on a CPU (ONNX Runtime) and a simulated GPU and DLA, "
+        "which raise, give NaN, hang and run out of memory in turn. Resident memory must stay "
+        "flat, nothing may leak, and every frame must be accounted for; exit status 1 if not.",
+    )
+    parser.add_argument("--minutes", type=float, default=30.0, help="default: %(default)g")
+    parser.add_argument(
+        "--fault-period",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="from one fault to the next (default: %(default)g)",
+    )
+    parser.add_argument("--model", type=Path, help="YOLOX ONNX file (default: the shipped one)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.set_defaults(run=_soak)
+
 
 def _plan(args: argparse.Namespace) -> int:
     from yolox_trt.executor.plan_command import run_plan
 
     return run_plan(args)
+
+
+def _soak(args: argparse.Namespace) -> int:
+    from yolox_trt.executor.soak import run_soak
+
+    return run_soak(
+        minutes=args.minutes,
+        fault_period=args.fault_period,
+        model=args.model,
+        json_path=args.json,
+    )
