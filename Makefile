@@ -4,7 +4,7 @@
 #   make demo     four moving cameras, the real multi_camera process, a live table; 20 s
 #   make test     ruff, mypy, import contracts, pytest
 #   make soak     30 minutes at four cameras x 10 Hz with a fault every 20 s
-#   make bench    benchmarks on this machine (BENCH="cpu executor" names them)
+#   make bench    benchmarks that need no GPU (BENCH="kernels pipeline": those that do)
 #   make venv     only the environment (PROFILE=test: the tests' too; AUTOWARE=1: Autoware's messages)
 #   make lint     ruff, mypy and the import contracts alone
 #   make clean    everything that the other targets made
@@ -26,7 +26,7 @@ MODEL ?= $(wildcard $(YOLOX_TRT_DATA)/models/yolox_nano.onnx)
 endif
 
 # Benchmarks that `make bench` runs, by their names in `yolox_trt bench`.
-BENCH ?= cpu
+BENCH ?= cpu executor ros-transport
 
 .DEFAULT_GOAL := help
 .PHONY: help venv venv-test demo test lint soak bench clean
