@@ -163,7 +163,8 @@ class Stager:
 
     Args:
         mapped: whether kernels read the pinned buffer itself (integrated GPUs): no upload then.
-        threads: threads that copy large calls, the caller's included; None for up to 4, by the cores.
+        threads: threads that copy large calls, the caller's included; None for up to 4, by the
+            cores.
     """
 
     def __init__(self, *, mapped: bool, threads: int | None = None) -> None:
