@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "categories": [{"id": 1, "name": "person"}],
     }
     (path / "instances_test.json").write_text(json.dumps(labels))
-    model = build_yolox(activation="relu6", depthwise=True)
+    model = build_yolox(activation="relu6")
     onnx.save(model, str(path / "model.onnx"))
     return path
 
