@@ -122,3 +122,16 @@ def test_inspect_leaves_status_1_for_what_the_parser_does_not_take(tmp_path, cap
     onnx.save(build_yolox(head="efficient_nms"), str(path))
     assert call("inspect", path, "--tensorrt", "11.4") == 1
     assert "cut-head" in capsys.readouterr().out
+
+
+def test_names_that_look_like_markup(tmp_path, capsys) -> None:
+    model = build_yolox()
+    for node in model.graph.node:
+        node.name = f"[red]{node.name}[/bold]"
+    path = tmp_path / "odd.onnx"
+    onnx.save(model, str(path))
+    out = tmp_path / "out.onnx"
+    assert call("dla-check", path) == 1
+    assert call("optimize", path, "--target", "dla", "-o", out, "--no-verify") == 0
+    assert call("inspect", path) == 0
+    assert "[red]" in capsys.readouterr().out

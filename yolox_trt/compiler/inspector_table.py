@@ -15,22 +15,26 @@ if TYPE_CHECKING:
 
 def print_inspection(inspection: Inspection, console: Console, *, layers: bool = False) -> None:
     """Print the figures of a model; `layers` lists every convolution."""
-    table = require("rich.table").Table(title=inspection.model, show_header=False)
+    table = require("rich.table").Table(
+        title=require("rich.markup").escape(inspection.model), show_header=False
+    )
     for row in _summary(inspection):
         table.add_row(*row)
     console.print(table)
     heaviest = sorted(inspection.convs, key=lambda c: -c.cost.flops)
-    console.print(_layers(inspection, inspection.convs if layers else tuple(heaviest[:10]), layers))
+    convs = inspection.convs if layers else tuple(heaviest[:10])
+    console.print(_layers(inspection, convs, layers, console.width))
     if inspection.device is not None:
         _print_device(inspection, console)
     if inspection.problems:
+        escape = require("rich.markup").escape
         table = require("rich.table").Table(
             title=f"What TensorRT {inspection.tensorrt}'s parser does not take"
         )
         for name in ("node", "operator", "why", "mended by"):
             table.add_column(name, overflow="fold")
         for p in inspection.problems:
-            table.add_row(p.node, p.op, p.reason, p.mended_by or "-")
+            table.add_row(escape(p.node), p.op, escape(p.reason), p.mended_by or "-")
         console.print(table)
     else:
         console.print(f"TensorRT {inspection.tensorrt}'s parser takes every operator")
@@ -65,47 +69,54 @@ def _summary(i: Inspection) -> list[tuple[str, str]]:
     return rows
 
 
-def _layers(i: Inspection, convs: tuple[ConvFigures, ...], every: bool) -> object:
+def _layers(i: Inspection, convs: tuple[ConvFigures, ...], every: bool, width: int) -> object:
+    """Return the table of convolutions; a narrow terminal gets fewer columns."""
+    timed = any(c.time_ms is not None for c in convs)
+    columns: list[tuple[str, bool, list[str]]] = [
+        ("kernel", True, [_kernel(c) for c in convs]),
+        (
+            "channels",
+            True,
+            [f"{_channels(c.cost.input_shape)} > {_channels(c.cost.output_shape)}" for c in convs],
+        ),
+        ("output", width >= 100, ["x".join(map(str, c.cost.output_shape[2:])) for c in convs]),
+        ("activation", width >= 110, [c.activation for c in convs]),
+        ("GFLOPs", True, [f"{c.cost.gflops:.3f}" for c in convs]),
+        ("share", True, [f"{c.share:.1%}" for c in convs]),
+        ("parameters", width >= 120, [str(c.cost.parameters) for c in convs]),
+        ("used", True, [f"{c.utilisation:.0%}" for c in convs]),
+        ("ops/byte", True, [f"{c.intensity:.0f}" for c in convs]),
+        (
+            "bound by",
+            i.device is not None,
+            [{None: "-", True: "memory", False: "compute"}[c.memory_bound] for c in convs],
+        ),
+        ("ms", timed, ["-" if c.time_ms is None else f"{c.time_ms:.3f}" for c in convs]),
+        (
+            "efficiency",
+            timed,
+            ["-" if c.efficiency is None else f"{c.efficiency:.1f} %" for c in convs],
+        ),
+    ]
+    shown = [(name, cells) for name, wanted, cells in columns if wanted]
+    escape = require("rich.markup").escape
     table = require("rich.table").Table(
         title="Convolutions" if every else "Heaviest convolutions (--layers lists all)"
     )
     table.add_column("node", overflow="fold")
-    for name in ("kernel", "channels", "output", "activation"):
-        table.add_column(name)
-    for name in ("GFLOPs", "share", "parameters", "channel use", "ops/byte"):
-        table.add_column(name, justify="right")
-    if i.device is not None:
-        table.add_column("bound by")
-    timed = any(c.time_ms is not None for c in convs)
-    if timed:
-        table.add_column("ms", justify="right")
-        table.add_column("efficiency", justify="right")
-    for c in convs:
-        kernel = "x".join(str(k) for k in c.cost.kernel)
-        if any(s != 1 for s in c.cost.stride):
-            kernel += f"/{c.cost.stride[0]}"
-        if c.cost.groups > 1:
-            kernel += f" g{c.cost.groups}"
-        channels = f"{_channels(c.cost.input_shape)} -> {_channels(c.cost.output_shape)}"
-        row = [
-            c.cost.name,
-            kernel,
-            channels,
-            "x".join(str(d) for d in c.cost.output_shape[2:]),
-            c.activation,
-            f"{c.cost.gflops:.3f}",
-            f"{c.share:.1%}",
-            str(c.cost.parameters),
-            f"{c.utilisation:.0%}",
-            f"{c.intensity:.0f}",
-        ]
-        if i.device is not None:
-            row.append({None: "-", True: "memory", False: "compute"}[c.memory_bound])
-        if timed:
-            row.append("-" if c.time_ms is None else f"{c.time_ms:.3f}")
-            row.append("-" if c.efficiency is None else f"{c.efficiency:.1f} %")
-        table.add_row(*row)
+    for name, _ in shown:
+        words = name in ("kernel", "activation", "bound by")
+        table.add_column(name, no_wrap=True, justify="left" if words else "right")
+    for k, conv in enumerate(convs):
+        table.add_row(escape(conv.cost.name), *(cells[k] for _, cells in shown))
     return table
+
+
+def _kernel(conv: ConvFigures) -> str:
+    text = "x".join(str(k) for k in conv.cost.kernel)
+    if any(s != 1 for s in conv.cost.stride):
+        text += f"/{conv.cost.stride[0]}"
+    return f"{text} g{conv.cost.groups}" if conv.cost.groups > 1 else text
 
 
 def _channels(shape: tuple[int, ...]) -> str:

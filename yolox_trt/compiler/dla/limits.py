@@ -8,7 +8,7 @@ Sources, by their short names:
     docs    the page "Layer Support and Restrictions" (DLA) of the TensorRT documentation
     guide   transcriptions of the 8.4 to 8.6 developer guides: confirm on the device
     faq     FAQ and operator table of NVIDIA/Deep-Learning-Accelerator-SW
-Where sources contradict each other, the operator is admitted and `UNCERTAIN` names it.
+Where sources contradict each other, the operator is admitted and `uncertain` names it.
 """
 
 from __future__ import annotations
@@ -102,14 +102,19 @@ class DlaLimits:
     socs: tuple[str, ...] = ("orin", "xavier")
 
 
-_8_5 = DlaLimits("8.5", _NATIVE_8_5)
+# The operator table has Equal for 8.5; the docs have comparisons from 8.6.12 on.
+_8_5 = DlaLimits("8.5", _NATIVE_8_5, uncertain=frozenset({"Equal"}))
 _8_6 = replace(_8_5, tensorrt="8.6", slice_fp16_only=True)
-_8_6_12 = replace(_8_6, tensorrt="8.6.12", native=_NATIVE_8_5 | _ADDED_8_6_12)
+_8_6_12 = replace(
+    _8_6, tensorrt="8.6.12", native=_NATIVE_8_5 | _ADDED_8_6_12, uncertain=frozenset()
+)
 _10_3 = replace(
     _8_5,
     tensorrt="10.3",
     native=_NATIVE_8_5 | _ADDED_10,
-    uncertain=_ADDED_10,
+    # TensorRT 10 has no fully connected layer: a matrix product reaches the DLA as a convolution
+    # or not at all.
+    uncertain=_ADDED_10 | {"Gemm", "MatMul"},
     socs=("orin",),
 )
 

@@ -45,7 +45,7 @@ def _table(*rules: Rule) -> dict[str, Rule]:
 #: Every rule by its id. The numbers in them are DlaLimits'.
 RULES: dict[str, Rule] = _table(
     Rule("operator", "the operator has no DLA layer", Effect.GPU, "faq"),
-    Rule("uncertain", "docs and header disagree on this operator: ask can_run_on_DLA", Effect.NOTE,
+    Rule("uncertain", "the sources disagree on this operator: ask can_run_on_DLA", Effect.NOTE,
          "docs, header"),
     Rule("static-shape", "no open dimension but the batch", Effect.GPU, "header", "fix-shape"),
     Rule("fixed-batch", "the profile's min, opt and max are equal", Effect.NOTE, "header",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def print_report(report: DlaReport, console: Console, *, all_nodes: bool = False) -> None:
     """Print nodes (those off the DLA, or all), subgraphs, transfers and the verdict."""
     rich_table = require("rich.table")
+    escape = require("rich.markup").escape
     shown = [n for n in report.nodes if all_nodes or n.device == "gpu"]
     if shown:
         table = rich_table.Table(title="Nodes" if all_nodes else "Nodes that fall back to the GPU")
@@ -24,7 +25,7 @@ def print_report(report: DlaReport, console: Console, *, all_nodes: bool = False
             table.add_column(name, overflow="fold")
         for node in shown:
             for row in _rows(node):
-                table.add_row(*row)
+                table.add_row(*(escape(cell) for cell in row))
         console.print(table)
     if report.subgraphs:
         table = rich_table.Table(title="DLA subgraphs (one loadable each)")
@@ -38,8 +39,8 @@ def print_report(report: DlaReport, console: Console, *, all_nodes: bool = False
             table.add_row(
                 str(s.index),
                 str(len(s.nodes)),
-                s.nodes[0],
-                s.nodes[-1],
+                escape(s.nodes[0]),
+                escape(s.nodes[-1]),
                 str(len(s.inputs)),
                 str(len(s.outputs)),
                 f"{s.weights / 2**20:.2f}",
@@ -70,7 +71,8 @@ def print_report(report: DlaReport, console: Console, *, all_nodes: bool = False
     for violation in report.graph_violations:
         word = "[red]breaks[/red]" if violation.effect is Effect.GPU else "note:"
         console.print(
-            f"The graph {word} {violation.rule.id} ({violation.rule.text}): {violation.found}"
+            f"The graph {word} {violation.rule.id} ({violation.rule.text}): "
+            + escape(violation.found)
         )
     head = f"TensorRT {report.tensorrt}, {report.precision}, {report.soc}:"
     if report.passes:

@@ -73,15 +73,17 @@ class HeadCut(SurgeryPass):
         for output in outputs:
             output.dtype = output.dtype or np.float32
         metadata = dict(graph.metadata)
-        graph.metadata.update(
-            {
-                model_spec.METADATA_STRIDES: json.dumps([level.stride for level in levels]),
-                model_spec.METADATA_SIGMOID: json.dumps(keep),
-                model_spec.METADATA_PREPROCESSING: spec.preprocessing.to_json(),
-            }
-        )
+        values: dict[str, object] = {
+            model_spec.METADATA_STRIDES: [level.stride for level in levels],
+            model_spec.METADATA_SIGMOID: keep,
+        }
+        if model_spec.METADATA_PREPROCESSING not in metadata:
+            values[model_spec.METADATA_PREPROCESSING] = json.loads(spec.preprocessing.to_json())
         if spec.class_names:
-            graph.metadata[model_spec.METADATA_CLASS_NAMES] = json.dumps(list(spec.class_names))
+            values[model_spec.METADATA_CLASS_NAMES] = list(spec.class_names)
+        for key, value in values.items():
+            if key not in metadata or json.loads(metadata[key]) != value:
+                graph.metadata[key] = json.dumps(value)
         if model_spec.METADATA_PREPROCESSING not in metadata:
             log.note("no preprocessing in the metadata: BGR 0..255 (YOLOX 0.1.1 and newer) noted")
         names = [t.name for t in outputs]

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 def print_report(report: SurgeryReport, console: Console) -> None:
     """Print what each pass did, then the figures before and after."""
     rich_table = require("rich.table")
+    escape = require("rich.markup").escape
     table = rich_table.Table(title="Passes")
     table.add_column("pass", no_wrap=True)
     table.add_column("what it did", overflow="fold")
     table.add_column("difference", justify="right")
     for record in report.passes:
-        lines = [*_shortened(record.changes), *(f"[dim]{n}[/dim]" for n in record.notes)]
+        lines = [escape(c) for c in _shortened(record.changes)]
+        lines += [f"[dim]{escape(n)}[/dim]" for n in record.notes]
         difference = "" if record.difference is None else f"{record.difference:.1e}"
         table.add_row(record.name, "\n".join(lines), difference)
     console.print(table)
@@ -38,7 +40,7 @@ def print_report(report: SurgeryReport, console: Console) -> None:
             table.add_row(f"  {op}", str(old), str(new))
     console.print(table)
     if report.difference is None:
-        console.print(f"[yellow]Predictions not compared: {report.not_measured}[/yellow]")
+        console.print(f"[yellow]Predictions not compared: {escape(report.not_measured)}[/yellow]")
     else:
         console.print(
             f"Predictions: max |after - before| / max |before| = {report.difference:.2e} "
