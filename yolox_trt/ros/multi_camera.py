@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 
@@ -83,8 +84,14 @@ def main(args: Sequence[str] | None = None) -> int:
         if not malloc_set:
             logger.warning("this C library has no mallopt: large images cost more to receive")
         while not signals.received and node.failure is None and rclpy.ok():
-            spinner.spin_once(timeout_sec=POLL)
-            node.run_pending()
+            try:
+                spinner.spin_once(timeout_sec=POLL)
+                node.run_pending()
+            except YoloxTrtError:
+                raise
+            except Exception:
+                # A fault in one callback must not take the other cameras along.
+                logger.error(traceback.format_exc(), throttle_duration_sec=1.0)
         if node.failure is not None:
             raise node.failure
     except YoloxTrtError as error:

@@ -17,7 +17,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.ros.parameter_spec import Applies, ParameterKind, ParameterSpec
 from yolox_trt.ros.parameters import DEPRECATED_ALIASES, ROS_PARAMETER_PREFIXES, ROS_PARAMETERS
 
@@ -187,7 +187,7 @@ class NodeParameters:
                     at_once[spec.name] = value
             if at_once and self._on_change is not None:
                 self._on_change(at_once)
-        except ConfigurationError as error:
+        except YoloxTrtError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._values.update(changes)
         later = sorted(
