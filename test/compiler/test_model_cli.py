@@ -135,3 +135,16 @@ def test_names_that_look_like_markup(tmp_path, capsys) -> None:
     assert call("optimize", path, "--target", "dla", "-o", out, "--no-verify") == 0
     assert call("inspect", path) == 0
     assert "[red]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("optimize", "-o"), ("optimize", "--report"), ("dla-check", "--svg"), ("inspect", "--json")],
+)
+def test_outputs_that_cannot_be_written_are_refused_first(stock, tmp_path, arguments) -> None:
+    command, option = arguments
+    extra = ["-o", tmp_path / "x.onnx"] if option == "--report" else []
+    for path in (tmp_path / "missing" / "file", tmp_path):
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            call(command, stock, *extra, option, path)
+    assert not (tmp_path / "x.onnx").exists()

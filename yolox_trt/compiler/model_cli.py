@@ -160,6 +160,21 @@ def _console() -> Console:
     return console
 
 
+def _check_outputs(*paths: Path | None) -> None:
+    """Refuse a file that cannot be written before the work, not after it.
+
+    Raises:
+        ConfigurationError: its folder is missing, or the path is a folder.
+    """
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+            raise ConfigurationError(
+                f"'{path}' cannot be written",
+                expected="a file in a folder that exists",
+                fix=f"mkdir -p '{path.resolve().parent}', or give another path",
+            )
+
+
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
 
@@ -214,6 +229,7 @@ def _optimize(args: argparse.Namespace) -> int:
             expected="MODEL -o OUT",
             fix="yolox_trt optimize MODEL --target dla -o OUT",
         )
+    _check_outputs(args.output, args.report)
     options = _surgery_options(args)
     result = _run_optimize(args.model, options, console, verify=not args.no_verify)
     print_report(result.report, console)
@@ -257,6 +273,7 @@ def _dla_check(args: argparse.Namespace) -> int:
     from yolox_trt.compiler.dla.picture import draw
     from yolox_trt.compiler.dla.table import print_report
 
+    _check_outputs(args.json, args.svg)
     report = check(args.model, tensorrt=args.tensorrt, precision=args.precision, soc=args.soc)
     print_report(report, _console(), all_nodes=args.all)
     if args.json is not None:
@@ -270,6 +287,7 @@ def _inspect(args: argparse.Namespace) -> int:
     from yolox_trt.compiler.inspector import inspect_model, read_profile
     from yolox_trt.compiler.inspector_table import print_inspection
 
+    _check_outputs(args.json)
     inspection = inspect_model(
         args.model,
         precision=args.precision,
