@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import EngineError, MissingDependencyError
+from yolox_trt.core.errors import DeviceError, EngineError, MissingDependencyError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
+from yolox_trt.engines.cuda_driver import compute_capability
 from yolox_trt.engines.onnx_spec import read_spec
 from yolox_trt.engines.onnxruntime import make_session, resolve_batch
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import onnx
 
 _PROVIDER = "CUDAExecutionProvider"
+#: ONNX Runtime's name of the memory that buffers are bound in.
+_MEMORY = "cuda"
 
 
 class OnnxRuntimeCudaEngine:
@@ -43,6 +46,7 @@ class OnnxRuntimeCudaEngine:
     Raises:
         ModelError: the model is not a YOLOX.
         EngineError: ONNX Runtime cannot run it on the GPU, or its memory is full.
+        DeviceError: there is no such GPU.
         ConfigurationError: max_batch contradicts the model's batch.
         MissingDependencyError: onnxruntime-gpu or CuPy is missing.
     """
@@ -66,6 +70,12 @@ class OnnxRuntimeCudaEngine:
             )
         self._cupy: Any = require("cupy", purpose="running ONNX Runtime on the GPU")
         self._runtime = _require_cuda_provider()
+        if compute_capability(self._device.index) is None:
+            raise DeviceError(
+                f"no CUDA device {self._device.index}",
+                expected="an NVIDIA GPU and its driver",
+                fix="check nvidia-smi, or set the parameter `device` to cpu",
+            )
         self._spec = spec or read_spec(model)
         self._max_batch = resolve_batch(self._spec, max_batch)
         self._run_options = self._runtime.RunOptions()
@@ -170,7 +180,7 @@ class OnnxRuntimeCudaEngine:
         binding = self._session.io_binding()
         self._bind_input(binding, self._max_batch)
         for name in self._spec.output_names:
-            binding.bind_output(name, "cuda", self._device.index)
+            binding.bind_output(name, _MEMORY, self._device.index)
         try:
             self._session.run_with_iobinding(binding)
             values = binding.get_outputs()
@@ -196,7 +206,7 @@ class OnnxRuntimeCudaEngine:
         value = self._input[:batch]
         binding.bind_input(
             self._spec.input_name,
-            "cuda",
+            _MEMORY,
             self._device.index,
             np.dtype(value.dtype).type,
             value.shape,
@@ -212,7 +222,7 @@ class OnnxRuntimeCudaEngine:
                 value = self._outputs[name][:batch]
                 binding.bind_output(
                     name,
-                    "cuda",
+                    _MEMORY,
                     self._device.index,
                     np.dtype(value.dtype).type,
                     value.shape,

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Resize + letterbox + colour conversion + normalisation + layout, in one kernel: each source
-// byte is read once (neighbouring taps come from the L1), each destination byte is written once.
+// byte is read once (neighbours share it in shared memory), each destination byte is written once.
 //
 // The geometry is core.letterbox.Letterbox: half-pixel centres, each axis with its own ratio,
 // edges clamped to the Roi. Colour conversion happens before interpolation, as in the reference
