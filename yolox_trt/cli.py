@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "build",
     ),
     "yolox_trt.executor.cli": ("plan", "soak"),
-    "yolox_trt.training.cli": ("train",),
+    "yolox_trt.training.cli": ("train", "distill", "export"),
 }
 
 

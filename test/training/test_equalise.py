@@ -28,6 +28,11 @@ def test_function_is_unchanged_and_channels_are_filled(teacher: Any, form: str) 
         after = flatten_outputs(model(x))
     assert (after - before).abs().max() < 2e-3
     assert max(factors.values()) > 2
+    for conv in model.modules():
+        if isinstance(conv, torch.nn.Conv2d) and conv.groups > 1:
+            # An INT8 bias is stored in units of its channel's weight scale.
+            empty = conv.weight.abs().amax((1, 2, 3)) == 0
+            assert (conv.bias[empty] == 0).all()
 
     peaks = []
     for producer, _ in pairs(model):

@@ -5,7 +5,7 @@
 The student starts as an exact rewrite of the teacher. Its activation is blended from SiLU to ReLU6
 while it is held to the teacher's outputs and to the teacher's features at every block.
 
-    python -m yolox_trt.training.distill --teacher yolox_nano.onnx --images photos/ --out run/
+    yolox_trt distill --teacher yolox_nano.onnx --images photos/ --out run/
 """
 
 from __future__ import annotations
@@ -456,11 +456,36 @@ class Distiller:
         )
 
 
+HELP = {
+    "size": "side of the square input in pixels",
+    "batch": "images a step",
+    "steps": "optimiser steps (distill: 0 trains for --seconds)",
+    "seconds": "wall-clock time of the training loop",
+    "learning_rate": "peak learning rate",
+    "final_ratio": "last learning rate over the peak",
+    "weight_decay": "of kernels",
+    "clip": "largest gradient norm",
+    "blend_until": "share of the run after which the activation is ReLU6 alone",
+    "feature_weight": "of the feature loss at the start",
+    "feature_weight_end": "and at the end",
+    "box_weight": "of the box loss",
+    "average": "decay of the weight average",
+    "seed": "of all random numbers",
+    "canvas": "side at which images are kept in memory",
+    "warmup": "share of the run in which the learning rate rises",
+    "plain": "share of whole images",
+    "mosaic": "share of 2 x 2 mosaics",
+    "mixup": "share of blended views",
+    "colour": "strength of colour changes",
+    "rotate_degrees": "largest rotation",
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of ``python -m yolox_trt.training.distill``."""
     o = DistillOptions()
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="yolox_trt distill", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--teacher", required=True, help="exported YOLOX ONNX (SiLU)")
     parser.add_argument("--teacher-name", default="yolox_nano", help="its configuration")
@@ -493,10 +518,20 @@ def build_parser() -> argparse.ArgumentParser:
         "warmup",
     ):
         default = getattr(o, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            help=f"{HELP[name]} (default: %(default)s)",
+        )
     for name in ("plain", "mosaic", "mixup", "colour", "rotate_degrees"):
         default = getattr(o.augment, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            default=default,
+            help=f"{HELP[name]} (default: %(default)s)",
+        )
     parser.add_argument(
         "--save-every", type=float, default=120.0, help="seconds between checkpoints"
     )

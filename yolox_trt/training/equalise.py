@@ -92,7 +92,7 @@ def equalise(
 ) -> dict[str, float]:
     """Scale, in place, every channel that stays under the clip so that it peaks at ``target``.
 
-    Channels that never fire on the images are zeroed, with the weights that read them.
+    Channels that never fire on the images are zeroed, with the full weights that read them.
 
     :param model: folded (no batch norm), with ReLU6.
     :param batches: images (N, 3, H, W), BGR 0..255, as at inference.
@@ -137,10 +137,12 @@ def equalise(
         producer.conv.weight.mul_(factor[:, None, None, None])
         producer.conv.bias.mul_(factor)
         for conv in consumers:
-            conv.weight[dead if conv.groups > 1 else (slice(None), dead)] = 0.0
             if conv.groups == 1:
+                conv.weight[:, dead] = 0.0
                 conv.weight.div_(factor[None, :, None, None])
             else:
+                # A depthwise kernel has a scale of its own, and without weights its bias would have
+                # none: dead channels keep theirs.
                 conv.weight.div_(factor[:, None, None, None])
         report[names[producer]] = float(factor.max())
     return report

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a trained detector as ONNX, with the metadata that the rest of yolox_trt reads.
 
-python -m yolox_trt.training.export --weights run/student.pt --out models/my_model.onnx
+yolox_trt export --weights run/student.pt --out models/my_model.onnx
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def load_trained(path: str | Path) -> YOLOX:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of this module."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="yolox_trt export", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--weights", required=True, help="student.pt or model.pt of a run")
     parser.add_argument("--out", required=True)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Train any detector of this package on images with COCO annotations.
 
-    python -m yolox_trt.training.train --model yolox_s_opt --annotations instances.json \
+    yolox_trt train --model yolox_s_opt --annotations instances.json \
         --images images/ --out run/
 
 SGD with Nesterov momentum, cosine schedule, mosaics until the last epochs, SimOTA and a weight
@@ -132,11 +132,22 @@ class Trainer:
         return (fold_batch_norm(model) if model.config.norm else model).cpu().eval()
 
 
+HELP = {
+    "size": "side of the square input in pixels",
+    "batch": "images a step",
+    "steps": "optimiser steps",
+    "learning_rate": "for a batch of 64, scaled with the batch",
+    "weight_decay": "of kernels",
+    "average": "decay of the weight average",
+    "seed": "of all random numbers",
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of ``python -m yolox_trt.training.train``."""
     o = TrainOptions()
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="yolox_trt train", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", choices=sorted(CONFIGS), default="yolox_s_opt")
     parser.add_argument(
@@ -148,7 +159,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name in ("size", "batch", "steps", "learning_rate", "weight_decay", "average", "seed"):
         default = getattr(o, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            help=f"{HELP[name]} (default: %(default)s)",
+        )
     return parser
 
 
