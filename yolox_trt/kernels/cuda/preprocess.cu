@@ -692,8 +692,15 @@ __device__ __forceinline__ Image read_image(const Image* at) {
 #endif
 }
 
+// Multiprocessors but those of compute capability 8.0 and 9.0 hold 16 to 24 blocks, not 32.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 800 && __CUDA_ARCH__ != 900 && BLOCKS > 16
+const int RESIDENT = 16;
+#else
+const int RESIDENT = BLOCKS;
+#endif
+
 // Grid: (columns / (32 * WARPS), rows / TILE_ROWS, batch); block: 32 * WARPS.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
+extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     preprocess(const Image* __restrict__ images, out_t* __restrict__ input, float multiplier0,
                float multiplier1, float multiplier2, float offset0, float offset1, float offset2,
                int pad) {
