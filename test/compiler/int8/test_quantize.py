@@ -317,3 +317,29 @@ def test_half_precision_weights_leave_nothing_behind():
     assert quantized.ByteSize() < 0.75 * model.ByteSize()
     image = next(images(model))
     assert relative_error(run(model, image), run(quantized, image)) < 0.3
+
+
+def test_a_channel_without_weights_keeps_its_bias():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(4, 8, 1, 1)).astype(np.float32)
+    weights[2] = 0.0
+    bias = np.array([0.1, -3.0, 5.0, 40.0], np.float32)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [
+                onnx.helper.make_node("Relu", ["images"], ["x"]),
+                onnx.helper.make_node("Conv", ["x", "w", "b"], ["y"]),
+            ],
+            "dead_channel",
+            [onnx.helper.make_tensor_value_info("images", 1, [1, 8, 4, 4])],
+            [onnx.helper.make_tensor_value_info("y", 1, [1, 4, 4, 4])],
+            [onnx.numpy_helper.from_array(weights, "w"), onnx.numpy_helper.from_array(bias, "b")],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    data = [rng.normal(size=(1, 8, 4, 4)).astype(np.float32)]
+    quantized = insert_qdq(model, collect_statistics(model, data).ranges("max"))
+    expected, found = run(model, data[0])[0], run(quantized, data[0])[0]
+    np.testing.assert_allclose(found[:, 2], 5.0, rtol=1e-3)
+    np.testing.assert_allclose(found, expected, atol=0.1)

@@ -29,6 +29,9 @@ from yolox_trt.core.errors import ConfigurationError
 #: Suffixes of the tensors that insert_qdq adds; the translator finds pairs by structure instead.
 SCALE_SUFFIX = "_scale"
 
+#: Largest magnitude of a bias in integer units: half of int32's, to leave room for the sum.
+_LARGEST_BIAS_CODE = 2.0**30
+
 
 class Placement(enum.Enum):
     """Which activations carry Q/DQ."""
@@ -111,7 +114,9 @@ def insert_qdq(
         replaced.update({reader: output for reader in readers})
     weight_nodes: dict[str, list[onnx.NodeProto]] = {}
     for node in quantized:
-        nodes, output = _quantized_weights(graph, node, zero, weight_format)
+        nodes, output = _quantized_weights(
+            graph, node, zero, weight_format, ranges.scales[node.input[0]]
+        )
         weight_nodes[node.output[0]] = nodes
         replaced[node.output[0], 1] = output
 
@@ -167,9 +172,18 @@ def _want_everything(
 
 
 def weight_scales(
-    weights: npt.NDArray[np.float32], node: onnx.NodeProto
+    weights: npt.NDArray[np.float32],
+    node: onnx.NodeProto,
+    bias: npt.NDArray[np.float32] | None = None,
+    input_scale: float = 1.0,
 ) -> tuple[npt.NDArray[np.float32], int]:
-    """Return (scales of the output channels float32 (C,), their axis): per-channel max / 127."""
+    """Return (scales of the output channels float32 (C,), their axis): per-channel max / 127.
+
+    Runtimes that compute in integers (ONNX Runtime among them) hold the bias as an int32 in units
+    of input_scale * weight scale. In a channel whose weights are all but zero that unit would be
+    so small that the bias overflows, so such a channel's scale is raised until the bias fits; its
+    weights lose nothing that could be seen beside that bias.
+    """
     axis = 0
     if node.op_type == "ConvTranspose" or (
         node.op_type == "Gemm" and not attribute(node, "transB", 0)
@@ -179,15 +193,24 @@ def weight_scales(
         axis = weights.ndim - 1
     others = tuple(i for i in range(weights.ndim) if i != axis)
     amax = np.maximum(np.abs(weights).max(axis=others), SMALLEST_AMAX)
-    return (amax / np.float32(INT8_MAX)).astype(np.float32), axis
+    scales = (amax / np.float32(INT8_MAX)).astype(np.float32)
+    if bias is not None and bias.shape == scales.shape:
+        least = np.abs(bias).astype(np.float64) / (input_scale * _LARGEST_BIAS_CODE)
+        scales = np.maximum(scales, least).astype(np.float32)
+    return scales, axis
 
 
 def _quantized_weights(
-    graph: Graph, node: onnx.NodeProto, zero: str, weight_format: WeightFormat
+    graph: Graph,
+    node: onnx.NodeProto,
+    zero: str,
+    weight_format: WeightFormat,
+    input_scale: np.float32,
 ) -> tuple[list[onnx.NodeProto], str]:
     weights = graph.weights(node)
     assert weights is not None
-    scales, axis = weight_scales(weights, node)
+    bias = graph.folded(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    scales, axis = weight_scales(weights, node, bias, float(input_scale))
     name = node.input[1]
     scale = graph.add_constant(f"{name}{SCALE_SUFFIX}", scales)
     zeros = graph.add_constant(f"{name}_zero", np.zeros(len(scales), np.int8))
