@@ -12,12 +12,18 @@ import pytest
 import yaml
 
 from yolox_trt.core import ConfigurationError, Device, Roi
-from yolox_trt.ros.launch_arguments import parameter_overrides, write_parameter_file
+from yolox_trt.ros.launch_arguments import (
+    parameter_overrides,
+    read_parameter_file,
+    unknown_cameras,
+    write_parameter_file,
+)
 from yolox_trt.ros.parameter_spec import ParameterSpec
 from yolox_trt.ros.parameters import (
     CAMERA_PARAMETERS,
     DEPRECATED_ALIASES,
     EXECUTOR_PARAMETERS,
+    check_topic,
     class_thresholds_by_id,
     parameters_page,
     parse_class_thresholds,
@@ -71,13 +77,18 @@ def test_shipped_yaml_has_known_parameters_with_allowed_values() -> None:
         ("roi", [0, 0, -1, 5], "width"),
         ("roi", [1.0, 2.0, 3.0, 4.0], "integer array"),
         ("device", "tpu", "dla0"),
+        ("image_topic", "bad topic", "single slashes"),
+        ("image_topic", "/front//image", "single slashes"),
+        ("image_topic", "/front/image/", "single slashes"),
+        ("image_topic", "/2nd/image", "digit"),
+        ("image_topic", "", "single slashes"),
         ("class_thresholds", ["car"], "person:0.5"),
         ("class_thresholds", ["car:1.5"], "from 0 to 1"),
         ("class_thresholds", ["car:much"], "from 0 to 1"),
     ],
 )
 def test_bad_values_are_refused_with_what_is_allowed(name: str, value: Any, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=name) as error:
+    with pytest.raises(ConfigurationError, match=name.replace("image_topic", "topic")) as error:
         camera(name).normalise(value)
     assert text in str(error.value)
 
@@ -106,6 +117,11 @@ def test_parsers() -> None:
         class_thresholds_by_id({"zebra": 0.5}, names, 3)
     with pytest.raises(ConfigurationError, match="0 to 2"):
         class_thresholds_by_id({"3": 0.5}, (), 3)
+
+
+@pytest.mark.parametrize("name", ["image", "/a", "~/image_raw", "/a/b_2/c", "/{ns}/x", "a/{node}"])
+def test_topics_that_ros_takes(name: str) -> None:
+    check_topic(name)
 
 
 def test_autoware_names_lead_to_parameters() -> None:
@@ -148,3 +164,33 @@ def test_launch_arguments_become_overrides_of_single_cameras(tmp_path: Path) -> 
         parameter_overrides({"front.placement": "static"})
     with pytest.raises(ConfigurationError, match="0 to 1"):
         parameter_overrides({"front.nms_threshold": "2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a: [1,\nb: 2\n", "line 2"),
+        ("- front\n", "ros__parameters"),
+        ("front:\n  score_threshold: 0.5\n", "front/score_threshold"),
+        ("car:\n  front:\n    ros__parameters: {}\n  rear: 1\n", "car/rear"),
+    ],
+)
+def test_a_parameter_file_of_another_form_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    path = tmp_path / "cameras.yaml"
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_parameter_file(path)
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match="parameter file") as error:
+        read_parameter_file(path)
+    assert found in str(error.value)
+
+
+def test_arguments_for_cameras_that_will_not_be_there_are_named() -> None:
+    shipped = read_parameter_file(REPOSITORY / "config" / "multi_camera.yaml")
+    given = parameter_overrides({"front.priority": "1", "frnt.priority": "1"})
+    assert unknown_cameras(given, shipped) == ["frnt"]
+    given = parameter_overrides({"cameras": "frnt", "front.priority": "1", "frnt.priority": "1"})
+    assert unknown_cameras(given, shipped) == ["front"]
+    anywhere = {"/**/multi_camera": {"ros__parameters": {"cameras": ["a"]}}}
+    assert unknown_cameras({"a": {}, "b": {}}, anywhere) == ["b"]
+    assert unknown_cameras({"camera": {}, "b": {}}, {}) == ["b"]

@@ -70,6 +70,33 @@ def test_up_refuses_what_is_no_parameter(start: Start, client: Client) -> None:
     assert "launch argument 'front.nonsense'" in process.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["anything:=1"], "argument 'anything:=1'"),
+        (["--config", "/nowhere.yaml"], "parameter file '/nowhere.yaml' that cannot be read"),
+        (["config:=/nowhere.yaml"], "parameter file '/nowhere.yaml' that cannot be read"),
+        (["--namespace", "no name"], "no name"),
+        (["front.image_topic:=/a//b"], "topic name '/a//b'"),
+    ],
+)
+def test_up_names_what_is_wrong_in_one_line(
+    start: Start, client: Client, arguments: list[str], found: str
+) -> None:
+    process = start(["-m", "yolox_trt.cli", "up", *arguments])
+    assert process.process.wait(30) == 2
+    assert found in process.output
+    assert "Traceback" not in process.output
+
+
+def test_up_names_cameras_that_are_not_there(
+    start: Start, client: Client, small_model: Path
+) -> None:
+    given = [f"model:={small_model}", "cameras:=front", "frnt.priority:=3", "log_level:=warn"]
+    process = start(["-m", "yolox_trt.cli", "up", *given])
+    process.wait_for("no camera 'frnt'")
+
+
 def test_launch_file(start: Start, client: Client, small_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("launch_ros", reason="ros2 launch is part of a ROS distribution")
     script = tmp_path / "run_launch.py"

@@ -35,13 +35,18 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--model", help="ONNX or engine file (default: the shipped one)")
     parser.add_argument("--device", default="auto", help="gpu, dla0, cpu, ... (default: auto)")
     parser.add_argument(
-        "--duration", type=float, default=20.0, help="seconds to run (default: %(default)s)"
+        "--duration", type=_positive, default=20.0, help="seconds to run (default: %(default)s)"
     )
     parser.add_argument(
-        "--rate", type=float, default=10.0, help="pictures a second (default: %(default)s)"
+        "--rate", type=_positive, default=10.0, help="pictures a second (default: %(default)s)"
     )
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(1920, 1280), metavar=("W", "H"), help="of a picture"
+        "--size",
+        type=_whole(1),
+        nargs=2,
+        default=(1920, 1280),
+        metavar=("W", "H"),
+        help="of a picture (default: 1920 1280)",
     )
     parser.add_argument("--score", type=float, default=0.3, help="threshold (default: %(default)s)")
     parser.add_argument("--output", default="demo_output", help="folder (default: %(default)s)")
@@ -93,7 +98,9 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--speed", type=_positive, default=1.0, help="times that rate (default: 1)")
     parser.add_argument("--frame-id", default="camera", help="default: %(default)s")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="resize to this")
+    parser.add_argument(
+        "--size", type=_whole(1), nargs=2, metavar=("W", "H"), help="resize to this"
+    )
     parser.add_argument("--compressed", action="store_true", help="send JPEGs")
     parser.add_argument("--reliable", action="store_true", help="reliable quality of service")
     _add_source_arguments(parser)
@@ -110,7 +117,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what replay and publish have in common."""
     parser.add_argument(
-        "--loop", type=int, default=1, metavar="N", help="rounds; 0 until Ctrl-C (default: 1)"
+        "--loop", type=_whole(0), default=1, metavar="N", help="rounds; 0 until Ctrl-C (default: 1)"
     )
     parser.add_argument(
         "--max",
@@ -119,7 +126,7 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--window",
-        type=int,
+        type=_whole(1),
         default=1,
         metavar="N",
         help="with --max; more than 1 needs larger qos_depth and queue_depth (default: 1)",
@@ -142,6 +149,18 @@ def _positive(text: str) -> float:
     if not value > 0.0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """Return a type of arguments: whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} on")
+        return value
+
+    return number
 
 
 def _ros_command(module: str, function: str) -> Callable[[argparse.Namespace], int]:

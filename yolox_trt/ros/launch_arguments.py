@@ -46,6 +46,72 @@ def parameter_overrides(values: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return overrides
 
 
+def read_parameter_file(path: str | Path) -> dict[str, Any]:
+    """Read a ROS parameter file before the process does, whose own errors are hard to read.
+
+    Returns:
+        Node name, or a pattern of names, -> its section.
+
+    Raises:
+        ConfigurationError: no file, no YAML, or not node: ros__parameters: name: value.
+    """
+    try:
+        sections = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"parameter file '{path}' that cannot be read ({error})",
+            expected="a YAML file such as config/multi_camera.yaml",
+            fix="check the path",
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(
+            f"parameter file '{path}' that is no YAML ({' '.join(str(error).split())})",
+            expected="a file such as config/multi_camera.yaml",
+            fix="mend that line",
+        ) from error
+    sections = {} if sections is None else sections
+    wrong = [sections] if not isinstance(sections, dict) else _without_parameters(sections)
+    if wrong:
+        raise ConfigurationError(
+            f"parameter file '{path}' with {wrong[0]!r} that holds no ros__parameters",
+            expected="node name: ros__parameters: name: value",
+            fix="see config/multi_camera.yaml",
+        )
+    return dict(sections)
+
+
+def _without_parameters(sections: Mapping[str, Any]) -> list[str]:
+    """Return the sections without ros__parameters; a namespace may hold nodes in its turn."""
+    wrong = []
+    for name, section in sections.items():
+        if not isinstance(section, dict) or not section:
+            wrong.append(name)
+        elif "ros__parameters" not in section:
+            wrong += [f"{name}/{each}" for each in _without_parameters(section)]
+    return wrong
+
+
+def unknown_cameras(
+    overrides: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Any]
+) -> list[str]:
+    """Return the cameras that launch arguments name and the process will not have.
+
+    They are reported and not refused: a camera may be added at run time.
+
+    Args:
+        overrides: as parameter_overrides returns them.
+        sections: as read_parameter_file returns them.
+    """
+    cameras = overrides.get(EXECUTOR_NODE, {}).get("cameras")
+    if cameras is None:
+        cameras = next(spec.default for spec in EXECUTOR_PARAMETERS if spec.name == "cameras")
+        for name, section in sections.items():
+            if name.rpartition("/")[2] in (EXECUTOR_NODE, "*", "**"):
+                given = section.get("ros__parameters") or {}
+                cameras = given.get("cameras", cameras)
+    return [node for node in overrides if node != EXECUTOR_NODE and node not in cameras]
+
+
 def write_parameter_file(overrides: Mapping[str, Mapping[str, Any]]) -> Path:
     """Write a ROS parameter file that reaches the nodes in any namespace.
 

@@ -72,7 +72,16 @@ def main(args: Sequence[str] | None = None) -> int:
 
     signals = _StopSignals()
     command_line = None if args is None else ["multi_camera", *args]
-    rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # RCLError and its kin: which one differs between distributions
+        print(
+            f"multi_camera: {' '.join(str(error).split())}; fix: the arguments after --ros-args, "
+            "or the file that they name",
+            file=sys.stderr,
+        )
+        signals.restore()
+        return EXIT_REFUSED
     spinner = create_spinner()
     node: ExecutorNode | None = None
     status = 0

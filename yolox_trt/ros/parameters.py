@@ -7,6 +7,7 @@ This module imports no ROS: the documentation is built without it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -117,6 +118,29 @@ def class_thresholds_by_id(
     return ids
 
 
+#: A topic's name as ROS 2 takes it; {node} and {ns} stand for parts of it.
+_TOPIC = re.compile(r"(?:~?/)?[A-Za-z_{][A-Za-z0-9_{}]*(?:/[A-Za-z_{][A-Za-z0-9_{}]*)*")
+
+
+def check_topic(text: str, *, fix: str = "set the parameter `image_topic`") -> None:
+    """Check the name of a topic (https://design.ros2.org/articles/topic_and_service_names.html).
+
+    Args:
+        text: absolute, relative or below the node (~/).
+        fix: what mends it, for the error.
+
+    Raises:
+        ConfigurationError: ROS 2 would not take it.
+    """
+    if not _TOPIC.fullmatch(text):
+        raise ConfigurationError(
+            f"topic name '{text}'",
+            expected="letters, digits and underscores between single slashes, such as "
+            "/front/image_raw or ~/image_raw; no part begins with a digit",
+            fix=fix,
+        )
+
+
 def _check_names(name: str, values: Sequence[str]) -> None:
     """Check camera names: valid ROS node names, each once."""
     for value in values:
@@ -143,6 +167,7 @@ CAMERA_PARAMETERS: tuple[ParameterSpec, ...] = (
         name="image_topic",
         kind=_KIND.STRING,
         default="~/image_raw",
+        check=check_topic,
         description="Topic of the camera's images; ~ stands for the camera node's own name.",
     ),
     ParameterSpec(

@@ -18,6 +18,7 @@ from yolox_trt.ros.bag import detection_topics
 from yolox_trt.ros.image_publisher import ImagePublisher
 from yolox_trt.ros.image_source import ImageSource
 from yolox_trt.ros.pacer import Pacer
+from yolox_trt.ros.parameters import check_topic
 from yolox_trt.ros.result_window import ResultWindow
 from yolox_trt.ros.source_node import (
     SourceNode,
@@ -33,7 +34,12 @@ def run_publish(args: argparse.Namespace) -> int:
 
     Returns:
         0, also after Ctrl-C; 1 if no picture was published.
+
+    Raises:
+        ConfigurationError: a source that cannot be opened, or a topic that ROS 2 does not take.
     """
+    for topic in (args.topic, *args.results):
+        check_topic(topic, fix="give another --topic or --results")
     source = ImageSource(args.source)
     console = Console(stderr=True)
     with SourceNode("yolox_trt_publish") as (node, executor):
@@ -54,7 +60,8 @@ def run_publish(args: argparse.Namespace) -> int:
                     expected="a consumer, whose results set the pace with --max",
                     fix="start multi_camera first, or name its topic with --results",
                 )
-        wait_for_subscribers(executor, [publisher.publisher])
+        if not wait_for_subscribers(executor, [publisher.publisher]):
+            console.print(f"nobody subscribes to {publisher.topic} yet")
         rate = (args.rate or source.rate) * args.speed
         pacer = None if source.live or window else Pacer(rate)
         loops = itertools.count() if args.loop == 0 else range(args.loop)

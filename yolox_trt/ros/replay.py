@@ -23,6 +23,7 @@ from rosgraph_msgs.msg import Clock
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.ros.bag import detection_topics, open_reader
 from yolox_trt.ros.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
+from yolox_trt.ros.parameters import check_topic
 from yolox_trt.ros.result_window import ResultWindow
 from yolox_trt.ros.source_node import (
     SourceNode,
@@ -51,7 +52,8 @@ def run_replay(args: argparse.Namespace) -> int:
             player.restamp = True
         if args.max:
             player.follow_results(args.results, args.wait, args.window)
-        wait_for_subscribers(spin, player.publishers)
+        if not wait_for_subscribers(spin, player.publishers):
+            console.print("nobody subscribes to the bag's topics yet")
         loops: Iterator[int] = itertools.count() if args.loop == 0 else iter(range(args.loop))
         total = player.count * args.loop if args.loop else None
         try:
@@ -81,6 +83,7 @@ def parse_remaps(rules: list[str]) -> dict[str, str]:
                 expected="/topic_in_the_bag:=/topic_to_publish",
                 fix="give --remap in this form, once for each topic",
             )
+        check_topic(new, fix="give --remap with another name")
         remaps[old] = new
     return remaps
 

@@ -29,8 +29,9 @@ from rich.progress import (
 
 from yolox_trt.ros.middleware import apply_malloc_settings, transport_settings
 
-#: Seconds that subscribers get to be found before the first message.
-DISCOVERY = 2.0
+#: Seconds that subscribers get to be found before the first message; and the others after one.
+DISCOVERY = 5.0
+SETTLE = 0.5
 #: Seconds between the last message and the publisher's end.
 LINGER = 0.5
 
@@ -94,11 +95,27 @@ def make_progress(console: Console) -> Progress:
 
 def wait_for_subscribers(
     executor: SingleThreadedExecutor, publishers: Sequence[Publisher], timeout: float = DISCOVERY
-) -> None:
-    """Wait until every publisher has a subscriber, at most `timeout` seconds."""
+) -> bool:
+    """Wait until every publisher has a subscriber.
+
+    Once one has been found the others get SETTLE seconds more, since a bag has topics that nobody
+    wants; the first messages would also be lost if the subscriber had not found the publisher yet.
+
+    Args:
+        executor: spun meanwhile.
+        publishers: the publishers.
+        timeout: longest time in seconds.
+
+    Returns:
+        Whether anybody listens.
+    """
     end = time.monotonic() + timeout
-    while time.monotonic() < end and not all(p.get_subscription_count() for p in publishers):
+    found = False
+    while (now := time.monotonic()) < end:
+        if not found and any(p.get_subscription_count() for p in publishers):
+            found, end = True, now + SETTLE
         executor.spin_once(timeout_sec=0.02)
+    return found
 
 
 def wait_until_delivered(publishers: Sequence[Publisher], timeout: float = 2.0) -> None:

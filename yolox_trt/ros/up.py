@@ -10,32 +10,44 @@ import sys
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.share import shared_folder
-from yolox_trt.ros.launch_arguments import parameter_overrides, write_parameter_file
+from yolox_trt.ros.launch_arguments import (
+    parameter_overrides,
+    read_parameter_file,
+    unknown_cameras,
+    write_parameter_file,
+)
 from yolox_trt.ros.middleware import transport_environment
+
+#: Arguments of the launch file without a dot that are taken here.
+_ARGUMENTS = ("config", "model", "cameras", "namespace", "log_level")
 
 
 def run_up(args: argparse.Namespace) -> int:
     """Become the process multi_camera; returns only by raising.
 
     Raises:
-        ConfigurationError: an argument that is no NAME:=VALUE, or a bad parameter.
+        ConfigurationError: an argument that is no NAME:=VALUE, a bad parameter or a bad file.
     """
-    values = {"namespace": args.namespace}
+    values = {"config": args.config or "", "namespace": args.namespace, "log_level": "info"}
     for argument in args.arguments:
         name, separator, value = argument.partition(":=")
-        if not separator:
+        if not separator or not ("." in name or name in _ARGUMENTS):
             raise ConfigurationError(
                 f"argument '{argument}'",
-                expected="NAME:=VALUE, such as front.score_threshold:=0.5",
+                expected=f"NAME:=VALUE, where NAME is {', '.join(_ARGUMENTS)} or "
+                "<node>.<parameter>, such as front.score_threshold:=0.5",
                 fix="see `yolox_trt up --help`",
             )
         values[name] = value
     command = [sys.executable, "-m", "yolox_trt.ros.multi_camera", "--ros-args"]
-    command += ["--params-file", args.config or str(shared_folder("config") / "multi_camera.yaml")]
+    config = values["config"] or str(shared_folder("config") / "multi_camera.yaml")
+    command += ["--log-level", values["log_level"], "--params-file", config]
     overrides = parameter_overrides(values)
+    for name in unknown_cameras(overrides, read_parameter_file(config)):
+        print(f"yolox_trt up: no camera '{name}' in the parameter `cameras`", file=sys.stderr)
     if overrides:
         command += ["--params-file", str(write_parameter_file(overrides))]
-    if args.namespace:
-        command += ["-r", f"__ns:=/{args.namespace.strip('/')}"]
+    if values["namespace"]:
+        command += ["-r", f"__ns:=/{values['namespace'].strip('/')}"]
     # The malloc settings are read when a process starts: this one becomes another.
     os.execve(sys.executable, command, transport_environment())
