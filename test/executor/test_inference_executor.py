@@ -420,3 +420,18 @@ def test_calls_are_marked_for_nsight(monkeypatch: pytest.MonkeyPatch) -> None:
         executor.submit(frame("front"))
         assert recorder.wait(lambda: bool(recorder.results))
     assert marked == ["gpu front", "end"]
+
+
+def test_times_are_measured_at_the_start_for_one_frame() -> None:
+    """A batching detector's warm-up may run whole batches; its time for one frame is what counts."""
+
+    class Batching(SimulatedDetector):
+        def warmup(self) -> None:
+            self.detect([frame("")] * self.max_batch, [PostprocessOptions()] * self.max_batch)
+
+    detectors = [Batching(GPU, ConstantLatency(0.01), max_batch=8), simulated(DLA0, 0.02)]
+    with InferenceExecutor(detectors, times={(DLA0, "default"): 0.5}) as executor:
+        assert executor.wait_started(5.0)
+        devices = executor.snapshot().devices
+    assert devices[GPU].models["default"] == pytest.approx(0.01, rel=0.5)
+    assert devices[DLA0].models["default"] == 0.5, "given times are taken as they are"

@@ -20,6 +20,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
+from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.executor.clock import Clock, MonotonicClock
 from yolox_trt.executor.detector import Detector, StageTimes
 from yolox_trt.executor.device_state import Batch, ModelServer
@@ -493,7 +494,14 @@ class InferenceExecutor:
                     continue
                 failures = failures or [None] * count
                 failures[start] = DropReason.MALFORMED
-                _LOGGER.warning("stream %s: %s", frames[start].stream_id, error)
+                count_before = batch.streams[start].dropped[DropReason.MALFORMED]
+                if count_before & (count_before + 1) == 0:  # 1st, 2nd, 4th, 8th ...
+                    _LOGGER.warning(
+                        "stream %s: %s (%d so far)",
+                        frames[start].stream_id,
+                        error,
+                        count_before + 1,
+                    )
             except Exception as error:
                 size = part.stop - part.start
                 if size == 1 or not _is_out_of_memory(error):
@@ -542,10 +550,8 @@ class InferenceExecutor:
                     )
                 detector = worker.detectors[model]
                 detector.warmup()
-                if not server.measured:  # the first run also loads kernels; time the second
-                    begin = time.perf_counter()
-                    detector.warmup()
-                    times[model] = time.perf_counter() - begin
+                if not server.measured:
+                    times[model] = _time_of_one_frame(detector)
         except Exception as error:
             fault = error
         with self._lock:
@@ -736,6 +742,18 @@ def _by_key(
             fix="create one with executor.factory.create_detector",
         )
     return by_key
+
+
+def _time_of_one_frame(detector: Detector) -> float:
+    """Return the seconds of a call with one grey frame of the network's size: the better of two."""
+    spec = detector.spec
+    frame = Frame.from_array(np.full((spec.input_height, spec.input_width, 3), 114, np.uint8))
+    best = math.inf
+    for _ in range(2):
+        begin = time.perf_counter()
+        detector.detect([frame], [PostprocessOptions()])
+        best = min(best, time.perf_counter() - begin)
+    return best
 
 
 def _check_finite(results: Sequence[Detections]) -> None:
