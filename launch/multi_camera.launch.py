@@ -9,13 +9,18 @@ An argument <camera>.<parameter>:=<value> goes before the YAML file for this one
 multi_camera.<parameter>:=<value> for the node that owns the devices.
 """
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
 from yolox_trt.core.share import shared_folder
-from yolox_trt.ros.launch_arguments import parameter_overrides, write_parameter_file
+from yolox_trt.ros.launch_arguments import (
+    parameter_overrides,
+    read_parameter_file,
+    unknown_cameras,
+    write_parameter_file,
+)
 from yolox_trt.ros.middleware import transport_settings
 
 
@@ -56,6 +61,7 @@ def start_process(context):
     given = dict(context.launch_configurations)
     files = [given["config"]]
     overrides = parameter_overrides(given)
+    unknown = unknown_cameras(overrides, read_parameter_file(given["config"]))
     if overrides:
         # The later file wins.
         files.append(str(write_parameter_file(overrides)))
@@ -63,6 +69,7 @@ def start_process(context):
     if LaunchConfiguration("large_images").perform(context) == "true":
         environment = transport_settings()
     return [
+        *(LogInfo(msg=f"no camera '{name}' in the parameter `cameras`") for name in unknown),
         # No name: it would rename every node of the process.
         Node(
             package="yolox_trt",
@@ -73,5 +80,5 @@ def start_process(context):
             additional_env=environment,
             output="screen",
             emulate_tty=True,
-        )
+        ),
     ]

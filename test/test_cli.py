@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
+import cv2
+import numpy as np
 import pytest
 
 from yolox_trt import cli
@@ -55,3 +58,46 @@ def test_commands_named_here_are_the_ones_that_rooms_add() -> None:
         subparsers = parser.add_subparsers()
         module.add_parsers(subparsers)
         assert set(subparsers.choices) == set(commands), room
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["detect", "x.png", "--batch", "0"],
+        ["detect", "x.png", "--threads", "-1"],
+        ["demo", "--duration", "-3"],
+        ["demo", "--size", "0", "10"],
+        ["publish", "x.png", "--loop", "-1"],
+        ["publish", "x.png", "--size", "0", "0"],
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    option = next(each for each in reversed(arguments) if each.startswith("--"))
+    assert f"argument {option}: " in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros((64, 64, 3), np.uint8))
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    arguments = ["detect", str(tmp_path / "image.png"), "--output", str(blocked / "out")]
+    assert cli.main([*arguments, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert str(blocked / "out") in error
+
+
+def test_an_unknown_class_is_answered_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros((64, 64, 3), np.uint8))
+    source = [str(tmp_path / "image.png"), "--no-images", "--device", "cpu"]
+    assert cli.main(["detect", *source, "--class-score", "persn=0.4"]) == 2
+    assert "did you mean person?" in capsys.readouterr().err

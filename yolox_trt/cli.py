@@ -97,6 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe (head, less) has gone: no traceback at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A folder that cannot be written, a full disk: the message names the path.
+        if args.traceback:
+            raise
+        print(
+            f"yolox_trt {args.command}: {_one_line(error)}; fix: check the path, its permissions "
+            "and the free space",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         return 130
 

@@ -169,7 +169,7 @@ def test_launch_arguments_become_overrides_of_single_cameras(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("a: [1,\nb: 2\n", "line 2"),
+        ("a: [1,\nb: 2\n", "line 3"),
         ("- front\n", "ros__parameters"),
         ("front:\n  score_threshold: 0.5\n", "front/score_threshold"),
         ("car:\n  front:\n    ros__parameters: {}\n  rear: 1\n", "car/rear"),

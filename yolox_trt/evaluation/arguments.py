@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,9 +51,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, positional: bool = T
         help="for a model that leaves them open",
     )
     group.add_argument(
-        "--batch", type=int, metavar="N", help="largest batch (default: the model's)"
+        "--batch", type=_count, metavar="N", help="largest batch (default: the model's)"
     )
-    group.add_argument("--threads", type=int, metavar="N", help="of one run on the CPU")
+    group.add_argument("--threads", type=_count, metavar="N", help="of one run on the CPU")
 
 
 def add_threshold_arguments(
@@ -75,6 +76,13 @@ def add_threshold_arguments(
     group.add_argument(
         "--class-agnostic", action="store_true", help="boxes of all classes suppress each other"
     )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return value
 
 
 def detector_from(args: argparse.Namespace) -> Detector:
@@ -105,9 +113,11 @@ def options_from(args: argparse.Namespace, class_names: Sequence[str]) -> Postpr
             class_id = class_names.index(name) if name in class_names else int(name)
             thresholds[class_id] = float(value)
         except ValueError:
+            close = difflib.get_close_matches(name, class_names, n=1)
             raise ConfigurationError(
                 f"--class-score {text}",
                 expected="CLASS=SCORE with a class of the model, such as person=0.4 or 0=0.4",
+                fix=f"did you mean {close[0]}?" if close else "take a name of its label file",
             ) from None
     return PostprocessOptions(
         score_threshold=args.score,

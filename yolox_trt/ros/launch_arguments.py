@@ -64,10 +64,13 @@ def read_parameter_file(path: str | Path) -> dict[str, Any]:
             fix="check the path",
         ) from error
     except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            where = f"line {error.problem_mark.line + 1}: {error.problem}"
         raise ConfigurationError(
-            f"parameter file '{path}' that is no YAML ({' '.join(str(error).split())})",
+            f"parameter file '{path}' that is no YAML ({where})",
             expected="a file such as config/multi_camera.yaml",
-            fix="mend that line",
+            fix="mend that line or the one before",
         ) from error
     sections = {} if sections is None else sections
     wrong = [sections] if not isinstance(sections, dict) else _without_parameters(sections)
