@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -184,7 +185,10 @@ def shared_memory_files() -> set[str]:
 
 
 def remove_orphans(names: set[str]) -> list[str]:
-    """Remove files in /dev/shm that no process has mapped; a process that was killed leaves them.
+    """Remove files in /dev/shm that no process uses any more; one that was killed leaves them.
+
+    A segment or port is in use while a process has it mapped. Its lock (_el) and its mutex
+    (sem.*_mutex) are mapped for moments only, and belong to it.
 
     Returns:
         The names that were removed.
@@ -195,7 +199,11 @@ def remove_orphans(names: set[str]) -> list[str]:
             mapped += maps.read_text()
         except OSError:
             continue
-    orphans = [name for name in names if name not in mapped]
-    for name in orphans:
-        (Path("/dev/shm") / name).unlink(missing_ok=True)
+    used = set(re.findall(r"/dev/shm/(fastdds_\w+)", mapped))
+    orphans = []
+    for name in names:
+        owner = re.sub(r"^sem\.|_mutex$|_el$", "", name)
+        if owner not in used:
+            (Path("/dev/shm") / name).unlink(missing_ok=True)
+            orphans.append(name)
     return orphans
