@@ -430,3 +430,31 @@ def test_many_faults_lose_no_count(faults: FaultInjector) -> None:
         refused = stream.dropped_total - len(recorder.drops[name])
         assert len(numbers) == stream.processed
         assert len(numbers) + len(recorder.drops[name]) + refused == number
+
+
+@pytest.mark.parametrize("returns", ["before the start", "after the start"])
+def test_a_hang_across_stop_and_start(faults: FaultInjector, returns: str) -> None:
+    """Deactivate and activate while a call hangs: the device serves again once it returns."""
+    recorder = Recorder()
+    executor = InferenceExecutor([simulated(GPU, faults=faults)], options=FAST)
+    executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+    executor.start()
+    assert executor.wait_started(5.0)
+    faults.inject(Fault.HANG)
+    executor.submit(frame("a", 1))
+    assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
+    assert not executor.stop(timeout=0.05)
+    before = threading.active_count()
+    if returns == "before the start":
+        faults.clear()
+        assert wait_until(lambda: threading.active_count() == before - 1)
+    executor.start()
+    if returns == "after the start":
+        assert executor.submit(frame("a", 2)) is SubmitOutcome.NO_DEVICE
+        assert executor.snapshot().state is ExecutorState.ERROR
+        faults.clear()
+    assert wait_until(lambda: executor.snapshot().devices[GPU].status is DeviceStatus.IN_SERVICE)
+    executor.submit(frame("a", 3))
+    assert recorder.wait(lambda: recorder.numbers("a") == [3])
+    assert executor.close()
+    check_counters(executor.snapshot())

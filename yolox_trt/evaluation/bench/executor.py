@@ -13,7 +13,6 @@ import argparse
 import json
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,23 +37,42 @@ SUMMARY = "the executor's own time for each frame, with simulated engines"
 Times = npt.NDArray[np.float64]
 
 
-class _StampingDetector(SimulatedDetector):
-    """Notes when each detect() call begins and ends, in seconds of time.monotonic()."""
+class _Stamps:
+    """Times of every frame in arrays made before the run, in seconds of time.monotonic().
 
-    def __init__(self, device: Device, seconds: float) -> None:
+    Dictionaries would grow while it is measured, and Python's garbage collector would walk
+    through them at the cost of the frames that wait meanwhile.
+
+    Args:
+        count: number of frames; Frame.stamp_ns is a frame's index.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.submitted, self.device_free, self.begin, self.end, self.delivered = (
+            np.full(count, np.nan) for _ in range(5)
+        )
+
+
+class _StampingDetector(SimulatedDetector):
+    """Notes when each detect() call begins and ends."""
+
+    def __init__(self, device: Device, seconds: float, stamps: _Stamps) -> None:
         super().__init__(device, ConstantLatency(seconds))
-        self.calls: dict[tuple[str, int], tuple[float, float, float]] = {}
+        self._stamps = stamps
         self._last_end = 0.0
 
     def detect(
         self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]
     ) -> list[Detections]:
-        """Detect, and note (end of the call before, begin, end) for the frame."""
+        """Detect, and note the end of the call before, begin and end for the frame."""
         begin = time.monotonic()
         results = super().detect(frames, options)
         end = time.monotonic()
         for frame in frames:
-            self.calls[frame.stream_id, frame.stamp_ns] = (self._last_end, begin, end)
+            if frame.stream_id:  # the executor's own grey frames have none
+                self._stamps.device_free[frame.stamp_ns] = self._last_end
+                self._stamps.begin[frame.stamp_ns] = begin
+                self._stamps.end[frame.stamp_ns] = end
         self._last_end = end
         return results
 
@@ -132,23 +150,22 @@ def measure(
         Percentiles in seconds by stage ("to_engine", "to_result", "own", "total"), each a dict
         of p50, p90, p99 and max; counters; CPU seconds for each frame.
     """
-    detectors = [_StampingDetector(device, engine_seconds) for device in devices]
-    delivered: dict[tuple[str, int], float] = {}
-    submitted: dict[tuple[str, int], float] = {}
+    periods = int((1.0 + seconds) * rate)
+    stamps = _Stamps(periods * streams)
+    detectors = [_StampingDetector(device, engine_seconds, stamps) for device in devices]
 
     def on_result(result: StreamResult) -> None:
-        delivered[result.frame.stream_id, result.frame.stamp_ns] = time.monotonic()
+        stamps.delivered[result.frame.stamp_ns] = time.monotonic()
 
     names = [f"camera{i}" for i in range(streams)]
     executor = InferenceExecutor(detectors, policy=policy)
     for name in names:
         executor.add_stream(StreamConfig(id=name, expected_rate=rate), on_result)
-    pixels = np.zeros(3, np.uint8)
     with executor:
         executor.wait_started(10.0)
         source = threading.Thread(
             target=_submit,
-            args=(executor, names, rate, staggered, 1.0 + seconds, pixels, submitted),
+            args=(executor, names, rate, staggered, periods, stamps),
             daemon=True,
         )
         time.sleep(0.2)
@@ -158,29 +175,26 @@ def measure(
         elapsed, cpu = time.monotonic() - begin, time.process_time() - cpu_begin
         time.sleep(0.05 + 2.0 * engine_seconds)
         snapshot = executor.snapshot()
-    calls = {key: value for detector in detectors for key, value in detector.calls.items()}
-    stages: dict[str, list[float]] = defaultdict(list)
-    for key, at in submitted.items():
-        if at < begin + 1.0 or key not in delivered:
-            continue
-        device_free, start, end = calls[key]
-        to_engine = start - max(at, device_free)
-        to_result = delivered[key] - end
-        stages["to_engine"].append(to_engine)
-        stages["to_result"].append(to_result)
-        stages["own"].append(to_engine + to_result)
-        stages["engine"].append(end - start)
-        stages["total"].append(delivered[key] - at)
+    counted = (stamps.submitted >= begin + 1.0) & np.isfinite(stamps.delivered)
+    to_engine = stamps.begin - np.fmax(stamps.submitted, stamps.device_free)
+    to_result = stamps.delivered - stamps.end
+    stages = {
+        "to_engine": to_engine,
+        "to_result": to_result,
+        "own": to_engine + to_result,
+        "engine": stamps.end - stamps.begin,
+        "total": stamps.delivered - stamps.submitted,
+    }
     counters = snapshot.streams.values()
     return {
-        "stages": {name: _percentiles(np.array(values)) for name, values in stages.items()},
-        "frames": len(stages["own"]),
+        "stages": {name: _percentiles(values[counted]) for name, values in stages.items()},
+        "frames": int(counted.sum()),
         "received": sum(s.received for s in counters),
         "processed": sum(s.processed for s in counters),
         "dropped": sum(s.dropped_total for s in counters),
         "moves": sum(s.moves for s in counters),
-        "cpu_seconds_per_frame": cpu / max(1, len(submitted)),
-        "frames_per_second": len(submitted) / elapsed,
+        "cpu_seconds_per_frame": cpu / stamps.submitted.size,
+        "frames_per_second": stamps.submitted.size / elapsed,
     }
 
 
@@ -189,45 +203,48 @@ def _submit(
     names: Sequence[str],
     rate: float,
     staggered: bool,
-    seconds: float,
-    pixels: npt.NDArray[np.uint8],
-    submitted: dict[tuple[str, int], float],
+    periods: int,
+    stamps: _Stamps,
 ) -> None:
     """Submit frames on time, as a node's callback thread does."""
+    pixels = np.zeros(3, np.uint8)
     step = 1.0 / rate / len(names) if staggered else 0.0
     begin = time.monotonic()
-    for number in range(int(seconds * rate)):
-        for index, name in enumerate(names):
-            due = begin + number / rate + index * step
-            pause = due - time.monotonic()
-            if pause > 0.0:
-                time.sleep(pause)
-            frame = Frame(
-                pixels,
-                1,
-                1,
-                "bgr8",
-                3,
-                stamp_ns=number,
-                stream_id=name,
-                received_ns=time.monotonic_ns(),
-            )
-            submitted[name, number] = time.monotonic()
-            executor.submit(frame)
+    for number in range(periods * len(names)):
+        period, index = divmod(number, len(names))
+        pause = begin + period / rate + index * step - time.monotonic()
+        if pause > 0.0:
+            time.sleep(pause)
+        frame = Frame(
+            pixels,
+            1,
+            1,
+            "bgr8",
+            3,
+            stamp_ns=number,
+            stream_id=names[index],
+            received_ns=time.monotonic_ns(),
+        )
+        stamps.submitted[number] = time.monotonic()
+        executor.submit(frame)
 
 
 def _wait(thread: threading.Thread, seconds: float, show: bool) -> None:
-    """Wait for the source, with a progress bar."""
+    """Wait for the source, with a bar that is drawn once a second, on this thread.
+
+    A redraw takes milliseconds of this process; more of them would be measured with the frames.
+    """
     if not show:
         thread.join()
         return
     progress_module = require("rich.progress")
     console = require("rich.console").Console(stderr=True)
-    with progress_module.Progress(console=console, transient=True, refresh_per_second=2) as bar:
+    bar = progress_module.Progress(console=console, transient=True, auto_refresh=False)
+    with bar:
         task = bar.add_task("measuring", total=seconds)
         while thread.is_alive():
-            thread.join(0.5)
-            bar.advance(task, 0.5)
+            thread.join(1.0)
+            bar.update(task, advance=1.0, refresh=console.is_terminal)
 
 
 def _percentiles(values: Times) -> dict[str, float]:
