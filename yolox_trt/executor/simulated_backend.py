@@ -28,13 +28,13 @@ def create(request: DetectorRequest) -> Detector:
 
     Options: `latency`, seconds for one frame; `contention`, whether GPU and DLA slow each other
     down as in engines.simulated.MEASURED_CONTENTION (default: no). The TensorRT backend's options
-    `engine_cache` and `calibration_cache` are of no use here and are let pass.
+    `engine_cache`, `calibration_cache` and `on_progress` are of no use here and are let pass.
 
     Raises:
         ConfigurationError: another option, or a built engine instead of ONNX.
         ModelError: the model is not a YOLOX.
     """
-    known = {"latency", "contention", "engine_cache", "calibration_cache"}
+    known = {"latency", "contention", "engine_cache", "calibration_cache", "on_progress"}
     unknown = sorted(set(request.options) - known)
     if unknown:
         raise ConfigurationError(

@@ -30,6 +30,7 @@ from yolox_trt.executor.snapshot import ExecutorState
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.ros import diagnostics
 from yolox_trt.ros.annotator import Annotator
+from yolox_trt.ros.build_progress import BuildProgress
 from yolox_trt.ros.camera_node import CameraNode
 from yolox_trt.ros.component_services import create_component_services
 from yolox_trt.ros.ingest_pool import IngestPool
@@ -37,6 +38,9 @@ from yolox_trt.ros.log_bridge import LogBridge
 from yolox_trt.ros.model_set import ModelSet
 from yolox_trt.ros.node_parameters import NodeParameters, overrides_of
 from yolox_trt.ros.parameters import CAMERA_PARAMETERS, EXECUTOR_PARAMETERS
+
+#: Longest wait, at the end, for engines that are being loaded, in seconds.
+LOADER_JOIN = 1.0
 
 #: Seconds between two looks at who listens. Autoware's nodes look as often.
 DEMAND_PERIOD = 0.1
@@ -69,6 +73,8 @@ class ExecutorNode(LifecycleNode):
         self._active = False
         self._loading = ""
         self._failure: YoloxTrtError | None = None
+        self._loader: threading.Thread | None = None
+        self._build_progress = BuildProgress(self)
         self._log_bridge = LogBridge(self.get_logger())
         spinner.add_node(self)
         try:
@@ -93,7 +99,6 @@ class ExecutorNode(LifecycleNode):
         self.create_timer(DEMAND_PERIOD, self._look_for_listeners, clock=steady)
         self.create_service(Trigger, "~/timeline", self._dump_timeline)
         self._components = create_component_services(self)
-        self._loader: threading.Thread | None = None
         if self.parameters["autostart"]:
             self._begin_loading()
 
@@ -141,9 +146,13 @@ class ExecutorNode(LifecycleNode):
         Returns:
             Whether every thread has ended.
         """
+        self._build_progress.cancel()
         for camera in self._cameras.values():
             camera.deactivate()
         ended = self._stop_executor(close=True)
+        if self._loader is not None:
+            # Before TensorRT 9 a build cannot be cancelled; the thread is a daemon.
+            self._loader.join(LOADER_JOIN)
         for name in list(self._cameras):
             self._destroy_camera(name)
         ended = self._stop_ingest() and ended
@@ -284,7 +293,7 @@ class ExecutorNode(LifecycleNode):
 
     def _plan_models(self) -> ModelSet:
         cameras = {name: camera.parameters.as_dict() for name, camera in self._cameras.items()}
-        return ModelSet(self.parameters.as_dict(), cameras)
+        return ModelSet(self.parameters.as_dict(), cameras, progress=self._build_progress)
 
     def _scheduler_options(self) -> SchedulerOptions:
         watchdog = self.parameters["watchdog"]
@@ -478,7 +487,7 @@ class ExecutorNode(LifecycleNode):
             f"{self.get_name()}: executor",
             platform.node(),
             level,
-            self._loading or state.value,
+            self._build_progress.text or self._loading or state.value,
             values,
         )
 

@@ -15,6 +15,7 @@ from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.share import default_model
 from yolox_trt.executor.detector import Detector
 from yolox_trt.executor.factory import create_detector
+from yolox_trt.ros.build_progress import BuildProgress
 from yolox_trt.ros.parameters import AUTO, parse_device
 
 
@@ -26,6 +27,7 @@ class ModelSet:
     Args:
         values: the parameters of the node `multi_camera` by name.
         cameras: the parameters of each camera by name.
+        progress: is told how far engines are that are built; None: the log alone.
 
     Attributes:
         detectors: (Device, model name) -> Detector, after `load`.
@@ -36,8 +38,15 @@ class ModelSet:
         ConfigurationError: a device or a model file that does not exist as it is named.
     """
 
-    def __init__(self, values: Mapping[str, Any], cameras: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        cameras: Mapping[str, Mapping[str, Any]],
+        *,
+        progress: BuildProgress | None = None,
+    ) -> None:
         self._values = values
+        self._progress = progress
         default = values["model"] or str(default_model())
         self._default = default
         wanted = [default, *(each["model"] for each in cameras.values() if each["model"])]
@@ -95,9 +104,14 @@ class ModelSet:
         return self._make(device, name)
 
     def _make(self, device: Device | None, name: str) -> Detector:
+        if self._progress is None:
+            return self._make_with(device, name, {})
+        with self._progress.watch(name, device) as on_progress:
+            return self._make_with(device, name, {"on_progress": on_progress})
+
+    def _make_with(self, device: Device | None, name: str, options: dict[str, Any]) -> Detector:
         values = self._values
         preprocessing = values["preprocessing"]
-        options: dict[str, Any] = {}
         if values["calibration_cache"]:
             options["calibration_cache"] = values["calibration_cache"]
         if values["engine_cache"]:

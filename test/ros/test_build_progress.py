@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Engines that are built at configure: told on ~/build_progress, /diagnostics and in the log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from support.ros import LATCHED, Client, RosProcess, write_parameters
+
+from yolox_trt.executor import factory
+from yolox_trt.executor.detector import Detector
+from yolox_trt.executor.factory import DetectorRequest
+from yolox_trt.ros.build_progress import BuildProgress
+from yolox_trt.ros.model_set import ModelSet
+from yolox_trt.ros.parameters import EXECUTOR_PARAMETERS
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+
+Start = Callable[..., RosProcess]
+
+#: multi_camera whose backend builds for some time before it makes the detector; it calls
+#: on_progress as compiler.build does. {steps} of 0.1 s each.
+SLOW_BUILD = """
+import sys, time
+from yolox_trt.executor import factory
+from yolox_trt.ros.multi_camera import main
+
+def create(request):
+    for step in range({steps}):
+        request.options["on_progress"](step / {steps}, "fusing layers")
+        time.sleep(0.1)
+    request.options["on_progress"](1.0, "built")
+    return factory.create_onnxruntime_cpu(request)
+
+sys.modules["slow_backend"] = type(sys)("slow_backend")
+sys.modules["slow_backend"].create = create
+factory.BACKENDS["onnxruntime", "cpu"] = "slow_backend:create"
+sys.exit(main())
+"""
+
+
+def start_slow(start: Start, folder: Path, model: Path, steps: int) -> RosProcess:
+    own = {"model": str(model), "devices": ["cpu"], "cpu_threads": 1, "cameras": ["front"]}
+    own["diagnostics_period"] = 0.1
+    path = write_parameters(folder / "parameters.yaml", {"multi_camera": own})
+    code = SLOW_BUILD.format(steps=steps)
+    return start(["-c", code, "--ros-args", "--params-file", str(path)])
+
+
+def values_of(status: DiagnosticStatus) -> dict[str, str]:
+    return {item.key: item.value for item in status.values}
+
+
+def test_a_build_is_told_on_its_topic_diagnostics_and_the_log(
+    start: Start, client: Client, small_model: Path, tmp_path: Path
+) -> None:
+    told = client.collect(DiagnosticStatus, "/multi_camera/build_progress", LATCHED)
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
+    process = start_slow(start, tmp_path, small_model, steps=20)
+    client.spin_until(
+        lambda: told and float(values_of(told[-1])["fraction"]) == 1.0, 30, "the end of the build"
+    )
+    process.wait_for("active: front")
+    fractions = [float(values_of(status)["fraction"]) for status in told]
+    assert fractions == sorted(fractions)
+    assert any(0.0 < fraction < 1.0 for fraction in fractions)
+    # 2 s of building, a message each 0.5 s.
+    assert 3 <= len(told) <= 6
+    assert told[0].name == "multi_camera: build small for cpu"
+    assert (told[0].message, told[-1].message) == ("fusing layers", "built")
+    assert values_of(told[0])["device"] == "cpu"
+    assert "building small for cpu, 0%: fusing layers" in process.output
+    assert "small for cpu: built" in process.output
+    own = [m.status[0].message for m in diagnostics]
+    assert any(message.startswith("building small for cpu, ") for message in own)
+    client.spin_until(lambda: diagnostics[-1].status[0].message == "running", what="running")
+    # A listener that comes later learns how it ended.
+    late = client.collect(DiagnosticStatus, "/multi_camera/build_progress", LATCHED)
+    client.spin_until(lambda: late and late[-1].message == "built")
+
+
+def test_ctrl_c_ends_a_build(
+    start: Start, client: Client, small_model: Path, tmp_path: Path
+) -> None:
+    process = start_slow(start, tmp_path, small_model, steps=600)
+    process.wait_for("building small")
+    status, seconds = process.stop()
+    assert status == 0
+    assert seconds < 2.0
+    assert "Traceback" not in process.output
+
+
+def test_every_detector_of_a_model_set_is_told_apart(
+    client: Client, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = BuildProgress(client.node)
+    seen: list[str] = []
+
+    def create(request: DetectorRequest) -> Detector:
+        request.options["on_progress"](0.25, "tactics")
+        seen.append(progress.text)
+        return factory.create_onnxruntime_cpu(request)
+
+    monkeypatch.setattr(sys.modules[__name__], "create", create, raising=False)
+    monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "cpu"), f"{__name__}:create")
+    values = {spec.name: spec.default for spec in EXECUTOR_PARAMETERS}
+    values |= {"model": str(small_model), "devices": ["cpu"]}
+    models = ModelSet(values, {}, progress=progress).load()
+    (device, name), detector = next(iter(models.detectors.items()))
+    assert seen == ["building small for cpu, 25%: tactics"]
+    # What came from a cache has no last message; it must not be shown for ever.
+    assert progress.text == ""
+    detector.close()
+    models.create(device, name).close()
+    assert len(seen) == 2
+    progress.cancel()
+    with pytest.raises(Exception, match="the build of small for cpu was cancelled"):
+        models.create(device, name)
+    assert progress.text == ""
+
+
+def test_the_simulated_engine_takes_progress_as_well(client: Client, small_model: Path) -> None:
+    values = {spec.name: spec.default for spec in EXECUTOR_PARAMETERS}
+    values |= {"model": str(small_model), "devices": ["dla0"], "engine": "simulated"}
+    models = ModelSet(values, {}, progress=BuildProgress(client.node)).load()
+    for detector in models.detectors.values():
+        detector.close()
