@@ -73,6 +73,7 @@ def start(domain: int, tmp_path: Path) -> Iterator[Callable[..., RosProcess]]:
 
     def start_process(command: list[str], **environment: str) -> RosProcess:
         log = tmp_path / f"process{len(started)}.log"
+        environment.setdefault("TMPDIR", str(tmp_path))
         started.append(RosProcess(command, log, environment))
         return started[-1]
 
