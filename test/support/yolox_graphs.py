@@ -10,13 +10,13 @@
     model = build_yolox(activation="relu6", stem="conv", spp="chained", head="raw_levels")
     images = random_images(model, batch=1)             # {input name: float32 (N, 3, H, W), 0..255}
 
-Structure and channel counts are those of the published YOLOX configurations (CSPDarknet with a Focus
-stem and SPP 5/9/13, path-aggregation neck, decoupled head). Names of tensors follow the exporter:
+Structure and channel counts are those of the published YOLOX configurations (CSPDarknet with a
+Focus stem and SPP 5/9/13, path-aggregation neck, decoupled head). Names of tensors follow the exporter:
 numbers for "opset11", module paths for "opset13". The same arguments give the same model bytes.
 Weights are scaled so that activations neither vanish nor explode; detections mean nothing.
 
 Options of build_yolox:
-    depth, width       YOLOX multiples (nano 0.33, 0.25; tiny 0.33, 0.375; s 0.33, 0.5; m 0.67, 0.75)
+    depth, width       YOLOX multiples (nano 0.33, 0.25; tiny 0.33, 0.375; s 0.33, 0.5)
     depthwise          3 x 3 convolutions as depthwise + 1 x 1 (published nano)
     num_classes, height, width_px, batch (None: dynamic), dynamic_size (H and W symbolic too; needs
                        style="opset13"), seed
@@ -251,8 +251,8 @@ class _Graph:
         return name
 
     def raw_conv(
-        self, x: str, cin: int, cout: int, k: int, s: int = 1, *, groups: int = 1, bias: bool = True,
-        gain: float = 1.45, pads: int | None = None, name: str | None = None,
+        self, x: str, cin: int, cout: int, k: int, s: int = 1, *, groups: int = 1,
+        bias: bool = True, gain: float = 1.45, pads: int | None = None, name: str | None = None,
     ) -> str:  # fmt: skip
         fan_in = cin // groups * k * k
         weight = self.rng.normal(0, gain / np.sqrt(fan_in), (cout, cin // groups, k, k))
@@ -393,7 +393,9 @@ def _stem(
                 )
             elif stem == "focus":
                 rows = g.op("Slice", x, g.const([row]), end, g.const([2]), g.const([2]))
-                parts.append(g.op("Slice", rows, g.const([column]), end, g.const([3]), g.const([2])))
+                parts.append(
+                    g.op("Slice", rows, g.const([column]), end, g.const([3]), g.const([2]))
+                )
             else:
                 raise ValueError(stem)
         return g.conv(g.concat(*parts), 12, c1, kernel, first=True)

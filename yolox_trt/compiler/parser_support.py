@@ -82,8 +82,8 @@ def check_parser(
 ) -> list[ParserProblem]:
     """Return what TensorRT's ONNX parser will not take of a graph.
 
-    The tables are those of the parsers of 8.5 and 10.15: 8.x counts as 8.5, 10.x and newer as 10.15,
-    so an operator that came with a later 10.x is let through for 10.3.
+    The tables are those of the parsers of 8.5 and 10.15: 8.x counts as 8.5, 10.x and newer as
+    10.15, so an operator that came with a later 10.x is let through for 10.3.
 
     Args:
         graph: as the file has it.

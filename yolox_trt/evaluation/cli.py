@@ -10,8 +10,7 @@ from pathlib import Path
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands; what they need is imported when they run."""
-    from yolox_trt.evaluation import bench
-    from yolox_trt.evaluation import compare_command
+    from yolox_trt.evaluation import bench, compare_command
     from yolox_trt.evaluation.arguments import add_model_arguments, add_threshold_arguments
 
     parser = subparsers.add_parser(
