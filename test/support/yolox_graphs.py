@@ -11,12 +11,14 @@
     images = random_images(model, batch=1)             # {input name: float32 (N, 3, H, W), 0..255}
 
 Structure and channel counts are those of the published YOLOX configurations (CSPDarknet with a
-Focus stem and SPP 5/9/13, path-aggregation neck, decoupled head). Names of tensors follow the exporter:
-numbers for "opset11", module paths for "opset13". The same arguments give the same model bytes.
-Weights are scaled so that activations neither vanish nor explode; detections mean nothing.
+Focus stem and SPP 5/9/13, path-aggregation neck, decoupled head). Names of tensors follow the
+exporter: numbers for "opset11", module paths for "opset13". The same arguments give the same
+model bytes. Weights are scaled so that activations neither vanish nor explode; detections mean
+nothing.
 
 Options of build_yolox:
-    depth, width       YOLOX multiples (nano 0.33, 0.25; tiny 0.33, 0.375; s 0.33, 0.5)
+    depth, width       YOLOX multiples (nano 0.33, 0.25; tiny 0.33, 0.375; s 0.33, 0.5;
+                       m 0.67, 0.75)
     depthwise          3 x 3 convolutions as depthwise + 1 x 1 (published nano)
     num_classes, height, width_px, batch (None: dynamic), dynamic_size (H and W symbolic too; needs
                        style="opset13"), seed
