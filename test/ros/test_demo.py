@@ -10,13 +10,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.ros import RosProcess
+from rich.console import Console
+from support.ros import Client, RosProcess
 
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.core.share import default_model
 
 pytest.importorskip("skimage", reason="scikit-image carries the photographs")
 
+from yolox_trt.ros import demo
+from yolox_trt.ros.child_process import ChildProcess
 from yolox_trt.ros.demo import CAMERAS, photographs
 from yolox_trt.ros.demo_camera import MovingPicture
 
@@ -69,6 +72,24 @@ def test_demo_fails_when_a_camera_sees_nothing(
     process = start(["-m", "yolox_trt.cli", "demo", *options])
     assert process.process.wait(90) == 1, process.output
     assert "no detection by astronaut, chelsea, coffee, motorcycle" in process.output
+
+
+def test_one_blind_camera_is_enough_to_fail(client: Client, tmp_path: Path) -> None:
+    node = demo.DemoNode(["front", "rear"], tmp_path, context=client.context)
+    try:
+        node.views["front"].detections = node.views["rear"].detections = 5
+        assert demo._summary(Console(quiet=True), node, [], tmp_path) == 0
+        node.views["rear"].detections = 0
+        assert demo._summary(Console(quiet=True), node, [], tmp_path) == 1
+    finally:
+        node.destroy_node()
+
+
+def test_a_camera_that_dies_is_named(tmp_path: Path) -> None:
+    child = ChildProcess("yolox_trt.no_such_module", [], log=tmp_path / "child.log")
+    child._process.wait(30)
+    with pytest.raises(YoloxTrtError, match=r"no_such_module ended with status 1: .*fix: see"):
+        child.check_alive()
 
 
 def test_photographs_are_there() -> None:

@@ -69,7 +69,7 @@ class ChildProcess:
         if self.status is not None:
             tail = " | ".join(self.output.strip().splitlines()[-5:])
             raise YoloxTrtError(
-                f"{self.module} ended with status {self.status}: {tail}",
+                f"{self.module} ended with status {self.status}" + (f": {tail}" if tail else ""),
                 fix=f"see {self.log}",
             )
 

@@ -86,8 +86,8 @@ class CameraView:
 class DemoNode(Node):
     """Listens to the results; looks at one annotated picture after the other."""
 
-    def __init__(self, cameras: list[str], folder: Path) -> None:
-        super().__init__("yolox_trt_demo", start_parameter_services=False)
+    def __init__(self, cameras: list[str], folder: Path, *, context: Any = None) -> None:
+        super().__init__("yolox_trt_demo", context=context, start_parameter_services=False)
         self.views = {name: CameraView() for name in cameras}
         self.device_load: dict[str, str] = {}
         self._folder = folder
