@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
     model = load_model(args.model or default_model())
+    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    batches = [batch for batch in args.batches if fixed in (0, batch)]
+    if len(batches) < len(args.batches):
+        left_out = ", ".join(str(batch) for batch in args.batches if batch not in batches)
+        print(f"batch {left_out} left out: the model fixes its batch at {fixed}")
     print(describe_device())
     print(
         "| type | batch | detect ms | engine ms | PCIe copy ms | else us/frame | two under way: "
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     print("|" + "---|" * 11)
     figures = []
     for precision in args.precisions:
-        for batch in args.batches:
+        for batch in batches:
             figure = measure(model, precision, batch, tuple(args.size), args.encoding, args.calls)
             figures.append(figure)
             print(
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """Load an ONNX model with an open batch, so that each batch can be measured.
+    """Load an ONNX model whose batch is open, or 1.
 
     Raises:
         ConfigurationError: the graph fixes its batch at more than 1.
@@ -77,7 +82,9 @@ def load_model(path: Path) -> onnx.ModelProto:
     model: onnx.ModelProto = require("onnx", purpose="reading the model").load(str(path))
     batch = model.graph.input[0].type.tensor_type.shape.dim[0]
     if batch.dim_value > 1:
-        raise ConfigurationError(f"a model of batch {batch.dim_value}", expected="an open batch")
+        raise ConfigurationError(
+            f"a model of batch {batch.dim_value}", expected="an open batch, or 1"
+        )
     return model
 
 
