@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from support.bags import write_bag
 from support.yolox_graphs import build_yolox
 
+from yolox_trt.cli import main
 from yolox_trt.compiler.int8 import cli
 from yolox_trt.compiler.int8.calibration_cache import read_cache
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
@@ -105,3 +107,19 @@ def test_image_sources(folder: Path, tmp_path: Path):
         image_paths(folder / "broken.txt")
     with pytest.raises(ConfigurationError, match="no image"):
         image_paths(tmp_path)
+
+
+def test_a_bag_calibrates_as_its_pictures_do(folder: Path, tmp_path: Path):
+    for index, picture in enumerate(write_bag(tmp_path / "bag", count=3)):
+        for camera in ("front", "rear"):  # the bag shows each picture on both topics
+            cv2.imwrite(str(tmp_path / f"{index}_{camera}.png"), picture)
+    for source, target in ((tmp_path / "bag", "bag.json"), (tmp_path, "folder.json")):
+        status = main(
+            [
+                "calibrate", str(folder / "model.onnx"), "--images", str(source),
+                "--ranges", str(tmp_path / target), "--threads", "1",
+            ]
+        )  # fmt: skip
+        assert status == 0
+    from_bag = DynamicRanges.load_json(tmp_path / "bag.json")
+    assert from_bag.scales == DynamicRanges.load_json(tmp_path / "folder.json").scales

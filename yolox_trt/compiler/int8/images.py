@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 
 import cv2
@@ -72,14 +72,14 @@ def calibration_frames(
     source: str | Path,
     *,
     limit: int = 0,
-    open_bag: Callable[[Path], Iterable[Frame]] | None = None,
+    open_bag: Callable[[Path, Sequence[str]], Iterable[Frame]] | None = None,
 ) -> tuple[Iterator[Frame], int | None]:
     """Open calibration images.
 
     Args:
         source: see image_paths; a bag needs `open_bag`.
         limit: at most so many, spread evenly over the source where its length is known; 0: all.
-        open_bag: gives the frames of a bag (ros.bag does).
+        open_bag: gives the frames of a bag's topics, () for all of them (ros.bag does).
 
     Returns:
         (frames, their number or None where it is not known before). Files that OpenCV cannot
@@ -91,7 +91,11 @@ def calibration_frames(
             raise ConfigurationError(
                 f"bag '{source}' without a bag reader", fix="pip install rosbags"
             )
-        return _first(open_bag(Path(source)), limit), limit or None
+        bag = open_bag(Path(source), ())
+        total = len(bag) if isinstance(bag, Sized) else None
+        if limit:
+            total = limit if total is None else min(limit, total)
+        return _first(bag, limit), total
     paths = image_paths(source)
     if 0 < limit < len(paths):
         paths = [paths[i * len(paths) // limit] for i in range(limit)]
