@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.model_spec import ModelSpec
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(BoundNetwork):
     """A network in ONNX Runtime on the CPU.
 
     Input and outputs are bound once to numpy arrays of its own; a run allocates nothing in Python.
@@ -51,6 +52,7 @@ class OnnxRuntimeEngine:
         max_batch: int | None = None,
         intra_op_num_threads: int | None = None,
     ) -> None:
+        self._device = Device("cpu")
         self._spec = spec or read_spec(model)
         self._max_batch = resolve_batch(self._spec, max_batch)
         threads = intra_op_num_threads or default_threads(1)
@@ -71,21 +73,6 @@ class OnnxRuntimeEngine:
         # A fixed batch always runs whole; an open one is bound for each size when first used.
         self._bindings: dict[int, Any] = {}
         self._binding(self._max_batch)
-
-    @property
-    def device(self) -> Device:
-        """The CPU."""
-        return Device("cpu")
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What it takes and gives."""
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        """Largest batch of one run."""
-        return self._max_batch
 
     @property
     def memory(self) -> Literal["host", "cuda"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError, EngineError, MissingDependencyError
 from yolox_trt.core.model_spec import ModelSpec
@@ -26,7 +27,7 @@ _PROVIDER = "CUDAExecutionProvider"
 _MEMORY = "cuda"
 
 
-class OnnxRuntimeCudaEngine:
+class OnnxRuntimeCudaEngine(BoundNetwork):
     """A network in ONNX Runtime's CUDA execution provider.
 
     Buffers are cupy arrays, bound once: no value passes through the host. run() enqueues on
@@ -99,21 +100,6 @@ class OnnxRuntimeCudaEngine:
             self._before = self._cupy.cuda.Event(disable_timing=True)
             self._after = self._cupy.cuda.Event(disable_timing=True)
         self._bindings: dict[int, Any] = {}
-
-    @property
-    def device(self) -> Device:
-        """The GPU."""
-        return self._device
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What it takes and gives."""
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        """Largest batch of one run."""
-        return self._max_batch
 
     @property
     def memory(self) -> Literal["host", "cuda"]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, ModelSpec
@@ -313,7 +314,7 @@ class FaultInjector:
         return fault
 
 
-class SimulatedEngine:
+class SimulatedEngine(BoundNetwork):
     """An Engine that sleeps instead of computing: outputs are zeros (no detection), or NaN.
 
     Host buffers, so that a CpuDetector runs its real preprocessing, decode and NMS around it.
@@ -361,21 +362,6 @@ class SimulatedEngine:
             )
         }
         self._closed = False
-
-    @property
-    def device(self) -> Device:
-        """Where it pretends to run."""
-        return self._device
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What it takes and gives."""
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        """Largest batch of one run."""
-        return self._max_batch
 
     @property
     def memory(self) -> Literal["host", "cuda"]:

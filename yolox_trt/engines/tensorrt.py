@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError, EngineError
-from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.engine_file import EngineFile, read_engine, write_atomically
@@ -38,7 +38,7 @@ class LayerTime:
     milliseconds: float
 
 
-class TensorRTEngine:
+class TensorRTEngine(BoundNetwork):
     """A TensorRT engine with its buffers: the protocol `Engine`, memory "cuda".
 
     Runs are enqueued with execute_async_v3 on the caller's stream. The tensors' addresses are set
@@ -82,21 +82,6 @@ class TensorRTEngine:
             self._allocate()
 
     # ---- the protocol Engine
-
-    @property
-    def device(self) -> Device:
-        """Where it runs."""
-        return self._device
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What it takes and gives."""
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        """Largest batch of one run."""
-        return self._max_batch
 
     @property
     def memory(self) -> Literal["host", "cuda"]:

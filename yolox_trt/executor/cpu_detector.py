@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.detections import Detections
-from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.engines.engine import Engine
 from yolox_trt.executor.detector import StageTimes
@@ -22,7 +21,7 @@ from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 from yolox_trt.kernels.reference.postprocess import Postprocessor
 
 
-class CpuDetector:
+class CpuDetector(BoundNetwork):
     """A Detector over an engine with host buffers. Implements executor.detector.Detector.
 
     Args:
@@ -48,21 +47,6 @@ class CpuDetector:
         self._inputs = [engine.input[i] for i in range(engine.max_batch)]
         self._outputs: dict[str, Any] = dict(engine.outputs)
         self._stage_times = StageTimes()
-
-    @property
-    def device(self) -> Device:
-        """Where it runs."""
-        return self._device
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What its network takes and gives."""
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        """Most frames of one detect() call."""
-        return self._max_batch
 
     @property
     def stage_times(self) -> StageTimes:

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.detections import Detections
-from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError, FrameError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
-from yolox_trt.core.model_spec import HeadLayout, ModelSpec
+from yolox_trt.core.model_spec import HeadLayout
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.core.roi import Roi
@@ -59,7 +59,7 @@ class Ticket:
     number: int
 
 
-class CudaDetector:
+class CudaDetector(BoundNetwork):
     """A Detector over an engine with CUDA buffers. Implements executor.detector.Detector.
 
     Frames are copied once on the host, into a pinned buffer, and go to the device in parts while
@@ -148,21 +148,6 @@ class CudaDetector:
             _LOGGER.info("%s: no CUDA graph: %s", self._device, self._graph_refusal)
 
     # ---- the protocol Detector
-
-    @property
-    def device(self) -> Device:
-        """Where it runs."""
-        return self._device
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What its network takes and gives."""
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        """Most frames of one call."""
-        return self._max_batch
 
     @property
     def stage_times(self) -> StageTimes:

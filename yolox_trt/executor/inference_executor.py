@@ -25,7 +25,7 @@ from yolox_trt.executor.clock import Clock, MonotonicClock
 from yolox_trt.executor.detector import Detector, StageTimes
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
-from yolox_trt.executor.placement import PlacementPolicy, create_policy
+from yolox_trt.executor.placement import PlacementPolicy, PlacementProblem, create_policy
 from yolox_trt.executor.scheduler import ASSUMED_TIME, Scheduler, SchedulerOptions
 from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot
 from yolox_trt.executor.stream import DropCallback, ResultCallback, Stream
@@ -142,6 +142,8 @@ class InferenceExecutor:
         self._attention = threading.Condition(self._lock)
         self._closed = False
         self._supervisor: threading.Thread | None = None
+        self._planner: threading.Thread | None = None
+        self._planning = False
 
     # Streams and frames ----------------------------------------------------------------------
 
@@ -303,6 +305,8 @@ class InferenceExecutor:
         self._deliver_drops(drops)
         end = time.monotonic() + timeout
         supervisor.join(timeout)
+        if self._planner is not None:
+            self._planner.join(max(0.0, end - time.monotonic()))
         for worker in workers:
             if worker.thread is not None:
                 worker.thread.join(max(0.0, end - time.monotonic()))
@@ -593,7 +597,7 @@ class InferenceExecutor:
         next_drift_check = self.clock.now() + 1.0
         while True:
             with self._lock:
-                if not (scheduler.replan_needed or self._stopping.is_set()):
+                if not self._stopping.is_set() and (self._planning or not scheduler.replan_needed):
                     self._attention.wait(period)
                 if self._stopping.is_set():
                     return
@@ -606,7 +610,9 @@ class InferenceExecutor:
                 starting = any(
                     s.status is DeviceStatus.STARTING for s in scheduler.devices.values()
                 )
-                if scheduler.replan_needed and starting:
+                if self._planning:
+                    pass
+                elif scheduler.replan_needed and starting:
                     self._attention.wait(period)  # the last device to start replans for all
                 elif scheduler.replan_needed:
                     problem = scheduler.problem(now)
@@ -617,22 +623,31 @@ class InferenceExecutor:
                         reason = "rates or times changed"
                 if problem is not None:
                     scheduler.note_planned(now)
+                    self._planning = True
             self._deliver_drops(drops)
             self._log(events)
-            if problem is None:
-                continue
-            try:
-                placement = scheduler.policy.place(problem)  # milliseconds: not under the lock
-            except Exception:
-                _LOGGER.exception("placement failed; streams stay where they are")
-                continue
-            with self._lock:
-                scheduler.apply_placement(
-                    placement, f"{reason} ({scheduler.policy.name} placement)", self.clock.now()
+            if problem is not None:
+                self._planner = threading.Thread(
+                    target=self._plan, args=(problem, reason), name="executor-planner", daemon=True
                 )
-                events = self._take_events()
-                self._wake_all()
-            self._log(events)
+                self._planner.start()
+
+    def _plan(self, problem: PlacementProblem, reason: str) -> None:
+        """Place the streams anew, on a thread of its own: it may take long, watchdogs may not."""
+        policy = self._scheduler.policy
+        try:
+            placement = policy.place(problem)
+        except Exception:
+            _LOGGER.exception("placement failed; streams stay where they are")
+            placement = {}
+        with self._lock:
+            self._planning = False
+            self._scheduler.apply_placement(
+                placement, f"{reason} ({policy.name} placement)", self.clock.now()
+            )
+            events = self._take_events()
+            self._wake_all()
+        self._log(events)
 
     def _check_hung(self, device: Device, now: float) -> None:
         state = self._scheduler.devices[device]

@@ -131,6 +131,7 @@ class Scheduler:
         self._unknown_stream = 0
         self._services = 0
         self._planned_for: dict[str, float] = {}
+        self._has_drifted = False
 
     # Streams ---------------------------------------------------------------------------------
 
@@ -696,12 +697,19 @@ class Scheduler:
         return PlacementProblem(tuple(demands), in_service, gpu, drifted)
 
     def drifted(self, now: float, tolerance: float = 0.2) -> bool:
-        """Tell whether a stream's demand has changed by more than `tolerance` since the plan."""
+        """Tell whether a rate or a time has changed by more than `tolerance` since the plan.
+
+        Only the second time in a row counts: one late frame is no change of a camera's rate.
+        """
         demands = self._demands(now)
-        return any(
-            abs(value - self._planned_for.get(key, math.inf)) > tolerance * max(value, 1e-9)
-            for key, value in demands.items()
+        before, self._has_drifted = (
+            self._has_drifted,
+            any(
+                abs(value - self._planned_for.get(key, math.inf)) > tolerance * max(value, 1e-9)
+                for key, value in demands.items()
+            ),
         )
+        return before and self._has_drifted
 
     def _demands(self, now: float) -> dict[str, float]:
         demands = {
@@ -717,6 +725,7 @@ class Scheduler:
     def note_planned(self, now: float) -> None:
         """Remember the demands that a placement is being made for (see `drifted`)."""
         self._planned_for = self._demands(now)
+        self._has_drifted = False
         self.replan_needed = False
 
     def apply_placement(self, placement: Mapping[str, Device], reason: str, now: float) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
@@ -25,7 +26,7 @@ from yolox_trt.engines.simulated import (
 from yolox_trt.executor.detector import StageTimes
 
 
-class SimulatedDetector:
+class SimulatedDetector(BoundNetwork):
     """Takes the time of a latency model and reads no pixel. Implements detector.Detector.
 
     Args:
@@ -61,21 +62,6 @@ class SimulatedDetector:
         self._rng = np.random.default_rng(seed)
         self._stage_times = StageTimes()
         self._closed = False
-
-    @property
-    def device(self) -> Device:
-        """Where it pretends to run."""
-        return self._device
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What its network would take and give."""
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        """Most frames of one detect() call."""
-        return self._max_batch
 
     @property
     def stage_times(self) -> StageTimes:

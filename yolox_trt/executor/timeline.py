@@ -94,7 +94,7 @@ class _Ring:
     """The last `capacity` rows of a structured array."""
 
     def __init__(self, dtype: np.dtype[Any], capacity: int) -> None:
-        self._rows = np.empty(capacity, dtype)
+        self._rows: npt.NDArray[Any] = np.empty(capacity, dtype)
         self._rows.view(np.uint8).fill(0)  # touches every page now, not one by one later
         self._count = 0
 
@@ -109,7 +109,7 @@ class _Ring:
         """Return a copy, oldest row first."""
         capacity = len(self._rows)
         if self._count <= capacity:
-            return self._rows[: self._count].copy()
+            return np.array(self._rows[: self._count])
         return np.asarray(np.roll(self._rows, -(self._count % capacity)))
 
 
