@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import math
 import threading
@@ -558,6 +559,8 @@ class InferenceExecutor:
                     times[model] = _time_of_one_frame(detector)
         except Exception as error:
             fault = error
+        if not first:
+            _return_freed_memory()
         with self._lock:
             worker.restart_watchdog_at = math.nan
             if worker.abandoned:
@@ -769,6 +772,16 @@ def _time_of_one_frame(detector: Detector) -> float:
         detector.detect([frame], [PostprocessOptions()])
         best = min(best, time.perf_counter() - begin)
     return best
+
+
+def _return_freed_memory() -> None:
+    """Hand the replaced detectors' memory back to the operating system (glibc).
+
+    Networks leave holes between what lives on. Without this, resident memory grows by about a
+    third over the first sixty restarts before it levels off.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_finite(results: Sequence[Detections]) -> None:
