@@ -313,7 +313,8 @@ def test_hung_threads_are_not_piled_up(faults: FaultInjector) -> None:
         executor.submit(frame("a"))
         assert wait_until(lambda: executor.snapshot().devices[GPU].status is DeviceStatus.LOST)
         assert executor.snapshot().devices[GPU].hangs == MAX_HUNG_THREADS
-        assert threading.active_count() == before + MAX_HUNG_THREADS + 1
+        # The hung ones and the supervisor; a planner may just be ending.
+        assert wait_until(lambda: threading.active_count() == before + MAX_HUNG_THREADS + 1)
         faults.clear()
         assert wait_until(
             lambda: executor.snapshot().devices[GPU].status is DeviceStatus.IN_SERVICE
@@ -444,10 +445,9 @@ def test_a_hang_across_stop_and_start(faults: FaultInjector, returns: str) -> No
     executor.submit(frame("a", 1))
     assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
     assert not executor.stop(timeout=0.05)
-    before = threading.active_count()
     if returns == "before the start":
         faults.clear()
-        assert wait_until(lambda: threading.active_count() == before - 1)
+        assert wait_until(lambda: not any(t.name == "executor-gpu" for t in threading.enumerate()))
     executor.start()
     if returns == "after the start":
         assert executor.submit(frame("a", 2)) is SubmitOutcome.NO_DEVICE
