@@ -56,10 +56,8 @@ DEVICES = (Device("cpu"), Device("gpu"), Device("dla"))
 FAULTS = (Fault.RAISE, Fault.NAN, Fault.HANG, Fault.OUT_OF_MEMORY)
 #: Largest growth of resident memory after the settling time, as a share.
 GROWTH_LIMIT = 0.02
-#: The same for soaks under LONG seconds, which end while freed memory still settles into its pools:
-#: 7 to 11 % in steps at the first dozen restarts (one minute, small network, 2 cores), then flat. A
-#: detector leaked at each of them would be several times that.
-SHORT_GROWTH_LIMIT = 0.25
+#: The same for soaks under LONG seconds: the first restarts still settle into their pools.
+SHORT_GROWTH_LIMIT = 0.10
 LONG = 600.0
 #: Memory arenas of glibc, as in the process multi_camera: each abandoned thread would make one.
 ARENAS = 2
