@@ -55,6 +55,9 @@ def _add_optimize(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
     shape = parser.add_argument_group("input")
     shape.add_argument("--batch", type=int, metavar="N", help="fix the batch")
     shape.add_argument(
+        "--open-batch", action="store_true", help="let the batch be any (GPU, CPU; not the DLA)"
+    )
+    shape.add_argument(
         "--input-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="fix H x W in pixels"
     )
     shape.add_argument(
@@ -196,6 +199,7 @@ def _surgery_options(args: argparse.Namespace) -> SurgeryOptions:
         precision=args.precision,
         soc=args.soc,
         batch=args.batch,
+        open_batch=args.open_batch,
         input_size=None if args.input_size is None else tuple(args.input_size),
         head=args.head,
         sigmoid=args.sigmoid,

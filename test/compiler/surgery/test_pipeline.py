@@ -129,7 +129,7 @@ def test_skipped_passes_do_not_run() -> None:
 
 
 def test_pass_names_are_unique_and_described() -> None:
-    assert len(PASSES) == 14
+    assert len(PASSES) == 15
     assert all(p.summary and p.name == name for name, p in PASSES.items())
 
 

@@ -24,6 +24,7 @@ class SurgeryOptions:
         precision: "int8" or "fp16", for the DLA's rules.
         soc: "orin" or "xavier".
         batch: images in one run; None keeps the model's (an open batch becomes 1 on a DLA).
+        open_batch: any number of images in one run (GPU and CPU).
         input_size: (height, width) in pixels; None keeps the model's.
         head: "raw" (reg_8, obj_8, cls_8, ...), "keep", or "efficient-nms".
         sigmoid: of a raw head, "cut" (logits) or "keep" (probabilities).
@@ -43,6 +44,7 @@ class SurgeryOptions:
     precision: Literal["int8", "fp16"] = "int8"
     soc: str = "orin"
     batch: int | None = None
+    open_batch: bool = False
     input_size: tuple[int, int] | None = None
     head: Head = "raw"
     sigmoid: Literal["cut", "keep"] = "cut"
@@ -75,6 +77,18 @@ class SurgeryOptions:
                     expected=" or ".join(allowed),
                     fix=f"set `--{name}`",
                 )
+        if self.open_batch and self.target == "dla":
+            raise ConfigurationError(
+                "an open batch for the DLA",
+                expected="a fixed one: the DLA takes static batches only",
+                fix="leave `--open-batch` out, or `--target gpu`",
+            )
+        if self.open_batch and self.batch is not None:
+            raise ConfigurationError(
+                f"an open batch, and batch {self.batch}",
+                expected="one of them",
+                fix="leave `--batch` or `--open-batch` out",
+            )
         if self.target == "dla" and self.uint8_input:
             raise ConfigurationError(
                 "a uint8 input for the DLA",

@@ -31,6 +31,7 @@ from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.compiler.surgery.head_cut import HeadCut
 from yolox_trt.compiler.surgery.input_folding import InputFolding
 from yolox_trt.compiler.surgery.no_op_removal import NoOpRemoval
+from yolox_trt.compiler.surgery.open_batch import OpenBatch
 from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.pool_to_chain import PoolToChain
 from yolox_trt.compiler.surgery.report import GraphFigures, PassRecord, SurgeryReport
@@ -58,6 +59,7 @@ PASSES: dict[str, type[SurgeryPass]] = {
     p.name: p
     for p in (
         FixedShape,
+        OpenBatch,
         ConstantFolding,
         NoOpRemoval,
         BatchNormFusion,
@@ -105,8 +107,10 @@ def build_passes(options: SurgeryOptions, *, open_batch: bool = False) -> list[S
     batch = 1 if dla and open_batch and options.batch is None else options.batch
     height, width = options.input_size or (None, None)
     fold_metadata = options.fold_preprocessing or options.uint8_input
-    passes: list[SurgeryPass] = [
-        FixedShape(batch, height, width),
+    passes: list[SurgeryPass] = [FixedShape(batch, height, width)]
+    if options.open_batch:
+        passes.append(OpenBatch())
+    passes += [
         ConstantFolding(),
         NoOpRemoval(),
         BatchNormFusion(),
@@ -266,6 +270,8 @@ class _Comparison:
             spec = read_spec(original, input_size=_open_size(original, options))
             height, width = options.input_size or (spec.input_height, spec.input_width)
             batch = options.batch or spec.batch or 1
+            if options.open_batch:
+                batch += 1  # images in a batch beside the same images in the old one
             self.images = sample_images(batch, height, width)
             reference = original
             if (height, width) != (spec.input_height, spec.input_width):
