@@ -74,7 +74,6 @@ def test_list_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         (("--device", "dla0"), "use --device gpu"),
         (("--precision", "int8"), "yolox_trt quantize"),
-        (("--max-batch", "4"), "batch 1 built in"),
         (("--layer-precision", "conv"), "NAME:PRECISION"),
         (("--device", "npu"), "expected gpu"),
         (("--timing-cache", "t"), "no-ops"),

@@ -93,6 +93,13 @@ def _has(layer: Any, names: set[str]) -> bool:
     return bool(set(layer.onnx_nodes) & names)
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if not form.startswith("open")])
+def test_every_form_builds_with_its_batch_opened(tmp_path: Path, form: str) -> None:
+    built, report = build(small_model(tmp_path, **FORMS[form]), max_batch=8)
+    assert report.batch == (1, 8, 8)
+    assert built.spec.batch is None
+
+
 def test_fp16_halves_the_engine(tmp_path: Path) -> None:
     model = save_model(tmp_path)
     _, single = build(model, precision="fp32")

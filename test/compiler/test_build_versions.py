@@ -20,6 +20,7 @@ import pytest
 from support.fake_tensorrt import VERSIONS, FakeTensorRT
 from support.tensorrt_fixtures import make_api, nodes_of, pretend_gpu, small_model
 
+from yolox_trt.compiler import build_plan
 from yolox_trt.compiler.build import EngineBuilder, build_engine
 from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.build_plan import BuildPlan
@@ -515,11 +516,13 @@ def test_a_dla_core_that_is_not_there(model: Path) -> None:
 
 
 def test_dla_has_one_batch(tmp_path: Path) -> None:
-    model = small_model(tmp_path, batch=None, style="opset13")
+    model = small_model(tmp_path, batch=None, style="opset13", head="raw_levels")
     settings = build(model, "8.6", device=DLA, max_batch=2)
-    (shapes,) = settings["profiles"]
-    assert shapes["images"] == [[2, 3, 64, 96]] * 3
     assert settings["built"].spec.batch == 2
+    # In the graph itself, not by a profile: shape arithmetic is folded then.
+    assert not settings["profiles"]
+    assert settings["tensors"][0]["shape"] == [2, 3, 64, 96]
+    assert settings["tensors"][-1]["shape"][0] == 2
 
 
 # ---- batches
@@ -534,9 +537,32 @@ def test_batch_profile(tmp_path: Path, name: str) -> None:
     assert settings["built"].spec.batch is None
 
 
-def test_batches_that_do_not_fit(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(ModelError, match=r"batch 1 built in.*--dynamic"):
+@pytest.mark.parametrize("name", VERSIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_fixed_batch_is_opened(tmp_path: Path, name: str, precision: str) -> None:
+    model = small_model(tmp_path, head="decoded")
+    settings = build(model, name, precision=precision, opt_batch=2, max_batch=4)
+    assert settings["profiles"][0]["images"] == [[n, 3, 64, 96] for n in (1, 2, 4)]
+    assert settings["tensors"][-1]["shape"] == [-1, 126, 9]
+    assert settings["built"].spec.batch is None
+
+
+def test_an_opened_graph_is_compared_before_it_is_built(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differ(original: onnx.ModelProto, opened: onnx.ModelProto, spec: object) -> float:
+        assert original.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+        raise ModelError("the predictions differ")
+
+    monkeypatch.setattr(build_plan, "check_open_batch", differ)
+    with pytest.raises(ModelError, match="predictions differ"):
         build(model, "8.6", max_batch=4)
+    build(model, "8.6", max_batch=1)
+
+
+def test_batches_that_do_not_fit(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(ModelError, match=r"batch 1 built in.*--batch N"):
+        build(model, "8.6", device=DLA, max_batch=4)
     dynamic = small_model(tmp_path, name="d.onnx", batch=None, style="opset13")
     with pytest.raises(ConfigurationError, match="min <= opt <= max"):
         build(dynamic, "8.6", min_batch=4, max_batch=2)

@@ -14,6 +14,7 @@ from support.fake_cupy import Stream
 from support.fake_tensorrt import VERSIONS, FakeTensorRT
 from support.tensorrt_fixtures import make_api, pretend_cupy, pretend_gpu, small_model
 
+from yolox_trt.compiler import build_plan, open_batch
 from yolox_trt.compiler.build import build_engine
 from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.build_plan import BuildPlan
@@ -24,6 +25,7 @@ from yolox_trt.core.errors import (
     DeviceError,
     EngineError,
     MissingDependencyError,
+    ModelError,
 )
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.engines import trt_api
@@ -337,13 +339,64 @@ def test_load_takes_models_engine_files_and_overrides(
         load_tensorrt_engine(engine.file.path, GPU, class_names=["a"])
 
 
-def test_a_fixed_batch_goes_before_max_batch(
-    tmp_path: Path, cupy: Any, fake: FakeTensorRT, caplog: pytest.LogCaptureFixture
+def test_a_fixed_batch_is_opened_for_max_batch(
+    tmp_path: Path,
+    cupy: Any,
+    fake: FakeTensorRT,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    fixed = small_model(tmp_path)
+    cache = EngineCache(tmp_path / "cache")
+    engine = load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, cache)
+    assert engine.max_batch == 8
+    assert engine.spec.batch is None
+    assert engine.outputs["output"].shape == (8, 126, 9)
+    for batch in (1, 8, 3):
+        engine.run(batch)
+    assert [run[1]["images"][0] for run in fake.runs] == [1, 8, 3]
+    assert engine.file.fingerprint.batch == (1, 8, 8)
+    assert engine.file.fingerprint.options["open_batch"] == open_batch.REVISION
+    # Another engine than that of the file as it is; each is built once.
+    assert load_tensorrt_engine(fixed, GPU, {}, cache).max_batch == 1
+    assert load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, cache).max_batch == 8
+    assert builds(fake) == 2
+    # One that was opened in another way is not used.
+    monkeypatch.setattr(build_plan, "REVISION", open_batch.REVISION + 1)
+    load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, cache)
+    assert builds(fake) == 3
+    assert not caplog.records
+
+
+def test_a_batch_that_cannot_be_opened_goes_before_max_batch(
+    tmp_path: Path,
+    cupy: Any,
+    fake: FakeTensorRT,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(model: object) -> None:
+        raise ModelError("node 'n' mixes images")
+
+    monkeypatch.setattr(build_plan, "open_batch", refuse)
     fixed = small_model(tmp_path)
     engine = load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, tmp_path / "cache")
     assert engine.max_batch == 1
-    assert "max_batch 8 is not used" in caplog.text
+    assert "yolox.onnx runs with batch 1, not 8: node 'n' mixes images" in caplog.text
+    with pytest.raises(ModelError, match="mixes images"):
+        BuildPlan(fixed, BuildOptions(max_batch=8))
+
+
+def test_batches_that_a_dla_does_not_take(tmp_path: Path, fake: FakeTensorRT) -> None:
+    fixed = small_model(tmp_path)
+    assert make_plan(fixed, DLA, {"max_batch": 8}).batch == (1, 1, 1)
+    of_4 = small_model(tmp_path, name="4.onnx", batch=4)
+    assert make_plan(of_4, DLA, {"max_batch": 8}).batch == (4, 4, 4)
+    with pytest.raises(ModelError, match="batch 1 for device dla0"):
+        BuildPlan(fixed, BuildOptions(device=DLA, max_batch=8))
+
+
+def test_an_open_batch(tmp_path: Path, cupy: Any, fake: FakeTensorRT) -> None:
     dynamic = small_model(tmp_path, name="d.onnx", batch=None, style="opset13")
     assert load_tensorrt_engine(dynamic, GPU, {"max_batch": 8}, tmp_path).max_batch == 8
     assert make_plan(dynamic, DLA, {"max_batch": 8}).batch == (1, 1, 1)

@@ -7,10 +7,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import ConfigurationError, Device, EngineError, ModelError
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.executor import factory
 from yolox_trt.executor.cpu_detector import CpuDetector
 from yolox_trt.executor.factory import DetectorRequest, create_detector
@@ -30,6 +33,20 @@ def test_cpu() -> None:
     detector = create_detector(build_yolox(num_classes=3), "cpu", threads=1)
     assert isinstance(detector, CpuDetector)
     assert detector.device == Device("cpu")
+
+
+def test_a_model_of_batch_1_takes_batches_on_the_cpu() -> None:
+    detector = create_detector(build_yolox(num_classes=3), "cpu", threads=1, max_batch=3)
+    assert detector.max_batch == 3
+    frames = [
+        Frame.from_array(np.random.default_rng(i).integers(0, 256, (60, 90, 3), np.uint8))
+        for i in range(3)
+    ]
+    options = [PostprocessOptions(0.01)] * 3
+    together = detector.detect(frames, options)
+    for frame, found in zip(frames, together, strict=True):
+        (alone,) = detector.detect([frame], options[:1])
+        np.testing.assert_allclose(found.boxes, alone.boxes, rtol=1e-4, atol=1e-3)
 
 
 def test_auto_falls_back_and_says_why(

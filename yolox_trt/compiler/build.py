@@ -90,11 +90,12 @@ class EngineBuilder:
         plan, api = self._plan, self._api
         _use_device(plan)
         api.init_plugins()
+        data = plan.serialized_model()
         with api.collect_messages() as messages:
             started = time.monotonic()
             builder = self._trt.Builder(api.logger)
             self._check_dla_core(builder)
-            network, parser = self._parse(builder, messages)
+            network, parser = self._parse(builder, data, messages)
             parsed = time.monotonic()
             engine = self._build(builder, network, messages)
             built = time.monotonic()
@@ -128,9 +129,10 @@ class EngineBuilder:
     def layer_names(self) -> list[str]:
         """Parse the model and return its layers' names, for layer_precisions."""
         with self._api.collect_messages() as messages:
-            network, parser = self._parse(self._trt.Builder(self._api.logger), messages)
+            builder = self._trt.Builder(self._api.logger)
+            network, parser = self._parse(builder, self._plan.serialized_model(), messages)
             names = [str(layer.name) for layer in layers_of(network)]
-            del network, parser
+            del network, parser, builder
             return names
 
     # ---- steps
@@ -144,11 +146,12 @@ class EngineBuilder:
                 fix="use --device gpu, or run the container with --runtime nvidia",
             )
 
-    def _parse(self, builder: Any, messages: list[tuple[str, str]]) -> tuple[Any, Any]:
+    def _parse(
+        self, builder: Any, data: bytes | None, messages: list[tuple[str, str]]
+    ) -> tuple[Any, Any]:
         plan = self._plan
         network = builder.create_network(self._network_flags())
         parser = self._trt.OnnxParser(network, self._api.logger)
-        data = plan.serialized_model()
         done = parser.parse_from_file(str(plan.model_path)) if data is None else parser.parse(data)
         if not done:
             errors = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]

@@ -7,10 +7,13 @@ from __future__ import annotations
 import dataclasses
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from yolox_trt.compiler.batch_axis import open_batch
 from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.half import computes_in_fp16, to_fp16
 from yolox_trt.compiler.model_graph import load_model
+from yolox_trt.compiler.open_batch import REVISION, check_open_batch
 from yolox_trt.core.errors import ConfigurationError, DeviceError, EngineError, ModelError
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.optional import require
@@ -19,6 +22,9 @@ from yolox_trt.engines.fingerprint import Fingerprint, file_sha256, model_sha256
 from yolox_trt.engines.onnx_spec import read_spec
 from yolox_trt.engines.trt_api import TensorRTApi, load_api
 from yolox_trt.engines.trt_features import TENSORRT_RTX
+
+if TYPE_CHECKING:
+    import onnx
 
 _NUMPY_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 #: Versions that the DLA linter has rules for.
@@ -53,6 +59,13 @@ class BuildPlan:
         if options.height is not None and options.width is not None:
             size = (options.height, options.width)
         self.graph_spec: ModelSpec = read_spec(self.model, input_size=size)
+        #: The graph with its own batch and what it takes, where another batch is asked for.
+        self._unopened: tuple[onnx.ModelProto, ModelSpec] | None = None
+        self._rewritten = False
+        if options.on_dla:
+            self._close_input()
+        else:
+            self._open_batch()
         operators = {node.op_type for node in self.model.graph.node}
         self.has_qdq = bool(operators & {"QuantizeLinear", "DequantizeLinear"})
         self.has_int8_weights = self.has_qdq and self._finds_int8_weights()
@@ -120,7 +133,9 @@ class BuildPlan:
             tensorrt_version=self.api.fingerprint_version,
             flavour=self.api.flavour,
             compute_capability=self.compute_capability,
-            options=options.fingerprint_options() | {"strongly_typed": self.strongly_typed},
+            options=options.fingerprint_options()
+            | {"strongly_typed": self.strongly_typed}
+            | ({} if self._unopened is None else {"open_batch": REVISION}),
         )
 
     @cached_property
@@ -147,11 +162,16 @@ class BuildPlan:
     def serialized_model(self) -> bytes | None:
         """Return the graph to parse, or None where it is the file as it is.
 
+        A graph whose batch was opened is compared with the file first, in ONNX Runtime.
+
         Raises:
-            ModelError: FP16 was asked for and the graph cannot be converted.
+            ModelError: FP16 was asked for and the graph cannot be converted, or the opened graph
+                gives other predictions than the file.
         """
+        if self._unopened is not None:
+            check_open_batch(self._unopened[0], self.model, self._unopened[1])
         if not self.strongly_typed or self.has_fp16 or self.options.precision == "fp32":
-            return None
+            return bytes(self.model.SerializeToString()) if self._rewritten else None
         converted = to_fp16(
             self.model,
             fp16_input=self.input_type == "fp16",
@@ -195,22 +215,53 @@ class BuildPlan:
             return True
         return False
 
+    @property
+    def _wanted_batches(self) -> list[int]:
+        options = self.options
+        return [b for b in (options.min_batch, options.opt_batch, options.max_batch) if b]
+
+    def _open_batch(self) -> None:
+        """Open the graph's batch where another one is asked for."""
+        fixed = self.graph_spec.batch
+        if fixed is None or set(self._wanted_batches) <= {fixed}:
+            return
+        opened, _ = open_batch(self.model)
+        self._unopened = self.model, self.graph_spec
+        self.model, self._rewritten = opened, True
+        self.graph_spec = dataclasses.replace(self.graph_spec, batch=None)
+
+    def _close_input(self) -> None:
+        """Write batch and size into an open graph's input: a DLA takes static ones.
+
+        Not by a profile: the parser then works out shape arithmetic, which no DLA runs.
+        """
+        spec = self.graph_spec
+        batch = spec.batch or max(self._wanted_batches, default=1)
+        closed = type(self.model)()
+        closed.CopyFrom(self.model)
+        for value in closed.graph.input:
+            if value.name == spec.input_name:
+                dims = value.type.tensor_type.shape.dim
+                sizes = (batch, 3, spec.input_height, spec.input_width)
+                if [dim.dim_value for dim in dims] == list(sizes):
+                    return
+                for dim, size in zip(dims, sizes, strict=True):
+                    dim.dim_value = size
+        del closed.graph.value_info[:]
+        self.model, self._rewritten = closed, True
+        self.graph_spec = dataclasses.replace(spec, batch=batch)
+
     def _choose_batch(self) -> tuple[int, int, int]:
-        options, fixed = self.options, self.graph_spec.batch
-        wanted = [
-            b for b in (options.min_batch, options.opt_batch, options.max_batch) if b is not None
-        ]
+        options, fixed, wanted = self.options, self.graph_spec.batch, self._wanted_batches
         if fixed is not None:
             if any(b != fixed for b in wanted):
                 raise ModelError(
                     f"{self.model_path.name} has batch {fixed} built in",
-                    expected=f"a graph with an open batch for batches {sorted(set(wanted))}",
-                    fix="export with --dynamic, or yolox_trt optimize MODEL --batch N",
+                    expected=f"batch {fixed} for device {options.device}, which takes static ones",
+                    fix="yolox_trt optimize MODEL --batch N, or leave the batch as it is",
                 )
             return fixed, fixed, fixed
         largest = options.max_batch or max(wanted, default=1)
-        if options.on_dla:
-            return largest, largest, largest
         batch = (options.min_batch or 1, options.opt_batch or largest, largest)
         if list(batch) != sorted(batch):
             raise ConfigurationError(

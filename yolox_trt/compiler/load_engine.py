@@ -15,7 +15,7 @@ from yolox_trt.compiler.build import EngineBuilder
 from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.build_plan import BuildPlan
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError, EngineError
+from yolox_trt.core.errors import ConfigurationError, EngineError, ModelError
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.engines.cache import CacheEntry, EngineCache
 from yolox_trt.engines.engine_file import EngineFile, read_engine, write_atomically
@@ -49,8 +49,9 @@ def load_tensorrt_engine(
         model: ONNX file, loaded ONNX model, or an engine file with its sidecar.
         device: gpu, gpu:N or dlaN.
         options: BuildOptions or a mapping of its attributes; `device` is taken from the argument.
-            A max_batch that an ONNX file with a fixed batch cannot have is logged, and the
-            file's own batch taken. Not used for engine files.
+            An ONNX file with another batch than max_batch built in is opened for it (not for the
+            DLA). Where that cannot be, it is logged and the file's own batch taken. Not used for
+            engine files.
         cache: EngineCache, or its folder; None for the default folder.
         on_progress: on_progress(fraction 0..1, phase) while the engine is built.
         preprocessing: instead of the model's own.
@@ -111,19 +112,22 @@ def make_plan(
     if options.height is not None and options.width is not None:
         size = (options.height, options.width)
     fixed = read_spec(model, input_size=size).batch
-    if fixed is not None and options.max_batch not in (None, fixed):
+    if device.kind == "dla" and (options.max_batch or 1) > 1 and options.max_batch != fixed:
+        _log.info("%s runs with batch %d: batches gain nothing on the DLA", device, fixed or 1)
+        options = _with_batch(options, fixed or 1)
+    try:
+        return BuildPlan(model, options, api=api)
+    except ModelError as error:
+        if fixed is None or options.max_batch in (None, fixed):
+            raise
         _log.warning(
-            "%s has batch %d built in, so max_batch %d is not used "
-            "(export with --dynamic, or yolox_trt optimize MODEL --batch N)",
-            model.name,
-            fixed,
-            options.max_batch,
+            "%s runs with batch %d, not %d: %s", model.name, fixed, options.max_batch, error
         )
-        options = dataclasses.replace(options, min_batch=None, opt_batch=None, max_batch=fixed)
-    if device.kind == "dla" and fixed is None and (options.max_batch or 1) > 1:
-        _log.info("%s runs with batch 1: batches gain nothing on the DLA", device)
-        options = dataclasses.replace(options, min_batch=None, opt_batch=None, max_batch=1)
-    return BuildPlan(model, options, api=api)
+    return BuildPlan(model, _with_batch(options, fixed), api=api)
+
+
+def _with_batch(options: BuildOptions, batch: int) -> BuildOptions:
+    return dataclasses.replace(options, min_batch=None, opt_batch=None, max_batch=batch)
 
 
 def options_from_mapping(values: Mapping[str, Any], device: Device) -> BuildOptions:

@@ -184,7 +184,7 @@ def resolve_batch(spec: ModelSpec, max_batch: int | None) -> int:
         raise ConfigurationError(
             f"max_batch = {max_batch}",
             expected=f"{spec.batch}, which the model fixes" if spec.batch else "at least 1",
-            fix="leave max_batch out, or export the model with an open batch",
+            fix="leave max_batch out, or open the batch: yolox_trt optimize MODEL --open-batch",
         )
     return batch
 

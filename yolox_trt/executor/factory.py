@@ -58,7 +58,8 @@ class DetectorRequest:
         preprocessing: what the network expects; None takes the model's metadata or the default.
         class_names: names of the classes; None takes the model's.
         input_size: (height, width) for a model that leaves them open.
-        max_batch: largest batch; None takes the model's.
+        max_batch: largest batch; None takes the model's. A model with another batch built in is
+            opened for it (not for a DLA).
         precision: "fp32", "fp16", "int8" or "" for the backend's default; TensorRT only.
         threads: threads of one run on the CPU; None for all cores that the process may use.
         options: further options of one backend (engine cache folder, calibration file, latency
@@ -192,6 +193,7 @@ def preprocessing_preset(name: str) -> Preprocessing:
 
 def create_onnxruntime_cpu(request: DetectorRequest) -> Detector:
     """Make a CpuDetector over ONNX Runtime; the backend ("onnxruntime", "cpu")."""
+    from yolox_trt.compiler.open_batch import fit_batch
     from yolox_trt.engines.onnx_spec import read_spec
     from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
     from yolox_trt.executor.cpu_detector import CpuDetector
@@ -208,11 +210,12 @@ def create_onnxruntime_cpu(request: DetectorRequest) -> Detector:
         class_names=request.class_names,
         input_size=request.input_size,
     )
+    model, spec, max_batch = fit_batch(request.model, spec, request.max_batch)
     return CpuDetector(
         OnnxRuntimeEngine(
-            request.model,
+            model,
             spec=spec,
-            max_batch=request.max_batch,
+            max_batch=max_batch,
             intra_op_num_threads=request.threads,
         )
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from yolox_trt.compiler.open_batch import fit_batch
 from yolox_trt.core.errors import EngineError
 from yolox_trt.engines.onnx_spec import read_spec
 from yolox_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
@@ -55,11 +56,12 @@ def create(request: DetectorRequest) -> Detector:
             expected=f"{own}, as the model itself is",
             fix=f"leave `precision` out, or convert the model to {request.precision}",
         )
+    model, spec, max_batch = fit_batch(request.model, spec, request.max_batch)
     engine = OnnxRuntimeCudaEngine(
-        request.model,
+        model,
         device=request.device,
         spec=spec,
-        max_batch=request.max_batch,
+        max_batch=max_batch,
         tf32=bool(request.options.get("tf32", True)),
     )
     options = {k: v for k, v in request.options.items() if k in DETECTOR_OPTIONS}
