@@ -27,7 +27,7 @@ from yolox_trt.core.optional import INSTALL_COMMANDS
 ROOMS: dict[str, tuple[str, ...]] = {
     "yolox_trt.ros.cli": ("demo", "up", "replay", "publish", "parameters"),
     "yolox_trt.evaluation.cli": ("detect", "evaluate", "compare", "bench"),
-    "yolox_trt.engines.cli": ("models",),
+    "yolox_trt.engines.cli": ("models", "cache"),
     "yolox_trt.compiler.cli": (
         "optimize",
         "dla-check",

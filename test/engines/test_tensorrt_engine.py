@@ -30,6 +30,7 @@ from yolox_trt.core.errors import (
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.engines import trt_api
 from yolox_trt.engines.cache import EngineCache
+from yolox_trt.engines.cache_pruning import clear
 from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.engine_file import EngineFile, write_engine
 from yolox_trt.engines.tensorrt import TensorRTEngine
@@ -316,6 +317,18 @@ def test_load_builds_again_what_tensorrt_refuses(
     assert builds(fake) == 2
     assert "built again" in caplog.text
     assert "Magic tag" in caplog.text
+
+
+def test_a_loaded_engine_stays_in_the_cache(
+    tmp_path: Path, cupy: Any, fake: FakeTensorRT
+) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    model = small_model(tmp_path)
+    for _ in range(2):  # built, and found
+        engine = load_tensorrt_engine(model, GPU, {}, cache)
+        assert not clear(cache.folder)
+        engine.close()
+    assert len(clear(cache.folder)) == 1
 
 
 def test_load_takes_models_engine_files_and_overrides(

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,7 +167,7 @@ def _load(
     class_names: Sequence[str] | None,
 ) -> TensorRTEngine:
     file = _described(entry.file, preprocessing, class_names)
-    return TensorRTEngine(file, device=device, api=plan.api)
+    return TensorRTEngine(file, device=device, api=plan.api, lease=entry.lease)
 
 
 def _described(
@@ -193,6 +195,8 @@ def _as_file(model: Path | str | onnx.ModelProto, cache: EngineCache) -> Path:
         return Path(model).expanduser()
     data = model.SerializeToString()
     path = cache.folder / "models" / f"{hashlib.sha256(data).hexdigest()[:16]}.onnx"
+    with contextlib.suppress(OSError):
+        os.utime(path)  # copies that were not used for a day are removed
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

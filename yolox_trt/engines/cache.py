@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -17,13 +16,17 @@ from typing import Any
 
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.engines.cache_pruning import BUILD_LOCK, USE_LOCK, CacheLimits, prune
 from yolox_trt.engines.engine_file import EngineFile, read_engine, sidecar_path, write_engine
+from yolox_trt.engines.file_lock import FileLock, try_lock
 from yolox_trt.engines.fingerprint import Fingerprint
 from yolox_trt.engines.trt_api import ProgressCallback
 
 _log = logging.getLogger("yolox_trt.engine_cache")
 
 _LOCK_POLL_S = 0.1
+_LEASE_POLL_S = 0.01
+_LEASE_WAIT_S = 5.0
 
 
 def default_cache_folder() -> Path:
@@ -58,11 +61,14 @@ class CacheEntry:
         file: the engine and what its sidecar says.
         built: whether it was built by this call.
         reason: why it was built ("not in the cache", ...), or "found".
+        lease: while it is held, no process removes the engine; None where the cache is read-only.
+            It is released by close(), or with its last reference.
     """
 
     file: EngineFile
     built: bool
     reason: str
+    lease: FileLock | None = None
 
 
 class EngineCache:
@@ -70,14 +76,19 @@ class EngineCache:
 
     An engine is used only if its sidecar's fingerprint equals the wanted one and the file has
     the checksum that the sidecar names. Everything else is rebuilt. Processes and threads that
-    want the same engine wait for the first of them, which builds it.
+    want the same engine wait for the first of them, which builds it. After a build the engines
+    used longest ago make room where the cache has grown over its limits.
 
     Args:
         folder: made when something is written; default_cache_folder() when None.
+        limits: CacheLimits.of(), which the environment may set, when None.
     """
 
-    def __init__(self, folder: Path | str | None = None) -> None:
+    def __init__(
+        self, folder: Path | str | None = None, *, limits: CacheLimits | None = None
+    ) -> None:
         self.folder = Path(folder).expanduser() if folder else default_cache_folder()
+        self.limits = CacheLimits.of() if limits is None else limits
 
     def path_of(self, fingerprint: Fingerprint, *, name: str) -> Path:
         """Return where an engine is or would be."""
@@ -125,16 +136,55 @@ class EngineCache:
         Raises:
             EngineError: the build failed, or the folder cannot be written.
         """
-        path = self.path_of(fingerprint, name=name)
         if not rebuild:
             # Without the lock, so that a read-only cache serves what it has.
             with contextlib.suppress(EngineError):
-                return CacheEntry(self.find(fingerprint, name=name), False, "found")
-        with self._locked(path, on_progress) as waited:
+                return self._found(fingerprint, name)
+        entry = self._build(fingerprint, build, name, on_progress, rebuild)
+        if entry.built:
+            for removed in prune(self.folder, self.limits):
+                _log.info("%s is removed from the cache to make room", removed.path.name)
+        return entry
+
+    def _found(self, fingerprint: Fingerprint, name: str) -> CacheEntry:
+        path = self.path_of(fingerprint, name=name)
+        # First the lease, then the look: what is found stays.
+        lease = self._lease(path) if path.exists() else None
+        return CacheEntry(self.find(fingerprint, name=name), False, "found", lease)
+
+    @staticmethod
+    def _lease(path: Path) -> FileLock | None:
+        """Take the lease of an engine, and note its use."""
+        until = time.monotonic() + _LEASE_WAIT_S
+        while True:
+            try:
+                lease = try_lock(path.with_name(path.name + USE_LOCK), shared=True)
+            except OSError:
+                return None  # a read-only cache, from which nobody can remove anything
+            if lease is not None:
+                lease.touch()
+                return lease
+            # Somebody looks whether it is in use, or removes it: both are quick.
+            if time.monotonic() > until:
+                return None
+            time.sleep(_LEASE_POLL_S)
+
+    def _build(
+        self,
+        fingerprint: Fingerprint,
+        build: Callable[[], BuiltEngine],
+        name: str,
+        on_progress: ProgressCallback | None,
+        rebuild: str,
+    ) -> CacheEntry:
+        path = self.path_of(fingerprint, name=name)
+        before = _stamp(sidecar_path(path))
+        with self._locked(path, on_progress):
             reason = rebuild
-            if not rebuild or waited:
+            # What another process built meanwhile is not the engine that was refused.
+            if not rebuild or _stamp(sidecar_path(path)) != before:
                 try:
-                    return CacheEntry(self.find(fingerprint, name=name), False, "found")
+                    return self._found(fingerprint, name)
                 except EngineError as error:
                     reason = reason or error.found
             _log.info("building %s: %s", path.name, reason)
@@ -153,7 +203,7 @@ class EngineCache:
                 spec=built.spec,
                 details=details,
             )
-            return CacheEntry(file, True, reason)
+            return CacheEntry(file, True, reason, self._lease(path))
 
     @staticmethod
     def _remove(path: Path) -> None:
@@ -163,34 +213,40 @@ class EngineCache:
                 file.unlink()
 
     @contextlib.contextmanager
-    def _locked(self, path: Path, on_progress: ProgressCallback | None) -> Iterator[bool]:
-        """Hold the engine's lock; yield whether another process or thread held it before.
+    def _locked(self, path: Path, on_progress: ProgressCallback | None) -> Iterator[None]:
+        """Hold the engine's lock, waiting for another process or thread that builds it.
 
         The kernel releases a lock when its process dies, so no lock outlives its owner.
         """
-        lock_path = path.with_name(path.name + ".lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise EngineError(
-                f"engine cache {self.folder} cannot be written ({error.strerror or error})",
-                expected="a folder with write permission",
-                fix="set the engine cache (--cache, parameter `engine_cache`) to another folder",
-            ) from error
-        try:
-            waited = False
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not waited:
-                        _log.info("waiting for another process that builds %s", path.name)
-                        waited = True
-                    if on_progress is not None:
-                        on_progress(0.0, "waiting for another process that builds this engine")
-                    time.sleep(_LOCK_POLL_S)
-            yield waited
-        finally:
-            os.close(descriptor)  # releases the lock; the file stays, others may wait on it
+        lock_path = path.with_name(path.name + BUILD_LOCK)
+        waited = False
+        while True:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = try_lock(lock_path)
+            except OSError as error:
+                raise EngineError(
+                    f"engine cache {self.folder} cannot be written ({error.strerror or error})",
+                    expected="a folder with write permission",
+                    fix="set the engine cache (--cache, parameter `engine_cache`) to another "
+                    "folder",
+                ) from error
+            if lock is not None:
+                break
+            if not waited:
+                _log.info("waiting for another process that builds %s", path.name)
+                waited = True
+            if on_progress is not None:
+                on_progress(0.0, "waiting for another process that builds this engine")
+            time.sleep(_LOCK_POLL_S)
+        with lock:
+            yield
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from the one that replaced it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

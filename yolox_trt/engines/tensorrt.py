@@ -17,7 +17,9 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError, EngineError
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
+from yolox_trt.engines.cache_pruning import RUNTIME_CACHE
 from yolox_trt.engines.engine_file import EngineFile, read_engine, write_atomically
+from yolox_trt.engines.file_lock import FileLock
 from yolox_trt.engines.tensor_layout import TensorLayout
 from yolox_trt.engines.trt_api import TensorRTApi, load_api, messages_text
 from yolox_trt.engines.trt_features import TENSORRT_RTX
@@ -48,6 +50,7 @@ class TensorRTEngine(BoundNetwork):
         file: the engine, its sidecar read and its checksum checked (EngineCache, read_engine).
         device: where it is to run; None for the device that it was built for, GPU 0.
         api: TensorRT; None for the flavour that built it.
+        lease: the engine's lease of the cache (CacheEntry), released when the engine is closed.
 
     Raises:
         EngineError: TensorRT refuses the engine, or it was built for another device, GPU or
@@ -57,8 +60,14 @@ class TensorRTEngine(BoundNetwork):
     """
 
     def __init__(
-        self, file: EngineFile, *, device: Device | None = None, api: TensorRTApi | None = None
+        self,
+        file: EngineFile,
+        *,
+        device: Device | None = None,
+        api: TensorRTApi | None = None,
+        lease: FileLock | None = None,
     ) -> None:
+        self._lease = lease
         self._file = file
         self._device = device or Device.parse(file.fingerprint.device)
         self._api = api or load_api(file.fingerprint.flavour)
@@ -140,6 +149,8 @@ class TensorRTEngine(BoundNetwork):
         self._context = None
         self._engine = None
         self._runtime = None
+        if self._lease is not None:
+            self._lease.close()
 
     # ---- more than the protocol
 
@@ -367,7 +378,7 @@ class TensorRTEngine(BoundNetwork):
 
     @property
     def _runtime_cache_path(self) -> Path:
-        return self._file.path.with_name(self._file.path.name + ".runtime_cache")
+        return self._file.path.with_name(self._file.path.name + RUNTIME_CACHE)
 
     def _load_runtime_cache(self) -> None:
         self._runtime_config = self._engine.create_runtime_config()
