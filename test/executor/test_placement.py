@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from support.executors import DLA0, DLA1, GPU
 
 from yolox_trt.core import ConfigurationError, Device
+from yolox_trt.engines.simulated import MEASURED_CONTENTION, Contention
+from yolox_trt.executor.contention import contended_loads, finish_times
 from yolox_trt.executor.placement import (
     BalancedPlacement,
     PlacementProblem,
     StaticPlacement,
     StreamDemand,
+    balanced,
     create_policy,
 )
 from yolox_trt.executor.placement.greedy import place_greedily
@@ -108,6 +111,48 @@ def test_balanced_is_exact(
     if fewest == 0.0:
         lowest = min(max(small.loads(p).values()) for p in every)
         assert max(small.loads(placement).values()) == pytest.approx(lowest, abs=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rates=st.lists(st.sampled_from([5.0, 20.0, 37.0, 60.0]), min_size=1, max_size=6),
+    share=st.sampled_from([0.0, 0.001]),
+    every_placement=st.booleans(),
+)
+def test_balanced_is_exact_with_known_contention(
+    rates: list[float], share: float, every_placement: bool
+) -> None:
+    """Where all placements are looked at; where not, the search from neighbours comes close."""
+    shares = {DLA0: share, DLA1: share}
+    streams = [demand(f"c{i}", rate, gpu_share=shares) for i, rate in enumerate(rates)]
+    small = PlacementProblem(tuple(streams), DEVICES, GPU, contention=MEASURED_CONTENTION)
+    with pytest.MonkeyPatch.context() as patch:
+        if not every_placement:
+            patch.setattr(balanced, "MOST_PLACEMENTS", 0)
+        placement = BalancedPlacement(slack=0.0).place(small)
+    every = [
+        dict(zip((s.id for s in streams), choice, strict=True))
+        for choice in itertools.product(DEVICES, repeat=len(streams))
+    ]
+    fewest = min(small.drop_rate(p) for p in every)
+    assert small.drop_rate(placement) <= fewest + (0.02 if every_placement else 1.0)
+    if fewest == 0.0:
+        lowest = min(max(small.loads(p).values()) for p in every)
+        highest = max(small.loads(placement).values())
+        assert highest <= lowest + 1e-4 if every_placement else highest <= 1.05 * lowest
+
+
+def test_loads_beside_one_another() -> None:
+    """The GPU is done before the DLA, which goes on faster then; what does not fit exceeds 1."""
+    factors = Contention(gpu_with_dla=1.5, dla_with_gpu=1.25)
+    loads = contended_loads({GPU: 0.2, DLA0: 0.5, DLA1: 0.0}, factors)
+    assert loads == pytest.approx({GPU: 0.3, DLA0: 0.3 + (0.5 - 0.3 / 1.25), DLA1: 0.0})
+    loads = contended_loads({GPU: 0.9, DLA0: 1.1}, factors)
+    assert loads == pytest.approx({GPU: 1.0 + 0.9 - 1.0 / 1.5, DLA0: 1.0 + 1.1 - 1.0 / 1.25})
+    ends = finish_times({GPU: [0.1, 0.1], DLA0: [0.5], DLA1: []}, factors)
+    assert ends[GPU] == pytest.approx([0.15, 0.3])
+    assert ends[DLA0] == pytest.approx([0.56])
+    assert ends[DLA1] == []
 
 
 def test_slack_trades_noise_for_a_cool_gpu() -> None:

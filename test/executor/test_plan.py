@@ -15,7 +15,7 @@ import yaml
 
 from yolox_trt.cli import main
 from yolox_trt.core import ConfigurationError, Device
-from yolox_trt.engines.simulated import MEASURED_CONTENTION
+from yolox_trt.engines.simulated import MEASURED_CONTENTION, Contention
 from yolox_trt.executor.capacity_planner import (
     BY_HAND,
     largest_number_of_cameras,
@@ -68,6 +68,13 @@ def test_the_limit_beyond_which_frames_drop(orin: PlanConfig, policy: str) -> No
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+def test_the_limit_under_measured_contention(orin: PlanConfig, policy: str) -> None:
+    """Two DLA frames beside four of the GPU take 27.5 ms, beside five 28.5: 36.4 against 35 Hz."""
+    config = orin.with_contention(MEASURED_CONTENTION)
+    assert 30.0 * largest_rate_factor(config, policy) >= 36.3
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_the_largest_number_of_cameras(orin: PlanConfig, policy: str) -> None:
     """Eight at 4.1 ms fill the GPU (98 %), two at 11.69 ms each DLA (70 %): twelve."""
     assert largest_number_of_cameras(orin, policy) == 12
@@ -85,11 +92,13 @@ def staggered(config: PlanConfig) -> PlanConfig:
 
 @pytest.mark.parametrize("policy", ["balanced", "dynamic"])
 @pytest.mark.parametrize("phases", ["at once", "staggered"])
+@pytest.mark.parametrize("contention", [Contention(), MEASURED_CONTENTION], ids=["none", "known"])
 def test_at_least_as_good_as_the_placement_by_hand(
-    orin: PlanConfig, policy: str, phases: str
+    orin: PlanConfig, policy: str, phases: str, contention: Contention
 ) -> None:
     """At every load: as few frames dropped, and none late where none is late by hand."""
-    rates = (5, 10, 20, 30, 36, 40, 42, 43, 45, 50, 60, 70, 90, 120)
+    rates = (5, 10, 20, 30, 35, 36.3, 37, 40, 42, 43, 45, 47, 49, 50, 60, 70, 90, 120)
+    orin = orin.with_contention(contention)
     loads = [orin.with_rates(rate / 30.0) for rate in rates]
     loads += [orin.with_cameras(count) for count in (1, 3, 5, 9, 11, 12, 13, 14, 15, 17, 20)]
     better = 0
@@ -190,6 +199,7 @@ def test_forms_of_latencies(tmp_path: Path) -> None:
         ({"devices": {"gpu": {"m": {"file": "no.json"}}}}, "no.json"),
         ({"devices": {"gpu": {"m": {"batch": {2: 1.0}}}}}, "batch 1"),
         ({"contention": "some"}, "contention"),
+        ({"contention": "{gpu: 2}"}, "contention"),
         ({"contention": {"gpu_with_dla": 0.5}}, "at least 1"),
         ({"speed": 1}, "speed"),
     ],

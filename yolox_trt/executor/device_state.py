@@ -26,10 +26,11 @@ class ModelServer:
         batch_limit: most frames of one call at present (halved by out-of-memory errors).
         limited_at: when batch_limit was last reduced, in seconds.
         time: seconds for one frame; a moving average of call time / frames.
+        alone: the same, freed of known contention: as if no other device had worked beside.
         measured: whether `time` was measured or given, rather than assumed.
     """
 
-    __slots__ = ("batch_limit", "limited_at", "max_batch", "measured", "name", "time")
+    __slots__ = ("alone", "batch_limit", "limited_at", "max_batch", "measured", "name", "time")
 
     def __init__(self, name: str, max_batch: int, time: float, measured: bool) -> None:
         self.name = name
@@ -37,15 +38,24 @@ class ModelServer:
         self.batch_limit = max_batch
         self.limited_at = -math.inf
         self.time = time
+        self.alone = time
         self.measured = measured
 
-    def record(self, seconds: float, frames: int) -> None:
-        """Take in the duration of one call."""
+    def record(self, seconds: float, frames: int, alone: float | None = None) -> None:
+        """Take in the duration of one call.
+
+        Args:
+            seconds: the duration.
+            frames: frames of the call.
+            alone: the duration freed of contention; None if that is the same.
+        """
         value = seconds / frames
+        value_alone = value if alone is None else alone / frames
         if self.measured:
             self.time += TIME_SMOOTHING * (value - self.time)
+            self.alone += TIME_SMOOTHING * (value_alone - self.alone)
         else:
-            self.time = value
+            self.time, self.alone = value, value_alone
             self.measured = True
 
 
@@ -60,13 +70,19 @@ class Batch:
         started: seconds of the executor's clock.
         expected_end: started + expected duration.
         watchdog_at: when the call counts as hung.
+        done: seconds of its work done until `since`, as if the device had worked alone.
+        since: when `done` was reckoned last.
+        slowdown: factor of the devices that have worked beside it since then.
     """
 
     __slots__ = (
         "device",
+        "done",
         "expected_end",
         "frames",
         "server",
+        "since",
+        "slowdown",
         "started",
         "streams",
         "watchdog_at",
@@ -88,6 +104,14 @@ class Batch:
         self.started = started
         self.expected_end = started + server.time * len(frames)
         self.watchdog_at = watchdog_at
+        self.done = 0.0
+        self.since = started
+        self.slowdown = 1.0
+
+    def settle(self, now: float) -> None:
+        """Reckon `done` up to now."""
+        self.done += (now - self.since) / self.slowdown
+        self.since = now
 
 
 class DeviceState:

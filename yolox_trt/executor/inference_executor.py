@@ -22,6 +22,7 @@ from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.engines.simulated import Contention
 from yolox_trt.executor.clock import Clock, MonotonicClock
 from yolox_trt.executor.detector import Detector, StageTimes
 from yolox_trt.executor.device_state import Batch, ModelServer
@@ -88,6 +89,9 @@ class InferenceExecutor:
         max_batch: most frames of one call; 0 = each detector's own max_batch. Always 1 on a DLA.
         gpu_share: DLA device -> seconds of the GPU for each of its frames, for the balanced
             policy; missing means 0.
+        contention: how the devices slow one another down; None where it is not known. Then it is
+            in the measured times of the present placement, and no policy foresees what another
+            placement does to it.
         clock: where time comes from; Frame.received_ns must be of the same clock.
         timeline_capacity: entries of the timeline; 0 = record nothing.
         profile: whether detect() calls are marked as NVTX ranges (needs the package nvtx).
@@ -106,6 +110,7 @@ class InferenceExecutor:
         times: Mapping[tuple[Device, str], float] | None = None,
         max_batch: int = 0,
         gpu_share: Mapping[Device, float] | None = None,
+        contention: Contention | None = None,
         clock: Clock | None = None,
         timeline_capacity: int = 50_000,
         profile: bool = False,
@@ -129,6 +134,7 @@ class InferenceExecutor:
             options,
             timeline=self.timeline if timeline_capacity else None,
             gpu_share=gpu_share,
+            contention=contention,
         )
         self._factory = factory
         self._nvtx = require("nvtx", purpose="profiling") if profile else None

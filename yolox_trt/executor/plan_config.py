@@ -209,7 +209,7 @@ class PlanConfig:
 
 
 def read_contention(value: Any) -> Contention:
-    """Read "none", "measured", or a mapping of factors.
+    """Read "none", "measured", or a mapping of factors (also as YAML text).
 
     Raises:
         ConfigurationError: anything else.
@@ -218,6 +218,8 @@ def read_contention(value: Any) -> Contention:
         return Contention()
     if value == "measured":
         return MEASURED_CONTENTION
+    if isinstance(value, str) and value.startswith("{"):
+        value = yaml.safe_load(value)
     if isinstance(value, Mapping):
         names = [f.name for f in dataclasses.fields(Contention)]
         _known(value, names, "contention")

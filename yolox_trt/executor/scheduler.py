@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
+from yolox_trt.engines.simulated import Contention
+from yolox_trt.executor.contention import finish_times
 from yolox_trt.executor.detector import StageTimes
 from yolox_trt.executor.device_state import Batch, DeviceState, ModelServer
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
@@ -29,6 +32,8 @@ from yolox_trt.executor.timeline import Timeline
 
 #: Seconds for one frame that are assumed before a detector has been timed.
 ASSUMED_TIME = 0.010
+#: Seconds by which a frame is not called late: rounding.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,9 @@ class Scheduler:
         timeline: where spans are recorded, None for nowhere.
         gpu_share: DLA device -> seconds of the GPU for each of its frames, as the planner
             reckons with; missing means 0.
+        contention: how the devices slow one another down, if that is known: measured times are
+            freed of it, and placements reckon with it. None: nothing is known; it is part of the
+            measured times.
     """
 
     def __init__(
@@ -109,6 +117,7 @@ class Scheduler:
         *,
         timeline: Timeline | None = None,
         gpu_share: Mapping[Device, float] | None = None,
+        contention: Contention | None = None,
     ) -> None:
         self.options = options or SchedulerOptions()
         self.policy = policy
@@ -123,6 +132,7 @@ class Scheduler:
         #: What happened to devices and placements, for the log; the owner takes and clears it.
         self.events: list[tuple[int, str]] = []
         self._gpu_share = dict(gpu_share or {})
+        self._contention = contention or Contention()
         self._gpu = next((d for d in self.devices if d.kind == "gpu"), None)
         self._leaving: list[Stream] = []
         self._removed_received = 0
@@ -367,6 +377,7 @@ class Scheduler:
         )
         batch = Batch(device, server, chosen, frames, now, now + watchdog)
         state.running = batch
+        self._speeds_changed(now)
         for stream in chosen:
             if stream.placed is not device and stream.placed != device:
                 self._move(stream, device, "free earlier (dynamic placement)", now)
@@ -399,6 +410,15 @@ class Scheduler:
             stream.served_order,
         )
 
+    def _speeds_changed(self, now: float) -> None:
+        """A call has begun or ended: the others go on faster or slower from now on."""
+        if self._contention.none:
+            return
+        running = {d: s.running for d, s in self.devices.items() if s.running is not None}
+        for device, batch in running.items():
+            batch.settle(now)
+            batch.slowdown = self._contention.slowdown(device, running)
+
     def _finishing_first_on(
         self, state: DeviceState, ready: list[Stream], now: float
     ) -> list[Stream]:
@@ -412,7 +432,8 @@ class Scheduler:
                     end = other.running.expected_end
                     # A call that is overdue may hang: the longer it has been, the longer it may.
                     free_at[device] = end if end > now else now + (now - end)
-        mine = []
+        given: dict[Device, list[Stream]] = {device: [] for device in free_at}
+        overtaken = []
         for stream in ready:
             best: Device | None = None
             best_end = math.inf
@@ -420,12 +441,92 @@ class Scheduler:
                 end = free_at[device] + self.devices[device].servers[model].time
                 if end < best_end:
                     best, best_end = device, end
-            if best is None:
-                continue
-            free_at[best] = best_end
-            if best == state.device:
-                mine.append(stream)
-        return mine
+            if best is not None:
+                if (
+                    best != state.device
+                    and state.device in stream.devices
+                    and free_at[best] > stream.queue[0].submitted + 1.0 / stream.rate(now)
+                ):
+                    # It could not begin there before its stream's next frame comes.
+                    overtaken.append(stream)
+                free_at[best] = best_end
+                given[best].append(stream)
+        if overtaken and not given[state.device]:
+            return overtaken[:1]  # better late than never: an overload leaves no device idle
+        if not self._contention.none:
+            given = self._in_time(given, now)
+        return given[state.device]
+
+    def _in_time(self, given: dict[Device, list[Stream]], now: float) -> dict[Device, list[Stream]]:
+        """Give frames to other devices if that is how none of them is late.
+
+        A frame that ends first on one device may slow another one down meanwhile, beyond the
+        deadline of what runs there: five frames for the GPU and three for two DLAs can be worse
+        than four and four. It is looked for only where it may exist: under overload it would cost
+        much and gain nothing.
+        """
+        streams = [stream for mine in given.values() for stream in mine]
+        last = max((stream.queue[0].deadline for stream in streams), default=math.inf)
+        if last == math.inf:
+            return given
+        queues: dict[Device, list[float]] = {}
+        room = 0.0
+        for device, mine in given.items():
+            queue = queues[device] = []
+            running = self.devices[device].running
+            if running is not None:
+                running.settle(now)
+                left = running.server.alone * len(running.frames) - running.done
+                queue.append(abs(left))  # overdue: as in _finishing_first_on
+            fastest = min(server.alone for server in self.devices[device].servers.values())
+            room += max(0.0, (last - now - sum(queue)) // fastest)
+            queue += [self._seconds_alone(stream, device) for stream in mine]
+        if room < len(streams) or not self._late(queues, given, now):
+            return given
+        for changed_queues, changed in self._alternatives(queues, given):
+            if not self._late(changed_queues, changed, now):
+                return changed
+        return given
+
+    def _seconds_alone(self, stream: Stream, device: Device) -> float:
+        return self.devices[device].servers[stream.devices[device]].alone
+
+    def _alternatives(
+        self, queues: dict[Device, list[float]], given: dict[Device, list[Stream]]
+    ) -> Iterator[tuple[dict[Device, list[float]], dict[Device, list[Stream]]]]:
+        """Yield what comes of giving the last one or two frames of a device to others."""
+        for source, streams in given.items():
+            others = [device for device in given if device != source]
+            for count in (1, 2):
+                if len(streams) < count:
+                    break
+                moving = streams[-count:]
+                for targets in itertools.product(others, repeat=count):
+                    if any(t not in s.devices for t, s in zip(targets, moving, strict=True)):
+                        continue
+                    changed_queues = {**queues, source: queues[source][:-count]}
+                    changed = {**given, source: streams[:-count]}
+                    for target, stream in zip(targets, moving, strict=True):
+                        seconds = self._seconds_alone(stream, target)
+                        changed_queues[target] = [*changed_queues[target], seconds]
+                        changed[target] = [*changed[target], stream]
+                    yield changed_queues, changed
+
+    def _late(
+        self,
+        queues: Mapping[Device, list[float]],
+        given: Mapping[Device, list[Stream]],
+        now: float,
+    ) -> int:
+        """Return how many frames end after their deadlines."""
+        late = 0
+        for device, ends in finish_times(queues, self._contention).items():
+            running = self.devices[device].running
+            if running is not None:
+                late += sum(now + ends[0] > p.deadline + _ROUNDING for p in running.frames)
+            for stream, end in zip(reversed(given[device]), reversed(ends), strict=False):
+                late += now + end > stream.queue[0].deadline + _ROUNDING
+        return late
 
     def _batch_limit(self, state: DeviceState, server: ModelServer, now: float) -> int:
         if state.device.kind == "dla":
@@ -494,8 +595,10 @@ class Scheduler:
         state.running = None
         state.record_busy(batch.started, now)
         state.batches += 1
+        batch.settle(now)
+        self._speeds_changed(now)
         if failures is None:
-            batch.server.record(now - batch.started, len(batch.frames))
+            batch.server.record(now - batch.started, len(batch.frames), batch.done)
         for i, (stream, pending) in enumerate(zip(batch.streams, batch.frames, strict=True)):
             stream.running = None
             reason = failures[i] if failures is not None else None
@@ -581,6 +684,7 @@ class Scheduler:
         batch, state.running = state.running, None
         if batch is not None:
             state.record_busy(batch.started, now)
+            self._speeds_changed(now)
             for stream, pending in zip(batch.streams, batch.frames, strict=True):
                 stream.running = None
                 stream.busy = False
@@ -677,7 +781,7 @@ class Scheduler:
                     id=stream.config.id,
                     rate=stream.rate(now),
                     times={
-                        device: self.devices[device].servers[model].time
+                        device: self.devices[device].servers[model].alone
                         for device, model in stream.devices.items()
                     },
                     gpu_share={
@@ -694,7 +798,7 @@ class Scheduler:
             d for d, s in self.devices.items() if s.status is DeviceStatus.IN_SERVICE
         )
         gpu = self._gpu if self._gpu in in_service else None
-        return PlacementProblem(tuple(demands), in_service, gpu, drifted)
+        return PlacementProblem(tuple(demands), in_service, gpu, drifted, self._contention)
 
     def drifted(self, now: float, tolerance: float = 0.2) -> bool:
         """Tell whether a rate or a time has changed by more than `tolerance` since the plan.
@@ -718,7 +822,7 @@ class Scheduler:
         for device, state in self.devices.items():
             if state.status is DeviceStatus.IN_SERVICE:
                 demands.update(
-                    {f"time {device} {name}": s.time for name, s in state.servers.items()}
+                    {f"time {device} {name}": s.alone for name, s in state.servers.items()}
                 )
         return demands
 

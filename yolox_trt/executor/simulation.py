@@ -197,6 +197,7 @@ class Simulation:
             options,
             timeline=self._timeline,
             gpu_share=gpu_share,
+            contention=contention,
         )
         self._outages = list(outages)
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []

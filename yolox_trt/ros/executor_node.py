@@ -25,6 +25,7 @@ from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.outcomes import SubmitOutcome
+from yolox_trt.executor.plan_config import read_contention
 from yolox_trt.executor.scheduler import SchedulerOptions
 from yolox_trt.executor.snapshot import ExecutorState
 from yolox_trt.executor.stream_config import StreamConfig
@@ -206,6 +207,7 @@ class ExecutorNode(LifecycleNode):
                 options=self._scheduler_options(),
                 factory=models.create,
                 max_batch=self.parameters["max_batch"],
+                contention=read_contention(self.parameters["contention"]),
                 profile=self.parameters["nvtx"],
             )
             self._executor = executor

@@ -15,6 +15,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.core.roi import Roi
+from yolox_trt.executor.plan_config import read_contention
 from yolox_trt.ros.parameter_spec import Applies, ParameterKind, ParameterSpec
 
 #: `device` of a camera that leaves the choice to the placement policy.
@@ -470,6 +471,15 @@ EXECUTOR_PARAMETERS: tuple[ParameterSpec, ...] = (
         description="static: each camera on its parameter `device`. balanced: least load of the "
         "busiest device, from measured times and rates. dynamic: each image to the device that "
         "will be done first.",
+    ),
+    ParameterSpec(
+        name="contention",
+        kind=_KIND.STRING,
+        default="none",
+        description="How GPU and DLA slow each other down, for the placement: none (not known), "
+        "measured (GPU x 1.31, DLA x 1.24, as a user measured on an Orin), or the factors of your "
+        "board, as {gpu_with_dla: 1.31, dla_with_gpu: 1.24}.",
+        check=read_contention,
     ),
     ParameterSpec(
         name="max_batch",

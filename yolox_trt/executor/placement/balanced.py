@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,8 @@ import numpy as np
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError
 from yolox_trt.core.optional import require
+from yolox_trt.engines.simulated import Contention
+from yolox_trt.executor.contention import contended_loads
 from yolox_trt.executor.placement.greedy import place_greedily
 from yolox_trt.executor.placement.problem import PlacementProblem, StreamDemand
 
@@ -23,6 +28,9 @@ RATE_STEP = 0.01
 #: Seconds for each objective, after which the best placement found so far is taken. Eight streams
 #: with eight different rates take 0.1 s, sixteen 2 s; streams of one rate take milliseconds.
 TIME_LIMIT = 2.0
+#: Placements that are all looked at where contention is known (0.1 s); of more, only neighbours of
+#: good ones.
+MOST_PLACEMENTS = 4000
 
 
 class BalancedPlacement:
@@ -45,6 +53,12 @@ class BalancedPlacement:
     Streams with equal demands (rates within RATE_STEP of each other) are counted, not told apart,
     so that the program stays small; who goes where among equals is chosen so that the fewest
     streams move.
+
+    Where contention is known (PlacementProblem.contention), a load depends on the loads of the
+    other devices, and the problem is no linear program any more. Then all placements are compared
+    by the same objectives, up to MOST_PLACEMENTS of them (equal streams counted, so eight cameras
+    of one rate on three devices have 45); of more, those that are found by single moves and swaps
+    from the linear programs' answers without contention and with all of it.
 
     Args:
         slack: share by which the highest load may exceed its least value in favour of the
@@ -108,7 +122,10 @@ class BalancedPlacement:
         columns = [(g, d) for g, group in enumerate(groups) for d in group[0].choices]
         if len(columns) == len(groups):  # nothing to choose
             return place_greedily(problem)
-        counts = _least_highest_load(problem, groups, columns, self.slack)
+        if problem.contention.none:
+            counts = _least_highest_load(problem, groups, columns, self.slack)
+        else:
+            counts = _least_contended(problem, groups, columns, self.slack)
         return _deal(groups, columns, counts)
 
 
@@ -183,6 +200,113 @@ def _least_highest_load(
         minimise(load[rows[problem.gpu]], 0.0)
     minimise(load.sum(axis=0), 0.0)
     return [round(float(value)) for value in found[-1][:excess]]
+
+
+def _least_contended(
+    problem: PlacementProblem,
+    groups: list[list[StreamDemand]],
+    columns: list[tuple[int, Device]],
+    slack: float,
+) -> list[int]:
+    """Return what _least_highest_load returns, for loads that depend on one another."""
+    devices, gpu = problem.devices, problem.gpu
+    load = np.zeros((len(columns), len(devices)))
+    for j, (g, device) in enumerate(columns):
+        stream = groups[g][0]
+        rate = sum(s.rate for s in groups[g]) / len(groups[g])
+        load[j, devices.index(device)] += rate * stream.times[device]
+        share = stream.gpu_share.get(device, 0.0)
+        if share and gpu is not None and device != gpu:
+            load[j, devices.index(gpu)] += rate * share
+    shortest = [problem.shortest_time(device) for device in devices]
+    per_drop = [min(shortest) / time for time in shortest]
+    known: dict[tuple[int, ...], tuple[float, float, float, float]] = {}
+
+    def objectives(counts: tuple[int, ...]) -> tuple[float, float, float, float]:
+        found = known.get(counts)
+        if found is None:
+            demand = dict(zip(devices, (np.array(counts) @ load).tolist(), strict=True))
+            loads = contended_loads(demand, problem.contention)
+            drops = sum(
+                max(0.0, loads[device] - 1.0) * weight
+                for device, weight in zip(devices, per_drop, strict=True)
+            )
+            found = known[counts] = (
+                round(drops / LOAD_TOLERANCE) * LOAD_TOLERANCE,
+                max(loads.values()),
+                0.0 if gpu is None else demand[gpu],
+                sum(demand.values()),
+            )
+        return found
+
+    places = [[j for j, (g, _) in enumerate(columns) if g == i] for i in range(len(groups))]
+    if (
+        math.prod(
+            math.comb(len(group) + len(where) - 1, len(where) - 1)
+            for group, where in zip(groups, places, strict=True)
+        )
+        <= MOST_PLACEMENTS
+    ):
+        ways = [_ways(len(group), len(where)) for group, where in zip(groups, places, strict=True)]
+        for choice in itertools.product(*ways):
+            objectives(tuple(itertools.chain.from_iterable(choice)))
+    else:
+        alone = replace(problem, contention=Contention())
+        factors = {d: problem.contention.worst(d, devices) for d in devices}
+        worst = [
+            [replace(s, times={d: t * factors[d] for d, t in s.times.items()}) for s in group]
+            for group in groups
+        ]
+        for start in (
+            _least_highest_load(alone, groups, columns, slack),
+            _least_highest_load(alone, worst, columns, slack),
+        ):
+            best = tuple(start)
+            while True:
+                step = min(_neighbours(best, columns), key=objectives, default=best)
+                if objectives(step) >= objectives(best):
+                    break
+                best = step
+    candidates = list(known)
+    for index, allowed in enumerate((0.0, slack, 0.0, 0.0)):
+        least = min(known[counts][index] for counts in candidates)
+        bound = least * (1.0 + allowed) + LOAD_TOLERANCE
+        candidates = [counts for counts in candidates if known[counts][index] <= bound]
+    return list(candidates[0])
+
+
+def _ways(items: int, places: int) -> list[tuple[int, ...]]:
+    """Return all ways to put equal items in so many places."""
+    if places == 1:
+        return [(items,)]
+    return [
+        (first, *rest) for first in range(items + 1) for rest in _ways(items - first, places - 1)
+    ]
+
+
+def _neighbours(
+    counts: tuple[int, ...], columns: list[tuple[int, Device]]
+) -> Iterator[tuple[int, ...]]:
+    """Yield what one stream's move, or two streams' exchange of devices, makes of a placement."""
+    moves = [
+        (a, b)
+        for a, b in itertools.permutations(range(len(columns)), 2)
+        if columns[a][0] == columns[b][0] and counts[a] > 0
+    ]
+
+    def moved(*chosen: tuple[int, int]) -> tuple[int, ...]:
+        changed = list(counts)
+        for source, target in chosen:
+            changed[source] -= 1
+            changed[target] += 1
+        return tuple(changed)
+
+    for move in moves:
+        yield moved(move)
+    for first, second in itertools.combinations(moves, 2):
+        there, back = columns[first[0]][1], columns[first[1]][1]
+        if (columns[second[1]][1], columns[second[0]][1]) == (there, back):
+            yield moved(first, second)
 
 
 def _deal(

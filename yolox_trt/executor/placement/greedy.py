@@ -26,7 +26,7 @@ def place_greedily(
         A device for each stream that has a choice.
     """
     placement = dict(fixed or {})
-    loads = problem.loads(placement)
+    loads = problem.demand(placement)  # contention is the policy's affair
     rest = [s for s in problem.streams if s.id not in placement and s.times]
     rest.sort(key=lambda s: (-s.rate * min(s.times[d] for d in s.choices), s.id))
     for stream in rest:

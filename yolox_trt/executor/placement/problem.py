@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from yolox_trt.core.device import Device
+from yolox_trt.engines.simulated import Contention
+from yolox_trt.executor.contention import contended_loads
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,15 @@ class PlacementProblem:
         gpu: the device that bears `gpu_share`, None without a GPU.
         drifted: whether only measured rates and times changed since the last placement; then a
             policy may keep a placement that is nearly as good.
+        contention: how the devices slow one another down, as far as that is known; `times` are
+            those of a device that works alone then.
     """
 
     streams: tuple[StreamDemand, ...]
     devices: tuple[Device, ...]
     gpu: Device | None = None
     drifted: bool = False
+    contention: Contention = field(default_factory=Contention)
 
     def in_time(self) -> PlacementProblem:
         """Return the problem without devices that miss a stream's deadline even when idle.
@@ -72,6 +77,10 @@ class PlacementProblem:
 
     def loads(self, placement: Mapping[str, Device]) -> dict[Device, float]:
         """Return each device's load, the share of time that it is busy (1.0 = always)."""
+        return contended_loads(self.demand(placement), self.contention)
+
+    def demand(self, placement: Mapping[str, Device]) -> dict[Device, float]:
+        """Return each device's load as if no other device slowed it down."""
         loads = dict.fromkeys(self.devices, 0.0)
         for stream in self.streams:
             device = placement.get(stream.id)
