@@ -162,6 +162,42 @@ def test_the_dla_gets_its_own_calibrator(model: Path, name: str, tmp_path: Path)
     assert "EntropyCalibration2" in settings["cache"].splitlines()[0]
 
 
+@pytest.mark.parametrize("name", WITH_FLAGS)
+def test_calibration_of_an_open_batch_has_a_profile(tmp_path: Path, name: str) -> None:
+    """TensorRT asks for one where dimensions are open, although no image is run."""
+    cache = write_cache(tmp_path / "c.cache", {"images": 2.0}, "TRT-8501-MinMaxCalibration")
+    model = small_model(tmp_path)
+    settings = build(model, name, precision="int8", calibration_cache=cache, max_batch=4)
+    calls = dict(settings["fake"].calls)
+    (profile,) = calls["IBuilderConfig.set_calibration_profile"]
+    assert profile is calls["IBuilderConfig.add_optimization_profile"][0]
+    settings = build(model, name, precision="int8", calibration_cache=cache)
+    assert "IBuilderConfig.set_calibration_profile" not in dict(settings["fake"].calls)
+
+
+@pytest.mark.parametrize("name", WITH_FLAGS)
+def test_int8_inputs_and_outputs_have_ranges(model: Path, name: str, tmp_path: Path) -> None:
+    """A calibrator gives them none: TensorRT looks at them before it reads the cache."""
+    outputs = [value.name for value in onnx.load(str(model)).graph.output]
+    scales = dict.fromkeys(["images", *outputs], 0.5)
+    cache = write_cache(tmp_path / "c", scales, "TRT-8501-EntropyCalibration2")
+    options = {"precision": "int8", "calibration_cache": cache, "input_type": "int8"}
+    settings = build(model, name, **options, output_type="int8")
+    assert settings["ranges"] == {tensor: [-63.5, 63.5] for tensor in scales}
+    assert set(build(model, name, **options)["ranges"]) == {"images"}
+    write_cache(cache, {"images": 0.5}, "TRT-8501-EntropyCalibration2")
+    with pytest.raises(EngineError, match=r"INT8 output 'reg_8' without a scale"):
+        build(model, name, **options, output_type="int8")
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_linear_inputs_and_outputs_are_asked_for(model: Path, name: str) -> None:
+    """By the header, a tensor whose formats are not set may get any."""
+    settings = build(model, name)
+    assigned = [value for called, value in settings["fake"].calls if "allowed_formats" in called]
+    assert assigned == [1 << int(settings["fake"].module.TensorFormat.LINEAR)] * 10
+
+
 @pytest.mark.parametrize("name", TYPED)
 def test_int8_without_qdq_is_refused_where_there_are_no_calibrators(
     model: Path, name: str, tmp_path: Path
@@ -417,7 +453,7 @@ def test_dla_with_fallback(model: Path, name: str) -> None:
 @pytest.mark.parametrize("name", WITH_DLA)
 def test_dla_without_fallback_has_native_io(model: Path, name: str) -> None:
     settings = build(model, name, precision="fp16", device=DLA, allow_gpu_fallback=False)
-    assert settings["flags"] == ["FP16"]
+    assert settings["flags"] == ["DIRECT_IO", "FP16"]
     formats = settings["fake"].module.TensorFormat
     for tensor in settings["tensors"]:
         assert tensor["dtype"] == "HALF"
@@ -431,7 +467,7 @@ def test_dla_without_fallback_in_a_typed_network(model: Path) -> None:
     for tensor in settings["tensors"]:
         assert tensor["dtype"] == "HALF"
         assert tensor["formats"] == 1 << int(fake.module.TensorFormat.DLA_LINEAR)
-    assert settings["flags"] == []
+    assert settings["flags"] == ["DIRECT_IO"]
     assert settings["built"].spec.input_dtype == "float16"
 
 
@@ -498,6 +534,7 @@ def test_dla_standalone_loadable(model: Path, name: str, tmp_path: Path) -> None
         kind, form = ("INT8", formats.DLA_HWC4) if tensor["input"] else ("HALF", formats.CHW16)
         assert (tensor["dtype"], tensor["formats"]) == (kind, 1 << int(form))
     assert settings["built"].details["input_scale"] == 2.0
+    assert settings["ranges"] == {"images": [-254.0, 254.0]}
     # TensorRT does not load loadables: the report is the build log's.
     assert "Runtime" not in settings["fake"].names_called()
     assert [layer.device for layer in settings["report"].layers] == ["dla1", "gpu"]
@@ -618,6 +655,21 @@ def test_options_have_their_effect_or_are_refused(
         refused(model, name, **options)
 
 
+def test_engines_for_other_gpus_are_built_on_ampere_and_later(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpu(monkeypatch, "7.2")
+    _, api = make_api("8.6")
+    plan = BuildPlan(model, BuildOptions(hardware_compatible=True), api=api)
+    with pytest.raises(ConfigurationError, match=r"capability 7\.2; expected 8\.0 or newer"):
+        _ = plan.fingerprint
+
+
+def test_version_compatible_engines_are_inspected(model: Path) -> None:
+    settings = build(model, "8.6", version_compatible=True)
+    assert ("Runtime.engine_host_code_allowed", True) in settings["fake"].calls
+
+
 @pytest.mark.parametrize("name", ["8.5", "8.6", "10.3", "10.13", "11.4"])
 def test_timing_cache_grows(model: Path, name: str, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "timing.cache"
@@ -626,6 +678,13 @@ def test_timing_cache_grows(model: Path, name: str, tmp_path: Path) -> None:
     build(model, name, timing_cache=path)
     # The second build began with the first one's timings, and kept what was there at its end.
     assert path.read_bytes().count(b"timings;") == 3
+
+
+def test_timings_of_another_gpu_are_not_kept(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "timing.cache"
+    path.write_bytes(b"foreign timings")
+    build(model, "8.6", timing_cache=path)
+    assert path.read_bytes() == b"timings;"
 
 
 def test_timing_cache_does_nothing_on_rtx(model: Path, tmp_path: Path) -> None:
@@ -650,7 +709,7 @@ def test_fp16_inputs_and_outputs_of_a_typed_network(model: Path, name: str) -> N
 
 def test_int8_input_needs_a_scale(model: Path, tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "c", {"reg_8": 2.0}, "TRT-8501-EntropyCalibration2")
-    with pytest.raises(EngineError, match="INT8 input without a scale"):
+    with pytest.raises(EngineError, match="INT8 input 'images' without a scale"):
         build(model, "8.6", precision="int8", calibration_cache=cache, input_type="int8")
 
 

@@ -319,9 +319,7 @@ def test_load_builds_again_what_tensorrt_refuses(
     assert "Magic tag" in caplog.text
 
 
-def test_a_loaded_engine_stays_in_the_cache(
-    tmp_path: Path, cupy: Any, fake: FakeTensorRT
-) -> None:
+def test_a_loaded_engine_stays_in_the_cache(tmp_path: Path, cupy: Any, fake: FakeTensorRT) -> None:
     cache = EngineCache(tmp_path / "cache")
     model = small_model(tmp_path)
     for _ in range(2):  # built, and found

@@ -105,6 +105,7 @@ class _Behaviour:
         config = self.fake.new("IBuilderConfig")
         config._flags, config._pools, config._profiles = set(), {}, []
         config._timing_cache, config._capabilities = None, {}
+        config._calibration_profile = None
         return config
 
     def Builder_create_optimization_profile(self, builder: Any) -> Any:  # noqa: N802
@@ -137,6 +138,14 @@ class _Behaviour:
         if calibrator is not None:
             assert calibrator._initialised
             assert calibrator.get_batch_size() == 1
+            # NvInfer.h, setCalibrationProfile; and what trtexec works around (nvbugs 3262234).
+            if config._profiles and config._calibration_profile is None:
+                fake.log("ERROR", "Calibration profile is not defined")
+                return None
+            for tensor in [*network._inputs, *network._outputs]:
+                if tensor._values["dtype"].name == "INT8" and tensor._range is None:
+                    fake.log("ERROR", f"{tensor._name} is INT8 and has no dynamic range")
+                    return None
             cache = bytes(calibrator.read_calibration_cache()).decode()
         if fake.build_fails:
             fake.log("ERROR", fake.build_fails)
@@ -291,6 +300,10 @@ class _Behaviour:
         config._profiles.append(profile)
         return len(config._profiles) - 1
 
+    def IBuilderConfig_set_calibration_profile(self, config: Any, profile: Any) -> bool:  # noqa: N802
+        config._calibration_profile = profile
+        return True
+
     def IBuilderConfig_can_run_on_DLA(self, config: Any, layer: Any) -> bool:  # noqa: N802
         return layer._name not in self.fake.not_on_dla
 
@@ -302,6 +315,9 @@ class _Behaviour:
     def IBuilderConfig_set_timing_cache(  # noqa: N802
         self, config: Any, cache: Any, ignore_mismatch: bool
     ) -> bool:
+        if cache._data.startswith(b"foreign") and not ignore_mismatch:
+            self.fake.log("WARNING", "the cache is of another device")
+            return False
         config._timing_cache = cache
         return True
 
@@ -318,6 +334,10 @@ class _Behaviour:
         return bytes(cache._data)
 
     def ITimingCache_combine(self, cache: Any, other: Any, ignore: bool) -> bool:  # noqa: N802
+        foreign = cache._data[:1] != other._data[:1]
+        if foreign and not ignore:
+            self.fake.log("ERROR", "the caches are of different devices")
+            return False
         cache._data += other._data
         return True
 

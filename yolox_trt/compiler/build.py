@@ -24,6 +24,7 @@ from yolox_trt.compiler.network_config import (
     computes,
     layers_of,
     set_dynamic_ranges,
+    set_int8_io_ranges,
     set_io,
     set_layer_precisions,
 )
@@ -119,6 +120,7 @@ class EngineBuilder:
                     messages,
                     plan.options.device,
                     loadable=plan.options.dla_standalone,
+                    host_code=plan.options.version_compatible,
                 ),
             )
             # The parser owns weights that the network points to.
@@ -174,7 +176,7 @@ class EngineBuilder:
     def _build(self, builder: Any, network: Any, messages: list[tuple[str, str]]) -> bytes:
         plan, options = self._plan, self._plan.options
         config = builder.create_builder_config()
-        self._set_profile(builder, network, config)
+        profile = self._set_profile(builder, network, config)
         self._set_flags(config)
         self._set_memory(config)
         self._set_device(network, config)
@@ -182,7 +184,7 @@ class EngineBuilder:
         keep: list[Any] = []
         set_io(plan, network)
         if not plan.strongly_typed:
-            self._set_precision(network, config, keep)
+            self._set_precision(network, config, profile, keep)
         config.profiling_verbosity = getattr(
             self._trt.ProfilingVerbosity, options.profiling_verbosity.upper()
         )
@@ -213,12 +215,12 @@ class EngineBuilder:
             self._on_progress(1.0, "built")
         return serialized
 
-    def _set_profile(self, builder: Any, network: Any, config: Any) -> None:
-        """Add an optimisation profile if an input has an open dimension."""
+    def _set_profile(self, builder: Any, network: Any, config: Any) -> Any:
+        """Add an optimisation profile if an input has an open dimension; return it, or None."""
         spec = self._plan.graph_spec
         inputs = [network.get_input(i) for i in range(network.num_inputs)]
         if not any(-1 in tuple(tensor.shape) for tensor in inputs):
-            return
+            return None
         profile = builder.create_optimization_profile()
         for tensor in inputs:
             profile.set_shape(
@@ -230,6 +232,7 @@ class EngineBuilder:
                 f"TensorRT refused the batch profile {self._plan.batch}",
                 fix="set --min-batch, --opt-batch and --max-batch",
             )
+        return profile
 
     def _set_flags(self, config: Any) -> None:
         options, flags = self._plan.options, self._trt.BuilderFlag
@@ -270,6 +273,9 @@ class EngineBuilder:
             config.engine_capability = self._trt.EngineCapability.DLA_STANDALONE
         if options.allow_gpu_fallback:
             config.set_flag(self._trt.BuilderFlag.GPU_FALLBACK)
+        elif hasattr(self._trt.BuilderFlag, "DIRECT_IO"):
+            # Reformatting inputs and outputs would be the GPU's work. Deprecated since 10.7.
+            config.set_flag(self._trt.BuilderFlag.DIRECT_IO)
         # Precision first: can_run_on_DLA answers for the precisions that are set.
         flags = self._trt.BuilderFlag
         if not self._plan.strongly_typed:
@@ -297,7 +303,7 @@ class EngineBuilder:
                 ", ".join(self._fallback[:10]),
             )
 
-    def _set_precision(self, network: Any, config: Any, keep: list[Any]) -> None:
+    def _set_precision(self, network: Any, config: Any, profile: Any, keep: list[Any]) -> None:
         """Set flags, scales and single layers of a network that is not strongly typed."""
         plan, options, flags = self._plan, self._plan.options, self._trt.BuilderFlag
         if options.precision in ("fp16", "int8"):
@@ -310,6 +316,12 @@ class EngineBuilder:
                 calibrator = make_calibrator(self._api, ranges, on_dla=options.on_dla)
                 config.int8_calibrator = calibrator
                 keep.append(calibrator)
+                if profile is not None and not config.set_calibration_profile(profile):
+                    raise EngineError(
+                        f"{self._api} refused the batch profile {plan.batch} for calibration",
+                        fix="build with one batch: --min-batch, --opt-batch, --max-batch",
+                    )
+                set_int8_io_ranges(plan, network, ranges)
                 if input_name in ranges:
                     self._input_scale = float(ranges.scales[input_name])
             elif options.dynamic_ranges is not None or options.default_dynamic_range is not None:
@@ -319,12 +331,6 @@ class EngineBuilder:
                 self._defaulted = set_dynamic_ranges(plan, network, ranges)
                 amax = ranges.amax(input_name) if input_name in ranges else 255.0
                 self._input_scale = amax / 127.0
-            if plan.input_type == "int8" and self._input_scale is None:
-                raise EngineError(
-                    f"INT8 input without a scale for tensor '{input_name}'",
-                    expected=f"'{input_name}' in the calibration cache",
-                    fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE on this model",
-                )
         self._pinned = set_layer_precisions(plan, network)
         if self._pinned:
             config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
@@ -362,11 +368,11 @@ class EngineBuilder:
         descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Another build may have written since: keep its timings too.
+            # Another build may have written since: keep its timings too, if they are of this GPU.
             if path.is_file():
                 other = config.create_timing_cache(path.read_bytes())
                 if other is not None:
-                    cache.combine(other, True)
+                    cache.combine(other, False)
             write_atomically(path, bytes(memoryview(cache.serialize())))
         finally:
             os.close(descriptor)

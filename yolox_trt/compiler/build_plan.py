@@ -144,6 +144,7 @@ class BuildPlan:
 
         Raises:
             DeviceError: there is no such GPU, and this TensorRT builds on the target only.
+            ConfigurationError: hardware_compatible on a GPU older than Ampere.
         """
         options = self.options
         if self.api.flavour == TENSORRT_RTX:
@@ -156,6 +157,12 @@ class BuildPlan:
                 expected=f"a GPU: {self.api} builds on the machine that runs the engine",
                 fix="build on the target, or with TensorRT-RTX (pip install tensorrt-rtx-cu13), "
                 "which builds without a GPU",
+            )
+        if options.hardware_compatible and int(found.partition(".")[0]) < 8:
+            raise ConfigurationError(
+                f"hardware_compatible on a GPU of compute capability {found}",
+                expected="8.0 or newer: engines for other GPUs are built on Ampere and later",
+                fix="drop --hardware-compatible, and build on each GPU",
             )
         return "8.0+" if options.hardware_compatible else found
 

@@ -130,6 +130,7 @@ def read_layers(
     device: Device,
     *,
     loadable: bool = False,
+    host_code: bool = False,
 ) -> dict[str, Any]:
     """Return BuildReport's `layers`, `layers_source` and `memory`.
 
@@ -141,6 +142,7 @@ def read_layers(
         messages: TensorRT's, of the build.
         device: what it was built for.
         loadable: whether it is a DLA loadable, which TensorRT does not load.
+        host_code: whether it carries its runtime as code (version compatible).
     """
     texts = [text for _, text in messages]
     memory = _memory_of(texts)
@@ -150,6 +152,8 @@ def read_layers(
             runtime = api.module.Runtime(api.logger)
             if device.kind == "dla":
                 runtime.DLA_core = device.index
+            if host_code:
+                runtime.engine_host_code_allowed = True  # it was built a moment ago
             loaded = runtime.deserialize_cuda_engine(engine)
             if loaded is not None:
                 size = getattr(loaded, "device_memory_size_v2", None)

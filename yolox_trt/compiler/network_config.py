@@ -11,7 +11,7 @@ from typing import Any
 
 from yolox_trt.compiler.build_plan import BuildPlan
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, EngineError
 
 _log = logging.getLogger("yolox_trt.build")
 
@@ -86,7 +86,11 @@ def computes(module: Any, layer: Any) -> bool:
 
 
 def set_io(plan: BuildPlan, network: Any) -> None:
-    """Set format of inputs and outputs, and their type where the graph does not fix it."""
+    """Set format of inputs and outputs, and their type where the graph does not fix it.
+
+    The format is set even where it is linear: by the header, a tensor whose formats are not set
+    may get any.
+    """
     api = plan.api
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
@@ -97,8 +101,31 @@ def set_io(plan: BuildPlan, network: Any) -> None:
         for tensor in tensors:
             if kind is not None and not plan.strongly_typed and _is_float(api.module, tensor):
                 tensor.dtype = api.data_type(kind)
-            if form != "linear":
-                tensor.allowed_formats = 1 << int(getattr(api.module.TensorFormat, form.upper()))
+            tensor.allowed_formats = 1 << int(getattr(api.module.TensorFormat, form.upper()))
+
+
+def set_int8_io_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> None:
+    """Give INT8 inputs and outputs their ranges of a calibration cache.
+
+    A calibrator does not: TensorRT checks these tensors before it reads the cache.
+
+    Raises:
+        EngineError: the cache does not name one of them.
+    """
+    tensors = [("input", network.get_input(i)) for i in range(network.num_inputs)]
+    tensors += [("output", network.get_output(i)) for i in range(network.num_outputs)]
+    for kind, tensor in tensors:
+        if tensor.dtype != plan.api.module.DataType.INT8:
+            continue
+        if tensor.name not in ranges:
+            raise EngineError(
+                f"INT8 {kind} '{tensor.name}' without a scale",
+                expected=f"'{tensor.name}' in {plan.options.calibration_cache}",
+                fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE on this model, or "
+                f"--{kind}-type fp16",
+            )
+        amax = ranges.amax(tensor.name)
+        tensor.set_dynamic_range(-amax, amax)
 
 
 def set_dynamic_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> list[str]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from yolox_trt.core.errors import EngineError
 
-#: Rows of kDLA_LINEAR and kDLA_HWC4 start at multiples of 64 bytes (NvInfer.h, TensorFormat;
-#: Xavier asks 32 for kDLA_HWC4, which 64 satisfies).
+#: Rows of kDLA_LINEAR and kDLA_HWC4 start at multiples of 64 bytes (NvInfer.h, TensorFormat). Of
+#: 32 for kDLA_HWC4 on Xavier: the same there, since a YOLOX's width is a multiple of 32 pixels.
 DLA_ROW_ALIGNMENT = 64
 
 _PACKED_CHANNELS = {"chw16": 16, "chw32": 32}

@@ -147,6 +147,8 @@ class TensorRTEngine(BoundNetwork):
         self._buffers = {}
         # TensorRT's order: what was made last goes first.
         self._context = None
+        self._runtime_config = None
+        self._runtime_cache = None
         self._engine = None
         self._runtime = None
         if self._lease is not None:
@@ -271,6 +273,7 @@ class TensorRTEngine(BoundNetwork):
             self._new_context(messages)
 
     def _new_context(self, messages: list[tuple[str, str]] | None = None) -> None:
+        self._context = None  # its memory is free before that of the new one is taken
         if self._runtime_config is not None:
             self._context = self._engine.create_execution_context(self._runtime_config)
         else:

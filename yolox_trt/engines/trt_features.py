@@ -94,6 +94,7 @@ FEATURES: dict[str, Feature] = {
             "IInt8MinMaxCalibrator.read_calibration_cache",
             "IInt8LegacyCalibrator.read_calibration_cache",
             "IBuilderConfig.int8_calibrator",
+            "IBuilderConfig.set_calibration_profile",
             "BuilderFlag.INT8",
         ),
         reason="calibrators were removed in 11.0",
