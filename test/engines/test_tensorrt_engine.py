@@ -115,8 +115,17 @@ def test_batches(tmp_path: Path, name: str, cupy: Any) -> None:
     for batch in (2, 2, 4, 1):
         engine.run(batch)
     assert [run[1]["images"][0] for run in fake.runs] == [2, 2, 4, 1]
+    # A graph captured from a context would break if another batch changed that context's shape.
+    (two, memory), (again, _), (four, _), (one, _) = fake.contexts
+    assert two is again
+    assert len({id(two), id(four), id(one)}) == 3
+    assert {m for _, m in fake.contexts} == {memory}
+    engine.run(4)
+    engine.run(2)
+    assert [context for context, _ in fake.contexts[-2:]] == [four, two]
     shapes = [args for called, args in fake.calls if called == "IExecutionContext.set_input_shape"]
-    assert len(shapes) == 3  # only where the batch changed
+    assert [shape[1][0] for shape in shapes] == [2, 1]  # 4 when it was loaded; once for each
+    assert [run[0] for run in fake.runs] == [fake.runs[0][0]] * 6
     for batch in (0, 5):
         with pytest.raises(EngineError, match=r"expected 1 to 4"):
             engine.run(batch)
@@ -153,9 +162,11 @@ def test_layer_times_and_inspector(tmp_path: Path, name: str, cupy: Any) -> None
     fake, engine = load(tmp_path, name)
     times = engine.profile_layers(1, runs=4)
     assert [(t.name, t.milliseconds) for t in times] == [("conv", 1.5), ("head", 0.5)]
+    profiled = fake.contexts[-1][0]
     fake.runs.clear()
     engine.run(1)  # with the addresses of the new context
     assert len(fake.runs) == 1
+    assert fake.contexts[-1][0] is not profiled
     assert json.loads(engine.inspect())["Layers"][0]["Name"] == "layer0"
     assert engine.device_memory_bytes == 4096
 

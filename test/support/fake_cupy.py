@@ -55,6 +55,6 @@ def make_cupy() -> Any:
         return np.zeros(shape, dtype).view(_Array)
 
     current = Stream()
-    module.zeros = zeros
+    module.zeros = module.empty = zeros
     module.cuda = SimpleNamespace(Device=_Device, Stream=Stream, get_current_stream=lambda: current)
     return module

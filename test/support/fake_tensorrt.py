@@ -417,10 +417,29 @@ class _Behaviour:
     def IRuntimeCache_serialize(self, cache: Any) -> bytes:  # noqa: N802
         return b"kernels"
 
-    def ICudaEngine_create_execution_context(self, engine: Any, config: Any = None) -> Any:  # noqa: N802
+    def IRuntimeConfig_set_execution_context_allocation_strategy(  # noqa: N802
+        self, config: Any, strategy: Any
+    ) -> None:
+        config._strategy = strategy
+
+    def ICudaEngine_create_execution_context(self, engine: Any, how: Any = None) -> Any:  # noqa: N802
         context = self.fake.new("IExecutionContext")
         context._engine, context._addresses, context._shape = engine, {}, {}
+        strategy = how if isinstance(how, EnumValue) else getattr(how, "_strategy", None)
+        context._needs_memory = strategy is not None and strategy.name == "USER_MANAGED"
+        context._memory = None
         return context
+
+    def ICudaEngine_create_execution_context_without_device_memory(self, engine: Any) -> Any:  # noqa: N802
+        context = self.ICudaEngine_create_execution_context(engine)
+        context._needs_memory = True
+        return context
+
+    def IExecutionContext_set_device_memory(  # noqa: N802
+        self, context: Any, memory: int, size: int
+    ) -> None:
+        assert size >= 4096
+        context._memory = memory
 
     def IExecutionContext_set_input_shape(self, context: Any, name: str, shape: Any) -> bool:  # noqa: N802
         least, _, most = context._engine._description["profiles"][0][name]
@@ -446,9 +465,14 @@ class _Behaviour:
         if set(context._addresses) != set(context._engine._tensors):
             self.fake.log("ERROR", "an address is not set")
             return False
+        memory = context._memory or context._values.get("device_memory")
+        if context._needs_memory and memory is None:
+            self.fake.log("ERROR", "no device memory")
+            return False
         if self.fake.run_fails:
             self.fake.log("ERROR", self.fake.run_fails)
             return False
+        self.fake.contexts.append((context, memory))
         profiler = context._values.get("profiler")
         if profiler is not None:
             assert profiler._initialised
@@ -480,6 +504,7 @@ class FakeTensorRT:
         self.flavour = "tensorrt_rtx" if name.startswith("rtx") else "tensorrt"
         self.calls: list[tuple[str, Any]] = []
         self.runs: list[Any] = []
+        self.contexts: list[Any] = []  # of each run, with their memory
         self.num_dla_cores = 2
         self.not_on_dla: set[str] = set()
         self.plugins = {"EfficientNMS_TRT"} if self.flavour == "tensorrt" else set()

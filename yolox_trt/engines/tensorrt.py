@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +43,10 @@ class LayerTime:
 class TensorRTEngine(BoundNetwork):
     """A TensorRT engine with its buffers: the protocol `Engine`, memory "cuda".
 
-    Runs are enqueued with execute_async_v3 on the caller's stream. The tensors' addresses are set
-    once; a run sets the input shape where the batch changed, and allocates nothing.
+    Runs are enqueued with execute_async_v3 on the caller's stream, one after another. Each batch
+    has an execution context of its own, made when it first comes: a CUDA graph holds the state of
+    the context that it was captured from, which another shape would change under it. The contexts
+    share the buffers and the scratch memory; input shape and addresses are set once for each.
 
     Args:
         file: the engine, its sidecar read and its checksum checked (EngineCache, read_engine).
@@ -81,7 +83,10 @@ class TensorRTEngine(BoundNetwork):
         self._runtime_config: Any = None
         self._runtime_cache: Any = None
         self._engine: Any = None
-        self._context: Any = None
+        self._contexts: dict[int, Any] = {}
+        self._context: Any = None  # that of the batch of the last run
+        self._scratch: Any = None
+        self._batch = -1
         self._layouts: dict[str, TensorLayout] = {}
         self._buffers: dict[str, Any] = {}
         self._views: dict[str, Any] = {}
@@ -89,6 +94,8 @@ class TensorRTEngine(BoundNetwork):
         with self._cupy.cuda.Device(self._cuda_index):
             self._load()
             self._allocate()
+            # The buffers' zeros are written on this stream, and runs come on others.
+            self._cupy.cuda.get_current_stream().synchronize()
 
     # ---- the protocol Engine
 
@@ -147,6 +154,8 @@ class TensorRTEngine(BoundNetwork):
         self._buffers = {}
         # TensorRT's order: what was made last goes first.
         self._context = None
+        self._contexts = {}
+        self._scratch = None
         self._runtime_config = None
         self._runtime_cache = None
         self._engine = None
@@ -181,7 +190,7 @@ class TensorRTEngine(BoundNetwork):
 
     @property
     def device_memory_bytes(self) -> int:
-        """Scratch memory of the execution context, in bytes (without I/O buffers)."""
+        """Scratch memory of the execution contexts together, in bytes (without I/O buffers)."""
         size = getattr(self._engine, "device_memory_size_v2", None)
         return int(self._engine.device_memory_size if size is None else size)
 
@@ -214,7 +223,7 @@ class TensorRTEngine(BoundNetwork):
             EngineError: a run failed.
         """
         profiler = _make_profiler(self._trt)
-        previous = self._context.profiler
+        self._set_batch(batch)
         self._context.profiler = profiler
         self._context.enqueue_emits_profile = True
         stream = self._cupy.cuda.Stream(non_blocking=True)
@@ -226,10 +235,10 @@ class TensorRTEngine(BoundNetwork):
                 self.run(batch, stream)
                 self._synchronize(stream)
         finally:
-            if previous is not None:
-                self._context.profiler = previous
-            else:
-                self._new_context()  # a profiler cannot be taken off in every version
+            # A profiler cannot be taken off in every version: the next run has another context.
+            self._contexts.pop(self._context_key(batch))
+            self._context = None
+            self._batch = -1
         return [
             LayerTime(name, total / max(count, 1))
             for name, (total, count) in profiler.times.items()
@@ -270,24 +279,65 @@ class TensorRTEngine(BoundNetwork):
                 )
             if api.has("runtime_cache"):
                 self._load_runtime_cache()
-            self._new_context(messages)
+        self._capturable = True
 
-    def _new_context(self, messages: list[tuple[str, str]] | None = None) -> None:
-        self._context = None  # its memory is free before that of the new one is taken
-        if self._runtime_config is not None:
-            self._context = self._engine.create_execution_context(self._runtime_config)
-        else:
-            self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise EngineError(
-                f"no execution context for {self._file.path}: {messages_text(messages or [])}",
-                expected=f"{self.device_memory_bytes} bytes of free device memory",
-                fix="free device memory: fewer engines, a smaller batch",
+    def _context_key(self, batch: int) -> int:
+        """Return the batch whose context runs a batch: a static engine has but one."""
+        return batch if self._dynamic else self._max_batch
+
+    def _context_of(self, batch: int) -> Any:
+        key = self._context_key(batch)
+        if key not in self._contexts:
+            with (
+                self._cupy.cuda.Device(self._cuda_index),
+                self._api.collect_messages() as messages,
+            ):
+                context = self._make_context()
+                if context is None:
+                    raise EngineError(
+                        f"no execution context for {self._file.path}: {messages_text(messages)}",
+                        expected=f"{self.device_memory_bytes} bytes of free device memory",
+                        fix="free device memory: fewer engines, a smaller batch",
+                    )
+                if self._dynamic:
+                    shape = (key, *self._image_shape)
+                    if not context.set_input_shape(self._input_name, shape):
+                        raise EngineError(
+                            f"input shape {shape} was refused: {messages_text(messages)}",
+                            fix="build the engine again",
+                        )
+            for name, buffer in self._buffers.items():
+                self._set_address(context, name, buffer)
+            self._contexts[key] = context
+        return self._contexts[key]
+
+    def _make_context(self) -> Any:
+        """Make a context; those of a dynamic engine share one scratch memory."""
+        engine, config = self._engine, self._runtime_config
+        if not self._dynamic:
+            return engine.create_execution_context(*(() if config is None else (config,)))
+        if config is not None:
+            config.set_execution_context_allocation_strategy(
+                self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
             )
-        self._batch = -1
-        self._capturable = self._api.flavour != TENSORRT_RTX or self._device.kind == "gpu"
-        for name, buffer in self._buffers.items():
-            self._set_address(name, buffer)
+            context = engine.create_execution_context(config)
+        elif hasattr(self._trt, "ExecutionContextAllocationStrategy"):  # TensorRT 10
+            context = engine.create_execution_context(
+                self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            )
+        else:
+            context = engine.create_execution_context_without_device_memory()
+        if context is None:
+            return None
+        size = max(self.device_memory_bytes, 1)
+        if self._scratch is None:
+            self._scratch = self._cupy.empty(size, dtype="uint8")
+        pointer = int(self._scratch.data.ptr)
+        if hasattr(context, "set_device_memory"):  # TensorRT 10.1
+            context.set_device_memory(pointer, size)
+        else:
+            context.device_memory = pointer
+        return context
 
     def _allocate(self) -> None:
         engine = self._engine
@@ -306,16 +356,12 @@ class TensorRTEngine(BoundNetwork):
         if self._dynamic:
             smallest, _, largest = engine.get_tensor_profile_shape(self._input_name, 0)
             self._min_batch, self._max_batch = int(smallest[0]), int(largest[0])
-            with self._api.collect_messages() as messages:
-                if not self._context.set_input_shape(self._input_name, tuple(largest)):
-                    raise EngineError(
-                        f"input shape {tuple(largest)} was refused: {messages_text(messages)}",
-                        fix="build the engine again",
-                    )
-        self._shape = (int(self._max_batch), *(int(n) for n in self._input_shape()[1:]))
+            shape = tuple(largest)
+        self._image_shape = tuple(int(n) for n in shape[1:])
+        context = self._context_of(self._max_batch)
         for name in names:
             layout = TensorLayout(
-                shape=tuple(int(n) for n in self._context.get_tensor_shape(name)),
+                shape=tuple(int(n) for n in context.get_tensor_shape(name)),
                 dtype=self._api.numpy_dtype(engine.get_tensor_dtype(name), tensor=name),
                 format=_format_name(engine.get_tensor_format(name)),
             )
@@ -323,7 +369,7 @@ class TensorRTEngine(BoundNetwork):
             self._layouts[name] = layout
             self._buffers[name] = buffer
             self._views[name] = layout.view(buffer)
-            self._set_address(name, buffer)
+            self._set_address(context, name, buffer)
         order = [n for n in self._spec.output_names if n in names]
         if len(order) != len(names) - 1:
             raise EngineError(
@@ -336,11 +382,9 @@ class TensorRTEngine(BoundNetwork):
         if dtype != self._spec.input_dtype:
             self._spec = dataclasses.replace(self._spec, input_dtype=dtype)
 
-    def _input_shape(self) -> Sequence[int]:
-        return tuple(self._context.get_tensor_shape(self._input_name))
-
-    def _set_address(self, name: str, buffer: Any) -> None:
-        if not self._context.set_tensor_address(name, int(buffer.data.ptr)):
+    @staticmethod
+    def _set_address(context: Any, name: str, buffer: Any) -> None:
+        if not context.set_tensor_address(name, int(buffer.data.ptr)):
             raise EngineError(
                 f"address of tensor '{name}' was refused", fix="build the engine again"
             )
@@ -355,10 +399,7 @@ class TensorRTEngine(BoundNetwork):
                 expected=f"{least} to {self._max_batch}, as the engine was built",
                 fix="build with --min-batch and --max-batch, or split the batch",
             )
-        if self._dynamic and not self._context.set_input_shape(
-            self._input_name, (batch, *self._shape[1:])
-        ):
-            self._refused(f"batch {batch} was refused")
+        self._context = self._context_of(batch)
         self._batch = batch
 
     def _refused(self, what: str) -> None:
