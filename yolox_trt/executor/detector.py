@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
@@ -85,3 +85,41 @@ class Detector(Protocol):
     def close(self) -> None:
         """Release engine, buffers and stream."""
         ...
+
+
+@runtime_checkable
+class OverlappingDetector(Detector, Protocol):
+    """A Detector that can be given its next call while the last one computes.
+
+    The copies of the one then overlap the computation of the other. `detect` is
+    `collect(enqueue(...))`, and may be called only while no call is under way. An attribute
+    `max_calls` (int), if it is there, tells how many calls may be under way; 2 if it is not.
+    """
+
+    def enqueue(self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]) -> Any:
+        """Start a call and return a ticket for `collect`, without waiting for its end.
+
+        Args:
+            frames: as in detect(); their buffers must stay unchanged until the call is collected.
+            options: thresholds, one for each frame.
+
+        Raises:
+            EngineError, FrameError: as detect(); calls before this one are still to be collected.
+            RuntimeError: (this very class) not while other calls are under way; collect them.
+        """
+        ...
+
+    def collect(self, ticket: Any) -> list[Detections]:
+        """Wait for the oldest call under way and return what detect() would.
+
+        Raises:
+            EngineError: as detect(). The call is over, too.
+        """
+        ...
+
+
+def calls_under_way(detector: Detector) -> int:
+    """Return how many calls of a detector may be under way at a time: 1 if they cannot overlap."""
+    if not (hasattr(detector, "enqueue") and hasattr(detector, "collect")):
+        return 1
+    return int(getattr(detector, "max_calls", 2))

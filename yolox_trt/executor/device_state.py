@@ -28,12 +28,25 @@ class ModelServer:
         time: seconds for one frame; a moving average of call time / frames.
         alone: the same, freed of known contention: as if no other device had worked beside.
         measured: whether `time` was measured or given, rather than assumed.
+        calls: calls that may be under way at a time (see detector.OverlappingDetector).
     """
 
-    __slots__ = ("alone", "batch_limit", "limited_at", "max_batch", "measured", "name", "time")
+    __slots__ = (
+        "alone",
+        "batch_limit",
+        "calls",
+        "limited_at",
+        "max_batch",
+        "measured",
+        "name",
+        "time",
+    )
 
-    def __init__(self, name: str, max_batch: int, time: float, measured: bool) -> None:
+    def __init__(
+        self, name: str, max_batch: int, time: float, measured: bool, calls: int = 1
+    ) -> None:
         self.name = name
+        self.calls = calls
         self.max_batch = max_batch
         self.batch_limit = max_batch
         self.limited_at = -math.inf
@@ -67,8 +80,10 @@ class Batch:
         server: the model that runs.
         streams: the streams, in the order of `frames`.
         frames: the frames.
-        started: seconds of the executor's clock.
-        expected_end: started + expected duration.
+        started: when it was given to the detector, in seconds of the executor's clock.
+        began: when the device could begin it: `started`, or the end of the call before it; infinite
+            until then, as are the two that follow.
+        expected_end: began + expected duration.
         watchdog_at: when the call counts as hung.
         done: seconds of its work done until `since`, as if the device had worked alone.
         since: when `done` was reckoned last.
@@ -76,6 +91,7 @@ class Batch:
     """
 
     __slots__ = (
+        "began",
         "device",
         "done",
         "expected_end",
@@ -85,6 +101,7 @@ class Batch:
         "slowdown",
         "started",
         "streams",
+        "watchdog",
         "watchdog_at",
     )
 
@@ -95,18 +112,24 @@ class Batch:
         streams: list[Stream],
         frames: list[PendingFrame],
         started: float,
-        watchdog_at: float,
+        watchdog: float,
     ) -> None:
         self.device = device
         self.server = server
         self.streams = streams
         self.frames = frames
         self.started = started
-        self.expected_end = started + server.time * len(frames)
-        self.watchdog_at = watchdog_at
+        self.watchdog = watchdog
+        self.began = self.expected_end = self.watchdog_at = math.inf
         self.done = 0.0
         self.since = started
         self.slowdown = 1.0
+
+    def begin(self, now: float) -> None:
+        """Note that no call before it is under way any more."""
+        self.began = self.since = now
+        self.expected_end = now + self.server.time * len(self.frames)
+        self.watchdog_at = now + self.watchdog
 
     def settle(self, now: float) -> None:
         """Reckon `done` up to now."""
@@ -121,7 +144,8 @@ class DeviceState:
         self.device = device
         self.servers = servers
         self.status = DeviceStatus.STARTING
-        self.running: Batch | None = None
+        #: Calls that its detector was given and that have not ended, the one that runs first.
+        self.under_way: deque[Batch] = deque()
         self.placed: list[Stream] = []
         self.frames = 0
         self.batches = 0
@@ -136,6 +160,30 @@ class DeviceState:
         self.in_service_since = math.nan
         self._busy_spans: deque[tuple[float, float]] = deque(maxlen=2048)
 
+    @property
+    def running(self) -> Batch | None:
+        """The call that it works on."""
+        return self.under_way[0] if self.under_way else None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may be given a call now."""
+        under_way = self.under_way
+        return not under_way or len(under_way) < under_way[0].server.calls
+
+    def take(self, batch: Batch, now: float) -> None:
+        """Add a call."""
+        self.under_way.append(batch)
+        if len(self.under_way) == 1:
+            batch.begin(now)
+
+    def end(self, batch: Batch, now: float) -> None:
+        """Remove the call that runs; the next one begins."""
+        self.under_way.remove(batch)
+        self.record_busy(min(batch.began, now), now)
+        if self.under_way and self.under_way[0].began == math.inf:
+            self.under_way[0].begin(now)
+
     def record_busy(self, start: float, end: float) -> None:
         """Note that the device worked from `start` to `end`, in seconds."""
         self._busy_spans.append((start, end))
@@ -149,7 +197,7 @@ class DeviceState:
                 break
             busy += end - max(start, begin)
         if self.running is not None:
-            busy += now - max(self.running.started, begin)
+            busy += now - max(self.running.began, begin)
         return min(1.0, busy / LOAD_WINDOW)
 
     def snapshot(self, now: float, streams: tuple[str, ...]) -> DeviceSnapshot:

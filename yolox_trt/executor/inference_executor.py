@@ -10,9 +10,10 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -24,7 +25,12 @@ from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.engines.simulated import Contention
 from yolox_trt.executor.clock import Clock, MonotonicClock
-from yolox_trt.executor.detector import Detector, StageTimes
+from yolox_trt.executor.detector import (
+    Detector,
+    OverlappingDetector,
+    StageTimes,
+    calls_under_way,
+)
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
 from yolox_trt.executor.placement import PlacementPolicy, PlacementProblem, create_policy
@@ -51,6 +57,14 @@ _OUT_OF_MEMORY = (
 )
 
 
+class _Call(NamedTuple):
+    """A call under way inside a detector."""
+
+    batch: Batch
+    detector: OverlappingDetector
+    ticket: Any
+
+
 class _Worker:
     """One thread that owns a device's detectors."""
 
@@ -58,6 +72,8 @@ class _Worker:
         self.device = device
         self.condition = threading.Condition(lock)
         self.detectors: dict[str, Detector] = {}
+        #: Calls that a detector was given and that are to be collected, oldest first.
+        self.calls: deque[_Call] = deque()
         self.abandoned = False
         self.restart_watchdog_at = math.nan
         self.thread: threading.Thread | None = None
@@ -92,6 +108,8 @@ class InferenceExecutor:
         contention: how the devices slow one another down; None where it is not known. Then it is
             in the measured times of the present placement, and no policy foresees what another
             placement does to it.
+        overlap: whether a device is given its next call while it works on the last one, where its
+            detector can do that (detector.OverlappingDetector).
         clock: where time comes from; Frame.received_ns must be of the same clock.
         timeline_capacity: entries of the timeline; 0 = record nothing.
         profile: whether detect() calls are marked as NVTX ranges (needs the package nvtx).
@@ -111,6 +129,7 @@ class InferenceExecutor:
         max_batch: int = 0,
         gpu_share: Mapping[Device, float] | None = None,
         contention: Contention | None = None,
+        overlap: bool = True,
         clock: Clock | None = None,
         timeline_capacity: int = 50_000,
         profile: bool = False,
@@ -125,6 +144,7 @@ class InferenceExecutor:
                 1 if device.kind == "dla" else max(1, limit),
                 ASSUMED_TIME if known is None else known,
                 known is not None,
+                calls_under_way(detector) if overlap else 1,
             )
         self.clock = clock or MonotonicClock()
         self.timeline = Timeline(max(1, timeline_capacity))
@@ -386,13 +406,12 @@ class InferenceExecutor:
 
     def _work(self, worker: _Worker) -> None:
         scheduler = self._scheduler
-        batch: Batch | None = None
+        finished: Batch | None = None
         while True:
             with self._lock:
-                if batch is not None:
-                    scheduler.release(batch)
-                    if scheduler.policy.per_frame:
-                        self._wake_idle(batch.streams)
+                if finished is not None:
+                    self._release(finished)
+                    finished = None
                 action, batch = self._next_action(worker)
                 drops = self._take_drops() if scheduler.drops else None
                 events = self._take_events() if scheduler.events else None
@@ -401,8 +420,9 @@ class InferenceExecutor:
             if events:
                 self._log(events)
             if batch is not None:
-                if not self._run(worker, batch):
-                    batch = None
+                finished = self._begin(worker, batch)
+            elif action == "collect":
+                finished = self._collect(worker)
             elif action == "restart":
                 self._restart(worker)
             elif action == "end" or (action == "abandoned" and not self._return_to_work(worker)):
@@ -412,20 +432,27 @@ class InferenceExecutor:
         """Wait (lock held) for something to do.
 
         Returns:
-            ("run", batch); or, with None: "restart" the device, "abandoned" (the watchdog gave
-            this worker up while it hung), "deliver" the drops and events that have piled up, or
-            "end".
+            ("run", batch); or, with None: "collect" the oldest call, "restart" the device,
+            "abandoned" (the watchdog gave this worker up while it hung), "deliver" the drops and
+            events that have piled up, or "end".
         """
         scheduler = self._scheduler
         state = scheduler.devices[worker.device]
         while True:
             if worker.abandoned:
                 return "abandoned", None
+            in_service = state.status is DeviceStatus.IN_SERVICE
+            now = self.clock.now()
+            if worker.calls and in_service:
+                # A result never waits for a frame: only what is there now is enqueued before.
+                choice = None
+                if not self._stopping.is_set():
+                    choice = scheduler.next_batch(worker.device, now)
+                return ("run", choice) if isinstance(choice, Batch) else ("collect", None)
             if self._stopping.is_set():
                 return "end", None
-            now = self.clock.now()
             wait: float | None = None
-            if state.status is DeviceStatus.IN_SERVICE:
+            if in_service:
                 choice = scheduler.next_batch(worker.device, now)
                 if isinstance(choice, Batch):
                     return "run", choice
@@ -442,12 +469,59 @@ class InferenceExecutor:
                 return "deliver", None
             worker.condition.wait(wait)
 
+    def _release(self, batch: Batch) -> None:
+        """Let the streams of a delivered batch go on (lock held)."""
+        self._scheduler.release(batch)
+        if self._scheduler.policy.per_frame:
+            self._wake_idle(batch.streams)
+
+    def _begin(self, worker: _Worker, batch: Batch) -> Batch | None:
+        """Give a batch to its detector, or run it if calls cannot overlap.
+
+        Returns:
+            The batch if its results are delivered already.
+        """
+        detector = worker.detectors[batch.server.name]
+        if batch.server.calls < 2 or calls_under_way(detector) < 2:
+            return batch if self._run(worker, batch) else None
+        overlapping = cast(OverlappingDetector, detector)
+        frames = [pending.frame for pending in batch.frames]
+        options = [stream.config.options for stream in batch.streams]
+        try:
+            with self._nvtx_range(batch):
+                ticket = overlapping.enqueue(frames, options)
+        except Exception as error:
+            not_now = type(error) is RuntimeError and bool(worker.calls)
+            if not (isinstance(error, FrameError) or not_now or _is_out_of_memory(error)):
+                self._fail(worker, batch, error)
+                return None
+        else:
+            worker.calls.append(_Call(batch, overlapping, ticket))
+            return None
+        # detect() finds out which frame it is, or how many fit; it needs the detector for itself.
+        while worker.calls:
+            before = self._collect(worker)
+            if before is None:
+                return None  # the device has failed, and this batch is lost with it
+            with self._lock:
+                self._release(before)
+        return batch if self._run(worker, batch) else None
+
+    def _collect(self, worker: _Worker) -> Batch | None:
+        """Wait for the oldest call and deliver its results; None if it was lost."""
+        batch, detector, ticket = worker.calls.popleft()
+        try:
+            with self._nvtx_range(batch):
+                found = detector.collect(ticket)
+            _check_finite(found)
+        except Exception as error:
+            self._fail(worker, batch, error)
+            return None
+        return batch if self._deliver(batch, list(found), None, None) else None
+
     def _run(self, worker: _Worker, batch: Batch) -> bool:
         """Run a batch and deliver its results; False if it was given up or its device failed."""
         detector = worker.detectors[batch.server.name]
-        stages = StageTimes()
-        results: list[Detections | None]
-        failures: list[DropReason | None] | None
         try:
             with self._nvtx_range(batch):
                 results, failures = self._detect(detector, batch)
@@ -455,8 +529,20 @@ class InferenceExecutor:
         except Exception as error:
             self._fail(worker, batch, error)
             return False
+        return self._deliver(batch, results, failures, stages)
+
+    def _deliver(
+        self,
+        batch: Batch,
+        results: Sequence[Detections | None],
+        failures: list[DropReason | None] | None,
+        stages: StageTimes | None,
+    ) -> bool:
+        """Count a batch as finished and call back; False if it was given up meanwhile."""
         with self._lock:
             now = self.clock.now()
+            if stages is None:  # calls overlap: what a detector measures would belong to two
+                stages = StageTimes(inference=max(0.0, now - batch.began))
             alive = self._scheduler.finish(batch, now, failures, stages)
             drops = self._take_drops() if self._scheduler.drops else None
         if drops:
@@ -467,7 +553,7 @@ class InferenceExecutor:
             if detections is None or stream.removed:
                 continue
             timing = ResultTiming(
-                pending.received, pending.submitted, batch.started, now, stages, len(results)
+                pending.received, pending.submitted, batch.began, now, stages, len(results)
             )
             result = StreamResult(
                 pending.frame,
@@ -527,7 +613,7 @@ class InferenceExecutor:
     def _fail(self, worker: _Worker, batch: Batch, error: Exception) -> None:
         with self._lock:
             state = self._scheduler.devices[worker.device]
-            if state.running is not batch:  # given up before: it has been counted as hung
+            if batch not in state.under_way:  # given up before: it has been counted as hung
                 state.late_results += 1
                 return
             self._scheduler.device_failed(
@@ -545,6 +631,7 @@ class InferenceExecutor:
         first = state.status is DeviceStatus.STARTING
         times: dict[str, float] = {}
         fault: Exception | None = None
+        self._discard_calls(worker)
         try:
             for model, server in state.servers.items():
                 if not first and self._factory is not None:
@@ -582,8 +669,18 @@ class InferenceExecutor:
         self._deliver_drops(drops)
         self._log(events)
 
+    def _discard_calls(self, worker: _Worker) -> None:
+        """Wait for the calls that were lost with their device, so that the detector is at rest."""
+        while worker.calls:
+            _, detector, ticket = worker.calls.popleft()
+            with contextlib.suppress(Exception):
+                detector.collect(ticket)
+                with self._lock:
+                    self._scheduler.devices[worker.device].late_results += 1
+
     def _return_to_work(self, worker: _Worker) -> bool:
         """After a hung call has returned: take up the device again if nobody else has."""
+        self._discard_calls(worker)
         with self._lock:
             if worker in self._hung[worker.device]:
                 self._hung[worker.device].remove(worker)
@@ -664,8 +761,8 @@ class InferenceExecutor:
         batch = state.running
         if batch is not None and now > batch.watchdog_at:
             error = (
-                f"detect() of {batch.server.name} has not returned for {now - batch.started:.2f} s "
-                f"(expected {batch.expected_end - batch.started:.3f} s)"
+                f"detect() of {batch.server.name} has not returned for {now - batch.began:.2f} s "
+                f"(expected {batch.expected_end - batch.began:.3f} s)"
             )
         elif now > worker.restart_watchdog_at:
             options = self._scheduler.options

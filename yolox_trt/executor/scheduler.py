@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -334,22 +335,21 @@ class Scheduler:
             return []
         if not self.policy.per_frame:
             state = self.devices.get(stream.placed) if stream.placed is not None else None
-            return [state] if state is not None and state.running is None else []
-        return [
-            self.devices[device]
-            for device in stream.devices
-            if self.devices[device].running is None
-        ]
+            return [state] if state is not None and state.has_room else []
+        return [self.devices[device] for device in stream.devices if self.devices[device].has_room]
 
     def next_batch(self, device: Device, now: float) -> Batch | float | None:
-        """Choose what an idle device runs next, and start it.
+        """Choose what a device runs next, and start it.
+
+        A device is given its next call while it works on the last one, if its detector's calls
+        may overlap and the model is the same.
 
         Returns:
             The started batch; or the time at which to ask again (a batch is gathering); or None
             if nothing is there for this device until something changes.
         """
         state = self.devices[device]
-        if state.status is not DeviceStatus.IN_SERVICE or state.running is not None:
+        if state.status is not DeviceStatus.IN_SERVICE or not state.has_room:
             return None
         ready = self._ready(None if self.policy.per_frame else state.placed, now)
         if not ready:
@@ -363,6 +363,8 @@ class Scheduler:
                 return now + min(server.time for server in state.servers.values())
         first = ready[0]
         server = state.servers[first.devices[device]]
+        if state.running is not None and state.running.server is not server:
+            return None  # another detector, whose calls would not wait for this one's
         chosen = [first]
         limit = self._batch_limit(state, server, now)
         if limit > 1:
@@ -375,8 +377,8 @@ class Scheduler:
         watchdog = max(
             self.options.watchdog, self.options.watchdog_factor * server.time * len(frames)
         )
-        batch = Batch(device, server, chosen, frames, now, now + watchdog)
-        state.running = batch
+        batch = Batch(device, server, chosen, frames, now, watchdog)
+        state.take(batch, now)
         self._speeds_changed(now)
         for stream in chosen:
             if stream.placed is not device and stream.placed != device:
@@ -432,6 +434,8 @@ class Scheduler:
                     end = other.running.expected_end
                     # A call that is overdue may hang: the longer it has been, the longer it may.
                     free_at[device] = end if end > now else now + (now - end)
+                    for queued in itertools.islice(other.under_way, 1, None):
+                        free_at[device] += queued.server.time * len(queued.frames)
         given: dict[Device, list[Stream]] = {device: [] for device in free_at}
         overtaken = []
         for stream in ready:
@@ -478,6 +482,10 @@ class Scheduler:
                 running.settle(now)
                 left = running.server.alone * len(running.frames) - running.done
                 queue.append(abs(left))  # overdue: as in _finishing_first_on
+                queue += [
+                    b.server.alone * len(b.frames)
+                    for b in itertools.islice(self.devices[device].under_way, 1, None)
+                ]
             fastest = min(server.alone for server in self.devices[device].servers.values())
             room += max(0.0, (last - now - sum(queue)) // fastest)
             queue += [self._seconds_alone(stream, device) for stream in mine]
@@ -521,9 +529,8 @@ class Scheduler:
         """Return how many frames end after their deadlines."""
         late = 0
         for device, ends in finish_times(queues, self._contention).items():
-            running = self.devices[device].running
-            if running is not None:
-                late += sum(now + ends[0] > p.deadline + _ROUNDING for p in running.frames)
+            for batch, end in zip(self.devices[device].under_way, ends, strict=False):
+                late += sum(now + end > p.deadline + _ROUNDING for p in batch.frames)
             for stream, end in zip(reversed(given[device]), reversed(ends), strict=False):
                 late += now + end > stream.queue[0].deadline + _ROUNDING
         return late
@@ -589,16 +596,15 @@ class Scheduler:
             that was taken out of service): its results must be discarded.
         """
         state = self.devices[batch.device]
-        if state.running is not batch:
+        if batch not in state.under_way:
             state.late_results += 1
             return False
-        state.running = None
-        state.record_busy(batch.started, now)
-        state.batches += 1
         batch.settle(now)
+        state.end(batch, now)
+        state.batches += 1
         self._speeds_changed(now)
         if failures is None:
-            batch.server.record(now - batch.started, len(batch.frames), batch.done)
+            batch.server.record(now - batch.began, len(batch.frames), batch.done)
         for i, (stream, pending) in enumerate(zip(batch.streams, batch.frames, strict=True)):
             stream.running = None
             reason = failures[i] if failures is not None else None
@@ -681,10 +687,11 @@ class Scheduler:
         state.in_service_since = math.nan
         state.status = DeviceStatus.OUT_OF_SERVICE
         state.retry_at = now + state.backoff
-        batch, state.running = state.running, None
-        if batch is not None:
-            state.record_busy(batch.started, now)
-            self._speeds_changed(now)
+        if state.running is not None:
+            state.record_busy(state.running.began, now)
+        lost, state.under_way = state.under_way, deque()
+        self._speeds_changed(now)
+        for batch in lost:
             for stream, pending in zip(batch.streams, batch.frames, strict=True):
                 stream.running = None
                 stream.busy = False

@@ -129,9 +129,12 @@ class SimulationResult:
 
 
 class _Work:
-    """A running batch and how much of it is left, in seconds of undisturbed work."""
+    """A call and how much of it is left, in seconds of undisturbed work.
 
-    __slots__ = ("batch", "factor", "left", "since", "version")
+    `copied` and `computed` are for calls that overlap: whether these halves of it are over.
+    """
+
+    __slots__ = ("batch", "computed", "copied", "factor", "left", "since", "version")
 
     def __init__(self, batch: Batch, left: float, now: float) -> None:
         self.batch = batch
@@ -139,6 +142,8 @@ class _Work:
         self.since = now
         self.factor = 1.0
         self.version = 0
+        self.copied = False
+        self.computed = False
 
 
 class Simulation:
@@ -156,6 +161,8 @@ class Simulation:
         gpu_share: DLA device -> seconds of the GPU for each of its frames. They are part of the
             DLA's time, and lengthen the call that the GPU runs at that moment.
         max_batch: most frames of one call on the GPU and the CPU.
+        copies: device whose calls overlap -> the part of a frame's time, in seconds, in which the
+            host copies it: then the device may work on the call before it.
         outages: failures to simulate; a failed device loses its running frames.
         seed: of latencies and jitter.
         timeline_capacity: entries of the timeline; 0 = none.
@@ -171,6 +178,7 @@ class Simulation:
         contention: Contention | None = None,
         gpu_share: Mapping[Device, float] | None = None,
         max_batch: int = 1,
+        copies: Mapping[Device, float] | None = None,
         outages: Sequence[Outage] = (),
         seed: int = 0,
         timeline_capacity: int = 0,
@@ -180,6 +188,7 @@ class Simulation:
         self._latencies = devices
         self._contention = contention or Contention()
         self._gpu_share = dict(gpu_share or {})
+        self._copies = dict(copies or {})
         self._rng = np.random.default_rng(seed)
         self._timeline = Timeline(timeline_capacity) if timeline_capacity else None
         self.scheduler = Scheduler(
@@ -187,7 +196,11 @@ class Simulation:
                 device: {
                     # Known from a device that works alone, as after a warm-up.
                     name: ModelServer(
-                        name, 1 if device.kind == "dla" else max_batch, latency.mean, True
+                        name,
+                        1 if device.kind == "dla" else max_batch,
+                        latency.mean,
+                        True,
+                        2 if device in self._copies else 1,
                     )
                     for name, latency in models.items()
                 }
@@ -203,6 +216,10 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._sequence = 0
         self._working: dict[Device, _Work] = {}
+        #: Calls under way of devices whose calls overlap, oldest first.
+        self._calls: dict[Device, list[_Work]] = {device: [] for device in self._copies}
+        #: Devices whose worker waits for the oldest call, and takes no other frame meanwhile.
+        self._collecting: set[Device] = set()
         self._busy_time = dict.fromkeys(devices, 0.0)
         self._wake_at: dict[Device, float] = {}
         self._measured: dict[str, array[float]] = {}
@@ -288,6 +305,9 @@ class Simulation:
         scheduler.drops.clear()
 
     def _dispatch(self, device: Device) -> None:
+        calls = self._calls.get(device)
+        if calls and (device in self._collecting or not calls[-1].copied):
+            return  # its worker is in a call of the detector
         now = self.clock.now()
         choice = self.scheduler.next_batch(device, now)
         if choice is None:
@@ -305,6 +325,35 @@ class Simulation:
     def _start(self, batch: Batch, now: float) -> None:
         latency = self._latencies[batch.device][batch.server.name]
         work = _Work(batch, latency.sample(self._rng, len(batch.frames)), now)
+        if batch.device not in self._copies:
+            self._compute(work, now)
+            return
+        copying = min(work.left, self._copies[batch.device] * len(batch.frames))
+        work.left -= copying
+        self._calls[batch.device].append(work)
+        self._at(now + copying, self._copied, work)
+
+    def _copied(self, work: _Work) -> None:
+        """The worker is back from enqueueing a call: another one, or wait for the oldest."""
+        now = self.clock.now()
+        device = work.batch.device
+        calls = self._calls[device]
+        if not any(call is work for call in calls):
+            return  # lost in an outage
+        work.copied = True
+        if calls[0] is work:
+            self._compute(work, now)
+        elif calls[0].computed:
+            self._compute(work, now)
+            self._finish(calls.pop(0), now)
+            return
+        self._dispatch(device)
+        if calls[-1].copied:
+            self._collecting.add(device)
+
+    def _compute(self, work: _Work, now: float) -> None:
+        batch = work.batch
+        work.since = now
         self._working[batch.device] = work
         share = self._gpu_share.get(batch.device, 0.0)
         lengthened = None
@@ -342,17 +391,34 @@ class Simulation:
         if version != work.version or self._working.get(batch.device) is not work:
             return
         now = self.clock.now()
-        scheduler = self.scheduler
         del self._working[batch.device]
-        self._count_busy(batch.started, now, batch.device)
         if not self._contention.none:
             self._reschedule(now)
-        scheduler.finish(batch, now, None, StageTimes(inference=now - batch.started))
+        calls = self._calls.get(batch.device)
+        if calls is not None:
+            work.computed = True
+            following = calls[1] if len(calls) > 1 else None
+            if following is not None and not following.copied:
+                return  # the worker still copies; it collects afterwards
+            self._collecting.discard(batch.device)
+            calls.pop(0)
+            if following is not None:
+                self._compute(following, now)
+        self._finish(work, now)
+
+    def _finish(self, work: _Work, now: float) -> None:
+        batch = work.batch
+        scheduler = self.scheduler
+        self._count_busy(batch.began, now, batch.device)
+        scheduler.finish(batch, now, None, StageTimes(inference=now - batch.began))
         for stream, pending in zip(batch.streams, batch.frames, strict=True):
             self._measured[stream.config.id].append(now - pending.received)
             self._served_by[stream.config.id][batch.device] += 1
         scheduler.release(batch)
         self._dispatch(batch.device)
+        calls = self._calls.get(batch.device)
+        if calls and calls[-1].copied:
+            self._collecting.add(batch.device)
         if scheduler.policy.per_frame:
             for stream in batch.streams:
                 if stream.queue:
@@ -365,10 +431,13 @@ class Simulation:
     def _fail(self, outage: Outage) -> None:
         now = self.clock.now()
         work = self._working.pop(outage.device, None)
-        if work is not None:
-            self._count_busy(work.batch.started, now, outage.device)
-            if not self._contention.none:
-                self._reschedule(now)
+        running = self.scheduler.devices[outage.device].running
+        if running is not None:
+            self._count_busy(running.began, now, outage.device)
+        self._calls.get(outage.device, []).clear()
+        self._collecting.discard(outage.device)
+        if work is not None and not self._contention.none:
+            self._reschedule(now)
         self.scheduler.device_failed(outage.device, now, "simulated outage")
         back = max(outage.end, self.scheduler.devices[outage.device].retry_at)
         self._at(back, self._recover, outage.device)
@@ -394,7 +463,7 @@ class Simulation:
 
     def _dispatch_all(self) -> None:
         for device, state in self.scheduler.devices.items():
-            if state.running is None:
+            if state.has_room:
                 self._dispatch(device)
 
 

@@ -170,7 +170,7 @@ class Timeline:
                     (
                         self._calls,
                         pending.submitted,
-                        batch.started,
+                        min(batch.began, end),  # calls of a device do not overlap here
                         end,
                         *times,
                         device,

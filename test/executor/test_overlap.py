@@ -1,0 +1,361 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of a detector that overlap: two under way, in order, and every promise kept."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from support.executors import (
+    DLA0,
+    GPU,
+    Recorder,
+    check_counters,
+    feed,
+    frame,
+    simulated,
+    wait_until,
+)
+
+from yolox_trt.core import Detections, Device, Frame, FrameError
+from yolox_trt.engines.simulated import ConstantLatency, Fault, FaultInjector
+from yolox_trt.executor import (
+    DeviceStatus,
+    DropReason,
+    InferenceExecutor,
+    SchedulerOptions,
+    StreamConfig,
+)
+from yolox_trt.executor.detector import Detector, OverlappingDetector, calls_under_way
+from yolox_trt.executor.simulated_detector import OverlappingSimulatedDetector
+
+FAST = SchedulerOptions(watchdog=0.15, watchdog_factor=10.0, backoff=0.1, backoff_max=0.4)
+NAMES = ["a", "b", "c", "d"]
+
+
+class Watched(OverlappingSimulatedDetector):
+    """Notes the most calls that were ever under way, and enqueues and collects in their order."""
+
+    most = 0
+
+    def enqueue(self, frames: Sequence[Frame], options: Sequence[Any]) -> Any:
+        ticket = super().enqueue(frames, options)
+        self.most = max(self.most, len(self._under_way))
+        return ticket
+
+
+def overlapping(
+    device: Device = GPU,
+    seconds: float = 0.006,
+    *,
+    copy: float = 0.002,
+    faults: FaultInjector | None = None,
+    fails_in: Literal["enqueue", "collect"] = "enqueue",
+    max_batch: int = 1,
+    result: Callable[[Frame], Detections] | None = None,
+) -> Watched:
+    return Watched(
+        device,
+        ConstantLatency(seconds),
+        copy=copy,
+        faults=faults,
+        fails_in=fails_in,
+        max_batch=max_batch,
+        result=result,
+    )
+
+
+@pytest.fixture
+def faults() -> Iterator[FaultInjector]:
+    """Commands; whatever still hangs is let go at the end."""
+    injector = FaultInjector()
+    yield injector
+    injector.clear()
+
+
+@pytest.fixture(params=["enqueue", "collect"])
+def fails_in(request: pytest.FixtureRequest) -> Literal["enqueue", "collect"]:
+    """Where a fault strikes."""
+    where: Literal["enqueue", "collect"] = request.param
+    return where
+
+
+def start(executor: InferenceExecutor, recorder: Recorder, names: Sequence[str] = NAMES) -> None:
+    for name in names:
+        executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
+    executor.start()
+    assert executor.wait_started(5.0)
+
+
+def settled(executor: InferenceExecutor) -> bool:
+    return all(s.in_flight == 0 for s in executor.snapshot().streams.values())
+
+
+def test_which_detectors_overlap() -> None:
+    assert isinstance(overlapping(), OverlappingDetector)
+    assert not isinstance(simulated(GPU), OverlappingDetector)
+    one = OverlappingSimulatedDetector(GPU, ConstantLatency(0.001), copy=0.0, max_calls=1)
+    counts = [calls_under_way(d) for d in (overlapping(), simulated(GPU), one)]
+    assert counts == [2, 1, 1]
+
+
+def test_more_frames_fit_and_busy_time_is_counted_once() -> None:
+    """4 ms of computing and 3 of copying: four streams at 50 Hz fit only if these overlap."""
+    recorder = Recorder()
+    detector = overlapping(seconds=0.007, copy=0.003)
+    with InferenceExecutor([detector], times={(GPU, "default"): 0.007}) as executor:
+        start(executor, recorder)
+        feed(executor, NAMES, 50.0, 2.0)
+        assert wait_until(lambda: settled(executor))
+        snapshot = executor.snapshot()
+        spans = executor.timeline.spans()
+    check_counters(snapshot)
+    assert detector.most == 2
+    processed = sum(s.processed for s in snapshot.streams.values())
+    assert processed > 2.0 / 0.007, "more than one after another"
+    assert snapshot.devices[GPU].load <= 0.5  # of the last five seconds, two of work
+    assert snapshot.devices[GPU].models["default"] < 0.0069
+    for before, after in itertools.pairwise(sorted(spans, key=lambda s: s.start)):
+        assert before.end <= after.start + 1e-9
+    for name in NAMES:
+        assert recorder.numbers(name) == sorted(recorder.numbers(name))
+    for result in recorder.results["a"]:
+        timing = result.timing
+        assert timing.submitted <= timing.started <= timing.finished
+        assert timing.service < 0.1
+
+
+def test_a_result_never_waits_for_a_frame() -> None:
+    recorder = Recorder()
+    with InferenceExecutor([overlapping()]) as executor:
+        start(executor, recorder)
+        for number in range(3):
+            executor.submit(frame("a", number))
+            assert recorder.wait(lambda n=number: len(recorder.results["a"]) == n + 1, 1.0)  # type: ignore[misc]
+        executor.submit(frame("a", 3))
+        executor.submit(frame("b", 3))
+        assert recorder.wait(lambda: recorder.numbers("a")[-1:] == recorder.numbers("b") == [3])
+
+
+def test_without_overlap_if_it_is_not_wanted() -> None:
+    recorder = Recorder()
+    detector = overlapping()
+    with InferenceExecutor([detector], overlap=False) as executor:
+        start(executor, recorder)
+        feed(executor, NAMES, 100.0, 0.2)
+        assert wait_until(lambda: settled(executor))
+    assert detector.most == 1
+
+
+def test_two_models_do_not_overlap() -> None:
+    """Their detectors have streams of their own: two calls would slow each other down."""
+    recorder = Recorder()
+    both = {(GPU, "m"): overlapping(), (GPU, "n"): overlapping()}
+    with InferenceExecutor(both) as executor:
+        for name, model in (("a", "m"), ("b", "n"), ("c", "m"), ("d", "n")):
+            executor.add_stream(
+                StreamConfig(id=name, model=model), recorder.on_result, recorder.on_drop
+            )
+        assert executor.wait_started(5.0)
+        feed(executor, NAMES, 60.0, 0.5)
+        assert wait_until(lambda: settled(executor))
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert all(s.processed >= 5 for s in snapshot.streams.values())
+
+
+@pytest.mark.parametrize("fault", [Fault.RAISE, Fault.NAN, Fault.HANG])
+@pytest.mark.parametrize("with_factory", [True, False], ids=["rebuilt", "probed"])
+def test_a_failing_device_loses_all_its_frames_once(
+    faults: FaultInjector,
+    fails_in: Literal["enqueue", "collect"],
+    fault: Fault,
+    with_factory: bool,
+) -> None:
+    recorder = Recorder()
+
+    def make(device: Device, model: str) -> Detector:
+        return overlapping(device, 0.03, copy=0.001, faults=faults, fails_in=fails_in)
+
+    executor = InferenceExecutor(
+        [make(GPU, "default")],
+        options=FAST,
+        factory=make if with_factory else None,
+        times={(GPU, "default"): 0.01},
+    )
+    with executor:
+        start(executor, recorder)
+        faults.inject(fault, seconds=0.5)
+        for name in NAMES:
+            executor.submit(frame(name, 1))
+        assert wait_until(lambda: executor.snapshot().devices[GPU].errors == 1)
+        check_counters(executor.snapshot())
+        assert wait_until(
+            lambda: executor.snapshot().devices[GPU].status is DeviceStatus.IN_SERVICE
+        )
+        for name in NAMES:
+            executor.submit(frame(name, 2))
+        assert recorder.wait(lambda: all(recorder.numbers(n)[-1:] == [2] for n in NAMES))
+        assert wait_until(lambda: settled(executor))
+        if fault is Fault.HANG:
+            assert wait_until(lambda: executor.snapshot().devices[GPU].late_results >= 1)
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert snapshot.devices[GPU].errors == 1
+    failed = 0
+    for name in NAMES:
+        reasons = [reason for number, reason in recorder.drops[name] if number == 1]
+        assert len(reasons) + recorder.numbers(name).count(1) == 1, "one end for each frame"
+        failed += reasons.count(DropReason.FAILED)
+    counted = sum(s.dropped[DropReason.FAILED] for s in snapshot.streams.values())
+    assert failed == counted
+    assert 1 <= failed <= 2
+
+
+def test_a_malformed_frame_costs_only_itself() -> None:
+    class Reads(Watched):
+        def enqueue(self, frames: Sequence[Frame], options: Sequence[Any]) -> Any:
+            if any(f.stamp_ns % 5 == 4 and f.stream_id == "b" for f in frames):
+                raise FrameError("a frame that cannot be read")
+            return super().enqueue(frames, options)
+
+    recorder = Recorder()
+    detector = Reads(GPU, ConstantLatency(0.004), copy=0.001, max_batch=3)
+    with InferenceExecutor([detector]) as executor:
+        start(executor, recorder)
+        feed(executor, NAMES, 60.0, 1.0)
+        assert wait_until(lambda: settled(executor))
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert snapshot.devices[GPU].errors == 0
+    for name in NAMES:
+        malformed = snapshot.streams[name].dropped[DropReason.MALFORMED]
+        assert malformed >= 5 if name == "b" else malformed == 0
+        assert recorder.numbers(name) == sorted(set(recorder.numbers(name)))
+
+
+def test_out_of_memory_shrinks_the_batch_first(faults: FaultInjector) -> None:
+    recorder = Recorder()
+    options = SchedulerOptions(batch_recovery=60.0)
+    detector = overlapping(seconds=0.002, copy=0.0005, faults=faults, max_batch=4)
+    with InferenceExecutor([detector], options=options) as executor:
+        start(executor, recorder)
+        faults.inject(Fault.OUT_OF_MEMORY, count=None)
+        feed(executor, NAMES, 60.0, 1.0)
+        assert wait_until(lambda: settled(executor))
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert snapshot.devices[GPU].batch_limits == {"default": 1}
+    assert snapshot.devices[GPU].errors == 0
+    assert all(s.dropped[DropReason.FAILED] == 0 for s in snapshot.streams.values())
+
+
+def test_a_call_that_has_to_wait_for_the_others() -> None:
+    """RuntimeError from enqueue() is no fault of the device: the calls under way come first."""
+
+    class Growing(Watched):
+        def enqueue(self, frames: Sequence[Frame], options: Sequence[Any]) -> Any:
+            if self._under_way and frames[0].stream_id == "d":
+                raise RuntimeError("collect() calls under way before asking for more detections")
+            return super().enqueue(frames, options)
+
+    recorder = Recorder()
+    detector = Growing(GPU, ConstantLatency(0.004), copy=0.001)
+    with InferenceExecutor([detector]) as executor:
+        start(executor, recorder)
+        feed(executor, NAMES, 50.0, 0.5)
+        assert wait_until(lambda: settled(executor))
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert snapshot.devices[GPU].errors == 0
+    assert len(recorder.results["d"]) >= 10
+
+
+def test_stop_delivers_what_is_under_way() -> None:
+    recorder = Recorder()
+    executor = InferenceExecutor([overlapping(seconds=0.1, copy=0.001)])
+    start(executor, recorder)
+    for name in NAMES:
+        executor.submit(frame(name))
+    assert wait_until(
+        lambda: sum(s.waiting for s in executor.snapshot().streams.values()) == 2, 1.0
+    )
+    assert executor.stop()
+    assert sum(len(recorder.results[n]) for n in NAMES) == 2
+    assert [r for n in NAMES for _, r in recorder.drops[n]] == [DropReason.STOPPED] * 2
+    executor.start()
+    assert executor.wait_started(5.0)
+    executor.submit(frame("a", 7))
+    assert recorder.wait(lambda: recorder.numbers("a")[-1:] == [7])
+    executor.remove_stream("b")
+    assert executor.close()
+    check_counters(executor.snapshot())
+
+
+def test_a_removed_streams_result_is_discarded() -> None:
+    recorder = Recorder()
+    with InferenceExecutor([overlapping(seconds=0.1, copy=0.001)]) as executor:
+        start(executor, recorder, ["a", "b"])
+        executor.submit(frame("a"))
+        executor.submit(frame("b"))
+        assert wait_until(
+            lambda: sum(s.waiting for s in executor.snapshot().streams.values()) == 0, 1.0
+        )
+        executor.remove_stream("b")
+        assert recorder.wait(lambda: recorder.drops["b"] == [(0, DropReason.STOPPED)])
+        assert recorder.wait(lambda: recorder.numbers("a") == [0])
+        assert wait_until(lambda: executor.snapshot().removed_received == 1)
+        snapshot = executor.snapshot()
+        assert (snapshot.removed_processed, snapshot.removed_dropped) == (0, 1)
+
+
+def test_many_faults_lose_no_count(
+    faults: FaultInjector, fails_in: Literal["enqueue", "collect"], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Random faults while calls overlap: the counters always add up, the order holds."""
+    caplog.set_level(logging.CRITICAL)
+    rng = np.random.default_rng(11)
+    recorder = Recorder()
+    injectors = {GPU: faults, DLA0: FaultInjector()}
+    options = SchedulerOptions(watchdog=0.05, watchdog_factor=5.0, backoff=0.02, backoff_max=0.1)
+
+    def make(device: Device, model: str) -> Detector:
+        return overlapping(
+            device, 0.003, copy=0.001, faults=injectors[device], fails_in=fails_in, max_batch=2
+        )
+
+    before = threading.active_count()
+    executor = InferenceExecutor(
+        [make(device, "default") for device in injectors],
+        policy="dynamic",
+        options=options,
+        factory=make,
+    )
+    with executor:
+        start(executor, recorder)
+        number = 0
+        for _ in range(12):
+            kind = [Fault.RAISE, Fault.NAN, Fault.HANG, Fault.OUT_OF_MEMORY][rng.integers(4)]
+            injectors[(GPU, DLA0)[rng.integers(2)]].inject(kind, seconds=0.2)
+            number = feed(executor, NAMES, 150.0, 0.2, number)
+            check_counters(executor.snapshot())
+        assert wait_until(lambda: settled(executor))
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert sum(d.errors for d in snapshot.devices.values()) >= 5
+    for name in NAMES:
+        numbers = recorder.numbers(name)
+        assert numbers == sorted(set(numbers))
+        assert not {n for n, _ in recorder.drops[name]} & set(numbers)
+        stream = snapshot.streams[name]
+        assert stream.received == number
+        assert len(numbers) == stream.processed
+    for injector in injectors.values():
+        injector.clear()
+    assert wait_until(lambda: threading.active_count() == before)
