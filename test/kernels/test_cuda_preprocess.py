@@ -14,7 +14,7 @@ from support.gpu import requires_gpu
 from yolox_trt.core import ConfigurationError, Frame, Letterbox, ModelError, Preprocessing, Roi
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.kernels.cuda import descriptors
-from yolox_trt.kernels.cuda.preprocess import CudaPreprocess
+from yolox_trt.kernels.cuda.preprocess import CudaPreprocess, Tile
 from yolox_trt.kernels.reference import (
     chw_to_chw16,
     chw_to_chw32,
@@ -36,6 +36,7 @@ GEOMETRIES = {
     "roi at the corner": (90, 120, 0, Roi(57, 39, 63, 51), 64, 64),
     "two by two": (2, 2, 0, None, 32, 32),
     "9 times smaller": (290, 580, 0, None, 32, 64),
+    "12 times smaller": (1152, 1152, 0, None, 96, 96),
 }
 
 
@@ -65,15 +66,19 @@ def describe(
     return np.frombuffer(buffer, np.uint8)
 
 
-def on_host(frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str) -> np.ndarray:
-    # One byte before each image: an odd address shows whether reads are really aligned.
-    staged = [
-        np.concatenate(([0], f.data, np.full(descriptors.SOURCE_MARGIN, 255))).astype(np.uint8)
-        for f in frames
-    ]
-    images = describe(
-        frames, [s.ctypes.data + 1 for s in staged], kernel.height, kernel.width, color_order
-    )
+def on_host(
+    frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str, lead: int = 1
+) -> np.ndarray:
+    # `lead` bytes behind a multiple of 16: an odd one shows whether reads are really aligned, and
+    # a multiple of four lets the rows be brought into shared memory.
+    staged, addresses = [], []
+    for frame in frames:
+        buffer = np.full(frame.data.size + descriptors.SOURCE_MARGIN + 32, 255, np.uint8)
+        begin = -buffer.ctypes.data % 16 + lead
+        buffer[begin : begin + frame.data.size] = frame.data
+        staged.append(buffer)
+        addresses.append(buffer.ctypes.data + begin)
+    images = describe(frames, addresses, kernel.height, kernel.width, color_order)
     output = np.zeros(kernel.shape(len(frames)), kernel.dtype)
     output.view(np.uint8).fill(0xCD)
     kernel(images.ctypes.data, output.ctypes.data, len(frames))
@@ -106,19 +111,21 @@ def largest_error(got: np.ndarray, frame: Frame, preprocessing: Preprocessing, i
 
 
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("encoding", descriptors.ENCODING_CODES)
 def test_host_one_lsb_at_every_scale(
-    monkeypatch: pytest.MonkeyPatch, encoding: str, reverse: bool
+    monkeypatch: pytest.MonkeyPatch, encoding: str, capability: int, reverse: bool
 ) -> None:
-    cuda_host.install(monkeypatch, reverse=reverse)
+    cuda_host.install(monkeypatch, reverse=reverse, capability=capability)
     for name, (height, width, pad, roi, input_height, input_width) in GEOMETRIES.items():
         frame = random_frame(encoding, height, width, pad, roi)
         kernel = CudaPreprocess(height=input_height, width=input_width)
-        got = on_host([frame], kernel, "bgr")
-        error = largest_error(got, frame, Preprocessing(), 0)
-        assert error <= 1.0, name
-        if name == "identity" and not encoding.startswith(("nv12", "uyvy", "yuy2")):
-            assert error == 0.0
+        for lead in (1, 12):
+            got = on_host([frame], kernel, "bgr", lead)
+            error = largest_error(got, frame, Preprocessing(), 0)
+            assert error <= 1.0, (name, lead)
+            if name == "identity" and not encoding.startswith(("nv12", "uyvy", "yuy2")):
+                assert error == 0.0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
@@ -177,16 +184,32 @@ def test_host_row_pitch_leaves_padding_alone(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "tile", [(1, 1, 1024, 1, 1), (2, 16, 8192, 4, 8), (8, 4, 40960, 2, 2), (4, 32, 16384, 1, 4)]
+    "tile",
+    [
+        (1, 1, 1024, 1, 1),
+        (2, 16, 8192, 4, 8),
+        (8, 4, 40960, 2, 2),
+        (4, 32, 16384, 1, 4),
+    ],
 )
-def test_host_tiles_agree(
-    monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int, int, int]
-) -> None:
-    cuda_host.install(monkeypatch)
-    frame = random_frame("nv12", 90, 142)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_host_tiles_agree(monkeypatch: pytest.MonkeyPatch, tile: Tile, capability: int) -> None:
+    cuda_host.install(monkeypatch, capability=capability)
+    frame = random_frame("nv12", 90, 144)
     expected = on_host([frame], CudaPreprocess(height=96, width=160), "bgr")
-    got = on_host([frame], CudaPreprocess(height=96, width=160, tile=tile), "bgr")
-    np.testing.assert_array_equal(got, expected)
+    for lead in (1, 4):
+        got = on_host([frame], CudaPreprocess(height=96, width=160, tile=tile), "bgr", lead)
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_host_small_and_large_launches_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_host.install(monkeypatch)
+    monkeypatch.setattr("yolox_trt.kernels.cuda.preprocess.SMALL_LAUNCH", 96 * 160)
+    frame = random_frame("bgr8", 90, 144)
+    kernel = CudaPreprocess(height=96, width=160)
+    small, large = (on_host([frame] * n, kernel, "bgr", lead=0) for n in (1, 2))
+    assert len(kernel._kernels) == 2
+    np.testing.assert_array_equal(np.concatenate([small, small]), large)
 
 
 def test_unknown_input_is_refused() -> None:

@@ -98,8 +98,13 @@ def reverse_order(loaded: HostModule, reverse: bool) -> None:
     loaded.library.set_order(int(reverse))
 
 
-def install(monkeypatch: pytest.MonkeyPatch, *, reverse: bool = False) -> None:
-    """Let the wrappers run on the host for the rest of a test; skip it without g++."""
+def install(
+    monkeypatch: pytest.MonkeyPatch, *, reverse: bool = False, capability: int = 80
+) -> None:
+    """Let the wrappers run on the host for the rest of a test; skip it without g++.
+
+    `capability` chooses the code that a device of that compute capability runs.
+    """
     if shutil.which("g++") is None:
         pytest.skip("no g++: the kernels' code cannot be run on the host")
 
@@ -116,6 +121,8 @@ def install(monkeypatch: pytest.MonkeyPatch, *, reverse: bool = False) -> None:
 
     fake_cupy = make_cupy(empty)
     monkeypatch.setattr(module, "load", load_in_order)
+    properties = module.DeviceProperties(capability, l2_bytes=1 << 20)
+    monkeypatch.setattr(module, "device", lambda: properties)
     for user in (
         "yolox_trt.kernels.cuda.postprocess",
         "yolox_trt.executor.cuda_detector",

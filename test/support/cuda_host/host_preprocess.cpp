@@ -9,8 +9,8 @@ extern "C" void set_order(int reversed) { host::reversed = reversed != 0; }
 
 extern "C" void run_preprocess(const unsigned* grid, const unsigned* block, const Image* images,
                                out_t* output, float m0, float m1, float m2, float o0, float o1,
-                               float o2, int pad) {
+                               float o2, int pad, int evict_first) {
   host::launch(grid, block, [=] {
-    preprocess(images, output, m0, m1, m2, o0, o1, o2, pad);
+    preprocess(images, output, m0, m1, m2, o0, o1, o2, pad, evict_first);
   });
 }

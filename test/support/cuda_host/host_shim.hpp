@@ -46,6 +46,47 @@ static inline float to_float(half_t value) {
   return (float)narrow;
 }
 
+// Arithmetic on halves: a double holds products and sums of halves exactly, or so nearly that
+// rounding it is rounding them.
+static inline half_t narrow_half(double value) {
+  const _Float16 narrow = (_Float16)value;
+  half_t result;
+  std::memcpy(&result.bits, &narrow, 2);
+  return result;
+}
+static inline half_t subtract(half_t a, half_t b) {
+  return narrow_half((double)to_float(a) - to_float(b));
+}
+static inline half_t multiply(half_t a, half_t b) {
+  return narrow_half((double)to_float(a) * to_float(b));
+}
+static inline half_t fma(half_t a, half_t b, half_t c) {
+  return narrow_half((double)to_float(a) * to_float(b) + to_float(c));
+}
+template <typename Operation>
+static inline unsigned on_both(unsigned a, unsigned b, unsigned c, Operation operation) {
+  unsigned result = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    const half_t value = operation(half_t{(unsigned short)(a >> shift)},
+                                   half_t{(unsigned short)(b >> shift)},
+                                   half_t{(unsigned short)(c >> shift)});
+    result |= (unsigned)value.bits << shift;
+  }
+  return result;
+}
+static inline unsigned multiply2(unsigned a, unsigned b) {
+  return on_both(a, b, 0, [](half_t x, half_t y, half_t) { return multiply(x, y); });
+}
+static inline unsigned fma2(unsigned a, unsigned b, unsigned c) {
+  return on_both(a, b, c, [](half_t x, half_t y, half_t z) { return fma(x, y, z); });
+}
+static inline unsigned fma2_saturated(unsigned a, unsigned b, unsigned c) {
+  return on_both(a, b, c, [](half_t x, half_t y, half_t z) {
+    const float value = to_float(fma(x, y, z));
+    return to_half(value < 0 ? 0.0f : value > 1 ? 1.0f : value);
+  });
+}
+
 namespace host {
 
 enum class State { READY, BLOCK_BARRIER, WARP, DONE };
@@ -58,6 +99,7 @@ struct Fiber {
   long long given;   // value brought to a barrier or warp operation
   long long taken;   // value that it gave back
   int source;        // lane to read from; -1: a vote
+  bool spins;        // it waits for memory to change
 };
 
 static const size_t STACK = 64 * 1024;
@@ -81,6 +123,11 @@ static long long meet(State state, long long given, int source = -1) {
   self->source = source;
   swapcontext(&self->context, &scheduler);
   return self->taken;
+}
+
+static void spin() {
+  current->spins = true;
+  swapcontext(&current->context, &scheduler);
 }
 
 static void fail(const char* what) {
@@ -154,16 +201,19 @@ static void run_block(unsigned threads) {
   }
   for (;;) {
     bool done = true;
+    bool moved = false;
     for (unsigned n = 0; n < threads; ++n) {
       Fiber& fiber = fibers[reversed ? threads - 1 - n : n];
       if (fiber.state != State::READY) continue;
       current = &fiber;
       threadIdx = fiber.index;
+      fiber.spins = false;
       swapcontext(&scheduler, &fiber.context);
+      moved |= !fiber.spins;
     }
     for (const Fiber& fiber : fibers) done &= fiber.state == State::DONE;
     if (done) return;
-    if (!release()) fail("deadlock");
+    if (!release() && !moved) fail("deadlock");
   }
 }
 
@@ -183,6 +233,50 @@ static void launch(const unsigned* grid, const unsigned* block, std::function<vo
 
 }  // namespace host
 
+// The barriers of the bulk copy engine, and its copies, which arrive at once. A barrier of more
+// than one phase ahead of a waiting thread is an error that the thread would not see.
+struct HostBarrier {
+  unsigned short arrivals, pending;
+  int bytes : 31;
+  unsigned phase : 1;
+};
+static_assert(sizeof(HostBarrier) == 8, "a barrier has 8 bytes");
+static inline HostBarrier& host_barrier(unsigned long long* at) { return *(HostBarrier*)at; }
+static inline void end_phase(HostBarrier& barrier) {
+  if (barrier.pending || barrier.bytes) return;
+  barrier.pending = barrier.arrivals;
+  barrier.phase ^= 1;
+}
+static inline void init_barrier(unsigned long long* at, unsigned arrivals) {
+  host_barrier(at) = {(unsigned short)arrivals, (unsigned short)arrivals, 0, 0};
+}
+static inline void publish_barrier() {}
+static inline void arrive_and_expect(unsigned long long* at, unsigned bytes) {
+  HostBarrier& barrier = host_barrier(at);
+  if (barrier.pending == 0) host::fail("one arrival too many");
+  barrier.bytes += (int)bytes;
+  --barrier.pending;
+  end_phase(barrier);
+}
+static inline void wait_for_phase(unsigned long long* at, unsigned parity) {
+  while (host_barrier(at).phase == parity) host::spin();
+}
+static inline unsigned long long source_policy(bool) { return 0; }
+static inline void bulk_copy(unsigned char* to, unsigned long long from, unsigned bytes,
+                             unsigned long long* at, unsigned long long) {
+  if (((uintptr_t)to | from | bytes) & 15) host::fail("a bulk copy that is not aligned");
+  std::memcpy(to, (const void*)from, bytes);
+  HostBarrier& barrier = host_barrier(at);
+  barrier.bytes -= (int)bytes;
+  end_phase(barrier);
+}
+static inline void copy16(unsigned char* to, const unsigned char* from) {
+  if (((uintptr_t)to | (uintptr_t)from) & 15) host::fail("a copy that is not aligned");
+  std::memcpy(to, from, 16);
+}
+static inline void wait_for_copies() {}
+
+static inline void __syncwarp() { host::meet(host::State::WARP, 0); }
 static inline void __syncthreads() { host::meet(host::State::BLOCK_BARRIER, 0); }
 static inline int __syncthreads_or(int value) {
   return (int)host::meet(host::State::BLOCK_BARRIER, value);

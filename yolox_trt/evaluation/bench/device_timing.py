@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from yolox_trt.core.optional import require
 
@@ -61,6 +63,39 @@ def copy_bandwidth(size: int = 1 << 31) -> float:
 
     times = [between_events(copy, stream) for _ in range(12)]
     return 2 * size / statistics.median(times[2:])
+
+
+_STREAM = r"""
+extern "C" __global__ void stream(const uint4* source, uint4* target, int read, int written) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const uint4 value = i < read ? source[i] : make_uint4(i, i, i, i);
+  if (i < written) target[i] = value;
+  else if (value.x == 0x9e3779b9u && value.y == value.z) target[0] = value;  // keeps the load
+}
+"""
+
+
+def streaming_time(sources: Sequence[Any], written: int) -> float:
+    """Return the device time of a kernel that reads one buffer and writes another, in seconds.
+
+    That is what any kernel of this traffic takes at least in one launch: in contrast to
+    `copy_bandwidth`, the launch, the first bytes' latency and the last ones' are in it.
+
+    Args:
+        sources: cupy arrays of one size, read in turn; the same buffer is written each time.
+        written: bytes that are written.
+    """
+    cupy = require("cupy")
+    kernel = cupy.RawKernel(_STREAM, "stream")
+    target = cupy.empty(written, cupy.uint8)
+    read = sources[0].nbytes // 16
+    blocks = -(-max(read, written // 16) // 256)
+
+    def enqueue(i: int) -> None:
+        arguments = (sources[i], target, np.int32(read), np.int32(written // 16))
+        kernel((blocks,), (256,), arguments)
+
+    return device_time(enqueue, len(sources))
 
 
 def describe_device() -> str:

@@ -26,6 +26,7 @@ from yolox_trt.evaluation.bench.device_timing import (
     copy_bandwidth,
     describe_device,
     device_time,
+    streaming_time,
 )
 from yolox_trt.kernels.cuda import descriptors
 from yolox_trt.kernels.cuda.postprocess import CudaPostprocess
@@ -36,7 +37,7 @@ SUMMARY = "CUDA kernels: preprocessing against the copy bandwidth, decode + NMS"
 
 SOURCE_HEIGHT, SOURCE_WIDTH = 1280, 1920
 #: Network inputs, width x height.
-SIZES = ((960, 608), (960, 960), (1280, 960))
+SIZES = ((960, 608), (960, 960), (1280, 960), (416, 416))
 #: Source bytes that are rotated: several times the L2 of any GPU, so that it does not serve them.
 _ROTATED = 400e6
 
@@ -65,15 +66,18 @@ def run(args: argparse.Namespace) -> int:
     print(f"{figures['device']}; device copy {bandwidth / 1e12:.3f} TB/s")
     if "preprocess" not in skip:
         figures["preprocess"] = []
-        print("| encoding | input | type | batch | us | floor us | of copy bandwidth |")
-        print("|---|---|---|---|---|---|---|")
+        print(
+            "| encoding | input | type | batch | us | floor us | of copy bandwidth "
+            "| plain kernel us |"
+        )
+        print("|---|---|---|---|---|---|---|---|")
         for encoding in args.encodings:
             for batch in args.batches:
                 for figure in measure_preprocess(encoding, batch, bandwidth, tile):
                     figures["preprocess"].append(figure)
                     print(
                         "| {encoding} | {width}x{height} | {dtype} | {batch} | {us:.2f} "
-                        "| {floor_us:.2f} | {fraction:.0%} |".format(**figure),
+                        "| {floor_us:.2f} | {fraction:.0%} | {streaming_us:.2f} |".format(**figure),
                         flush=True,
                     )
     if "postprocess" not in skip:
@@ -100,7 +104,9 @@ def measure_preprocess(
 ) -> list[dict[str, Any]]:
     """Measure one encoding and batch for every size and type; sources are rotated.
 
-    The output is one buffer, as an engine's input is.
+    The output is one buffer, as an engine's input is. The floor is the traffic (each source byte
+    and each output byte once) over the copy bandwidth; "plain" is a kernel that does nothing but
+    read and write as many bytes.
     """
     cupy = require("cupy")
     layout = ENCODINGS[encoding]
@@ -111,6 +117,7 @@ def measure_preprocess(
     sets = max(4, int(_ROTATED / (size * batch)))
     staged = np.append(data, np.zeros(descriptors.SOURCE_MARGIN, np.uint8))
     sources = [cupy.asarray(staged) for _ in range(sets * batch)]
+    joined = [cupy.zeros(size * batch, cupy.uint8) for _ in range(sets)]
     struct = descriptors.IMAGE.size
     figures = []
     for width, height in SIZES:
@@ -145,6 +152,7 @@ def measure_preprocess(
                     "us": seconds * 1e6,
                     "floor_us": floor * 1e6,
                     "fraction": floor / seconds,
+                    "streaming_us": streaming_time(joined, output.nbytes) * 1e6,
                 }
             )
     return figures

@@ -27,6 +27,46 @@ __device__ __forceinline__ float to_float(half_t value) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
   return result;
 }
+
+// Arithmetic on halves, and on two of them in a word; each rounds once.
+__device__ __forceinline__ half_t subtract(half_t a, half_t b) {
+  half_t result;
+  asm("sub.rn.f16 %0, %1, %2;" : "=h"(result.bits) : "h"(a.bits), "h"(b.bits));
+  return result;
+}
+
+__device__ __forceinline__ half_t multiply(half_t a, half_t b) {
+  half_t result;
+  asm("mul.rn.f16 %0, %1, %2;" : "=h"(result.bits) : "h"(a.bits), "h"(b.bits));
+  return result;
+}
+
+__device__ __forceinline__ half_t fma(half_t a, half_t b, half_t c) {
+  half_t result;
+  asm("fma.rn.f16 %0, %1, %2, %3;" : "=h"(result.bits) : "h"(a.bits), "h"(b.bits), "h"(c.bits));
+  return result;
+}
+
+__device__ __forceinline__ u32 multiply2(u32 a, u32 b) {
+  u32 result;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
+__device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
+  u32 result;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+  return result;
+}
+
+__device__ __forceinline__ u32 fma2_saturated(u32 a, u32 b, u32 c) {  // to 0..1
+  u32 result;
+  asm("fma.rn.sat.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+  return result;
+}
 #endif
 
 __device__ __forceinline__ float to_float(float value) { return value; }
+
+__device__ __forceinline__ half_t low_half(u32 both) { return half_t{(u16)both}; }
+__device__ __forceinline__ half_t high_half(u32 both) { return half_t{(u16)(both >> 16)}; }

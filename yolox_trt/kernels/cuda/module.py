@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,26 @@ def load(name: str, *, fmad: bool = True, **macros: int) -> Any:
     """
     cupy = require("cupy", purpose="the CUDA kernels")
     return _load(int(cupy.cuda.Device().id), name, fmad, tuple(sorted(macros.items())))
+
+
+@dataclass(frozen=True)
+class DeviceProperties:
+    """What the wrappers need to know of a CUDA device.
+
+    Attributes:
+        capability: compute capability, for example 90 for 9.0.
+        l2_bytes: size of the L2 cache.
+    """
+
+    capability: int
+    l2_bytes: int
+
+
+def device() -> DeviceProperties:
+    """Return the properties of the current CUDA device."""
+    cupy = require("cupy", purpose="the CUDA kernels")
+    current = cupy.cuda.Device()
+    return DeviceProperties(int(current.compute_capability), int(current.attributes["L2CacheSize"]))
 
 
 @cache

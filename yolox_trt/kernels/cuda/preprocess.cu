@@ -10,18 +10,20 @@
 //
 // A block makes a tile of 32 * WARPS columns and TILE_ROWS rows. It first brings the source rows
 // that the tile samples, and no others, into shared memory: by the bulk copy engine where there is
-// one (compute capability 9.0), else by 16-byte asynchronous copies. That needs neither registers
-// nor addresses for what is in flight, and makes wide, aligned reads of unaligned pixels. Images
-// that this does not suit (steps that are no multiple of four, a tile that does not fit in
-// STAGE_BYTES) are read directly, through the L1.
+// one (BULK_COPY), else by asynchronous copies of 16 bytes a thread. Both need no registers for
+// what is in flight, and make wide, aligned reads of unaligned pixels. While a block waits for its
+// rows, others of its multiprocessor make pixels. A tile whose rows do not fit in STAGE_BYTES is
+// made in parts of fewer rows. Images that this does not suit (steps that are no multiple of four,
+// one row that does not fit) are read directly, through the L1.
 //
 // Macros, set by kernels/cuda/preprocess.py:
 //   OUTPUT       element type: 0 float, 1 half, 2 int8, 3 uint8
 //   LAYOUT       0 NCHW, 1 HWC4, 2 CHW16, 3 CHW32
 //   NORMALISE    1: values are scaled and shifted; 0: they stay 0..255
 //   WARPS        warps of a block, side by side
-//   TILE_ROWS    rows of a tile, at most 32
+//   TILE_ROWS    rows of a tile, at most 32; a power of two
 //   STAGE_BYTES  shared memory for source rows
+//   BULK_COPY    1: use the bulk copy engine (compute capability 9.0 and later)
 //   BATCH        rows of a thread whose taps are read before the first is blended
 //   BLOCKS       blocks that must fit on a multiprocessor: bounds the registers of a thread
 //   HEIGHT, WIDTH, ROW_PITCH  of the network's input: rows, columns, and elements (NCHW) or pixels
@@ -55,24 +57,34 @@ typedef signed char out_t;
 typedef u8 out_t;
 #endif
 
-const int WEIGHT_BITS = 12;  // OpenCV's INTER_LINEAR has 11
-const u32 ONE = 1u << WEIGHT_BITS;
-const int PIXEL_BITS = 2 * WEIGHT_BITS;  // a blended pixel's integer is its highest byte
+// Two forms of a blended pixel's channel, an integer 0..255. Encodings with full-resolution colour
+// are blended in integers: it is the highest byte of a word. YUV is blended in halves: it is the
+// lowest byte of the half 1024 + integer, whose other byte is 0x64.
+enum Form { HIGH_BYTE, HALF };
 
-// A blended pixel (already rounded) as an element of the network's input.
+const int WEIGHT_BITS = 12;  // of HIGH_BYTE; OpenCV's INTER_LINEAR has 11
+const u32 ONE = 1u << WEIGHT_BITS;
+const int PIXEL_BITS = 2 * WEIGHT_BITS;
+const u32 HALF_1024 = 0x6400;
+
+template <Form FORM>
+__device__ __forceinline__ u32 make_pixel(u32 value) {
+  return FORM == HALF ? HALF_1024 | value : value << PIXEL_BITS;
+}
+
+// A blended pixel's channel as an element of the network's input.
+template <Form FORM>
 __device__ __forceinline__ out_t finish(u32 pixel, float multiplier, float offset) {
+  const u32 byte = FORM == HALF ? 0 : 3;  // where the integer lies
 #if OUTPUT == 3
-  return (u8)(pixel >> PIXEL_BITS);
-#elif OUTPUT == 1 && !NORMALISE && !defined(YOLOX_TRT_HOST)
-  // 0x6400 | byte is the half 1024 + byte.
+  return (u8)__byte_perm(pixel, 0u, 0x4440u | byte);
+#elif OUTPUT == 1 && !NORMALISE
   half_t result;
-  asm("sub.rn.f16 %0, %1, %2;"
-      : "=h"(result.bits)
-      : "h"((u16)__funnelshift_r(pixel, 0x64u, PIXEL_BITS)), "h"((u16)0x6400));
-  return result;
+  result.bits = (u16)(FORM == HALF ? pixel : __byte_perm(pixel, HALF_1024, 0x4450u | byte));
+  return subtract(result, half_t{(u16)HALF_1024});
 #else
   // 0x4b000000 | byte is the float 2^23 + byte: cheaper than a shift and a conversion.
-  float value = __uint_as_float(__funnelshift_r(pixel, 0x4b0000u, PIXEL_BITS)) - 8388608.0f;
+  float value = __uint_as_float(__byte_perm(pixel, 0x4b000000u, 0x7440u | byte)) - 8388608.0f;
 #if NORMALISE
   value = fmaf(value, multiplier, offset);
 #endif
@@ -86,10 +98,10 @@ __device__ __forceinline__ out_t finish(u32 pixel, float multiplier, float offse
 #endif
 }
 
-// Where an axis samples, inside a Roi: first tap, and the second tap's weight in 1 / ONE.
+// Where an axis samples, inside a Roi: first tap, and the second tap's weight.
 struct Sample {
   u32 tap;
-  u32 weight;
+  float weight;
 };
 
 __device__ __forceinline__ Sample sample(int position, float ratio, int first, int size) {
@@ -99,56 +111,76 @@ __device__ __forceinline__ Sample sample(int position, float ratio, int first, i
   const int floor = max(min((int)source, size - 2), 0);
   Sample result;
   result.tap = (u32)(first + floor);
-  result.weight = (u32)__float2int_rn((source - (float)floor) * (float)ONE);
+  result.weight = source - (float)floor;
   return result;
 }
 
-// ITU-R BT.601, limited range, as kernels/reference/color.py, with 16 instead of 20 bits of
-// fraction: an integer then lies in one byte, and differs from the reference's by 1 at most.
-const int YUV_BITS = 16;
-const int YUV_Y = 76284;        // round(2^16 * 1220542 / 2^20), likewise below
-const int YUV_U_TO_B = 132252;
-const int YUV_U_TO_G = -25625;
-const int YUV_V_TO_G = -53281;
-const int YUV_V_TO_R = 104595;
-const int YUV_LIMIT = (256 << YUV_BITS) - 1;
-
-struct Chroma {  // what chroma adds to the blue, green and red of a pixel, and half for rounding
-  int value[3];
-
-  Chroma() = default;
-
-  __device__ __forceinline__ Chroma(u32 u, u32 v) {
-    const int half = 1 << (YUV_BITS - 1);
-    value[0] = (int)u * YUV_U_TO_B + (half - 128 * YUV_U_TO_B);
-    value[1] = (int)v * YUV_V_TO_G +
-               ((int)u * YUV_U_TO_G + (half - 128 * (YUV_U_TO_G + YUV_V_TO_G)));
-    value[2] = (int)v * YUV_V_TO_R + (half - 128 * YUV_V_TO_R);
-  }
+// The weights of both taps. Their sum is one, exactly.
+struct Weights {
+  u32 first, second;  // HIGH_BYTE: in 1 / ONE; HALF: two equal halves
 };
 
-__device__ __forceinline__ int luma_of(u32 y) { return max((int)y - 16, 0) * YUV_Y; }
-
-__device__ __forceinline__ int clamped_sum(int a, int b) {
-  return max(min(a + b, YUV_LIMIT), 0);  // one instruction on compute capability 9.0
-}
-
-// Weighted sums of the blue, green and red of two YUV pixels.
-__device__ __forceinline__ void blend_yuv(u32 y_a, u32 y_b, const Chroma& chroma_a,
-                                          const Chroma& chroma_b, u32 weights, u32 sum[3]) {
-  const int luma_a = luma_of(y_a);
-  const int luma_b = luma_of(y_b);
-#pragma unroll
-  for (int c = 0; c < 3; ++c) {
-    const u32 a = (u32)clamped_sum(luma_a, chroma_a.value[c]);
-    const u32 b = (u32)clamped_sum(luma_b, chroma_b.value[c]);
-    sum[c] = __dp2a_lo(weights, __byte_perm(a, b, 0x0062), 0u);
+template <Form FORM>
+__device__ __forceinline__ Weights make_weights(float second) {
+  Weights result;
+  if (FORM == HALF) {
+    // Multiples of 2^-11, which a half holds exactly, as it does one less them.
+    const float rounded = (float)__float2int_rn(second * 2048.0f) * (1.0f / 2048.0f);
+    result.first = 0x10001u * to_half(1.0f - rounded).bits;
+    result.second = 0x10001u * to_half(rounded).bits;
+  } else {
+    result.second = (u32)__float2int_rn(second * (float)ONE);
+    result.first = ONE - result.second;
   }
+  return result;
 }
 
-// Byte `index` of a word; the index may differ between threads.
-__device__ __forceinline__ u32 byte_of(u32 word, u32 index) {
-  return __byte_perm(word, 0u, 0x4440u | index);
+// ITU-R BT.601, limited range, as kernels/reference/color.py, but in halves, for both horizontal
+// taps at once: three times fewer instructions than in integers. 1 stands for WHITE (255 and what
+// rounds to it), so that saturation to 0..1, which costs nothing, clips as the reference does.
+// WHITE is chosen so that a half holds both it and the factor of luma almost exactly; with the
+// rounding of each step a tap is off by less than 0.35.
+constexpr double WHITE = 255.125;
+
+constexpr u32 both_halves(double value) {  // of a normal number, rounded to nearest
+  u32 sign = 0;
+  if (value < 0) {
+    sign = 0x8000;
+    value = -value;
+  }
+  int exponent = 15;
+  while (value >= 2) {
+    value /= 2;
+    ++exponent;
+  }
+  while (value < 1) {
+    value *= 2;
+    --exponent;
+  }
+  return 0x10001u * (sign | (((u32)exponent << 10) + (u32)((value - 1) * 1024 + 0.5)));
+}
+
+// A byte as the bits of a half is byte * 2^-24; times 2^15 it is byte / 512.
+constexpr u32 BYTE_TO_HALF = both_halves(32768);
+constexpr u32 MINUS_BLACK = both_halves(-16.0 / 512);
+constexpr u32 MINUS_GREY = both_halves(-128.0 / 512);
+constexpr u32 TO_BYTE = both_halves(WHITE);
+constexpr u32 factor_of(double coefficient) { return both_halves(coefficient * 512 / WHITE); }
+constexpr u32 YUV_Y = factor_of(1220542.0 / (1 << 20));
+constexpr u32 YUV_U_TO_B = factor_of(2116026.0 / (1 << 20));
+constexpr u32 YUV_U_TO_G = factor_of(-409993.0 / (1 << 20));
+constexpr u32 YUV_V_TO_G = factor_of(-852492.0 / (1 << 20));
+constexpr u32 YUV_V_TO_R = factor_of(1673527.0 / (1 << 20));
+
+// Blue, green and red of two taps, from the bytes of their luma and chroma in halves.
+__device__ __forceinline__ void yuv_to_bgr(u32 y, u32 u, u32 v, u32 bgr[3]) {
+  const u32 luma = fma2_saturated(y, BYTE_TO_HALF, MINUS_BLACK);
+  const u32 du = fma2(u, BYTE_TO_HALF, MINUS_GREY);
+  const u32 dv = fma2(v, BYTE_TO_HALF, MINUS_GREY);
+  const u32 grey = multiply2(luma, YUV_Y);
+  bgr[0] = fma2_saturated(du, YUV_U_TO_B, grey);
+  bgr[1] = fma2_saturated(dv, YUV_V_TO_G, fma2(du, YUV_U_TO_G, grey));
+  bgr[2] = fma2_saturated(dv, YUV_V_TO_R, grey);
 }
 
 struct Normalisation {  // out = value * multiplier + offset, by the network's channel
@@ -159,26 +191,36 @@ struct Normalisation {  // out = value * multiplier + offset, by the network's c
 #if LAYOUT == 0
 const int ROW_ELEMENTS = ROW_PITCH;
 const long long PLANE = (long long)HEIGHT * ROW_PITCH;
+const int IMAGE_ROWS = 3 * HEIGHT;  // of an image's planes, one below the other
 #else
 const int CHANNELS = LAYOUT == 1 ? 4 : LAYOUT == 2 ? 16 : 32;
 const int ROW_ELEMENTS = ROW_PITCH * CHANNELS;
+const int IMAGE_ROWS = HEIGHT;
 #endif
 
-// Stores one pixel. `to`: NCHW, its place in the plane of channel 0; else its first element.
-// `swap`: channels 0 and 2 change places; `normalisation` is in the order of `pixel`.
-template <bool SWAP>
-__device__ __forceinline__ void store(out_t* __restrict__ to, const u32 pixel[3],
-                                      const Normalisation& normalisation) {
+// The network's input, seen by one thread.
+struct Output {
+#if LAYOUT == 0
+  // The thread's column in the tile's first row, in the planes of a pixel's three channels.
+  out_t* __restrict__ at[3];
+#else
+  out_t* __restrict__ at;  // the thread's pixel in the tile's first row
+  bool swap;               // channels 0 and 2 change places
+#endif
+};
+
+// Stores one pixel. `normalisation` is in the order of `pixel`.
+template <Form FORM>
+__device__ __forceinline__ void store(const Output& output, const Normalisation& normalisation,
+                                      int row, const u32 pixel[3]) {
   out_t value[3];
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    value[SWAP ? 2 - c : c] =
-        finish(pixel[c], normalisation.multiplier[c], normalisation.offset[c]);
+    value[c] = finish<FORM>(pixel[c], normalisation.multiplier[c], normalisation.offset[c]);
   }
 #if LAYOUT == 0
-  to[0] = value[0];
-  to[PLANE] = value[1];
-  to[2 * PLANE] = value[2];
+#pragma unroll
+  for (int c = 0; c < 3; ++c) output.at[c][row * ROW_ELEMENTS] = value[c];
 #else
   // Channels beyond the third are zero: the network's weights for them are, too.
   const int group = 16 / (int)sizeof(out_t) < CHANNELS ? 16 / (int)sizeof(out_t) : CHANNELS;
@@ -187,35 +229,20 @@ __device__ __forceinline__ void store(out_t* __restrict__ to, const u32 pixel[3]
   };
   const Pack zero = {};
   Pack pack = {};
-  pack.value[0] = value[0];
+  pack.value[0] = output.swap ? value[2] : value[0];
   pack.value[1] = value[1];
-  pack.value[2] = value[2];
-  ((Pack*)to)[0] = pack;
+  pack.value[2] = output.swap ? value[0] : value[2];
+  Pack* to = (Pack*)(output.at + (long long)row * ROW_ELEMENTS);
+  to[0] = pack;
 #pragma unroll
-  for (int next = 1; next < CHANNELS / group; ++next) ((Pack*)to)[next] = zero;
+  for (int next = 1; next < CHANNELS / group; ++next) to[next] = zero;
 #endif
 }
 
-// The network's input, seen by one thread.
-struct Output {
-  out_t* __restrict__ at;  // the thread's column in the tile's first row (NCHW: of channel 0)
-  bool swap;
-  Normalisation normalisation;
-};
-
-__device__ __forceinline__ void store(const Output& output, int row, const u32 pixel[3]) {
-  out_t* __restrict__ to = output.at + (long long)row * ROW_ELEMENTS;
-  if (output.swap) {  // the same for the whole block
-    store<true>(to, pixel, output.normalisation);
-  } else {
-    store<false>(to, pixel, output.normalisation);
-  }
-}
-
-// What the rows of a tile need, made by the first warp.
+// What a row of a tile needs.
 struct alignas(16) Row {
   u32 above, below;  // staged: bytes from the stage's start to the tile's first group; else rows
-  u32 weight_above, weight_below;  // in 1 / ONE
+  u32 weight_above, weight_below;  // as in Weights
   u32 chroma_above, chroma_below;  // nv12, likewise
   u32 reserved[2];
 };
@@ -225,6 +252,7 @@ template <int ENCODING>
 struct Traits {
   static const bool IS_RGB = ENCODING == BGR8 || ENCODING == BGRA8;
   static const bool IS_422 = ENCODING == UYVY || ENCODING == YUY2;
+  static const Form FORM = IS_422 || ENCODING == NV12 ? HALF : HIGH_BYTE;
   // Bytes from one pixel to the next in the plane that carries luma or colour.
   static const u32 PITCH = ENCODING == BGR8 ? 3 : ENCODING == BGRA8 ? 4 : IS_422 ? 2 : 1;
   // Bytes from a group's first one to the end of what both taps need.
@@ -239,22 +267,33 @@ struct Traits {
 // What a thread knows of its column.
 struct Column {
   u32 odd;       // whether the first tap's column is odd
-  u32 weights;   // of both horizontal taps
+  u32 weights;   // HIGH_BYTE: of both horizontal taps, 16 bits each
+  Weights half;  // HALF
   u32 offset;    // bytes from a row's start to the first tap's group
   u32 chroma_a;  // nv12: bytes from a chroma row's start to both taps' chroma
   u32 chroma_b;
+  u32 y, u, v;   // uyvy and yuy2: which bytes of a group and the next are both taps' (PRMT)
 };
 
 template <int ENCODING>
 __device__ __forceinline__ Column make_column(const Image& image, int column) {
   const Sample x = sample(min(column, image.resized_width - 1), image.ratio_x, image.roi_x,
                           image.roi_width);
+  const Weights weights = make_weights<Traits<ENCODING>::FORM>(x.weight);
   Column result;
   result.odd = x.tap & 1;
-  result.weights = (ONE - x.weight) | x.weight << 16;
+  result.weights = weights.first | weights.second << 16;
+  result.half = weights;
   result.offset = Traits<ENCODING>::offset(x.tap);
   result.chroma_a = x.tap & ~1u;
   result.chroma_b = (x.tap + 1) & ~1u;
+  // UYVY: U Y V Y'; YUY2: Y U Y' V. Even column: Y and Y'. Odd: Y', then Y of the next group.
+  const u32 y = ENCODING == UYVY ? 1 : 0;
+  const u32 u = ENCODING == UYVY ? 0 : 1;
+  const u32 next = 4 * result.odd;
+  result.y = (y + 2 * result.odd) | (y + 2 + 2 * result.odd) << 8;
+  result.u = u | (u + next) << 8;
+  result.v = (u + 2) | (u + 2 + next) << 8;
   return result;
 }
 
@@ -290,63 +329,76 @@ __device__ __forceinline__ void align_taps(Taps& taps, u32 lead) {
 // A chroma sample of nv12: blue difference in the low byte, red difference above it.
 __device__ __forceinline__ u32 read_chroma(const u8* at) { return at[0] | at[1] << 8; }
 
-// Weighted sums of a row's two taps, channels in the order of the encoding's bytes (YUV: blue,
-// green, red). `chroma`: nv12, of both taps.
+// Blends the two taps of one row: weighted sums, channels in the order of the encoding's bytes.
 template <int ENCODING>
-__device__ __forceinline__ void blend_row(const Taps& taps, const Column& column,
-                                          const Chroma chroma[2], u32 sum[3]) {
-  if (Traits<ENCODING>::IS_RGB) {
-    const u32 two = __byte_perm(taps.word[0], taps.word[1], ENCODING == BGR8 ? 0x4130 : 0x5140);
-    const u32 third = __byte_perm(taps.word[0], taps.word[1], ENCODING == BGR8 ? 0x0052 : 0x0062);
-    sum[0] = __dp2a_lo(column.weights, two, 0u);
-    sum[1] = __dp2a_hi(column.weights, two, 0u);
-    sum[2] = __dp2a_lo(column.weights, third, 0u);
-  } else if (ENCODING == MONO8) {
+__device__ __forceinline__ void blend_columns(const Taps& taps, const Column& column, u32 sum[3]) {
+  if (ENCODING == MONO8) {
     sum[0] = sum[1] = sum[2] =
         taps.word[0] * (column.weights & 0xffffu) + taps.word[1] * (column.weights >> 16);
-  } else if (ENCODING == NV12) {
-    blend_yuv(taps.word[0], taps.word[1], chroma[0], chroma[1], column.weights, sum);
+    return;
+  }
+  const u32 two = __byte_perm(taps.word[0], taps.word[1], ENCODING == BGR8 ? 0x4130 : 0x5140);
+  const u32 third = __byte_perm(taps.word[0], taps.word[1], ENCODING == BGR8 ? 0x0052 : 0x0062);
+  sum[0] = __dp2a_lo(column.weights, two, 0u);
+  sum[1] = __dp2a_hi(column.weights, two, 0u);
+  sum[2] = __dp2a_lo(column.weights, third, 0u);
+}
+
+// Blue, green and red of the two taps of one row, in halves. `chroma`: nv12, of both taps.
+template <int ENCODING>
+__device__ __forceinline__ void convert(const Taps& taps, const Column& column,
+                                        const u32 chroma[2], u32 bgr[3]) {
+  if (ENCODING == NV12) {
+    yuv_to_bgr(taps.word[0] | taps.word[1] << 16, __byte_perm(chroma[0], chroma[1], 0x6420),
+               __byte_perm(chroma[0], chroma[1], 0x6521), bgr);
   } else {
-    // UYVY: U Y V Y'; YUY2: Y U Y' V. Odd column: Y', then Y of the next group.
-    const u32 luma = ENCODING == UYVY ? 1 : 0;
-    const u32 u = ENCODING == UYVY ? 0 : 1;
-    const u32 next = column.odd ? taps.word[1] : taps.word[0];
-    const Chroma a(byte_of(taps.word[0], u), byte_of(taps.word[0], u + 2));
-    const Chroma b(byte_of(next, u), byte_of(next, u + 2));
-    blend_yuv(byte_of(taps.word[0], luma + 2 * column.odd),
-              byte_of(next, luma + 2 - 2 * column.odd), a, b, column.weights, sum);
+    const u32 low = 0x00ff00ffu;
+    yuv_to_bgr(__byte_perm(taps.word[0], taps.word[1], column.y) & low,
+               __byte_perm(taps.word[0], taps.word[1], column.u) & low,
+               __byte_perm(taps.word[0], taps.word[1], column.v) & low, bgr);
   }
 }
 
-// Blends both rows: an integer 0..255, rounded half up, in the highest byte.
-__device__ __forceinline__ void blend_rows(const u32 above[3], const u32 below[3], const Row& row,
-                                           u32 pixel[3]) {
+// Blends the taps of two rows to one pixel, of the encoding's Form.
+template <int ENCODING>
+__device__ __forceinline__ void blend(const Taps taps[2], const u32 chroma[2][2],
+                                      const Column& column, const Row& row, u32 pixel[3]) {
+  u32 above[3], below[3];
+  if (Traits<ENCODING>::FORM == HALF) {
+    convert<ENCODING>(taps[0], column, chroma[0], above);
+    convert<ENCODING>(taps[1], column, chroma[1], below);
 #pragma unroll
-  for (int c = 0; c < 3; ++c) {
-    pixel[c] = above[c] * row.weight_above +
-               (below[c] * row.weight_below + (1u << (PIXEL_BITS - 1)));
+    for (int c = 0; c < 3; ++c) {
+      const u32 both = fma2(below[c], row.weight_below, multiply2(above[c], row.weight_above));
+      const half_t sum = fma(high_half(both), low_half(column.half.second),
+                             multiply(low_half(both), low_half(column.half.first)));
+      // Halves from 1024 to 2048 are integers: this rounds.
+      pixel[c] = fma(sum, low_half(TO_BYTE), half_t{(u16)HALF_1024}).bits;
+    }
+  } else {
+    blend_columns<ENCODING>(taps[0], column, above);
+    blend_columns<ENCODING>(taps[1], column, below);
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {  // rounded half up
+      pixel[c] = above[c] * row.weight_above +
+                 (below[c] * row.weight_below + (1u << (PIXEL_BITS - 1)));
+    }
   }
 }
 
 // ---- bringing source rows into shared memory
 
-#if !defined(YOLOX_TRT_HOST) && __CUDA_ARCH__ >= 900
-#define BULK_COPY 1
-#else
-#define BULK_COPY 0
-#endif
-
-#ifdef YOLOX_TRT_HOST
-__device__ __forceinline__ void copy16(u8* to, const u8* from) { __builtin_memcpy(to, from, 16); }
-__device__ __forceinline__ void wait_for_copies() {}
-#else
+#ifndef YOLOX_TRT_HOST
 __device__ __forceinline__ u32 shared_address(const void* pointer) {
   return (u32)__cvta_generic_to_shared(pointer);
 }
 #if BULK_COPY
+// A barrier's phase ends with the last of `arrivals` and of the bytes that were announced.
 __device__ __forceinline__ void init_barrier(u64* barrier, u32 arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
                "r"(arrivals));
+}
+__device__ __forceinline__ void publish_barrier() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 __device__ __forceinline__ void arrive_and_expect(u64* barrier, u32 bytes) {
@@ -355,21 +407,33 @@ __device__ __forceinline__ void arrive_and_expect(u64* barrier, u32 bytes) {
                "r"(bytes)
                : "memory");
 }
-__device__ __forceinline__ void bulk_copy(u8* to, u64 from, u32 bytes, u64* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier))
-      : "memory");
-}
-__device__ __forceinline__ void wait_for_barrier(u64* barrier) {  // its first phase
+__device__ __forceinline__ void wait_for_phase(u64* barrier, u32 parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@!done bra again;\n"
-      "}\n" ::"r"(shared_address(barrier))
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+// How the L2 treats source pixels. They are read once: where the network's input fits in the L2,
+// they should not push it out before the network reads it.
+__device__ __forceinline__ u64 source_policy(bool evict_first) {
+  u64 policy;
+  if (evict_first) {
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  } else {
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  }
+  return policy;
+}
+__device__ __forceinline__ void bulk_copy(u8* to, u64 from, u32 bytes, u64* barrier, u64 policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
 }
 #elif __CUDA_ARCH__ >= 800
@@ -414,6 +478,52 @@ __device__ __forceinline__ u32 staged_at(const Region& region, u32 row, u32 slot
   return region.begin + slot * region.bytes + lead;
 }
 
+// Bytes that are read of each row from the first of a tile's groups to the last.
+__device__ __forceinline__ u32 bytes_of(u32 first, u32 last, u32 window) {
+  return (last - first + window + 30) & ~15u;  // whole pieces of 16, wherever the row begins
+}
+
+// A read of a word, from a group's last bytes on, may leave a row by up to eight bytes.
+__device__ __forceinline__ bool fits(u32 bytes) { return bytes + 16 <= STAGE_BYTES; }
+
+// ---- tiles
+
+const int TILE_COLUMNS = 32 * WARPS;
+
+// Rows of a part of a tile: TILE_ROWS, or fewer where what they sample would not fit in a stage.
+template <int ENCODING>
+__device__ __forceinline__ int rows_of_parts(const Image& image) {
+  const u32 columns = (u32)(image.ratio_x * (float)TILE_COLUMNS) + 2;
+  const u32 bytes = bytes_of(0, Traits<ENCODING>::PITCH * columns, Traits<ENCODING>::WINDOW);
+  const u32 chroma = ENCODING == NV12 ? bytes_of(0, columns + 2, 2) : 0;
+  int rows = TILE_ROWS;
+  for (; rows > 1; rows /= 2) {
+    const u32 slots = (u32)min(2 * rows, (int)(image.ratio_y * (float)rows) + 3);
+    const u32 chroma_slots = (u32)min(2 * rows, (int)slots / 2 + 2);
+    if (fits(slots * bytes + chroma_slots * chroma)) break;
+  }
+  return rows;
+}
+
+// A part of a tile of the network's input.
+struct Place {
+  int first_column;
+  int first_row;
+  int last_row;  // behind its last row
+  int end;       // behind its last row that carries the image; first_row: none does
+};
+
+__device__ __forceinline__ Place place_of(const Image& image, int row, int rows) {
+  Place place;
+  place.first_column = blockIdx.x * TILE_COLUMNS;
+  place.first_row = min((int)blockIdx.y * TILE_ROWS + row, HEIGHT);
+  place.last_row = min(place.first_row + rows, HEIGHT);
+  place.end = max(place.first_row, min(place.last_row, image.resized_height));
+  if (place.first_column >= image.resized_width) place.end = place.first_row;
+  return place;
+}
+
+// What a tile reads.
 template <int ENCODING>
 struct Tile {
   Region luma;
@@ -423,25 +533,24 @@ struct Tile {
   bool staged;
 };
 
-// Decides how a tile is read. `last_row`: behind the tile's
-// last row that carries the image; `last_column`: its last column that does.
+// Decides how a tile is read.
 template <int ENCODING>
-__device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, int first_column,
-                                                    int last_column, int first_row, int last_row) {
+__device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, const Place& place) {
   Tile<ENCODING> tile;
-  const Column left = make_column<ENCODING>(image, first_column);
+  const int last_column = min(place.first_column + TILE_COLUMNS, image.resized_width) - 1;
+  const Column left = make_column<ENCODING>(image, place.first_column);
   const Column right = make_column<ENCODING>(image, last_column);
-  const Sample top = sample(first_row, image.ratio_y, image.roi_y, image.roi_height);
-  const Sample bottom = sample(last_row - 1, image.ratio_y, image.roi_y, image.roi_height);
+  const Sample top = sample(place.first_row, image.ratio_y, image.roi_y, image.roi_height);
+  const Sample bottom = sample(place.end - 1, image.ratio_y, image.roi_y, image.roi_height);
   const u32 second = image.roi_height > 1 ? 1 : 0;
   const u32 dense_rows = bottom.tap + second - top.tap + 1;
-  const u32 listed_rows = 2 * (u32)(last_row - first_row);
+  const u32 listed_rows = 2 * (u32)(place.end - place.first_row);
   const bool dense = dense_rows <= listed_rows;
 
   tile.first_offset = left.offset;
   tile.luma.data = image.data + left.offset;
   tile.luma.step = (u32)image.step;
-  tile.luma.bytes = (right.offset - left.offset + Traits<ENCODING>::WINDOW + 30) & ~15u;
+  tile.luma.bytes = bytes_of(left.offset, right.offset, Traits<ENCODING>::WINDOW);
   tile.luma.begin = 0;
   tile.luma.slots = dense ? dense_rows : listed_rows;
   tile.luma.first = top.tap;
@@ -454,33 +563,34 @@ __device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, int firs
   tile.chroma.slots = 0;
   if (ENCODING == NV12) {
     tile.chroma.data = image.chroma + left.chroma_a;
-    tile.chroma.bytes = (right.chroma_b - left.chroma_a + 2 + 30) & ~15u;
+    tile.chroma.bytes = bytes_of(left.chroma_a, right.chroma_b, 2);
     tile.chroma.begin = total;
     tile.chroma.first = top.tap >> 1;
     tile.chroma.slots = dense ? ((bottom.tap + second) >> 1) - (top.tap >> 1) + 1 : listed_rows;
     tile.chroma.halved = 1;
     total += tile.chroma.slots * tile.chroma.bytes;
   }
-  // A read of a word, from a group's last bytes on, may leave a row by up to eight bytes.
-  tile.staged = total + 16 <= STAGE_BYTES &&
-                ((image.data | image.chroma | (u64)image.step) & 3) == 0;
+  tile.staged = fits(total) && ((image.data | image.chroma | (u64)image.step) & 3) == 0;
   return tile;
 }
 
-__device__ __forceinline__ Row make_row(const Image& image, const Region& luma,
-                                        const Region& chroma, bool staged, int first_row,
-                                        int index) {
+template <int ENCODING>
+__device__ __forceinline__ Row make_row(const Image& image, const Tile<ENCODING>& tile,
+                                        int first_row, int index) {
   const Sample y = sample(min(first_row + index, image.resized_height - 1), image.ratio_y,
                           image.roi_y, image.roi_height);
+  const Weights weights = make_weights<Traits<ENCODING>::FORM>(y.weight);
   Row row;
-  row.weight_above = ONE - y.weight;
-  row.weight_below = y.weight;
+  row.weight_above = weights.first;
+  row.weight_below = weights.second;
   row.above = y.tap;
   row.below = y.tap + (image.roi_height > 1 ? 1 : 0);
   row.chroma_above = row.above >> 1;
   row.chroma_below = row.below >> 1;
-  if (staged) {
+  if (tile.staged) {
     const u32 slot = 2 * index;
+    const Region& luma = tile.luma;
+    const Region& chroma = tile.chroma;
     row.chroma_above = staged_at(chroma, row.chroma_above,
                                  chroma.dense ? row.chroma_above - chroma.first : slot);
     row.chroma_below = staged_at(chroma, row.chroma_below,
@@ -491,51 +601,37 @@ __device__ __forceinline__ Row make_row(const Image& image, const Region& luma,
   return row;
 }
 
-// What a thread's column is: image, padding, or behind the row's end.
-enum Kind { IMAGE, PADDING, OUTSIDE };
-
 // A block's shared memory.
 struct alignas(128) Shared {
   u8 stage[STAGE_BYTES];
   Row rows[TILE_ROWS];
-  u64 barrier;
-  u32 first_offset;  // of the tile's first group in a row
-  u32 first_chroma;
-  u32 staged;        // whether the rows are in `stage`
+#if BULK_COPY
+  u64 barrier;  // the copies have arrived, and the rows are described
+#endif
 };
 
-// Starts the copies of the source rows of a tile, and describes its rows. Called by one warp where
-// bulk copies exist, else by all.
+// Describes the rows of a part of a tile and starts the copies of what they sample.
 template <int ENCODING>
-__device__ __forceinline__ void start(const Image& image, int first_column, int first_row,
-                                      int last_row, Shared& shared) {
-  const int lane = threadIdx.x % 32;
-  const int last_column = min(first_column + 32 * WARPS, image.resized_width) - 1;
-  const Tile<ENCODING> tile =
-      make_tile<ENCODING>(image, first_column, last_column, first_row, last_row);
-#if BULK_COPY
-  if (tile.staged) {
-    if (lane == 0) init_barrier(&shared.barrier, 32);
-    __syncwarp();
-    u32 bytes = 0;
-    for (u32 slot = lane; slot < tile.luma.slots; slot += 32) bytes += tile.luma.bytes;
-    for (u32 slot = lane; slot < tile.chroma.slots; slot += 32) bytes += tile.chroma.bytes;
-    arrive_and_expect(&shared.barrier, bytes);
-  }
-#endif
+__device__ __forceinline__ void start(const Image& image, const Tile<ENCODING>& tile,
+                                      const Place& place, Shared& shared, u64 policy) {
+  const u32 warp = threadIdx.x / 32;
+  const u32 lane = threadIdx.x % 32;
 #pragma unroll
   for (int plane = 0; plane < (ENCODING == NV12 ? 2 : 1); ++plane) {
     const Region& region = plane ? tile.chroma : tile.luma;
     if (!tile.staged) break;
 #if BULK_COPY
-    for (u32 slot = lane; slot < region.slots; slot += 32) {
-      const u64 from = region.data + (u64)region_row(region, image, first_row, slot) * region.step;
+    // Each warp starts its share: a copy takes it some tens of cycles.
+    for (u32 slot = warp + lane * WARPS; slot < region.slots; slot += 32 * WARPS) {
+      const u64 from =
+          region.data + (u64)region_row(region, image, place.first_row, slot) * region.step;
       bulk_copy(shared.stage + region.begin + slot * region.bytes, from & ~15ull, region.bytes,
-                &shared.barrier);
+                &shared.barrier, policy);
     }
 #else
-    for (u32 slot = threadIdx.x / 32; slot < region.slots; slot += WARPS) {
-      const u64 from = region.data + (u64)region_row(region, image, first_row, slot) * region.step;
+    for (u32 slot = warp; slot < region.slots; slot += WARPS) {
+      const u64 from =
+          region.data + (u64)region_row(region, image, place.first_row, slot) * region.step;
       u8* to = shared.stage + region.begin + slot * region.bytes;
       for (u32 byte = lane * 16; byte < region.bytes; byte += 32 * 16) {
         copy16(to + byte, (const u8*)(from & ~15ull) + byte);
@@ -545,130 +641,111 @@ __device__ __forceinline__ void start(const Image& image, int first_column, int 
   }
   if (threadIdx.x < TILE_ROWS) {
     shared.rows[threadIdx.x] =
-        make_row(image, tile.luma, tile.chroma, tile.staged, first_row, threadIdx.x);
+        make_row<ENCODING>(image, tile, place.first_row, (int)threadIdx.x);
   }
-  if (threadIdx.x == 0) {
-    shared.first_offset = tile.first_offset;
-    shared.first_chroma = tile.first_chroma;
-    shared.staged = tile.staged;
+#if BULK_COPY
+  if (warp == 0) {
+    __syncwarp();
+    const u32 bytes = tile.luma.slots * tile.luma.bytes + tile.chroma.slots * tile.chroma.bytes;
+    if (lane == 0) arrive_and_expect(&shared.barrier, tile.staged ? bytes : 0);
   }
+#endif
 }
 
-// Both taps' chroma of one nv12 row, from its two samples.
-__device__ __forceinline__ void unpack_chroma(u32 a, u32 b, Chroma chroma[2]) {
-  chroma[0] = Chroma(byte_of(a, 0), byte_of(a, 1));
-  chroma[1] = Chroma(byte_of(b, 0), byte_of(b, 1));
-}
+// What a thread's column is: image, padding, or behind the row's end.
+enum Kind { IMAGE, PADDING, OUTSIDE };
 
-// Makes `count` rows from those in shared memory. INTERIOR: all columns of the block carry the
-// image.
+// What a thread makes of a tile.
+template <int ENCODING>
+struct Work {
+  Column column;
+  Output output;
+  Normalisation normalisation;
+  Kind kind;
+  int count;  // rows that carry the image
+};
+
+// Makes the rows that carry the image from those in shared memory. INTERIOR: they are a multiple of
+// BATCH, and all columns of the block carry the image.
 template <int ENCODING, bool INTERIOR>
-__device__ __forceinline__ void make_staged(const Column& column, const Output& output, Kind kind,
-                                            int count, u32 pad, const Shared& shared) {
+__device__ __forceinline__ void make_staged(const Work<ENCODING>& work,
+                                            const Tile<ENCODING>& tile, u32 pad,
+                                            const Shared& shared) {
+  const Column& column = work.column;
   // Steps are multiples of four: a group's place in its word is the same in every row.
   const u32 lead = ENCODING == BGR8 ? column.offset & 3 : 0;
-  const u8* at = shared.stage + (column.offset - shared.first_offset - lead);
-  const u8* chroma_a = shared.stage + (column.chroma_a - shared.first_chroma);
-  const u8* chroma_b = shared.stage + (column.chroma_b - shared.first_chroma);
+  // A row's own place in the stage makes up for `lead`.
+  const u8* at = shared.stage + ((int)(column.offset - tile.first_offset) - (int)lead);
+  const u8* chroma_a = shared.stage + (column.chroma_a - tile.first_chroma);
+  const u8* chroma_b = shared.stage + (column.chroma_b - tile.first_chroma);
 #pragma unroll
   for (int first = 0; first < TILE_ROWS; first += BATCH) {
-    if (first >= count) break;
+    if (first >= work.count) break;
     Row rows[BATCH];
     Taps taps[BATCH][2];
-    u32 samples[BATCH][2][2];
+    u32 chroma[BATCH][2][2];
 #pragma unroll
     for (int r = 0; r < BATCH; ++r) {
-      rows[r] = shared.rows[INTERIOR ? first + r : min(first + r, count - 1)];
+      rows[r] = shared.rows[INTERIOR ? first + r : min(first + r, work.count - 1)];
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
         taps[r][t] =
             read_taps<ENCODING>(at + (t ? rows[r].below : rows[r].above), lead, column.odd);
         if (ENCODING == NV12) {
           const u32 offset = t ? rows[r].chroma_below : rows[r].chroma_above;
-          samples[r][t][0] = *(const u16*)(chroma_a + offset);
-          samples[r][t][1] = *(const u16*)(chroma_b + offset);
+          chroma[r][t][0] = *(const u16*)(chroma_a + offset);
+          chroma[r][t][1] = *(const u16*)(chroma_b + offset);
         }
       }
     }
 #pragma unroll
     for (int r = 0; r < BATCH; ++r) {
-      u32 sum[2][3];
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
-        Chroma chroma[2];
         if (ENCODING == BGR8) align_taps(taps[r][t], lead);
-        if (ENCODING == NV12) unpack_chroma(samples[r][t][0], samples[r][t][1], chroma);
-        blend_row<ENCODING>(taps[r][t], column, chroma, sum[t]);
       }
       u32 pixel[3];
-      blend_rows(sum[0], sum[1], rows[r], pixel);
+      blend<ENCODING>(taps[r], chroma[r], column, rows[r], pixel);
       if (INTERIOR) {
-        store(output, first + r, pixel);
+        store<Traits<ENCODING>::FORM>(work.output, work.normalisation, first + r, pixel);
       } else {
-        if (kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
-        if (kind != OUTSIDE && first + r < count) store(output, first + r, pixel);
+        if (work.kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
+        if (work.kind != OUTSIDE && first + r < work.count) {
+          store<Traits<ENCODING>::FORM>(work.output, work.normalisation, first + r, pixel);
+        }
       }
     }
   }
 }
 
-// Makes `count` rows straight from the image.
+// Makes the rows that carry the image straight from it.
 template <int ENCODING>
-__device__ __forceinline__ void make_direct(const Image& image, const Column& column,
-                                            const Output& output, Kind kind, int count, u32 pad,
-                                            const Shared& shared) {
+__device__ __forceinline__ void make_direct(const Image& image, const Work<ENCODING>& work,
+                                            u32 pad, const Shared& shared) {
+  const Column& column = work.column;
 #pragma unroll 2
-  for (int r = 0; r < count; ++r) {
+  for (int r = 0; r < work.count; ++r) {
     const Row row = shared.rows[r];
-    u32 sum[2][3];
+    Taps taps[2];
+    u32 chroma[2][2];
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const u64 from =
           image.data + (u64)(t ? row.below : row.above) * (u32)image.step + column.offset;
       const u32 lead = Traits<ENCODING>::WINDOW == 2 ? 0 : (u32)from & 3;
-      Taps taps = read_taps<ENCODING>((const u8*)(from - lead), lead, column.odd);
-      if (Traits<ENCODING>::WINDOW != 2) align_taps(taps, lead);
-      Chroma chroma[2];
+      taps[t] = read_taps<ENCODING>((const u8*)(from - lead), lead, column.odd);
+      if (Traits<ENCODING>::WINDOW != 2) align_taps(taps[t], lead);
       if (ENCODING == NV12) {
         const u8* plane = (const u8*)image.chroma +
                           (u64)(t ? row.chroma_below : row.chroma_above) * (u32)image.step;
-        unpack_chroma(read_chroma(plane + column.chroma_a), read_chroma(plane + column.chroma_b),
-                      chroma);
+        chroma[t][0] = read_chroma(plane + column.chroma_a);
+        chroma[t][1] = read_chroma(plane + column.chroma_b);
       }
-      blend_row<ENCODING>(taps, column, chroma, sum[t]);
     }
     u32 pixel[3];
-    blend_rows(sum[0], sum[1], row, pixel);
-    if (kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
-    if (kind != OUTSIDE) store(output, r, pixel);
-  }
-}
-
-// Makes the tile's rows that carry the image. All threads of a block call it.
-template <int ENCODING>
-__device__ __forceinline__ void resample(const Image& image, const Output& output,
-                                         int first_column, Kind kind, int first_row, int last_row,
-                                         u32 pad, Shared& shared) {
-  if (!BULK_COPY || threadIdx.x < 32) {
-    start<ENCODING>(image, first_column, first_row, last_row, shared);
-  }
-  const Column column = make_column<ENCODING>(image, first_column + (int)threadIdx.x);
-#if !BULK_COPY
-  wait_for_copies();
-#endif
-  __syncthreads();
-  const int count = last_row - first_row;
-  if (!shared.staged) {
-    make_direct<ENCODING>(image, column, output, kind, count, pad, shared);
-    return;
-  }
-#if BULK_COPY
-  wait_for_barrier(&shared.barrier);
-#endif
-  if (count == TILE_ROWS && first_column + 32 * WARPS <= image.resized_width) {
-    make_staged<ENCODING, true>(column, output, kind, count, pad, shared);
-  } else {
-    make_staged<ENCODING, false>(column, output, kind, count, pad, shared);
+    blend<ENCODING>(taps, chroma, column, row, pixel);
+    if (work.kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
+    if (work.kind != OUTSIDE) store<Traits<ENCODING>::FORM>(work.output, work.normalisation, r, pixel);
   }
 }
 
@@ -692,69 +769,114 @@ __device__ __forceinline__ Image read_image(const Image* at) {
 #endif
 }
 
-// Multiprocessors but those of compute capability 8.0 and 9.0 hold 16 to 24 blocks, not 32.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 800 && __CUDA_ARCH__ != 900 && BLOCKS > 16
-const int RESIDENT = 16;
+// Makes a block's tile. `at`: where `image` was read.
+template <int ENCODING>
+__device__ __forceinline__ void make(const Image* at, Image image, out_t* __restrict__ input,
+                                     const Normalisation& normalisation, int pad_value,
+                                     Shared& shared, u64 policy) {
+  const Form FORM = Traits<ENCODING>::FORM;
+  const u32 pad = make_pixel<FORM>(pad_value);
+  const u32 padding[3] = {pad, pad, pad};
+  const int column = blockIdx.x * TILE_COLUMNS + threadIdx.x;
+  const int rows = rows_of_parts<ENCODING>(image);
+  for (int part = 0;;) {
+    const Place place = place_of(image, part * rows, rows);
+    const bool carries = place.end > place.first_row;
+    Tile<ENCODING> tile;
+    if (carries) {
+      tile = make_tile<ENCODING>(image, place);
+      start<ENCODING>(image, tile, place, shared, policy);
+    }
+    Work<ENCODING> work;
+    work.column = make_column<ENCODING>(image, column);
+    work.normalisation = normalisation;
+    work.kind = column < image.resized_width ? IMAGE : column < WIDTH ? PADDING : OUTSIDE;
+    work.count = place.end - place.first_row;
+    const bool swap = image.swap != 0;
+    const long long first =
+        ((long long)blockIdx.z * IMAGE_ROWS + place.first_row) * ROW_PITCH + column;
+#if LAYOUT == 0
+    work.output.at[0] = input + first + (swap ? 2 * PLANE : 0);
+    work.output.at[1] = input + first + PLANE;
+    work.output.at[2] = input + first + (swap ? 0 : 2 * PLANE);
 #else
-const int RESIDENT = BLOCKS;
+    work.output.at = input + first * CHANNELS;
+    work.output.swap = swap;
 #endif
+    if (carries) {
+#if BULK_COPY
+      wait_for_phase(&shared.barrier, part & 1);
+#else
+      wait_for_copies();
+      __syncthreads();
+#endif
+      if (!tile.staged) {
+        make_direct<ENCODING>(image, work, pad, shared);
+      } else if (work.count % BATCH == 0 &&
+                 place.first_column + TILE_COLUMNS <= image.resized_width) {
+        make_staged<ENCODING, true>(work, tile, pad, shared);
+      } else {
+        make_staged<ENCODING, false>(work, tile, pad, shared);
+      }
+    }
+    if (work.kind != OUTSIDE) {
+      for (int row = work.count; row < place.last_row - place.first_row; ++row) {
+        store<FORM>(work.output, normalisation, row, padding);
+      }
+    }
+    if (++part * rows >= TILE_ROWS) return;
+    __syncthreads();         // before the stage is written again
+    image = read_image(at);  // rather than to hold it in registers all the time
+  }
+}
 
-// Grid: (columns / (32 * WARPS), rows / TILE_ROWS, batch); block: 32 * WARPS.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
+
+// Grid: (columns / (32 * WARPS), rows / TILE_ROWS, batch); block: 32 * WARPS. `evict_first`: whether
+// source pixels make room in the L2 for the network's input.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     preprocess(const Image* __restrict__ images, out_t* __restrict__ input, float multiplier0,
                float multiplier1, float multiplier2, float offset0, float offset1, float offset2,
-               int pad) {
+               int pad, int evict_first) {
   __shared__ Shared shared;
-  const Image image = read_image(images + blockIdx.z);
-  const int first_column = blockIdx.x * 32 * WARPS;
-  const int first_row = blockIdx.y * TILE_ROWS;
-  const int column = first_column + threadIdx.x;
-  const int last_row = min(first_row + TILE_ROWS, HEIGHT);
-  const Kind kind = column < image.resized_width ? IMAGE : column < WIDTH ? PADDING : OUTSIDE;
-  const u32 pad_value = (u32)pad << PIXEL_BITS;
-
-  Output output;
-  output.swap = image.swap != 0;
-#if LAYOUT == 0
-  output.at = input + blockIdx.z * 3 * PLANE + (long long)first_row * ROW_PITCH + column;
-#else
-  output.at = input + (((long long)blockIdx.z * HEIGHT + first_row) * ROW_PITCH + column) * CHANNELS;
-#endif
-  output.normalisation.multiplier[0] = output.swap ? multiplier2 : multiplier0;
-  output.normalisation.multiplier[1] = multiplier1;
-  output.normalisation.multiplier[2] = output.swap ? multiplier0 : multiplier2;
-  output.normalisation.offset[0] = output.swap ? offset2 : offset0;
-  output.normalisation.offset[1] = offset1;
-  output.normalisation.offset[2] = output.swap ? offset0 : offset2;
-
-  // Behind the last row of the tile that carries the image; the same for the whole block.
-  int end = max(first_row, min(last_row, image.resized_height));
-  if (first_column >= image.resized_width) end = first_row;
-  if (first_row < end) {
-    switch (image.encoding) {
-      case BGR8:
-      case RGB8:
-        resample<BGR8>(image, output, first_column, kind, first_row, end, pad_value, shared);
-        break;
-      case BGRA8:
-      case RGBA8:
-        resample<BGRA8>(image, output, first_column, kind, first_row, end, pad_value, shared);
-        break;
-      case MONO8:
-        resample<MONO8>(image, output, first_column, kind, first_row, end, pad_value, shared);
-        break;
-      case NV12:
-        resample<NV12>(image, output, first_column, kind, first_row, end, pad_value, shared);
-        break;
-      case UYVY:
-        resample<UYVY>(image, output, first_column, kind, first_row, end, pad_value, shared);
-        break;
-      default:
-        resample<YUY2>(image, output, first_column, kind, first_row, end, pad_value, shared);
-        break;
-    }
+  const Image* const at = images + blockIdx.z;
+  const Image image = read_image(at);
+  u64 policy = 0;
+#if BULK_COPY
+  policy = source_policy(evict_first != 0);
+  if (threadIdx.x == 0) {
+    init_barrier(&shared.barrier, 1);
+    publish_barrier();
   }
-  if (kind == OUTSIDE) return;
-  const u32 padding[3] = {pad_value, pad_value, pad_value};
-  for (int row = end; row < last_row; ++row) store(output, row - first_row, padding);
+  __syncthreads();
+#endif
+  const bool swap = image.swap != 0;
+  Normalisation normalisation;
+  normalisation.multiplier[0] = swap ? multiplier2 : multiplier0;
+  normalisation.multiplier[1] = multiplier1;
+  normalisation.multiplier[2] = swap ? multiplier0 : multiplier2;
+  normalisation.offset[0] = swap ? offset2 : offset0;
+  normalisation.offset[1] = offset1;
+  normalisation.offset[2] = swap ? offset0 : offset2;
+  switch (image.encoding) {
+    case BGR8:
+    case RGB8:
+      make<BGR8>(at, image, input, normalisation, pad, shared, policy);
+      break;
+    case BGRA8:
+    case RGBA8:
+      make<BGRA8>(at, image, input, normalisation, pad, shared, policy);
+      break;
+    case MONO8:
+      make<MONO8>(at, image, input, normalisation, pad, shared, policy);
+      break;
+    case NV12:
+      make<NV12>(at, image, input, normalisation, pad, shared, policy);
+      break;
+    case UYVY:
+      make<UYVY>(at, image, input, normalisation, pad, shared, policy);
+      break;
+    default:
+      make<YUY2>(at, image, input, normalisation, pad, shared, policy);
+      break;
+  }
 }

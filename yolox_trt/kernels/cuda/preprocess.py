@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,14 @@ LAYOUTS: dict[str, tuple[int, int]] = {
 }
 #: WARPS, TILE_ROWS, STAGE_BYTES, BATCH and BLOCKS of preprocess.cu.
 Tile = tuple[int, int, int, int, int]
-#: Output element type -> tile, as measured on an H200 (docs/kernels.md).
-TILES: dict[str, Tile] = {
-    "float32": (2, 8, 10240, 2, 20),
-    "float16": (2, 8, 10240, 2, 20),
-    "int8": (2, 8, 10240, 2, 20),
-    "uint8": (2, 8, 10240, 2, 20),
-}
+#: The measured choice for launches of up to SMALL_LAUNCH network pixels, in which every
+#: multiprocessor has few blocks, and for larger ones (docs/decisions/preprocess-kernel.md).
+SMALL_TILE: Tile = (4, 4, 7680, 2, 10)
+LARGE_TILE: Tile = (4, 8, 14848, 2, 10)
+SMALL_LAUNCH = 1 << 20
+
+#: Part of the L2 that a network's input may fill if source pixels are to make room for it.
+_KEPT = 0.5
 
 
 class CudaPreprocess:
@@ -84,30 +86,40 @@ class CudaPreprocess:
             raise ConfigurationError(
                 f"row pitch {row_pitch}", expected=f"at least the input's width {width}"
             )
-        warps, rows, stage, together, blocks = tile or TILES[dtype]
         factor, offset = preprocessing.factors
         scale = input_scale if dtype == "int8" else 1.0
-        self._block = (32 * warps, 1, 1)
-        self._grid = (-(-width // (32 * warps)), -(-height // rows))
+        device = module.device()
+        self._kept = device.l2_bytes * _KEPT
+        self._bytes = prod(self.shape(1)) * np.dtype(dtype).itemsize
+        self._tile = tile
         self._parameters = (
             *(np.float32(value / scale) for value in factor),
             *(np.float32(value / scale) for value in offset),
             np.int32(preprocessing.pad),
         )
-        self._kernel = module.load(
-            "preprocess",
-            OUTPUT=_OUTPUTS[dtype],
-            LAYOUT=LAYOUTS[layout][0],
-            NORMALISE=int(not preprocessing.is_identity or scale != 1.0),
-            WARPS=warps,
-            TILE_ROWS=rows,
-            STAGE_BYTES=stage,
-            BATCH=together,
-            BLOCKS=blocks,
-            HEIGHT=height,
-            WIDTH=width,
-            ROW_PITCH=self.row_pitch,
-        ).get_function("preprocess")
+        self._macros = {
+            "OUTPUT": _OUTPUTS[dtype],
+            "LAYOUT": LAYOUTS[layout][0],
+            "NORMALISE": int(not preprocessing.is_identity or scale != 1.0),
+            "BULK_COPY": int(device.capability >= 90),
+            "HEIGHT": height,
+            "WIDTH": width,
+            "ROW_PITCH": self.row_pitch,
+        }
+        self._kernels: dict[Tile, Any] = {}
+        self._kernel(1)  # so that what does not compile is known at once
+
+    def _kernel(self, batch: int) -> tuple[Tile, Any]:
+        """Return the tile for a batch and the kernel compiled for it."""
+        small = batch * self.height * self.width <= SMALL_LAUNCH
+        tile = self._tile or (SMALL_TILE if small else LARGE_TILE)
+        kernel = self._kernels.get(tile)
+        if kernel is None:
+            names = ("WARPS", "TILE_ROWS", "STAGE_BYTES", "BATCH", "BLOCKS")
+            macros = {**self._macros, **dict(zip(names, tile, strict=True))}
+            loaded = module.load("preprocess", fmad=True, **macros)
+            kernel = self._kernels[tile] = loaded.get_function("preprocess")
+        return tile, kernel
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """Return the shape of the output of `batch` images, in elements of `dtype`."""
@@ -125,12 +137,15 @@ class CudaPreprocess:
             output: device address of the network's input, aligned to 16 bytes.
             batch: number of images.
         """
-        self._kernel(
-            (*self._grid, batch),
-            self._block,
-            (np.uint64(images), np.uint64(output), *self._parameters),
+        (warps, rows, *_), kernel = self._kernel(batch)
+        columns = 32 * warps
+        kernel(
+            (-(-self.width // columns), -(-self.height // rows), batch),
+            (columns, 1, 1),
+            (
+                np.uint64(images),
+                np.uint64(output),
+                *self._parameters,
+                np.int32(batch * self._bytes <= self._kept),
+            ),
         )
-
-    def launch_arguments(self, images: Any, output: Any, batch: int) -> tuple[Any, ...]:
-        """Return (grid, block, arguments), for the tests that run the kernel's code on the host."""
-        return (*self._grid, batch), self._block, (images, output, *self._parameters)
