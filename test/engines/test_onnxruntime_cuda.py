@@ -4,13 +4,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from support import cuda_host
 from support.gpu import requires_gpu
 from support.yolox_graphs import build_yolox
 
-from yolox_trt.core import Device, DeviceError, EngineError, MissingDependencyError
+from yolox_trt.core import (
+    ConfigurationError,
+    Device,
+    DeviceError,
+    EngineError,
+    MissingDependencyError,
+)
 from yolox_trt.engines import onnxruntime_cuda
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 from yolox_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
@@ -68,6 +76,125 @@ def test_missing_gpu_and_provider(on_cpu: None, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(f"{MODULE}._PROVIDER", "NoSuchProvider")
     with pytest.raises(MissingDependencyError, match="onnxruntime-gpu"):
         OnnxRuntimeCudaEngine(model)
+
+
+class Recorder:
+    """Notes what sessions are made of and run with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, providers: list[str] | None = None) -> None:
+        self.options: dict[str, str] = {}
+        self.runs: list[Any] = []
+        real = onnxruntime_cuda.make_session
+
+        def make_session(model: object, wanted: Any, **options: Any) -> Any:
+            ((_, self.options),) = wanted
+            session = real(model, wanted, **options)
+            recorder = self
+
+            class Session:
+                def run_with_iobinding(self, binding: Any, options: Any) -> None:
+                    recorder.runs.append(options)
+                    session.run_with_iobinding(binding, options)
+
+                def get_providers(self) -> list[str]:
+                    return providers or session.get_providers()
+
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(session, name)
+
+            return Session()
+
+        monkeypatch.setattr(f"{MODULE}.make_session", make_session)
+
+    def entries(self, key: str) -> list[str]:
+        return [options.get_run_config_entry(key) for options in self.runs]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_each_batch_has_a_graph_of_its_own(
+    on_cpu: None, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    seen = Recorder(monkeypatch)
+    model = build_yolox(num_classes=3, batch=None, style="opset13")
+    engine = OnnxRuntimeCudaEngine(model, max_batch=3, cuda_graph=own)
+    assert seen.options["enable_cuda_graph"] == str(int(own))
+    assert engine.graph_capturable is not own  # a graph cannot be captured into another
+    for batch in (2, 1, 2):
+        engine.run(batch, engine.stream)
+    # The first run asks for the outputs' shapes; its buffers are not those of the others.
+    assert seen.entries("gpu_graph_id") == (["-1", "2", "1", "2"] if own else ["-1"] * 4)
+    waits = [entry != "1" for entry in seen.entries("disable_synchronize_execution_providers")]
+    assert waits == [True, False, False, False]
+
+
+def test_one_graph_for_all_batches_is_refused(on_cpu: None) -> None:
+    with pytest.raises(ConfigurationError, match=r"enable_cuda_graph.*set cuda_graph"):
+        OnnxRuntimeCudaEngine(build_yolox(num_classes=3), options={"enable_cuda_graph": "1"})
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused(
+    on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Recorder(monkeypatch, providers=["SomeProvider"])
+    with pytest.raises(MissingDependencyError, match=r"runs on SomeProvider.*onnxruntime-gpu"):
+        OnnxRuntimeCudaEngine(build_yolox(num_classes=3))
+
+
+def test_a_lost_device_does_not_keep_it_from_closing(
+    on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = OnnxRuntimeCudaEngine(build_yolox(num_classes=3))
+
+    def lost() -> None:
+        raise RuntimeError("cudaErrorLaunchFailure")
+
+    monkeypatch.setattr(engine.stream, "synchronize", lost)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(1)
+
+
+@requires_gpu
+@pytest.mark.parametrize("own", [False, True])
+def test_graphs_of_several_batches_do_not_disturb_each_other(own: bool) -> None:
+    """Each batch's graph is replayed after runs of the others; a model of batch 1 was opened."""
+    import cupy
+    import onnxruntime
+
+    from yolox_trt.compiler.batch_axis import open_batch
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime without the CUDA provider")
+    model, _ = open_batch(build_yolox(num_classes=3, head="decoded"))
+    engine = OnnxRuntimeCudaEngine(model, max_batch=4, tf32=False, cuda_graph=own)
+    host = OnnxRuntimeEngine(model, max_batch=4)
+    graphs = {}
+    with engine.stream:
+        for batch in (4, 1, 3, 2):
+            for _ in range(3):
+                engine.run(batch, engine.stream)
+            if engine.graph_capturable:
+                engine.stream.begin_capture()
+                engine.run(batch, engine.stream)
+                graphs[batch] = engine.stream.end_capture()
+        rng = np.random.default_rng(0)
+        for batch in (1, 4, 2, 3, 1, 3, 4, 2, 2, 1):
+            images = rng.uniform(0, 255, host.input.shape).astype(np.float32)
+            host.input[:] = images
+            host.run(batch)
+            engine.input.set(images)
+            for output in engine.outputs.values():
+                output.fill(0)
+            if batch in graphs:
+                graphs[batch].launch(engine.stream)
+            else:
+                engine.run(batch, engine.stream)
+            engine.stream.synchronize()
+            for name, value in host.outputs.items():
+                found = cupy.asnumpy(engine.outputs[name])
+                scale = np.abs(value[:batch]).max()
+                assert np.abs(found[:batch] - value[:batch]).max() < 1e-3 * scale
+                assert not found[batch:].any()
 
 
 @requires_gpu

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +13,12 @@ import numpy as np
 
 from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import DeviceError, EngineError, MissingDependencyError
+from yolox_trt.core.errors import (
+    ConfigurationError,
+    DeviceError,
+    EngineError,
+    MissingDependencyError,
+)
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.engines.cuda_driver import compute_capability
@@ -32,7 +38,8 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
 
     Buffers are cupy arrays, bound once: no value passes through the host. run() enqueues on
     `stream` and returns, so that a CUDA graph may be captured around it once it has run twice
-    (CudaDetector does both). Implements engines.engine.Engine.
+    with the same batch (CudaDetector does both, and keeps a graph for each batch). Implements
+    engines.engine.Engine.
 
     Args:
         model: path of an ONNX file, or the model itself.
@@ -42,14 +49,18 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
             model's own batch (1 where it is open).
         tf32: whether FP32 convolutions may round their inputs to TF32 (10 bits of mantissa), as
             ONNX Runtime does by default: on Ampere and later several times faster.
+        cuda_graph: whether ONNX Runtime keeps a CUDA graph of its own for each batch, captured at
+            its second run. Not together with a graph around run(), which is faster because
+            preprocessing and NMS are in it: graph_capturable is False then.
         options: further options of the execution provider, by ONNX Runtime's names.
 
     Raises:
         ModelError: the model is not a YOLOX.
         EngineError: ONNX Runtime cannot run it on the GPU, or its memory is full.
         DeviceError: there is no such GPU.
-        ConfigurationError: max_batch contradicts the model's batch.
-        MissingDependencyError: onnxruntime-gpu or CuPy is missing.
+        ConfigurationError: max_batch contradicts the model's batch, or `options` hold
+            enable_cuda_graph.
+        MissingDependencyError: onnxruntime-gpu, its CUDA libraries or CuPy is missing.
     """
 
     def __init__(
@@ -60,6 +71,7 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
         spec: ModelSpec | None = None,
         max_batch: int | None = None,
         tf32: bool = True,
+        cuda_graph: bool = False,
         options: Mapping[str, str] | None = None,
     ) -> None:
         self._device = device or Device("gpu")
@@ -68,6 +80,12 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
                 f"ONNX Runtime's CUDA provider on {self._device}",
                 expected="a GPU",
                 fix="use a TensorRT engine for the DLA",
+            )
+        if "enable_cuda_graph" in (options or {}):
+            raise ConfigurationError(
+                "option enable_cuda_graph of ONNX Runtime's CUDA provider",
+                expected="a graph for each batch: with one for all it would answer for another",
+                fix="set cuda_graph",
             )
         self._cupy: Any = require("cupy", purpose="running ONNX Runtime on the GPU")
         self._runtime = _require_cuda_provider()
@@ -79,9 +97,7 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
             )
         self._spec = spec or read_spec(model)
         self._max_batch = resolve_batch(self._spec, max_batch)
-        self._run_options = self._runtime.RunOptions()
-        # run() shall return when the work is enqueued: the detector waits for its own event.
-        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._own_graphs = cuda_graph
         with self._cupy.cuda.Device(self._device.index):
             self._stream: Any = self._cupy.cuda.Stream(non_blocking=True)
             provider_options = {
@@ -90,16 +106,23 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
                 "do_copy_in_default_stream": "1",
                 "cudnn_conv_algo_search": "EXHAUSTIVE",
                 "use_tf32": "1" if tf32 else "0",
+                "enable_cuda_graph": "1" if cuda_graph else "0",
                 **(options or {}),
             }
-            self._session: Any = make_session(model, [(_PROVIDER, provider_options)])
+            # One thread: the work is the GPU's.
+            self._session: Any = make_session(
+                model, [(_PROVIDER, provider_options)], intra_op_num_threads=1
+            )
+            _check_provider(self._session)
             shape = (self._max_batch, 3, self._spec.input_height, self._spec.input_width)
-            self._input = self._cupy.zeros(shape, np.dtype(self._spec.input_dtype))
-            self._outputs = self._allocate_outputs()
+            with self._stream:  # on which the zeros are written before any run reads them
+                self._input = self._cupy.zeros(shape, np.dtype(self._spec.input_dtype))
+                self._outputs = self._allocate_outputs()
+            self._stream.synchronize()
             # The provider's stream and this one may come in any order of events.
             self._before = self._cupy.cuda.Event(disable_timing=True)
             self._after = self._cupy.cuda.Event(disable_timing=True)
-        self._bindings: dict[int, Any] = {}
+        self._bindings: dict[int, tuple[Any, Any]] = {}
 
     @property
     def memory(self) -> Literal["host", "cuda"]:
@@ -119,7 +142,7 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
     @property
     def graph_capturable(self) -> bool:
         """Whether run() may be captured; CudaDetector falls back if an operator refuses."""
-        return True
+        return not self._own_graphs
 
     @property
     def stream(self) -> Any:
@@ -143,7 +166,7 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
             self._before.record(chosen)
             self._stream.wait_event(self._before)
         try:
-            self._session.run_with_iobinding(self._binding(size), self._run_options)
+            self._session.run_with_iobinding(*self._binding(size))
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
             raise EngineError(
                 f"ONNX Runtime failed ({error})",
@@ -157,7 +180,8 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
     def close(self) -> None:
         """Release the session; the buffers live as long as somebody holds them."""
         if self._session is not None:
-            self._stream.synchronize()
+            with contextlib.suppress(Exception):  # the device may be lost
+                self._stream.synchronize()
         self._bindings.clear()
         self._session = None
 
@@ -168,7 +192,7 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
         for name in self._spec.output_names:
             binding.bind_output(name, _MEMORY, self._device.index)
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, self._run_options(None))
             values = binding.get_outputs()
         except Exception as error:
             raise EngineError(
@@ -199,9 +223,22 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
             value.data.ptr,
         )
 
-    def _binding(self, batch: int) -> Any:
-        binding = self._bindings.get(batch)
-        if binding is None:
+    def _run_options(self, batch: int | None) -> Any:
+        """Return the options of a batch's runs; of a run that waits, without a graph, for None."""
+        options = self._runtime.RunOptions()
+        # run() shall return when the work is enqueued: the detector waits for its own event.
+        options.add_run_config_entry(
+            "disable_synchronize_execution_providers", "0" if batch is None else "1"
+        )
+        # A graph is of one shape and its addresses: each batch has its own; -1 is none.
+        graph = batch if self._own_graphs and batch is not None else -1
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+        return options
+
+    def _binding(self, batch: int) -> tuple[Any, Any]:
+        """Return the IOBinding and RunOptions of a batch."""
+        bound = self._bindings.get(batch)
+        if bound is None:
             binding = self._session.io_binding()
             self._bind_input(binding, batch)
             for name in self._spec.output_names:
@@ -214,8 +251,23 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
                     value.shape,
                     value.data.ptr,
                 )
-            self._bindings[batch] = binding
-        return binding
+            bound = self._bindings[batch] = binding, self._run_options(batch)
+        return bound
+
+
+def _check_provider(session: Any) -> None:
+    """Refuse a session that fell back to the CPU: ONNX Runtime only warns of it.
+
+    Raises:
+        MissingDependencyError: the CUDA provider's libraries could not be loaded.
+    """
+    found = session.get_providers()
+    if _PROVIDER not in found:
+        raise MissingDependencyError(
+            f"ONNX Runtime could not load its CUDA provider, and runs on {', '.join(found)}",
+            expected="CUDA and cuDNN of the versions that this onnxruntime-gpu was built for",
+            fix="pip install 'onnxruntime-gpu[cuda,cudnn]', or see its log for the library",
+        )
 
 
 def _require_cuda_provider() -> Any:
