@@ -42,11 +42,13 @@ from yolox_trt.executor import (
     InferenceExecutor,
     SchedulerOptions,
     StreamConfig,
+    StreamResult,
     SubmitOutcome,
 )
 from yolox_trt.executor.cpu_detector import CpuDetector
 from yolox_trt.executor.detector import Detector
-from yolox_trt.executor.inference_executor import MAX_HUNG_THREADS
+from yolox_trt.executor.inference_executor import MAX_HUNG_THREADS, _is_out_of_memory
+from yolox_trt.executor.simulated_detector import OverlappingSimulatedDetector
 
 FAST = SchedulerOptions(watchdog=0.15, watchdog_factor=10.0, backoff=0.1, backoff_max=0.4)
 RATE = 30.0
@@ -458,3 +460,215 @@ def test_a_hang_across_stop_and_start(faults: FaultInjector, returns: str) -> No
     assert recorder.wait(lambda: recorder.numbers("a") == [3])
     assert executor.close()
     check_counters(executor.snapshot())
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["one call", "two calls"])
+def test_a_callback_that_does_not_return_keeps_its_stream_alone(
+    overlap: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The device goes on for the other streams on another thread, and nothing is rebuilt."""
+    recorder = Recorder()
+    returns, entered = threading.Event(), threading.Event()
+
+    def blocking(result: StreamResult) -> None:
+        recorder.on_result(result)
+        if result.frame.stamp_ns == 1:
+            entered.set()
+            returns.wait(30.0)
+
+    detector = (
+        OverlappingSimulatedDetector(GPU, ConstantLatency(0.003), copy=0.001)
+        if overlap
+        else simulated(GPU, 0.003)
+    )
+    options = SchedulerOptions(watchdog=0.15, callback_limit=0.2)
+    before = threading.active_count()
+    with InferenceExecutor([detector], options=options) as executor:
+        executor.add_stream(StreamConfig(id="a"), blocking, recorder.on_drop)
+        for name in ("b", "c"):
+            executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
+        assert executor.wait_started(5.0)
+        number = feed(executor, ["a", "b", "c"], 100.0, 0.8, 1)
+        assert entered.is_set()
+        snapshot = executor.snapshot()
+        check_counters(snapshot)
+        stream = snapshot.streams["a"]
+        assert (stream.callback_hangs, stream.processed) == (1, 1)
+        assert 0.2 < stream.callback_blocked < 1.0
+        assert stream.dropped[DropReason.OVERFLOW] >= 10
+        assert snapshot.streams["b"].processed >= 20
+        assert (snapshot.devices[GPU].errors, snapshot.devices[GPU].hangs) == (0, 0)
+        assert snapshot.devices[GPU].status is DeviceStatus.IN_SERVICE
+        returns.set()
+        assert wait_until(lambda: len(recorder.results["a"]) >= 2), "it goes on"
+        feed(executor, ["a", "b", "c"], 100.0, 0.2, number)
+        assert wait_until(
+            lambda: all(s.in_flight == 0 for s in executor.snapshot().streams.values())
+        )
+        snapshot = executor.snapshot()
+        check_counters(snapshot)
+        assert snapshot.streams["a"].callback_blocked == 0.0
+        assert recorder.numbers("a") == sorted(set(recorder.numbers("a")))
+    assert threading.active_count() == before
+    assert sum("on_result of stream a has not returned" in m for m in caplog.messages) == 1
+
+
+def test_stop_does_not_wait_for_a_callback() -> None:
+    recorder = Recorder()
+    returns, entered = threading.Event(), threading.Event()
+
+    def blocking(result: StreamResult) -> None:
+        recorder.on_result(result)
+        entered.set()
+        returns.wait(30.0)
+
+    executor = InferenceExecutor([simulated(GPU)])
+    executor.add_stream(StreamConfig(id="a"), blocking, recorder.on_drop)
+    executor.add_stream(StreamConfig(id="b"), recorder.on_result, recorder.on_drop)
+    executor.start()
+    assert executor.wait_started(5.0)
+    executor.submit(frame("a", 1))
+    assert entered.wait(5.0)
+    begin = time.monotonic()
+    assert not executor.stop(timeout=0.1)
+    assert time.monotonic() - begin < 1.0
+    executor.start()  # the device is none the worse for it
+    assert executor.wait_started(5.0)
+    executor.submit(frame("b", 1))
+    assert recorder.wait(lambda: recorder.numbers("b") == [1])
+    executor.submit(frame("a", 2))
+    assert executor.snapshot().streams["a"].waiting == 1
+    returns.set()
+    assert recorder.wait(lambda: recorder.numbers("a") == [1, 2])
+    assert executor.close()
+    check_counters(executor.snapshot())
+
+
+def test_a_broken_cuda_context_is_not_retried_in_vain(caplog: pytest.LogCaptureFixture) -> None:
+    """CUDA gives a sticky error to every further call of the process."""
+    built: list[Device] = []
+    breaks = threading.Event()
+
+    class Sticky(FaultInjector):
+        def take(self, batch: int = 1) -> Fault | None:
+            if breaks.is_set():
+                cause = RuntimeError(
+                    "cudaErrorIllegalAddress: an illegal memory access was encountered"
+                )
+                raise EngineError("running on gpu failed") from cause
+            return None
+
+    def factory(device: Device, model: str) -> Detector:
+        built.append(device)
+        return simulated(device, faults=Sticky())
+
+    recorder = Recorder()
+    options = SchedulerOptions(backoff=0.03, backoff_max=0.03)
+    detectors = [simulated(GPU, faults=Sticky()), simulated(CPU, 0.002)]
+    with InferenceExecutor(
+        detectors, policy="static", options=options, factory=factory
+    ) as executor:
+        executor.add_stream(
+            StreamConfig(id="a", device="gpu"), recorder.on_result, recorder.on_drop
+        )
+        assert executor.wait_started(5.0)
+        breaks.set()
+        executor.submit(frame("a", 1))
+        assert wait_until(lambda: executor.snapshot().devices[GPU].status is DeviceStatus.BROKEN)
+        time.sleep(0.2)
+        snapshot = executor.snapshot()
+        # One rebuild, to be sure: the text alone may be another library's.
+        assert (built, snapshot.devices[GPU].errors) == ([GPU], 2)
+        assert "restart the process" in snapshot.devices[GPU].last_error
+        assert np.isnan(snapshot.devices[GPU].retry_in)
+        assert snapshot.state is ExecutorState.DEGRADED
+        executor.submit(frame("a", 2))
+        assert recorder.wait(lambda: recorder.numbers("a") == [2])
+        assert recorder.results["a"][0].device == CPU
+        executor.stop()
+        executor.start()
+        assert executor.wait_started(5.0)
+        assert executor.snapshot().devices[GPU].status is DeviceStatus.BROKEN
+    assert sum("not retried any more" in m for m in caplog.messages) == 1
+
+
+@pytest.fixture(scope="module")
+def short_of_memory() -> tuple[OnnxRuntimeEngine, Any]:
+    """An engine of batches up to 8, and a session of the same model with an arena of 24 MiB."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = build_yolox(style="opset13", batch=None, height=320, width_px=320)
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo(
+            "Cpu",
+            onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+            0,
+            onnxruntime.OrtMemType.DEFAULT,
+        ),
+        onnxruntime.OrtArenaCfg({"max_mem": 24 << 20, "arena_extend_strategy": 1}),
+    )
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return OnnxRuntimeEngine(model, max_batch=8), session
+
+
+def test_out_of_memory_of_onnxruntime_shrinks_the_batch_first(
+    short_of_memory: tuple[OnnxRuntimeEngine, Any],
+) -> None:
+    """ONNX Runtime itself runs out of memory: its arena is too small for eight images."""
+    engine, limited = short_of_memory
+    roomy = engine._session
+    recorder = Recorder()
+    names = [f"c{i}" for i in range(8)]
+    options = SchedulerOptions(batch_window=0.2, batch_recovery=0.3)
+    with InferenceExecutor([CpuDetector(engine)], options=options) as executor:
+        for name in names:
+            executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
+        assert executor.wait_started(20.0)
+
+        def use(session: Any) -> None:
+            engine._bindings.clear()  # a binding belongs to its session
+            engine._session = session
+
+        use(limited)
+        for name in names:
+            executor.submit(picture(name, 1))
+        assert recorder.wait(lambda: len(recorder.results) == 8, 20.0), "no frame is lost"
+        snapshot = executor.snapshot().devices[CPU]
+        assert snapshot.batch_limits["default"] < 8
+        assert snapshot.out_of_memory >= 1
+        assert snapshot.errors == 0
+        use(roomy)
+        for number in range(2, 8):
+            for name in names:
+                executor.submit(picture(name, number))
+            assert recorder.wait(
+                lambda n=number: all(recorder.numbers(name)[-1:] == [n] for name in names),  # type: ignore[misc]
+                20.0,
+            )
+            time.sleep(0.31)
+        assert executor.snapshot().devices[CPU].batch_limits == {"default": 8}
+        assert not recorder.drops
+        check_counters(executor.snapshot())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to "
+        "allocate memory for requested buffer of size 943718400",
+        "Available memory of 1048576 is smaller than requested bytes of 943718400",
+        "CUDA failure 2: out of memory ; GPU=0 ; hostname=orin",
+        "std::bad_alloc",
+        "cudaErrorMemoryAllocation: out of memory",
+    ],
+)
+def test_texts_of_out_of_memory(text: str) -> None:
+    """What ONNX Runtime, C++ and CUDA say."""
+    error = EngineError("ONNX Runtime failed")
+    error.__cause__ = RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {text}")
+    assert _is_out_of_memory(error)
+    assert not _is_out_of_memory(EngineError("Non-zero status code returned"))

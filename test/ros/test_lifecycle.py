@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,13 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
+from support.executors import GPU, simulated
 from support.ros import Client, RosProcess, image_message
 from vision_msgs.msg import Detection2DArray
 
+from yolox_trt.executor import InferenceExecutor
+from yolox_trt.ros.diagnostics import ERROR, device_status
+from yolox_trt.ros.executor_node import ExecutorNode
 from yolox_trt.ros.image_conversion import stamp_to_ns
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
@@ -209,3 +214,23 @@ def test_a_device_that_the_process_does_not_own_is_refused(
     assert "expected auto or cpu" in refused.reason
     assert client.set_parameter("/front", "device", "cpu").successful
     assert Camera(client, "front").gives_results()
+
+
+def test_a_broken_device_ends_the_process_if_that_is_wanted() -> None:
+    """What /diagnostics says of it, and what the process ends with."""
+    executor = InferenceExecutor([simulated(GPU)])
+    snapshot = executor.snapshot()
+    node = SimpleNamespace(_failure=None)
+    ExecutorNode._end_if_broken(node, snapshot)  # type: ignore[arg-type]
+    assert node._failure is None
+    executor._scheduler.device_failed(GPU, 1.0, "cudaErrorIllegalAddress")
+    executor._scheduler.device_broken(GPU)
+    snapshot = executor.snapshot()
+    ExecutorNode._end_if_broken(node, snapshot)  # type: ignore[arg-type]
+    assert "cudaErrorIllegalAddress" in str(node._failure)
+    assert "restart the process" in str(node._failure)
+    entry = device_status("multi_camera", "here", snapshot.devices[GPU])
+    assert entry.level == ERROR
+    assert entry.message.startswith("broken: cudaErrorIllegalAddress")
+    assert "restart the process" in entry.message
+    assert executor.close()

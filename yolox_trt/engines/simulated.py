@@ -301,7 +301,7 @@ class FaultInjector:
             seconds, release = self._seconds, self._release
         if fault is Fault.RAISE:
             raise EngineError(
-                "simulated fault: an illegal memory access was encountered",
+                "simulated fault: the network did not run",
                 fix="clear the fault (FaultInjector.clear)",
             )
         if fault is Fault.OUT_OF_MEMORY:

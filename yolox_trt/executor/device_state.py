@@ -217,5 +217,5 @@ class DeviceState:
             restarts=self.restarts,
             late_results=self.late_results,
             last_error=self.last_error,
-            retry_in=max(0.0, self.retry_at - now),
+            retry_in=math.nan if math.isnan(self.retry_at) else max(0.0, self.retry_at - now),
         )

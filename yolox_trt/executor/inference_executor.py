@@ -52,8 +52,32 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "outofmemory",
     "cudaerrormemoryallocation",
-    "failed to allocate memory",
+    "failed to allocate memory",  # ONNX Runtime's arena, and below where it has a limit
+    "is smaller than requested bytes",
     "bad_alloc",
+)
+
+
+#: Errors after which every further CUDA call of the process fails (CUDA Runtime API, "Error
+#: handling": the process must be terminated and relaunched), by name and by text.
+_STICKY = (
+    "cudaerrorillegaladdress",
+    "illegal memory access",
+    "cudaerrorlaunchfailure",
+    "unspecified launch failure",
+    "cudaerroreccuncorrectable",
+    "uncorrectable ecc error",
+    "cudaerrorillegalinstruction",
+    "illegal instruction was encountered",
+    "cudaerrormisalignedaddress",
+    "misaligned address",
+    "cudaerrorinvalidpc",
+    "invalid program counter",
+    "cudaerrorinvalidaddressspace",
+    "cudaerrorhardwarestackerror",
+    "hardware stack error",
+    "cudaerrorassert",
+    "device-side assert triggered",
 )
 
 
@@ -74,6 +98,13 @@ class _Worker:
         self.detectors: dict[str, Detector] = {}
         #: Calls that a detector was given and that are to be collected, oldest first.
         self.calls: deque[_Call] = deque()
+        #: A batch that the scheduler gave out and no detector has got yet, while callbacks run.
+        self.in_hand: Batch | None = None
+        #: The callback that runs, its name, and since when.
+        self.callback: tuple[Stream, str, float] | None = None
+        #: Whether another worker has taken over because a callback does not return.
+        self.retired = False
+        self.blocked: list[Stream] = []
         self.abandoned = False
         self.restart_watchdog_at = math.nan
         self.thread: threading.Thread | None = None
@@ -161,6 +192,7 @@ class InferenceExecutor:
         self._lock = threading.Lock()
         self._workers: dict[Device, _Worker] = {}
         self._hung: dict[Device, list[_Worker]] = {device: [] for device in servers}
+        self._retired: list[_Worker] = []
         for device in servers:
             worker = _Worker(device, self._lock)
             worker.detectors = {m: d for (where, m), d in by_key.items() if where == device}
@@ -185,9 +217,11 @@ class InferenceExecutor:
         Args:
             config: the stream's configuration.
             on_result: called with each StreamResult, on the worker thread of its device. The
-                device waits for it: hand long work to a thread of your own.
+                device waits for it: hand long work to a thread of your own. After
+                SchedulerOptions.callback_limit the device goes on without this stream, which
+                gets its next frame served when the call returns.
             on_drop: called with each accepted frame that will give no result, and the reason, on
-                whatever thread drops it.
+                whatever thread drops it. It must not block.
 
         Raises:
             ConfigurationError: the id is taken, or no device has its model.
@@ -285,7 +319,7 @@ class InferenceExecutor:
             self._stopping.clear()
             self._scheduler.accepting = True
             for state in self._scheduler.devices.values():
-                if state.status is not DeviceStatus.LOST:
+                if state.status not in (DeviceStatus.LOST, DeviceStatus.BROKEN):
                     state.status = DeviceStatus.STARTING
             self._scheduler.refresh_streams()
             for device, worker in self._workers.items():
@@ -334,10 +368,16 @@ class InferenceExecutor:
         supervisor.join(timeout)
         if self._planner is not None:
             self._planner.join(max(0.0, end - time.monotonic()))
-        for worker in workers:
-            if worker.thread is not None:
-                worker.thread.join(max(0.0, end - time.monotonic()))
-        stuck = [w for w in workers if w.thread is not None and w.thread.is_alive()]
+        _join(workers, end)
+        with self._lock:
+            for worker in workers:
+                if _lives(worker) and worker.callback is not None:
+                    self._take_over(worker, self.clock.now())
+            workers = list(self._workers.values())
+            retired = self._retired = [w for w in self._retired if _lives(w)]
+        # Those who have just taken over collect what is under way.
+        _join([*workers, *retired], max(end, time.monotonic() + 0.1))
+        stuck = [worker for worker in workers if _lives(worker)]
         with self._lock:
             for worker in stuck:
                 state = self._scheduler.devices[worker.device]
@@ -351,7 +391,7 @@ class InferenceExecutor:
             drops, events = self._take_drops(), self._take_events()
         self._deliver_drops(drops)
         self._log(events)
-        return not stuck
+        return not stuck and not any(_lives(w) for w in retired)
 
     def close(self, timeout: float = 2.0) -> bool:
         """Stop, and close the detectors (not those that still hang).
@@ -415,8 +455,16 @@ class InferenceExecutor:
                 action, batch = self._next_action(worker)
                 drops = self._take_drops() if scheduler.drops else None
                 events = self._take_events() if scheduler.events else None
+                if drops:
+                    worker.in_hand = batch
             if drops:
-                self._deliver_drops(drops)
+                self._deliver_drops(drops, worker)
+                with self._lock:
+                    worker.in_hand = worker.callback = None
+                    if worker.retired:
+                        batch = None  # its successor has it
+                    elif batch is not None:
+                        self._rearm(worker.device, self.clock.now())
             if events:
                 self._log(events)
             if batch is not None:
@@ -438,9 +486,17 @@ class InferenceExecutor:
         """
         scheduler = self._scheduler
         state = scheduler.devices[worker.device]
+        worker.callback = None
         while True:
+            if worker.retired:
+                for stream in worker.blocked:
+                    stream.callback_blocked_since = math.nan
+                return "end", None
             if worker.abandoned:
                 return "abandoned", None
+            if worker.in_hand is not None:
+                batch, worker.in_hand = worker.in_hand, None
+                return "run", batch
             in_service = state.status is DeviceStatus.IN_SERVICE
             now = self.clock.now()
             if worker.calls and in_service:
@@ -472,8 +528,10 @@ class InferenceExecutor:
     def _release(self, batch: Batch) -> None:
         """Let the streams of a delivered batch go on (lock held)."""
         self._scheduler.release(batch)
-        if self._scheduler.policy.per_frame:
-            self._wake_idle(batch.streams)
+        if batch.server.calls > 1:
+            self._rearm(batch.device, self.clock.now())
+        # Of another device, where a stream has moved meanwhile; or of this one's new worker.
+        self._wake_idle(batch.streams)
 
     def _begin(self, worker: _Worker, batch: Batch) -> Batch | None:
         """Give a batch to its detector, or run it if calls cannot overlap.
@@ -500,11 +558,15 @@ class InferenceExecutor:
             return None
         # detect() finds out which frame it is, or how many fit; it needs the detector for itself.
         while worker.calls:
+            worker.in_hand = batch
             before = self._collect(worker)
-            if before is None:
-                return None  # the device has failed, and this batch is lost with it
             with self._lock:
-                self._release(before)
+                worker.in_hand = worker.callback = None
+                if before is not None:
+                    self._release(before)
+                # Else the device has failed, and this batch is lost with it.
+                if before is None or worker.retired:
+                    return None
         return batch if self._run(worker, batch) else None
 
     def _collect(self, worker: _Worker) -> Batch | None:
@@ -517,7 +579,7 @@ class InferenceExecutor:
         except Exception as error:
             self._fail(worker, batch, error)
             return None
-        return batch if self._deliver(batch, list(found), None, None) else None
+        return batch if self._deliver(worker, batch, list(found), None, None) else None
 
     def _run(self, worker: _Worker, batch: Batch) -> bool:
         """Run a batch and deliver its results; False if it was given up or its device failed."""
@@ -529,10 +591,11 @@ class InferenceExecutor:
         except Exception as error:
             self._fail(worker, batch, error)
             return False
-        return self._deliver(batch, results, failures, stages)
+        return self._deliver(worker, batch, results, failures, stages)
 
     def _deliver(
         self,
+        worker: _Worker,
         batch: Batch,
         results: Sequence[Detections | None],
         failures: list[DropReason | None] | None,
@@ -546,7 +609,7 @@ class InferenceExecutor:
             alive = self._scheduler.finish(batch, now, failures, stages)
             drops = self._take_drops() if self._scheduler.drops else None
         if drops:
-            self._deliver_drops(drops)
+            self._deliver_drops(drops, worker)
         if not alive:
             return False
         for stream, pending, detections in zip(batch.streams, batch.frames, results, strict=True):
@@ -563,10 +626,7 @@ class InferenceExecutor:
                 timing,
                 now > pending.deadline,
             )
-            try:
-                stream.on_result(result)
-            except Exception:
-                self._callback_failed(stream, "on_result")
+            self._call_back(worker, stream, "on_result", stream.on_result, result)
         return True
 
     def _detect(
@@ -664,6 +724,8 @@ class InferenceExecutor:
                 self._scheduler.device_failed(
                     device, self.clock.now(), f"{type(fault).__name__}: {fault}"
                 )
+                if not first and device.is_cuda and _mentions(fault, _STICKY):
+                    self._scheduler.device_broken(device)
             drops, events = self._take_drops(), self._take_events()
             self._wake_all()
         self._deliver_drops(drops)
@@ -699,7 +761,8 @@ class InferenceExecutor:
     def _supervise(self) -> None:
         """Find hung calls, and place streams anew when demands have changed."""
         scheduler = self._scheduler
-        period = min(0.25, scheduler.options.watchdog / 4.0)
+        options = scheduler.options
+        period = min(0.25, options.watchdog / 4.0, options.callback_limit / 4.0)
         next_drift_check = self.clock.now() + 1.0
         while True:
             with self._lock:
@@ -759,6 +822,12 @@ class InferenceExecutor:
         state = self._scheduler.devices[device]
         worker = self._workers[device]
         batch = state.running
+        callback = worker.callback
+        if callback is not None:
+            # Neither a call nor a restart: what is under way is not this worker's fault.
+            if now - callback[2] > self._scheduler.options.callback_limit:
+                self._take_over(worker, now)
+            return
         if batch is not None and now > batch.watchdog_at:
             error = (
                 f"detect() of {batch.server.name} has not returned for {now - batch.began:.2f} s "
@@ -781,6 +850,29 @@ class InferenceExecutor:
             self._start_worker(replacement)
         self._wake_all()
 
+    def _take_over(self, worker: _Worker, now: float) -> None:
+        """Let another thread go on with a device whose worker is kept by a callback."""
+        assert worker.callback is not None
+        stream, name, since = worker.callback
+        self._scheduler.callback_hangs(stream, name, since, now)
+        worker.blocked.append(stream)
+        device = worker.device
+        successor = _Worker(device, self._lock)
+        successor.detectors, worker.detectors = worker.detectors, {}
+        successor.calls, worker.calls = worker.calls, deque()
+        successor.in_hand, worker.in_hand = worker.in_hand, None
+        worker.retired = True
+        self._retired.append(worker)
+        self._workers[device] = successor
+        self._rearm(device, now)
+        self._start_worker(successor)
+
+    def _rearm(self, device: Device, now: float) -> None:
+        """Let a call's watchdog time begin anew: its worker was kept by callbacks."""
+        running = self._scheduler.devices[device].running
+        if running is not None:
+            running.watchdog_at = max(running.watchdog_at, now + running.watchdog)
+
     # Small things ----------------------------------------------------------------------------
 
     def _wake_idle(self, streams: Sequence[Stream]) -> None:
@@ -802,14 +894,34 @@ class InferenceExecutor:
         events, self._scheduler.events = self._scheduler.events, []
         return events
 
-    def _deliver_drops(self, drops: Sequence[tuple[Stream, Frame, DropReason]]) -> None:
+    def _deliver_drops(
+        self,
+        drops: Sequence[tuple[Stream, Frame, DropReason]],
+        worker: _Worker | None = None,
+    ) -> None:
         for stream, frame, reason in drops:
-            if stream.on_drop is None:
-                continue
-            try:
-                stream.on_drop(frame, reason)
-            except Exception:
-                self._callback_failed(stream, "on_drop")
+            if stream.on_drop is not None:
+                self._call_back(worker, stream, "on_drop", stream.on_drop, frame, reason)
+
+    def _call_back(
+        self,
+        worker: _Worker | None,
+        stream: Stream,
+        name: str,
+        function: Callable[..., object],
+        *arguments: object,
+    ) -> None:
+        """Call on_result or on_drop; the supervisor watches those of a worker.
+
+        It does so until the worker holds the lock again, so that it never finds the next call's
+        watchdog time spent by a callback that has just returned.
+        """
+        if worker is not None:
+            worker.callback = (stream, name, self.clock.now())
+        try:
+            function(*arguments)
+        except Exception:
+            self._callback_failed(stream, name)
 
     def _callback_failed(self, stream: Stream, name: str) -> None:
         stream.callback_errors += 1
@@ -838,6 +950,17 @@ class InferenceExecutor:
                 detector.close()
             except Exception:
                 _LOGGER.exception("close() of a detector on %s raised", worker.device)
+
+
+def _lives(worker: _Worker) -> bool:
+    return worker.thread is not None and worker.thread.is_alive()
+
+
+def _join(workers: Sequence[_Worker], end: float) -> None:
+    """Wait for threads to end, until a time of time.monotonic()."""
+    for worker in workers:
+        if worker.thread is not None:
+            worker.thread.join(max(0.0, end - time.monotonic()))
 
 
 def _by_key(
@@ -900,10 +1023,17 @@ def _check_finite(results: Sequence[Detections]) -> None:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
+    return _mentions(error, _OUT_OF_MEMORY, MemoryError)
+
+
+def _mentions(
+    error: BaseException, words: Sequence[str], kind: type[BaseException] | None = None
+) -> bool:
+    """Tell whether an error, or what it came from, is of a kind or has one of the words in it."""
     link: BaseException | None = error
     while link is not None:
         text = f"{type(link).__name__} {link}".lower()
-        if isinstance(link, MemoryError) or any(word in text for word in _OUT_OF_MEMORY):
+        if (kind is not None and isinstance(link, kind)) or any(word in text for word in words):
             return True
         link = link.__cause__ or link.__context__
     return False

@@ -35,6 +35,11 @@ from yolox_trt.executor.timeline import Timeline
 ASSUMED_TIME = 0.010
 #: Seconds by which a frame is not called late: rounding.
 _ROUNDING = 1e-9
+#: What is wrong after an error that CUDA keeps giving to every further call of a process.
+BROKEN_CONTEXT = (
+    "the CUDA context of this process is broken, and every call on it fails from now on; "
+    "fix: restart the process"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,8 @@ class SchedulerOptions:
         watchdog: least seconds after which a detect() call counts as hung.
         watchdog_factor: a call may take this many times its expected duration before it counts
             as hung, if that is longer than `watchdog`.
+        callback_limit: seconds after which a callback that has not returned holds up its stream
+            alone: the device goes on for the others, on another thread.
         restart_watchdog: seconds after which a restart (warm-up, loading engines) counts as hung.
         backoff: seconds from a failure to the first restart; doubles with each failure in a row.
         backoff_max: longest time between restarts, in seconds.
@@ -59,6 +66,7 @@ class SchedulerOptions:
     starvation_limit: float = 1.0
     watchdog: float = 2.0
     watchdog_factor: float = 20.0
+    callback_limit: float = 2.0
     restart_watchdog: float = 120.0
     backoff: float = 0.5
     backoff_max: float = 30.0
@@ -74,6 +82,7 @@ class SchedulerOptions:
             "starvation_limit",
             "watchdog",
             "watchdog_factor",
+            "callback_limit",
             "restart_watchdog",
             "backoff",
             "backoff_max",
@@ -717,6 +726,28 @@ class Scheduler:
         self.events.append(
             (logging.ERROR, f"{device} hangs; it can be retried only when the call returns")
         )
+
+    def device_broken(self, device: Device) -> None:
+        """Note that no restart inside this process can bring a device back that has failed."""
+        state = self.devices[device]
+        state.status = DeviceStatus.BROKEN
+        state.retry_at = math.nan
+        state.last_error += f"; {BROKEN_CONTEXT}"
+        self.events.append((logging.ERROR, f"{device} is not retried any more: {BROKEN_CONTEXT}"))
+
+    def callback_hangs(self, stream: Stream, name: str, since: float, now: float) -> None:
+        """Note that a callback has not returned in time."""
+        stream.callback_hangs += 1
+        stream.callback_blocked_since = since
+        if stream.callback_hangs & (stream.callback_hangs - 1) == 0:  # 1st, 2nd, 4th, 8th ...
+            self.events.append(
+                (
+                    logging.ERROR,
+                    f"{name} of stream {stream.config.id} has not returned for {now - since:.2f} s "
+                    f"({stream.callback_hangs} so far): the stream gets no results until it does, "
+                    "the others go on; fix: hand long work in the callback to a thread of its own",
+                )
+            )
 
     def shrink_batch(self, batch: Batch, limit: int, now: float) -> None:
         """Note an out-of-memory error: calls of this model take fewer frames from now on."""

@@ -40,6 +40,8 @@ class DeviceStatus(enum.Enum):
     """Rebuilds or probes its detectors."""
     LOST = "lost"
     """Hangs, and nothing can replace it until the hung call returns."""
+    BROKEN = "broken"
+    """The process's CUDA context is broken: only a restart of the process brings it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class StreamSnapshot:
         moves: how often its device changed.
         last_move: why it changed last, "" if never.
         callback_errors: exceptions raised by on_result and on_drop.
+        callback_hangs: callbacks that did not return in time (SchedulerOptions.callback_limit).
+        callback_blocked: seconds for which such a callback has not returned, 0 if none.
     """
 
     id: str
@@ -93,6 +97,8 @@ class StreamSnapshot:
     moves: int
     last_move: str
     callback_errors: int
+    callback_hangs: int
+    callback_blocked: float
 
     @property
     def dropped_total(self) -> int:

@@ -82,6 +82,9 @@ class Stream:
         self.moves = 0
         self.last_move = ""
         self.callback_errors = 0
+        self.callback_hangs = 0
+        #: Since when a callback has not returned that a watchdog has found, NaN if none.
+        self.callback_blocked_since = math.nan
         self.arrivals = RateMeter()
         self.results = RateMeter()
         self.latencies: deque[float] = deque(maxlen=LATENCY_WINDOW)
@@ -159,4 +162,10 @@ class Stream:
             moves=self.moves,
             last_move=self.last_move,
             callback_errors=self.callback_errors,
+            callback_hangs=self.callback_hangs,
+            callback_blocked=(
+                0.0
+                if math.isnan(self.callback_blocked_since)
+                else max(0.0, now - self.callback_blocked_since)
+            ),
         )

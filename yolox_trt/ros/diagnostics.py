@@ -128,6 +128,8 @@ class StreamReport:
                 "deadline_missed": stream.deadline_missed,
                 "moves": stream.moves,
                 "last_move": stream.last_move,
+                "callback_errors": stream.callback_errors,
+                "callback_hangs": stream.callback_hangs,
             }
         level, message = self._judge(enabled, subscribed, counters, stream, dropped, now)
         return status(self._name, topic, level, message, values)
@@ -157,6 +159,11 @@ class StreamReport:
             return OK, "disabled"
         if not stream.served:
             return ERROR, "no device in service serves this camera"
+        if stream.callback_blocked:
+            return (
+                ERROR,
+                f"publishing a result has not returned for {stream.callback_blocked:.1f} s",
+            )
         if new:
             losses = ", ".join(f"{count} {name}" for name, count in new.items())
             refusal = f": {counters.last_refusal}" if "malformed" in new else ""

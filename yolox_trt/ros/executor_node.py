@@ -21,13 +21,13 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.core.errors import ConfigurationError, DeviceError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.outcomes import SubmitOutcome
 from yolox_trt.executor.plan_config import read_contention
 from yolox_trt.executor.scheduler import SchedulerOptions
-from yolox_trt.executor.snapshot import ExecutorState
+from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot, ExecutorState
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.ros import diagnostics
 from yolox_trt.ros.annotator import Annotator
@@ -117,7 +117,7 @@ class ExecutorNode(LifecycleNode):
 
     @property
     def failure(self) -> YoloxTrtError | None:
-        """Why the start failed, if it did; the process ends then."""
+        """Why the start failed, or a device is broken, if so; the process ends then."""
         return self._failure
 
     def run_pending(self) -> None:
@@ -302,6 +302,7 @@ class ExecutorNode(LifecycleNode):
         return SchedulerOptions(
             batch_window=self.parameters["batch_window"],
             watchdog=watchdog or float("inf"),
+            callback_limit=watchdog or float("inf"),
         )
 
     # Cameras -----------------------------------------------------------------------------------
@@ -461,6 +462,14 @@ class ExecutorNode(LifecycleNode):
                     diagnostics.device_status(self.get_name(), platform.node(), device)
                 )
         self._diagnostics.publish(message)
+        if snapshot is not None and self.parameters["exit_on_broken_device"]:
+            self._end_if_broken(snapshot)
+
+    def _end_if_broken(self, snapshot: ExecutorSnapshot) -> None:
+        """End the process if only its restart can bring a device back."""
+        for device, state in snapshot.devices.items():
+            if state.status is DeviceStatus.BROKEN:
+                self._failure = DeviceError(f"device {device} is broken: {state.last_error}")
 
     def _own_status(self, snapshot: Any) -> Any:
         state = ExecutorState.STOPPED if snapshot is None else snapshot.state

@@ -508,7 +508,17 @@ EXECUTOR_PARAMETERS: tuple[ParameterSpec, ...] = (
         maximum=3600.0,
         unit="s",
         description="A device that has not answered for this long is taken out of service and "
-        "tried again later; 0 for never.",
+        "tried again later; a camera whose result has not been published for this long no longer "
+        "holds up its device. 0 for never.",
+    ),
+    ParameterSpec(
+        name="exit_on_broken_device",
+        kind=_KIND.BOOL,
+        default=False,
+        description="Whether the process ends, with an error, when a device can only be brought "
+        "back by a restart of the process (a broken CUDA context); for launch files that respawn "
+        "it. Otherwise the other devices go on without it.",
+        applies=Applies.AT_ONCE,
     ),
     ParameterSpec(
         name="ingest_processes",
