@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from support import cuda_host
+from support.executors import Recorder, check_counters
 from support.gpu import requires_gpu
 
 from yolox_trt.core import (
@@ -28,6 +29,7 @@ from yolox_trt.core import (
     Roi,
 )
 from yolox_trt.core.encodings import ENCODINGS
+from yolox_trt.executor import DropReason, InferenceExecutor, StreamConfig
 from yolox_trt.executor.cuda_detector import CudaDetector
 from yolox_trt.executor.detector import Detector
 from yolox_trt.kernels.reference import Postprocessor, preprocess
@@ -308,3 +310,61 @@ def test_gpu_capture_that_fails_falls_back(caplog: pytest.LogCaptureFixture) -> 
         assert_same(detector.detect(frames, OPTIONS), expected_detections(frames, OPTIONS))
     assert "capture failed" in detector.graph_refusal
     assert sum("no CUDA graph" in record.message for record in caplog.records) == 1
+
+
+def check_in_the_executor(detector: CudaDetector) -> None:
+    """Three streams at once: two calls under way, and to each frame its own detections."""
+    recorder = Recorder()
+    most = 0
+    enqueue = detector.enqueue
+
+    def counting(frames: Sequence[Frame], options: Sequence[PostprocessOptions]) -> Any:
+        nonlocal most
+        ticket = enqueue(frames, options)
+        most = max(most, detector.in_flight)
+        return ticket
+
+    detector.enqueue = counting  # type: ignore[method-assign]
+    names = ["a", "b", "c"]
+    expected = [
+        [expected_detections([f], [o])[0] for f, o in zip(random_frames(s), OPTIONS, strict=True)]
+        for s in range(8)
+    ]
+    with InferenceExecutor([detector], max_batch=1) as executor:
+        for name, options in zip(names, OPTIONS, strict=True):
+            executor.add_stream(
+                StreamConfig(id=name, options=options, queue_depth=20),
+                recorder.on_result,
+                recorder.on_drop,
+            )
+        assert executor.wait_started(60.0)
+        for seed in range(8):
+            for name, frame in zip(names, random_frames(seed), strict=True):
+                executor.submit(replace(frame, stream_id=name, stamp_ns=seed))
+        assert recorder.wait(lambda: all(len(recorder.results[n]) == 8 for n in names), 60.0)
+        # A frame that cannot be read costs itself alone, also while another call is under way.
+        for name, encoding in zip(names, ("bgr8", "yuv422", "bgr8"), strict=True):
+            odd = random_frames(9)[0]
+            object.__setattr__(odd, "encoding", encoding)
+            executor.submit(replace(odd, stream_id=name, stamp_ns=9))
+        assert recorder.wait(lambda: recorder.drops["b"] == [(9, DropReason.MALFORMED)], 60.0)
+        assert recorder.wait(lambda: all(len(recorder.results[n]) == 9 for n in ("a", "c")), 60.0)
+        snapshot = executor.snapshot()
+    check_counters(snapshot)
+    assert most == 2
+    assert snapshot.devices[detector.device].errors == 0
+    for index, name in enumerate(names):
+        assert recorder.numbers(name)[:8] == list(range(8))
+        found = [result.detections for result in recorder.results[name][:8]]
+        assert_same(found, [expected[seed][index] for seed in range(8)])
+
+
+def test_host_calls_overlap_in_the_executor(host: type[FakeNetwork]) -> None:
+    check_in_the_executor(CudaDetector(host(np), cuda_graph=False))
+
+
+@requires_gpu
+def test_gpu_calls_overlap_in_the_executor() -> None:
+    import cupy
+
+    check_in_the_executor(CudaDetector(FakeNetwork(cupy)))
