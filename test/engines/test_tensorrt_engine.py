@@ -14,6 +14,7 @@ from support.fake_cupy import Stream
 from support.fake_tensorrt import VERSIONS, FakeTensorRT
 from support.tensorrt_fixtures import make_api, pretend_cupy, pretend_gpu, small_model
 
+from yolox_trt.compiler import build as build_module
 from yolox_trt.compiler import build_plan, open_batch
 from yolox_trt.compiler.build import build_engine
 from yolox_trt.compiler.build_options import BuildOptions
@@ -169,6 +170,32 @@ def test_layer_times_and_inspector(tmp_path: Path, name: str, cupy: Any) -> None
     assert fake.contexts[-1][0] is not profiled
     assert json.loads(engine.inspect())["Layers"][0]["Name"] == "layer0"
     assert engine.device_memory_bytes == 4096
+
+
+def test_work_on_the_second_gpu(tmp_path: Path, cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams and buffers are of the device that is current when they are made."""
+    fake, api = make_api("10.3")
+    device = Device("gpu", 1)
+    built_on: list[int] = []
+    serialize = fake.module.Builder.build_serialized_network
+
+    def note(builder: Any, network: Any, config: Any) -> Any:
+        built_on.append(cupy.devices[-1])
+        return serialize(builder, network, config)
+
+    type.__setattr__(fake.module.Builder, "build_serialized_network", note)
+    monkeypatch.setattr(build_module, "require", lambda name, purpose="": cupy)
+    model = small_model(tmp_path, batch=None, style="opset13", head="raw_levels")
+    file = engine_file(tmp_path, api, model, device=device, max_batch=2)
+    assert built_on == [1]
+    assert cupy.devices == [0]
+    engine = TensorRTEngine(file, device=device, api=api)
+    engine.run(1)
+    engine.warm_up(1)
+    engine.profile_layers(1, runs=1)
+    assert cupy.streams == [1]
+    assert set(cupy.allocated_on) == {1}
+    assert cupy.devices == [0]
 
 
 def test_rtx_keeps_the_kernels_that_it_compiled(tmp_path: Path, cupy: Any) -> None:

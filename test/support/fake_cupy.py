@@ -17,19 +17,19 @@ class _Array(np.ndarray):
 
 
 class _Device:
+    stack: list[int]
+
     def __init__(self, index: int = 0) -> None:
         self.index = index
 
     def __enter__(self) -> _Device:
+        self.stack.append(self.index)
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.stack.pop()
 
     def synchronize(self) -> None:
-        pass
-
-    def use(self) -> None:
         pass
 
 
@@ -46,15 +46,28 @@ class Stream:
 
 
 def make_cupy() -> Any:
-    """Return the module; `module.allocations` counts its arrays."""
+    """Return the module; `allocations` counts its arrays, `devices` is the stack of current ones.
+
+    `streams` and `allocated_on` hold the device that was the current one when a stream or an array
+    was made.
+    """
     module: Any = ModuleType("cupy")
     module.allocations = 0
+    module.allocated_on = []
+    module.devices = [0]
+    module.streams = []
+    device = type("Device", (_Device,), {"stack": module.devices})
+
+    def stream(**options: Any) -> Stream:
+        module.streams.append(module.devices[-1])
+        return Stream(**options)
 
     def zeros(shape: Any, dtype: Any) -> Any:
         module.allocations += 1
+        module.allocated_on.append(module.devices[-1])
         return np.zeros(shape, dtype).view(_Array)
 
     current = Stream()
     module.zeros = module.empty = zeros
-    module.cuda = SimpleNamespace(Device=_Device, Stream=Stream, get_current_stream=lambda: current)
+    module.cuda = SimpleNamespace(Device=device, Stream=stream, get_current_stream=lambda: current)
     return module

@@ -88,8 +88,11 @@ class EngineBuilder:
             DeviceError: the GPU or the DLA core is not there.
             EngineError: TensorRT could not parse or build it.
         """
+        with _current_device(self._plan):
+            return self._build_here()
+
+    def _build_here(self) -> BuiltEngine:
         plan, api = self._plan, self._api
-        _use_device(plan)
         api.init_plugins()
         data = plan.serialized_model()
         with api.collect_messages() as messages:
@@ -378,8 +381,12 @@ class EngineBuilder:
             os.close(descriptor)
 
 
-def _use_device(plan: BuildPlan) -> None:
-    """Make the plan's GPU the current one; GPU 0 is so by itself."""
+@contextlib.contextmanager
+def _current_device(plan: BuildPlan) -> Iterator[None]:
+    """Let the plan's GPU be the current one while it builds; GPU 0 is so by itself."""
     index = plan.options.device.index if plan.options.device.kind == "gpu" else 0
-    if index:
-        require("cupy", purpose=f"building on gpu:{index}").cuda.Device(index).use()
+    if not index:
+        yield
+        return
+    with require("cupy", purpose=f"building on gpu:{index}").cuda.Device(index):
+        yield

@@ -205,10 +205,11 @@ class TensorRTEngine(BoundNetwork):
         Raises:
             EngineError: a run failed, when it was enqueued or on the device.
         """
-        chosen = self._cupy.cuda.get_current_stream() if stream is None else stream
-        for _ in range(2):
-            self.run(batch, chosen)
-        self._synchronize(chosen)
+        with self._cupy.cuda.Device(self._cuda_index):
+            chosen = self._cupy.cuda.get_current_stream() if stream is None else stream
+            for _ in range(2):
+                self.run(batch, chosen)
+            self._synchronize(chosen)
         if self._api.flavour == TENSORRT_RTX:
             self._capturable = bool(self._context.is_stream_capturable(chosen.ptr))
             self._save_runtime_cache()
@@ -226,14 +227,15 @@ class TensorRTEngine(BoundNetwork):
         self._set_batch(batch)
         self._context.profiler = profiler
         self._context.enqueue_emits_profile = True
-        stream = self._cupy.cuda.Stream(non_blocking=True)
         try:
-            self.run(batch, stream)
-            self._synchronize(stream)
-            profiler.times.clear()
-            for _ in range(runs):
+            with self._cupy.cuda.Device(self._cuda_index):
+                stream = self._cupy.cuda.Stream(non_blocking=True)
                 self.run(batch, stream)
                 self._synchronize(stream)
+                profiler.times.clear()
+                for _ in range(runs):
+                    self.run(batch, stream)
+                    self._synchronize(stream)
         finally:
             # A profiler cannot be taken off in every version: the next run has another context.
             self._contexts.pop(self._context_key(batch))
