@@ -72,9 +72,7 @@ def test_the_package_keeps_its_contracts(copy: Path) -> None:
         ("evaluation", "import torch", TORCH),
     ],
 )
-def test_a_broken_contract_is_noticed(
-    copy: Path, room: str, statement: str, contract: str
-) -> None:
+def test_a_broken_contract_is_noticed(copy: Path, room: str, statement: str, contract: str) -> None:
     offender = copy / "yolox_trt" / room / "offender.py"
     offender.write_text(f"{statement}\n")
     try:

@@ -95,9 +95,7 @@ def test_every_import_is_a_requirement(repository: Path) -> None:
     assert not undeclared, "name them in setup.cfg"
 
 
-def test_every_import_has_a_rosdep_key(
-    repository: Path, manifest: ElementTree.Element
-) -> None:
+def test_every_import_has_a_rosdep_key(repository: Path, manifest: ElementTree.Element) -> None:
     keys = {element.text for element in manifest.iter("exec_depend")}
     undeclared = {
         module
