@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.tensorrt_fixtures import save_model, small_model
+from support.tensorrt_fixtures import pretend_gpu, save_model, small_model
 
 from yolox_trt import cli
 from yolox_trt.engines.engine_file import read_engine
@@ -62,6 +62,17 @@ def test_two_commands_at_once_build_once(tmp_path: Path) -> None:
     results = sorted(out.partition("\nEngine ")[2].partition(":")[0] for out, _ in outputs)
     assert results == ["built (not in the cache)", "found in the cache"]
     assert len(list((tmp_path / "c").glob("*.engine"))) == 1
+
+
+def test_layer_info_needs_the_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpu(monkeypatch, None)
+    out, info = tmp_path / "m.engine", tmp_path / "layers.json"
+    assert run(small_model(tmp_path), "-o", out, "--layer-info", info) == 2
+    assert "cannot load on this machine" in capsys.readouterr().err
+    assert not info.exists()
+    assert read_engine(out).fingerprint.flavour == "tensorrt_rtx"  # built all the same
 
 
 def test_list_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

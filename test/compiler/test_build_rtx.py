@@ -20,6 +20,7 @@ from yolox_trt.compiler.build_report import BuildReport
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.qdq import WeightFormat, insert_qdq
 from yolox_trt.compiler.load_engine import cached_engine
+from yolox_trt.compiler.surgery import SurgeryOptions, optimize
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.share import default_model
 from yolox_trt.engines.cache import BuiltEngine, EngineCache
@@ -98,6 +99,29 @@ def test_every_form_builds_with_its_batch_opened(tmp_path: Path, form: str) -> N
     built, report = build(small_model(tmp_path, **FORMS[form]), max_batch=8)
     assert report.batch == (1, 8, 8)
     assert built.spec.batch is None
+
+
+SURGERY: dict[str, SurgeryOptions] = {
+    "for the GPU": SurgeryOptions(),
+    "for the DLA": SurgeryOptions(target="dla"),
+    "head kept": SurgeryOptions(head="keep"),
+    "open batch": SurgeryOptions(open_batch=True, head="keep"),
+    "uint8 input": SurgeryOptions(uint8_input=True),
+    "another size": SurgeryOptions(input_size=(128, 64)),
+}
+
+
+@pytest.mark.parametrize("name", SURGERY)
+def test_what_optimize_writes_builds(tmp_path: Path, name: str) -> None:
+    """NVIDIA's own parser takes every rewritten graph, not only ONNX Runtime."""
+    source = small_model(tmp_path, head="decoded", normalize="mul", channel_swap="slice")
+    result = optimize(onnx.load(str(source)), SURGERY[name], verify=False)
+    model = tmp_path / "optimized.onnx"
+    onnx.save(result.model, str(model))
+    built, report = build(model, max_batch=4 if name == "open batch" else None)
+    assert report.batch == ((1, 4, 4) if name == "open batch" else (1, 1, 1))
+    assert built.spec.input_dtype == ("uint8" if name == "uint8 input" else "float32")
+    assert report.layers
 
 
 def test_fp16_halves_the_engine(tmp_path: Path) -> None:

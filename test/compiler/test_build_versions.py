@@ -9,6 +9,7 @@ test_build_rtx.py for real builds).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -24,7 +25,7 @@ from yolox_trt.compiler import build_plan
 from yolox_trt.compiler.build import EngineBuilder, build_engine
 from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.build_plan import BuildPlan
-from yolox_trt.compiler.build_report import BuildReport
+from yolox_trt.compiler.build_report import BuildReport, layer_information
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import (
     ConfigurationError,
@@ -33,6 +34,7 @@ from yolox_trt.core.errors import (
     ModelError,
     YoloxTrtError,
 )
+from yolox_trt.engines.engine_file import write_engine
 
 WITH_FLAGS = ["8.5", "8.6", "10.3", "10.13"]
 TYPED = ["11.4", "rtx-1.7"]
@@ -668,6 +670,23 @@ def test_engines_for_other_gpus_are_built_on_ampere_and_later(
 def test_version_compatible_engines_are_inspected(model: Path) -> None:
     settings = build(model, "8.6", version_compatible=True)
     assert ("Runtime.engine_host_code_allowed", True) in settings["fake"].calls
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_the_inspectors_json(model: Path, name: str, tmp_path: Path) -> None:
+    _, api = make_api(name)
+    plan = BuildPlan(model, BuildOptions(), api=api)
+    built = EngineBuilder(plan).build()
+    file = write_engine(
+        tmp_path / "m.engine", built.engine, fingerprint=plan.fingerprint, spec=built.spec
+    )
+    layers = json.loads(layer_information(api, file, Device("gpu")))["Layers"]
+    assert layers[0]["Name"] == "layer0"
+    options = {**plan.fingerprint.options, "dla_standalone": True}
+    fingerprint = dataclasses.replace(plan.fingerprint, options=options)
+    loadable = dataclasses.replace(file, fingerprint=fingerprint)
+    with pytest.raises(EngineError, match="never loaded"):
+        layer_information(api, loadable, DLA)
 
 
 @pytest.mark.parametrize("name", ["8.5", "8.6", "10.3", "10.13", "11.4"])

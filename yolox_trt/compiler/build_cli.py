@@ -40,6 +40,7 @@ def add_parsers(subparsers: Any) -> None:
     add("--strongly-typed", action="store_true", default=None, help="precisions from the graph")
     add("--report", type=Path, help="write the report as JSON")
     add("--layers", action="store_true", help="list every layer of the engine")
+    add("--layer-info", type=Path, metavar="FILE", help="write the engine inspector's JSON")
     add("--list-layers", action="store_true", help="list the network's layers and stop")
     add("--profile", type=int, metavar="RUNS", help="run the engine and time each layer")
 
@@ -112,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out `yolox_trt build`."""
     from yolox_trt.compiler.build import EngineBuilder
     from yolox_trt.compiler.build_plan import BuildPlan
-    from yolox_trt.compiler.build_report import BuildReport
+    from yolox_trt.compiler.build_report import BuildReport, layer_information
     from yolox_trt.compiler.load_engine import cached_engine
     from yolox_trt.core.optional import require
     from yolox_trt.engines.cache import EngineCache
@@ -145,6 +146,8 @@ def run(arguments: argparse.Namespace) -> int:
     report = BuildReport.from_dict(dict(file.details["report"]))
     _print_report(console, report, all_layers=arguments.layers)
     console.print(f"Engine {source}: {file.path}", highlight=False, soft_wrap=True)
+    if arguments.layer_info is not None:
+        arguments.layer_info.write_text(layer_information(plan.api, file, options.device))
     times: list[dict[str, Any]] = []
     if arguments.profile:
         times = _profile(console, file, arguments.profile, options.device)

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yolox_trt.core.device import Device
+from yolox_trt.core.errors import EngineError
 from yolox_trt.engines import cuda_driver
+from yolox_trt.engines.engine_file import EngineFile
 from yolox_trt.engines.trt_api import LAYERS_MESSAGE, TensorRTApi
 
 _MIB = 1 << 20
@@ -146,30 +148,56 @@ def read_layers(
     """
     texts = [text for _, text in messages]
     memory = _memory_of(texts)
-    index = device.index if device.kind == "gpu" else 0
-    if not loadable and cuda_driver.compute_capability(index) is not None:
-        with api.collect_messages():
-            runtime = api.module.Runtime(api.logger)
-            if device.kind == "dla":
-                runtime.DLA_core = device.index
-            if host_code:
-                runtime.engine_host_code_allowed = True  # it was built a moment ago
-            loaded = runtime.deserialize_cuda_engine(engine)
-            if loaded is not None:
-                size = getattr(loaded, "device_memory_size_v2", None)
-                if size is None:
-                    size = loaded.device_memory_size
-                memory["execution context"] = int(size)
-                inspector = loaded.create_engine_inspector()
-                text = inspector.get_engine_information(api.module.LayerInformationFormat.JSON)
-                return {
-                    "layers": layers_of_inspector(str(text), device),
-                    "layers_source": "engine inspector",
-                    "memory": memory,
-                }
+    loaded = None if loadable else _load(api, engine, device, host_code)
+    if loaded is not None:
+        size = getattr(loaded, "device_memory_size_v2", None)
+        memory["execution context"] = int(loaded.device_memory_size if size is None else size)
+        return {
+            "layers": layers_of_inspector(_inspector_json(api, loaded), device),
+            "layers_source": "engine inspector",
+            "memory": memory,
+        }
     layers = _layers_of_log(texts, device)
     source = "build log" if layers else "the engine cannot be loaded on this machine"
     return {"layers": layers, "layers_source": source, "memory": memory}
+
+
+def layer_information(api: TensorRTApi, file: EngineFile, device: Device) -> str:
+    """Return the engine inspector's JSON, as trtexec --exportLayerInfo writes it.
+
+    Raises:
+        EngineError: the engine cannot be loaded on this machine.
+    """
+    options = file.fingerprint.options
+    loaded = None
+    if not options.get("dla_standalone"):
+        loaded = _load(api, file.read(), device, bool(options.get("version_compatible")))
+    if loaded is None:
+        raise EngineError(
+            f"engine {file.path} that {api} cannot load on this machine",
+            expected=f"{device}, for which it was built; loadables of the DLA are never loaded",
+            fix="take --layer-info on the target, or --layers, which reads the build's log",
+        )
+    return _inspector_json(api, loaded)
+
+
+def _load(api: TensorRTApi, engine: bytes, device: Device, host_code: bool) -> Any:
+    """Return a deserialised engine, None where this machine cannot."""
+    index = device.index if device.kind == "gpu" else 0
+    if cuda_driver.compute_capability(index) is None:
+        return None
+    with api.collect_messages():
+        runtime = api.module.Runtime(api.logger)
+        if device.kind == "dla":
+            runtime.DLA_core = device.index
+        if host_code:
+            runtime.engine_host_code_allowed = True  # built here, or its checksum was checked
+        return runtime.deserialize_cuda_engine(engine)
+
+
+def _inspector_json(api: TensorRTApi, loaded: Any) -> str:
+    inspector = loaded.create_engine_inspector()
+    return str(inspector.get_engine_information(api.module.LayerInformationFormat.JSON))
 
 
 def layers_of_inspector(text: str, device: Device) -> list[EngineLayer]:
