@@ -21,7 +21,7 @@ import pytest
 from support.fake_tensorrt import VERSIONS, FakeTensorRT
 from support.tensorrt_fixtures import make_api, nodes_of, pretend_gpu, small_model
 
-from yolox_trt.compiler import build_plan
+from yolox_trt.compiler import build_plan, half
 from yolox_trt.compiler.build import EngineBuilder, build_engine
 from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.build_plan import BuildPlan
@@ -116,6 +116,22 @@ def test_fp16(model: Path, name: str) -> None:
     else:
         assert settings["flags"] == ["FP16"]
         assert calls["OnnxParser.parse_from_file"] == (str(model),)
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_another_conversion_is_another_engine(
+    model: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, api = make_api(name)
+
+    def key(precision: str) -> str:
+        return BuildPlan(model, BuildOptions(precision=precision), api=api).fingerprint.key
+
+    before = key("fp16"), key("fp32")
+    assert before == (key("fp16"), key("fp32"))
+    monkeypatch.setattr(half, "REVISION", half.REVISION + 1)
+    assert (key("fp16") != before[0]) is (name in TYPED)
+    assert key("fp32") == before[1]
 
 
 @pytest.mark.parametrize("name", ["10.3", "10.13"])

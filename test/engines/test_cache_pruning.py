@@ -258,6 +258,14 @@ def test_a_rebuild_that_waited_takes_only_what_is_new(
     assert entry.file.read() == b"anew"
 
 
+def test_kernels_of_an_engine_go_when_it_is_built_again(cache: EngineCache) -> None:
+    path = put(cache, 1).file.path
+    kernels = path.with_name(path.name + ".runtime_cache")
+    kernels.write_bytes(b"kernels of the engine that was refused")
+    cache.get_or_build(version(1), lambda: BuiltEngine(b"2", SPEC), name="m1", rebuild="refused")
+    assert not kernels.exists()
+
+
 @pytest.mark.parametrize("damage", ["no sidecar", "sidecar cannot be read", "no engine"])
 def test_remains_go_a_day_later(cache: EngineCache, damage: str) -> None:
     path = put(cache, 1).file.path

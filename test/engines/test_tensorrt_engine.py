@@ -405,13 +405,13 @@ def test_a_fixed_batch_is_opened_for_max_batch(
         engine.run(batch)
     assert [run[1]["images"][0] for run in fake.runs] == [1, 8, 3]
     assert engine.file.fingerprint.batch == (1, 8, 8)
-    assert engine.file.fingerprint.options["open_batch"] == open_batch.REVISION
+    assert engine.file.fingerprint.options["rewriting"] == {"open_batch": open_batch.REVISION}
     # Another engine than that of the file as it is; each is built once.
     assert load_tensorrt_engine(fixed, GPU, {}, cache).max_batch == 1
     assert load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, cache).max_batch == 8
     assert builds(fake) == 2
     # One that was opened in another way is not used.
-    monkeypatch.setattr(build_plan, "REVISION", open_batch.REVISION + 1)
+    monkeypatch.setattr(open_batch, "REVISION", open_batch.REVISION + 1)
     load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, cache)
     assert builds(fake) == 3
     assert not caplog.records

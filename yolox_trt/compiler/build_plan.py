@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yolox_trt.compiler import half
+from yolox_trt.compiler import open_batch as open_batch_module
 from yolox_trt.compiler.batch_axis import open_batch
 from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.half import computes_in_fp16, to_fp16
 from yolox_trt.compiler.model_graph import load_model
-from yolox_trt.compiler.open_batch import REVISION, check_open_batch
+from yolox_trt.compiler.open_batch import check_open_batch
 from yolox_trt.core.errors import ConfigurationError, DeviceError, EngineError, ModelError
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.optional import require
@@ -134,8 +136,7 @@ class BuildPlan:
             flavour=self.api.flavour,
             compute_capability=self.compute_capability,
             options=options.fingerprint_options()
-            | {"strongly_typed": self.strongly_typed}
-            | ({} if self._unopened is None else {"open_batch": REVISION}),
+            | {"strongly_typed": self.strongly_typed, "rewriting": self._rewriting},
         )
 
     @cached_property
@@ -177,7 +178,7 @@ class BuildPlan:
         """
         if self._unopened is not None:
             check_open_batch(self._unopened[0], self.model, self._unopened[1])
-        if not self.strongly_typed or self.has_fp16 or self.options.precision == "fp32":
+        if not self._converts:
             return bytes(self.model.SerializeToString()) if self._rewritten else None
         converted = to_fp16(
             self.model,
@@ -187,6 +188,21 @@ class BuildPlan:
         return bytes(converted.SerializeToString())
 
     # ---- choices
+
+    @property
+    def _converts(self) -> bool:
+        """Whether the graph is rewritten in FP16, there being no flag for it."""
+        return self.strongly_typed and not self.has_fp16 and self.options.precision != "fp32"
+
+    @property
+    def _rewriting(self) -> dict[str, int]:
+        """What is done to the file's graph, and how: another way gives another engine."""
+        done = {}
+        if self._unopened is not None:
+            done["open_batch"] = open_batch_module.REVISION
+        if self._converts:
+            done["half"] = half.REVISION
+        return done
 
     def _native_type(self, *, for_input: bool) -> str | None:
         # Without fallback nothing can convert between FP32 and the DLA's types.

@@ -18,6 +18,10 @@ from yolox_trt.core.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
+#: Counts in the fingerprint of engines built from a converted graph: raise it when the same graph
+#: is converted in another way.
+REVISION = 1
+
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Inputs that stay FP32 whatever the node computes in: Resize's roi and scales.
 _FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}

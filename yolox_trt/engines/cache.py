@@ -16,7 +16,13 @@ from typing import Any
 
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.model_spec import ModelSpec
-from yolox_trt.engines.cache_pruning import BUILD_LOCK, USE_LOCK, CacheLimits, prune
+from yolox_trt.engines.cache_pruning import (
+    BUILD_LOCK,
+    RUNTIME_CACHE,
+    USE_LOCK,
+    CacheLimits,
+    prune,
+)
 from yolox_trt.engines.engine_file import EngineFile, read_engine, sidecar_path, write_engine
 from yolox_trt.engines.file_lock import FileLock, try_lock
 from yolox_trt.engines.fingerprint import Fingerprint
@@ -208,7 +214,7 @@ class EngineCache:
     @staticmethod
     def _remove(path: Path) -> None:
         # The sidecar first: an engine without one is never run.
-        for file in (sidecar_path(path), path):
+        for file in (sidecar_path(path), path, path.with_name(path.name + RUNTIME_CACHE)):
             with contextlib.suppress(FileNotFoundError):
                 file.unlink()
 
