@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,18 @@ def test_forms_of_latencies(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     batched = [models["batched"].sample(rng, n) * 1e3 for n in (1, 2, 3, 4, 6)]
     assert batched == pytest.approx([1.82, 2.91, 3.95, 4.99, 7.07])
+
+
+def test_calls_that_overlap_make_room() -> None:
+    """2.28 ms a frame, 0.64 of them copying: fourteen cameras at 30 Hz, or twenty."""
+    values = {"devices": {"gpu": {"m": 2.28}}, "cameras": {"a": {"rate": 30, "deadline": 66}}}
+    counts = []
+    for copies in ({}, {"gpu": 0.64}):
+        config = PlanConfig.from_dict({**values, "copies": copies})
+        counts.append(largest_number_of_cameras(config, "balanced"))
+        plan = plan_policy(config.with_cameras(counts[-1]), "balanced", duration=5.0)
+        assert math.isnan(max(plan.worst_case.values())) == bool(copies)
+    assert counts == [14, 20]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class PolicyPlan:
         loads: Device -> share of its time that the placement asks for, with the times measured
             in the simulation (may exceed 1); for "dynamic" the simulated share.
         worst_case: stream -> bound of the latency in seconds, infinity if there is none; NaN for
-            "dynamic" and with batching, for which there is no analysis.
+            "dynamic", with batching, and where calls overlap: for these there is no analysis.
         result: the simulation.
     """
 
@@ -81,6 +81,7 @@ def plan_policy(
         contention=config.contention,
         gpu_share=config.gpu_share,
         max_batch=config.max_batch,
+        copies=config.copies,
         seed=seed,
         timeline_capacity=timeline_capacity,
     )
@@ -127,7 +128,7 @@ def _worst_cases(config: PlanConfig, placement: Mapping[str, Device]) -> dict[st
     for device, streams in served.items():
         interference = shares if device.kind == "gpu" else []
         bounds = worst_response_times(streams, interference)
-        if config.max_batch > 1 and device.kind != "dla":
+        if device in config.copies or (config.max_batch > 1 and device.kind != "dla"):
             bounds = dict.fromkeys(bounds, math.nan)
         worst.update(bounds)
     return worst

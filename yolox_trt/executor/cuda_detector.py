@@ -382,15 +382,16 @@ class CudaDetector(BoundNetwork):
         for index, (frame, letterbox, option) in enumerate(
             zip(frames, letterboxes, options, strict=True)
         ):
-            data, chroma = parts.addresses[index]
+            address = parts.addresses[index]
             descriptors.pack_image(
                 slot.tables,
                 slot.image_offset + index * descriptors.IMAGE.size,
                 frame,
                 letterbox,
                 color_order=self._spec.preprocessing.color_order,
-                data=data,
-                chroma=chroma,
+                data=address.data,
+                chroma=address.chroma,
+                compact=address.compact,
             )
             descriptors.pack_post(
                 slot.tables,

@@ -45,7 +45,15 @@ CAMERA_KEYS = (
     "jitter",
     "allow_model_change",
 )
-TOP_KEYS = ("devices", "cameras", "camera_defaults", "contention", "gpu_share", "max_batch")
+TOP_KEYS = (
+    "devices",
+    "cameras",
+    "camera_defaults",
+    "contention",
+    "gpu_share",
+    "copies",
+    "max_batch",
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class PlanConfig:
         devices: Device -> model -> latency.
         contention: how devices slow one another down.
         gpu_share: DLA -> seconds of the GPU for each of its frames.
+        copies: device whose calls overlap -> seconds of a frame's time in which the host copies it.
         max_batch: most frames of one call on the GPU.
     """
 
@@ -109,6 +118,7 @@ class PlanConfig:
     devices: Mapping[Device, Mapping[str, LatencyModel]]
     contention: Contention = field(default_factory=Contention)
     gpu_share: Mapping[Device, float] = field(default_factory=dict)
+    copies: Mapping[Device, float] = field(default_factory=dict)
     max_batch: int = 1
 
     @property
@@ -179,12 +189,12 @@ class PlanConfig:
                 expected="at least one of both",
                 fix="add them",
             )
-        share = _mapping(values.get("gpu_share", {}), "gpu_share")
         return cls(
             cameras=cameras,
             devices=devices,
             contention=read_contention(values.get("contention", "none")),
-            gpu_share={Device.parse(str(k)): float(v) / 1e3 for k, v in share.items()},
+            gpu_share=_times(values, "gpu_share"),
+            copies=_times(values, "copies"),
             max_batch=int(values.get("max_batch", 1)),
         )
 
@@ -229,6 +239,14 @@ def read_contention(value: Any) -> Contention:
         expected="none, measured, or a mapping of gpu_with_dla, dla_with_gpu, dla_with_dla",
         fix="set `contention`",
     )
+
+
+def _times(values: Mapping[str, Any], key: str) -> dict[Device, float]:
+    """Read a mapping of devices to milliseconds; returns seconds."""
+    return {
+        Device.parse(str(device)): float(time) / 1e3
+        for device, time in _mapping(values.get(key, {}), key).items()
+    }
 
 
 def _camera(

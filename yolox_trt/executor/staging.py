@@ -5,17 +5,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.optional import require
+from yolox_trt.executor.copy_crew import CopyCrew
 from yolox_trt.kernels.cuda import descriptors
 
 #: Images start at multiples of this, so that every 16-byte read of the kernels is aligned.
@@ -24,10 +26,13 @@ _ALIGNMENT = 256
 _STEP = 1 << 20
 #: Bytes of one part of a frame: the first is on its way while the next is being copied.
 _PART = 1 << 20
-#: Bytes of a call from which on threads copy. For less, waking them costs more than they bring
-#: (one 1920x1280 frame, 16 cores: 0.52 ms with one thread, 0.67 with four; eight frames: 24 GB/s
-#: with four threads against 15 with one).
-_WORTH_THREADS = 16 << 20
+#: Bytes of a call from which on several threads copy: waking them takes some 40 us, in which one
+#: thread copies half a megabyte.
+_WORTH_THREADS = 3 << 20
+#: Rows are picked if at most this part of an image's is sampled (a downscale by 2.5 or more).
+_WORTH_PICKING = 0.8
+#: Geometries whose sampled rows are remembered.
+_REMEMBERED = 256
 #: cudaMemoryTypeHost: page-locked memory.
 _PINNED = 1
 
@@ -134,32 +139,46 @@ class Slot:
         )
 
 
+class Address(NamedTuple):
+    """Where a frame lies on the device, as descriptors.pack_image takes it."""
+
+    data: int
+    chroma: int
+    compact: bool
+
+
+class _Piece(NamedTuple):
+    """Bytes that go to one place of the staging buffer.
+
+    `rows`: those of `source` (2-D) that are picked; None for all of `source` (1-D). `pinned`:
+    `source` goes straight up.
+    """
+
+    source: npt.NDArray[np.uint8]
+    rows: npt.NDArray[np.intp] | None
+    offset: int
+    pinned: bool
+
+
 @dataclass(frozen=True)
 class Parts:
     """The plan of one upload.
 
     Attributes:
-        addresses: for each frame, the device addresses of its first byte and (nv12) its chroma
-            plane, as descriptors.pack_image takes them.
-        pieces: source bytes, their offset in the staging buffer, and whether they are pinned.
+        addresses: of each frame.
+        pieces: what goes where.
         size: bytes of the staging buffer that are used.
     """
 
-    addresses: list[tuple[int, int]]
-    pieces: list[tuple[npt.NDArray[np.uint8], int, bool]]
+    addresses: list[Address]
+    pieces: list[_Piece]
     size: int
-
-
-class _Job(NamedTuple):
-    """One part to copy: `target` is None where the source is pinned and goes straight up."""
-
-    source: npt.NDArray[np.uint8]
-    offset: int
-    target: npt.NDArray[np.uint8] | None
 
 
 class Stager:
     """Copies frames into a Slot and to the device, in parts, so that both copies overlap.
+
+    Of an image that is scaled down by 2.5 or more only the rows that are sampled are copied.
 
     Args:
         mapped: whether kernels read the pinned buffer itself (integrated GPUs): no upload then.
@@ -172,99 +191,104 @@ class Stager:
         self.mapped = mapped
         if threads is None:
             threads = min(4, max(1, (os.cpu_count() or 1) // 2))
-        self._threads = threads
-        self._pool = (
-            ThreadPoolExecutor(threads - 1, thread_name_prefix="yolox_trt_copy")
-            if threads > 1
-            else None
-        )
+        device = self._cupy.cuda.Device()
+        self._crew = CopyCrew(threads, on_start=device.use) if threads > 1 else None
         self._copy_stream = None if mapped else self._cupy.cuda.Stream(non_blocking=True)
+        self._sampled: dict[Letterbox, npt.NDArray[np.intp]] = {}
 
     def plan(self, slot: Slot, frames: Sequence[Frame], letterboxes: Sequence[Letterbox]) -> Parts:
         """Find a place for each frame's rows; grows the slot if need be.
 
-        Only the rows of the Roi are copied.
+        Only rows of the Roi are copied, and of a strong downscale only those that are sampled.
         """
-        places: list[tuple[int, int]] = []
-        pieces: list[tuple[npt.NDArray[np.uint8], int, bool]] = []
+        places: list[Address] = []
+        pieces: list[_Piece] = []
         size = slot.table_bytes
         for frame, letterbox in zip(frames, letterboxes, strict=True):
             pinned = not self.mapped and self._is_pinned(frame)
-            roi = letterbox.roi
-            ranges = [(roi.y, roi.y + roi.height)]
-            if frame.encoding == "nv12":  # chroma rows lie behind the luma rows
-                ranges.append(
-                    (frame.height + roi.y // 2, frame.height + (roi.y + roi.height + 1) // 2)
-                )
-            origins = []
-            for plane, (first, last) in enumerate(ranges):
-                begin = first * frame.step
-                end = min(last * frame.step, frame.data.size)
-                # Where the plane's row 0 would lie, had all rows been copied.
-                start = frame.height * frame.step if plane else 0
-                origins.append(size - (begin - start))
-                pieces.append((frame.data[begin:end], size, pinned))
-                size = _align(size + end - begin + descriptors.SOURCE_MARGIN)
-            places.append((origins[0], origins[1] if len(origins) > 1 else 0))
+            picked = None if pinned else self._picked_rows(frame, letterbox)
+            if picked is None:
+                place = _place_ranges(frame, letterbox, pinned, size, pieces)
+            else:
+                place = _place_rows(frame, picked, size, pieces)
+            places.append(place)
+            size = _end_of(pieces[-1])
         slot.reserve(size)
+        base = slot.address
         addresses = [
-            (slot.address + data, slot.address + chroma if chroma else 0) for data, chroma in places
+            Address(base + place.data, place.chroma and base + place.chroma, place.compact)
+            for place in places
         ]
         return Parts(addresses, pieces, size)
 
     def upload(self, slot: Slot, parts: Parts, stream: Any) -> None:
         """Copy the pieces, and let `stream` wait for their arrival. The tables must be written."""
-        jobs = self._jobs(slot, parts)
-        pool = self._pool if parts.size > _WORTH_THREADS else None
-        copies: list[Future[None] | None] = [
-            pool.submit(np.copyto, job.target, job.source)
-            # Every n-th is left to this thread, which would otherwise only wait.
-            if pool is not None and job.target is not None and index % self._threads
-            else None
-            for index, job in enumerate(jobs)
-        ]
-        memcpy = self._cupy.cuda.runtime.memcpyAsync
-        direction = self._cupy.cuda.runtime.memcpyHostToDevice
-        host = slot.host.ctypes.data
-        sent = 0  # the tables go with what lies behind them
-        for job, copy in zip(jobs, copies, strict=True):
-            if copy is not None:
-                copy.result()
-            elif job.target is not None:
-                np.copyto(job.target, job.source)
-            if self._copy_stream is None:
-                continue
-            queue = self._copy_stream.ptr
-            if job.target is None:  # pinned by its owner
-                if not sent:
-                    memcpy(slot.address, host, slot.table_bytes, direction, queue)
-                memcpy(
-                    slot.address + job.offset,
-                    job.source.ctypes.data,
-                    job.source.size,
-                    direction,
-                    queue,
-                )
-            else:
-                first = job.offset if sent else 0
-                size = job.offset + job.source.size - first
-                memcpy(slot.address + first, host + first, size, direction, queue)
-            sent = job.offset + job.source.size
+        if self._copy_stream is not None:
+            self._send(slot, slot.host.ctypes.data, 0, slot.table_bytes)
+        jobs = [job for piece in parts.pieces for job in self._jobs(slot, piece)]
+        if self._crew is not None and parts.size > _WORTH_THREADS:
+            self._crew.run(jobs)
+        else:
+            for job in jobs:
+                job()
         if self._copy_stream is not None:
             slot.uploaded.record(self._copy_stream)
             stream.wait_event(slot.uploaded)
 
-    def _jobs(self, slot: Slot, parts: Parts) -> list[_Job]:
-        jobs = []
-        for source, offset, pinned in parts.pieces:
-            if pinned:
-                jobs.append(_Job(source, offset, None))
-                continue
+    def _jobs(self, slot: Slot, piece: _Piece) -> Iterator[Callable[[], None]]:
+        """Split a piece into jobs of about _PART bytes."""
+        source, rows, offset, pinned = piece
+        if pinned:
+            yield partial(self._send, slot, source.ctypes.data, offset, source.size)
+        elif rows is None:
             for first in range(0, source.size, _PART):
-                part = source[first : first + _PART]
-                begin = offset + first
-                jobs.append(_Job(part, begin, slot.host[begin : begin + part.size]))
-        return jobs
+                yield partial(self._copy, slot, source[first : first + _PART], offset + first)
+        else:
+            step = source.shape[1]
+            count = max(1, _PART // step)
+            for first in range(0, len(rows), count):
+                chosen = rows[first : first + count]
+                yield partial(self._pick, slot, source, chosen, offset + first * step)
+
+    def _copy(self, slot: Slot, source: npt.NDArray[np.uint8], offset: int) -> None:
+        target = slot.host[offset : offset + source.size]
+        np.copyto(target, source)
+        self._send(slot, target.ctypes.data, offset, target.size)
+
+    def _pick(
+        self, slot: Slot, source: npt.NDArray[np.uint8], rows: npt.NDArray[np.intp], offset: int
+    ) -> None:
+        target = slot.host[offset : offset + len(rows) * source.shape[1]]
+        # With mode="raise" NumPy would write to a buffer of its own first.
+        np.take(source, rows, axis=0, out=target.reshape(len(rows), -1), mode="clip")
+        self._send(slot, target.ctypes.data, offset, target.size)
+
+    def _send(self, slot: Slot, address: int, offset: int, size: int) -> None:
+        """Enqueue the upload of pinned bytes to their place on the device."""
+        if self._copy_stream is None:
+            return
+        runtime = self._cupy.cuda.runtime
+        runtime.memcpyAsync(
+            slot.address + offset,
+            address,
+            size,
+            runtime.memcpyHostToDevice,
+            self._copy_stream.ptr,
+        )
+
+    def _picked_rows(self, frame: Frame, letterbox: Letterbox) -> npt.NDArray[np.intp] | None:
+        """Return the rows of the frame's first plane to copy; None for all of the Roi's."""
+        if 2 * letterbox.resized_height > _WORTH_PICKING * letterbox.roi.height:
+            return None
+        rows = int(frame.height * ENCODINGS[frame.encoding].rows_per_height)
+        if frame.data.size < rows * frame.step:  # the last row ends with its last pixel
+            return None
+        picked = self._sampled.get(letterbox)
+        if picked is None:
+            if len(self._sampled) >= _REMEMBERED:
+                self._sampled.clear()
+            picked = self._sampled[letterbox] = descriptors.sampled_rows(letterbox)
+        return picked
 
     def _is_pinned(self, frame: Frame) -> bool:
         attributes = self._cupy.cuda.runtime.pointerGetAttributes(frame.data.ctypes.data)
@@ -272,5 +296,47 @@ class Stager:
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._crew is not None:
+            self._crew.close()
+
+
+def _place_ranges(
+    frame: Frame, letterbox: Letterbox, pinned: bool, offset: int, pieces: list[_Piece]
+) -> Address:
+    """Place the Roi's rows from `offset` on. The address is relative to the staging buffer's."""
+    roi = letterbox.roi
+    ranges = [(roi.y, roi.y + roi.height)]
+    if frame.encoding == "nv12":  # chroma rows lie behind the luma rows
+        ranges.append((frame.height + roi.y // 2, frame.height + (roi.y + roi.height + 1) // 2))
+    origins = []
+    for plane, (first, last) in enumerate(ranges):
+        begin = first * frame.step
+        end = min(last * frame.step, frame.data.size)
+        # Where the plane's row 0 would lie, had all rows been copied.
+        start = frame.height * frame.step if plane else 0
+        origins.append(offset - (begin - start))
+        pieces.append(_Piece(frame.data[begin:end], None, offset, pinned))
+        offset = _end_of(pieces[-1])
+    return Address(origins[0], origins[1] if len(origins) > 1 else 0, False)
+
+
+def _place_rows(
+    frame: Frame, rows: npt.NDArray[np.intp], offset: int, pieces: list[_Piece]
+) -> Address:
+    """Place single rows from `offset` on, and the chroma rows that belong to them."""
+    planes = [rows]
+    if frame.encoding == "nv12":
+        planes.append(frame.height + rows // 2)
+    source = frame.data[: frame.data.size // frame.step * frame.step].reshape(-1, frame.step)
+    origins = []
+    for chosen in planes:
+        origins.append(offset)
+        pieces.append(_Piece(source, chosen, offset, False))
+        offset = _end_of(pieces[-1])
+    return Address(origins[0], origins[1] if len(origins) > 1 else 0, True)
+
+
+def _end_of(piece: _Piece) -> int:
+    """Return where the next piece may begin."""
+    size = piece.source.size if piece.rows is None else len(piece.rows) * piece.source.shape[1]
+    return _align(piece.offset + size + descriptors.SOURCE_MARGIN)
