@@ -50,6 +50,7 @@ SOME = Path("file")
         ({"precision": "int8", "default_dynamic_range": -1.0}, "positive"),
         ({"layer_precisions": {"a": "fp8"}}, r"layer_precisions\[a\]"),
         ({"profiling_verbosity": "all"}, "layer_names_only"),
+        ({"device": DLA, "output_format": "dla_hwc4"}, "a format of images"),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -556,6 +557,21 @@ def test_dla_standalone_loadable(model: Path, name: str, tmp_path: Path) -> None
     # TensorRT does not load loadables: the report is the build log's.
     assert "Runtime" not in settings["fake"].names_called()
     assert [layer.device for layer in settings["report"].layers] == ["dla1", "gpu"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output_format": "chw16"}, "output_format = chw16 with fp32.*--output-type"),
+        ({"input_format": "dla_hwc4"}, "input_format = dla_hwc4 with fp32.*fp16 or int8"),
+        ({"input_format": "chw32", "input_type": "fp16"}, "input_format = chw32 with fp16"),
+        ({"output_format": "chw32", "allow_gpu_fallback": False}, "chw32 with fp16.*int8"),
+    ],
+)
+def test_types_that_a_format_of_the_dla_does_not_take(
+    model: Path, options: dict[str, Any], message: str
+) -> None:
+    assert re.search(message, str(refused(model, "8.6", device=DLA, **options)))
 
 
 @pytest.mark.parametrize("name", ["10.13", "11.4", "rtx-1.7"])

@@ -241,6 +241,12 @@ class BuildOptions:
                 expected="fp16 or int8: the DLA has no FP32",
                 fix="set `precision` to fp16 or int8",
             )
+        if self.output_format == "dla_hwc4":
+            raise ConfigurationError(
+                f"output_format = dla_hwc4 for device {self.device}",
+                expected="dla_linear, chw16 or chw32: dla_hwc4 is a format of images",
+                fix="set `output_format`",
+            )
         if self.dla_standalone and self.allow_gpu_fallback:
             raise ConfigurationError(
                 "dla_standalone with allow_gpu_fallback",

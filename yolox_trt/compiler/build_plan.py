@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 _NUMPY_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 #: Versions that the DLA linter has rules for.
 _LINTER_VERSIONS = ((8, 5), (8, 6), (8, 6, 12), (10, 3))
+#: Format of the DLA -> types that it takes.
+_DLA_FORMATS = {
+    "chw16": ("fp16",),
+    "chw32": ("int8",),
+    "dla_linear": ("fp16", "int8"),
+    "dla_hwc4": ("fp16", "int8"),
+}
 #: Compute capability of the Jetsons with DLA.
 _SOCS = {"7.2": "xavier", "8.7": "orin"}
 
@@ -446,7 +453,10 @@ class BuildPlan:
 
     def _check_dla(self) -> None:
         options = self.options
-        if not options.on_dla or options.allow_gpu_fallback:
+        if not options.on_dla:
+            return
+        self._check_dla_formats()
+        if options.allow_gpu_fallback:
             return
         # Here, not at the top: the linter is needed for this case only.
         from yolox_trt.compiler.dla import check
@@ -465,3 +475,18 @@ class BuildPlan:
                 fix="yolox_trt dla-check MODEL tells why; yolox_trt optimize MODEL --target dla "
                 "mends it; or allow the fallback",
             )
+
+    def _check_dla_formats(self) -> None:
+        """Refuse types that a format of the DLA does not take (NvInfer.h, TensorFormat)."""
+        own = {"float32": "fp32", "float16": "fp16"}.get(self.graph_spec.input_dtype)
+        for name, kind, form in (
+            ("input", self.input_type or own, self.input_format),
+            ("output", self.output_type or (None if self.has_fp16 else "fp32"), self.output_format),
+        ):
+            allowed = _DLA_FORMATS.get(form)
+            if allowed and kind is not None and kind not in allowed:
+                raise ConfigurationError(
+                    f"{name}_format = {form} with {kind} for device {self.options.device}",
+                    expected=f"{' or '.join(allowed)} in this format",
+                    fix=f"set `{name}_type` to {allowed[0]} (--{name}-type)",
+                )
