@@ -167,6 +167,37 @@ def test_host_large_frames_are_copied_in_parts(
     assert_same(got, expected_detections(frames, OPTIONS[:2]))
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("encoding", ["bgr8", "nv12", "uyvy"])
+def test_host_only_sampled_rows_of_a_strong_downscale_are_copied(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch, encoding: str, mapped: bool
+) -> None:
+    height, width = 640, 960  # six times the network's
+    layout = ENCODINGS[encoding]
+    step = width * layout.bytes_per_pixel
+    size = int(height * layout.rows_per_height) * step
+    data = np.random.default_rng(2).integers(0, 256, size, dtype=np.uint8)
+    detector = CudaDetector(host(np), cuda_graph=False, mapped=mapped)
+    for roi in (None, Roi(17, 31, 900, 600)):
+        frame = Frame.view(data, height=height, width=width, encoding=encoding, step=step, roi=roi)
+        letterbox = Letterbox.of_frame(frame, H, W)
+        slot = detector._slots[detector._numbers % 2]
+        parts = detector._stager.plan(slot, [frame], [letterbox])
+        planes = 2 if encoding == "nv12" else 1
+        assert [address.compact for address in parts.addresses] == [True]
+        # Two rows of each plane for each of the network's rows, and margins.
+        rows = planes * 2 * letterbox.resized_height
+        assert parts.size - slot.table_bytes <= rows * step + planes * 512
+        (got,) = detector.detect([frame], OPTIONS[:1])
+        with monkeypatch.context() as patch:
+            patch.setattr("yolox_trt.executor.staging._WORTH_PICKING", 0.0)
+            assert not detector._stager.plan(slot, [frame], [letterbox]).addresses[0].compact
+            (expected,) = detector.detect([frame], OPTIONS[:1])
+        assert len(got) > 3
+        np.testing.assert_array_equal(got.boxes, expected.boxes)
+        np.testing.assert_array_equal(got.scores, expected.scores)
+
+
 def test_host_pinned_frames_are_not_copied(
     host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,43 @@ def test_host_dla_layouts(
         assert not got[..., 3:].any()
 
 
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("encoding", ["bgr8", "nv12", "mono8"])
+def test_host_sampled_rows_are_all_that_is_read(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, capability: int
+) -> None:
+    cuda_host.install(monkeypatch, capability=capability)
+    kernel = CudaPreprocess(height=64, width=96)
+    for seed, (height, width) in enumerate([(200, 300), (301, 452), (190, 280), (1, 40)]):
+        if encoding == "nv12" and height % 2:
+            continue
+        frame = random_frame(encoding, height, width, seed=seed)
+        expected = on_host([frame], kernel, "bgr")
+        letterbox = Letterbox.of_frame(frame, 64, 96)
+        rows = descriptors.sampled_rows(letterbox)
+        assert len(rows) == 2 * letterbox.resized_height
+        planes = [rows] if encoding != "nv12" else [rows, frame.height + rows // 2]
+        source = frame.data.reshape(-1, frame.step)
+        picked = np.concatenate([source[index].ravel() for index in planes])
+        staged = np.append(picked, np.full(descriptors.SOURCE_MARGIN, 255, np.uint8))
+        table = bytearray(descriptors.IMAGE.size)
+        address = staged.ctypes.data
+        descriptors.pack_image(
+            table,
+            0,
+            frame,
+            letterbox,
+            color_order="bgr",
+            data=address,
+            chroma=address + len(rows) * frame.step,
+            compact=True,
+        )
+        images = np.frombuffer(table, np.uint8)
+        output = np.zeros(kernel.shape(1), kernel.dtype)
+        kernel(images.ctypes.data, output.ctypes.data, 1)
+        np.testing.assert_array_equal(output, expected)
+
+
 def test_host_row_pitch_leaves_padding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda_host.install(monkeypatch)
     frame = random_frame("bgr8", 80, 130)

@@ -155,7 +155,7 @@ class _Context:
     def _nothing(self, *_: Any) -> None:
         pass
 
-    synchronize = record = wait_event = _nothing
+    synchronize = record = wait_event = use = _nothing
 
     def is_capturing(self) -> bool:
         return False

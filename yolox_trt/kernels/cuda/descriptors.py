@@ -12,13 +12,14 @@ import struct
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.options import PostprocessOptions
 
 #: struct Image: data, chroma, step, encoding, roi x y width height, resized width height,
-#: ratio x y, swap, reserved.
+#: ratio x y, swap, compact.
 IMAGE = struct.Struct("<QQ8i2f2i")
 #: struct Post: inverse_scale, roi x y width height, nms_threshold, class_agnostic, max_detections.
 POST = struct.Struct("<6f2i")
@@ -59,6 +60,7 @@ def pack_image(
     color_order: str,
     data: int,
     chroma: int = 0,
+    compact: bool = False,
 ) -> None:
     """Write a struct Image.
 
@@ -71,6 +73,8 @@ def pack_image(
         data: device address at which the image's first byte lies, or would lie if all rows had
             been copied.
         chroma: nv12: likewise of the chroma plane; 0 means right behind the luma plane.
+        compact: at `data` (and `chroma`) lie only the rows that are sampled, as
+            sampled_rows lists them.
     """
     roi = letterbox.roi
     if frame.encoding == "nv12" and not chroma:
@@ -92,8 +96,25 @@ def pack_image(
         roi.width / letterbox.resized_width,
         roi.height / letterbox.resized_height,
         memory_order != color_order,
-        0,
+        compact,
     )
+
+
+def sampled_rows(letterbox: Letterbox) -> npt.NDArray[np.intp]:
+    """Return the image rows that preprocess.cu samples, by its own arithmetic.
+
+    Returns:
+        (2 * resized_height,): rows 2 i and 2 i + 1 are the taps of network row i.
+    """
+    roi = letterbox.roi
+    ratio = np.float32(roi.height / letterbox.resized_height)
+    position = np.arange(letterbox.resized_height) + 0.5
+    # The product and the sum are exact in double precision, so this rounds once, as fmaf does.
+    source = (position * np.float64(ratio) - 0.5).astype(np.float32)
+    source = np.clip(source, np.float32(0), np.float32(roi.height - 1))
+    above = np.clip(source.astype(np.intp), 0, max(roi.height - 2, 0))
+    below = above + (roi.height > 1)
+    return roi.y + np.stack([above, below], axis=1).ravel()
 
 
 def pack_post(

@@ -44,7 +44,7 @@ struct Image {
   int resized_width, resized_height;        // network pixels that carry the image
   float ratio_x, ratio_y;                   // source pixels for each network pixel
   int swap;                                 // first and third channel change places
-  int reserved;
+  int compact;  // rows 2 i and 2 i + 1, of each plane, are the taps of network row i; no others
 };
 
 #if OUTPUT == 0
@@ -105,7 +105,8 @@ struct Sample {
 };
 
 __device__ __forceinline__ Sample sample(int position, float ratio, int first, int size) {
-  float source = ((float)position + 0.5f) * ratio - 0.5f;
+  // One rounding, as staging.compact_rows reckons.
+  float source = fmaf((float)position + 0.5f, ratio, -0.5f);
   source = fminf(fmaxf(source, 0.0f), (float)(size - 1));
   // The last pixel is the second tap of its left neighbour, so that no tap leaves the Roi.
   const int floor = max(min((int)source, size - 2), 0);
@@ -113,6 +114,29 @@ __device__ __forceinline__ Sample sample(int position, float ratio, int first, i
   result.tap = (u32)(first + floor);
   result.weight = source - (float)floor;
   return result;
+}
+
+// The rows that a network row samples, in the luma plane and (nv12) in the chroma plane.
+struct RowTaps {
+  u32 above, below;
+  u32 chroma_above, chroma_below;
+  float weight;  // of `below`
+};
+
+__device__ __forceinline__ RowTaps taps_of_row(const Image& image, int row) {
+  row = min(row, image.resized_height - 1);
+  const Sample y = sample(row, image.ratio_y, image.roi_y, image.roi_height);
+  RowTaps taps;
+  taps.weight = y.weight;
+  taps.above = y.tap;
+  taps.below = y.tap + (image.roi_height > 1 ? 1 : 0);
+  taps.chroma_above = taps.above >> 1;
+  taps.chroma_below = taps.below >> 1;
+  if (image.compact) {
+    taps.above = taps.chroma_above = 2 * (u32)row;
+    taps.below = taps.chroma_below = 2 * (u32)row + 1;
+  }
+  return taps;
 }
 
 // The weights of both taps. Their sum is one, exactly.
@@ -457,19 +481,18 @@ struct Region {
   u32 bytes;   // multiple of 16
   u32 begin;   // of its first slot in the stage
   u32 slots;
-  u32 first;   // dense: row of slot 0
-  u32 halved;  // rows are chroma rows, each for two image rows
-  bool dense;  // every row from `first` on; else two slots for each row of the tile
+  u32 first;    // dense: row of slot 0
+  bool chroma;  // it is the chroma plane
+  bool dense;   // every row from `first` on; else two slots for each row of the tile
 };
 
-// The image row whose tap a slot holds, in rows of the region's plane.
+// The plane's row that a slot holds.
 __device__ __forceinline__ u32 region_row(const Region& region, const Image& image, int first_row,
                                           u32 slot) {
   if (region.dense) return region.first + slot;
-  const Sample y = sample(min(first_row + (int)(slot >> 1), image.resized_height - 1),
-                          image.ratio_y, image.roi_y, image.roi_height);
-  const u32 row = y.tap + ((slot & 1) && image.roi_height > 1 ? 1 : 0);
-  return row >> region.halved;
+  const RowTaps taps = taps_of_row(image, first_row + (int)(slot >> 1));
+  if (region.chroma) return slot & 1 ? taps.chroma_below : taps.chroma_above;
+  return slot & 1 ? taps.below : taps.above;
 }
 
 // Where the tile's first group lies in the stage, for a row that a slot holds.
@@ -499,7 +522,7 @@ __device__ __forceinline__ int rows_of_parts(const Image& image) {
   int rows = TILE_ROWS;
   for (; rows > 1; rows /= 2) {
     const u32 slots = (u32)min(2 * rows, (int)(image.ratio_y * (float)rows) + 3);
-    const u32 chroma_slots = (u32)min(2 * rows, (int)slots / 2 + 2);
+    const u32 chroma_slots = image.compact ? slots : (u32)min(2 * rows, (int)slots / 2 + 2);
     if (fits(slots * bytes + chroma_slots * chroma)) break;
   }
   return rows;
@@ -540,10 +563,9 @@ __device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, const Pl
   const int last_column = min(place.first_column + TILE_COLUMNS, image.resized_width) - 1;
   const Column left = make_column<ENCODING>(image, place.first_column);
   const Column right = make_column<ENCODING>(image, last_column);
-  const Sample top = sample(place.first_row, image.ratio_y, image.roi_y, image.roi_height);
-  const Sample bottom = sample(place.end - 1, image.ratio_y, image.roi_y, image.roi_height);
-  const u32 second = image.roi_height > 1 ? 1 : 0;
-  const u32 dense_rows = bottom.tap + second - top.tap + 1;
+  const RowTaps top = taps_of_row(image, place.first_row);
+  const RowTaps bottom = taps_of_row(image, place.end - 1);
+  const u32 dense_rows = bottom.below - top.above + 1;
   const u32 listed_rows = 2 * (u32)(place.end - place.first_row);
   const bool dense = dense_rows <= listed_rows;
 
@@ -553,8 +575,8 @@ __device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, const Pl
   tile.luma.bytes = bytes_of(left.offset, right.offset, Traits<ENCODING>::WINDOW);
   tile.luma.begin = 0;
   tile.luma.slots = dense ? dense_rows : listed_rows;
-  tile.luma.first = top.tap;
-  tile.luma.halved = 0;
+  tile.luma.first = top.above;
+  tile.luma.chroma = false;
   tile.luma.dense = dense;
   u32 total = tile.luma.slots * tile.luma.bytes;
 
@@ -565,9 +587,9 @@ __device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, const Pl
     tile.chroma.data = image.chroma + left.chroma_a;
     tile.chroma.bytes = bytes_of(left.chroma_a, right.chroma_b, 2);
     tile.chroma.begin = total;
-    tile.chroma.first = top.tap >> 1;
-    tile.chroma.slots = dense ? ((bottom.tap + second) >> 1) - (top.tap >> 1) + 1 : listed_rows;
-    tile.chroma.halved = 1;
+    tile.chroma.first = top.chroma_above;
+    tile.chroma.slots = dense ? bottom.chroma_below - top.chroma_above + 1 : listed_rows;
+    tile.chroma.chroma = true;
     total += tile.chroma.slots * tile.chroma.bytes;
   }
   tile.staged = fits(total) && ((image.data | image.chroma | (u64)image.step) & 3) == 0;
@@ -577,16 +599,15 @@ __device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, const Pl
 template <int ENCODING>
 __device__ __forceinline__ Row make_row(const Image& image, const Tile<ENCODING>& tile,
                                         int first_row, int index) {
-  const Sample y = sample(min(first_row + index, image.resized_height - 1), image.ratio_y,
-                          image.roi_y, image.roi_height);
-  const Weights weights = make_weights<Traits<ENCODING>::FORM>(y.weight);
+  const RowTaps taps = taps_of_row(image, first_row + index);
+  const Weights weights = make_weights<Traits<ENCODING>::FORM>(taps.weight);
   Row row;
   row.weight_above = weights.first;
   row.weight_below = weights.second;
-  row.above = y.tap;
-  row.below = y.tap + (image.roi_height > 1 ? 1 : 0);
-  row.chroma_above = row.above >> 1;
-  row.chroma_below = row.below >> 1;
+  row.above = taps.above;
+  row.below = taps.below;
+  row.chroma_above = taps.chroma_above;
+  row.chroma_below = taps.chroma_below;
   if (tile.staged) {
     const u32 slot = 2 * index;
     const Region& luma = tile.luma;
@@ -804,11 +825,12 @@ __device__ __forceinline__ void make(const Image* at, Image image, out_t* __rest
     work.output.swap = swap;
 #endif
     if (carries) {
+#if !BULK_COPY
+      wait_for_copies();
+#endif
+      __syncthreads();  // the rows are described
 #if BULK_COPY
       wait_for_phase(&shared.barrier, part & 1);
-#else
-      wait_for_copies();
-      __syncthreads();
 #endif
       if (!tile.staged) {
         make_direct<ENCODING>(image, work, pad, shared);
