@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support.onnx_graphs import make_graph, run
+from support.onnx_graphs import make_graph, operators, run
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler import open_batch as open_batch_module
@@ -276,6 +276,47 @@ def test_what_cannot_be_is_refused_with_the_node(reason: str) -> None:
     outputs = [n[2][0] for n in nodes if n[2][0] != "t"]
     model = make_graph(nodes, {"x": X}, outputs, constants, check=False)
     with pytest.raises(ModelError, match=f"cannot be opened: .*{reason}.*--dynamic"):
+        open_batch(model)
+
+
+def decoded_in_place(batch: int) -> onnx.ModelProto:
+    """A decoded YOLOX as its older exports are: outputs[..., :2] = ..., outputs[..., 2:4] = ..."""
+    model = build_yolox(**SMALL, head="decoded", batch=batch)
+    nodes = list(model.graph.node)
+    joint = next(n for n in nodes if n.output[0] == "output")
+    flat = next(n for n in nodes if n.output[0] == joint.input[2]).input[0]
+    for start, values, result in ((0, joint.input[0], "first"), (2, joint.input[1], "output")):
+        places = np.meshgrid(*map(np.arange, (batch, 126, 2)), indexing="ij")
+        indices = np.stack(places, -1) + np.asarray([0, 0, start])
+        name = f"indices_{start}"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(indices, name))
+        source = flat if result == "first" else "first"
+        nodes.append(onnx.helper.make_node("ScatterND", [source, name, values], [result], result))
+    nodes.remove(joint)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_decoding_in_place(batch: int) -> None:
+    model = decoded_in_place(batch)
+    opened, changes = open_batch(model)
+    onnx.checker.check_model(opened)
+    assert sum("in place of ScatterND" in change for change in changes) == 2
+    assert "ScatterND" not in operators(opened)
+    assert check_open_batch(model, opened, read_spec(model)) < 1e-5
+    feeds = random_images(model)
+    np.testing.assert_array_equal(run(opened, feeds)["output"], run(model, feeds)["output"])
+
+
+def test_other_scattering_is_refused() -> None:
+    model = decoded_in_place(1)
+    indices = next(t for t in model.graph.initializer if t.name == "indices_0")
+    other = onnx.numpy_helper.to_array(indices)[:, ::-1]
+    indices.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(other), indices.name))
+    with pytest.raises(ModelError, match=r"'first' \(ScatterND\) writes to places"):
         open_batch(model)
 
 

@@ -106,6 +106,8 @@ class _Opening:
         #: Tensors computed from shapes, which follow the batch by themselves.
         self._sized: set[str] = set()
         self._changes: list[str] = []
+        #: The nodes so far, those that were added among them.
+        self._nodes: list[onnx.NodeProto] = []
 
     def run(self) -> tuple[onnx.ModelProto, list[str]]:
         """See open_batch."""
@@ -116,6 +118,11 @@ class _Opening:
         self._axes[self._image.name] = 0
         for node in self._graph.node:
             self._visit(node)
+            self._nodes.append(node)
+        if len(self._nodes) > len(self._graph.node):
+            nodes = [self._copy(node) for node in self._nodes]
+            del self._graph.node[:]
+            self._graph.node.extend(nodes)
         self._open_ends()
         self._check()
         described = "x".join(str(d or "?") for d in self._shape(self._image.name))
@@ -151,14 +158,26 @@ class _Opening:
 
     def _set_constant(self, node: Any, index: int, values: npt.NDArray[Any]) -> None:
         """Give a node a constant of its own: others may read the old one."""
-        base = f"{node.input[index]}_open" if node.input[index] else f"{node.output[0]}_open"
+        base = node.input[index] or node.output[0]
+        node.input[index] = self._add_constant(f"{base}_open", values)
+
+    def _add_constant(self, base: str, values: npt.NDArray[Any]) -> str:
+        name = self._new_name(base)
+        self._graph.initializer.append(self._onnx.numpy_helper.from_array(values, name))
+        self._shapes[name], self._values[name] = values.shape, values
+        return name
+
+    def _new_name(self, base: str) -> str:
         name, number = base, 1
         while name in self._names:
             name, number = f"{base}_{number}", number + 1
         self._names.add(name)
-        self._graph.initializer.append(self._onnx.numpy_helper.from_array(values, name))
-        self._shapes[name], self._values[name] = values.shape, values
-        node.input[index] = name
+        return name
+
+    def _copy(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        copy: onnx.NodeProto = self._onnx.NodeProto()
+        copy.CopyFrom(node)
+        return copy
 
     def _attribute(self, node: Any, name: str, default: Any = None) -> Any:
         for attribute in node.attribute:
@@ -365,6 +384,54 @@ class _Opening:
         if along == axis:
             raise self._error("picks images of the batch", node)
         return axis if along > axis else axis + self._rank(node.input[1]) - 1
+
+    def _scatternd(self, node: Any) -> int:
+        """Write `x[..., first:last] = y`, as older YOLOX decode, as a Concat of channels."""
+        data, updates = node.input[0], node.input[2]
+        shape = self._shape(data)
+        positions = self._constant(node, 1)
+        reduction = self._attribute(node, "reduction", b"none")
+        if (
+            self._axes.get(data) != 0
+            or self._axes.get(updates) != 0
+            or positions is None
+            or None in shape
+            or reduction != b"none"
+            or self._opset < 10
+        ):
+            raise self._error("writes to places that name the batch", node)
+        rank, channels = len(shape), int(shape[-1] or 0)
+        first = int(positions.reshape(-1, positions.shape[-1])[0, -1]) if positions.size else 0
+        last = first + (positions.shape[-2] if positions.ndim == rank + 1 else 0)
+        # Every image and place, the channels first to last: an index names all axes.
+        places = [np.arange(int(size or 0)) for size in shape[:-1]] + [np.arange(first, last)]
+        wanted = np.stack(np.meshgrid(*places, indexing="ij"), -1)
+        if not np.array_equal(positions, wanted):
+            raise self._error("writes to places that name the batch", node)
+        parts = []
+        for start, end in ((0, first), (last, channels)):
+            if start < end:
+                parts.append(self._add_slice(node, data, start, end, rank - 1))
+        parts.insert(1 if first else 0, updates)
+        del node.input[:]
+        node.input.extend(parts)
+        del node.attribute[:]
+        node.op_type = "Concat"
+        node.attribute.append(self._onnx.helper.make_attribute("axis", rank - 1))
+        self._note(node, f"in place of ScatterND into channels {first} to {last}")
+        return 0
+
+    def _add_slice(self, node: Any, data: str, start: int, end: int, axis: int) -> str:
+        output = self._new_name(f"{node.output[0]}_part")
+        limits = [
+            self._add_constant(f"{output}_{name}", np.asarray([value], np.int64))
+            for name, value in (("start", start), ("end", end), ("axis", axis))
+        ]
+        made = self._onnx.helper.make_node("Slice", [data, *limits], [output], output)
+        self._nodes.append(made)
+        self._axes[output] = self._axes[data]
+        self._shapes[output] = (*self._shape(data)[:-1], end - start)
+        return output
 
     def _squeeze(self, node: Any) -> int:
         axis, rank = self._only(node), self._rank(node.input[0])
@@ -608,8 +675,8 @@ class _Opening:
 #: Operators with a rule of their own: the method of this name in lower case.
 # fmt: off
 _RULES = frozenset({
-    "Concat", "Expand", "Flatten", "Gather", "Gemm", "MatMul", "Pad", "Reshape", "Resize", "Slice",
-    "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample",
+    "Concat", "Expand", "Flatten", "Gather", "Gemm", "MatMul", "Pad", "Reshape", "Resize",
+    "ScatterND", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample",
 })
 # fmt: on
 
