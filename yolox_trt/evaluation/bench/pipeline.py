@@ -99,7 +99,8 @@ def measure(
     """Measure one precision and batch.
 
     "else" is what remains of the wall-clock time of a call when the engine's device time and the
-    upload of the frames from pinned memory (both measured alone) are taken off.
+    upload of whole frames from pinned memory (both measured alone) are taken off. Of a strong
+    downscale only the sampled rows go up, so there it can be less than nothing.
     """
     cupy = require("cupy")
     if precision == "fp16":
