@@ -149,10 +149,9 @@ def test_loads_beside_one_another() -> None:
     assert loads == pytest.approx({GPU: 0.3, DLA0: 0.3 + (0.5 - 0.3 / 1.25), DLA1: 0.0})
     loads = contended_loads({GPU: 0.9, DLA0: 1.1}, factors)
     assert loads == pytest.approx({GPU: 1.0 + 0.9 - 1.0 / 1.5, DLA0: 1.0 + 1.1 - 1.0 / 1.25})
-    ends = finish_times({GPU: [0.1, 0.1], DLA0: [0.5], DLA1: []}, factors)
-    assert ends[GPU] == pytest.approx([0.15, 0.3])
-    assert ends[DLA0] == pytest.approx([0.56])
-    assert ends[DLA1] == []
+    ends = list(finish_times({GPU: [0.1, 0.1], DLA0: [0.5], DLA1: []}, factors))
+    assert [(device, index) for device, index, _ in ends] == [(GPU, 0), (GPU, 1), (DLA0, 0)]
+    assert [end for *_, end in ends] == pytest.approx([0.15, 0.3, 0.56])
 
 
 def test_slack_trades_noise_for_a_cool_gpu() -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from yolox_trt.core.device import Device
 from yolox_trt.engines.simulated import Contention
@@ -47,18 +47,18 @@ def contended_loads(demand: Mapping[Device, float], contention: Contention) -> d
 
 def finish_times(
     queues: Mapping[Device, Sequence[float]], contention: Contention
-) -> dict[Device, list[float]]:
-    """Return when each call ends, if all devices begin now and go on without a pause.
+) -> Iterator[tuple[Device, int, float]]:
+    """Yield the ends of calls, in their order, if all devices begin now and go on without a pause.
 
     Args:
         queues: device -> seconds of its calls, as if alone, in their order.
         contention: factors.
 
-    Returns:
-        Device -> seconds from now to the end of each of its calls.
+    Yields:
+        Device, index of the call in its queue, and seconds from now to its end.
     """
-    ends: dict[Device, list[float]] = {device: [] for device in queues}
     left = {device: queue[0] for device, queue in queues.items() if queue}
+    index = dict.fromkeys(left, 0)
     factors = {device: contention.slowdown(device, left) for device in left}
     now = 0.0
     while left:
@@ -71,13 +71,12 @@ def finish_times(
             left[device] -= step / factor
             if left[device] > _NOTHING:
                 continue
-            done = ends[device]
-            done.append(now)
-            if len(done) < len(queues[device]):
-                left[device] = queues[device][len(done)]
+            yield device, index[device], now
+            index[device] += 1
+            if index[device] < len(queues[device]):
+                left[device] = queues[device][index[device]]
             else:
                 del left[device]
                 ended = True
         if ended:
             factors = {device: contention.slowdown(device, left) for device in left}
-    return ends

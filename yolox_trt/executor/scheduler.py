@@ -491,6 +491,8 @@ class Scheduler:
                 running.settle(now)
                 left = running.server.alone * len(running.frames) - running.done
                 queue.append(abs(left))  # overdue: as in _finishing_first_on
+                if now + queue[0] > min(p.deadline for p in running.frames) + _ROUNDING:
+                    return given  # late whatever is done
                 queue += [
                     b.server.alone * len(b.frames)
                     for b in itertools.islice(self.devices[device].under_way, 1, None)
@@ -534,15 +536,17 @@ class Scheduler:
         queues: Mapping[Device, list[float]],
         given: Mapping[Device, list[Stream]],
         now: float,
-    ) -> int:
-        """Return how many frames end after their deadlines."""
-        late = 0
-        for device, ends in finish_times(queues, self._contention).items():
-            for batch, end in zip(self.devices[device].under_way, ends, strict=False):
-                late += sum(now + end > p.deadline + _ROUNDING for p in batch.frames)
-            for stream, end in zip(reversed(given[device]), reversed(ends), strict=False):
-                late += now + end > stream.queue[0].deadline + _ROUNDING
-        return late
+    ) -> bool:
+        """Tell whether a frame would end after its deadline."""
+        for device, index, end in finish_times(queues, self._contention):
+            under_way = self.devices[device].under_way
+            if index < len(under_way):
+                deadline = min(pending.deadline for pending in under_way[index].frames)
+            else:
+                deadline = given[device][index - len(under_way)].queue[0].deadline
+            if now + end > deadline + _ROUNDING:
+                return True
+        return False
 
     def _batch_limit(self, state: DeviceState, server: ModelServer, now: float) -> int:
         if state.device.kind == "dla":
