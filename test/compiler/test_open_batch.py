@@ -379,6 +379,13 @@ def test_optimize(tmp_path: Path) -> None:
         assert result.report.difference is not None and result.report.difference < 1e-4
         record = next(p for p in result.report.passes if p.name == "open-batch")
         assert record.difference is not None
+        after = result.report.after.gflops
+        assert after == pytest.approx(result.report.before.gflops, rel=1e-9)
+    # Nothing is to be done to a batch that is open.
+    dynamic = build_yolox(**SMALL, style="opset13", batch=None)
+    again = optimize(dynamic, SurgeryOptions(open_batch=True))
+    assert read_spec(again.model).batch is None
+    assert "open-batch" not in [p.name for p in again.report.passes]
 
 
 @pytest.mark.parametrize(

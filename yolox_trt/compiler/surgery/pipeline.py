@@ -209,9 +209,12 @@ def optimize(
         operators=dict(Counter(n.op for n in graph.nodes).most_common()),
     )
     reason = "" if comparison is not None else "switched off"
+    # An opened batch counts as the one that it was, likewise.
+    opened = options.open_batch and isinstance(shape[0], int)
+    counted = FixedShape(shape[0]).run(current).model if opened else current
     report = SurgeryReport(
         before=before,
-        after=GraphFigures.of(current, **rules),
+        after=GraphFigures.of(counted, **rules),
         passes=tuple(records),
         difference=difference,
         not_measured=comparison.reason if comparison is not None else reason,
