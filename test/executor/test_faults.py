@@ -513,6 +513,32 @@ def test_a_callback_that_does_not_return_keeps_its_stream_alone(
     assert sum("on_result of stream a has not returned" in m for m in caplog.messages) == 1
 
 
+def test_a_blocked_on_drop_does_not_keep_a_failed_device_out(faults: FaultInjector) -> None:
+    recorder = Recorder()
+    returns = threading.Event()
+
+    def blocking(dropped: Frame, reason: DropReason) -> None:
+        recorder.on_drop(dropped, reason)
+        returns.wait(30.0)
+
+    options = SchedulerOptions(backoff=0.05, callback_limit=0.1)
+    with InferenceExecutor([simulated(GPU, faults=faults)], options=options) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, blocking)
+        executor.add_stream(StreamConfig(id="b"), recorder.on_result)
+        assert executor.wait_started(5.0)
+        faults.inject(Fault.RAISE)
+        executor.submit(frame("a", 1))
+        assert recorder.wait(lambda: recorder.drops["a"] == [(1, DropReason.FAILED)])
+        assert wait_until(lambda: executor.snapshot().devices[GPU].restarts == 1)
+        executor.submit(frame("b", 1))
+        assert recorder.wait(lambda: recorder.numbers("b") == [1])
+        assert executor.snapshot().streams["a"].callback_hangs == 1
+        returns.set()
+        executor.submit(frame("a", 2))
+        assert recorder.wait(lambda: recorder.numbers("a") == [2])
+        check_counters(executor.snapshot())
+
+
 def test_stop_does_not_wait_for_a_callback() -> None:
     recorder = Recorder()
     returns, entered = threading.Event(), threading.Event()

@@ -681,7 +681,7 @@ class InferenceExecutor:
             )
             drops, events = self._take_drops(), self._take_events()
             self._wake_all()
-        self._deliver_drops(drops)
+        self._deliver_drops(drops, worker)
         self._log(events)
 
     def _restart(self, worker: _Worker) -> None:
@@ -728,7 +728,7 @@ class InferenceExecutor:
                     self._scheduler.device_broken(device)
             drops, events = self._take_drops(), self._take_events()
             self._wake_all()
-        self._deliver_drops(drops)
+        self._deliver_drops(drops, worker)
         self._log(events)
 
     def _discard_calls(self, worker: _Worker) -> None:
@@ -860,7 +860,9 @@ class InferenceExecutor:
         successor = _Worker(device, self._lock)
         successor.detectors, worker.detectors = worker.detectors, {}
         successor.calls, worker.calls = worker.calls, deque()
-        successor.in_hand, worker.in_hand = worker.in_hand, None
+        if worker.in_hand in self._scheduler.devices[device].under_way:  # not lost meanwhile
+            successor.in_hand = worker.in_hand
+        worker.in_hand = None
         worker.retired = True
         self._retired.append(worker)
         self._workers[device] = successor
