@@ -35,6 +35,7 @@ from yolox_trt.core.errors import (
     ModelError,
     YoloxTrtError,
 )
+from yolox_trt.core.model_spec import METADATA_PREPROCESSING, PREPROCESSING_PRESETS
 from yolox_trt.engines.engine_file import write_engine
 
 WITH_FLAGS = ["8.5", "8.6", "10.3", "10.13"]
@@ -251,6 +252,28 @@ def test_int8_from_dynamic_ranges(model: Path, name: str, tmp_path: Path) -> Non
     assert settings["ranges"]["reg_8"] == pytest.approx([-12.7, 12.7], rel=1e-6)
     assert set(settings["ranges"]) == {"images", "reg_8"}
     assert settings["built"].details["input_scale"] == pytest.approx(255 / 127)
+
+
+def test_int8_inputs_need_a_range_too(model: Path, tmp_path: Path) -> None:
+    ranges = tmp_path / "ranges.json"
+    ranges.write_text(json.dumps({"ranges": {"reg_8": 12.7}}))
+    options: dict[str, Any] = {"precision": "int8", "dynamic_ranges": ranges}
+    # Not assumed to be pixels: the model may take normalised values.
+    assert build(model, "8.6", **options)["built"].details["input_scale"] is None
+    with pytest.raises(EngineError, match="INT8 input 'images' without a scale"):
+        build(model, "8.6", **options, input_type="int8")
+    settings = build(model, "8.6", **options, input_type="int8", default_dynamic_range=6.0)
+    assert settings["ranges"]["images"] == pytest.approx([-255.0, 255.0])
+    assert settings["built"].details["input_scale"] == pytest.approx(255 / 127)
+    # As the model's metadata say: RGB / 255, mean and deviation.
+    normalised = onnx.load(str(model))
+    entry = normalised.metadata_props.add()
+    entry.key = METADATA_PREPROCESSING
+    entry.value = PREPROCESSING_PRESETS["rgb_imagenet"].to_json()
+    onnx.save(normalised, str(model))
+    settings = build(model, "8.6", **options, input_type="int8", default_dynamic_range=6.0)
+    largest = (1 - 0.406) / 0.225
+    assert settings["ranges"]["images"] == pytest.approx([-largest, largest])
 
 
 def test_ranges_of_another_model_are_refused(model: Path, tmp_path: Path) -> None:

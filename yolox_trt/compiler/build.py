@@ -22,6 +22,7 @@ from yolox_trt.compiler.int8.calibration_cache import read_cache
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.network_config import (
     computes,
+    input_range,
     layers_of,
     set_dynamic_ranges,
     set_int8_io_ranges,
@@ -332,8 +333,11 @@ class EngineBuilder:
                 if options.dynamic_ranges is not None:
                     ranges = DynamicRanges.load_json(options.dynamic_ranges)
                 self._defaulted = set_dynamic_ranges(plan, network, ranges)
-                amax = ranges.amax(input_name) if input_name in ranges else 255.0
-                self._input_scale = amax / 127.0
+                if options.default_dynamic_range is not None and input_name not in ranges:
+                    ranges.set_amax(input_name, input_range(plan))
+                if input_name in ranges:
+                    self._input_scale = ranges.amax(input_name) / 127.0
+                set_int8_io_ranges(plan, network, ranges)
         self._pinned = set_layer_precisions(plan, network)
         if self._pinned:
             config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)

@@ -37,8 +37,9 @@ class BuildOptions:
         calibration_cache: INT8 calibration cache (TensorRT 8.5 to 10.x).
         dynamic_ranges: JSON file of ranges for INT8 (TensorRT 8.5 to 10.x).
         default_dynamic_range: range (0, value) of tensors between convolutions that
-            `dynamic_ranges` does not name: 6.0 for a ReLU6 model. The input is (0, 255) then. The
-            outputs need ranges of their own, or keep_last_layer_fp16.
+            `dynamic_ranges` does not name: 6.0 for a ReLU6 model. The input is (0, 255) then, or
+            what the model's preprocessing makes of it. The outputs need ranges of their own, or
+            keep_last_layer_fp16.
         keep_first_layer_fp16: the first convolution is not quantised.
         keep_last_layer_fp16: the last convolutions of each level are not quantised.
         layer_precisions: layer name (or pattern such as "*cls_preds*") -> precision.

@@ -15,8 +15,6 @@ from yolox_trt.core.errors import ConfigurationError, EngineError
 
 _log = logging.getLogger("yolox_trt.build")
 
-#: Pixels of the input, for ranges that do not name it.
-_INPUT_RANGE = 255.0
 _CONVOLUTION_TYPES = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "FULLY_CONNECTED")
 
 
@@ -105,27 +103,38 @@ def set_io(plan: BuildPlan, network: Any) -> None:
 
 
 def set_int8_io_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> None:
-    """Give INT8 inputs and outputs their ranges of a calibration cache.
+    """Give INT8 inputs and outputs their ranges.
 
     A calibrator does not: TensorRT checks these tensors before it reads the cache.
 
     Raises:
-        EngineError: the cache does not name one of them.
+        EngineError: the calibration cache or the ranges do not name one of them.
     """
     tensors = [("input", network.get_input(i)) for i in range(network.num_inputs)]
     tensors += [("output", network.get_output(i)) for i in range(network.num_outputs)]
+    source = plan.options.calibration_cache or plan.options.dynamic_ranges
     for kind, tensor in tensors:
         if tensor.dtype != plan.api.module.DataType.INT8:
             continue
         if tensor.name not in ranges:
             raise EngineError(
                 f"INT8 {kind} '{tensor.name}' without a scale",
-                expected=f"'{tensor.name}' in {plan.options.calibration_cache}",
+                expected=f"'{tensor.name}' in {source}",
                 fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE on this model, or "
                 f"--{kind}-type fp16",
             )
         amax = ranges.amax(tensor.name)
         tensor.set_dynamic_range(-amax, amax)
+
+
+def input_range(plan: BuildPlan) -> float:
+    """Return the largest magnitude of the input's values, for ranges that do not name it."""
+    multiplier, offset = plan.graph_spec.preprocessing.factors
+    return max(
+        abs(value * m + b)
+        for m, b in zip(multiplier, offset, strict=True)
+        for value in (0.0, 255.0)
+    )
 
 
 def set_dynamic_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> list[str]:
@@ -151,7 +160,7 @@ def set_dynamic_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> 
             tensor.set_dynamic_range(-amax, amax)
             named += 1
         elif default is not None and any(tensor is t for t in inputs):
-            tensor.set_dynamic_range(-_INPUT_RANGE, _INPUT_RANGE)
+            tensor.set_dynamic_range(-input_range(plan), input_range(plan))
         elif (
             default is not None
             and tensor.name not in without
