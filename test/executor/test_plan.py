@@ -115,6 +115,22 @@ def test_at_least_as_good_as_the_placement_by_hand(
     assert better >= 1, "where the placement by hand leaves time unused"
 
 
+@pytest.mark.parametrize("policy", ["balanced", "dynamic"])
+@pytest.mark.parametrize("phases", ["at once", "staggered"])
+def test_at_least_as_good_where_calls_overlap(orin: PlanConfig, policy: str, phases: str) -> None:
+    copies = {Device("gpu"): 0.0008, Device("dla", 0): 0.0005, Device("dla", 1): 0.0005}
+    orin = dataclasses.replace(orin, copies=copies)
+    loads = [orin.with_rates(rate / 30.0) for rate in (30, 43, 50, 60, 80, 90, 120)]
+    loads += [orin.with_cameras(count) for count in (3, 13, 17, 20)]
+    for load in loads:
+        config = staggered(load) if phases == "staggered" else load
+        hand = plan_policy(config, BY_HAND).result
+        ours = plan_policy(config, policy).result
+        assert ours.dropped <= hand.dropped + len(config.cameras)
+        if hand.dropped == hand.deadline_missed == 0:
+            assert ours.dropped == ours.deadline_missed == 0
+
+
 def test_commands_output(
     orin_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -464,7 +464,7 @@ class Scheduler:
                     overtaken.append(stream)
                 free_at[best] = best_end
                 given[best].append(stream)
-        if overtaken and state.running is None and not given[state.device]:
+        if overtaken and not given[state.device]:
             return overtaken[:1]  # better late than never: an overload leaves no device idle
         if not self._contention.none:
             given = self._in_time(given, now)
