@@ -171,11 +171,11 @@ class CudaDetector(BoundNetwork):
         return detections
 
     def warmup(self) -> None:
-        """Compile, allocate and capture for the smallest and the largest batch, on grey frames."""
+        """Compile, allocate and capture for each batch, on grey frames."""
         spec = self._spec
         grey = np.full((spec.input_height, spec.input_width, 3), 114, np.uint8)
         frame = Frame.from_array(grey)
-        for batch in sorted({1, self._max_batch}):
+        for batch in range(1, self._max_batch + 1):
             for _ in range(SLOTS):  # each slot has graphs of its own
                 self.detect([frame] * batch, [PostprocessOptions()] * batch)
 

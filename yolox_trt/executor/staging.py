@@ -49,8 +49,8 @@ def _pinned(cupy: Any, size: int) -> npt.NDArray[np.uint8]:
 class Slot:
     """Buffers and graphs of one call under way.
 
-    The staging buffer holds, from its start: structs Image, structs Post, the thresholds, then
-    the images. One upload can carry all of it.
+    The tables (structs Image, structs Post, the thresholds) never move, and they name the images:
+    so a graph stays valid when the staging buffer grows for larger ones.
 
     Args:
         max_batch: images of one call.
@@ -64,8 +64,6 @@ class Slot:
     ) -> None:
         self._cupy: Any = require("cupy")
         self._mapped = mapped
-        self._num_classes = num_classes
-        self._max_batch = max_batch
         self.image_offset = 0
         self.post_offset = _align(max_batch * descriptors.IMAGE.size)
         self._threshold_offset = self.post_offset + _align(max_batch * descriptors.POST.size)
@@ -73,54 +71,57 @@ class Slot:
         self.graphs: dict[int, Any] = {}
         self.uploaded = self._cupy.cuda.Event(disable_timing=True)
         self.done = self._cupy.cuda.Event(disable_timing=True)
+        self._host_tables = _pinned(self._cupy, self.table_bytes)
+        self.table_source = int(self._host_tables.ctypes.data)
+        self._device_tables, self.table_address = self._on_device(self._host_tables)
+        first = self._threshold_offset
+        thresholds = self._host_tables[first : first + max_batch * num_classes * 4]
+        #: float32 (max_batch, C) in the tables.
+        self.thresholds = thresholds.view(np.float32).reshape(max_batch, num_classes)
         self._host: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
-        self._on_device: Any = None
+        self._device: Any = None
         self.address = 0
-        self.reserve(self.table_bytes)
         self.make_results(result_shape)
+
+    def _on_device(self, host: npt.NDArray[np.uint8]) -> tuple[Any, int]:
+        """Return what kernels read instead of a pinned buffer, and its device address."""
+        if self._mapped:  # unified addressing: the host's address is the device's, too
+            return None, int(host.ctypes.data)
+        array = self._cupy.empty(host.size, np.uint8)
+        return array, int(array.data.ptr)
+
+    @property
+    def tables(self) -> memoryview:
+        """The pinned tables."""
+        return self._host_tables.data
 
     @property
     def host(self) -> npt.NDArray[np.uint8]:
-        """The pinned staging buffer."""
+        """The pinned staging buffer of the images."""
         return self._host
 
     @property
     def images(self) -> int:
         """Device address of the structs Image."""
-        return self.address + self.image_offset
+        return self.table_address + self.image_offset
 
     @property
     def posts(self) -> int:
         """Device address of the structs Post."""
-        return self.address + self.post_offset
+        return self.table_address + self.post_offset
 
     @property
     def thresholds_address(self) -> int:
         """Device address of the thresholds."""
-        return self.address + self._threshold_offset
+        return self.table_address + self._threshold_offset
 
     def reserve(self, size: int) -> None:
-        """Make the staging buffer at least `size` bytes long; a new one invalidates the graphs.
-
-        The slot must be at rest.
-        """
+        """Make the staging buffer at least `size` bytes long. The slot must be at rest."""
         if size <= self._host.size:
             return
-        size = _align(size, _STEP)
-        self.graphs.clear()
-        # Unified addressing: the host's address of pinned memory is the device's, too.
-        self._host = _pinned(self._cupy, size)
-        if self._mapped:
-            self.address = self._host.ctypes.data
-        else:
-            self._on_device = None  # let the old one go before its successor comes
-            self._on_device = self._cupy.empty(size, np.uint8)
-            self.address = int(self._on_device.data.ptr)
-        self.tables = self._host.data
-        first = self._threshold_offset
-        thresholds = self._host[first : first + self._max_batch * self._num_classes * 4]
-        #: float32 (max_batch, C) in the staging buffer.
-        self.thresholds = thresholds.view(np.float32).reshape(self._max_batch, self._num_classes)
+        self._device = None  # let the old one go before its successor comes
+        self._host = _pinned(self._cupy, _align(size, _STEP))
+        self._device, self.address = self._on_device(self._host)
 
     def make_results(self, shape: tuple[int, int]) -> None:
         """Make the pinned buffer for the results, uint8 of `shape`; invalidates the graphs."""
@@ -203,7 +204,7 @@ class Stager:
         """
         places: list[Address] = []
         pieces: list[_Piece] = []
-        size = slot.table_bytes
+        size = 0
         for frame, letterbox in zip(frames, letterboxes, strict=True):
             pinned = not self.mapped and self._is_pinned(frame)
             picked = None if pinned else self._picked_rows(frame, letterbox)
@@ -224,7 +225,7 @@ class Stager:
     def upload(self, slot: Slot, parts: Parts, stream: Any) -> None:
         """Copy the pieces, and let `stream` wait for their arrival. The tables must be written."""
         if self._copy_stream is not None:
-            self._send(slot, slot.host.ctypes.data, 0, slot.table_bytes)
+            self._send(slot.table_address, slot.table_source, slot.table_bytes)
         jobs = [job for piece in parts.pieces for job in self._jobs(slot, piece)]
         if self._crew is not None and parts.size > _WORTH_THREADS:
             self._crew.run(jobs)
@@ -239,7 +240,7 @@ class Stager:
         """Split a piece into jobs of about _PART bytes."""
         source, rows, offset, pinned = piece
         if pinned:
-            yield partial(self._send, slot, source.ctypes.data, offset, source.size)
+            yield partial(self._send, slot.address + offset, source.ctypes.data, source.size)
         elif rows is None:
             for first in range(0, source.size, _PART):
                 yield partial(self._copy, slot, source[first : first + _PART], offset + first)
@@ -253,7 +254,7 @@ class Stager:
     def _copy(self, slot: Slot, source: npt.NDArray[np.uint8], offset: int) -> None:
         target = slot.host[offset : offset + source.size]
         np.copyto(target, source)
-        self._send(slot, target.ctypes.data, offset, target.size)
+        self._send(slot.address + offset, target.ctypes.data, target.size)
 
     def _pick(
         self, slot: Slot, source: npt.NDArray[np.uint8], rows: npt.NDArray[np.intp], offset: int
@@ -261,20 +262,14 @@ class Stager:
         target = slot.host[offset : offset + len(rows) * source.shape[1]]
         # With mode="raise" NumPy would write to a buffer of its own first.
         np.take(source, rows, axis=0, out=target.reshape(len(rows), -1), mode="clip")
-        self._send(slot, target.ctypes.data, offset, target.size)
+        self._send(slot.address + offset, target.ctypes.data, target.size)
 
-    def _send(self, slot: Slot, address: int, offset: int, size: int) -> None:
-        """Enqueue the upload of pinned bytes to their place on the device."""
+    def _send(self, target: int, source: int, size: int) -> None:
+        """Enqueue the upload of `size` pinned bytes, from a host to a device address."""
         if self._copy_stream is None:
             return
         runtime = self._cupy.cuda.runtime
-        runtime.memcpyAsync(
-            slot.address + offset,
-            address,
-            size,
-            runtime.memcpyHostToDevice,
-            self._copy_stream.ptr,
-        )
+        runtime.memcpyAsync(target, source, size, runtime.memcpyHostToDevice, self._copy_stream.ptr)
 
     def _picked_rows(self, frame: Frame, letterbox: Letterbox) -> npt.NDArray[np.intp] | None:
         """Return the rows of the frame's first plane to copy; None for all of the Roi's."""
