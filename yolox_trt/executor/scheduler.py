@@ -434,19 +434,26 @@ class Scheduler:
         self, state: DeviceState, ready: list[Stream], now: float
     ) -> list[Stream]:
         """Give each ready frame to the device that would end it first; return this device's."""
+        mine = state.device
         free_at = {}
         for device, other in self.devices.items():
             if other.status is DeviceStatus.IN_SERVICE:
-                if other.running is None:
+                under_way = other.under_way
+                if not under_way:
                     free_at[device] = now
-                else:
-                    end = other.running.expected_end
-                    # A call that is overdue may hang: the longer it has been, the longer it may.
-                    free_at[device] = end if end > now else now + (now - end)
-                    for queued in itertools.islice(other.under_way, 1, None):
-                        free_at[device] += queued.server.time * len(queued.frames)
-        given: dict[Device, list[Stream]] = {device: [] for device in free_at}
-        overtaken = []
+                    continue
+                end = under_way[0].expected_end
+                # A call that is overdue may hang: the longer it has been, the longer it may.
+                end = end if end > now else now + (now - end)
+                for queued in itertools.islice(under_way, 1, None):
+                    end += queued.server.time * len(queued.frames)
+                free_at[device] = end
+        own: list[Stream] = []
+        # For all devices only where it is asked for: devices are slow keys.
+        given: dict[Device, list[Stream]] | None = None
+        if not self._contention.none:
+            given = {device: own if device == mine else [] for device in free_at}
+        overtaken: Stream | None = None
         for stream in ready:
             best: Device | None = None
             best_end = math.inf
@@ -454,21 +461,24 @@ class Scheduler:
                 end = free_at[device] + self.devices[device].servers[model].time
                 if end < best_end:
                     best, best_end = device, end
-            if best is not None:
-                if (
-                    best != state.device
-                    and state.device in stream.devices
-                    and free_at[best] > stream.queue[0].submitted + 1.0 / stream.rate(now)
-                ):
-                    # It could not begin there before its stream's next frame comes.
-                    overtaken.append(stream)
-                free_at[best] = best_end
+            if best is None:
+                continue
+            if given is not None:
                 given[best].append(stream)
-        if overtaken and not given[state.device]:
-            return overtaken[:1]  # better late than never: an overload leaves no device idle
-        if not self._contention.none:
-            given = self._in_time(given, now)
-        return given[state.device]
+            elif best == mine:
+                own.append(stream)
+            if (
+                overtaken is None
+                and not own
+                and mine in stream.devices
+                and free_at[best] > stream.queue[0].submitted + 1.0 / stream.rate(now)
+            ):
+                # It could not begin there before its stream's next frame comes.
+                overtaken = stream
+            free_at[best] = best_end
+        if overtaken is not None and not own:
+            return [overtaken]  # better late than never: an overload leaves no device idle
+        return own if given is None else self._in_time(given, now)[mine]
 
     def _in_time(self, given: dict[Device, list[Stream]], now: float) -> dict[Device, list[Stream]]:
         """Give frames to other devices if that is how none of them is late.
