@@ -192,6 +192,7 @@ def test_malformed_images_are_counted_and_the_node_lives_on(
     huge = image_message(good)
     huge.height = 2**32 - 1
     bad.append(huge)
+    bad.append(short)  # once more, out of turn: counted, not logged again
     for message in bad:
         publisher.publish(message)
     publisher.publish(image_message(good, stamp_ns=7))
@@ -209,6 +210,7 @@ def test_malformed_images_are_counted_and_the_node_lives_on(
     ]
     assert any("malformed" in status.message for status in warned)
     assert "no_such_encoding" in process.output
+    assert process.output.count("with 1000 bytes of data") == 1
     assert process.process.poll() is None
 
 

@@ -36,7 +36,7 @@ from yolox_trt.ros.camera_counters import CameraCounters
 from yolox_trt.ros.compressed_decoder import CompressedDecoder
 from yolox_trt.ros.detection_messages import DetectionMessageBuilder
 from yolox_trt.ros.image_conversion import check_roi, frame_from_compressed, frame_from_image
-from yolox_trt.ros.image_qos import image_qos
+from yolox_trt.ros.image_qos import image_qos, lost_images
 from yolox_trt.ros.ingest_pool import IngestPool
 from yolox_trt.ros.node_parameters import NodeParameters
 from yolox_trt.ros.parameters import (
@@ -48,6 +48,9 @@ from yolox_trt.ros.parameters import (
     parse_roi,
 )
 from yolox_trt.ros.rclpy_versions import SubscriptionEventCallbacks
+
+#: Reasons to refuse images that are logged: a driver may send images that are wrong in many ways.
+_MOST_REFUSALS = 10
 
 #: Results are few and small: a late subscriber or a hiccup on the network loses none of the last.
 OUTPUT_DEPTH = 10
@@ -101,6 +104,7 @@ class CameraNode(Node):
         rules = [part for rule in (f"__node:={name}", *remap_rules) for part in ("-r", rule)]
         super().__init__(name, cli_args=["--ros-args", *rules], parameter_overrides=list(overrides))
         self.counters = CameraCounters()
+        self._refusals: set[str] = set()
         self._owner = owner
         self._annotator = annotator
         self._active = False
@@ -374,7 +378,7 @@ class CameraNode(Node):
         self.counters.replaced += 1
 
     def _on_lost(self, event: Any) -> None:
-        self.counters.lost += event.total_count_change
+        self.counters.lost += lost_images(event)
 
     def _refuse(self, error: Exception) -> None:
         """Count an image that cannot be used."""
@@ -383,11 +387,15 @@ class CameraNode(Node):
         )
 
     def _count_malformed(self, reason: str) -> None:
-        """Say why an image cannot be used, once for each reason in a row."""
+        """Say why an image cannot be used, once for each reason."""
         self.counters.malformed += 1
-        if reason != self.counters.last_refusal:
-            self.get_logger().warning(f"image refused: {reason}")
         self.counters.last_refusal = reason
+        if reason in self._refusals or len(self._refusals) >= _MOST_REFUSALS:
+            return
+        self._refusals.add(reason)
+        self.get_logger().warning(f"image refused: {reason}")
+        if len(self._refusals) == _MOST_REFUSALS:
+            self.get_logger().warning("further reasons to refuse images are on /diagnostics only")
 
     def deliver(self, result: StreamResult) -> None:
         """Publish a result; called in a Device's worker thread."""

@@ -26,7 +26,7 @@ from yolox_trt.core.errors import FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.ros.frame_ring import FrameRing
 from yolox_trt.ros.image_conversion import frame_from_compressed, frame_from_image
-from yolox_trt.ros.image_qos import image_qos
+from yolox_trt.ros.image_qos import image_qos, lost_images
 from yolox_trt.ros.ingest_channel import IngestChannel
 from yolox_trt.ros.middleware import apply_malloc_settings
 from yolox_trt.ros.rclpy_versions import SubscriptionEventCallbacks, create_spinner
@@ -111,7 +111,7 @@ class CameraIntake:
         return self._ring
 
     def _on_lost(self, event: Any) -> None:
-        self._channel.send("lost", camera=self._camera, count=event.total_count_change)
+        self._channel.send("lost", camera=self._camera, count=lost_images(event))
 
     def close(self) -> None:
         """End the subscription."""
