@@ -93,6 +93,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"yolox_trt {args.command}: {_one_line(error)}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        # A requirement of the package itself is missing, such as OpenCV in a ROS installation.
+        missing = (error.name or "").partition(".")[0]
+        if args.traceback or missing in ("", "yolox_trt"):
+            raise
+        fix = INSTALL_COMMANDS.get(missing, f"pip install {missing}")
+        print(
+            f"yolox_trt {args.command}: Python module '{missing}' is missing; expected the "
+            f"requirements of yolox_trt; fix: {fix}",
+            file=sys.stderr,
+        )
+        return 2
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone: no traceback at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -142,3 +142,12 @@ def test_optional_packages() -> None:
     assert available("json") and not available("no_such_package_anywhere")
     with pytest.raises(MissingDependencyError, match=r"for drawing.*pip install no_such_package"):
         require("no_such_package.sub", purpose="drawing")
+
+
+def test_a_module_that_lacks_another_names_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs_another.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingDependencyError, match="fix: pip install no_such_package"):
+        require("needs_another")

@@ -25,6 +25,8 @@ INSTALL_COMMANDS: dict[str, str] = {
     "tier4_perception_msgs": "source an Autoware workspace, or run `make venv AUTOWARE=1`",
     "cv_bridge": "apt install ros-$ROS_DISTRO-cv-bridge",
     "rosbags": "pip install rosbags",
+    "cv2": "pip install opencv-python-headless, or apt install python3-opencv",
+    "yaml": "pip install PyYAML, or apt install python3-yaml",
     "pycocotools": "pip install pycocotools",
     "scipy": "pip install scipy",
     "matplotlib": "pip install matplotlib",
@@ -51,11 +53,14 @@ def require(module: str, *, purpose: str = "") -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         top = module.partition(".")[0]
+        # A module that is there may lack one of its own: that one is to be installed.
+        lacking = (error.name or module).partition(".")[0]
+        commands = (INSTALL_COMMANDS.get(name) for name in (lacking, top))
         needed = f" for {purpose}" if purpose else ""
         raise MissingDependencyError(
             f"Python module '{module}' could not be imported ({error})",
             expected=f"it to be installed{needed}",
-            fix=INSTALL_COMMANDS.get(top, f"pip install {top}"),
+            fix=next(filter(None, commands), f"pip install {lacking}"),
         ) from error
 
 
