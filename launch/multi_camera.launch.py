@@ -69,7 +69,7 @@ def start_process(context):
     if LaunchConfiguration("large_images").perform(context) == "true":
         environment = transport_settings()
     return [
-        *(LogInfo(msg=f"no camera '{name}' in the parameter `cameras`") for name in unknown),
+        *(LogInfo(msg=line) for line in unknown),
         # No name: it would rename every node of the process.
         Node(
             package="yolox_trt",

@@ -69,6 +69,9 @@ def test_commands_named_here_are_the_ones_that_rooms_add() -> None:
         ["demo", "--size", "0", "10"],
         ["publish", "x.png", "--loop", "-1"],
         ["publish", "x.png", "--size", "0", "0"],
+        ["bench", "cameras", "--cameras", "0"],
+        ["bench", "cameras", "--max-batch", "0"],
+        ["bench", "cameras", "--size", "0", "10"],
     ],
 )
 def test_numbers_out_of_range_are_refused(
@@ -101,3 +104,17 @@ def test_an_unknown_class_is_answered_with_the_nearest(
     source = [str(tmp_path / "image.png"), "--no-images", "--device", "cpu"]
     assert cli.main(["detect", *source, "--class-score", "persn=0.4"]) == 2
     assert "did you mean person?" in capsys.readouterr().err
+    assert cli.main(["detect", *source, "--class-score", "xyz=0.4"]) == 2
+    assert "take one of person, bicycle" in capsys.readouterr().err
+
+
+def test_a_missing_requirement_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "yolox_trt.evaluation.detect", raising=False)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert cli.main(["detect", "image.png"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "'cv2' is missing" in error
+    assert "pip install opencv-python-headless" in error

@@ -109,8 +109,13 @@ def test_the_ros_package_reads_what_rosbags_wrote(tmp_path: Path) -> None:
 
 
 def test_errors_name_what_the_bag_has(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"does not exist.*check the path"):
         open_bag(tmp_path / "nothing")
+    with pytest.raises(ConfigurationError, match=r"without metadata\.yaml.*reindex"):
+        open_bag(tmp_path)
+    (tmp_path / "text.mcap").write_text("no bag")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        open_bag(tmp_path / "text.mcap")
     write_bag(tmp_path / "bag", count=1)
     with pytest.raises(ConfigurationError, match="/front/image_raw"):
         open_bag(tmp_path / "bag", ["/side/image_raw"])

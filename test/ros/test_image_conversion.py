@@ -88,6 +88,7 @@ def test_16_bit_images_give_their_high_bytes(encoding: str, order: str) -> None:
         ({"step": 0}, "step 0"),
         ({"step": 11}, "at least width x bytes per pixel = 12"),
         ({"width": 0}, "positive width and height"),
+        ({"encoding": "nv12", "width": 3, "step": 3}, "send bgr8"),
         ({"height": 1 << 31}, "bytes of data"),
         ({"data": b""}, "with 0 bytes of data"),
         ({"encoding": "32FC1"}, "cv_bridge"),
@@ -103,6 +104,7 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], text: str) -> Non
     with pytest.raises(FrameError) as error:
         frame_from_image(message)
     assert text in str(error.value)
+    assert error.value.fix
 
 
 def test_a_roi_outside_is_the_frames_fault() -> None:

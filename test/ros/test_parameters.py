@@ -91,6 +91,13 @@ def test_bad_values_are_refused_with_what_is_allowed(name: str, value: Any, text
     with pytest.raises(ConfigurationError, match=name.replace("image_topic", "topic")) as error:
         camera(name).normalise(value)
     assert text in str(error.value)
+    assert error.value.fix
+
+
+def test_a_wrong_device_of_the_process_names_its_parameter() -> None:
+    devices = next(spec for spec in EXECUTOR_PARAMETERS if spec.name == "devices")
+    with pytest.raises(ConfigurationError, match=r"'npu'; expected auto, gpu.*`devices`"):
+        devices.normalise(["npu"])
 
 
 def test_values_are_brought_into_their_type() -> None:
@@ -188,9 +195,14 @@ def test_a_parameter_file_of_another_form_is_refused(tmp_path: Path, text: str, 
 def test_arguments_for_cameras_that_will_not_be_there_are_named() -> None:
     shipped = read_parameter_file(REPOSITORY / "config" / "multi_camera.yaml")
     given = parameter_overrides({"front.priority": "1", "frnt.priority": "1"})
-    assert unknown_cameras(given, shipped) == ["frnt"]
+    (line,) = unknown_cameras(given, shipped)
+    assert "'frnt'" in line
+    assert "expected front, rear, left, right" in line
+    assert "cameras:=front,rear,left,right,frnt" in line
     given = parameter_overrides({"cameras": "frnt", "front.priority": "1", "frnt.priority": "1"})
-    assert unknown_cameras(given, shipped) == ["front"]
+    assert "'front'" in unknown_cameras(given, shipped)[0]
     anywhere = {"/**/multi_camera": {"ros__parameters": {"cameras": ["a"]}}}
-    assert unknown_cameras({"a": {}, "b": {}}, anywhere) == ["b"]
-    assert unknown_cameras({"camera": {}, "b": {}}, {}) == ["b"]
+    (line,) = unknown_cameras({"a": {}, "b": {}}, anywhere)
+    assert "'b'" in line
+    (line,) = unknown_cameras({"camera": {}, "b": {}}, {})
+    assert "'b'" in line

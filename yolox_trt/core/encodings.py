@@ -84,11 +84,16 @@ def check_buffer(encoding: Encoding, height: int, width: int, step: int, size: i
             a row, or the buffer is shorter than the image.
     """
     if height <= 0 or width <= 0:
-        raise FrameError(f"an image of {width}x{height}", expected="positive width and height")
+        raise FrameError(
+            f"an image of {width}x{height}",
+            expected="positive width and height",
+            fix="set Image.width and Image.height in the camera driver",
+        )
     if (encoding.even_width and width % 2) or (encoding.even_height and height % 2):
         raise FrameError(
             f"{encoding.name} image of {width}x{height}",
             expected="even sizes where chroma is shared by neighbouring pixels",
+            fix="set an even size in the camera driver, or send bgr8",
         )
     row_bytes = width * encoding.bytes_per_pixel
     if step < row_bytes:

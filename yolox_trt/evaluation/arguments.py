@@ -51,9 +51,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, positional: bool = T
         help="for a model that leaves them open",
     )
     group.add_argument(
-        "--batch", type=_count, metavar="N", help="largest batch (default: the model's)"
+        "--batch", type=whole_number, metavar="N", help="largest batch (default: the model's)"
     )
-    group.add_argument("--threads", type=_count, metavar="N", help="of one run on the CPU")
+    group.add_argument("--threads", type=whole_number, metavar="N", help="of one run on the CPU")
 
 
 def add_threshold_arguments(
@@ -78,7 +78,8 @@ def add_threshold_arguments(
     )
 
 
-def _count(text: str) -> int:
+def whole_number(text: str) -> int:
+    """Read an argument that counts something: a whole number from 1 on."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
@@ -100,6 +101,12 @@ def detector_from(args: argparse.Namespace) -> Detector:
     )
 
 
+def _some(class_names: Sequence[str]) -> str:
+    """Name the classes of a model; of many, the first ones."""
+    rest = len(class_names) - 10
+    return ", ".join(class_names[:10]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def options_from(args: argparse.Namespace, class_names: Sequence[str]) -> PostprocessOptions:
     """Make the PostprocessOptions that the arguments of add_threshold_arguments name.
 
@@ -117,7 +124,7 @@ def options_from(args: argparse.Namespace, class_names: Sequence[str]) -> Postpr
             raise ConfigurationError(
                 f"--class-score {text}",
                 expected="CLASS=SCORE with a class of the model, such as person=0.4 or 0=0.4",
-                fix=f"did you mean {close[0]}?" if close else "take a name of its label file",
+                fix=f"did you mean {close[0]}?" if close else f"take one of {_some(class_names)}",
             ) from None
     return PostprocessOptions(
         score_threshold=args.score,

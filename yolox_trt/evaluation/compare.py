@@ -166,7 +166,9 @@ def compare(
         variants.append(measure("FP16", "fp16", to_fp16(model)))
     except ModelError as error:
         raise ModelError(
-            f"a model that has no FP16 form ({error})", expected="a float model without Q/DQ"
+            f"a model that has no FP16 form ({error})",
+            expected="a float model without Q/DQ",
+            fix="give the ONNX file that was quantised",
         ) from error
     for name, quantized, ranges, kept in _int8_forms(
         model,

@@ -64,7 +64,11 @@ def _run(args: argparse.Namespace) -> int:
     spec = read_spec(model)
     if args.bdd100k is not None:
         if args.labelled_images is None:
-            raise ConfigurationError("--bdd100k alone", expected="--labelled-images DIR beside it")
+            raise ConfigurationError(
+                "--bdd100k alone",
+                expected="the folder of its images too",
+                fix="give --labelled-images DIR",
+            )
         dataset = load_bdd100k(args.bdd100k, args.labelled_images)
     else:
         dataset = load_coco(args.coco)

@@ -137,7 +137,9 @@ def load_coco(
     if annotations is None:
         if root is None:
             raise ConfigurationError(
-                "neither a COCO folder nor annotations", fix="give --coco DIR or --annotations FILE"
+                "no labels",
+                expected="a COCO folder, a COCO label file, or BDD100K labels",
+                fix="give --coco DIR, --annotations FILE, or --bdd100k LABELS with --images DIR",
             )
         found = sorted({*root.glob("instances_*.json"), *root.glob("annotations/instances_*.json")})
         if len(found) != 1:
@@ -240,14 +242,20 @@ def _read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"label file '{path}' that cannot be read ({error})", expected="a JSON file"
+            f"label file '{path}' that cannot be read ({error})",
+            expected="a JSON file",
+            fix="give its path with --annotations FILE or --bdd100k LABELS",
         ) from error
 
 
 def _folder_of(candidates: Sequence[Path], names: Sequence[str]) -> Path:
     """Return the first folder that holds the images; name what is missing if none does."""
     if not names:
-        raise ConfigurationError("a label file without images", expected="at least one image")
+        raise ConfigurationError(
+            "a label file without images",
+            expected="at least one image",
+            fix="give another with --annotations FILE or --bdd100k LABELS",
+        )
     for folder in candidates:
         if (folder / names[0]).is_file():
             missing = [name for name in names if not (folder / name).is_file()]

@@ -130,7 +130,9 @@ def open_source(args: argparse.Namespace, class_names: tuple[str, ...]) -> Image
     if _is_bag(path):
         if args.open_bag is None:
             raise ConfigurationError(
-                f"bag '{path}' without a reader", expected="the command `yolox_trt detect`"
+                f"bag '{path}' without a reader",
+                expected="yolox_trt.ros.bag.open_bag as `open_bag`",
+                fix="use the command `yolox_trt detect`",
             )
         output = None if args.no_images else output or path.with_name(f"{path.stem}_detections")
         return BagSource(args.open_bag, path, args.topic, output, class_names)
@@ -361,5 +363,6 @@ def _images_in(folder: Path) -> list[Path]:
         raise ConfigurationError(
             f"folder '{folder}' without images",
             expected=f"files that end in {', '.join(IMAGE_SUFFIXES)}",
+            fix="name another folder",
         )
     return files

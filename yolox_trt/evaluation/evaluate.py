@@ -144,7 +144,9 @@ def read_image(path: str) -> npt.NDArray[np.uint8]:
     pixels = cv2.imread(path, cv2.IMREAD_COLOR)
     if pixels is None:
         raise FrameError(
-            f"image '{path}' that cannot be read", expected="a JPEG, PNG, BMP, TIFF or WebP file"
+            f"image '{path}' that cannot be read",
+            expected="a JPEG, PNG, BMP, TIFF or WebP file",
+            fix="take it out of the folder, or write it anew",
         )
     return np.asarray(pixels, np.uint8)
 

@@ -40,6 +40,16 @@ def open_reader(path: str | Path) -> Any:
         MissingDependencyError: rosbags is missing.
     """
     rosbag2 = require("rosbags.rosbag2", purpose="reading bags")
+    folder = Path(path)
+    if not folder.exists() or (folder.is_dir() and not (folder / "metadata.yaml").is_file()):
+        what = "without metadata.yaml" if folder.exists() else "that does not exist"
+        raise ConfigurationError(
+            f"bag '{path}' {what}",
+            expected="a rosbag2 folder, or an .mcap or .db3 file",
+            fix="check the path; `ros2 bag reindex` writes a metadata.yaml that is missing"
+            if folder.exists()
+            else "check the path",
+        )
     try:
         reader = rosbag2.Reader(Path(path))
         reader.open()

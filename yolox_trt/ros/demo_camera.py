@@ -84,7 +84,11 @@ def main(args: Sequence[str] | None = None) -> int:
     cv2.setNumThreads(1)
     photograph = cv2.imread(str(options.photograph), cv2.IMREAD_COLOR)
     if photograph is None:
-        raise ConfigurationError(f"'{options.photograph}', which OpenCV cannot decode")
+        raise ConfigurationError(
+            f"'{options.photograph}', which OpenCV cannot decode",
+            expected="a JPEG or PNG file",
+            fix="pip install --force-reinstall scikit-image",
+        )
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -97,7 +97,7 @@ def _without_parameters(sections: Mapping[str, Any]) -> list[str]:
 def unknown_cameras(
     overrides: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Any]
 ) -> list[str]:
-    """Return the cameras that launch arguments name and the process will not have.
+    """Return a line for each camera that launch arguments name and the process will not have.
 
     They are reported and not refused: a camera may be added at run time.
 
@@ -112,7 +112,12 @@ def unknown_cameras(
             if name.rpartition("/")[2] in (EXECUTOR_NODE, "*", "**"):
                 given = section.get("ros__parameters") or {}
                 cameras = given.get("cameras", cameras)
-    return [node for node in overrides if node != EXECUTOR_NODE and node not in cameras]
+    return [
+        f"no camera '{node}' in the parameter `cameras`; expected {', '.join(cameras) or 'none'}; "
+        f"fix: the argument's name, or cameras:={','.join([*cameras, node])}"
+        for node in overrides
+        if node != EXECUTOR_NODE and node not in cameras
+    ]
 
 
 def write_parameter_file(overrides: Mapping[str, Mapping[str, Any]]) -> Path:

@@ -180,6 +180,7 @@ class NodeParameters:
                     raise ConfigurationError(
                         f"a new value for {spec.name}",
                         expected="none: the node itself sets this parameter",
+                        fix="leave it out",
                     )
                 value = spec.normalise(parameter.value)
                 changes[spec.name] = value

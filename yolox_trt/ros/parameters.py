@@ -22,13 +22,24 @@ from yolox_trt.ros.parameter_spec import Applies, ParameterKind, ParameterSpec
 AUTO = "auto"
 
 
-def parse_device(text: str) -> Device | None:
+def parse_device(text: str, *, name: str = "device") -> Device | None:
     """Read the parameter `device`: a Device, or None for `auto`.
+
+    Args:
+        text: the value.
+        name: the parameter's name, for the error.
 
     Raises:
         ConfigurationError: neither `auto` nor a device's name.
     """
-    return None if text in ("", AUTO) else Device.parse(text)
+    if text in ("", AUTO):
+        return None
+    try:
+        return Device.parse(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            error.found, expected=f"{AUTO}, {error.expected}", fix=f"set the parameter `{name}`"
+        ) from None
 
 
 def parse_roi(values: Sequence[int]) -> Roi | None:
@@ -424,7 +435,7 @@ EXECUTOR_PARAMETERS: tuple[ParameterSpec, ...] = (
         name="devices",
         kind=_KIND.STRING_ARRAY,
         default=[AUTO],
-        check=lambda values: [parse_device(value) for value in values],
+        check=lambda values: [parse_device(value, name="devices") for value in values],
         description="Devices that the process owns, such as [gpu, dla0, dla1]; [auto] for the GPU "
         "where there is one, else the CPU.",
     ),

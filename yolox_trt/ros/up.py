@@ -43,8 +43,8 @@ def run_up(args: argparse.Namespace) -> int:
     config = values["config"] or str(shared_folder("config") / "multi_camera.yaml")
     command += ["--log-level", values["log_level"], "--params-file", config]
     overrides = parameter_overrides(values)
-    for name in unknown_cameras(overrides, read_parameter_file(config)):
-        print(f"yolox_trt up: no camera '{name}' in the parameter `cameras`", file=sys.stderr)
+    for line in unknown_cameras(overrides, read_parameter_file(config)):
+        print(f"yolox_trt up: {line}", file=sys.stderr)
     if overrides:
         command += ["--params-file", str(write_parameter_file(overrides))]
     if values["namespace"]:
