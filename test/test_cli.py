@@ -72,6 +72,10 @@ def test_commands_named_here_are_the_ones_that_rooms_add() -> None:
         ["bench", "cameras", "--cameras", "0"],
         ["bench", "cameras", "--max-batch", "0"],
         ["bench", "cameras", "--size", "0", "10"],
+        ["bench", "cameras", "--rate", "0"],
+        ["bench", "ros", "--cameras", "0"],
+        ["bench", "ros-transport", "--duration", "0"],
+        ["bench", "cpu", "--seconds", "0"],
     ],
 )
 def test_numbers_out_of_range_are_refused(
@@ -106,6 +110,26 @@ def test_an_unknown_class_is_answered_with_the_nearest(
     assert "did you mean person?" in capsys.readouterr().err
     assert cli.main(["detect", *source, "--class-score", "xyz=0.4"]) == 2
     assert "take one of person, bicycle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--score", "3"),
+        ("--nms", "9"),
+        ("--max-detections", "0"),
+        ("--class-score", "0=1.5"),
+        ("--labels", "nowhere.txt"),
+        ("--device", "npu"),
+    ],
+)
+def test_the_fix_is_an_option_of_the_command(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros((64, 64, 3), np.uint8))
+    source = [str(tmp_path / "image.png"), "--no-images", "--device", "cpu"]
+    assert cli.main(["detect", *source, option, value]) == 2
+    assert f"set `{option}`" in capsys.readouterr().err
 
 
 def test_a_missing_requirement_is_one_line(

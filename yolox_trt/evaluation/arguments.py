@@ -5,16 +5,47 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.executor.detector import Detector
 from yolox_trt.executor.factory import ENGINES, create_detector
+
+#: A node's parameter -> the option of these commands.
+_OPTIONS = {
+    "score_threshold": "--score",
+    "nms_threshold": "--nms",
+    "class_thresholds": "--class-score",
+    "max_detections": "--max-detections",
+    "label_path": "--labels",
+    "device": "--device",
+    "engine": "--engine",
+    "precision": "--precision",
+    "preprocessing": "--preprocessing",
+}
+_PARAMETER = re.compile(r"(?:the parameters? )?`(\w+)(?:\[\d+\])?`")
+
+
+@contextlib.contextmanager
+def _options_named() -> Iterator[None]:
+    """Let an error name the command line's option where it names a node's parameter."""
+
+    def option(match: re.Match[str]) -> str:
+        name = _OPTIONS.get(match[1])
+        return f"`{name}`" if name else match[0]
+
+    try:
+        yield
+    except YoloxTrtError as error:
+        fix = _PARAMETER.sub(option, error.fix)
+        raise type(error)(error.found, expected=error.expected, fix=fix) from error
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
@@ -78,6 +109,14 @@ def add_threshold_arguments(
     )
 
 
+def positive_number(text: str) -> float:
+    """Read an argument that must be above 0."""
+    value = float(text)
+    if not value > 0.0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def whole_number(text: str) -> int:
     """Read an argument that counts something: a whole number from 1 on."""
     value = int(text)
@@ -88,17 +127,18 @@ def whole_number(text: str) -> int:
 
 def detector_from(args: argparse.Namespace) -> Detector:
     """Make the Detector that the arguments of add_model_arguments name."""
-    return create_detector(
-        args.model,
-        args.device,
-        engine=args.engine,
-        preprocessing=args.preprocessing,
-        class_names=load_class_names(args.labels) if args.labels else None,
-        input_size=tuple(args.input_size) if args.input_size else None,
-        max_batch=args.batch,
-        precision=args.precision,
-        threads=args.threads,
-    )
+    with _options_named():
+        return create_detector(
+            args.model,
+            args.device,
+            engine=args.engine,
+            preprocessing=args.preprocessing,
+            class_names=load_class_names(args.labels) if args.labels else None,
+            input_size=tuple(args.input_size) if args.input_size else None,
+            max_batch=args.batch,
+            precision=args.precision,
+            threads=args.threads,
+        )
 
 
 def _some(class_names: Sequence[str]) -> str:
@@ -126,10 +166,11 @@ def options_from(args: argparse.Namespace, class_names: Sequence[str]) -> Postpr
                 expected="CLASS=SCORE with a class of the model, such as person=0.4 or 0=0.4",
                 fix=f"did you mean {close[0]}?" if close else f"take one of {_some(class_names)}",
             ) from None
-    return PostprocessOptions(
-        score_threshold=args.score,
-        nms_threshold=args.nms,
-        class_thresholds=thresholds,
-        max_detections=args.max_detections,
-        class_agnostic=args.class_agnostic,
-    )
+    with _options_named():
+        return PostprocessOptions(
+            score_threshold=args.score,
+            nms_threshold=args.nms,
+            class_thresholds=thresholds,
+            max_detections=args.max_detections,
+            class_agnostic=args.class_agnostic,
+        )

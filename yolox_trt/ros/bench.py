@@ -32,6 +32,7 @@ from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core.optional import require
 from yolox_trt.core.share import default_model
+from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.ros.child_process import ChildProcess
 from yolox_trt.ros.image_conversion import stamp_to_ns
 from yolox_trt.ros.middleware import apply_malloc_settings, transport_settings
@@ -84,9 +85,11 @@ class CameraResult:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--cameras", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--rate", type=float, default=10.0, help="of each camera, in Hz")
-    parser.add_argument("--size", type=int, nargs=2, default=(1920, 1280), metavar=("W", "H"))
+    parser.add_argument("--cameras", type=whole_number, default=1, help="default: %(default)s")
+    parser.add_argument("--rate", type=positive_number, default=10.0, help="of each camera, in Hz")
+    parser.add_argument(
+        "--size", type=whole_number, nargs=2, default=(1920, 1280), metavar=("W", "H")
+    )
     parser.add_argument("--model", help="ONNX or engine file (default: the shipped one)")
     parser.add_argument(
         "--device", nargs="+", default=["auto"], help="devices, such as gpu, or gpu dla0 dla1"
@@ -94,14 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", help="auto, tensorrt, onnxruntime, simulated")
     parser.add_argument("--precision", default="", help="fp32, fp16, int8")
     parser.add_argument("--placement", default="dynamic", help="static, balanced, dynamic")
-    parser.add_argument("--max-batch", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--max-batch", type=whole_number, default=1, help="default: %(default)s")
     parser.add_argument("--batch-window", type=float, default=0.0, help="seconds")
     parser.add_argument(
         "--ingest", type=int, default=0, metavar="N", help="processes that receive the images"
     )
-    parser.add_argument("--queue-depth", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--qos-depth", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--duration", type=float, default=10.0, help="measured seconds")
+    parser.add_argument("--queue-depth", type=whole_number, default=1, help="default: %(default)s")
+    parser.add_argument("--qos-depth", type=whole_number, default=1, help="default: %(default)s")
+    parser.add_argument("--duration", type=positive_number, default=10.0, help="measured seconds")
     parser.add_argument("--warmup", type=float, default=3.0, help="seconds before")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     parser.add_argument("--logs", metavar="DIR", help="keep the processes' logs")

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from yolox_trt.core.optional import require
+from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.ros.child_process import ChildProcess
 from yolox_trt.ros.middleware import MALLOC_SETTINGS, PROFILE_VARIABLES, transport_settings
 from yolox_trt.ros.source_node import private_domain
@@ -38,9 +39,11 @@ FLOOD = 200.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--size", type=int, nargs=2, default=(1920, 1280), metavar=("W", "H"))
-    parser.add_argument("--rate", type=float, default=10.0, help="for the latency, in Hz")
-    parser.add_argument("--duration", type=float, default=6.0, help="seconds of each run")
+    parser.add_argument(
+        "--size", type=whole_number, nargs=2, default=(1920, 1280), metavar=("W", "H")
+    )
+    parser.add_argument("--rate", type=positive_number, default=10.0, help="for the latency, in Hz")
+    parser.add_argument("--duration", type=positive_number, default=6.0, help="seconds of each run")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from yolox_trt.core.optional import require
 from yolox_trt.evaluation import bench
+from yolox_trt.evaluation.arguments import positive_number
 
 Subparsers = argparse._SubParsersAction
 
@@ -35,10 +36,16 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--model", help="ONNX or engine file (default: the shipped one)")
     parser.add_argument("--device", default="auto", help="gpu, dla0, cpu, ... (default: auto)")
     parser.add_argument(
-        "--duration", type=_positive, default=20.0, help="seconds to run (default: %(default)s)"
+        "--duration",
+        type=positive_number,
+        default=20.0,
+        help="seconds to run (default: %(default)s)",
     )
     parser.add_argument(
-        "--rate", type=_positive, default=10.0, help="pictures a second (default: %(default)s)"
+        "--rate",
+        type=positive_number,
+        default=10.0,
+        help="pictures a second (default: %(default)s)",
     )
     parser.add_argument(
         "--size",
@@ -72,7 +79,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("bag", metavar="BAG", help="folder, .mcap or .db3 file")
     parser.add_argument(
-        "--speed", type=_positive, default=1.0, help="times the recorded speed (default: 1)"
+        "--speed", type=positive_number, default=1.0, help="times the recorded speed (default: 1)"
     )
     parser.add_argument("--clock", action="store_true", help="publish the recording's /clock")
     parser.add_argument("--topics", nargs="+", default=[], metavar="TOPIC", help="only these")
@@ -94,9 +101,13 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("source", metavar="IMAGE|FOLDER|VIDEO|DEVICE")
     parser.add_argument("--topic", default="/camera/image_raw", help="default: %(default)s")
     parser.add_argument(
-        "--rate", type=_positive, help="pictures a second (default: a video's own, 10 for images)"
+        "--rate",
+        type=positive_number,
+        help="pictures a second (default: a video's own, 10 for images)",
     )
-    parser.add_argument("--speed", type=_positive, default=1.0, help="times that rate (default: 1)")
+    parser.add_argument(
+        "--speed", type=positive_number, default=1.0, help="times that rate (default: 1)"
+    )
     parser.add_argument("--frame-id", default="camera", help="default: %(default)s")
     parser.add_argument(
         "--size", type=_whole(1), nargs=2, metavar=("W", "H"), help="resize to this"
@@ -142,13 +153,6 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait", type=float, default=10.0, help="with --max: seconds to wait for the consumer"
     )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0.0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
 
 
 def _whole(least: int) -> Callable[[str], int]:

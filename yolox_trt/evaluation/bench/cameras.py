@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 
 from yolox_trt.core.encodings import ENCODINGS
-from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.share import default_model
-from yolox_trt.evaluation.arguments import whole_number
+from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.executor.factory import ENGINES, create_detector
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.stream_config import StreamConfig
@@ -40,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--engine", default="auto", choices=ENGINES)
     parser.add_argument("--cameras", type=whole_number, nargs="+", default=[8])
-    parser.add_argument("--rate", type=float, default=30.0, metavar="HZ", help="of each camera")
+    parser.add_argument(
+        "--rate", type=positive_number, default=30.0, metavar="HZ", help="of each camera"
+    )
     parser.add_argument(
         "--size", type=whole_number, nargs=2, default=(1280, 1920), metavar=("H", "W")
     )
@@ -54,19 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whether the next call is given to a device while it works on the last",
     )
     parser.add_argument("--queue-depth", type=whole_number, default=2)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=positive_number, default=5.0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
-    for name in ("rate", "seconds"):
-        if not getattr(args, name) > 0:
-            raise ConfigurationError(
-                f"--{name} {getattr(args, name)}",
-                expected="more than 0",
-                fix=f"give another --{name}",
-            )
     print(
         "| cameras | max_batch | overlap | results/s | missed | latency p50 ms | p99 | "
         "frames a call |"

@@ -31,6 +31,7 @@ from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.core.share import default_model
 from yolox_trt.engines.onnx_spec import read_spec
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, make_session
+from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.evaluation.evaluate import read_image
 from yolox_trt.executor.cpu_detector import CpuDetector
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
@@ -51,9 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", type=Path, help="photograph (default: scikit-image's, side by side)"
     )
-    parser.add_argument("--size", type=int, nargs=2, default=(1280, 1920), metavar=("H", "W"))
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each stage")
-    parser.add_argument("--threads", type=int, help="of ONNX Runtime")
+    parser.add_argument(
+        "--size", type=whole_number, nargs=2, default=(1280, 1920), metavar=("H", "W")
+    )
+    parser.add_argument("--seconds", type=positive_number, default=3.0, help="for each stage")
+    parser.add_argument("--threads", type=whole_number, help="of ONNX Runtime")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
 
 

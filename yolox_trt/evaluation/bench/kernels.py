@@ -22,6 +22,7 @@ from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.evaluation.arguments import whole_number
 from yolox_trt.evaluation.bench.device_timing import (
     copy_bandwidth,
     describe_device,
@@ -45,7 +46,7 @@ _ROTATED = 400e6
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmark's arguments."""
     parser.add_argument("--encodings", nargs="+", default=["bgr8", "nv12", "uyvy"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--batches", nargs="+", type=whole_number, default=[1, 8])
     parser.add_argument(
         "--tile",
         nargs=5,

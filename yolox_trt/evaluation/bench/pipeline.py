@@ -20,6 +20,7 @@ from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.core.share import default_model
 from yolox_trt.engines.engine import Engine
+from yolox_trt.evaluation.arguments import whole_number
 from yolox_trt.evaluation.bench.device_timing import between_events, describe_device
 from yolox_trt.executor import onnxruntime_cuda_backend
 from yolox_trt.executor.cuda_detector import CudaDetector
@@ -38,10 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmark's arguments."""
     parser.add_argument("--model", type=Path, help="FP32 ONNX model (default: the shipped one)")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "fp16"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--size", type=int, nargs=2, default=(1280, 1920), metavar=("H", "W"))
+    parser.add_argument("--batches", nargs="+", type=whole_number, default=[1, 8])
+    parser.add_argument(
+        "--size", type=whole_number, nargs=2, default=(1280, 1920), metavar=("H", "W")
+    )
     parser.add_argument("--encoding", default="bgr8", choices=("bgr8", "rgb8"))
-    parser.add_argument("--calls", type=int, default=60, help="timed calls of each kind")
+    parser.add_argument("--calls", type=whole_number, default=60, help="timed calls of each kind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
 
 
