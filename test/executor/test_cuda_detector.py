@@ -141,6 +141,8 @@ def test_is_a_detector(host: type[FakeNetwork]) -> None:
     detector = CudaDetector(host(np), cuda_graph=False)
     assert isinstance(detector, Detector)
     assert (detector.max_batch, detector.device) == (3, Device("gpu"))
+    assert detector.max_calls == 2
+    assert CudaDetector(host(np), profile=True).max_calls == 1
 
 
 @pytest.mark.parametrize("mapped", [False, True])

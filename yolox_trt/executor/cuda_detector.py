@@ -202,6 +202,13 @@ class CudaDetector(BoundNetwork):
         return self._graph_refusal
 
     @property
+    def max_calls(self) -> int:
+        """Calls that may be under way at a time: one while stages are profiled, whose events
+        serve one call.
+        """
+        return 1 if self._profile else SLOTS
+
+    @property
     def in_flight(self) -> int:
         """Calls enqueued and not yet collected, at most SLOTS."""
         return len(self._in_flight)
