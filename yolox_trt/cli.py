@@ -19,7 +19,7 @@ from pathlib import Path
 
 from yolox_trt import __version__
 from yolox_trt.core.errors import MissingDependencyError, YoloxTrtError
-from yolox_trt.core.optional import INSTALL_COMMANDS
+from yolox_trt.core.optional import INSTALL_COMMANDS, missing_requirement
 
 #: Rooms with commands, in the order of the help, and the commands that each one brings. The names
 #: stand here so that a room which cannot be imported still shows its commands, and each of them
@@ -94,16 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"yolox_trt {args.command}: {_one_line(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        # A requirement of the package itself is missing, such as OpenCV in a ROS installation.
-        missing = (error.name or "").partition(".")[0]
-        if args.traceback or missing in ("", "yolox_trt"):
+        missing = missing_requirement(error)
+        if args.traceback or missing is None:
             raise
-        fix = INSTALL_COMMANDS.get(missing, f"pip install {missing}")
-        print(
-            f"yolox_trt {args.command}: Python module '{missing}' is missing; expected the "
-            f"requirements of yolox_trt; fix: {fix}",
-            file=sys.stderr,
-        )
+        print(f"yolox_trt {args.command}: {_one_line(missing)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone: no traceback at the interpreter's end.

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rosbags.rosbag2 import Writer
 from support.bags import write_bag
 
 from yolox_trt.core import ConfigurationError, Detections
@@ -113,6 +114,13 @@ def test_errors_name_what_the_bag_has(tmp_path: Path) -> None:
         open_bag(tmp_path / "nothing")
     with pytest.raises(ConfigurationError, match=r"without metadata\.yaml.*reindex"):
         open_bag(tmp_path)
+    store = make_typestore()
+    kind = "std_msgs/msg/String"
+    with Writer(tmp_path / "texts", version=9) as texts:
+        remark = texts.add_connection("/remark", kind, typestore=store)
+        texts.write(remark, 1, store.serialize_cdr(store.types[kind](data="x"), kind))
+    with pytest.raises(ConfigurationError, match=r"which has /remark;.*give another bag"):
+        open_bag(tmp_path / "texts")
     (tmp_path / "text.mcap").write_text("no bag")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         open_bag(tmp_path / "text.mcap")

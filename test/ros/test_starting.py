@@ -48,6 +48,15 @@ def check_parameters(client: Client, prefix: str = "") -> None:
     assert parameters_of(client, f"{prefix}/multi_camera", "cameras") == [["front", "rear"]]
 
 
+def test_a_missing_requirement_is_one_line(start: Start) -> None:
+    hidden = "import sys; sys.modules['cv2'] = None; from yolox_trt.ros import multi_camera; "
+    process = start(["-c", hidden + "sys.exit(multi_camera.main([]))"])
+    assert process.process.wait(20) == 2
+    process.wait_for("multi_camera: Python module 'cv2' is missing")
+    assert "pip install opencv-python-headless" in process.output
+    assert "Traceback" not in process.output
+
+
 def test_up(start: Start, client: Client, small_model: Path) -> None:
     process = start(["-m", "yolox_trt.cli", "up", *arguments(small_model)])
     process.wait_for("active: front, rear")

@@ -64,6 +64,24 @@ def require(module: str, *, purpose: str = "") -> ModuleType:
         ) from error
 
 
+def missing_requirement(error: ModuleNotFoundError) -> MissingDependencyError | None:
+    """Turn an import's failure into the package's error, which names the install command.
+
+    For what the package requires, such as OpenCV, which a ROS installation may lack all the same.
+
+    Returns:
+        The error; None where a module of the package itself is missing, which nobody can install.
+    """
+    missing = (error.name or "").partition(".")[0]
+    if missing in ("", "yolox_trt"):
+        return None
+    return MissingDependencyError(
+        f"Python module '{missing}' is missing",
+        expected="the requirements of yolox_trt to be installed",
+        fix=INSTALL_COMMANDS.get(missing, f"pip install {missing}"),
+    )
+
+
 def available(module: str) -> bool:
     """Tell whether a top-level module is installed, without importing it."""
     try:

@@ -95,10 +95,13 @@ class ImageBag:
         if missing or not images:
             self.close()
             wanted = f"no images on {', '.join(missing)}" if missing else "no image topic"
+            has = ", ".join(sorted({c.topic for c in self._reader.connections})) or "nothing"
             raise ConfigurationError(
-                f"{wanted} in bag '{path}'",
-                expected=f"one of {', '.join(images)}" if images else "sensor_msgs/Image",
-                fix="name the topics that the bag has",
+                f"{wanted} in bag '{path}', which has {has}",
+                expected=f"one of {', '.join(images)}"
+                if images
+                else f"a topic of {IMAGE_TYPE} or {COMPRESSED_TYPE}",
+                fix="name the image topics that the bag has" if images else "give another bag",
             )
         self.topics = tuple(topics or images)
         self._ids = {c.id for c in self._reader.connections if c.topic in self.topics}

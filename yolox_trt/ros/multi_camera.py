@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from yolox_trt.core.errors import YoloxTrtError
-from yolox_trt.core.optional import require
+from yolox_trt.core.optional import missing_requirement, require
 from yolox_trt.ros.middleware import apply_malloc_settings, transport_warning
 
 #: Longest time until the loop sees a signal, in seconds.
@@ -62,13 +62,19 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         rclpy = require("rclpy", purpose="the ROS nodes")
         require("vision_msgs", purpose="~/detections")
+        from rclpy.signals import SignalHandlerOptions
+
+        from yolox_trt.ros.executor_node import ExecutorNode
+        from yolox_trt.ros.rclpy_versions import create_spinner
     except YoloxTrtError as error:
         print(f"multi_camera: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    from rclpy.signals import SignalHandlerOptions
-
-    from yolox_trt.ros.executor_node import ExecutorNode
-    from yolox_trt.ros.rclpy_versions import create_spinner
+    except ModuleNotFoundError as error:
+        missing = missing_requirement(error)
+        if missing is None:
+            raise
+        print(f"multi_camera: {missing}", file=sys.stderr)
+        return EXIT_REFUSED
 
     signals = _StopSignals()
     command_line = None if args is None else ["multi_camera", *args]
