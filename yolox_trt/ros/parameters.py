@@ -499,8 +499,8 @@ EXECUTOR_PARAMETERS: tuple[ParameterSpec, ...] = (
         minimum=1,
         maximum=64,
         unit="images",
-        description="Images of cameras with the same model that share one run on the GPU or the CPU. "
-        "A model with batch 1 built in is opened for it. The DLA always takes one.",
+        description="Images of cameras with the same model that share one run on the GPU or the "
+        "CPU. A model with batch 1 built in is opened for it. The DLA always takes one.",
     ),
     ParameterSpec(
         name="batch_window",
