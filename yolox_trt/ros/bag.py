@@ -93,9 +93,9 @@ class ImageBag:
         }
         missing = [topic for topic in topics if topic not in images]
         if missing or not images:
+            has = ", ".join(sorted({c.topic for c in self._reader.connections})) or "nothing"
             self.close()
             wanted = f"no images on {', '.join(missing)}" if missing else "no image topic"
-            has = ", ".join(sorted({c.topic for c in self._reader.connections})) or "nothing"
             raise ConfigurationError(
                 f"{wanted} in bag '{path}', which has {has}",
                 expected=f"one of {', '.join(images)}"
