@@ -76,6 +76,8 @@ def test_commands_named_here_are_the_ones_that_rooms_add() -> None:
         ["bench", "ros", "--cameras", "0"],
         ["bench", "ros-transport", "--duration", "0"],
         ["bench", "cpu", "--seconds", "0"],
+        ["bench", "executor", "--streams", "0"],
+        ["bench", "executor", "--engine-ms", "-1"],
     ],
 )
 def test_numbers_out_of_range_are_refused(

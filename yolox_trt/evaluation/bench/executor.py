@@ -22,11 +22,11 @@ import numpy.typing as npt
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.engines.simulated import ConstantLatency
+from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.simulated_detector import SimulatedDetector
 from yolox_trt.executor.stream_config import StreamConfig
@@ -79,9 +79,13 @@ class _StampingDetector(SimulatedDetector):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmark's arguments."""
-    parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=30.0, metavar="HZ", help="of each stream")
-    parser.add_argument("--engine-ms", type=float, default=1.0, help="time of a simulated call")
+    parser.add_argument("--streams", type=whole_number, default=8)
+    parser.add_argument(
+        "--rate", type=positive_number, default=30.0, metavar="HZ", help="of each stream"
+    )
+    parser.add_argument(
+        "--engine-ms", type=positive_number, default=1.0, help="time of a simulated call"
+    )
     parser.add_argument("--devices", default="gpu,dla0,dla1", help="separated by commas")
     parser.add_argument("--policy", default="balanced", choices=("static", "balanced", "dynamic"))
     parser.add_argument(
@@ -90,19 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("staggered", "together"),
         help="whether the streams' frames come evenly spread or all at once",
     )
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=positive_number, default=20.0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
-    for name in ("streams", "rate", "engine_ms", "seconds"):
-        if not getattr(args, name) > 0:
-            raise ConfigurationError(
-                f"--{name.replace('_', '-')} {getattr(args, name)}",
-                expected="more than 0",
-                fix="change it",
-            )
     devices = [Device.parse(name) for name in args.devices.split(",")]
     figures = measure(
         devices,
