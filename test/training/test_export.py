@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from yolox_trt.core.errors import ConfigurationError, ModelError  # noqa: E402
-from yolox_trt.training.export import export_onnx, output_names  # noqa: E402
+from yolox_trt.training.export import export_onnx, load_trained, output_names  # noqa: E402
 from yolox_trt.training.yolox import CONFIGS, YOLOX, decode_outputs, flatten_outputs  # noqa: E402
 
 
@@ -93,6 +94,37 @@ def test_refusals_name_the_remedy(model: Any, tmp_path: Path) -> None:
         export_onnx(model, tmp_path / "m.onnx", size=(100, 64))
     with pytest.raises(ModelError, match="fold_batch_norm"):
         export_onnx(YOLOX(CONFIGS["yolox_nano"]), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        (b"", "cannot be read by PyTorch"),
+        (b"not weights at all", "cannot be read by PyTorch"),
+        ([1, 2], "without the entries"),
+        ({"config": {}, "state": {"a": 1}}, "more than tensors"),
+        ({"config": {"colour": 1}, "state": {}}, "of another kind"),
+    ],
+)
+def test_weights_that_are_none_are_named(tmp_path: Path, saved: Any, message: str) -> None:
+    path = tmp_path / "student.pt"
+    with pytest.raises(ModelError, match="no file"):
+        load_trained(path)
+    if isinstance(saved, bytes):
+        path.write_bytes(saved)
+    else:
+        torch.save(saved, path)
+    with pytest.raises(ModelError, match=f"{message}.*expected .*fix: "):
+        load_trained(path)
+
+
+def test_weights_of_another_network_are_refused(model: Any, tmp_path: Path) -> None:
+    path = tmp_path / "student.pt"
+    state = model.state_dict()
+    state.pop(next(iter(state)))
+    torch.save({"config": asdict(model.config), "state": state}, path)
+    with pytest.raises(ModelError, match="weights of another network"):
+        load_trained(path)
 
 
 def test_shipped_model_is_small_and_dla_ready(repository: Path) -> None:

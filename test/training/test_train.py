@@ -53,6 +53,26 @@ def test_missing_image_is_named(labels: CocoLabels, pictures: Path) -> None:
         CocoLabels.load(pictures / "instances.json", pictures)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("not JSON", "not a COCO annotation file"),
+        ('{"images": [], "annotations": []}', "no 'categories' in it"),
+        ("[1, 2]", "not a COCO annotation file"),
+        ('{"images": [1], "annotations": [], "categories": []}', "not a COCO annotation file"),
+    ],
+)
+def test_a_file_without_annotations_is_named(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "labels.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigurationError, match=f"labels.json.*{message}.*--annotations"):
+        CocoLabels.load(path, tmp_path)
+
+
 @pytest.mark.parametrize("mosaic", [False, True])
 def test_boxes_follow_their_pixels(labels: CocoLabels, mosaic: bool) -> None:
     store = ImageStore.load(labels.paths, side=100, device="cpu")

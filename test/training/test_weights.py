@@ -13,13 +13,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
-from yolox_trt.core.errors import ModelError  # noqa: E402
+from yolox_trt.core.errors import ConfigurationError, ModelError  # noqa: E402
 from yolox_trt.training.weights import (  # noqa: E402
     depthwise_to_full,
     focus_to_conv,
     fold_batch_norm,
     insert_batch_norm,
     load_onnx_weights,
+    load_teacher,
     rewrite,
 )
 from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs  # noqa: E402
@@ -45,6 +46,29 @@ def test_load_names_both_counts_when_the_network_is_another(teacher_path: Path) 
     model = YOLOX(replace(CONFIGS["yolox_m"], norm=False))
     with pytest.raises(ModelError, match="113 convolutions"):
         load_onnx_weights(model, teacher_path)
+
+
+def test_a_teacher_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.onnx"
+    with pytest.raises(ModelError, match="no file"):
+        load_teacher(path)
+    path.write_bytes(b"not a network")
+    with pytest.raises(ModelError, match="cannot be read as ONNX"):
+        load_teacher(path)
+    with pytest.raises(ConfigurationError, match=r"yolox_huge.*yolox_nano"):
+        load_teacher(path, "yolox_huge")
+
+
+def test_weights_that_other_nodes_compute_are_refused(teacher_path: Path, tmp_path: Path) -> None:
+    import onnx
+
+    proto = onnx.load(str(teacher_path))
+    conv = next(node for node in proto.graph.node if node.op_type == "Conv")
+    conv.input[1] = "computed"
+    path = tmp_path / "half.onnx"
+    onnx.save(proto, str(path))
+    with pytest.raises(ModelError, match=r"computed of .*expected weights as float32"):
+        load_teacher(path)
 
 
 def test_conv_stem_equals_focus() -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from yolox_trt.core.errors import ConfigurationError
+
+_EXPECTED = "JSON with `images`, `annotations` and `categories`, such as instances_train2017.json"
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,30 @@ class CocoLabels:
     def load(cls, annotations: str | Path, images: str | Path) -> CocoLabels:
         """Read an ``instances_*.json``; crowd regions and empty boxes are left out.
 
-        :raises ConfigurationError: when an annotated image is not in the folder.
+        :raises ConfigurationError: when the file is no COCO annotation file, or an annotated image
+            is not in the folder.
         """
-        data = json.loads(Path(annotations).read_text())
+        try:
+            data = json.loads(Path(annotations).read_text(encoding="utf-8"))
+            return cls._from_dict(data, annotations, Path(images))
+        except OSError as error:
+            raise ConfigurationError(
+                f"'{annotations}' cannot be read ({error.strerror or error})",
+                expected=_EXPECTED,
+                fix="give the path of such a file (--annotations)",
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, ConfigurationError):
+                raise
+            missing = f"no {error} in it" if isinstance(error, KeyError) else str(error)
+            raise ConfigurationError(
+                f"'{annotations}' that is not a COCO annotation file ({missing})",
+                expected=_EXPECTED,
+                fix="give the path of such a file (--annotations)",
+            ) from error
+
+    @classmethod
+    def _from_dict(cls, data: Any, annotations: str | Path, images: Path) -> CocoLabels:
         categories = sorted(data["categories"], key=lambda c: c["id"])
         index = {c["id"]: i for i, c in enumerate(categories)}
         by_image: dict[int, list[tuple[list[float], int]]] = {i["id"]: [] for i in data["images"]}
@@ -47,7 +71,7 @@ class CocoLabels:
                 by_image[a["image_id"]].append(([x, y, x + w, y + h], index[a["category_id"]]))
         paths, boxes, classes, sizes = [], [], [], []
         for image in data["images"]:
-            path = Path(images) / Path(image["file_name"]).name
+            path = images / Path(image["file_name"]).name
             if not path.is_file():
                 raise ConfigurationError(
                     f"no image {path}",

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolox_trt.training.augment import Augmenter, AugmentOptions
+from yolox_trt.training.checkpoint import load_state, read_checkpoint
 from yolox_trt.training.ema import WeightAverage
 from yolox_trt.training.image_store import ImageStore, list_images
 from yolox_trt.training.layers import ConvAct, Separable
@@ -212,8 +213,11 @@ class Distiller:
         )
         student = rewrite(teacher, config)
         if resume is not None:
-            student.load_state_dict(
-                torch.load(resume, map_location="cpu", weights_only=True)["state"]
+            load_state(
+                student,
+                read_checkpoint(resume)[1],
+                source=resume,
+                fix="give the --teacher, --teacher-name and --form that it was distilled with",
             )
         # The teacher in its own activation, but with full convolutions where the student has them:
         # the same numbers, faster on matrix units.

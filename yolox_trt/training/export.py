@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.labels import default_class_names
+from yolox_trt.training.checkpoint import load_state, read_checkpoint
 from yolox_trt.training.yolox import STRIDES, YOLOX, ModelConfig, decode_outputs, flatten_outputs
 
 HeadForm = Literal["raw", "decoded"]
@@ -209,11 +211,21 @@ def _store_half(proto: Any) -> None:
 
 
 def load_trained(path: str | Path) -> YOLOX:
-    """Read a model written by ``yolox_trt.training.distill`` or ``yolox_trt.training.train``."""
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    config = saved["config"]
-    model = YOLOX(ModelConfig(**{**config, "input_size": tuple(config["input_size"])}))
-    model.load_state_dict({k: v.float() for k, v in saved["state"].items()})
+    """Read a model written by ``yolox_trt.training.distill`` or ``yolox_trt.training.train``.
+
+    :raises ModelError: the file is of another kind, or of another version.
+    """
+    config, state = read_checkpoint(path)
+    fix = "export it with the version of yolox_trt that wrote it, or train it again"
+    try:
+        model = YOLOX(ModelConfig(**{**config, "input_size": tuple(config["input_size"])}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"a configuration in '{path}' that is of another kind ({error!r})",
+            expected=", ".join(field.name for field in fields(ModelConfig)),
+            fix=fix,
+        ) from error
+    load_state(model, state, source=path, fix=fix)
     return model.eval()
 
 

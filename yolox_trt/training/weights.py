@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from yolox_trt.core.errors import ModelError
+from yolox_trt.compiler.model_graph import load_model
+from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.training.layers import BlendedActivation, ConvAct, ConvStem, Focus
 from yolox_trt.training.yolox import CONFIGS, YOLOX, ModelConfig
 
@@ -35,12 +36,11 @@ def convs_in_execution_order(model: nn.Module, size: tuple[int, int] = (64, 64))
 def load_onnx_weights(model: YOLOX, path: str | Path) -> None:
     """Copy the folded weights of an exported YOLOX ONNX into a model without batch norm.
 
-    :raises ModelError: when the number of convolutions or a shape differs.
+    :raises ModelError: no ONNX file, or the number of convolutions or a shape differs.
     """
-    import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load(str(path)).graph
+    graph = load_model(path).graph
     tensors = {t.name: t for t in graph.initializer}
     nodes = [n for n in graph.node if n.op_type == "Conv"]
     convs = convs_in_execution_order(model)
@@ -51,6 +51,13 @@ def load_onnx_weights(model: YOLOX, path: str | Path) -> None:
             fix="name the configuration that the file was exported from (--teacher-name)",
         )
     for node, conv in zip(nodes, convs, strict=True):
+        absent = [name for name in node.input[1:3] if name not in tensors]
+        if absent:
+            raise ModelError(
+                f"{', '.join(absent)} of {node.name} in {path}, computed by other nodes",
+                expected="weights as float32 initializers",
+                fix="give the published float model (yolox_trt models list)",
+            )
         weight = torch.from_numpy(numpy_helper.to_array(tensors[node.input[1]]).copy())
         if weight.shape != conv.weight.shape or conv.bias is None:
             raise ModelError(
@@ -68,7 +75,15 @@ def load_onnx_weights(model: YOLOX, path: str | Path) -> None:
 
 
 def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
-    """The published SiLU network with the weights of its exported ONNX, in evaluation mode."""
+    """The published SiLU network with the weights of its exported ONNX, in evaluation mode.
+
+    :raises ModelError: the file is no ONNX model, or one of another configuration.
+    :raises ConfigurationError: there is no configuration of this name.
+    """
+    if name not in CONFIGS:
+        raise ConfigurationError(
+            f"configuration '{name}'", expected=", ".join(CONFIGS), fix="set --teacher-name"
+        )
     model = YOLOX(replace(CONFIGS[name], norm=False))
     load_onnx_weights(model, path)
     return model.eval()

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files that training runs write: a configuration and its weights."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolox_trt.core.errors import ModelError
+
+_EXPECTED = "a file that `yolox_trt distill` or `yolox_trt train` wrote (student.pt, model.pt)"
+_FIX = "give the path of such a file"
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the configuration and the weights, as float32, of a run's file.
+
+    :raises ModelError: no such file, or a file of another kind.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f"no file '{path}'", expected=_EXPECTED, fix=_FIX)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        # PyTorch explains at length how to load a file that is not to be trusted.
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise ModelError(
+            f"'{path}' cannot be read by PyTorch ({type(error).__name__}: {reason})",
+            expected=_EXPECTED,
+            fix=_FIX,
+        ) from error
+    parts = [saved.get(key) if isinstance(saved, dict) else None for key in ("config", "state")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ModelError(
+            f"'{path}' without the entries `config` and `state`", expected=_EXPECTED, fix=_FIX
+        )
+    config, state = parts
+    assert config is not None and state is not None
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(
+            f"'{path}' whose `state` holds more than tensors", expected=_EXPECTED, fix=_FIX
+        )
+    return config, {key: value.float() for key, value in state.items()}
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], *, source: str | Path, fix: str) -> None:
+    """Put weights into a model.
+
+    :raises ModelError: they are those of another network.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        # One line for each tensor follows; the first tells enough.
+        lines = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise ModelError(
+            f"weights of another network in '{source}' ({' '.join(lines)[:200]})",
+            expected="the tensors of this configuration",
+            fix=fix,
+        ) from error
