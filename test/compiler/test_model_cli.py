@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import onnx
@@ -14,7 +15,7 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.compiler import model_cli
 from yolox_trt.compiler.dla import check
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.engines.onnx_spec import read_spec
 
 
@@ -144,7 +145,33 @@ def test_names_that_look_like_markup(tmp_path, capsys) -> None:
 def test_outputs_that_cannot_be_written_are_refused_first(stock, tmp_path, arguments) -> None:
     command, option = arguments
     extra = ["-o", tmp_path / "x.onnx"] if option == "--report" else []
-    for path in (tmp_path / "missing" / "file", tmp_path):
-        with pytest.raises(ConfigurationError, match="cannot be written"):
+    for path, message in ((stock / "file", "cannot be written"), (tmp_path, "is a folder")):
+        with pytest.raises(ConfigurationError, match=message):
             call(command, stock, *extra, option, path)
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_built_engine_is_told_from_a_broken_download(tmp_path) -> None:
+    for name, data in (("x.engine", b"any"), ("named_wrongly.onnx", b"ftrt\x00\x01")):
+        path = tmp_path / name
+        path.write_bytes(data)
+        for read in (lambda p: call("inspect", p), read_spec):
+            with pytest.raises(ModelError, match=r"built TensorRT engine.*yolox_trt detect"):
+                read(path)
+
+
+def test_the_remedy_for_another_size_works(stock, tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"expected 64x96.*multiples of 32"):
+        read_spec(stock, input_size=(100, 96))
+    with pytest.raises(ModelError) as caught:
+        read_spec(stock, input_size=(96, 64))
+    command = re.search(r"\(yolox_trt (.*)\)", caught.value.fix).group(1).split()
+    out = tmp_path / "out.onnx"
+    assert call(*({"MODEL": stock, "OUT": out}.get(word, word) for word in command)) == 0
+    spec = read_spec(out, input_size=(96, 64))
+    assert (spec.input_height, spec.input_width) == (96, 64)
+
+
+def test_missing_folders_are_made(stock, tmp_path) -> None:
+    call("dla-check", stock, "--json", tmp_path / "new" / "folder" / "r.json")
+    assert json.loads((tmp_path / "new" / "folder" / "r.json").read_text())["tensorrt"] == "8.6"

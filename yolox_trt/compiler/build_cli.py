@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.outputs import prepare_outputs
 
 if TYPE_CHECKING:
     from yolox_trt.compiler.build_report import BuildReport
@@ -126,6 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name in EngineBuilder(plan).layer_names():
             print(name)
         return 0
+    prepare_outputs(arguments.output, arguments.report, arguments.layer_info)
     plan = BuildPlan(arguments.model, options)
     with _Progress(f"{plan.name} on {options.device}") as progress:
         if arguments.output is not None:

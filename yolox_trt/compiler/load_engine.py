@@ -20,7 +20,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError, ModelError
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.engines.cache import CacheEntry, EngineCache
-from yolox_trt.engines.engine_file import EngineFile, read_engine, write_atomically
+from yolox_trt.engines.engine_file import EngineFile, is_engine_file, read_engine, write_atomically
 from yolox_trt.engines.onnx_spec import read_spec
 from yolox_trt.engines.tensorrt import TensorRTEngine
 from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("yolox_trt.build")
 
-#: Suffixes of files that are built engines.
-ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 _PATH_OPTIONS = ("calibration_cache", "dynamic_ranges", "timing_cache")
 
 
@@ -63,7 +61,7 @@ def load_tensorrt_engine(
         ModelError, ConfigurationError, EngineError, DeviceError, MissingDependencyError: see
             BuildPlan, EngineBuilder and TensorRTEngine.
     """
-    if isinstance(model, str | Path) and Path(model).suffix.lower() in ENGINE_SUFFIXES:
+    if isinstance(model, str | Path) and is_engine_file(model):
         file = read_engine(Path(model))
         return TensorRTEngine(_described(file, preprocessing, class_names), device=device)
     if not isinstance(cache, EngineCache):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.core.optional import require
+from yolox_trt.core.outputs import prepare_outputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,21 +164,6 @@ def _console() -> Console:
     return console
 
 
-def _check_outputs(*paths: Path | None) -> None:
-    """Refuse a file that cannot be written before the work, not after it.
-
-    Raises:
-        ConfigurationError: its folder is missing, or the path is a folder.
-    """
-    for path in paths:
-        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-            raise ConfigurationError(
-                f"'{path}' cannot be written",
-                expected="a file in a folder that exists",
-                fix=f"mkdir -p '{path.resolve().parent}', or give another path",
-            )
-
-
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
 
@@ -233,7 +219,7 @@ def _optimize(args: argparse.Namespace) -> int:
             expected="MODEL -o OUT",
             fix="yolox_trt optimize MODEL --target dla -o OUT",
         )
-    _check_outputs(args.output, args.report)
+    prepare_outputs(args.output, args.report)
     options = _surgery_options(args)
     result = _run_optimize(args.model, options, console, verify=not args.no_verify)
     print_report(result.report, console)
@@ -277,7 +263,7 @@ def _dla_check(args: argparse.Namespace) -> int:
     from yolox_trt.compiler.dla.picture import draw
     from yolox_trt.compiler.dla.table import print_report
 
-    _check_outputs(args.json, args.svg)
+    prepare_outputs(args.json, args.svg)
     report = check(args.model, tensorrt=args.tensorrt, precision=args.precision, soc=args.soc)
     print_report(report, _console(), all_nodes=args.all)
     if args.json is not None:
@@ -291,7 +277,7 @@ def _inspect(args: argparse.Namespace) -> int:
     from yolox_trt.compiler.inspector import inspect_model, read_profile
     from yolox_trt.compiler.inspector_table import print_inspection
 
-    _check_outputs(args.json)
+    prepare_outputs(args.json)
     inspection = inspect_model(
         args.model,
         precision=args.precision,

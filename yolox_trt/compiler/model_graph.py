@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.optional import require
+from yolox_trt.engines.engine_file import refuse_engine
 
 if TYPE_CHECKING:
     import onnx
@@ -44,6 +45,7 @@ def load_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     path = Path(model)
     if not path.is_file():
         raise ModelError(f"no file '{path}'", expected="an ONNX model", fix="check the path")
+    refuse_engine(path)
     try:
         loaded: onnx.ModelProto = onnx_.load(str(path))
     except Exception as error:  # protobuf's DecodeError, whose class differs between versions

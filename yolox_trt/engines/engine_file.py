@@ -13,9 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolox_trt.core.errors import EngineError, YoloxTrtError
+from yolox_trt.core.errors import EngineError, ModelError, YoloxTrtError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.engines.fingerprint import Fingerprint, file_sha256
+
+#: Suffixes of files that are built engines.
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+
+#: How a plan of TensorRT begins.
+_MAGIC = b"ftrt"
 
 _FORMAT = 1
 
@@ -54,6 +60,32 @@ class EngineFile:
 def sidecar_path(engine: Path) -> Path:
     """Return the path of an engine's sidecar JSON: the engine's name and `.json`."""
     return engine.with_name(engine.name + ".json")
+
+
+def is_engine_file(path: str | Path) -> bool:
+    """Whether a path's suffix is that of a built engine."""
+    return Path(path).suffix.lower() in ENGINE_SUFFIXES
+
+
+def refuse_engine(path: Path) -> None:
+    """Refuse a built engine where an ONNX model is wanted.
+
+    Raises:
+        ModelError: the file is one, by its suffix or its first bytes.
+    """
+    found = is_engine_file(path)
+    if not found and path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            found = file.read(len(_MAGIC)) == _MAGIC
+    if found:
+        sidecar = sidecar_path(path)
+        about = f"; {sidecar.name} beside it tells its layers" if sidecar.is_file() else ""
+        raise ModelError(
+            f"'{path}' is a built TensorRT engine{about}",
+            expected="the ONNX file that it was built from",
+            fix=f"give that file; an engine is run by `yolox_trt detect IMAGES --model {path}` and "
+            "`yolox_trt evaluate`",
+        )
 
 
 def write_engine(

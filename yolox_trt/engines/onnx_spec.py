@@ -23,6 +23,7 @@ from yolox_trt.core.errors import ModelError
 from yolox_trt.core.labels import default_class_names
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, HeadTensor, ModelSpec, Preprocessing
 from yolox_trt.core.optional import require
+from yolox_trt.engines.engine_file import refuse_engine
 
 if TYPE_CHECKING:
     import onnx
@@ -266,7 +267,7 @@ class _Graph:
                 raise ModelError(
                     f"input size {input_size[0]}x{input_size[1]} (H x W) asked for",
                     expected=f"{height}x{width}, which the graph fixes",
-                    fix="leave the input size out, or export the model again",
+                    fix=_fix_size(*input_size),
                 )
             height, width = input_size
         if height is None or width is None:
@@ -338,6 +339,19 @@ class _Graph:
         return _Part(tensor, channels, height, width, node.input[0] if node else "")
 
 
+def _fix_size(height: int, width: int) -> str:
+    """Return how a model with a built-in size gets another one."""
+    if height > 0 and width > 0 and height % 32 == 0 and width % 32 == 0:
+        return (
+            f"make a model of this size (yolox_trt optimize MODEL --input-size {height} {width} "
+            "-o OUT), or leave the input size out"
+        )
+    return (
+        "leave the input size out; a model of another size has multiples of 32 (yolox_trt "
+        "optimize MODEL --input-size HEIGHT WIDTH -o OUT)"
+    )
+
+
 def _load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     library = require("onnx", purpose="reading a model's graph")
     if not isinstance(model, str | Path):
@@ -345,6 +359,7 @@ def _load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     path = Path(model)
     if not path.is_file():
         raise ModelError(f"no file '{path}'", expected="an ONNX model", fix="check the path")
+    refuse_engine(path)
     try:
         # Weights kept in other files are not needed to read the graph.
         loaded: onnx.ModelProto = library.load(path, load_external_data=False)

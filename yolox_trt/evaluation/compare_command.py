@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.optional import require
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.core.share import default_model
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def _run(args: argparse.Namespace) -> int:
     from yolox_trt.evaluation.compare_report import write_report
     from yolox_trt.evaluation.dataset import load_bdd100k, load_coco
 
+    prepare_outputs(args.output, args.json)
     path = args.model or default_model()
     model = load_model(path)
     spec = read_spec(model)

@@ -22,6 +22,7 @@ from yolox_trt.core.errors import ConfigurationError, FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.labels import COCO_CATEGORY_IDS, COCO_CLASSES
 from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.evaluation.arguments import detector_from, options_from
 from yolox_trt.evaluation.evaluate import coco_results, read_image
 from yolox_trt.evaluation.progress import track
@@ -69,6 +70,7 @@ def run_detect(args: argparse.Namespace) -> int:
     """
     # A wrong source is told before the model is loaded.
     _check_source(args.source)
+    prepare_outputs(args.json)
     detector = detector_from(args)
     try:
         options = options_from(args, detector.spec.class_names)

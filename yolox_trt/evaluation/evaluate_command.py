@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.evaluation.arguments import detector_from, options_from
 from yolox_trt.evaluation.dataset import Dataset, load_bdd100k, load_coco
 from yolox_trt.evaluation.evaluate import Evaluation, evaluate
@@ -20,6 +21,7 @@ from yolox_trt.evaluation.evaluate import Evaluation, evaluate
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
+    prepare_outputs(args.detections, args.json)
     dataset = _dataset(args)
     if args.limit:
         dataset = dataset.first(args.limit)

@@ -21,6 +21,7 @@ from yolox_trt.core.errors import (
 )
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, Preprocessing
 from yolox_trt.core.share import default_model
+from yolox_trt.engines.engine_file import is_engine_file
 from yolox_trt.executor.detector import Detector
 
 if TYPE_CHECKING:
@@ -43,9 +44,6 @@ BACKENDS: dict[tuple[str, str], str] = {
     ("simulated", "dla"): "yolox_trt.executor.simulated_backend:create",
     ("simulated", "cpu"): "yolox_trt.executor.simulated_backend:create",
 }
-
-#: Suffixes of built TensorRT engines.
-ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +77,7 @@ class DetectorRequest:
     @property
     def is_engine_file(self) -> bool:
         """Whether the model is a built TensorRT engine and not ONNX."""
-        return isinstance(self.model, str | Path) and (
-            Path(self.model).suffix.lower() in ENGINE_SUFFIXES
-        )
+        return isinstance(self.model, str | Path) and is_engine_file(self.model)
 
 
 def create_detector(
@@ -168,10 +164,13 @@ def create_detector(
         return detector
     if len(refusals) == 1:
         raise refusals[0][1]
+    fixes = [f"for {label}: {error.fix}" for label, error in refusals if error.fix]
     raise EngineError(
-        f"no engine for {_name(request)}: " + "; ".join(f"{k}: {v}" for k, v in refusals),
+        f"no engine for {_name(request)} ("
+        + ", and ".join(f"{label}: {error.found}" for label, error in refusals)
+        + ")",
         expected="one of them to work",
-        fix="mend the first, or set the parameters `engine` and `device`",
+        fix=", or ".join([*fixes, "set the parameters `engine` and `device` to another"]),
     )
 
 

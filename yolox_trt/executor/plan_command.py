@@ -15,6 +15,7 @@ import numpy as np
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.optional import require
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.executor.capacity_planner import (
     BY_HAND,
     PolicyPlan,
@@ -66,7 +67,6 @@ def run_plan(args: argparse.Namespace) -> int:
     for path in _write_pictures(args, config, shown):
         console.print(f"wrote {path} ({TITLES[shown.policy]})")
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_figures(args, config, plans, limits), indent=2)
         args.json.write_text(text + "\n", encoding="utf-8")
         console.print(f"wrote {args.json}")
@@ -85,6 +85,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             f"--trace {args.trace}", expected="a name that ends in .json", fix="change the suffix"
         )
+    prepare_outputs(args.gantt, args.trace, args.json)
 
 
 def _compute(

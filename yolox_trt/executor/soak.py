@@ -32,6 +32,7 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.core.share import default_model
 from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.onnx_spec import read_spec
@@ -375,6 +376,7 @@ def run_soak(
         model: ONNX file; None takes the shipped one.
         json_path: where the figures are written, None for nowhere.
     """
+    prepare_outputs(json_path)
     # Every fault is logged as an error; here they are expected, and counted.
     logging.getLogger("yolox_trt").setLevel(logging.CRITICAL)
     console_module = require("rich.console")
@@ -410,7 +412,6 @@ def run_soak(
         report = soak.run()
     _print(console, report)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
         figures = asdict(report) | {"growth": report.growth, "cores": os.cpu_count()}
         json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 1 if report.problems else 0

@@ -31,6 +31,7 @@ from rich.progress import Progress
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core.optional import require
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.core.share import default_model
 from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.ros.child_process import ChildProcess
@@ -147,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
     """
     for module in ("rclpy", "vision_msgs"):
         require(module, purpose="`yolox_trt bench ros`")
+    prepare_outputs(args.json)
     console = Console(stderr=True)
     apply_malloc_settings()
     os.environ.update(transport_settings())

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from yolox_trt.core.optional import require
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.ros.child_process import ChildProcess
 from yolox_trt.ros.middleware import MALLOC_SETTINGS, PROFILE_VARIABLES, transport_settings
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print a Markdown table."""
     require("rclpy", purpose="`yolox_trt bench ros-transport`")
+    prepare_outputs(args.json)
     console = Console(stderr=True)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="yolox_trt_bench_") as scratch:

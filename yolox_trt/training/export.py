@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.labels import default_class_names
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.training.checkpoint import load_state, read_checkpoint
 from yolox_trt.training.yolox import STRIDES, YOLOX, ModelConfig, decode_outputs, flatten_outputs
 
@@ -243,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--half-weights", action="store_true")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET)
     args = parser.parse_args(argv)
+    prepare_outputs(args.out)
     export_onnx(
         load_trained(args.weights),
         args.out,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.optional import require
+from yolox_trt.core.outputs import prepare_outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -203,7 +204,6 @@ def _save(model: onnx.ModelProto, path: str) -> None:
     import onnx
 
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(target))
     print(f"{path}: {target.stat().st_size / 1e6:.2f} MB")
 
@@ -218,6 +218,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         raise ConfigurationError("no output", expected="--cache FILE or --ranges FILE")
     if args.cache:
         version_number(args.tensorrt)  # refuse before an hour of calibration
+    prepare_outputs(args.cache, args.ranges)
     model = _load(args.model)
     overrides = _overrides(args.set)
     if args.algorithm == "fixed":
@@ -263,6 +264,7 @@ def _quantize(args: argparse.Namespace) -> int:
     from yolox_trt.compiler.int8.qdq import Placement, WeightFormat, insert_qdq
     from yolox_trt.compiler.int8.quantizer import QuantizeOptions, quantize
 
+    prepare_outputs(args.output)
     model = _load(args.model)
     keep = _layer_names(args.keep_fp16)
     placement, weight_format = Placement(args.placement), WeightFormat(args.weights)
@@ -338,6 +340,7 @@ def _translate(args: argparse.Namespace) -> int:
     from yolox_trt.compiler.int8.translate import remove_qdq
 
     version_number(args.tensorrt)
+    prepare_outputs(args.output, args.cache, args.precisions)
     implicit = remove_qdq(_load(args.model), for_dla=args.dla)
     if not implicit.explicit:
         raise ConfigurationError(

@@ -20,6 +20,7 @@ import numpy as np
 
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.core.share import default_model
 from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.executor.factory import ENGINES, create_detector
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
+    prepare_outputs(args.json)
     print(
         "| cameras | max_batch | overlap | results/s | missed | latency p50 ms | p99 | "
         "frames a call |"

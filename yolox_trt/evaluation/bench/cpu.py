@@ -28,6 +28,7 @@ from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.core.share import default_model
 from yolox_trt.engines.onnx_spec import read_spec
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, make_session
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
+    prepare_outputs(args.json)
     model = args.model or default_model()
     spec = read_spec(model)
     if spec.head not in (HeadLayout.UNDECODED, HeadLayout.RAW_LEVELS) or spec.batch not in (

@@ -25,6 +25,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.executor.inference_executor import InferenceExecutor
@@ -100,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
+    prepare_outputs(args.json)
     devices = [Device.parse(name) for name in args.devices.split(",")]
     figures = measure(
         devices,
@@ -115,7 +117,6 @@ def run(args: argparse.Namespace) -> int:
     figures["machine"] = describe_machine()
     _print(args, figures)
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
 

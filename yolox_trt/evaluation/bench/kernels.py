@@ -22,6 +22,7 @@ from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.evaluation.arguments import whole_number
 from yolox_trt.evaluation.bench.device_timing import (
     copy_bandwidth,
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its tables."""
+    prepare_outputs(args.json)
     require("cupy", purpose="the CUDA kernels")
     skip = args.skip or []
     tile: Tile | None = tuple(args.tile) if args.tile else None

@@ -18,6 +18,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.core.share import default_model
 from yolox_trt.engines.engine import Engine
 from yolox_trt.evaluation.arguments import whole_number
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
+    prepare_outputs(args.json)
     path = str(args.model or default_model())
     model: onnx.ModelProto = require("onnx", purpose="reading the model").load(path)
     print(describe_device())

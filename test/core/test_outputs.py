@@ -1,0 +1,37 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files that a command will write: folders are made, what cannot be written is told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.outputs import prepare_outputs
+
+
+def test_missing_folders_are_made_and_the_file_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.json"
+    prepare_outputs(None, "", path)
+    assert path.parent.is_dir() and not path.exists()
+    path.write_text("old")
+    prepare_outputs(str(path))
+    assert path.read_text() == "old"
+
+
+def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match=r"is a folder; expected a file.*fix: "):
+        prepare_outputs(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"cannot be written.*fix: "):
+        prepare_outputs(tmp_path / "file" / "below")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(ConfigurationError, match="no permission"):
+        prepare_outputs(tmp_path / "file")
