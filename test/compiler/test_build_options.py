@@ -59,6 +59,12 @@ def test_refusals(options: dict[str, Any], message: str) -> None:
     assert caught.value.fix
 
 
+def test_the_fix_names_the_option_of_the_command() -> None:
+    for name in ("optimization_level", "workspace_mib", "dla_sram_kib"):
+        with pytest.raises(ConfigurationError, match=f"set `--{name.replace('_', '-')}`"):
+            BuildOptions(device=DLA, **{name: -1})
+
+
 def test_from_a_nodes_parameters() -> None:
     options = options_from_mapping(
         {"precision": "int8", "calibration_cache": "~/c.cache", "timing_cache": "", "max_batch": 2},

@@ -82,6 +82,25 @@ def test_a_named_device_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> N
         create_detector(build_yolox(num_classes=3), "gpu:1")
 
 
+def test_reasons_and_remedies_of_several_engines_do_not_mix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(request: DetectorRequest) -> Any:
+        raise EngineError("a broken driver", expected="a working one", fix="mend the driver")
+
+    monkeypatch.setitem(globals(), "refuse", broken)
+    for key in [k for k in factory.BACKENDS if k[1] == "gpu"]:
+        monkeypatch.setitem(factory.BACKENDS, key, f"{HERE}:refuse")
+    with pytest.raises(EngineError) as caught:
+        create_detector(build_yolox(num_classes=3), "gpu")
+    assert caught.value.found == (
+        "no engine for the model (tensorrt on gpu: a broken driver, and onnxruntime on gpu: a "
+        "broken driver)"
+    )
+    assert str(caught.value).count("expected") == str(caught.value).count("fix: ") == 1
+    assert caught.value.fix.startswith("for tensorrt on gpu: mend the driver, or for onnxruntime")
+
+
 def test_order_and_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(factory.BACKENDS, ("tensorrt", "gpu"), f"{HERE}:accept")
     request: Any = create_detector(

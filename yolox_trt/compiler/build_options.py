@@ -20,6 +20,12 @@ PROFILING_VERBOSITIES = ("none", "layer_names_only", "detailed")
 _GPU = Device("gpu")
 
 
+def _set(name: str) -> str:
+    """Return how an option is set: on the command line, and by its name elsewhere."""
+    flag = {"height": "size HxW", "width": "size HxW", "layer_precisions": "layer-precision"}
+    return f"set `--{flag.get(name, name.replace('_', '-'))}` (option `{name}`)"
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """What an engine is built for, and how.
@@ -127,7 +133,7 @@ class BuildOptions:
                 raise ConfigurationError(
                     f"{name} = '{value}'",
                     expected=f"one of {', '.join(allowed)}",
-                    fix=f"set `{name}` to one of these",
+                    fix=f"{_set(name)} to one of these",
                 )
         if self.device.kind == "cpu":
             raise ConfigurationError(
@@ -150,9 +156,7 @@ class BuildOptions:
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigurationError(
-                    f"{name} = {value}", expected="at least 1", fix=f"set `{name}`"
-                )
+                raise ConfigurationError(f"{name} = {value}", expected="at least 1", fix=_set(name))
         if (self.height is None) != (self.width is None):
             raise ConfigurationError(
                 f"height = {self.height}, width = {self.width}",
@@ -162,7 +166,7 @@ class BuildOptions:
         level = self.optimization_level
         if level is not None and not 0 <= level <= 5:
             raise ConfigurationError(
-                f"optimization_level = {level}", expected="0 to 5", fix="set `optimization_level`"
+                f"optimization_level = {level}", expected="0 to 5", fix=_set("optimization_level")
             )
         # NvInfer.h, MemoryPoolType: DLA pools are powers of two of at least 4 KiB.
         for name, unit in (
@@ -175,7 +179,7 @@ class BuildOptions:
                 raise ConfigurationError(
                     f"{name} = {value}",
                     expected="a power of two, and at least 4 KiB",
-                    fix=f"set `{name}`",
+                    fix=_set(name),
                 )
 
     def _check_int8(self) -> None:
@@ -203,7 +207,7 @@ class BuildOptions:
             raise ConfigurationError(
                 f"default_dynamic_range = {self.default_dynamic_range}",
                 expected="a positive number, such as 6.0 for a ReLU6 model",
-                fix="set `default_dynamic_range`",
+                fix=_set("default_dynamic_range"),
             )
         for name in ("keep_first_layer_fp16", "keep_last_layer_fp16"):
             if getattr(self, name) and self.precision != "int8":
@@ -233,7 +237,7 @@ class BuildOptions:
                     raise ConfigurationError(
                         f"{name} = {getattr(self, name)} for device {self.device}",
                         expected="linear, chw16 or chw32 on the GPU",
-                        fix=f"set `{name}`",
+                        fix=_set(name),
                     )
             return
         if self.precision == "fp32":
@@ -246,7 +250,7 @@ class BuildOptions:
             raise ConfigurationError(
                 f"output_format = dla_hwc4 for device {self.device}",
                 expected="dla_linear, chw16 or chw32: dla_hwc4 is a format of images",
-                fix="set `output_format`",
+                fix=_set("output_format"),
             )
         if self.dla_standalone and self.allow_gpu_fallback:
             raise ConfigurationError(
