@@ -175,3 +175,11 @@ def test_the_remedy_for_another_size_works(stock, tmp_path) -> None:
 def test_missing_folders_are_made(stock, tmp_path) -> None:
     call("dla-check", stock, "--json", tmp_path / "new" / "folder" / "r.json")
     assert json.loads((tmp_path / "new" / "folder" / "r.json").read_text())["tensorrt"] == "8.6"
+
+
+def test_nothing_is_printed_before_an_error(tmp_path, capsys) -> None:
+    path = tmp_path / "garbage.onnx"
+    path.write_bytes(b"garbage")
+    with pytest.raises(ModelError, match="cannot be read as ONNX"):
+        call("optimize", path, "-o", tmp_path / "out.onnx")
+    assert capsys.readouterr() == ("", "")

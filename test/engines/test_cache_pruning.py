@@ -329,6 +329,7 @@ def test_commands(cache: EngineCache, capsys: pytest.CaptureFixture[str]) -> Non
         put(cache, number, days=days)
     held = cache.get_or_build(version(3), _no_build, name="m3")
     text = call("list")
+    assert {entry.path.name for entry in list_engines(cache.folder)} <= set(text.splitlines())
     assert "3 engines" in text and "dla0" in text and "in use" in text
     assert "1 would go" in call("prune", "--dry-run")
     assert "m2.dla0" in call("prune")
@@ -342,3 +343,12 @@ def test_commands(cache: EngineCache, capsys: pytest.CaptureFixture[str]) -> Non
     assert not list(cache.folder.iterdir())
     with pytest.raises(EngineError):
         cache.find(version(3), name="m3")
+
+
+@pytest.mark.parametrize("command", ["list", "prune", "clear"])
+def test_a_named_folder_that_is_missing_is_told(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["cache", command, "--cache", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere'; expected a folder of engines; fix: " in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()

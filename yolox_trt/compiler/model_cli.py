@@ -249,6 +249,9 @@ def _run_optimize(
 ) -> OptimizeResult:
     from yolox_trt.compiler.surgery import optimize
 
+    if not console.is_terminal:
+        # Where no bar is shown, rich still leaves a blank line.
+        return optimize(model, options, verify=verify)
     with require("rich.progress").Progress(console=console, transient=True) as bar:
         task = bar.add_task("reading", total=None)
 

@@ -8,6 +8,7 @@ import argparse
 import time
 from pathlib import Path
 
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cache_pruning, model_zoo
 from yolox_trt.engines.cache import default_cache_folder
@@ -134,36 +135,47 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _cache_list(args: argparse.Namespace) -> int:
-    table_module = require("rich.table")
-    console = require("rich.console").Console()
-    folder = args.cache or default_cache_folder()
+    folder = _cache_folder(args)
     engines = cache_pruning.list_engines(folder)
-    table = table_module.Table(title=f"Engines; cache: {folder}")
-    for title in ("engine", "device", "precision", "batch", "TensorRT", "MiB", "last use", "state"):
-        table.add_column(title, overflow="fold")
+    print(f"Engines; cache: {folder}")
     for entry in engines:
-        about = ("-",) * 4
+        # The name has a line of its own: in a table of 80 columns it would be broken into many.
+        print(entry.path.name)
+        about = ["unknown"]
         if (made := entry.fingerprint) is not None:
             smallest, _, largest = made.batch
             batch = str(largest) if smallest == largest else f"{smallest} to {largest}"
-            about = (made.device, made.precision, batch, f"{made.flavour} {made.tensorrt_version}")
-        state = "in use" if entry.in_use else entry.problem or "-"
-        size = f"{entry.size / _MIB:.1f}"
-        table.add_row(entry.path.name, *about, size, _ago(entry.used_at), state)
-    console.print(table)
+            about = [made.device, made.precision, f"batch {batch}"]
+            about.append(f"{made.flavour} {made.tensorrt_version}")
+        about += [f"{entry.size / _MIB:.1f} MiB", f"used {_ago(entry.used_at)}"]
+        state = "in use" if entry.in_use else entry.problem
+        print("    " + ", ".join([*about, *([state] if state else [])]))
     total = sum(entry.size for entry in engines)
-    console.print(f"{len(engines)} engines, {total / _MIB:.1f} MiB", highlight=False)
+    print(f"{len(engines)} engines, {total / _MIB:.1f} MiB")
     return 0
+
+
+def _cache_folder(args: argparse.Namespace) -> Path:
+    """Return the folder; the default one may be missing until the first build, a named one not."""
+    folder: Path = args.cache or default_cache_folder()
+    if args.cache is not None and not folder.is_dir():
+        raise ConfigurationError(
+            f"no folder '{folder}'",
+            expected="a folder of engines",
+            fix="give another --cache, or leave it out; `yolox_trt build MODEL --cache "
+            f"{folder}` would make it",
+        )
+    return folder
 
 
 def _cache_prune(args: argparse.Namespace) -> int:
     limits = CacheLimits.of(args.max_gib, args.max_days)
-    folder = args.cache or default_cache_folder()
+    folder = _cache_folder(args)
     return _report_removed(cache_pruning.prune(folder, limits, dry_run=args.dry_run), args)
 
 
 def _cache_clear(args: argparse.Namespace) -> int:
-    folder = args.cache or default_cache_folder()
+    folder = _cache_folder(args)
     removed = cache_pruning.clear(folder, dry_run=args.dry_run)
     status = _report_removed(removed, args)
     if kept := len(cache_pruning.list_engines(folder)) - (len(removed) if args.dry_run else 0):

@@ -123,3 +123,13 @@ def test_a_bag_calibrates_as_its_pictures_do(folder: Path, tmp_path: Path):
         assert status == 0
     from_bag = DynamicRanges.load_json(tmp_path / "bag.json")
     assert from_bag.scales == DynamicRanges.load_json(tmp_path / "folder.json").scales
+
+
+def test_nothing_is_printed_before_an_error(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_text("no picture")
+    arguments = ["quantize", folder / "model.onnx", "--images", tmp_path, "-o", tmp_path / "q.onnx"]
+    with pytest.raises(ConfigurationError, match=r"cannot decode; expected an image.*fix: "):
+        run(*arguments)
+    assert capsys.readouterr() == ("", "")

@@ -150,7 +150,11 @@ def _overrides(items: Iterable[str]) -> dict[str, float]:
         except ValueError:
             separator = ""
         if not separator or result[name] <= 0:
-            raise ConfigurationError(f"--set {item}", expected="TENSOR=RANGE with a positive range")
+            raise ConfigurationError(
+                f"--set {item}",
+                expected="TENSOR=RANGE with a positive range",
+                fix="give it in this form, such as --set reg_8=6.0",
+            )
     return result
 
 
@@ -165,15 +169,21 @@ def phase_progress() -> Iterator[Callable[[str, int, int | None], None]]:
         bars.MofNCompleteColumn(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=console) as progress:
-        tasks: dict[str, Any] = {}
+    progress = bars.Progress(*columns, console=console)
+    tasks: dict[str, Any] = {}
 
-        def update(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
+    def update(what: str, done: int, total: int | None) -> None:
+        if not tasks:
+            progress.start()  # not before: an empty bar leaves a blank line before an error
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=total)
+        progress.update(tasks[what], completed=done)
 
+    try:
         yield update
+    finally:
+        if tasks:
+            progress.stop()
 
 
 def _load(path: str) -> onnx.ModelProto:
@@ -215,7 +225,9 @@ def _calibrate(args: argparse.Namespace) -> int:
     from yolox_trt.compiler.int8.infer_ranges import fixed_ranges, infer_missing, unify_for_dla
 
     if not args.cache and not args.ranges:
-        raise ConfigurationError("no output", expected="--cache FILE or --ranges FILE")
+        raise ConfigurationError(
+            "no output file", expected="one or both", fix="give --cache FILE or --ranges FILE"
+        )
     if args.cache:
         version_number(args.tensorrt)  # refuse before an hour of calibration
     prepare_outputs(args.cache, args.ranges)
@@ -227,7 +239,11 @@ def _calibrate(args: argparse.Namespace) -> int:
         parse_algorithm(args.algorithm)
         open_inputs, total = _open_inputs(args, model)
         if open_inputs is None:
-            raise ConfigurationError("no calibration images", fix="--images FOLDER|LIST|BAG")
+            raise ConfigurationError(
+                "no calibration images",
+                expected="images, unless the algorithm is `fixed`",
+                fix="give --images FOLDER|LIST|BAG",
+            )
         tensors = float_tensors(model)
         with phase_progress() as update:
             done = 0

@@ -20,7 +20,8 @@ from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 
-_FIX = "--images FOLDER, a text file with one image path a line, a COCO folder, or a bag"
+_EXPECTED = "calibration images: a folder, a list file, a COCO json, or a bag"
+_FIX = "give --images FOLDER, a text file with one image path a line, a COCO folder, or a bag"
 
 
 def image_paths(source: str | Path) -> list[Path]:
@@ -43,7 +44,9 @@ def image_paths(source: str | Path) -> list[Path]:
             names = [image["file_name"] for image in json.loads(path.read_text())["images"]]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(
-                f"'{path}' that is not a COCO annotation file ({error!r})", fix=_FIX
+                f"'{path}' that is not a COCO annotation file ({error!r})",
+                expected="JSON with `images`, each with a `file_name`",
+                fix=_FIX,
             ) from error
         folders = (path.parent / "images", path.parent)
         paths = [
@@ -53,12 +56,16 @@ def image_paths(source: str | Path) -> list[Path]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         paths = [path.parent / line for line in lines if line and not line.startswith("#")]
     else:
-        raise ConfigurationError(f"no file or folder '{path}'", fix=_FIX)
+        raise ConfigurationError(f"no file or folder '{path}'", expected=_EXPECTED, fix=_FIX)
     missing = [p for p in paths if not p.is_file()]
     if missing:
-        raise ConfigurationError(f"'{path}' lists '{missing[0]}', which does not exist", fix=_FIX)
+        raise ConfigurationError(
+            f"'{path}' lists '{missing[0]}', which does not exist",
+            expected=f"files beside '{path}'",
+            fix="correct the list, or bring the images there",
+        )
     if not paths:
-        raise ConfigurationError(f"no image in '{path}'", fix=_FIX)
+        raise ConfigurationError(f"no image in '{path}'", expected=_EXPECTED, fix=_FIX)
     return paths
 
 
@@ -89,7 +96,9 @@ def calibration_frames(
     if is_bag(source):
         if open_bag is None:
             raise ConfigurationError(
-                f"bag '{source}' without a bag reader", fix="pip install rosbags"
+                f"bag '{source}' without a bag reader",
+                expected="the package rosbags",
+                fix="pip install rosbags",
             )
         bag = open_bag(Path(source), ())
         total = len(bag) if isinstance(bag, Sized) else None
@@ -118,7 +127,9 @@ def read_frame(path: Path) -> Frame:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise ConfigurationError(
-            f"'{path}', which OpenCV cannot decode", fix="remove or replace it"
+            f"'{path}', which OpenCV cannot decode",
+            expected=f"an image ({', '.join(sorted(IMAGE_SUFFIXES))})",
+            fix="remove or replace it",
         )
     return Frame.from_array(np.ascontiguousarray(image, np.uint8), stream_id=str(path))
 
