@@ -249,3 +249,21 @@ def test_long_runs_count_exactly(orin: PlanConfig) -> None:
     plan = plan_policy(orin, BY_HAND, duration=600.0)
     assert plan.result.received == plan.result.processed == 8 * 30 * 600
     assert plan.result.latency_max == pytest.approx(0.02338)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cameras": {"front": {"rate": "x"}}}, "rate = 'x' of camera front.*set `rate` of camera"),
+        ({"cameras": {"front": {"rate": 10, "jitter": []}}}, "jitter = .* of camera front"),
+        ({"cameras": {"front": {"rate": 10, "device": "npu"}}}, "'npu' in camera front of the"),
+        ({"cameras": {"front": {"rate": 10, "resolution": 3}}}, "resolution = 3 of camera front"),
+        ({"devices": {"npu": {"s": 4.0}}}, "'npu' in devices of the plan.*write one of these in"),
+        ({"devices": {"gpu": {"s": ["x"]}}}, r"devices\.gpu\.s = .*write devices\.gpu\.s in one"),
+        ({"copies": {"gpu": "x"}}, "gpu = 'x' of copies"),
+        ({"colour": 1}, "remove colour"),
+    ],
+)
+def test_errors_name_the_place(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        PlanConfig.from_dict({**minimal(), **change})

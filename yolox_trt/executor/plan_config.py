@@ -146,7 +146,9 @@ class PlanConfig:
             values = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigurationError(
-                f"{file} that is not YAML ({error})", expected="YAML", fix="correct it"
+                f"{file} that is not YAML ({error})",
+                expected="YAML, such as config/orin_agx.yaml",
+                fix="mend the line that is named",
             ) from error
         try:
             return cls.from_dict(values, folder=file.parent)
@@ -154,7 +156,9 @@ class PlanConfig:
             if isinstance(error, ConfigurationError):
                 raise
             raise ConfigurationError(
-                f"{file}: {error}", expected="the form in docs/planning.md", fix="correct it"
+                f"{file}: {error}",
+                expected="the form in docs/planning.md",
+                fix="compare it with config/orin_agx.yaml",
             ) from error
 
     @classmethod
@@ -171,7 +175,7 @@ class PlanConfig:
         values = _mapping(values, "the plan")
         _known(values, TOP_KEYS, "the plan")
         devices = {
-            Device.parse(str(name)): {
+            _device(name, "devices"): {
                 str(model): _latency(value, f"devices.{name}.{model}", folder or Path())
                 for model, value in _mapping(models, f"devices.{name}").items()
             }
@@ -195,7 +199,7 @@ class PlanConfig:
             contention=read_contention(values.get("contention", "none")),
             gpu_share=_times(values, "gpu_share"),
             copies=_times(values, "copies"),
-            max_batch=int(values.get("max_batch", 1)),
+            max_batch=int(_number(values, "max_batch", "the plan", 1)),
         )
 
     def with_cameras(self, count: int) -> PlanConfig:
@@ -233,7 +237,7 @@ def read_contention(value: Any) -> Contention:
     if isinstance(value, Mapping):
         names = [f.name for f in dataclasses.fields(Contention)]
         _known(value, names, "contention")
-        return Contention(**{k: float(v) for k, v in value.items()})
+        return Contention(**{str(k): _number(value, str(k), "contention") for k in value})
     raise ConfigurationError(
         f"contention = {value!r}",
         expected="none, measured, or a mapping of gpu_with_dla, dla_with_gpu, dla_with_dla",
@@ -243,10 +247,29 @@ def read_contention(value: Any) -> Contention:
 
 def _times(values: Mapping[str, Any], key: str) -> dict[Device, float]:
     """Read a mapping of devices to milliseconds; returns seconds."""
-    return {
-        Device.parse(str(device)): float(time) / 1e3
-        for device, time in _mapping(values.get(key, {}), key).items()
-    }
+    times = {str(k): v for k, v in _mapping(values.get(key, {}), key).items()}
+    return {_device(name, key): _number(times, name, key) / 1e3 for name in times}
+
+
+def _device(name: Any, where: str) -> Device:
+    try:
+        return Device.parse(str(name))
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{error.found} in {where} of the plan",
+            expected=error.expected,
+            fix=f"write one of these in {where}",
+        ) from error
+
+
+def _number(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
+    value = values.get(key, default)
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{key} = {value!r} of {where}", expected="a number", fix=f"set `{key}` of {where}"
+        ) from error
 
 
 def _camera(
@@ -255,10 +278,11 @@ def _camera(
     _known(values, CAMERA_KEYS, f"camera {name}")
     if "rate" not in values:
         raise ConfigurationError(f"camera {name} without a rate", expected="Hz", fix="set `rate`")
-    rate = float(values["rate"])
+    where = f"camera {name}"
+    rate = _number(values, "rate", where)
     if not (math.isfinite(rate) and rate > 0.0):
         raise ConfigurationError(
-            f"rate = {rate} of camera {name}", expected="more than 0 Hz", fix="set `rate`"
+            f"rate = {rate} of {where}", expected="more than 0 Hz", fix=f"set `rate` of {where}"
         )
     models = sorted({model for each in devices.values() for model in each})
     model = values.get("model", models[0] if len(models) == 1 else None)
@@ -268,6 +292,8 @@ def _camera(
             expected=f"one that a device has a time for: {', '.join(models)}",
             fix="set `model`, or add its time under `devices`",
         )
+    if values.get("device", "auto") != "auto":
+        _device(values["device"], where)
     config = StreamConfig(
         id=name,
         model=str(model),
@@ -284,19 +310,19 @@ def _camera(
             )
             if key in values
         },
-        max_rate=float(values.get("max_rate", 0.0)),
-        stale_after=float(values.get("stale_after", 0.0)) / 1e3,
+        max_rate=_number(values, "max_rate", where, 0.0),
+        stale_after=_number(values, "stale_after", where, 0.0) / 1e3,
         # Without a deadline of its own a result is due when the next frame comes.
-        deadline=float(values["deadline"]) / 1e3 if "deadline" in values else 1.0 / rate,
+        deadline=_number(values, "deadline", where) / 1e3 if "deadline" in values else 1.0 / rate,
     )
     load = CameraLoad(
         config=config,
         rate=rate,
-        phase=float(values.get("phase", 0.0)) / 1e3,
-        jitter=float(values.get("jitter", 0.0)) / 1e3,
+        phase=_number(values, "phase", where, 0.0) / 1e3,
+        jitter=_number(values, "jitter", where, 0.0) / 1e3,
     )
     hand = values.get("placed_by_hand")
-    hand_device = Device.parse(str(hand)) if hand is not None else None
+    hand_device = _device(hand, f"placed_by_hand of {where}") if hand is not None else None
     if hand_device is not None and model not in devices.get(hand_device, {}):
         raise ConfigurationError(
             f"placed_by_hand = {hand} of camera {name}",
@@ -304,24 +330,35 @@ def _camera(
             fix="correct `placed_by_hand`, or add the time",
         )
     resolution = values.get("resolution")
-    size = (int(resolution[0]), int(resolution[1])) if resolution is not None else None
+    try:
+        size = (int(resolution[0]), int(resolution[1])) if resolution is not None else None
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise ConfigurationError(
+            f"resolution = {resolution!r} of {where}",
+            expected="[WIDTH, HEIGHT] in pixels",
+            fix=f"set `resolution` of {where}",
+        ) from error
     return PlannedCamera(load, size, hand_device)
 
 
 def _latency(value: Any, where: str, folder: Path) -> LatencyModel:
     """Read milliseconds: a number, a list of samples, a batch table, or a file of samples."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return ConstantLatency(float(value) / 1e3)
-    if isinstance(value, list):
-        return MeasuredLatency([float(v) / 1e3 for v in value])
-    if isinstance(value, Mapping) and set(value) == {"batch"}:
-        return BatchLatency({int(k): float(v) / 1e3 for k, v in value["batch"].items()})
+    reason = ""
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return ConstantLatency(float(value) / 1e3)
+        if isinstance(value, list):
+            return MeasuredLatency([float(v) / 1e3 for v in value])
+        if isinstance(value, Mapping) and set(value) == {"batch"}:
+            return BatchLatency({int(k): float(v) / 1e3 for k, v in value["batch"].items()})
+    except (TypeError, ValueError, AttributeError) as error:
+        reason = f" ({error})"
     if isinstance(value, Mapping) and "file" in value and set(value) <= {"file", "field"}:
         return MeasuredLatency(_samples(folder / str(value["file"]), value.get("field"), where))
     raise ConfigurationError(
-        f"{where} = {value!r}",
+        f"{where} = {value!r}{reason}",
         expected="milliseconds: a number, a list, {batch: {1: ms, 2: ms}} or {file: times.json}",
-        fix="correct it",
+        fix=f"write {where} in one of these forms",
     )
 
 
@@ -352,5 +389,7 @@ def _known(values: Mapping[str, Any], known: Any, where: str) -> None:
     unknown = sorted(set(map(str, values)) - set(known))
     if unknown:
         raise ConfigurationError(
-            f"{', '.join(unknown)} in {where}", expected=f"{', '.join(known)}", fix="correct it"
+            f"{', '.join(unknown)} in {where}",
+            expected=", ".join(known),
+            fix=f"remove {', '.join(unknown)}, or write one of these instead",
         )
