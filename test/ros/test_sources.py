@@ -21,6 +21,7 @@ from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import ConfigurationError, PostprocessOptions
 from yolox_trt.executor.factory import create_detector
+from yolox_trt.ros import source_node
 from yolox_trt.ros.bag import iter_images
 from yolox_trt.ros.detection_messages import detections_from_message
 from yolox_trt.ros.image_conversion import stamp_to_ns
@@ -57,6 +58,9 @@ def test_replayed_bag_gives_the_offline_results(
         }
     )
     results = results_of(client, ["front", "rear"])
+    # A camera subscribes when it has matched a listener: from here on no result passes us by.
+    images = ["/front/image_raw", "/rear/image_raw/compressed"]
+    client.spin_until(lambda: all(map(client.node.count_subscribers, images)), what="cameras")
     process = start([*CLI, "replay", str(tmp_path / "bag"), "--max"])
     assert wait_for_end(client, process) == 0
     assert "24 results, 0 missed" in process.output
@@ -75,6 +79,33 @@ def test_replayed_bag_gives_the_offline_results(
         np.testing.assert_array_equal(result.scores, expected.scores)
         found += len(result)
     assert found > 24
+
+
+def test_the_first_image_waits_for_every_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late the second one is found after the first, as on a machine under load."""
+    monkeypatch.setattr(source_node, "SETTLE", 0.0)
+    turns = 0
+
+    class Turns:
+        def spin_once(self, timeout_sec: float) -> None:
+            nonlocal turns
+            turns += 1
+
+    class Found:
+        def __init__(self, after: float) -> None:
+            self.after = after
+
+        def get_subscription_count(self) -> int:
+            return int(turns >= self.after)
+
+    never, early, late = Found(float("inf")), Found(1), Found(1000)
+    executor: Any = Turns()
+    publishers: list[Any] = [early, late, never]
+    assert source_node.wait_for_subscribers(executor, publishers, needed=publishers[:2])
+    assert late.get_subscription_count()
+    turns = 0
+    assert source_node.wait_for_subscribers(executor, publishers)
+    assert not late.get_subscription_count()
 
 
 def test_replay_keeps_time_with_clock_loop_and_remap(

@@ -26,6 +26,7 @@ from yolox_trt.ros.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
 from yolox_trt.ros.parameters import check_topic
 from yolox_trt.ros.result_window import ResultWindow
 from yolox_trt.ros.source_node import (
+    DISCOVERY,
     SourceNode,
     make_progress,
     wait_for_subscribers,
@@ -52,7 +53,10 @@ def run_replay(args: argparse.Namespace) -> int:
             player.restamp = True
         if args.max:
             player.follow_results(args.results, args.wait, args.window)
-        if not wait_for_subscribers(spin, player.publishers):
+        # With --max a consumer is there, but its subscriptions may be found later than its results.
+        needed = player.image_publishers if args.max else ()
+        timeout = max(DISCOVERY, args.wait) if args.max else DISCOVERY
+        if not wait_for_subscribers(spin, player.publishers, timeout, needed=needed):
             console.print("nobody subscribes to the bag's topics yet")
         loops: Iterator[int] = itertools.count() if args.loop == 0 else iter(range(args.loop))
         total = player.count * args.loop if args.loop else None
@@ -167,6 +171,11 @@ class BagPlayer:
     def publishers(self) -> list[Publisher]:
         """The publishers of the bag's topics."""
         return list(self._publishers.values())
+
+    @property
+    def image_publishers(self) -> list[Publisher]:
+        """The publishers of the bag's images."""
+        return [self._publishers[number] for number in self._images]
 
     @property
     def count(self) -> int:

@@ -94,7 +94,11 @@ def make_progress(console: Console) -> Progress:
 
 
 def wait_for_subscribers(
-    executor: SingleThreadedExecutor, publishers: Sequence[Publisher], timeout: float = DISCOVERY
+    executor: SingleThreadedExecutor,
+    publishers: Sequence[Publisher],
+    timeout: float = DISCOVERY,
+    *,
+    needed: Sequence[Publisher] = (),
 ) -> bool:
     """Wait until every publisher has a subscriber.
 
@@ -105,6 +109,7 @@ def wait_for_subscribers(
         executor: spun meanwhile.
         publishers: the publishers.
         timeout: longest time in seconds.
+        needed: publishers that must each have a subscriber before the others' time runs.
 
     Returns:
         Whether anybody listens.
@@ -112,10 +117,14 @@ def wait_for_subscribers(
     end = time.monotonic() + timeout
     found = False
     while (now := time.monotonic()) < end:
-        if not found and any(p.get_subscription_count() for p in publishers):
+        if (
+            not found
+            and any(p.get_subscription_count() for p in publishers)
+            and all(p.get_subscription_count() for p in needed)
+        ):
             found, end = True, now + SETTLE
         executor.spin_once(timeout_sec=0.02)
-    return found
+    return found or any(p.get_subscription_count() for p in publishers)
 
 
 def wait_until_delivered(publishers: Sequence[Publisher], timeout: float = 2.0) -> None:
