@@ -118,6 +118,15 @@ def test_a_start_that_fails_ends_the_process(start_cameras: Start, tmp_path: Pat
     assert "Traceback" not in process.output
 
 
+def test_a_start_that_fails_tells_why_once(start_cameras: Start) -> None:
+    process = start_cameras(
+        {"multi_camera": {"cameras": ["front"]}, "front": {"class_thresholds": ["zebra:0.5"]}},
+        wait="",
+    )
+    assert process.process.wait(20) == 2
+    assert process.output.count("class 'zebra'") == 1
+
+
 def test_cameras_come_and_go_by_parameter(start_cameras: Start, client: Client) -> None:
     # The parameter file may name cameras that come later.
     process = start_cameras(

@@ -122,6 +122,9 @@ def test_parsers() -> None:
     assert class_thresholds_by_id(thresholds, names, 3) == {1: 0.5, 2: 0.25}
     with pytest.raises(ConfigurationError, match="car, traffic light, bus"):
         class_thresholds_by_id({"zebra": 0.5}, names, 3)
+    many = tuple(f"class{number}" for number in range(80))
+    with pytest.raises(ConfigurationError, match="class9 and 70 more"):
+        class_thresholds_by_id({"zebra": 0.5}, many, 80)
     with pytest.raises(ConfigurationError, match="0 to 2"):
         class_thresholds_by_id({"3": 0.5}, (), 3)
 

@@ -222,7 +222,6 @@ class ExecutorNode(LifecycleNode):
         except YoloxTrtError as error:
             return self._transition_failed(error)
         except Exception as error:
-            self.get_logger().error(f"configure failed: {type(error).__name__}: {error}")
             return self._transition_failed(YoloxTrtError(f"{type(error).__name__}: {error}"))
         return TransitionCallbackReturn.SUCCESS
 
@@ -263,9 +262,11 @@ class ExecutorNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _transition_failed(self, error: YoloxTrtError) -> TransitionCallbackReturn:
-        self.get_logger().error(str(error))
         self._release()
-        self._failure = error if self.parameters["autostart"] else None
+        if self.parameters["autostart"]:
+            self._failure = error  # the process ends with it, and prints it
+        else:
+            self.get_logger().error(str(error))
         return TransitionCallbackReturn.FAILURE
 
     def _release(self) -> None:

@@ -106,6 +106,10 @@ def parse_class_thresholds(values: Iterable[str]) -> dict[str, float]:
     return thresholds
 
 
+#: Names of classes in an error.
+_CLASSES_SHOWN = 10
+
+
 def class_thresholds_by_id(
     thresholds: dict[str, float], class_names: Sequence[str], num_classes: int
 ) -> dict[int, float]:
@@ -121,7 +125,9 @@ def class_thresholds_by_id(
         elif key.isdecimal() and int(key) < num_classes:
             ids[int(key)] = value
         else:
-            known = ", ".join(class_names) or f"0 to {num_classes - 1}"
+            known = ", ".join(class_names[:_CLASSES_SHOWN]) or f"0 to {num_classes - 1}"
+            if len(class_names) > _CLASSES_SHOWN:
+                known += f" and {len(class_names) - _CLASSES_SHOWN} more"
             raise ConfigurationError(
                 f"class_thresholds entry for class '{key}'",
                 expected=f"a class of the model: {known}",
