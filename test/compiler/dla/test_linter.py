@@ -289,3 +289,25 @@ def test_the_weights_of_quantised_graphs_are_constants() -> None:
     constants = {"s": np.float32(0.1), "z": np.int8(0), "qw": np.ones((8, 8, 1, 1), np.int8)}
     report = check(make_graph(nodes, {"x": (1, 8, 4, 4)}, ["y"], constants))
     assert {n.op: n.device for n in report.nodes} == {"DequantizeLinear": "gpu", "Conv": "dla"}
+
+
+def test_a_head_that_optimize_would_refuse_is_not_said_to_be_cut(capsys) -> None:
+    from rich.console import Console
+
+    from yolox_trt.compiler.dla.table import print_report
+
+    nodes = [
+        ("MaxPool", ["x"], ["p"], {"kernel_shape": [13, 13], "pads": [6] * 4}),
+        ("Conv", ["p", "w"], ["a"], {}),
+        ("Exp", ["a"], ["e"], {}),
+        ("Reshape", ["e", "s"], ["y"], {}),
+    ]
+    constants = {"w": np.zeros((33, 3, 1, 1), np.float32), "s": np.array([1, 33, 4096])}
+    report = check(make_graph(nodes, {"x": (1, 3, 64, 64)}, ["y"], constants))
+    assert {n.op for n in report.fallback_nodes} == {"MaxPool", "Exp", "Reshape"}
+    assert report.head_unknown and report.mending_passes == ("spp-to-chain",)
+    print_report(report, Console(width=200))
+    printed = capsys.readouterr().out
+    assert "not those of a YOLOX" in printed
+    assert "optimize MODEL --head keep --target dla" in printed
+    assert "cut-head" not in printed

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,12 +20,15 @@ from yolox_trt.compiler.folding import fold_constants
 from yolox_trt.compiler.model_graph import ModelGraph, load_model
 from yolox_trt.compiler.regions import head_and_stem
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.engines.onnx_spec import read_spec
 
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
 Precision = Literal["int8", "fp16"]
+
+_CUT = "cut-head"
 
 
 def check(
@@ -78,9 +84,26 @@ class _Linter:
         self.folded = [n for n in original.nodes if n.name not in kept]
         head, stem = head_and_stem(self.graph)
         self.checks = NodeChecks(self.graph, limits, precision, soc, head=head, stem=stem)
+        self._model = model
+
+    @cached_property
+    def _head_can_be_cut(self) -> bool:
+        """Whether the pass cut-head knows the model's outputs."""
+        for size in (None, (640, 640)):  # the second for an open height and width
+            with contextlib.suppress(ValueError, LookupError):
+                read_spec(self._model, input_size=size)
+                return True
+        return False
+
+    def _check(self, node: gs.Node) -> list[Violation]:
+        broken = self.checks.check(node)
+        if any(v.mended_by == _CUT for v in broken) and not self._head_can_be_cut:
+            # `optimize` would refuse to cut a head that is none of a YOLOX.
+            return [replace(v, mended_by="") if v.mended_by == _CUT else v for v in broken]
+        return broken
 
     def report(self, name: str, tensorrt: str) -> DlaReport:
-        broken = {id(n): self.checks.check(n) for n in self.nodes}
+        broken = {id(n): self._check(n) for n in self.nodes}
         dropped = {id(n) for n in self.nodes if self.checks.is_dropped(n)}
         on_dla = [
             id(n)
@@ -112,6 +135,7 @@ class _Linter:
             graph_violations=tuple(self._graph_violations(subgraphs)),
             input_format=input_format,
             output_format=output_format,
+            head_unknown="_head_can_be_cut" in vars(self) and not self._head_can_be_cut,
         )
 
     def _edges(self, dropped: set[int]) -> dict[int, list[int]]:

@@ -105,6 +105,8 @@ class DlaReport:
         input_format: `--inputIOFormats` that needs no reformatting, "" where the DLA reads no
             input of the network.
         output_format: likewise `--outputIOFormats`.
+        head_unknown: whether nodes fall back that `cut-head` would cut off a YOLOX, which this
+            model is not.
     """
 
     model: str
@@ -117,6 +119,7 @@ class DlaReport:
     graph_violations: tuple[Violation, ...]
     input_format: str
     output_format: str
+    head_unknown: bool = False
 
     @property
     def fallback_nodes(self) -> tuple[NodeVerdict, ...]:

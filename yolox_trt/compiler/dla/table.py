@@ -85,9 +85,15 @@ def print_report(report: DlaReport, console: Console, *, all_nodes: bool = False
         f"[red]{head} {len(report.fallback_nodes)} nodes fall back to the GPU, "
         f"{len(report.dla_nodes)} run on the DLA in {len(report.subgraphs)} subgraphs[/red]"
     )
-    if report.mending_passes:
+    if report.head_unknown:
         console.print(
-            "`yolox_trt optimize MODEL --target dla -o OUT` mends: "
+            "The outputs are not those of a YOLOX: its nodes behind the last convolutions are not "
+            "cut off by `yolox_trt optimize`; export the model without them"
+        )
+    if report.mending_passes:
+        keep = "--head keep " if report.head_unknown else ""
+        console.print(
+            f"`yolox_trt optimize MODEL {keep}--target dla -o OUT` mends: "
             + ", ".join(report.mending_passes)
         )
 
