@@ -62,3 +62,11 @@ def test_without_a_name_all_run_and_one_that_cannot_says_why(
     assert "table 3" in text
     assert main(["bench", "b", "--n", "5"]) == 0
     assert "table 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "option"), [("executor", "--devices"), ("cameras", "--device")])
+def test_a_wrong_device_names_the_option(
+    name: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", name, option, "npu"]) == 2
+    assert f"set `{option}` to one of these" in capsys.readouterr().err

@@ -170,7 +170,7 @@ def _options(arguments: argparse.Namespace) -> Any:
     same = {name: value for name, value in vars(arguments).items() if name in options}
     del same["device"]
     return BuildOptions(
-        device=Device.parse(arguments.device),
+        device=_device(arguments.device),
         height=height,
         width=width,
         allow_gpu_fallback=not arguments.no_gpu_fallback,
@@ -179,6 +179,15 @@ def _options(arguments: argparse.Namespace) -> Any:
         compute_capabilities=tuple(arguments.compute_capability),
         **same,
     )
+
+
+def _device(text: str) -> Device:
+    try:
+        return Device.parse(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            error.found, expected=error.expected, fix="set `--device` to one of these"
+        ) from error
 
 
 def _layer_precisions(arguments: argparse.Namespace) -> dict[str, str]:

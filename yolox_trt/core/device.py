@@ -36,7 +36,7 @@ class Device:
             raise ConfigurationError(
                 f"device '{text}'",
                 expected="gpu, gpu:N, dla0, dla1 or cpu",
-                fix="give one of these (option --device, parameter `device`)",
+                fix="set the parameter `device` to one of these",
             )
         if match["gpu"]:
             return cls("gpu", int(match["gpu_index"] or 0))

@@ -34,11 +34,15 @@ _PARAMETER = re.compile(r"(?:the parameters? )?`(\w+)(?:\[\d+\])?`")
 
 
 @contextlib.contextmanager
-def _options_named() -> Iterator[None]:
-    """Let an error name the command line's option where it names a node's parameter."""
+def options_named(**others: str) -> Iterator[None]:
+    """Let an error name the command line's option where it names a node's parameter.
+
+    Args:
+        others: parameter -> option, where a command has another one than most.
+    """
 
     def option(match: re.Match[str]) -> str:
-        name = _OPTIONS.get(match[1])
+        name = {**_OPTIONS, **others}.get(match[1])
         return f"`{name}`" if name else match[0]
 
     try:
@@ -127,7 +131,7 @@ def whole_number(text: str) -> int:
 
 def detector_from(args: argparse.Namespace) -> Detector:
     """Make the Detector that the arguments of add_model_arguments name."""
-    with _options_named():
+    with options_named():
         return create_detector(
             args.model,
             args.device,
@@ -166,7 +170,7 @@ def options_from(args: argparse.Namespace, class_names: Sequence[str]) -> Postpr
                 expected="CLASS=SCORE with a class of the model, such as person=0.4 or 0=0.4",
                 fix=f"did you mean {close[0]}?" if close else f"take one of {_some(class_names)}",
             ) from None
-    with _options_named():
+    with options_named():
         return PostprocessOptions(
             score_threshold=args.score,
             nms_threshold=args.nms,

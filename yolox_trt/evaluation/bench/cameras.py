@@ -22,7 +22,7 @@ from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.core.share import default_model
-from yolox_trt.evaluation.arguments import positive_number, whole_number
+from yolox_trt.evaluation.arguments import options_named, positive_number, whole_number
 from yolox_trt.executor.factory import ENGINES, create_detector
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.stream_config import StreamConfig
@@ -89,9 +89,10 @@ def measure(
     args: argparse.Namespace, cameras: int, max_batch: int, overlap: bool
 ) -> dict[str, Any]:
     """Measure one number of cameras."""
-    detector = create_detector(
-        args.model or default_model(), args.device, engine=args.engine, max_batch=max_batch
-    )
+    with options_named():
+        detector = create_detector(
+            args.model or default_model(), args.device, engine=args.engine, max_batch=max_batch
+        )
     images = _images(args.encoding, args.size[0], args.size[1], 2 * cameras)
     ids = [f"camera{i}" for i in range(cameras)]
     latencies: list[float] = []

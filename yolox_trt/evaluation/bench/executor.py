@@ -27,7 +27,7 @@ from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.engines.simulated import ConstantLatency
-from yolox_trt.evaluation.arguments import positive_number, whole_number
+from yolox_trt.evaluation.arguments import options_named, positive_number, whole_number
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.simulated_detector import SimulatedDetector
 from yolox_trt.executor.stream_config import StreamConfig
@@ -102,7 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
     prepare_outputs(args.json)
-    devices = [Device.parse(name) for name in args.devices.split(",")]
+    with options_named(device="--devices"):
+        devices = [Device.parse(name) for name in args.devices.split(",")]
     figures = measure(
         devices,
         streams=args.streams,
