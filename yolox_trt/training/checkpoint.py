@@ -28,7 +28,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         # PyTorch explains at length how to load a file that is not to be trusted.
-        reason = (str(error).splitlines() or [""])[0][:120]
+        reason = str(error).partition("\n")[0].partition(". ")[0][:120]
         raise ModelError(
             f"'{path}' cannot be read by PyTorch ({type(error).__name__}: {reason})",
             expected=_EXPECTED,
