@@ -224,6 +224,8 @@ def test_publish_as_fast_as_the_consumer_takes_it(
     make_folder(tmp_path / "pictures", 30)
     start_cameras({"multi_camera": {"cameras": ["camera"]}})
     results = results_of(client, ["camera"])["camera"]
+    # As above: else the command's own listener is the one that the camera waits for.
+    client.spin_until(lambda: client.node.count_subscribers("/camera/image_raw"), what="camera")
     process = start([*CLI, "publish", str(tmp_path / "pictures"), "--max"])
     assert wait_for_end(client, process) == 0
     assert "30 results, 0 missed" in process.output
