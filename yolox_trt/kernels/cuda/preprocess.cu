@@ -274,7 +274,6 @@ struct alignas(16) Row {
 // How one encoding lies in memory.
 template <int ENCODING>
 struct Traits {
-  static const bool IS_RGB = ENCODING == BGR8 || ENCODING == BGRA8;
   static const bool IS_422 = ENCODING == UYVY || ENCODING == YUY2;
   static const Form FORM = IS_422 || ENCODING == NV12 ? HALF : HIGH_BYTE;
   // Bytes from one pixel to the next in the plane that carries luma or colour.
