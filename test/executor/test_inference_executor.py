@@ -29,7 +29,14 @@ from support.executors import (
     wait_until,
 )
 
-from yolox_trt.core import ConfigurationError, Detections, Frame, FrameError, PostprocessOptions
+from yolox_trt.core import (
+    ConfigurationError,
+    Detections,
+    Device,
+    Frame,
+    FrameError,
+    PostprocessOptions,
+)
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import (
     DropReason,
@@ -86,6 +93,46 @@ def test_order_is_kept_across_devices(policy: str) -> None:
         used = {result.device for results in recorder.results.values() for result in results}
         assert used == {GPU, DLA0, DLA1}
         assert sum(s.moves for s in snapshot.streams.values()) > 0
+
+
+def test_one_device_is_woken_for_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the dynamic policy every idle device could take it; only the fastest is asked."""
+    recorder = Recorder()
+    detectors = [simulated(GPU, 0.002), simulated(DLA0, 0.004), simulated(DLA1, 0.004)]
+    with InferenceExecutor(detectors, policy="dynamic") as executor:
+        executor.add_stream(StreamConfig(id="a", expected_rate=10.0), recorder.on_result)
+        executor.wait_started(5.0)
+        assert wait_until(lambda: all(w.waiting for w in executor._workers.values()))
+        asked = []
+        original = executor._scheduler.next_batch
+
+        def next_batch(device: Device, now: float) -> object:
+            asked.append(device)
+            return original(device, now)
+
+        monkeypatch.setattr(executor._scheduler, "next_batch", next_batch)
+        for number in range(10):
+            executor.submit(frame("a", number))
+            assert recorder.wait(lambda n=number: len(recorder.results["a"]) == n + 1)
+            time.sleep(0.01)
+    assert set(asked) == {GPU}
+
+
+def test_a_device_that_is_kept_by_a_callback_is_overtaken() -> None:
+    recorder = Recorder()
+    release = threading.Event()
+    detectors = [simulated(GPU, 0.002), simulated(DLA0, 0.004)]
+    with InferenceExecutor(detectors, policy="dynamic") as executor:
+        executor.add_stream(StreamConfig(id="slow"), lambda _: release.wait(1.5))
+        executor.add_stream(StreamConfig(id="a", expected_rate=20.0), recorder.on_result)
+        executor.wait_started(5.0)
+        assert wait_until(lambda: all(w.waiting for w in executor._workers.values()))
+        executor.submit(frame("slow"))
+        assert wait_until(lambda: executor.snapshot().streams["slow"].processed == 1)
+        executor.submit(frame("a"))
+        assert recorder.wait(lambda: len(recorder.results["a"]) == 1, 1.0)
+        release.set()
+    assert [result.device for result in recorder.results["a"]] == [DLA0]
 
 
 def test_newest_frame_wins() -> None:

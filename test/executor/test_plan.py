@@ -27,6 +27,9 @@ from yolox_trt.executor.capacity_planner import (
 from yolox_trt.executor.plan_config import PlanConfig
 
 POLICIES = [BY_HAND, "balanced", "dynamic"]
+#: Virtual seconds of each of the many loads: all rates are equal in each, so what happens in one
+#: period happens in all; looks at drifted rates come each second.
+LOAD_SECONDS = 3.0
 
 
 @pytest.fixture(scope="session")
@@ -91,44 +94,46 @@ def staggered(config: PlanConfig) -> PlanConfig:
     return dataclasses.replace(config, cameras=cameras)
 
 
-def frames_saved(load: PlanConfig, policy: str, phases: str) -> int:
-    """Check that a policy is as good as the placement by hand; return how many drops it spares."""
+def frames_saved(load: PlanConfig, phases: str) -> dict[str, int]:
+    """Check that both policies are as good as the placement by hand; return drops they spare."""
     config = staggered(load) if phases == "staggered" else load
-    hand = plan_policy(config, BY_HAND).result
-    ours = plan_policy(config, policy).result
-    # Which frames the end of the run cuts off differs by at most one for each camera.
-    assert ours.dropped <= hand.dropped + len(config.cameras)
-    if hand.dropped == hand.deadline_missed == 0:
-        assert ours.dropped == ours.deadline_missed == 0
-    return hand.dropped - ours.dropped
+    hand = plan_policy(config, BY_HAND, duration=LOAD_SECONDS).result
+    saved = {}
+    for policy in ("balanced", "dynamic"):
+        ours = plan_policy(config, policy, duration=LOAD_SECONDS).result
+        # Which frames the end of the run cuts off differs by at most one for each camera.
+        assert ours.dropped <= hand.dropped + len(config.cameras), policy
+        if hand.dropped == hand.deadline_missed == 0:
+            assert ours.dropped == ours.deadline_missed == 0, policy
+        saved[policy] = hand.dropped - ours.dropped
+    return saved
 
 
-@pytest.mark.parametrize("policy", ["balanced", "dynamic"])
 @pytest.mark.parametrize("phases", ["at once", "staggered"])
 @pytest.mark.parametrize("contention", [Contention(), MEASURED_CONTENTION], ids=["none", "known"])
 def test_at_least_as_good_as_the_placement_by_hand(
-    orin: PlanConfig, policy: str, phases: str, contention: Contention
+    orin: PlanConfig, phases: str, contention: Contention
 ) -> None:
     """At every load: as few frames dropped, and none late where none is late by hand."""
     rates = (5, 10, 20, 30, 35, 36.3, 37, 40, 42, 43, 45, 47, 49, 50, 60, 70, 90, 120)
     orin = orin.with_contention(contention)
     loads = [orin.with_rates(rate / 30.0) for rate in rates]
     loads += [orin.with_cameras(count) for count in (1, 3, 5, 9, 11, 12, 13, 14, 15, 17, 20)]
-    better = 0
+    better = Counter()
     for load in loads:
-        better += frames_saved(load, policy, phases) > len(load.cameras)
-    assert better >= 1, "where the placement by hand leaves time unused"
+        for policy, saved in frames_saved(load, phases).items():
+            better[policy] += saved > len(load.cameras)
+    assert min(better["balanced"], better["dynamic"]) >= 1, "by hand, time is left unused somewhere"
 
 
-@pytest.mark.parametrize("policy", ["balanced", "dynamic"])
 @pytest.mark.parametrize("phases", ["at once", "staggered"])
-def test_at_least_as_good_where_calls_overlap(orin: PlanConfig, policy: str, phases: str) -> None:
+def test_at_least_as_good_where_calls_overlap(orin: PlanConfig, phases: str) -> None:
     copies = {Device("gpu"): 0.0008, Device("dla", 0): 0.0005, Device("dla", 1): 0.0005}
     orin = dataclasses.replace(orin, copies=copies)
     loads = [orin.with_rates(rate / 30.0) for rate in (30, 43, 50, 60, 80, 90, 120)]
     loads += [orin.with_cameras(count) for count in (3, 13, 17, 20)]
     for load in loads:
-        frames_saved(load, policy, phases)
+        frames_saved(load, phases)
 
 
 def test_commands_output(

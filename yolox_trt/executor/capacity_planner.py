@@ -72,12 +72,30 @@ def plan_policy(
     Raises:
         ConfigurationError: a camera that no device can serve.
     """
-    cameras = [c.by_hand() if policy == BY_HAND else c for c in config.cameras]
-    name = "static" if policy == BY_HAND else policy
-    simulation = Simulation(
-        [camera.load for camera in cameras],
+    simulation = _simulation(config, policy, seed, timeline_capacity)
+    result = simulation.run(duration, progress)
+    placement = {
+        stream_id: stream.device
+        for stream_id, stream in result.snapshot.streams.items()
+        if stream.device is not None
+    }
+    if policy == "dynamic":
+        loads: Mapping[Device, float] = result.loads
+        worst = dict.fromkeys((c.name for c in config.cameras), math.nan)
+    else:
+        loads = simulation.scheduler.problem(simulation.clock.now()).loads(placement)
+        worst = _worst_cases(config, placement)
+    return PolicyPlan(policy, placement, result.device_shares, loads, worst, result)
+
+
+def _simulation(
+    config: PlanConfig, policy: str, seed: int = 0, timeline_capacity: int = 0
+) -> Simulation:
+    by_hand = policy == BY_HAND
+    return Simulation(
+        [(camera.by_hand() if by_hand else camera).load for camera in config.cameras],
         config.devices,
-        policy=name,
+        policy="static" if by_hand else policy,
         contention=config.contention,
         gpu_share=config.gpu_share,
         max_batch=config.max_batch,
@@ -85,19 +103,12 @@ def plan_policy(
         seed=seed,
         timeline_capacity=timeline_capacity,
     )
-    result = simulation.run(duration, progress)
-    placement = {
-        stream_id: stream.device
-        for stream_id, stream in result.snapshot.streams.items()
-        if stream.device is not None
-    }
-    if name == "dynamic":
-        loads: Mapping[Device, float] = result.loads
-        worst = dict.fromkeys((c.name for c in cameras), math.nan)
-    else:
-        loads = simulation.scheduler.problem(simulation.clock.now()).loads(placement)
-        worst = _worst_cases(config, placement)
-    return PolicyPlan(policy, placement, result.device_shares, loads, worst, result)
+
+
+def _fits(config: PlanConfig, policy: str) -> bool:
+    """Tell what plan_policy(config, policy).fits would; where they do not, in less time."""
+    result = _simulation(config, policy).run(SEARCH_SECONDS, until_lost=True)
+    return result.dropped == 0 and result.deadline_missed == 0
 
 
 def _worst_cases(config: PlanConfig, placement: Mapping[str, Device]) -> dict[str, float]:
@@ -148,7 +159,7 @@ def largest_number_of_cameras(
     """
     count = 0
     while count < MAX_CAMERAS:
-        if not plan_policy(config.with_cameras(count + 1), policy).fits:
+        if not _fits(config.with_cameras(count + 1), policy):
             return count
         count += 1
         if progress is not None:
@@ -172,7 +183,7 @@ def largest_rate_factor(config: PlanConfig, policy: str, *, tolerance: float = 0
     """
 
     def fits(factor: float) -> bool:
-        return plan_policy(config.with_rates(factor), policy).fits
+        return _fits(config.with_rates(factor), policy)
 
     low, high = (1.0, 2.0) if fits(1.0) else (0.5, 1.0)
     while low < 1.0 and not fits(low):

@@ -100,6 +100,8 @@ class _Worker:
         self.calls: deque[_Call] = deque()
         #: A batch that the scheduler gave out and no detector has got yet, while callbacks run.
         self.in_hand: Batch | None = None
+        #: Whether it waits on its condition, and takes what is there as soon as it is woken.
+        self.waiting = False
         #: The callback that runs, its name, and since when.
         self.callback: tuple[Stream, str, float] | None = None
         #: Whether another worker has taken over because a callback does not return.
@@ -291,8 +293,7 @@ class InferenceExecutor:
             scheduler = self._scheduler
             outcome = scheduler.submit(frame.stream_id, frame, received, now)
             if outcome.accepted:
-                for state in scheduler.idle_devices(scheduler.streams[frame.stream_id]):
-                    self._workers[state.device].condition.notify()
+                self._wake_idle(scheduler.streams[frame.stream_id], now)
             drops = self._take_drops() if scheduler.drops else None
         if drops:
             self._deliver_drops(drops)
@@ -523,7 +524,9 @@ class InferenceExecutor:
                 wait = max(0.0, state.retry_at - now)
             if scheduler.drops or scheduler.events:
                 return "deliver", None
+            worker.waiting = True
             worker.condition.wait(wait)
+            worker.waiting = False
 
     def _release(self, batch: Batch) -> None:
         """Let the streams of a delivered batch go on (lock held)."""
@@ -531,7 +534,9 @@ class InferenceExecutor:
         if batch.server.calls > 1:
             self._rearm(batch.device, self.clock.now())
         # Of another device, where a stream has moved meanwhile; or of this one's new worker.
-        self._wake_idle(batch.streams)
+        for stream in batch.streams:
+            if stream.queue:
+                self._wake_idle(stream, self.clock.now())
 
     def _begin(self, worker: _Worker, batch: Batch) -> Batch | None:
         """Give a batch to its detector, or run it if calls cannot overlap.
@@ -877,11 +882,16 @@ class InferenceExecutor:
 
     # Small things ----------------------------------------------------------------------------
 
-    def _wake_idle(self, streams: Sequence[Stream]) -> None:
-        for stream in streams:
-            if stream.queue:
-                for state in self._scheduler.idle_devices(stream):
-                    self._workers[state.device].condition.notify()
+    def _wake_idle(self, stream: Stream, now: float) -> None:
+        """Let idle devices ask for a stream's waiting frame (lock held)."""
+        idle = self._scheduler.idle_devices(stream)
+        if len(idle) > 1:
+            taker = self._scheduler.only_taker(stream, idle, now)
+            # One that is kept by a callback may be overtaken, by whoever asks.
+            if taker is not None and self._workers[taker.device].waiting:
+                idle = [taker]
+        for state in idle:
+            self._workers[state.device].condition.notify()
 
     def _wake_all(self) -> None:
         self._attention.notify_all()

@@ -347,6 +347,26 @@ class Scheduler:
             return [state] if state is not None and state.has_room else []
         return [self.devices[device] for device in stream.devices if self.devices[device].has_room]
 
+    def only_taker(
+        self, stream: Stream, idle: Sequence[DeviceState], now: float
+    ) -> DeviceState | None:
+        """Tell which of several idle devices will take a stream's frame, where that is certain.
+
+        To wake every idle device for each frame costs more than to find out: all but one would
+        find nothing to do.
+
+        Returns:
+            The device, or None where all of them should ask: more than this frame waits, a device
+            that is busy may end it sooner, or contention may make another choice better.
+        """
+        if not self._contention.none or any(
+            other.queue and not other.busy and other is not stream
+            for other in self.streams.values()
+        ):
+            return None
+        fastest = min(idle, key=lambda s: s.servers[stream.devices[s.device]].time)
+        return fastest if self._finishing_first_on(fastest, [stream], now) else None
+
     def next_batch(self, device: Device, now: float) -> Batch | float | None:
         """Choose what a device runs next, and start it.
 

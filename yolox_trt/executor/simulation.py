@@ -29,6 +29,8 @@ from yolox_trt.executor.timeline import Timeline
 
 #: Seconds of virtual time between looks at drifted rates, as the executor's supervisor does.
 DRIFT_PERIOD = 1.0
+#: Events between looks at whether a frame has been lost, for runs that end there.
+_LOOK_EVENTS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,8 @@ class SimulationResult:
 
     Attributes:
         duration: virtual seconds during which frames arrived.
-        snapshot: the scheduler's counters at the end (nothing is in flight any more).
+        snapshot: the scheduler's counters at the end (nothing is in flight any more, but for runs
+            that ended at a lost frame).
         latencies: stream -> seconds from arrival to result, float64 (processed,).
         loads: device -> share of the duration that it was busy.
         device_shares: stream -> device -> share of its results that came from there.
@@ -229,13 +232,19 @@ class Simulation:
         self._frame = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
 
     def run(
-        self, duration: float, progress: Callable[[float], None] | None = None
+        self,
+        duration: float,
+        progress: Callable[[float], None] | None = None,
+        *,
+        until_lost: bool = False,
     ) -> SimulationResult:
         """Let frames arrive for `duration` seconds, then let the devices finish.
 
         Args:
             duration: virtual seconds.
             progress: called now and then with the virtual time.
+            until_lost: end soon after the first frame that is dropped or late, with frames still
+                in flight: for a caller who asks only whether there is one.
         """
         scheduler = self.scheduler
         self._duration = duration
@@ -266,6 +275,8 @@ class Simulation:
             steps += 1
             if progress is not None and steps % 20_000 == 0:
                 progress(min(time, duration))
+            if until_lost and steps % _LOOK_EVENTS == 0 and self._any_lost():
+                break
         end = max(self.clock.now(), duration)
         scheduler.drop_waiting(end)
         scheduler.drops.clear()
@@ -279,6 +290,12 @@ class Simulation:
                 for name, counts in self._served_by.items()
             },
             timeline=self._timeline,
+        )
+
+    def _any_lost(self) -> bool:
+        return any(
+            stream.deadline_missed or any(stream.dropped.values())
+            for stream in self.scheduler.streams.values()
         )
 
     # Events ----------------------------------------------------------------------------------
