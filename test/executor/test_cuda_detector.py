@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from support import cuda_host
-from support.executors import Recorder, check_counters
+from support.executors import Recorder, check_counters, wait_until
 from support.gpu import requires_gpu
 
 from yolox_trt.core import (
+    ConfigurationError,
     Detections,
     Device,
     EngineError,
@@ -29,7 +32,13 @@ from yolox_trt.core import (
     Roi,
 )
 from yolox_trt.core.encodings import ENCODINGS
-from yolox_trt.executor import DropReason, InferenceExecutor, StreamConfig
+from yolox_trt.executor import (
+    DeviceStatus,
+    DropReason,
+    InferenceExecutor,
+    SchedulerOptions,
+    StreamConfig,
+)
 from yolox_trt.executor.cuda_detector import CudaDetector
 from yolox_trt.executor.detector import Detector
 from yolox_trt.kernels.reference import Postprocessor, preprocess
@@ -298,6 +307,180 @@ def test_host_errors_leave_it_usable(host: type[FakeNetwork]) -> None:
     assert engine.closed
     with pytest.raises(EngineError, match="closed"):
         detector.detect(frames, OPTIONS)
+
+
+def big_frame() -> Frame:
+    step = 16_000
+    data = np.random.default_rng(8).integers(0, 200, 150 * step, dtype=np.uint8)
+    return Frame.view(data, height=150, width=240, encoding="bgr8", step=step)
+
+
+def refuse_allocations(
+    monkeypatch: pytest.MonkeyPatch, detector: CudaDetector, where: str, first: int = 1
+) -> None:
+    """Let the device's or the pinned memory be full from the `first` allocation on."""
+    calls = itertools.count(1)
+
+    def refusing(original: Any) -> Any:
+        def allocate(*arguments: Any) -> Any:
+            if next(calls) >= first:
+                raise cuda_host.OutOfMemoryError("no room")
+            return original(*arguments)
+
+        return allocate
+
+    cupy = detector._cupy
+    owner, name = (cupy, "empty") if where == "device" else (cupy.cuda, "alloc_pinned_memory")
+    monkeypatch.setattr(owner, name, refusing(getattr(owner, name)))
+
+
+@pytest.mark.parametrize("where", ["device", "pinned"])
+def test_host_no_room_for_a_larger_frame(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The buffers that are there after it are those that were asked for, or none."""
+    detector = CudaDetector(host(np), cuda_graph=False)
+    frames = random_frames()
+    for _ in range(2):
+        detector.detect(frames[:1], OPTIONS[:1])
+    slot = detector._slots[detector._numbers % 2]
+    with monkeypatch.context() as patch:
+        refuse_allocations(patch, detector, where)
+        for _ in range(2):  # the second time, too: nothing that was freed is used
+            with pytest.raises(EngineError, match="out of memory"):
+                detector.detect([big_frame()], OPTIONS[:1])
+            assert (slot.host.size, slot.address) == (0, 0)
+    got = detector.detect([big_frame()], OPTIONS[:1])
+    assert_same(got, expected_detections([big_frame()], OPTIONS[:1]))
+    assert_same(detector.detect(frames, OPTIONS), expected_detections(frames, OPTIONS))
+
+
+@pytest.mark.parametrize(("where", "first"), [("device", 1), ("pinned", 1), ("pinned", 2)])
+def test_host_no_room_for_more_detections(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch, where: str, first: int
+) -> None:
+    detector = CudaDetector(host(np), cuda_graph=False, max_detections=5)
+    frames = random_frames()
+    few = [replace(option, max_detections=5) for option in OPTIONS]
+    many = [replace(option, max_detections=200) for option in OPTIONS]
+    detector.detect(frames, few)
+    with monkeypatch.context() as patch:
+        refuse_allocations(patch, detector, where, first)
+        with pytest.raises(EngineError, match="out of memory"):
+            detector.detect(frames, many)
+    size = detector._postprocess.dtype.itemsize
+    assert detector._postprocess.max_detections == 5
+    assert {slot.results.shape for slot in detector._slots} == {(3, size)}
+    assert detector._postprocess.results.nbytes == 3 * size
+    assert_same(detector.detect(frames, few), expected_detections(frames, few))
+    assert_same(detector.detect(frames, many), expected_detections(frames, many))
+
+
+@pytest.mark.parametrize("top", [80, 82, 84])
+def test_host_a_chroma_plane_whose_row_0_would_lie_at_the_buffers_start(
+    host: type[FakeNetwork], top: int
+) -> None:
+    """At 82 it does: 41 chroma rows before the first that is copied, and 41 rows of the Roi."""
+    data = np.random.default_rng(4).integers(0, 200, 300 * 256, dtype=np.uint8)
+    roi = Roi(0, top, 256, 40)
+    frame = Frame.view(data, height=200, width=256, encoding="nv12", step=256, roi=roi)
+    detector = CudaDetector(host(np), cuda_graph=False)
+    slot = detector._slots[0]
+    (address,) = detector._stager.plan(slot, [frame], [Letterbox.of_frame(frame, H, W)]).addresses
+    assert (address.chroma == slot.address) == (top == 82)
+    detector.detect([frame], OPTIONS[:1])
+    expected = preprocess(frame, Letterbox.of_frame(frame, H, W))
+    assert np.abs(np.asarray(detector._engine.input[0]) - expected).max() <= 1.01
+
+
+def test_host_a_copy_that_fails_is_waited_for(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been enqueued still reads the frames; they are handed back after it."""
+    detector = CudaDetector(host(np), cuda_graph=False, copy_threads=1)
+    waited: list[str] = []
+    stager = detector._stager
+    monkeypatch.setattr(stager._copy_stream, "synchronize", lambda: waited.append("copies"))
+    copies = itertools.count(1)
+    original = np.copyto
+
+    def copyto(target: Any, source: Any) -> None:
+        if next(copies) == 2:
+            raise MemoryError("no room")
+        original(target, source)
+
+    monkeypatch.setattr("yolox_trt.executor.staging.np.copyto", copyto)
+    with pytest.raises(EngineError, match="no room"):
+        detector.detect(random_frames(), OPTIONS)
+    assert waited == ["copies"]
+
+
+def test_host_a_detector_that_cannot_be_made_leaves_nothing(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(threading.enumerate())
+    engine = host(np)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise cuda_host.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("yolox_trt.executor.cuda_detector.Slot", refuse)
+    with pytest.raises(EngineError, match="out of memory: setting up"):
+        CudaDetector(engine, copy_threads=3)
+    assert engine.closed
+    assert set(threading.enumerate()) <= before
+
+
+def test_host_an_engines_own_error_is_its_own_cause_of_nothing(host: type[FakeNetwork]) -> None:
+    engine = host(np)
+    detector = CudaDetector(engine, cuda_graph=False)
+    engine.fails = EngineError("TensorRT refused the run", expected="x", fix="y")
+    with pytest.raises(EngineError, match="refused the run") as raised:
+        detector.detect(random_frames(), OPTIONS)
+    assert raised.value.__cause__ is None
+
+
+def test_host_an_engines_error_costs_the_executor_one_device(host: type[FakeNetwork]) -> None:
+    engine = host(np)
+    detector = CudaDetector(engine, cuda_graph=False)
+    recorder = Recorder()
+    options = SchedulerOptions(backoff=0.05, backoff_max=0.05, watchdog=60.0)
+    with InferenceExecutor([detector], max_batch=1, options=options) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+        assert executor.wait_started(30.0)
+        # In a call, then in the restart.
+        engine.fails = EngineError("TensorRT refused the run", expected="x", fix="y")
+        executor.submit(replace(random_frames()[0], stream_id="a"))
+        assert wait_until(lambda: executor.snapshot().devices[detector.device].errors >= 2)
+        assert recorder.drops["a"][0][1] is DropReason.FAILED
+        engine.fails = None
+        assert wait_until(
+            lambda: executor.snapshot().devices[detector.device].status is DeviceStatus.IN_SERVICE
+        )
+        executor.submit(replace(random_frames()[0], stream_id="a"))
+        assert recorder.wait(lambda: len(recorder.results["a"]) == 1)
+
+
+def test_host_options_of_another_model_cost_their_stream_alone(host: type[FakeNetwork]) -> None:
+    detector = CudaDetector(host(np), cuda_graph=False)
+    recorder = Recorder()
+    wrong = PostprocessOptions(class_thresholds={7: 0.2})
+    with InferenceExecutor([detector], max_batch=1) as executor:
+        config = StreamConfig(id="other", model="larger", allow_model_change=True, options=wrong)
+        executor.add_stream(config, recorder.on_result, recorder.on_drop)
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+        for name in ("b", "a"):
+            with pytest.raises(ConfigurationError, match="class_thresholds for class 7"):
+                if name == "a":
+                    executor.update_stream("a", options=wrong)
+                else:
+                    executor.add_stream(StreamConfig(id=name, options=wrong), recorder.on_result)
+        assert executor.wait_started(30.0)
+        for name in ("other", "a"):
+            executor.submit(replace(random_frames()[0], stream_id=name))
+        assert recorder.wait(lambda: bool(recorder.results["a"] and recorder.drops["other"]))
+        assert recorder.drops["other"][0][1] is DropReason.MALFORMED
+        assert executor.snapshot().devices[detector.device].errors == 0
 
 
 def test_host_overflow_is_counted(

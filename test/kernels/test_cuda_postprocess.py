@@ -277,7 +277,7 @@ def test_host_reserve_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     options = PostprocessOptions(0.3, 0.9)
     runner = Runner(spec, outputs, False, max_detections=5)
     assert len(runner([letterbox], [options])[0]) == 5
-    runner.kernels.reserve(300)
+    runner.kernels.take_room(runner.kernels.make_room(300))
     expected = Postprocessor(spec)(outputs, 0, letterbox, options)
     assert len(runner([letterbox], [options])[0]) == len(expected) > 50
 

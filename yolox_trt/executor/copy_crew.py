@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,25 +15,23 @@ class _Call:
     def __init__(self, jobs: Sequence[Callable[[], None]]) -> None:
         self._left: Iterator[Callable[[], None]] = iter(jobs)  # next() is atomic
         self._count = len(jobs)
-        self._ended: list[BaseException | None] = []
+        self._errors: list[BaseException] = []
+        self._ended = itertools.count(1)  # next() is atomic here, too: one thread sees the last
         self.done = threading.Lock()
         self.done.acquire()
 
     def work(self) -> None:
         for job in self._left:
-            error: BaseException | None = None
             try:
                 job()
-            except BaseException as caught:
-                error = caught
-            self._ended.append(error)
-            if len(self._ended) == self._count:
+            except BaseException as error:
+                self._errors.append(error)
+            if next(self._ended) == self._count:
                 self.done.release()
 
     def raise_first(self) -> None:
-        for error in self._ended:
-            if error is not None:
-                raise error
+        for error in self._errors:
+            raise error
 
 
 class CopyCrew:

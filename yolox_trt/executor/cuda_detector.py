@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +123,7 @@ class CudaDetector(BoundNetwork):
         self.overflowed_candidates = 0
         """Candidates that did not enter NMS, over all frames so far."""
 
+        stager: Stager | None = None
         with self._cuda_device:
             try:
                 # An engine that can run on one stream only says so by having it.
@@ -139,11 +140,16 @@ class CudaDetector(BoundNetwork):
                 )
                 if mapped is None:
                     mapped = bool(self._cuda_device.attributes.get("Integrated", 0))
-                self._stager = Stager(mapped=mapped, threads=copy_threads)
+                self._stager = stager = Stager(mapped=mapped, threads=copy_threads)
                 self._slots = [self._make_slot() for _ in range(SLOTS)]
                 self._events = [self._cupy.cuda.Event() for _ in range(4)] if profile else []
+                # The kernels' tables were written on CuPy's own stream; calls run on another.
+                self._cupy.cuda.get_current_stream().synchronize()
             except Exception as error:
-                raise self._as_engine_error(error, "setting up") from error
+                if stager is not None:
+                    stager.close()
+                engine.close()
+                self._raise(error, "setting up")
         if self._graph_refusal:
             _LOGGER.info("%s: no CUDA graph: %s", self._device, self._graph_refusal)
 
@@ -185,6 +191,7 @@ class CudaDetector(BoundNetwork):
             return
         with self._cuda_device:
             try:
+                self._stager.synchronize()
                 self._stream.synchronize()
             except self._cupy.cuda.runtime.CUDARuntimeError as error:
                 _LOGGER.warning("%s: %s while closing", self._device, error)
@@ -236,7 +243,7 @@ class CudaDetector(BoundNetwork):
                 self._run(engine, slot, len(frames))
             except Exception as error:
                 self._recover()
-                raise self._as_engine_error(error, "running") from error
+                self._raise(error, "running")
         self._numbers += 1
         ticket = Ticket(number % SLOTS, len(frames), number)
         self._in_flight.append(ticket)
@@ -256,7 +263,7 @@ class CudaDetector(BoundNetwork):
         try:
             slot.done.synchronize()
         except self._cupy.cuda.runtime.CUDARuntimeError as error:
-            raise self._as_engine_error(error, "running") from error
+            self._raise(error, "running")
         if self._profile:
             elapsed = [
                 self._cupy.cuda.get_elapsed_time(before, after) * 1e-3
@@ -276,7 +283,8 @@ class CudaDetector(BoundNetwork):
             return "switched off (parameter cuda_graph)"
         assert self._engine is not None
         if not self._engine.graph_capturable:
-            return f"{type(self._engine).__name__} cannot be captured"
+            reason = getattr(self._engine, "capture_refusal", "")
+            return reason or f"{type(self._engine).__name__} cannot be captured"
         return ""
 
     def _make_preprocess(self, engine: Engine) -> CudaPreprocess:
@@ -334,9 +342,16 @@ class CudaDetector(BoundNetwork):
         if self._in_flight:
             raise RuntimeError("collect() calls under way before asking for more detections")
         with self._cuda_device:
-            self._postprocess.reserve(max_detections)
-            for slot in self._slots:
-                slot.make_results((self._max_batch, self._postprocess.dtype.itemsize))
+            try:
+                # All of it or nothing: a kernel must not write for buffers that did not come.
+                room = self._postprocess.make_room(max_detections)
+                shape = (self._max_batch, room.dtype.itemsize)
+                buffers = [slot.make_results(shape) for slot in self._slots]
+            except Exception as error:
+                self._raise(error, "making room for more detections")
+            self._postprocess.take_room(room)
+            for slot, buffer in zip(self._slots, buffers, strict=True):
+                slot.take_results(buffer)
         _LOGGER.info("%s: room for %d detections an image", self._device, max_detections)
 
     def _readable(self, frame: Frame) -> Frame:
@@ -458,7 +473,8 @@ class CudaDetector(BoundNetwork):
         if reason or graph is None:
             self._graph_refusal = f"capture failed ({reason})"
             _LOGGER.warning("%s: no CUDA graph: %s", self._device, self._graph_refusal)
-            self._postprocess.reset()
+            with self._stream:
+                self._postprocess.reset()
             return None
         graph.upload(self._stream)
         slot.graphs[batch] = graph
@@ -499,26 +515,28 @@ class CudaDetector(BoundNetwork):
         try:
             if self._stream.is_capturing():
                 self._stream.end_capture()
+            # Copies may be under way that nothing on the compute stream waits for.
+            self._stager.synchronize()
             with self._stream:
                 self._postprocess.reset()
             self._stream.synchronize()
         except Exception as error:
             _LOGGER.warning("%s: %s while recovering", self._device, error)
 
-    def _as_engine_error(self, error: Exception, what: str) -> YoloxTrtError:
-        """Return an error of this package; it says "out of memory" if that is the cause."""
+    def _raise(self, error: Exception, what: str) -> NoReturn:
+        """Raise an error as one of this package; it says "out of memory" if that is the cause."""
         if isinstance(error, YoloxTrtError):
-            return error
+            raise error
         memory = isinstance(error, self._cupy.cuda.memory.OutOfMemoryError)
         text = f"{what} on {self._device} failed: {error}"
         if memory or "cudaErrorMemoryAllocation" in str(error):
-            return EngineError(
+            raise EngineError(
                 f"out of memory: {text}",
                 expected="free device memory",
                 fix="set a smaller max_batch, or run fewer engines on this device",
-            )
-        return EngineError(
+            ) from error
+        raise EngineError(
             text,
             expected="the device to work",
             fix="see the log; if the device is lost, restart the process",
-        )
+        ) from error

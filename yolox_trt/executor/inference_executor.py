@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -169,7 +170,9 @@ class InferenceExecutor:
     ) -> None:
         by_key = _by_key(detectors)
         servers: dict[Device, dict[str, ModelServer]] = {}
+        self._num_classes: dict[str, int] = {}
         for (device, model), detector in by_key.items():
+            self._num_classes[model] = detector.spec.num_classes
             known = (times or {}).get((device, model))
             limit = min(detector.max_batch, max_batch or detector.max_batch)
             servers.setdefault(device, {})[model] = ModelServer(
@@ -226,8 +229,10 @@ class InferenceExecutor:
                 whatever thread drops it. It must not block.
 
         Raises:
-            ConfigurationError: the id is taken, or no device has its model.
+            ConfigurationError: the id is taken, no device has its model, or its options name a
+                class that the model does not have.
         """
+        self._check_options(config)
         with self._lock:
             self._scheduler.add_stream(config, on_result, on_drop, self.clock.now())
             self._attention.notify_all()
@@ -261,12 +266,20 @@ class InferenceExecutor:
             ConfigurationError: no such stream or attribute, or a bad value; nothing is changed.
         """
         with self._lock:
+            wanted = {name: changes[name] for name in ("model", "options") if name in changes}
+            if wanted:
+                self._check_options(replace(self._scheduler.stream(stream_id).config, **wanted))
             config = self._scheduler.update_stream(stream_id, changes, self.clock.now())
             drops, events = self._take_drops(), self._take_events()
             self._wake_all()
         self._deliver_drops(drops)
         self._log(events)
         return config
+
+    def _check_options(self, config: StreamConfig) -> None:
+        """Raise a ConfigurationError for thresholds of classes that the model does not have."""
+        if config.model in self._num_classes:
+            config.options.threshold_array(self._num_classes[config.model])
 
     def stream_config(self, stream_id: str) -> StreamConfig:
         """Return a stream's configuration.
@@ -449,6 +462,7 @@ class InferenceExecutor:
         scheduler = self._scheduler
         finished: Batch | None = None
         while True:
+            drops = events = batch = None  # whoever waits keeps no frame
             with self._lock:
                 if finished is not None:
                     self._release(finished)
@@ -468,6 +482,8 @@ class InferenceExecutor:
                         self._rearm(worker.device, self.clock.now())
             if events:
                 self._log(events)
+            if worker.retired:
+                continue  # its calls are its successor's, too
             if batch is not None:
                 finished = self._begin(worker, batch)
             elif action == "collect":
@@ -555,7 +571,8 @@ class InferenceExecutor:
                 ticket = overlapping.enqueue(frames, options)
         except Exception as error:
             not_now = type(error) is RuntimeError and bool(worker.calls)
-            if not (isinstance(error, FrameError) or not_now or _is_out_of_memory(error)):
+            its_own = isinstance(error, FrameError | ConfigurationError)
+            if not (its_own or not_now or _is_out_of_memory(error)):
                 self._fail(worker, batch, error)
                 return None
         else:
@@ -650,7 +667,7 @@ class InferenceExecutor:
                 found = detector.detect(frames[part], options[part])
                 _check_finite(found)
                 results[part] = found
-            except FrameError as error:
+            except (FrameError, ConfigurationError) as error:
                 if part.stop - part.start > 1:
                     step = 1  # find out which one it is
                     continue
@@ -704,6 +721,7 @@ class InferenceExecutor:
                     if old is not None:
                         with contextlib.suppress(Exception):
                             old.close()
+                    del old  # with its buffers, before its successor makes new ones
                     worker.detectors[model] = self._factory(device, model)
                 if model not in worker.detectors:
                     raise EngineError(
@@ -884,13 +902,11 @@ class InferenceExecutor:
 
     def _wake_idle(self, stream: Stream, now: float) -> None:
         """Let idle devices ask for a stream's waiting frame (lock held)."""
-        idle = self._scheduler.idle_devices(stream)
-        if len(idle) > 1:
-            taker = self._scheduler.only_taker(stream, idle, now)
-            # One that is kept by a callback may be overtaken, by whoever asks.
-            if taker is not None and self._workers[taker.device].waiting:
-                idle = [taker]
-        for state in idle:
+        asked, taker = self._scheduler.devices_to_ask(stream, now)
+        # One that is kept by a callback may be overtaken, by whoever asks.
+        if taker is not None and self._workers[taker.device].waiting:
+            asked = [taker]
+        for state in asked:
             self._workers[state.device].condition.notify()
 
     def _wake_all(self) -> None:
@@ -1043,7 +1059,9 @@ def _mentions(
 ) -> bool:
     """Tell whether an error, or what it came from, is of a kind or has one of the words in it."""
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))  # `raise error from error` makes a ring
         text = f"{type(link).__name__} {link}".lower()
         if (kind is not None and isinstance(link, kind)) or any(word in text for word in words):
             return True

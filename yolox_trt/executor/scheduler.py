@@ -347,25 +347,32 @@ class Scheduler:
             return [state] if state is not None and state.has_room else []
         return [self.devices[device] for device in stream.devices if self.devices[device].has_room]
 
-    def only_taker(
-        self, stream: Stream, idle: Sequence[DeviceState], now: float
-    ) -> DeviceState | None:
-        """Tell which of several idle devices will take a stream's frame, where that is certain.
+    def devices_to_ask(
+        self, stream: Stream, now: float
+    ) -> tuple[list[DeviceState], DeviceState | None]:
+        """Return whom to wake for a stream's waiting frame, for who drives devices by threads.
 
-        To wake every idle device for each frame costs more than to find out: all but one would
-        find nothing to do.
+        Where each frame goes to the device that ends it first, every idle device might be asked,
+        and all but one would find nothing to do; to wake them costs more than to find out.
 
         Returns:
-            The device, or None where all of them should ask: more than this frame waits, a device
-            that is busy may end it sooner, or contention may make another choice better.
+            The devices that should ask; and, if that is certain, the one of them that will take
+            the frame as soon as it asks.
         """
-        if not self._contention.none or any(
+        idle = self.idle_devices(stream)
+        if not idle or not self.policy.per_frame:
+            return idle, None
+        if any(
             other.queue and not other.busy and other is not stream
             for other in self.streams.values()
         ):
-            return None
+            # This frame may take the other one's place, and send it to a device that sleeps.
+            return [state for state in self.devices.values() if state.has_room], None
+        if len(idle) == 1 or not self._contention.none:
+            return idle, None
         fastest = min(idle, key=lambda s: s.servers[stream.devices[s.device]].time)
-        return fastest if self._finishing_first_on(fastest, [stream], now) else None
+        # Else a device that is busy may end it sooner.
+        return idle, fastest if self._finishing_first_on(fastest, [stream], now) else None
 
     def next_batch(self, device: Device, now: float) -> Batch | float | None:
         """Choose what a device runs next, and start it.
@@ -398,7 +405,8 @@ class Scheduler:
         limit = self._batch_limit(state, server, now)
         if limit > 1:
             chosen = [s for s in ready if s.devices[device] == server.name][:limit]
-            wait_until = first.queue[0].submitted + self.options.batch_window
+            # Not the frame's own time: a newer one takes its place while it waits.
+            wait_until = first.waiting_since + self.options.batch_window
             if now < wait_until and len(chosen) < self._gatherable(state, server, limit):
                 return wait_until
         self._spend_credits(ready, chosen)
@@ -805,7 +813,7 @@ class Scheduler:
     def _devices_changed(self, reason: str, now: float) -> None:
         for stream in self.streams.values():
             self._refresh(stream)
-            if stream.placed is not None and not stream.served:
+            if not stream.served and (stream.placed is not None or stream.queue):
                 while stream.queue:
                     self._drop(stream, stream.queue.popleft(), DropReason.NO_DEVICE, now)
                 stream.waiting_since = math.nan

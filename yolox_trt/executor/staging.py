@@ -81,7 +81,8 @@ class Slot:
         self._host: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
         self._device: Any = None
         self.address = 0
-        self.make_results(result_shape)
+        #: uint8 of `result_shape`, pinned.
+        self.results = self.make_results(result_shape)
 
     def _on_device(self, host: npt.NDArray[np.uint8]) -> tuple[Any, int]:
         """Return what kernels read instead of a pinned buffer, and its device address."""
@@ -119,22 +120,27 @@ class Slot:
         """Make the staging buffer at least `size` bytes long. The slot must be at rest."""
         if size <= self._host.size:
             return
-        self._device = None  # let the old one go before its successor comes
-        self._host = _pinned(self._cupy, _align(size, _STEP))
-        self._device, self.address = self._on_device(self._host)
+        # Let the old ones go before their successors come; should one not come, there is none.
+        self._device, self.address, self._host = None, 0, np.empty(0, np.uint8)
+        host = _pinned(self._cupy, _align(size, _STEP))
+        self._device, self.address = self._on_device(host)
+        self._host = host
 
-    def make_results(self, shape: tuple[int, int]) -> None:
-        """Make the pinned buffer for the results, uint8 of `shape`; invalidates the graphs."""
+    def make_results(self, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Return a new pinned buffer for results, uint8 of `shape`, for take_results()."""
+        return _pinned(self._cupy, shape[0] * shape[1]).reshape(shape)
+
+    def take_results(self, buffer: npt.NDArray[np.uint8]) -> None:
+        """Let results come into another buffer; invalidates the graphs."""
         self.graphs.clear()
-        self._result_bytes = shape[1]
-        self.results = _pinned(self._cupy, shape[0] * shape[1]).reshape(shape)
+        self.results = buffer
 
     def fetch(self, results: Any, batch: int, stream: Any) -> None:
         """Enqueue the copy of `batch` rows of results (cupy) to the host."""
         self._cupy.cuda.runtime.memcpyAsync(
             self.results.ctypes.data,
             results.data.ptr,
-            batch * self._result_bytes,
+            batch * self.results.shape[1],
             self._cupy.cuda.runtime.memcpyDeviceToHost,
             stream.ptr,
         )
@@ -217,8 +223,13 @@ class Stager:
         slot.reserve(size)
         base = slot.address
         addresses = [
-            Address(base + place.data, place.chroma and base + place.chroma, place.compact)
-            for place in places
+            # An origin may be 0 or below: where a plane's row 0 would lie, which is not copied.
+            Address(
+                base + place.data,
+                base + place.chroma if frame.encoding == "nv12" else 0,
+                place.compact,
+            )
+            for frame, place in zip(frames, places, strict=True)
         ]
         return Parts(addresses, pieces, size)
 
@@ -288,6 +299,11 @@ class Stager:
     def _is_pinned(self, frame: Frame) -> bool:
         attributes = self._cupy.cuda.runtime.pointerGetAttributes(frame.data.ctypes.data)
         return bool(attributes.type == _PINNED)
+
+    def synchronize(self) -> None:
+        """Wait for the copies that are under way."""
+        if self._copy_stream is not None:
+            self._copy_stream.synchronize()
 
     def close(self) -> None:
         """End the threads."""

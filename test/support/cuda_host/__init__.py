@@ -182,6 +182,7 @@ def make_cupy(empty: Any) -> Any:
             Device=_Context,
             Stream=_Context,
             Event=_Context,
+            get_current_stream=_Context,
             runtime=runtime,
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             alloc_pinned_memory=lambda size: bytearray(b"\xcd" * size),

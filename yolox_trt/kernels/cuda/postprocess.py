@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,20 @@ from yolox_trt.kernels.cuda import descriptors, module
 CELLS = 32
 #: MAX_WORDS of postprocess.cu times 64: the most candidates that NMS can take.
 MAX_CANDIDATES = 65536
+
+
+class Room(NamedTuple):
+    """Buffers for the results of a call.
+
+    Attributes:
+        max_detections: room for detections in one image's result.
+        dtype: of one image's result, see descriptors.result_dtype.
+        results: uint8 (max_batch, result bytes) on the device.
+    """
+
+    max_detections: int
+    dtype: np.dtype[Any]
+    results: Any
 
 
 class CudaPostprocess:
@@ -91,7 +105,11 @@ class CudaPostprocess:
         self._sorted_class_ids = cupy.empty((max_batch, self.capacity), np.int32)
         words = self.capacity // 64
         self._mask = cupy.empty((max_batch, self.capacity, words), np.uint64)
-        self.reserve(max_detections)
+        #: uint8 (max_batch, result bytes), view it as `dtype` on the host.
+        self.results: Any
+        self.dtype: np.dtype[Any]
+        self.max_detections: int
+        self.take_room(self.make_room(max_detections))
 
         code = module.load(
             "postprocess",
@@ -107,13 +125,20 @@ class CudaPostprocess:
         self._suppression = code.get_function("suppression")
         self._selection = code.get_function("greedy_selection")
 
-    def reserve(self, max_detections: int) -> None:
-        """Make room for more detections an image. Graphs captured before must not be launched."""
-        cupy = require("cupy")
-        self.max_detections = min(max_detections, self.capacity)
-        self.dtype = descriptors.result_dtype(self.max_detections)
-        #: uint8 (max_batch, result bytes), view it as `dtype` on the host.
-        self.results = cupy.empty((self.max_batch, self.dtype.itemsize), np.uint8)
+    def make_room(self, max_detections: int) -> Room:
+        """Return buffers for more detections an image, for take_room().
+
+        Raises:
+            cupy.cuda.memory.OutOfMemoryError: there is no memory for them; nothing has changed.
+        """
+        count = min(max_detections, self.capacity)
+        dtype = descriptors.result_dtype(count)
+        results = require("cupy").empty((self.max_batch, dtype.itemsize), np.uint8)
+        return Room(count, dtype, results)
+
+    def take_room(self, room: Room) -> None:
+        """Write into other buffers from now on. Graphs captured before must not be launched."""
+        self.max_detections, self.dtype, self.results = room
 
     def reset(self) -> None:
         """Forget a call that was cut short by an error (enqueued on CuPy's current stream)."""
