@@ -120,7 +120,11 @@ def test_each_batch_has_a_graph_of_its_own(
     model = build_yolox(num_classes=3, batch=None, style="opset13")
     engine = OnnxRuntimeCudaEngine(model, max_batch=3, cuda_graph=own)
     assert seen.options["enable_cuda_graph"] == str(int(own))
+    monkeypatch.setattr(engine._runtime, "__version__", "1.31.1")
     assert engine.graph_capturable is not own  # a graph cannot be captured into another
+    monkeypatch.setattr(engine._runtime, "__version__", "1.23.2")
+    assert not engine.graph_capturable
+    assert own or "1.23.2 frees what a captured run reads" in engine.capture_refusal
     for batch in (2, 1, 2):
         engine.run(batch, engine.stream)
     # The first run of each session asks for the outputs' shapes; its buffers are others.

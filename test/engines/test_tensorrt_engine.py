@@ -116,6 +116,12 @@ def test_batches(tmp_path: Path, name: str, cupy: Any) -> None:
     for batch in (2, 2, 4, 1):
         engine.run(batch)
     assert [run[1]["images"][0] for run in fake.runs] == [2, 2, 4, 1]
+    for batch in (0, 5):
+        with pytest.raises(EngineError, match=r"expected 1 to 4"):
+            engine.run(batch)
+    if name == "8.5":
+        return  # one context: see below
+    assert engine.graph_capturable
     # A graph captured from a context would break if another batch changed that context's shape.
     (two, memory), (again, _), (four, _), (one, _) = fake.contexts
     assert two is again
@@ -125,11 +131,34 @@ def test_batches(tmp_path: Path, name: str, cupy: Any) -> None:
     engine.run(2)
     assert [context for context, _ in fake.contexts[-2:]] == [four, two]
     shapes = [args for called, args in fake.calls if called == "IExecutionContext.set_input_shape"]
-    assert [shape[1][0] for shape in shapes] == [2, 1]  # 4 when it was loaded; once for each
+    assert [shape[1][0] for shape in shapes] == [2]  # 4 and 1 when it was loaded; once for each
     assert [run[0] for run in fake.runs] == [fake.runs[0][0]] * 6
-    for batch in (0, 5):
-        with pytest.raises(EngineError, match=r"expected 1 to 4"):
-            engine.run(batch)
+
+
+@pytest.mark.parametrize("name", ["8.5", "8.6"])
+def test_batches_of_a_profile_that_serves_one_context(
+    tmp_path: Path, name: str, cupy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TensorRT 8.5, and engines of 8.6 that were not built to share their profile."""
+    fake, api = make_api(name)
+    model = small_model(tmp_path, batch=None, style="opset13", head="raw_levels")
+    file = engine_file(tmp_path, api, model, max_batch=4)
+    if name == "8.6":
+        assert json.loads(file.read())["shared"]
+        unshared = json.dumps({**json.loads(file.read()), "shared": False}).encode()
+        file = write_engine(file.path, unshared, fingerprint=file.fingerprint, spec=file.spec)
+    engine = TensorRTEngine(file, api=api)
+    assert not engine.graph_capturable
+    assert "share one execution context, and no CUDA graph is used" in caplog.text
+    for batch in (2, 2, 4, 1, 2):
+        engine.run(batch)
+    assert [run[1]["images"][0] for run in fake.runs] == [2, 2, 4, 1, 2]
+    assert len({id(context) for context, _ in fake.contexts}) == 1
+    engine.profile_layers(2, runs=1)
+    engine.close()
+    # A profile of one size needs no second context.
+    fixed = engine_file(tmp_path, api, model, min_batch=4, max_batch=4)
+    assert TensorRTEngine(fixed, api=api).graph_capturable
 
 
 @pytest.mark.parametrize("name", VERSIONS)

@@ -36,7 +36,8 @@ NAMES_WITHOUT_THE_FEATURE = {
         "io_types",  # the names are there, but types of a typed network are the graph's
     },
     # What a layer takes is not in its name.
-    "8.5": {"dla_int8_qdq", "qdq_int8_weights"},
+    # Nor is how many contexts a profile serves.
+    "8.5": {"dla_int8_qdq", "qdq_int8_weights", "profile_sharing"},
     "8.6": {"dla_int8_qdq", "qdq_int8_weights"},
     "10.3": {"dla_int8_qdq"},
 }

@@ -12,6 +12,7 @@ engine is JSON of the settings, and running it notes the addresses.
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -106,6 +107,7 @@ class _Behaviour:
         config._flags, config._pools, config._profiles = set(), {}, []
         config._timing_cache, config._capabilities = None, {}
         config._calibration_profile = None
+        config._preview = set()
         return config
 
     def Builder_create_optimization_profile(self, builder: Any) -> Any:  # noqa: N802
@@ -163,6 +165,7 @@ class _Behaviour:
             "flags": sorted(flag.name for flag in config._flags),
             "pools": config._pools,
             "profiles": [profile._shapes for profile in config._profiles],
+            "shared": fake.shares_profiles or "PROFILE_SHARING_0806" in config._preview,
             "capabilities": config._capabilities,
             "network_flags": network._flags,
             "cache": cache,
@@ -291,6 +294,12 @@ class _Behaviour:
         config._flags.discard(flag)
         config._values[f"cleared {flag.name}"] = True
 
+    def IBuilderConfig_set_preview_feature(  # noqa: N802
+        self, config: Any, feature: Any, enable: bool
+    ) -> None:
+        assert enable
+        config._preview.add(feature.name)
+
     def IBuilderConfig_set_memory_pool_limit(  # noqa: N802
         self, config: Any, pool: Any, size: int
     ) -> None:
@@ -361,6 +370,7 @@ class _Behaviour:
         engine = self.fake.new("ICudaEngine")
         engine._description = description
         engine._tensors = {t["name"]: t for t in description["tensors"]}
+        engine._contexts = weakref.WeakSet()
         return engine
 
     def ICudaEngine_get_tensor_name(self, engine: Any, index: int) -> str:  # noqa: N802
@@ -428,7 +438,21 @@ class _Behaviour:
         strategy = how if isinstance(how, EnumValue) else getattr(how, "_strategy", None)
         context._needs_memory = strategy is not None and strategy.name == "USER_MANAGED"
         context._memory = None
+        # NvInferRuntime.h: the first context takes profile 0 by itself, others must ask for one.
+        context._profile = -1 if engine._contexts else 0
+        engine._contexts.add(context)
         return context
+
+    def IExecutionContext_set_optimization_profile_async(  # noqa: N802
+        self, context: Any, index: int, stream: int
+    ) -> bool:
+        engine = context._engine
+        others = [c for c in engine._contexts if c is not context and c._profile == index]
+        if others and not engine._description["shared"]:
+            self.fake.log("ERROR", "Profile 0 has been chosen by another IExecutionContext")
+            return False
+        context._profile = index
+        return True
 
     def ICudaEngine_create_execution_context_without_device_memory(self, engine: Any) -> Any:  # noqa: N802
         context = self.ICudaEngine_create_execution_context(engine)
@@ -442,6 +466,9 @@ class _Behaviour:
         context._memory = memory
 
     def IExecutionContext_set_input_shape(self, context: Any, name: str, shape: Any) -> bool:  # noqa: N802
+        if context._profile < 0:
+            self.fake.log("ERROR", "no optimization profile has been chosen")
+            return False
         least, _, most = context._engine._description["profiles"][0][name]
         if not least[0] <= shape[0] <= most[0]:
             self.fake.log("ERROR", "shape outside the profile")
@@ -505,6 +532,8 @@ class FakeTensorRT:
         self.calls: list[tuple[str, Any]] = []
         self.runs: list[Any] = []
         self.contexts: list[Any] = []  # of each run, with their memory
+        #: PROFILE_SHARING_0806 is on by default since TensorRT 10.
+        self.shares_profiles = self.number >= (10,) or self.flavour == "tensorrt_rtx"
         self.num_dla_cores = 2
         self.not_on_dla: set[str] = set()
         self.plugins = {"EfficientNMS_TRT"} if self.flavour == "tensorrt" else set()
@@ -634,6 +663,8 @@ def _property(fake: FakeTensorRT, class_name: str, this: Any, name: str) -> Any:
         return len(this._tensors)
     if key in ("ICudaEngine.device_memory_size", "ICudaEngine.device_memory_size_v2"):
         return 4096
+    if key == "IExecutionContext.active_optimization_profile":
+        return this._profile
     if key == "IExecutionContext.profiler":
         return None
     return _NOTHING

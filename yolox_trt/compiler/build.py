@@ -34,6 +34,7 @@ from yolox_trt.core.optional import require
 from yolox_trt.engines.cache import BuiltEngine
 from yolox_trt.engines.engine_file import write_atomically
 from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi, messages_text
+from yolox_trt.engines.trt_features import TENSORRT
 
 _log = logging.getLogger("yolox_trt.build")
 
@@ -236,6 +237,10 @@ class EngineBuilder:
                 f"TensorRT refused the batch profile {self._plan.batch}",
                 fix="set --min-batch, --opt-batch and --max-batch",
             )
+        if self._api.flavour == TENSORRT and self._api.version < (10,):
+            sharing = getattr(self._trt.PreviewFeature, "PROFILE_SHARING_0806", None)
+            if sharing is not None:  # 8.6; on by itself since 10.0
+                config.set_preview_feature(sharing, True)
         return profile
 
     def _set_flags(self, config: Any) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _PROVIDER = "CUDAExecutionProvider"
 #: ONNX Runtime's name of the memory that buffers are bound in.
 _MEMORY = "cuda"
+#: First version whose captured runs read nothing that was freed; 1.31.1 was run so, on an H100.
+CAPTURABLE_SINCE = (1, 31)
 
 
 class OnnxRuntimeCudaEngine(BoundNetwork):
@@ -153,7 +156,22 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
     @property
     def graph_capturable(self) -> bool:
         """Whether run() may be captured; CudaDetector falls back if an operator refuses."""
-        return not self._own_graphs
+        return not self.capture_refusal
+
+    @property
+    def capture_refusal(self) -> str:
+        """Why run() may not be captured; empty if it may.
+
+        Before ONNX Runtime 1.31 what a captured run copies to the device (the tables of Concat and
+        Split) was read from host memory that was freed when the capture ended
+        (microsoft/onnxruntime, pull request 32121).
+        """
+        if self._own_graphs:
+            return "ONNX Runtime keeps graphs of its own"
+        version = self._runtime.__version__
+        if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < CAPTURABLE_SINCE:
+            return f"ONNX Runtime {version} frees what a captured run reads; 1.31 and later do not"
+        return ""
 
     @property
     def stream(self) -> Any:

@@ -40,6 +40,10 @@ class LayerTime:
     milliseconds: float
 
 
+class _ProfileTakenError(EngineError):
+    """Another execution context has the engine's only profile."""
+
+
 class TensorRTEngine(BoundNetwork):
     """A TensorRT engine with its buffers: the protocol `Engine`, memory "cuda".
 
@@ -84,6 +88,7 @@ class TensorRTEngine(BoundNetwork):
         self._runtime_cache: Any = None
         self._engine: Any = None
         self._contexts: dict[int, Any] = {}
+        self._shares_profile = True
         self._context: Any = None  # that of the batch of the last run
         self._scratch: Any = None
         self._batch = -1
@@ -121,10 +126,17 @@ class TensorRTEngine(BoundNetwork):
     def graph_capturable(self) -> bool:
         """Whether run() may be captured into a CUDA graph: on the GPU, with no layer on a DLA.
 
+        Nor where all batches share one execution context (an open batch before TensorRT 8.6).
+
         A run must have been made with the same batch before the capture (warm_up does), because
         the first enqueue may allocate and, on TensorRT-RTX, compile.
         """
         return self._device.kind == "gpu" and self._capturable
+
+    @property
+    def capture_refusal(self) -> str:
+        """Why run() may not be captured; empty if it may, or where graph_capturable says all."""
+        return "" if self._shares_profile else "all batches share one execution context"
 
     def run(self, batch: int, stream: Any = None) -> None:
         """Enqueue the first `batch` images on `stream` (cupy.cuda.Stream; None: the current one).
@@ -284,8 +296,8 @@ class TensorRTEngine(BoundNetwork):
         self._capturable = True
 
     def _context_key(self, batch: int) -> int:
-        """Return the batch whose context runs a batch: a static engine has but one."""
-        return batch if self._dynamic else self._max_batch
+        """Return the batch whose context runs a batch: without one for each, the largest."""
+        return batch if self._dynamic and self._shares_profile else self._max_batch
 
     def _context_of(self, batch: int) -> Any:
         key = self._context_key(batch)
@@ -302,16 +314,56 @@ class TensorRTEngine(BoundNetwork):
                         fix="free device memory: fewer engines, a smaller batch",
                     )
                 if self._dynamic:
-                    shape = (key, *self._image_shape)
-                    if not context.set_input_shape(self._input_name, shape):
-                        raise EngineError(
-                            f"input shape {shape} was refused: {messages_text(messages)}",
-                            fix="build the engine again",
-                        )
+                    self._select_profile(context, messages)
+                    self._set_shape(context, key, messages)
             for name, buffer in self._buffers.items():
                 self._set_address(context, name, buffer)
             self._contexts[key] = context
         return self._contexts[key]
+
+    def _select_profile(self, context: Any, messages: list[tuple[str, str]]) -> None:
+        """Let a context use the engine's profile: an engine's first one does so by itself."""
+        if int(context.active_optimization_profile) == 0:
+            return
+        stream = self._cupy.cuda.get_current_stream()
+        if not context.set_optimization_profile_async(0, stream.ptr):
+            raise _ProfileTakenError(
+                f"a further execution context for {self._file.path} was refused: "
+                f"{messages_text(messages)}",
+                fix="build the engine again",
+            )
+        self._synchronize(stream)
+
+    def _set_shape(self, context: Any, batch: int, messages: list[tuple[str, str]]) -> None:
+        shape = (batch, *self._image_shape)
+        if not context.set_input_shape(self._input_name, shape):
+            raise EngineError(
+                f"input shape {shape} was refused: {messages_text(messages)}",
+                fix="build the engine again",
+            )
+
+    def _try_sharing(self) -> None:
+        """Find out whether every batch may have a context of its own.
+
+        Before TensorRT 10 a profile serves one context, unless the engine was built for more
+        (PreviewFeature.PROFILE_SHARING_0806). Then all batches have the one context, whose shape
+        follows them, and no graph holds for long.
+        """
+        reason = ""
+        if not self._api.has("profile_sharing"):
+            reason = f"{self._api} has one execution context for a batch profile"
+        else:
+            try:
+                self._context_of(self._min_batch)
+            except _ProfileTakenError:
+                reason = "it was built without profile sharing; build it again"
+        if reason:
+            self._shares_profile = self._capturable = False
+            _log.warning(
+                "%s: all batches share one execution context, and no CUDA graph is used: %s",
+                self._file.path,
+                reason,
+            )
 
     def _make_context(self) -> Any:
         """Make a context; those of a dynamic engine share one scratch memory."""
@@ -383,6 +435,8 @@ class TensorRTEngine(BoundNetwork):
         dtype = self._layouts[self._input_name].dtype
         if dtype != self._spec.input_dtype:
             self._spec = dataclasses.replace(self._spec, input_dtype=dtype)
+        if self._dynamic and self._min_batch < self._max_batch:
+            self._try_sharing()
 
     @staticmethod
     def _set_address(context: Any, name: str, buffer: Any) -> None:
@@ -402,6 +456,10 @@ class TensorRTEngine(BoundNetwork):
                 fix="build with --min-batch and --max-batch, or split the batch",
             )
         self._context = self._context_of(batch)
+        if self._dynamic and not self._shares_profile:
+            self._batch = -1
+            with self._api.collect_messages() as messages:
+                self._set_shape(self._context, batch, messages)
         self._batch = batch
 
     def _refused(self, what: str) -> None:

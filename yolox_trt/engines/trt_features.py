@@ -262,6 +262,16 @@ FEATURES: dict[str, Feature] = {
             "ICudaEngine.num_io_tensors",
         ),
     ),
+    "profile_sharing": Feature(
+        "an execution context, and with it a CUDA graph, for each batch of one profile",
+        spans=(((8, 6), None),),
+        names=(
+            "IExecutionContext.set_optimization_profile_async",
+            "IExecutionContext.active_optimization_profile",
+        ),
+        reason="profiles can be shared since TensorRT 8.6 (PROFILE_SHARING_0806)",
+        instead="leave max_batch at 1, or do without CUDA graphs",
+    ),
     "runtime_cache": Feature(
         "cache of kernels that the runtime compiled",
         spans=(),
