@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 
 def pytest_configure() -> None:
@@ -20,6 +21,11 @@ def pytest_configure() -> None:
     # nodes would never stop.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes is up to the machine; it does not make the example fail.
+    settings.register_profile(
+        "yolox_trt", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("yolox_trt")
 
 
 @pytest.fixture(scope="session")

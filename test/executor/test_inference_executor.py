@@ -12,6 +12,8 @@ import threading
 import time
 import types
 import weakref
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +22,16 @@ from support.executors import (
     DLA0,
     DLA1,
     GPU,
+    PATIENCE,
+    PATIENT,
+    Gate,
     Recorder,
     adds_up,
     check_counters,
-    feed,
+    feed_until,
     frame,
+    new_threads,
+    settled,
     simulated,
     wait_until,
 )
@@ -46,6 +53,7 @@ from yolox_trt.executor import (
     StreamConfig,
     SubmitOutcome,
 )
+from yolox_trt.executor.clock import VirtualClock
 from yolox_trt.executor.simulated_detector import SimulatedDetector
 
 
@@ -76,75 +84,92 @@ def test_order_is_kept_across_devices(policy: str) -> None:
     with InferenceExecutor(detectors, policy=policy) as executor:
         for name in names:
             executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
-        executor.wait_started(5.0)
-        feed(executor, names, rate=150.0, seconds=1.0)
-        assert wait_until(
-            lambda: all(s.in_flight == 0 for s in executor.snapshot().streams.values())
+        assert executor.wait_started(PATIENCE)
+        end = feed_until(
+            executor, names, 150.0, lambda: all(len(recorder.numbers(n)) > 50 for n in names)
         )
+        if policy == "dynamic":
+            end = feed_until(
+                executor,
+                names,
+                150.0,
+                lambda: {r.device for n in names for r in recorder.results[n]} == {GPU, DLA0, DLA1},
+                end,
+            )
+        assert wait_until(lambda: settled(executor))
         snapshot = executor.snapshot()
     check_counters(snapshot)
     for name in names:
         numbers = recorder.numbers(name)
-        assert len(numbers) > 50
         assert numbers == sorted(numbers)
         dropped = [number for number, _ in recorder.drops[name]]
-        assert sorted(numbers + dropped) == list(range(150)), "a frame ends exactly once"
+        assert sorted(numbers + dropped) == list(range(end)), "a frame ends exactly once"
     if policy == "dynamic":
-        used = {result.device for results in recorder.results.values() for result in results}
-        assert used == {GPU, DLA0, DLA1}
         assert sum(s.moves for s in snapshot.streams.values()) > 0
 
 
 def test_one_device_is_woken_for_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the dynamic policy every idle device could take it; only the fastest is asked."""
     recorder = Recorder()
-    detectors = [simulated(GPU, 0.002), simulated(DLA0, 0.004), simulated(DLA1, 0.004)]
-    with InferenceExecutor(detectors, policy="dynamic") as executor:
+    detectors = [simulated(GPU), simulated(DLA0), simulated(DLA1)]
+    # Far apart: whatever delays the GPU's calls, it stays the fastest.
+    times = {(GPU, "default"): 0.002, (DLA0, "default"): 1.0, (DLA1, "default"): 1.0}
+    with InferenceExecutor(detectors, policy="dynamic", times=times) as executor:
         executor.add_stream(StreamConfig(id="a", expected_rate=10.0), recorder.on_result)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         assert wait_until(lambda: all(w.waiting for w in executor._workers.values()))
-        asked = []
-        original = executor._scheduler.next_batch
+        woken: list[Device] = []
+        for device, worker in executor._workers.items():
 
-        def next_batch(device: Device, now: float) -> object:
-            asked.append(device)
-            return original(device, now)
+            def notify(
+                n: int = 1,
+                device: Device = device,
+                original: Callable[[int], None] = worker.condition.notify,
+            ) -> None:
+                # The threads of the executor wake all devices when something has changed.
+                if threading.current_thread() is threading.main_thread():
+                    woken.append(device)
+                original(n)
 
-        monkeypatch.setattr(executor._scheduler, "next_batch", next_batch)
+            monkeypatch.setattr(worker.condition, "notify", notify)
         for number in range(10):
+            # A GPU that is still on its way back to waiting may be overtaken.
+            assert wait_until(lambda: executor._workers[GPU].waiting)
             executor.submit(frame("a", number))
             assert recorder.wait(lambda n=number: len(recorder.results["a"]) == n + 1)
-            time.sleep(0.01)
-    assert set(asked) == {GPU}
+        assert woken == [GPU] * 10
 
 
 def test_a_device_that_is_kept_by_a_callback_is_overtaken() -> None:
     recorder = Recorder()
     release = threading.Event()
-    detectors = [simulated(GPU, 0.002), simulated(DLA0, 0.004)]
-    with InferenceExecutor(detectors, policy="dynamic") as executor:
-        executor.add_stream(StreamConfig(id="slow"), lambda _: release.wait(1.5))
+    detectors = [simulated(GPU), simulated(DLA0)]
+    times = {(GPU, "default"): 0.002, (DLA0, "default"): 0.05}
+    with InferenceExecutor(detectors, policy="dynamic", options=PATIENT, times=times) as executor:
+        executor.add_stream(StreamConfig(id="slow"), lambda _: release.wait(2.0 * PATIENCE))
         executor.add_stream(StreamConfig(id="a", expected_rate=20.0), recorder.on_result)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         assert wait_until(lambda: all(w.waiting for w in executor._workers.values()))
         executor.submit(frame("slow"))
         assert wait_until(lambda: executor.snapshot().streams["slow"].processed == 1)
         executor.submit(frame("a"))
-        assert recorder.wait(lambda: len(recorder.results["a"]) == 1, 1.0)
+        assert recorder.wait(lambda: len(recorder.results["a"]) == 1)
         release.set()
     assert [result.device for result in recorder.results["a"]] == [DLA0]
 
 
 def test_newest_frame_wins() -> None:
     recorder = Recorder()
-    with InferenceExecutor([simulated(GPU, 0.05)], times={(GPU, "default"): 0.05}) as executor:
+    gate = Gate()
+    with InferenceExecutor([simulated(GPU, result=gate)], options=PATIENT) as executor:
         executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         assert executor.submit(frame("a", 0)) is SubmitOutcome.ACCEPTED
         assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
         assert executor.submit(frame("a", 1)) is SubmitOutcome.ACCEPTED
         assert executor.submit(frame("a", 2)) is SubmitOutcome.REPLACED_OLDEST
         assert executor.submit(frame("a", 3)) is SubmitOutcome.REPLACED_OLDEST
+        gate.open()
         assert recorder.wait(lambda: len(recorder.results["a"]) == 2)
         assert recorder.numbers("a") == [0, 3]
         assert recorder.drops["a"] == [(1, DropReason.OVERFLOW), (2, DropReason.OVERFLOW)]
@@ -152,10 +177,11 @@ def test_newest_frame_wins() -> None:
 
 def test_drop_newest_keeps_what_waits() -> None:
     recorder = Recorder()
-    with InferenceExecutor([simulated(GPU, 0.05)], times={(GPU, "default"): 0.05}) as executor:
+    gate = Gate()
+    with InferenceExecutor([simulated(GPU, result=gate)], options=PATIENT) as executor:
         config = StreamConfig(id="a", overflow="drop_newest", queue_depth=2)
         executor.add_stream(config, recorder.on_result, recorder.on_drop)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         executor.submit(frame("a", 0))
         assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
         outcomes = [executor.submit(frame("a", number)) for number in (1, 2, 3)]
@@ -164,6 +190,7 @@ def test_drop_newest_keeps_what_waits() -> None:
             SubmitOutcome.ACCEPTED,
             SubmitOutcome.QUEUE_FULL,
         ]
+        gate.open()
         assert recorder.wait(lambda: len(recorder.results["a"]) == 3)
         assert recorder.numbers("a") == [0, 1, 2]
         assert executor.snapshot().streams["a"].dropped[DropReason.OVERFLOW] == 1
@@ -172,13 +199,17 @@ def test_drop_newest_keeps_what_waits() -> None:
 
 def test_stale_frames_are_dropped_before_work() -> None:
     recorder = Recorder()
-    with InferenceExecutor([simulated(GPU, 0.08)], times={(GPU, "default"): 0.08}) as executor:
+    gate = Gate()
+    clock = VirtualClock(1.0)
+    with InferenceExecutor([simulated(GPU, result=gate)], clock=clock) as executor:
         config = StreamConfig(id="a", stale_after=0.03, queue_depth=5)
         executor.add_stream(config, recorder.on_result, recorder.on_drop)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         executor.submit(frame("a", 0))
         assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
-        executor.submit(frame("a", 1))  # waits for 80 ms
+        assert executor.submit(frame("a", 1)) is SubmitOutcome.ACCEPTED
+        clock.advance_to(1.05)
+        gate.open()
         assert recorder.wait(lambda: bool(recorder.drops["a"]))
         assert recorder.drops["a"] == [(1, DropReason.STALE)]
         old = Frame.view(
@@ -187,7 +218,7 @@ def test_stale_frames_are_dropped_before_work() -> None:
             width=1,
             encoding="bgr8",
             stream_id="a",
-            received_ns=time.monotonic_ns() - 50_000_000,
+            received_ns=1_000_000_000,
         )
         assert executor.submit(old) is SubmitOutcome.STALE
         assert executor.snapshot().devices[GPU].frames == 1
@@ -195,13 +226,13 @@ def test_stale_frames_are_dropped_before_work() -> None:
 
 def test_max_rate_and_enabled() -> None:
     recorder = Recorder()
-    with InferenceExecutor([simulated(GPU)]) as executor:
+    clock = VirtualClock(1.0)
+    with InferenceExecutor([simulated(GPU)], options=PATIENT, clock=clock) as executor:
         executor.add_stream(StreamConfig(id="a", max_rate=50.0), recorder.on_result)
-        executor.wait_started(5.0)
-        begin = time.monotonic()
-        while time.monotonic() - begin < 1.0:
+        assert executor.wait_started(PATIENCE)
+        for number in range(250):  # a second of a camera at 250 Hz
+            clock.advance_to(1.0 + 0.004 * number)
             executor.submit(frame("a"))
-            time.sleep(0.004)
         passed = executor.snapshot().streams["a"]
         accepted = passed.received - passed.dropped[DropReason.RATE]
         assert 40 <= accepted <= 52
@@ -217,16 +248,18 @@ def test_max_rate_and_enabled() -> None:
 
 def test_streams_come_and_go_while_running() -> None:
     recorder = Recorder()
-    with InferenceExecutor([simulated(GPU, 0.02)], times={(GPU, "default"): 0.02}) as executor:
+    gate = Gate()
+    with InferenceExecutor([simulated(GPU, result=gate)], options=PATIENT) as executor:
         executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
         with pytest.raises(ConfigurationError, match="unique"):
             executor.add_stream(StreamConfig(id="a"), recorder.on_result)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         executor.submit(frame("a", 0))
         assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 0)
         executor.submit(frame("a", 1))
         executor.remove_stream("a")
         assert executor.submit(frame("a", 2)) is SubmitOutcome.UNKNOWN_STREAM
+        gate.open()
         assert wait_until(lambda: executor.snapshot().removed_received == 2)
         snapshot = executor.snapshot()
         assert snapshot.removed_processed + snapshot.removed_dropped == 2
@@ -270,12 +303,12 @@ class _Picky(SimulatedDetector):
 
 def test_an_unreadable_frame_costs_only_itself() -> None:
     recorder = Recorder()
-    options = SchedulerOptions(batch_window=0.05)
+    options = SchedulerOptions(batch_window=10.0)  # a full batch does not wait for its end
     detector = _Picky(GPU, ConstantLatency(0.001), max_batch=4)
     with InferenceExecutor([detector], options=options) as executor:
         for name in ("a", "b", "c", "d"):
             executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         for number, name in enumerate(("a", "b", "c", "d")):
             executor.submit(frame(name, number))
         assert recorder.wait(lambda: len(recorder.results) == len(recorder.drops) == 2)
@@ -291,11 +324,11 @@ def test_same_model_is_batched_on_the_gpu_and_never_on_a_dla() -> None:
     for device in (GPU, DLA0):
         recorder = Recorder()
         detector = simulated(device, max_batch=4)
-        options = SchedulerOptions(batch_window=0.1)
+        options = SchedulerOptions(batch_window=10.0)  # a full batch does not wait for its end
         with InferenceExecutor([detector], options=options) as executor:
             for name in ("a", "b", "c", "d"):
                 executor.add_stream(StreamConfig(id=name), recorder.on_result)
-            executor.wait_started(5.0)
+            assert executor.wait_started(PATIENCE)
             for name in ("a", "b", "c", "d"):
                 executor.submit(frame(name))
             assert recorder.wait(lambda r=recorder: len(r.results) == 4)
@@ -303,19 +336,35 @@ def test_same_model_is_batched_on_the_gpu_and_never_on_a_dla() -> None:
     assert sizes == {"gpu": [4, 4, 4, 4], "dla0": [1, 1, 1, 1]}
 
 
-def test_batch_window_ends() -> None:
+def test_batch_window_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     options = SchedulerOptions(batch_window=0.03)
-    with InferenceExecutor([simulated(GPU, max_batch=4)], options=options) as executor:
+    clock = VirtualClock(1.0)
+    detector = simulated(GPU, max_batch=4)
+    with InferenceExecutor([detector], options=options, clock=clock) as executor:
         for name in ("a", "b", "c"):
             executor.add_stream(StreamConfig(id=name), recorder.on_result)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
+        scheduler = executor._scheduler
+        original = scheduler.next_batch
+        choices: list[object] = []
+
+        def next_batch(device: Device, now: float) -> object:
+            choice = original(device, now)
+            if choice is not None:
+                choices.append(choice)
+            return choice
+
+        monkeypatch.setattr(scheduler, "next_batch", next_batch)
         executor.submit(frame("a"))
         executor.submit(frame("b"))
+        assert wait_until(lambda: bool(choices))
+        assert choices[0] == pytest.approx(1.03), "when to ask again"
+        clock.advance_to(1.0 + options.batch_window)
         assert recorder.wait(lambda: len(recorder.results) == 2)
         timing = recorder.results["a"][0].timing
         assert timing.batch_size == 2
-        assert 0.028 < timing.queue_wait < 0.2
+        assert timing.queue_wait == pytest.approx(0.03)
 
 
 def test_several_models_and_options() -> None:
@@ -344,7 +393,7 @@ def test_several_models_and_options() -> None:
             executor.add_stream(
                 StreamConfig(id="x", model="front", device="dla0"), recorder.on_result
             )
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         executor.submit(frame("f"))
         executor.submit(frame("r"))
         assert recorder.wait(lambda: len(recorder.results) == 2)
@@ -354,7 +403,7 @@ def test_several_models_and_options() -> None:
 
 
 def test_stop_ends_threads_and_start_begins_again() -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     recorder = Recorder()
     executor = InferenceExecutor([simulated(GPU), simulated(DLA0)])
     executor.add_stream(StreamConfig(id="a"), recorder.on_result)
@@ -365,9 +414,9 @@ def test_stop_ends_threads_and_start_begins_again() -> None:
         executor.submit(frame("a", number))
         assert recorder.wait(lambda n=number: recorder.numbers("a")[-1:] == [n])
         begin = time.monotonic()
-        assert executor.stop()
-        assert time.monotonic() - begin < 0.5
-        assert threading.active_count() == before
+        assert executor.stop(timeout=PATIENCE)
+        assert time.monotonic() - begin < 10.0
+        assert not new_threads(before)
     assert executor.close()
     with pytest.raises(ConfigurationError, match="closed"):
         executor.start()
@@ -375,14 +424,20 @@ def test_stop_ends_threads_and_start_begins_again() -> None:
 
 def test_waiting_frames_are_dropped_at_stop() -> None:
     recorder = Recorder()
-    executor = InferenceExecutor([simulated(GPU, 0.1)], times={(GPU, "default"): 0.1})
-    executor.add_stream(StreamConfig(id="a", queue_depth=5), recorder.on_result, recorder.on_drop)
+    gate = Gate()
+
+    def on_drop(dropped: Frame, reason: DropReason) -> None:
+        recorder.on_drop(dropped, reason)
+        gate.open()  # the frame that runs ends only now that the waiting ones are dropped
+
+    executor = InferenceExecutor([simulated(GPU, result=gate)], options=PATIENT)
+    executor.add_stream(StreamConfig(id="a", queue_depth=5), recorder.on_result, on_drop)
     executor.start()
-    executor.wait_started(5.0)
+    assert executor.wait_started(PATIENCE)
     for number in range(3):
         executor.submit(frame("a", number))
     assert wait_until(lambda: executor.snapshot().streams["a"].waiting == 2)
-    assert executor.close()
+    assert executor.close(timeout=PATIENCE)
     assert recorder.numbers("a") == [0]
     assert recorder.drops["a"] == [(1, DropReason.STOPPED), (2, DropReason.STOPPED)]
     assert adds_up(executor.snapshot().streams["a"])
@@ -408,18 +463,20 @@ def test_timing_and_deadline() -> None:
     recorder = Recorder()
     with InferenceExecutor([simulated(GPU, 0.02)], times={(GPU, "default"): 0.02}) as executor:
         executor.add_stream(StreamConfig(id="late", deadline=0.01), recorder.on_result)
-        executor.add_stream(StreamConfig(id="fine", deadline=1.0), recorder.on_result)
-        executor.wait_started(5.0)
+        executor.add_stream(StreamConfig(id="fine", deadline=60.0), recorder.on_result)
+        assert executor.wait_started(PATIENCE)
         executor.submit(frame("late"))
         assert recorder.wait(lambda: bool(recorder.results["late"]))
+        begin = time.monotonic()
         executor.submit(frame("fine"))
         assert recorder.wait(lambda: bool(recorder.results["fine"]))
+        elapsed = time.monotonic() - begin
         snapshot = executor.snapshot()
     late, fine = recorder.results["late"][0], recorder.results["fine"][0]
     assert late.deadline_missed and not fine.deadline_missed
     assert snapshot.streams["late"].deadline_missed == 1
-    assert 0.02 <= fine.timing.service <= fine.timing.total < 0.2
-    assert fine.timing.stages.inference == pytest.approx(fine.timing.service, abs=0.01)
+    assert 0.02 <= fine.timing.service <= fine.timing.total <= elapsed
+    assert 0.02 <= fine.timing.stages.inference <= fine.timing.service + 1e-6
     assert snapshot.streams["fine"].latency_p50 == pytest.approx(fine.timing.total)
 
 
@@ -431,9 +488,10 @@ def test_nan_in_detections_is_an_engine_error() -> None:
 
     recorder = Recorder()
     detector = SimulatedDetector(CPU, ConstantLatency(0.001), result=poisoned)
-    with InferenceExecutor([detector]) as executor:
+    options = replace(PATIENT, backoff=60.0)  # it stays out of service while the test looks
+    with InferenceExecutor([detector], options=options) as executor:
         executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         executor.submit(frame("a"))
         assert recorder.wait(lambda: recorder.drops["a"] == [(0, DropReason.FAILED)])
         assert "NaN" in executor.snapshot().devices[CPU].last_error
@@ -476,9 +534,9 @@ def test_times_are_measured_at_the_start_for_one_frame() -> None:
         def warmup(self) -> None:
             self.detect([frame("")] * self.max_batch, [PostprocessOptions()] * self.max_batch)
 
-    detectors = [Batching(GPU, ConstantLatency(0.01), max_batch=8), simulated(DLA0, 0.02)]
+    detectors = [Batching(GPU, ConstantLatency(0.01), max_batch=32), simulated(DLA0, 0.02)]
     with InferenceExecutor(detectors, times={(DLA0, "default"): 0.5}) as executor:
-        assert executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         devices = executor.snapshot().devices
-    assert devices[GPU].models["default"] == pytest.approx(0.01, rel=0.5)
+    assert 0.01 <= devices[GPU].models["default"] < 0.3, "not the 0.32 s of the batch"
     assert devices[DLA0].models["default"] == 0.5, "given times are taken as they are"

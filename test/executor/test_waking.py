@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.executors import DLA0, GPU, Recorder, frame, simulated, wait_until
+from support.executors import DLA0, GPU, Recorder, frame, new_threads, simulated, wait_until
 
 from yolox_trt.core import Detections, Frame, PostprocessOptions
 from yolox_trt.engines.simulated import ConstantLatency
@@ -152,6 +152,7 @@ def test_a_worker_that_a_drops_callback_kept_leaves_the_calls_to_its_successor(
 ) -> None:
     failures: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: failures.append(str(args.exc_value)))
+    before = set(threading.enumerate())
     recorder = Recorder()
     returns = threading.Event()
     clock = VirtualClock(1.0)
@@ -183,4 +184,5 @@ def test_a_worker_that_a_drops_callback_kept_leaves_the_calls_to_its_successor(
         assert wait_until(lambda: executor.snapshot().streams["b"].callback_blocked == 0.0, 30.0)
         executor.submit(Frame.from_array(np.zeros((1, 1, 3), np.uint8), stream_id="b"))
         assert recorder.wait(lambda: len(recorder.results["b"]) == 1, 30.0)
+    assert wait_until(lambda: not new_threads(before))
     assert not failures

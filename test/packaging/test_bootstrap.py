@@ -59,11 +59,15 @@ def test_a_second_run_installs_nothing_and_needs_no_network(repository: Path) ->
     assert first.returncode == 0, first.stdout
     before = {path: path.stat().st_mtime_ns for path in state.rglob("*")}
     start = time.monotonic()
+    subprocess.run([base, "-c", ""], check=True)
+    bare = time.monotonic() - start
+    start = time.monotonic()
     second = run_again()
+    seconds = time.monotonic() - start
     assert second.returncode == 0, second.stdout
     assert second.stdout == "", "a step ran again"
     assert {path: path.stat().st_mtime_ns for path in state.rglob("*")} == before
-    assert time.monotonic() - start < 10.0
+    assert seconds < max(10.0, 20.0 * bare), "slow even for what Python takes to start here"
 
 
 def test_a_missing_compiler_is_named_with_its_apt_command(

@@ -1,35 +1,56 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Helpers for tests of the executor: tiny frames, recorded results, waiting for a condition."""
+"""Helpers for tests of the executor: tiny frames, recorded results, waiting for a condition.
+
+No test waits for a fixed time in which another thread should have done something: a busy machine
+may stop any thread for a second. They wait for what that thread does, and PATIENCE only bounds how
+long a test takes that fails. Where time itself matters, the executor gets a VirtualClock.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from yolox_trt.core import Device, Frame
+from yolox_trt.core import Detections, Device, Frame
 from yolox_trt.engines.simulated import ConstantLatency, FaultInjector
-from yolox_trt.executor import DropReason, InferenceExecutor, StreamResult
+from yolox_trt.executor import DropReason, InferenceExecutor, SchedulerOptions, StreamResult
 from yolox_trt.executor.simulated_detector import SimulatedDetector
 from yolox_trt.executor.snapshot import ExecutorSnapshot, StreamSnapshot
 
 GPU, DLA0, DLA1, CPU = (Device.parse(name) for name in ("gpu", "dla0", "dla1", "cpu"))
+#: Seconds that a test waits for what must happen before it fails.
+PATIENCE = 30.0
+#: For tests of no watchdog: a machine that stands still for a while is no hanging device.
+PATIENT = SchedulerOptions(watchdog=2.0 * PATIENCE, callback_limit=2.0 * PATIENCE)
 _PIXEL = bytes(3)
 
 
 def frame(stream: str, number: int = 0) -> Frame:
-    """Return a one-pixel frame whose stamp is its number."""
-    return Frame.view(
-        _PIXEL,
-        height=1,
-        width=1,
-        encoding="bgr8",
-        stream_id=stream,
-        stamp_ns=number,
-        received_ns=time.monotonic_ns(),
-    )
+    """Return a one-pixel frame that arrives when it is submitted and whose stamp is its number."""
+    return Frame.view(_PIXEL, height=1, width=1, encoding="bgr8", stream_id=stream, stamp_ns=number)
+
+
+class Gate:
+    """A detector's `result`: its calls do not return before the gate is opened.
+
+    Frames without a stream pass: those by which an executor warms up and times a detector.
+    """
+
+    def __init__(self) -> None:
+        self._opened = threading.Event()
+
+    def open(self) -> None:
+        """Let the calls return, now and from now on."""
+        self._opened.set()
+
+    def __call__(self, frame: Frame) -> Detections:
+        """Return no detection, once the gate is open."""
+        if frame.stream_id:
+            self._opened.wait(PATIENCE)
+        return Detections.empty()
 
 
 class Recorder:
@@ -54,13 +75,13 @@ class Recorder:
         """Stamps of a stream's results, in the order of the calls."""
         return [result.frame.stamp_ns for result in self.results[stream]]
 
-    def wait(self, condition: Callable[[], bool], timeout: float = 5.0) -> bool:
+    def wait(self, condition: Callable[[], bool], timeout: float = PATIENCE) -> bool:
         """Wait until a condition on the recorded calls holds."""
         with self._changed:
             return self._changed.wait_for(condition, timeout)
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], bool], timeout: float = PATIENCE) -> bool:
     """Poll a condition; True as soon as it holds."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -76,9 +97,25 @@ def simulated(
     *,
     faults: FaultInjector | None = None,
     max_batch: int = 1,
+    result: Callable[[Frame], Detections] | None = None,
 ) -> SimulatedDetector:
     """Return a SimulatedDetector with a constant latency."""
-    return SimulatedDetector(device, ConstantLatency(seconds), faults=faults, max_batch=max_batch)
+    return SimulatedDetector(
+        device, ConstantLatency(seconds), faults=faults, max_batch=max_batch, result=result
+    )
+
+
+def settled(executor: InferenceExecutor) -> bool:
+    """Whether no frame waits or is worked on."""
+    return all(stream.in_flight == 0 for stream in executor.snapshot().streams.values())
+
+
+def new_threads(before: Collection[threading.Thread]) -> set[threading.Thread]:
+    """Return the threads that were not there before.
+
+    Their number alone would tell too little: a thread of another test may just be ending.
+    """
+    return set(threading.enumerate()).difference(before)
 
 
 def adds_up(stream: StreamSnapshot) -> bool:
@@ -103,4 +140,20 @@ def feed(
             executor.submit(frame(stream, number))
         number += 1
         time.sleep(max(0.0, begin + (number - start) / rate - time.monotonic()))
+    return number
+
+
+def feed_until(
+    executor: InferenceExecutor,
+    streams: list[str],
+    rate: float,
+    condition: Callable[[], bool],
+    start: int = 0,
+) -> int:
+    """Feed in rounds of 0.2 s until a condition holds; return the next number."""
+    end = time.monotonic() + PATIENCE
+    number = start
+    while not condition():
+        assert time.monotonic() < end, executor.snapshot()
+        number = feed(executor, streams, rate, 0.2, number)
     return number

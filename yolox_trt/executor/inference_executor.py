@@ -482,7 +482,7 @@ class InferenceExecutor:
                         self._rearm(worker.device, self.clock.now())
             if events:
                 self._log(events)
-            if worker.retired:
+            if worker.retired and action != "end":
                 continue  # its calls are its successor's, too
             if batch is not None:
                 finished = self._begin(worker, batch)

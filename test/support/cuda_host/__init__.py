@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -23,7 +24,8 @@ import pytest
 from yolox_trt.kernels.cuda import module
 
 HERE = Path(__file__).parent
-_BUILD = Path(tempfile.gettempdir()) / "yolox_trt_cuda_host"
+# A folder of another user could not be written to.
+_BUILD = Path(tempfile.gettempdir()) / f"yolox_trt_cuda_host_{os.getuid()}"
 
 
 class HostArray(np.ndarray):
