@@ -49,7 +49,7 @@ from yolox_trt.executor.detector import Detector
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.outcomes import DropReason
 from yolox_trt.executor.scheduler import SchedulerOptions
-from yolox_trt.executor.snapshot import ExecutorSnapshot
+from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot
 from yolox_trt.executor.stream_config import StreamConfig
 
 #: Devices and the faults that take turns.
@@ -66,6 +66,8 @@ ARENAS = 2
 WINDOW = 0.15
 #: Longest hang, in seconds: longer than the watchdog's time, shorter than the pause of the faults.
 WATCHDOG = 0.5
+#: Seconds after the last frame until every frame has ended and every device is back in service.
+END_LIMIT = 30.0
 
 
 class FaultyEngine:
@@ -292,13 +294,23 @@ class Soak:
     def _wait_empty(self, executor: InferenceExecutor) -> ExecutorSnapshot:
         for injector in self._injectors.values():
             injector.clear()
-        end = time.monotonic() + 10.0
+        end = time.monotonic() + END_LIMIT
         while True:
             snapshot = executor.snapshot()
-            if not any(s.in_flight for s in snapshot.streams.values()):
+            in_flight = any(s.in_flight for s in snapshot.streams.values())
+            missing = [
+                str(device)
+                for device, state in snapshot.devices.items()
+                if state.status is not DeviceStatus.IN_SERVICE
+            ]
+            if not in_flight and not missing:
                 return snapshot
             if time.monotonic() > end:
-                self._problems.append("frames are still in flight 10 s after the last one")
+                after = f"{END_LIMIT:g} s after the last frame"
+                if in_flight:
+                    self._problems.append(f"frames are still in flight {after}")
+                if missing:
+                    self._problems.append(f"{', '.join(missing)} did not come back until {after}")
                 return snapshot
             time.sleep(0.02)
 
@@ -359,10 +371,17 @@ class Soak:
             self._drops[frame.stream_id] += 1
 
 
-def limit_arenas() -> None:
-    """Let glibc use ARENAS memory arenas; does nothing with another C library."""
+def steady_memory() -> None:
+    """Let resident memory follow what is in use: few arenas, and no huge pages (Linux, glibc).
+
+    NumPy asks for huge pages for arrays of 4 MB and more, and the kernel gives and takes them in
+    steps of 2 MB: up to 18 MB came and went within minutes, more than what is looked for.
+    """
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(-8, ARENAS)  # M_ARENA_MAX of malloc.h
+        libc = ctypes.CDLL(None)
+        none = ctypes.c_ulong(0)
+        libc.prctl(41, ctypes.c_ulong(1), none, none, none)  # PR_SET_THP_DISABLE, linux/prctl.h
+        libc.mallopt(-8, ARENAS)  # M_ARENA_MAX of malloc.h
 
 
 def run_soak(
@@ -407,7 +426,7 @@ def run_soak(
             model=model,
             progress=show,
         )
-        limit_arenas()
+        steady_memory()
         gc.collect()
         report = soak.run()
     _print(console, report)
