@@ -19,6 +19,7 @@ from yolox_trt.ros.launch_arguments import (
     parameter_overrides,
     read_parameter_file,
     unknown_cameras,
+    unreached_sections,
     write_parameter_file,
 )
 from yolox_trt.ros.middleware import transport_settings
@@ -61,7 +62,9 @@ def start_process(context):
     given = dict(context.launch_configurations)
     files = [given["config"]]
     overrides = parameter_overrides(given)
-    unknown = unknown_cameras(overrides, read_parameter_file(given["config"]))
+    sections = read_parameter_file(given["config"])
+    reports = unknown_cameras(overrides, sections)
+    reports += unreached_sections(sections, given["namespace"])
     if overrides:
         # The later file wins.
         files.append(str(write_parameter_file(overrides)))
@@ -69,7 +72,7 @@ def start_process(context):
     if LaunchConfiguration("large_images").perform(context) == "true":
         environment = transport_settings()
     return [
-        *(LogInfo(msg=line) for line in unknown),
+        *(LogInfo(msg=line) for line in reports),
         # No name: it would rename every node of the process.
         Node(
             package="yolox_trt",

@@ -90,7 +90,12 @@ def start_cameras(
     def start_multi_camera(
         sections: dict[str, dict[str, Any]], *, wait: str = "active:", **environment: str
     ) -> RosProcess:
-        own = {"model": str(small_model), "devices": ["cpu"], "cpu_threads": 1}
+        own = {
+            "model": str(small_model),
+            "devices": ["cpu"],
+            "cpu_threads": 1,
+            "diagnostics_period": 0.1,
+        }
         sections = {**sections, "multi_camera": own | sections.get("multi_camera", {})}
         path = write_parameters(tmp_path / "parameters.yaml", sections)
         process = start(

@@ -18,7 +18,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
-from support.ros import Client, RosProcess, image_message
+from support.ros import Client, RosProcess, image_message, is_running
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import PostprocessOptions
@@ -115,7 +115,7 @@ def ingest_pids(process: RosProcess) -> list[int]:
 
 
 @pytest.mark.ros
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180, method="signal")
 def test_results_are_the_offline_ones(
     start_cameras: Start, client: Client, small_model: Path
 ) -> None:
@@ -141,15 +141,20 @@ def test_results_are_the_offline_ones(
                 publisher.publish(bad)
         client.spin_for(0.02)
     for _, results in cameras.values():
-        client.spin_until(lambda results=results: len(results) == len(sent), 20.0, "all results")
+        client.spin_until(lambda results=results: len(results) == len(sent), 60.0, "all results")
         for message, result in zip(sent, results, strict=True):
             assert serialize_message(result.header) == serialize_message(message.header)
             (expected,) = detector.detect([frame_from_image(message)], [options])
             received = detections_from_message(result, CLASSES)
             np.testing.assert_array_equal(received.boxes, expected.boxes)
             np.testing.assert_array_equal(received.scores, expected.scores)
-    count = len(diagnostics)
-    client.spin_until(lambda: len(diagnostics) > count + 1)
+
+    def counted() -> bool:
+        streams = [s for s in diagnostics[-1].status if ": stream " in s.name]
+        values = [{item.key: item.value for item in status.values} for status in streams]
+        return len(values) == 2 and all(each["processed"] == "24" for each in values)
+
+    client.spin_until(lambda: diagnostics and counted(), what="the counts of both cameras")
     for status in diagnostics[-1].status:
         values = {item.key: item.value for item in status.values}
         if ": stream " in status.name:
@@ -163,25 +168,25 @@ def test_results_are_the_offline_ones(
     os.kill(children[0], signal.SIGKILL)
     process.wait_for("it is started again")
     for publisher, results in cameras.values():
-        client.spin_until(lambda publisher=publisher: publisher.get_subscription_count() == 1)
-        end = time.monotonic() + 10.0
         before = len(results)
-        while len(results) == before and time.monotonic() < end:
-            publisher.publish(sent[0])
-            client.spin_for(0.1)
-        assert len(results) > before
+        client.publish_until(
+            publisher,
+            sent[0],
+            lambda results=results, before=before: len(results) > before,
+            what="a result of the successor",
+        )
 
     children = ingest_pids(process)
     assert len(children) == 2
     status, seconds = process.stop()
     assert status == 0, process.output
-    assert seconds < 2.0
+    assert seconds < max(2.0, process.startup)
     assert not any(psutil.pid_exists(pid) for pid in children)
     assert "Traceback" not in process.output
 
 
 @pytest.mark.ros
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180, method="signal")
 def test_compressed_on_demand_and_roi(start_cameras: Start, client: Client) -> None:
     import cv2
 
@@ -212,12 +217,15 @@ def test_compressed_on_demand_and_roi(start_cameras: Start, client: Client) -> N
 
 
 @pytest.mark.ros
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180, method="signal")
 def test_ingest_processes_end_with_a_killed_parent(start_cameras: Start, client: Client) -> None:
     process = start_cameras({"multi_camera": {"cameras": ["front"], "ingest_processes": 1}})
-    (child,) = ingest_pids(process)
+    (child,) = map(psutil.Process, ingest_pids(process))
     process.process.kill()
-    end = time.monotonic() + 10.0
-    while psutil.pid_exists(child) and time.monotonic() < end:
+    end = time.monotonic() + 60.0
+    while is_running(child) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not psutil.pid_exists(child)
+    left = is_running(child)
+    if left:
+        child.kill()
+    assert not left

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from yolox_trt.ros.diagnostics import ERROR, device_status
 from yolox_trt.ros.executor_node import ExecutorNode
 from yolox_trt.ros.image_conversion import stamp_to_ns
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
 Start = Callable[..., RosProcess]
 PICTURE = np.kron(
@@ -33,18 +34,39 @@ PICTURE = np.kron(
 ).astype(np.uint8)
 
 
-def change_state(client: Client, transition: int) -> bool:
+RELIABLE_CAMERAS = {"/**": {"qos_reliability": "reliable"}}
+#: The state that a transition leads to.
+GOALS = {
+    Transition.TRANSITION_CONFIGURE: State.PRIMARY_STATE_INACTIVE,
+    Transition.TRANSITION_ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+    Transition.TRANSITION_DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
+    Transition.TRANSITION_CLEANUP: State.PRIMARY_STATE_UNCONFIGURED,
+}
+
+
+def request_transition(client: Client, transition: int) -> Any:
     request = ChangeState.Request(transition=Transition(id=transition))
-    return bool(client.call(ChangeState, "/multi_camera/change_state", request, 20.0).success)
+    # The first request waits for the process's start as well.
+    return client.send(ChangeState, "/multi_camera/change_state", request, 60.0)
+
+
+def change_state(client: Client, transition: int) -> bool:
+    future = request_transition(client, transition)
+    end = time.monotonic() + 20.0
+    client.spin_until(lambda: future.done() or time.monotonic() > end)
+    if future.done():
+        return bool(future.result().success)
+    # The request cannot be sent again; where its response was lost, the state tells the same.
+    return state(client) == GOALS[transition]
 
 
 def state(client: Client) -> int:
-    answer = client.call(GetState, "/multi_camera/get_state", GetState.Request())
+    answer = client.call(GetState, "/multi_camera/get_state", GetState.Request(), 60.0)
     return int(answer.current_state.id)
 
 
 class Camera:
-    """Driver and listener of one camera."""
+    """Driver and listener of one camera whose images are reliable: a single one must arrive."""
 
     def __init__(self, client: Client, name: str, topic: str = "") -> None:
         self.client = client
@@ -64,7 +86,9 @@ class Camera:
 
 
 def test_transitions(start_cameras: Start, client: Client) -> None:
-    process = start_cameras({"multi_camera": {"cameras": ["front"], "autostart": False}}, wait="")
+    process = start_cameras(
+        RELIABLE_CAMERAS | {"multi_camera": {"cameras": ["front"], "autostart": False}}, wait=""
+    )
     front = Camera(client, "front")
     assert state(client) == State.PRIMARY_STATE_UNCONFIGURED
     assert change_state(client, Transition.TRANSITION_CONFIGURE)
@@ -88,7 +112,8 @@ def test_transitions(start_cameras: Start, client: Client) -> None:
     elsewhere = client.publisher(Image, "/elsewhere")
     client.spin_until(lambda: elsewhere.get_subscription_count() == 1)
 
-    assert change_state(client, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    # The response may go down with the process: its end is what counts.
+    request_transition(client, Transition.TRANSITION_ACTIVE_SHUTDOWN)
     client.spin_until(lambda: process.process.poll() is not None, what="the end of the process")
     assert process.process.returncode == 0
 
@@ -97,7 +122,8 @@ def test_a_configure_that_fails_can_be_tried_again(
     start_cameras: Start, client: Client, small_model: Path
 ) -> None:
     process = start_cameras(
-        {"multi_camera": {"cameras": ["front"], "autostart": False, "model": "/nowhere.onnx"}},
+        RELIABLE_CAMERAS
+        | {"multi_camera": {"cameras": ["front"], "autostart": False, "model": "/nowhere.onnx"}},
         wait="",
     )
     assert not change_state(client, Transition.TRANSITION_CONFIGURE)
@@ -113,7 +139,7 @@ def test_a_start_that_fails_ends_the_process(start_cameras: Start, tmp_path: Pat
     wrong = tmp_path / "wrong.onnx"
     wrong.write_bytes(b"no network")
     process = start_cameras({"multi_camera": {"cameras": ["front"], "model": str(wrong)}}, wait="")
-    assert process.process.wait(20) == 2
+    assert process.process.wait(60) == 2
     assert "wrong.onnx" in process.output
     assert "Traceback" not in process.output
 
@@ -123,14 +149,15 @@ def test_a_start_that_fails_tells_why_once(start_cameras: Start) -> None:
         {"multi_camera": {"cameras": ["front"]}, "front": {"class_thresholds": ["zebra:0.5"]}},
         wait="",
     )
-    assert process.process.wait(20) == 2
+    assert process.process.wait(60) == 2
     assert process.output.count("class 'zebra'") == 1
 
 
 def test_cameras_come_and_go_by_parameter(start_cameras: Start, client: Client) -> None:
     # The parameter file may name cameras that come later.
     process = start_cameras(
-        {"multi_camera": {"cameras": ["front"]}, "rear": {"score_threshold": 0.9}}
+        RELIABLE_CAMERAS
+        | {"multi_camera": {"cameras": ["front"]}, "rear": {"score_threshold": 0.9}}
     )
     front, rear = Camera(client, "front"), Camera(client, "rear")
     assert front.gives_results()
@@ -154,7 +181,7 @@ def test_cameras_come_and_go_by_component_services(start_cameras: Start, client:
     services = pytest.importorskip("composition_interfaces.srv")
     from rclpy.parameter import Parameter
 
-    start_cameras({"multi_camera": {"cameras": ["front"]}})
+    start_cameras(RELIABLE_CAMERAS | {"multi_camera": {"cameras": ["front"]}})
     container = "/multi_camera/_container"
 
     def load(**fields: Any) -> Any:
@@ -169,6 +196,7 @@ def test_cameras_come_and_go_by_component_services(start_cameras: Start, client:
         parameters=[
             Parameter("score_threshold", value=0.9).to_parameter_msg(),
             Parameter("image_topic", value="/side/image_raw").to_parameter_msg(),
+            Parameter("qos_reliability", value="reliable").to_parameter_msg(),
         ],
     )
     assert answer.success, answer.error_message
@@ -197,9 +225,8 @@ def test_cameras_come_and_go_by_component_services(start_cameras: Start, client:
 
 
 def test_timeline_is_written(start_cameras: Start, client: Client, tmp_path: Path) -> None:
-    process = start_cameras(
-        {"multi_camera": {"cameras": ["front"], "timeline_folder": str(tmp_path / "out")}}
-    )
+    settings = {"timeline_folder": str(tmp_path / "out"), "timeline_seconds": 600.0}
+    process = start_cameras(RELIABLE_CAMERAS | {"multi_camera": {"cameras": ["front"]} | settings})
     front = Camera(client, "front")
     for _ in range(5):
         assert front.gives_results()
@@ -209,15 +236,15 @@ def test_timeline_is_written(start_cameras: Start, client: Client, tmp_path: Pat
     events = json.loads(path.read_text())["traceEvents"]
     calls = [event for event in events if event.get("cat") == "detect" and event["pid"] == 1]
     assert [event["name"] for event in calls] == ["front"] * 5
-    process.wait_for("timeline_", 20)
-    process.wait_for(".png written", 20)
+    # Where fonts have not been looked at before, matplotlib takes long.
+    process.wait_for(".png written")
     assert path.with_suffix(".png").stat().st_size > 1000
 
 
 def test_a_device_that_the_process_does_not_own_is_refused(
     start_cameras: Start, client: Client
 ) -> None:
-    start_cameras({"multi_camera": {"cameras": ["front"]}})
+    start_cameras(RELIABLE_CAMERAS | {"multi_camera": {"cameras": ["front"]}})
     refused = client.set_parameter("/front", "device", "dla0")
     assert not refused.successful
     assert "expected auto or cpu" in refused.reason

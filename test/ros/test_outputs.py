@@ -21,7 +21,7 @@ from yolox_trt.kernels.draw import draw_detections
 from yolox_trt.ros.autoware_messages import AUTOWARE_LABELS, label_table
 from yolox_trt.ros.detection_messages import detections_from_message
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
 Start = Callable[..., RosProcess]
 CLASSES = ("class0", "class1", "class2")
@@ -47,7 +47,11 @@ def assert_same(message: Detection2DArray, expected: Detections) -> None:
 def test_compressed_images(start_cameras: Start, client: Client, small_model: Path) -> None:
     process = start_cameras(
         {
-            "/**": {"transport": "compressed", "score_threshold": 0.26},
+            "/**": {
+                "transport": "compressed",
+                "score_threshold": 0.26,
+                "qos_reliability": "reliable",
+            },
             "multi_camera": {"cameras": ["front"]},
         }
     )
@@ -73,7 +77,7 @@ def test_roi_and_objects_for_autoware(
     messages = pytest.importorskip("tier4_perception_msgs.msg")
     process = start_cameras(
         {
-            "/**": {"score_threshold": 0.26},
+            "/**": {"score_threshold": 0.26, "qos_reliability": "reliable"},
             "multi_camera": {"cameras": ["front"]},
             "front": {
                 "roi": [16, 8, 120, 96],
@@ -86,10 +90,9 @@ def test_roi_and_objects_for_autoware(
     results = client.collect(Detection2DArray, "/front/detections")
     publisher = client.publisher(Image, "/front/image_raw")
     client.spin_until(lambda: publisher.get_subscription_count() == 1)
-    client.spin_until(lambda: client.node.count_publishers("/front/objects") == 1)
-    client.spin_for(0.3)
-    publisher.publish(image_message(PICTURE, stamp_ns=5))
-    client.spin_until(lambda: results and objects)
+    # The camera may have found one of the two listeners only.
+    image = image_message(PICTURE, stamp_ns=5)
+    client.publish_until(publisher, image, lambda: results and objects, what="both outputs")
     expected = offline(small_model, Frame.from_array(PICTURE, roi=Roi(16, 8, 120, 96)))
     assert_same(results[0], expected)
     assert objects[0].header == results[0].header
@@ -114,21 +117,27 @@ def test_roi_and_objects_for_autoware(
     process.wait_for("expected a roi inside the image")
     assert client.set_parameter("/front", "roi", [0, 0, 0, 0]).successful
     publisher.publish(image_message(PICTURE, stamp_ns=7))
-    client.spin_until(lambda: len(results) == 2)
-    assert_same(results[1], offline(small_model, Frame.from_array(PICTURE)))
+    client.spin_until(lambda: results[-1].header.stamp.nanosec == 7, what="the last result")
+    assert_same(results[-1], offline(small_model, Frame.from_array(PICTURE)))
+    assert all(result.header.stamp.nanosec != 6 for result in results)
 
 
 def test_annotated_is_drawn_while_somebody_looks(
     start_cameras: Start, client: Client, small_model: Path
 ) -> None:
-    start_cameras({"/**": {"score_threshold": 0.26}, "multi_camera": {"cameras": ["front"]}})
+    start_cameras(
+        {
+            "/**": {"score_threshold": 0.26, "qos_reliability": "reliable"},
+            "multi_camera": {"cameras": ["front"]},
+        }
+    )
     publisher = client.publisher(Image, "/front/image_raw")
     # Looking at the picture alone makes the camera run as well.
     pictures = client.collect(Image, "/front/annotated", qos_profile_sensor_data)
     client.spin_until(lambda: publisher.get_subscription_count() == 1)
-    client.spin_for(0.3)
-    publisher.publish(image_message(np.ascontiguousarray(PICTURE[..., ::-1]), "rgb8", 9))
-    client.spin_until(lambda: pictures)
+    # The pictures themselves are best effort: one may be lost.
+    image = image_message(np.ascontiguousarray(PICTURE[..., ::-1]), "rgb8", 9)
+    client.publish_until(publisher, image, lambda: pictures, what="an annotated picture")
     expected = PICTURE.copy()
     found = offline(small_model, Frame.from_array(PICTURE))
     draw_detections(expected, found, CLASSES)

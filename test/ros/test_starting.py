@@ -15,7 +15,7 @@ from support.ros import REPOSITORY, Client, RosProcess
 
 from yolox_trt.ros import middleware
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
 Start = Callable[..., RosProcess]
 
@@ -51,7 +51,7 @@ def check_parameters(client: Client, prefix: str = "") -> None:
 def test_a_missing_requirement_is_one_line(start: Start) -> None:
     hidden = "import sys; sys.modules['cv2'] = None; from yolox_trt.ros import multi_camera; "
     process = start(["-c", hidden + "sys.exit(multi_camera.main([]))"])
-    assert process.process.wait(20) == 2
+    assert process.process.wait(60) == 2
     process.wait_for("multi_camera: Python module 'cv2' is missing")
     assert "pip install opencv-python-headless" in process.output
     assert "Traceback" not in process.output
@@ -75,7 +75,7 @@ def test_up_in_a_namespace(start: Start, client: Client, small_model: Path) -> N
 
 def test_up_refuses_what_is_no_parameter(start: Start, client: Client) -> None:
     process = start(["-m", "yolox_trt.cli", "up", "front.nonsense:=1"])
-    assert process.process.wait(30) == 2
+    assert process.process.wait(60) == 2
     assert "launch argument 'front.nonsense'" in process.output
 
 
@@ -93,7 +93,7 @@ def test_up_names_what_is_wrong_in_one_line(
     start: Start, client: Client, arguments: list[str], found: str
 ) -> None:
     process = start(["-m", "yolox_trt.cli", "up", *arguments])
-    assert process.process.wait(30) == 2
+    assert process.process.wait(60) == 2
     assert found in process.output
     assert "Traceback" not in process.output
 

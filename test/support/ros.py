@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import rclpy
 import yaml
 from builtin_interfaces.msg import Time
@@ -32,11 +34,36 @@ LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
+#: Services whose request may be sent again: doing it twice is the same as once.
+IDEMPOTENT = {"GetParameters", "GetState", "ListNodes", "SetParameters"}
+#: Seconds without a response after which such a request is sent again.
+REPEAT_AFTER = 5.0
+#: Seconds that a server gets to find a client that has found it.
+SERVICE_SETTLE = 0.2
 
 
 def free_domain() -> int:
-    """Return a ROS_DOMAIN_ID of the range that is safe on Linux (0 to 101), picked at random."""
-    return random.SystemRandom().randint(10, 100)
+    """Return a ROS_DOMAIN_ID that nobody on this computer uses, picked at random.
+
+    It is of the range that is safe on Linux (0 to 101). A participant binds UDP ports that its
+    domain's number determines: 250 for each domain, from 7400 on.
+    """
+    ports = bound_udp_ports()
+    domains = range(10, 101)
+    free = [d for d in domains if not any(7400 + 250 * d <= p < 7650 + 250 * d for p in ports)]
+    return random.SystemRandom().choice(free or domains)
+
+
+def bound_udp_ports() -> set[int]:
+    """Return the local UDP ports in use; none where the system does not tell."""
+    ports = set()
+    for table in (Path("/proc/net/udp"), Path("/proc/net/udp6")):
+        try:
+            lines = table.read_text().splitlines()[1:]
+        except OSError:
+            continue
+        ports |= {int(line.split()[1].rpartition(":")[2], 16) for line in lines}
+    return ports
 
 
 def write_parameters(path: Path, sections: dict[str, dict[str, Any]]) -> Path:
@@ -53,12 +80,18 @@ class RosProcess:
         command: arguments after the interpreter, such as ["-m", "yolox_trt.ros.multi_camera"].
         log: file that takes stdout and stderr.
         environment: variables beside the inherited ones.
+
+    Attributes:
+        startup: seconds until the first text that was waited for had been written. It measures how
+            fast the computer is at present: an end that takes longer than the start is slow.
     """
 
     def __init__(
         self, command: Sequence[str], log: Path, environment: dict[str, str] | None = None
     ) -> None:
         self.log = log
+        self.startup = 0.0
+        self._started = time.monotonic()
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
@@ -73,17 +106,28 @@ class RosProcess:
         """What it has written so far."""
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, text: str, timeout: float = 30.0) -> None:
+    def wait_for(self, text: str, timeout: float = 90.0) -> None:
         """Wait until it has written a text."""
         end = time.monotonic() + timeout
-        while text not in self.output:
-            assert self.process.poll() is None, (
-                f"ended with {self.process.returncode}: {self.output}"
-            )
-            assert time.monotonic() < end, f"no '{text}' in {timeout} s: {self.output}"
+        while True:
+            # In this order: what it wrote just before its end is seen as well.
+            status = self.process.poll()
+            output = self.output
+            if text in output:
+                break
+            assert status is None, f"ended with {status}: {output}"
+            assert time.monotonic() < end, f"no '{text}' in {timeout} s: {output}"
             time.sleep(0.02)
+        self.startup = self.startup or time.monotonic() - self._started
 
-    def stop(self, number: int = signal.SIGINT, timeout: float = 10.0) -> tuple[int, float]:
+    def descendants(self) -> list[psutil.Process]:
+        """Processes that it has started, and those that they have started, while it runs."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def stop(self, number: int = signal.SIGINT, timeout: float = 30.0) -> tuple[int, float]:
         """Send a signal and wait; return (exit status, seconds). Killed after the timeout."""
         start = time.monotonic()
         if self.process.poll() is None:
@@ -91,8 +135,10 @@ class RosProcess:
         try:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
+            descendants = self.descendants()
             self.process.kill()
             self.process.wait()
+            end_processes(descendants)
             raise AssertionError(f"did not end in {timeout} s: {self.output}") from None
         return status, time.monotonic() - start
 
@@ -106,8 +152,9 @@ class Client:
         self.node = Node(name, context=self.context, enable_rosout=False)
         self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
+        self._services: dict[str, Any] = {}
 
-    def spin_until(self, done: Callable[[], Any], timeout: float = 10.0, what: str = "") -> None:
+    def spin_until(self, done: Callable[[], Any], timeout: float = 30.0, what: str = "") -> None:
         """Handle messages until `done()` is true; fails after the timeout."""
         end = time.monotonic() + timeout
         while not done():
@@ -130,14 +177,60 @@ class Client:
         """Create a publisher."""
         return self.node.create_publisher(message_type, topic, qos)
 
-    def call(self, service_type: type, name: str, request: Any, timeout: float = 10.0) -> Any:
-        """Call a service and return its response."""
-        client = self.node.create_client(service_type, name)
+    def publish_until(
+        self,
+        publisher: Any,
+        message: Any,
+        done: Callable[[], Any],
+        timeout: float = 60.0,
+        what: str = "",
+    ) -> None:
+        """Publish the same message five times a second until `done()` is true.
+
+        For outputs of which nothing tells when the other side has found its listener: what is
+        published before is lost.
+        """
+        due = 0.0
+
+        def publish() -> Any:
+            nonlocal due
+            now = time.monotonic()
+            if now >= due:
+                publisher.publish(message)
+                due = now + 0.2
+            return done()
+
+        self.spin_until(publish, timeout, what)
+
+    def send(self, service_type: type, name: str, request: Any, timeout: float = 30.0) -> Any:
+        """Wait for a service, send it a request, and return the future of the response."""
+        client = self._services.get(name)
+        if client is None:
+            # A server drops the response to a client that it has not found yet, so a client is
+            # given a moment, and kept: nothing tells when it has been found.
+            client = self._services[name] = self.node.create_client(service_type, name)
+            self.spin_until(client.service_is_ready, timeout, f"service {name}")
+            self.spin_for(SERVICE_SETTLE)
         self.spin_until(client.service_is_ready, timeout, f"service {name}")
-        future = client.call_async(request)
-        self.spin_until(future.done, timeout, f"answer of {name}")
-        self.node.destroy_client(client)
-        return future.result()
+        return client.call_async(request)
+
+    def call(self, service_type: type, name: str, request: Any, timeout: float = 30.0) -> Any:
+        """Call a service and return its response; idempotent requests are sent again."""
+        futures = [self.send(service_type, name, request, timeout)]
+        due = time.monotonic() + REPEAT_AFTER
+
+        def answered() -> bool:
+            nonlocal due
+            if service_type.__name__ in IDEMPOTENT and time.monotonic() > due:
+                futures.append(self._services[name].call_async(request))
+                due = time.monotonic() + REPEAT_AFTER
+            return any(future.done() for future in futures)
+
+        self.spin_until(answered, timeout, f"response of {name}")
+        for future in futures:
+            if not future.done():
+                self._services[name].remove_pending_request(future)
+        return next(future.result() for future in futures if future.done())
 
     def set_parameter(self, node: str, name: str, value: Any) -> Any:
         """Set a parameter of another node; return its SetParametersResult."""
@@ -165,17 +258,47 @@ def image_message(image: np.ndarray, encoding: str = "bgr8", stamp_ns: int = 0) 
     return message
 
 
+def is_running(process: psutil.Process) -> bool:
+    """Whether a process still runs; one that has ended may wait for its parent as a zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_processes(processes: Sequence[psutil.Process], timeout: float = 5.0) -> None:
+    """End processes that have lost the one that started them; killed after the timeout."""
+    left = [process for process in processes if is_running(process)]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    end = time.monotonic() + timeout
+    while (left := [process for process in left if is_running(process)]) and (
+        time.monotonic() < end
+    ):
+        time.sleep(0.05)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def end_leftovers(processes: Sequence[RosProcess]) -> None:
-    """End what a test has left running: by SIGINT, so that it takes its shared memory along."""
-    running = [process.process for process in processes if process.process.poll() is None]
+    """End what a test has left running: by SIGINT, so that it takes its shared memory along.
+
+    What those processes have started is ended as well, should they not do it themselves.
+    """
+    running = [process for process in processes if process.process.poll() is None]
+    descendants = [child for process in running for child in process.descendants()]
     for process in running:
-        process.send_signal(signal.SIGINT)
+        process.process.send_signal(signal.SIGINT)
     for process in running:
         try:
-            process.wait(5.0)
+            process.process.wait(15.0)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            descendants += process.descendants()
+            process.process.kill()
+            process.process.wait()
+    end_processes(descendants)
 
 
 def shared_memory_files() -> set[str]:
@@ -187,11 +310,26 @@ def shared_memory_files() -> set[str]:
 def remove_orphans(names: set[str]) -> list[str]:
     """Remove files in /dev/shm that no process uses any more; one that was killed leaves them.
 
-    A segment or port is in use while a process has it mapped. Its lock (_el) and its mutex
-    (sem.*_mutex) are mapped for moments only, and belong to it.
+    A file counts as unused if no process has it mapped at two looks, one second apart: a process
+    of another test run makes a file a moment before it maps it.
 
     Returns:
         The names that were removed.
+    """
+    orphans = _unmapped(names)
+    if orphans:
+        time.sleep(1.0)
+        orphans = _unmapped(orphans)
+    for name in orphans:
+        (Path("/dev/shm") / name).unlink(missing_ok=True)
+    return sorted(orphans)
+
+
+def _unmapped(names: set[str]) -> set[str]:
+    """Return the files that no process has mapped.
+
+    A segment or port is in use while a process has it mapped. Its lock (_el) and its mutex
+    (sem.*_mutex) are mapped for moments only, and belong to it.
     """
     mapped = ""
     for maps in Path("/proc").glob("[0-9]*/maps"):
@@ -200,10 +338,4 @@ def remove_orphans(names: set[str]) -> list[str]:
         except OSError:
             continue
     used = set(re.findall(r"/dev/shm/(fastdds_\w+)", mapped))
-    orphans = []
-    for name in names:
-        owner = re.sub(r"^sem\.|_mutex$|_el$", "", name)
-        if owner not in used:
-            (Path("/dev/shm") / name).unlink(missing_ok=True)
-            orphans.append(name)
-    return orphans
+    return {name for name in names if re.sub(r"^sem\.|_mutex$|_el$", "", name) not in used}

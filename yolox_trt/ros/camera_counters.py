@@ -27,6 +27,7 @@ class CameraCounters:
         published: results published.
         last_refusal: why the last malformed image was refused, "" if none was.
         last_message: time.monotonic() of the last image, 0 if none arrived.
+        subscribed_at: time.monotonic() of the last subscription, 0 before the first one.
     """
 
     messages: int = 0
@@ -36,6 +37,7 @@ class CameraCounters:
     published: int = 0
     last_refusal: str = ""
     last_message: float = 0.0
+    subscribed_at: float = 0.0
     _latencies: deque[tuple[float, float]] = field(
         default_factory=lambda: deque(maxlen=LATENCY_WINDOW)
     )

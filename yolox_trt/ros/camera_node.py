@@ -17,13 +17,12 @@ from rclpy.qos import (
     DurabilityPolicy,
     QoSProfile,
     ReliabilityPolicy,
-    qos_profile_sensor_data,
 )
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray, VisionInfo
 
-from yolox_trt.core.errors import FrameError
+from yolox_trt.core.errors import FrameError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.options import PostprocessOptions
@@ -36,7 +35,7 @@ from yolox_trt.ros.camera_counters import CameraCounters
 from yolox_trt.ros.compressed_decoder import CompressedDecoder
 from yolox_trt.ros.detection_messages import DetectionMessageBuilder
 from yolox_trt.ros.image_conversion import check_roi, frame_from_compressed, frame_from_image
-from yolox_trt.ros.image_qos import image_qos, lost_images
+from yolox_trt.ros.image_qos import image_qos
 from yolox_trt.ros.ingest_pool import IngestPool
 from yolox_trt.ros.node_parameters import NodeParameters
 from yolox_trt.ros.parameters import (
@@ -47,7 +46,8 @@ from yolox_trt.ros.parameters import (
     parse_pairs,
     parse_roi,
 )
-from yolox_trt.ros.rclpy_versions import SubscriptionEventCallbacks
+from yolox_trt.ros.rclpy_versions import NoEventHandlers
+from yolox_trt.ros.subscription_events import SubscriptionEvents
 
 #: Reasons to refuse images that are logged: a driver may send images that are wrong in many ways.
 _MOST_REFUSALS = 10
@@ -73,7 +73,7 @@ class StreamOwner(Protocol):
         ...
 
 
-class CameraNode(Node):
+class CameraNode(NoEventHandlers, Node):
     """One camera: subscribes to its images, publishes its detections.
 
     Its life follows the process's managed node: configure(), activate(), deactivate(), cleanup().
@@ -112,7 +112,10 @@ class CameraNode(Node):
         # Values of parameters that apply at configure, as they were then.
         self._fixed: dict[str, Any] = {}
         self._subscribed_to = ""
+        self._subscribed_depth = 0
+        self._fault = ""
         self._subscription: Subscription | None = None
+        self._events: SubscriptionEvents | None = None
         self._decoder: CompressedDecoder | None = None
         self._outputs: dict[str, Publisher] = {}
         self._builder = DetectionMessageBuilder()
@@ -138,15 +141,37 @@ class CameraNode(Node):
         return bool(self._subscribed_to)
 
     @property
+    def fault(self) -> str:
+        """Why the camera cannot be subscribed to, "" where it can."""
+        return self._fault
+
+    @property
     def image_topic(self) -> str:
-        """Topic of the camera's images, resolved and with remappings applied."""
-        return str(self.resolve_topic_name(self._topic))
+        """Topic of the camera's images, resolved and with remappings applied.
+
+        A name that ROS 2 cannot resolve is returned as it is.
+        """
+        try:
+            return str(self.resolve_topic_name(self._topic))
+        except Exception:  # RCLError or InvalidTopicNameException, by distribution
+            return str(self._values["image_topic"])
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        return self._fixed or self.parameters.as_dict()
 
     @property
     def _topic(self) -> str:
-        values = self._fixed or self.parameters.as_dict()
-        suffix = "/compressed" if values["transport"] == "compressed" else ""
-        return f"{values['image_topic']}{suffix}"
+        """The name to subscribe to, which remappings still apply to."""
+        topic = str(self._values["image_topic"])
+        if self._values["transport"] != "compressed":
+            return topic
+        # A remapping of the very name of the compressed topic goes before one of the raw topic,
+        # which image_transport applies before it appends the transport.
+        own = f"{topic}/compressed"
+        if self.resolve_topic_name(own) != self.resolve_topic_name(own, only_expand=True):
+            return own
+        return f"{self.resolve_topic_name(topic)}/compressed"
 
     def stream_config(
         self, model: str, *, changes: dict[str, Any] | None = None, spec: ModelSpec | None = None
@@ -216,9 +241,9 @@ class CameraNode(Node):
         self._outputs["detections"] = self.create_publisher(
             Detection2DArray, "~/detections", OUTPUT_DEPTH
         )
-        self._outputs["annotated"] = self.create_publisher(
-            Image, "~/annotated", qos_profile_sensor_data
-        )
+        # Reliable, as RViz asks for by default; the annotator's own thread publishes, so that a
+        # slow listener holds up nothing else.
+        self._outputs["annotated"] = self.create_publisher(Image, "~/annotated", 1)
         if self._objects is not None:
             self._outputs["objects"] = self.create_publisher(
                 self._objects.message_type, "~/objects", OUTPUT_DEPTH
@@ -252,14 +277,38 @@ class CameraNode(Node):
         self._spec = None
 
     def update_subscription(self) -> None:
-        """Subscribe or unsubscribe, as the parameters and the listeners ask for."""
-        wanted = self._active and self._configured and self.parameters["enabled"]
-        if wanted and self.parameters["on_demand"]:
-            wanted = self._has_listeners()
-        if wanted and not self.subscribed:
-            self._subscribe()
-        elif not wanted and self.subscribed:
-            self._unsubscribe()
+        """Subscribe or unsubscribe, as the parameters and the listeners ask for.
+
+        A camera that cannot be subscribed to says so in `fault` and in the log, and the next call
+        tries again: the other cameras go on.
+        """
+        try:
+            wanted = self._active and self._configured and self.parameters["enabled"]
+            if wanted and self.parameters["on_demand"]:
+                wanted = self._has_listeners()
+            if self.subscribed and not (wanted and self._ring_fits()):
+                self._unsubscribe()
+            if wanted and not self.subscribed:
+                self._subscribe()
+            self._fault = ""
+        except Exception as error:
+            text = (
+                str(error)
+                if isinstance(error, YoloxTrtError)
+                else f"{type(error).__name__}: {error}"
+            )
+            self._fault = f"{self._values['image_topic']} cannot be subscribed to: {text}"
+            self.get_logger().error(self._fault, throttle_duration_sec=10.0)
+
+    def poll_events(self) -> None:
+        """Count the images that the middleware has lost; to be called now and then."""
+        if self._events is not None:
+            self._events.poll()
+
+    def _ring_fits(self) -> bool:
+        """Whether the subscription suits the queue: a ring's slots are fixed when it is made."""
+        depth = self.parameters["queue_depth"]
+        return self._owner.ingest is None or bool(self._subscribed_depth == depth)
 
     def _has_listeners(self) -> bool:
         return any(
@@ -273,42 +322,57 @@ class CameraNode(Node):
         reliable = self._fixed["qos_reliability"] == "reliable"
         compressed = self._fixed["transport"] == "compressed"
         depth = self._fixed["qos_depth"]
-        self._subscribed_to = self.image_topic
-        if self._owner.ingest is not None:
-            self._owner.ingest.subscribe(
-                self.get_name(),
-                self,
-                topic=self._subscribed_to,
-                compressed=compressed,
-                reliable=reliable,
-                depth=depth,
-                queue_depth=self.parameters["queue_depth"],
-            )
-        else:
-            if compressed:
-                self._decoder = CompressedDecoder(
-                    self.get_name(), self._decode, self._count_replaced
+        topic = str(self.resolve_topic_name(self._topic))
+        queue_depth = self.parameters["queue_depth"]
+        self.counters.subscribed_at = time.monotonic()
+        try:
+            if self._owner.ingest is not None:
+                self._owner.ingest.subscribe(
+                    self.get_name(),
+                    self,
+                    topic=topic,
+                    compressed=compressed,
+                    reliable=reliable,
+                    depth=depth,
+                    queue_depth=queue_depth,
                 )
-            self._subscription = self.create_subscription(
-                CompressedImage if compressed else Image,
-                self._topic,
-                self._on_compressed if compressed else self._on_image,
-                image_qos(reliable, depth),
-                event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
-            )
-        self.get_logger().info(f"subscribed to {self._subscribed_to}")
+            else:
+                if compressed:
+                    self._decoder = CompressedDecoder(
+                        self.get_name(), self._decode, self._count_replaced
+                    )
+                self._subscription = self.create_subscription(
+                    CompressedImage if compressed else Image,
+                    self._topic,
+                    self._on_compressed if compressed else self._on_image,
+                    image_qos(reliable, depth),
+                )
+                self._events = SubscriptionEvents(
+                    self._subscription, self.on_lost, self.get_logger().warning
+                )
+        except BaseException:
+            self._end_subscription()
+            raise
+        self._subscribed_to, self._subscribed_depth = topic, queue_depth
+        self.get_logger().info(f"subscribed to {topic}")
 
     def _unsubscribe(self) -> None:
+        topic, self._subscribed_to = self._subscribed_to, ""
+        self._end_subscription()
+        self.get_logger().info(f"unsubscribed from {topic}")
+
+    def _end_subscription(self) -> None:
         if self._owner.ingest is not None:
             self._owner.ingest.unsubscribe(self.get_name())
+        events, self._events = self._events, None
+        if events is not None:
+            events.close()
         if self._subscription is not None:
             self.destroy_subscription(self._subscription)
             self._subscription = None
         if self._decoder is not None:
             self._decoder.close()
             self._decoder = None
-        topic, self._subscribed_to = self._subscribed_to, ""
-        self.get_logger().info(f"unsubscribed from {topic}")
 
     # IngestSink: called in the threads of the IngestPool.
 
@@ -337,12 +401,14 @@ class CameraNode(Node):
         self.counters.replaced += 1
 
     def on_lost(self, count: int) -> None:
-        """Count images that the middleware lost on their way to an ingest process."""
+        """Count images that the middleware lost on their way."""
         self.counters.lost += count
 
     # Callbacks of rclpy, where this process receives the images itself.
 
     def _on_image(self, message: Image) -> None:
+        if self._subscription is None:  # it was queued when the subscription ended
+            return
         received_ns = self._arrived()
         try:
             frame = frame_from_image(
@@ -354,9 +420,9 @@ class CameraNode(Node):
         self._owner.submit(frame)
 
     def _on_compressed(self, message: CompressedImage) -> None:
-        received_ns = self._arrived()
-        if self._decoder is not None:
-            self._decoder.offer(message, received_ns)
+        if self._decoder is None:  # it was queued when the subscription ended
+            return
+        self._decoder.offer(message, self._arrived())
 
     def _decode(self, message: CompressedImage, received_ns: int) -> None:
         try:
@@ -376,9 +442,6 @@ class CameraNode(Node):
 
     def _count_replaced(self) -> None:
         self.counters.replaced += 1
-
-    def _on_lost(self, event: Any) -> None:
-        self.counters.lost += lost_images(event)
 
     def _refuse(self, error: Exception) -> None:
         """Count an image that cannot be used."""

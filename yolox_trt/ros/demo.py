@@ -291,7 +291,8 @@ def _watch(
                 for child in children:
                     child.check_alive()
                 live.update(table(), refresh=True)
-            if started is not None and now - watched > 1.0:
+            # From the beginning: a camera must have found this listener before its first picture.
+            if now - watched > 1.0:
                 watched = now
                 node.watch_next()
 

@@ -85,6 +85,7 @@ class StreamReport:
         counters: CameraCounters,
         stream: StreamSnapshot | None,
         now: float,
+        fault: str = "",
     ) -> DiagnosticStatus:
         """Return the entry.
 
@@ -95,6 +96,7 @@ class StreamReport:
             counters: the camera node's own counters.
             stream: the executor's counters; None before the node is configured.
             now: time.monotonic().
+            fault: why it cannot be subscribed to, "" where it can.
         """
         dropped = {reason.value: 0 for reason in DropReason}
         if stream is not None:
@@ -132,6 +134,8 @@ class StreamReport:
                 "callback_hangs": stream.callback_hangs,
             }
         level, message = self._judge(enabled, subscribed, counters, stream, dropped, now)
+        if fault:
+            level, message = ERROR, fault
         return status(self._name, topic, level, message, values)
 
     def _judge(
@@ -170,7 +174,8 @@ class StreamReport:
             return WARN, f"dropped since the last report: {losses}{refusal}"
         if not subscribed:
             return OK, "nobody listens"
-        if now - counters.last_message > SILENT_AFTER:
+        # A camera that is subscribed to on demand gets the same time for its first image.
+        if now - max(counters.last_message, counters.subscribed_at) > SILENT_AFTER:
             return WARN, "no image arrives"
         return OK, "running"
 

@@ -39,6 +39,8 @@ from yolox_trt.ros.log_bridge import LogBridge
 from yolox_trt.ros.model_set import ModelSet
 from yolox_trt.ros.node_parameters import NodeParameters, overrides_of
 from yolox_trt.ros.parameters import CAMERA_PARAMETERS, EXECUTOR_PARAMETERS
+from yolox_trt.ros.rclpy_versions import NoEventHandlers
+from yolox_trt.ros.subscription_events import POLL_PERIOD
 
 #: Longest wait, at the end, for engines that are being loaded, in seconds.
 LOADER_JOIN = 1.0
@@ -47,7 +49,7 @@ LOADER_JOIN = 1.0
 DEMAND_PERIOD = 0.1
 
 
-class ExecutorNode(LifecycleNode):
+class ExecutorNode(NoEventHandlers, LifecycleNode):
     """The node `multi_camera`.
 
     configure builds or loads the engines and creates the outputs; activate starts the devices'
@@ -69,6 +71,10 @@ class ExecutorNode(LifecycleNode):
         self._reports: dict[str, diagnostics.StreamReport] = {}
         self._annotator = Annotator()
         self._models: ModelSet | None = None
+        # What is being loaded at the start, and the cameras' parameters that it was read from.
+        self._plan: ModelSet | None = None
+        self._planned: dict[str, dict[str, Any]] = {}
+        self._ending = False
         self._executor: InferenceExecutor | None = None
         self._ingest: IngestPool | None = None
         self._active = False
@@ -98,6 +104,7 @@ class ExecutorNode(LifecycleNode):
             self.parameters["diagnostics_period"], self._publish_diagnostics, clock=steady
         )
         self.create_timer(DEMAND_PERIOD, self._look_for_listeners, clock=steady)
+        self.create_timer(POLL_PERIOD, self._poll_events, clock=steady)
         self.create_service(Trigger, "~/timeline", self._dump_timeline)
         self._components = create_component_services(self)
         if self.parameters["autostart"]:
@@ -141,13 +148,17 @@ class ExecutorNode(LifecycleNode):
             }
             self._executor.update_stream(config.id, **changes)
 
+    def cancel_builds(self) -> None:
+        """Let engines that are being built end at their next step; safe in a signal handler."""
+        self._build_progress.cancel()
+
     def close(self) -> bool:
         """Stop everything and destroy the nodes.
 
         Returns:
             Whether every thread has ended.
         """
-        self._build_progress.cancel()
+        self.cancel_builds()
         for camera in self._cameras.values():
             camera.deactivate()
         ended = self._stop_executor(close=True)
@@ -169,7 +180,7 @@ class ExecutorNode(LifecycleNode):
         """Load the engines in a thread, so that the graph lives while a build takes minutes."""
         self._loading = "loading engines"
         done: dict[str, Any] = {}
-        plan = self._plan_models()
+        plan = self._plan = self._plan_models()
 
         def load() -> None:
             try:
@@ -186,6 +197,11 @@ class ExecutorNode(LifecycleNode):
 
     def _finish_loading(self, done: dict[str, Any]) -> None:
         self._loading = ""
+        self._plan = None
+        if self._ending:
+            if "models" in done:
+                done["models"].close()
+            return
         if "error" in done:
             self._failure = done["error"]
             return
@@ -197,6 +213,13 @@ class ExecutorNode(LifecycleNode):
 
     def on_configure(self, state: Any) -> TransitionCallbackReturn:
         """Load the engines, unless the start has done so, and create the outputs."""
+        if self._loading:
+            # The start configures the node by itself: a second load would run beside the first.
+            self.get_logger().error(
+                "transition configure while the engines are being loaded; expected none before the "
+                "node is active; fix: wait, or set the parameter `autostart` to false"
+            )
+            return TransitionCallbackReturn.FAILURE
         try:
             if self._models is None:
                 self._models = self._plan_models().load()
@@ -217,8 +240,8 @@ class ExecutorNode(LifecycleNode):
                     self.get_name(),
                     page_lock=any(device.is_cuda for device in executor.devices),
                 )
-            for camera in self._cameras.values():
-                self._connect(camera)
+            for name in list(self._cameras):
+                self._connect_or_drop(name)
         except YoloxTrtError as error:
             return self._transition_failed(error)
         except Exception as error:
@@ -251,6 +274,8 @@ class ExecutorNode(LifecycleNode):
     def on_shutdown(self, state: Any) -> TransitionCallbackReturn:
         """Stop, release everything, and end the process."""
         self._active = False
+        self._ending = True
+        self.cancel_builds()
         self._release()
         self._pending.append(lambda: rclpy.try_shutdown(context=self.context))
         return TransitionCallbackReturn.SUCCESS
@@ -295,8 +320,10 @@ class ExecutorNode(LifecycleNode):
         return False
 
     def _plan_models(self) -> ModelSet:
-        cameras = {name: camera.parameters.as_dict() for name, camera in self._cameras.items()}
-        return ModelSet(self.parameters.as_dict(), cameras, progress=self._build_progress)
+        self._planned = {
+            name: camera.parameters.as_dict() for name, camera in self._cameras.items()
+        }
+        return ModelSet(self.parameters.as_dict(), self._planned, progress=self._build_progress)
 
     def _scheduler_options(self) -> SchedulerOptions:
         watchdog = self.parameters["watchdog"]
@@ -318,6 +345,8 @@ class ExecutorNode(LifecycleNode):
         """
         camera = self._create_camera(name, overrides=overrides, remap_rules=remap_rules)
         try:
+            if self._plan is not None:
+                self._plan.check(name, camera.parameters.as_dict())
             if self._executor is not None:
                 self._connect(camera)
             if self._active:
@@ -376,6 +405,25 @@ class ExecutorNode(LifecycleNode):
         self._check_device(config)
         self._executor.add_stream(config, camera.deliver)
 
+    def _connect_or_drop(self, name: str) -> None:
+        """Connect a camera; remove it if it, or a parameter of it, came after the models' plan.
+
+        One camera that was added while the engines were loaded must not end the others' start.
+        Such a camera is met only where the start configures the node, between two callbacks.
+
+        Raises YoloxTrtError for a camera that is as it was planned.
+        """
+        camera = self._cameras[name]
+        as_planned = self._planned.get(name) == camera.parameters.as_dict()
+        try:
+            self._connect(camera)
+        except YoloxTrtError as error:
+            if as_planned:
+                raise
+            self._destroy_camera(name)
+            self.publish_camera_names()
+            self.get_logger().error(f"camera '{name}' is removed: {error}")
+
     def _check_device(self, config: StreamConfig) -> None:
         """Refuse a device that the process does not own; raises ConfigurationError."""
         assert self._executor is not None
@@ -414,6 +462,10 @@ class ExecutorNode(LifecycleNode):
     def _look_for_listeners(self) -> None:
         for camera in self._cameras.values():
             camera.update_subscription()
+
+    def _poll_events(self) -> None:
+        for camera in self._cameras.values():
+            camera.poll_events()
 
     def _report_misplaced(self) -> None:
         """Report parameters that stand in another node's section of the YAML file.
@@ -455,6 +507,7 @@ class ExecutorNode(LifecycleNode):
                     counters=camera.counters,
                     stream=snapshot.streams.get(name) if snapshot is not None else None,
                     now=now,
+                    fault=camera.fault,
                 )
             )
         if snapshot is not None:

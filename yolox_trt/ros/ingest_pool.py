@@ -8,25 +8,28 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from std_msgs.msg import Header
 
+from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.executor.host_memory import pin
-from yolox_trt.ros.frame_ring import FrameRing
+from yolox_trt.ros.frame_ring import EXTRA_SLOTS, FrameRing
 from yolox_trt.ros.ingest_channel import IngestChannel
 from yolox_trt.ros.middleware import transport_environment
 
 _LOGGER = logging.getLogger(__name__)
 
-#: Slots of a ring beside the Stream's queue: one that is being written, one in the detector, one
-#: that is being delivered, one that is being drawn, one that an idle worker still holds.
-EXTRA_SLOTS = 5
 #: Restarts of one process in a row, each without a frame in between, before it is given up.
 MAX_RESTARTS = 5
+#: A process that has run for so many seconds has not failed at its start.
+HEALTHY_AFTER = 60.0
+#: Seconds before the second restart in a row; doubled for each further one.
+FIRST_BACKOFF = 0.25
 
 
 class IngestSink(Protocol):
@@ -64,7 +67,10 @@ class _Member:
         self.name = name
         self.cameras: dict[str, _Camera] = {}
         self.restarts = 0
+        self.failures = 0
         self.frames = 0
+        self.started = 0.0
+        self.given_up = False
         self.process: subprocess.Popen[bytes] | None = None
         self.channel: IngestChannel | None = None
         self.thread: threading.Thread | None = None
@@ -73,7 +79,8 @@ class _Member:
 class IngestPool:
     """N processes that subscribe to cameras and hand their images over in shared memory.
 
-    A process that ends is started again, with its cameras.
+    A process that ends is started again, with its cameras. One that ends again and again before
+    it has received an image is given up, and the others take its cameras over.
 
     Args:
         count: how many.
@@ -84,7 +91,7 @@ class IngestPool:
     def __init__(self, count: int, name: str, *, page_lock: bool) -> None:
         self._lock = threading.Lock()
         self._page_lock = page_lock
-        self._closing = False
+        self._closing = threading.Event()
         self._generation = 0
         self._members = [_Member(f"{name}_ingest_{index}") for index in range(count)]
         for member in self._members:
@@ -93,7 +100,11 @@ class IngestPool:
     @property
     def pids(self) -> list[int]:
         """Process ids."""
-        return [member.process.pid for member in self._members if member.process is not None]
+        return [
+            member.process.pid
+            for member in self._members
+            if member.process is not None and not member.given_up
+        ]
 
     @property
     def restarts(self) -> int:
@@ -121,6 +132,9 @@ class IngestPool:
             reliable: reliability of the subscription.
             depth: depth of the subscription.
             queue_depth: of the camera's Stream; the ring is sized by it.
+
+        Raises:
+            YoloxTrtError: every process has been given up.
         """
         settings = {
             "camera": camera,
@@ -131,7 +145,14 @@ class IngestPool:
             "slots": queue_depth + EXTRA_SLOTS,
         }
         with self._lock:
-            member = min(self._members, key=lambda each: len(each.cameras))
+            member = self._least_loaded()
+            if member is None:
+                raise YoloxTrtError(
+                    "every ingest process has ended again and again",
+                    expected="one that runs",
+                    fix="look for its error in the log and restart multi_camera, or set the "
+                    "parameter `ingest_processes` to 0",
+                )
             member.cameras[camera] = _Camera(sink, settings)
             self._send_subscribe(member, camera)
 
@@ -142,14 +163,14 @@ class IngestPool:
                 if member.cameras.pop(camera, None) is not None and member.channel is not None:
                     member.channel.send("unsubscribe", camera=camera)
 
-    def close(self, timeout: float = 1.5) -> bool:
+    def close(self, timeout: float = 5.0) -> bool:
         """End the processes.
 
         Returns:
             Whether all have ended by themselves in `timeout` seconds.
         """
         with self._lock:
-            self._closing = True
+            self._closing.set()
             channels = [m.channel for m in self._members if m.channel is not None]
         for channel in channels:
             channel.close()
@@ -167,15 +188,27 @@ class IngestPool:
                 member.thread.join(timeout)
         return ended
 
+    def _least_loaded(self) -> _Member | None:
+        """Return the process with the fewest cameras; None if all are given up."""
+        members = [member for member in self._members if not member.given_up]
+        return min(members, key=lambda each: len(each.cameras), default=None)
+
+    def _command(self, member: _Member, fd: int) -> list[str]:
+        return [sys.executable, "-m", "yolox_trt.ros.ingest_process", member.name, str(fd)]
+
     def _start(self, member: _Member) -> None:
         channel, other = IngestChannel.pair()
         fd = other.fileno()
         member.process = subprocess.Popen(
-            [sys.executable, "-m", "yolox_trt.ros.ingest_process", member.name, str(fd)],
+            self._command(member, fd),
             pass_fds=[fd],
             env=transport_environment(),
             stdin=subprocess.DEVNULL,
+            # Ctrl-C and a signal to the process group are the executor's process's: it ends this
+            # one in order, and would take its death for a fault.
+            start_new_session=True,
         )
+        member.started = time.monotonic()
         other.close()
         member.channel = channel
         member.thread = threading.Thread(
@@ -200,10 +233,8 @@ class IngestPool:
                 self._handle(member, camera, message, fd)
             except Exception:
                 _LOGGER.exception("image of camera %s was lost", message["camera"])
-        with self._lock:
-            if self._closing:
-                return
-        self._replace(member)
+        if not self._closing.is_set():
+            self._replace(member)
 
     def _handle(
         self, member: _Member, camera: _Camera | None, message: dict[str, Any], fd: int | None
@@ -253,15 +284,33 @@ class IngestPool:
         assert member.process is not None and member.channel is not None
         status = member.process.wait()
         member.channel.close()
-        member.restarts += 1
-        if member.frames == 0 and member.restarts > MAX_RESTARTS:
+        if member.frames or time.monotonic() - member.started > HEALTHY_AFTER:
+            member.failures = 0
+        member.failures += 1
+        if member.failures > MAX_RESTARTS:
             _LOGGER.error("%s ended with status %d again and is given up", member.name, status)
+            self._hand_over(member)
             return
         _LOGGER.error("%s ended with status %d; it is started again", member.name, status)
         member.frames = 0
+        if member.failures > 1:
+            self._closing.wait(FIRST_BACKOFF * 2 ** (member.failures - 2))
         with self._lock:
-            if self._closing:
+            if self._closing.is_set():
                 return
+            member.restarts += 1
             self._start(member)
             for name in member.cameras:
                 self._send_subscribe(member, name)
+
+    def _hand_over(self, member: _Member) -> None:
+        """Give a member up; the others take its cameras over."""
+        with self._lock:
+            member.given_up = True
+            for name in list(member.cameras):
+                other = self._least_loaded()
+                if other is None:
+                    _LOGGER.error("no ingest process is left: camera %s gets no images", name)
+                    continue
+                other.cameras[name] = member.cameras.pop(name)
+                self._send_subscribe(other, name)

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,15 +25,23 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from yolox_trt.core.errors import FrameError
 from yolox_trt.core.frame import Frame
-from yolox_trt.ros.frame_ring import FrameRing
+from yolox_trt.ros.frame_ring import EXTRA_SLOTS, FrameRing
 from yolox_trt.ros.image_conversion import frame_from_compressed, frame_from_image
-from yolox_trt.ros.image_qos import image_qos, lost_images
+from yolox_trt.ros.image_qos import image_qos
 from yolox_trt.ros.ingest_channel import IngestChannel
 from yolox_trt.ros.middleware import apply_malloc_settings
-from yolox_trt.ros.rclpy_versions import SubscriptionEventCallbacks, create_spinner
+from yolox_trt.ros.rclpy_versions import NoEventHandlers, create_spinner
+from yolox_trt.ros.subscription_events import POLL_PERIOD, SubscriptionEvents
 
 #: Longest time until a command is seen, in seconds.
 POLL = 0.02
+
+#: Most bytes of one camera's ring: with CUDA all of it is page-locked.
+LARGEST_RING = 1 << 30
+
+
+class IngestNode(NoEventHandlers, Node):
+    """The process's node."""
 
 
 class CameraIntake:
@@ -57,7 +66,9 @@ class CameraIntake:
             settings["topic"],
             self._on_image,
             image_qos(settings["reliable"], settings["depth"]),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+        )
+        self._events = SubscriptionEvents(
+            self._subscription, self._on_lost, node.get_logger().warning
         )
 
     def _on_image(self, message: Any) -> None:
@@ -98,24 +109,50 @@ class CameraIntake:
     def _make_ring(self, size: int) -> FrameRing:
         """Make a ring for images of this size; the former one lives on in its readers."""
         self._generation += 1
-        self._ring = FrameRing(self._slots, size)
+        slots = max(1, min(self._slots, LARGEST_RING // size))
+        if slots < self._slots:
+            self._node.get_logger().warning(
+                f"camera '{self._camera}': {self._slots} images of {size} bytes in shared memory; "
+                f"expected {LARGEST_RING >> 20} MB at most, and {slots} are kept; fix: set the "
+                f"camera's parameter `queue_depth` to {max(1, slots - EXTRA_SLOTS)} at most"
+            )
+        self._ring = FrameRing(slots, size)
         self._channel.send(
             "ring",
             fd=self._ring.fd,
             camera=self._camera,
             generation=self._generation,
-            slots=self._slots,
+            slots=slots,
             slot_bytes=self._ring.slot_bytes,
         )
         self._ring.close_fd()
         return self._ring
 
-    def _on_lost(self, event: Any) -> None:
-        self._channel.send("lost", camera=self._camera, count=lost_images(event))
+    def _on_lost(self, count: int) -> None:
+        self._channel.send("lost", camera=self._camera, count=count)
+
+    def poll_events(self) -> None:
+        """Count the images that the middleware has lost; to be called now and then."""
+        self._events.poll()
 
     def close(self) -> None:
         """End the subscription."""
+        self._events.close()
         self._node.destroy_subscription(self._subscription)
+
+
+def _obey(
+    command: dict[str, Any],
+    node: Node,
+    channel: IngestChannel,
+    intakes: dict[str, CameraIntake],
+) -> None:
+    """Subscribe or unsubscribe, as the executor's process says."""
+    former = intakes.pop(command["camera"], None)
+    if former is not None:
+        former.close()
+    if command["kind"] == "subscribe":
+        intakes[command["camera"]] = CameraIntake(node, channel, command)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -125,28 +162,33 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("fd", type=int, help="descriptor of the channel")
     options = parser.parse_args(args)
     apply_malloc_settings()
-    # Ctrl-C reaches the whole process group: the executor's process ends this one in order.
+    # What ends this process is the end of the channel, in order or with the executor's process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = IngestChannel(socket.socket(fileno=options.fd))
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = Node(options.name, start_parameter_services=False, use_global_arguments=False)
+    node = IngestNode(options.name, start_parameter_services=False, use_global_arguments=False)
     spinner = create_spinner()
     spinner.add_node(node)
     intakes: dict[str, CameraIntake] = {}
+    polled = time.monotonic()
     try:
         while True:
-            spinner.spin_once(timeout_sec=POLL)
-            if not select.select([channel], [], [], 0.0)[0]:
-                continue
-            received = channel.receive()
-            if received is None:
-                break
-            command, _ = received
-            former = intakes.pop(command["camera"], None)
-            if former is not None:
-                former.close()
-            if command["kind"] == "subscribe":
-                intakes[command["camera"]] = CameraIntake(node, channel, command)
+            try:
+                spinner.spin_once(timeout_sec=POLL)
+                if time.monotonic() - polled >= POLL_PERIOD:
+                    polled = time.monotonic()
+                    for intake in intakes.values():
+                        intake.poll_events()
+                if not select.select([channel], [], [], 0.0)[0]:
+                    continue
+                received = channel.receive()
+                if received is None:
+                    break
+                _obey(received[0], node, channel, intakes)
+            except Exception:
+                # A fault of one camera must not take the others of this process along.
+                node.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
     finally:
         for intake in intakes.values():
             intake.close()

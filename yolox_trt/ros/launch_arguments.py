@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,6 +119,45 @@ def unknown_cameras(
         for node in overrides
         if node != EXECUTOR_NODE and node not in cameras
     ]
+
+
+def unreached_sections(sections: Mapping[str, Any], namespace: str) -> list[str]:
+    """Return a line for each section of a parameter file that no node of a namespace finds.
+
+    ROS 2 leaves such a section out without a word, and the process runs with the defaults.
+
+    Args:
+        sections: as read_parameter_file returns them.
+        namespace: the launch argument.
+    """
+    prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+    lines = []
+    for name in _node_names(sections):
+        # ROS 2's patterns: /* is one part of a name, /** any number of them.
+        pattern = "".join(
+            {"**": "(/\\w+)*", "*": "/\\w+"}.get(part, "/" + re.escape(part))
+            for part in name.strip("/").split("/")
+        )
+        node = name.rpartition("/")[2]
+        if "*" not in node and not re.fullmatch(pattern, f"{prefix}/{node}"):
+            lines.append(
+                f"section '{name}' of the parameter file reaches no node in the namespace "
+                f"'{prefix or '/'}'; expected {prefix}/{node}, or /**/{node} for every namespace; "
+                "fix: the section's name"
+            )
+    return lines
+
+
+def _node_names(sections: Mapping[str, Any], above: str = "") -> list[str]:
+    """Return the names of the sections that hold parameters, namespaces put before them."""
+    names = []
+    for name, section in sections.items():
+        full = f"{above}/{name.strip('/')}"
+        if "ros__parameters" in section:
+            names.append(full)
+        else:
+            names += _node_names(section, full)
+    return names
 
 
 def write_parameter_file(overrides: Mapping[str, Mapping[str, Any]]) -> Path:

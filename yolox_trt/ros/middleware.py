@@ -15,9 +15,12 @@ from pathlib import Path
 
 from yolox_trt.core.share import shared_folder
 
-#: Environment variables that name a profile; Fast DDS of Humble knows the second one only, and
-#: later ones warn of it.
+#: Environment variables that name a profile. Fast DDS 2 (Humble, Jazzy) reads the second one only;
+#: from Fast DDS 3 (Kilted) on, the first one is read, and the second one with a warning.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+
+#: Values of ROS_DISTRO with Fast DDS 2.
+_FAST_DDS_2 = ("foxy", "galactic", "humble", "iron", "jazzy")
 
 #: glibc: never take a fresh mapping for an image (it would be faulted in page by page each time),
 #: and never give the heap's top back.
@@ -45,6 +48,13 @@ def profile_path() -> Path:
     return shared_folder("config") / "fastdds_shm.xml"
 
 
+def _variables_read(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the PROFILE_VARIABLES that this distribution's Fast DDS reads, the best one first."""
+    return (
+        PROFILE_VARIABLES[1:] if environment.get("ROS_DISTRO") in _FAST_DDS_2 else PROFILE_VARIABLES
+    )
+
+
 def transport_settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the variables that a process with large images needs and its environment lacks.
 
@@ -53,9 +63,11 @@ def transport_settings(environment: Mapping[str, str] | None = None) -> dict[str
     """
     present = os.environ if environment is None else environment
     settings = {name: value for name, value in MALLOC_SETTINGS.items() if name not in present}
-    if not any(present.get(name) for name in PROFILE_VARIABLES):
-        old = present.get("ROS_DISTRO") in ("foxy", "galactic", "humble", "iron")
-        settings[PROFILE_VARIABLES[1 if old else 0]] = str(profile_path())
+    variables = _variables_read(present)
+    if not any(present.get(name) for name in variables):
+        # A profile of the user's own under a name that this Fast DDS does not read is theirs still.
+        own = [present[name] for name in PROFILE_VARIABLES if present.get(name)]
+        settings[variables[0]] = own[0] if own else str(profile_path())
     return settings
 
 
@@ -92,12 +104,18 @@ def transport_warning() -> str:
     implementation = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
     if "fastrtps" not in implementation:
         return ""
-    if any(os.environ.get(name) for name in PROFILE_VARIABLES):
+    variables = _variables_read(os.environ)
+    if any(os.environ.get(name) for name in variables):
         return _shared_memory_warning()
+    ignored = "".join(
+        f" ({name} is set, but Fast DDS of ROS 2 {os.environ['ROS_DISTRO']} does not read it)"
+        for name in PROFILE_VARIABLES
+        if name not in variables and os.environ.get(name)
+    )
     return (
         "Fast DDS runs with its default 512 kB shared-memory segment: large images arrive late and "
-        "few. Start through the launch file or `yolox_trt up`, or set "
-        f"FASTDDS_DEFAULT_PROFILES_FILE={profile_path()} here and for the camera drivers"
+        f"few{ignored}. Start through the launch file or `yolox_trt up`, or set "
+        f"{variables[0]}={profile_path()} here and for the camera drivers"
     )
 
 

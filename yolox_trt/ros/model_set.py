@@ -75,6 +75,27 @@ class ModelSet:
             fix="deactivate, clean up and configure the node again to load another one",
         )
 
+    def check(self, camera: str, values: Mapping[str, Any]) -> None:
+        """Refuse a camera that came after this was made, as far as that is known before `load`.
+
+        Args:
+            camera: its name.
+            values: its parameters.
+
+        Raises:
+            ConfigurationError: its model or its device will not be loaded.
+        """
+        self.name_for(values["model"])
+        device = parse_device(values["device"])
+        if device is not None and None not in self._devices and device not in self._devices:
+            raise _foreign_device(camera, device, self._devices)
+
+    def close(self) -> None:
+        """Close the detectors, where nobody else does."""
+        for detector in self.detectors.values():
+            detector.close()
+        self.detectors = {}
+
     def load(self) -> ModelSet:
         """Make the detectors; a TensorRT build may take minutes.
 
@@ -94,8 +115,7 @@ class ModelSet:
                 devices = made
                 self.labels[name] = self._class_names or detector.spec.class_names
         except BaseException:
-            for detector in self.detectors.values():
-                detector.close()
+            self.close()
             raise
         return self
 
@@ -165,9 +185,15 @@ def _devices(
         return tuple(dict.fromkeys(named)) or (None,)
     for name, device in asked.items():
         if device is not None and device not in listed:
-            raise ConfigurationError(
-                f"camera '{name}' on device {device}",
-                expected=f"one of the process's devices: {', '.join(map(str, listed))}",
-                fix="add it to the parameter `devices` of multi_camera",
-            )
+            raise _foreign_device(name, device, listed)
     return tuple(dict.fromkeys(listed))
+
+
+def _foreign_device(
+    camera: str, device: Device, devices: Iterable[Device | None]
+) -> ConfigurationError:
+    return ConfigurationError(
+        f"camera '{camera}' on device {device}",
+        expected=f"one of the process's devices: {', '.join(map(str, devices))}",
+        fix="add it to the parameter `devices` of multi_camera",
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from yolox_trt.core.errors import YoloxTrtError
@@ -21,6 +21,10 @@ POLL = 0.1
 EXIT_REFUSED = 2
 
 
+def _nothing() -> None:
+    pass
+
+
 class _StopSignals:
     """Ctrl-C and SIGTERM end the loop between two callbacks, not in the middle of one.
 
@@ -31,6 +35,8 @@ class _StopSignals:
 
     def __init__(self) -> None:
         self.received = 0
+        #: Called in the signal handler: what rclpy's thread is in the middle of may take minutes.
+        self.on_signal: Callable[[], None] = _nothing
         self._previous = {
             number: signal.signal(number, self._handle)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -38,6 +44,7 @@ class _StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        self.on_signal()
         # A second signal ends the process at once.
         for each in self._previous:
             signal.signal(each, signal.SIG_DFL)
@@ -62,6 +69,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         rclpy = require("rclpy", purpose="the ROS nodes")
         require("vision_msgs", purpose="~/detections")
+        from rclpy.exceptions import InvalidHandle
         from rclpy.signals import SignalHandlerOptions
 
         from yolox_trt.ros.executor_node import ExecutorNode
@@ -93,6 +101,8 @@ def main(args: Sequence[str] | None = None) -> int:
     status = 0
     try:
         node = ExecutorNode(spinner)
+        # An engine that is built at the transition `configure` is built in this thread.
+        signals.on_signal = node.cancel_builds
         logger = node.get_logger()
         if warning := transport_warning():
             logger.warning(warning)
@@ -104,10 +114,15 @@ def main(args: Sequence[str] | None = None) -> int:
                 node.run_pending()
             except YoloxTrtError:
                 raise
+            except (InvalidHandle, ReferenceError):
+                # A request to a camera's parameters that was queued when the camera was removed:
+                # nobody waits for the response.
+                logger.debug(traceback.format_exc())
             except Exception:
                 # A fault in one callback must not take the other cameras along.
                 logger.error(traceback.format_exc(), throttle_duration_sec=1.0)
-        if node.failure is not None:
+        # A signal ends a build, which fails with it: that is no failed start.
+        if node.failure is not None and not signals.received:
             raise node.failure
     except YoloxTrtError as error:
         print(f"multi_camera: {error}", file=sys.stderr)

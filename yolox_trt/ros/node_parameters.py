@@ -19,7 +19,12 @@ from rclpy.parameter import Parameter
 
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.ros.parameter_spec import Applies, ParameterKind, ParameterSpec
-from yolox_trt.ros.parameters import DEPRECATED_ALIASES, ROS_PARAMETER_PREFIXES, ROS_PARAMETERS
+from yolox_trt.ros.parameters import (
+    DEPRECATED_ALIASES,
+    ROS_PARAMETER_PREFIXES,
+    ROS_PARAMETERS,
+    ROS_TOPICS,
+)
 
 _TYPES = {
     ParameterKind.BOOL: Parameter.Type.BOOL,
@@ -159,7 +164,15 @@ class NodeParameters:
     def _report_unknown(self, overrides: Mapping[str, Any], known: set[str]) -> None:
         accepted = {*known, *DEPRECATED_ALIASES, *ROS_PARAMETERS}
         for name in sorted(overrides):
-            if name in accepted or name.startswith(ROS_PARAMETER_PREFIXES):
+            if name in accepted or self._node.has_parameter(name):
+                continue
+            if name.startswith(ROS_PARAMETER_PREFIXES):
+                # rclpy declares those that it takes, with the publisher or the subscription.
+                if name.split(".")[1] not in ROS_TOPICS:
+                    self._node.get_logger().warning(
+                        f"parameter '{name}' has no effect here; fix: for a camera's images set "
+                        "`qos_reliability` and `qos_depth`"
+                    )
                 continue
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""

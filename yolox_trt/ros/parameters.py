@@ -136,8 +136,9 @@ def class_thresholds_by_id(
     return ids
 
 
-#: A topic's name as ROS 2 takes it; {node} and {ns} stand for parts of it.
-_TOPIC = re.compile(r"(?:~?/)?[A-Za-z_{][A-Za-z0-9_{}]*(?:/[A-Za-z_{][A-Za-z0-9_{}]*)*")
+#: A topic's name as ROS 2 takes it, where the substitutions of _SUBSTITUTION stand for a letter.
+_TOPIC = re.compile(r"(?:~?/)?[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z_][A-Za-z0-9_]*)*")
+_SUBSTITUTION = re.compile(r"\{(?:node|ns|namespace)\}")
 
 
 def check_topic(text: str, *, fix: str = "set the parameter `image_topic`") -> None:
@@ -150,11 +151,12 @@ def check_topic(text: str, *, fix: str = "set the parameter `image_topic`") -> N
     Raises:
         ConfigurationError: ROS 2 would not take it.
     """
-    if not _TOPIC.fullmatch(text):
+    if not _TOPIC.fullmatch(_SUBSTITUTION.sub("x", text)):
         raise ConfigurationError(
             f"topic name '{text}'",
             expected="letters, digits and underscores between single slashes, such as "
-            "/front/image_raw or ~/image_raw; no part begins with a digit",
+            "/front/image_raw or ~/image_raw; no part begins with a digit; of substitutions "
+            "{node}, {ns} and {namespace}",
             fix=fix,
         )
 
@@ -227,7 +229,8 @@ CAMERA_PARAMETERS: tuple[ParameterSpec, ...] = (
         maximum=1000,
         unit="images",
         applies=Applies.AT_ONCE,
-        description="Images that wait for a device at most. 1: only the newest waits.",
+        description="Images that wait for a device at most. 1: only the newest waits. With "
+        "`ingest_processes`, 1 GB of images at most.",
     ),
     ParameterSpec(
         name="overflow",
@@ -601,6 +604,8 @@ DEPRECATED_ALIASES: dict[str, tuple[str, Any]] = {
 #: Names that ROS 2 itself gives to every node.
 ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
 ROS_PARAMETER_PREFIXES = ("qos_overrides.",)
+#: Topics of ROS 2 itself, whose QoS a `/**` section may override for nodes of other kinds.
+ROS_TOPICS = ("/clock", "/parameter_events", "/rosout")
 
 
 def _table(specs: Sequence[ParameterSpec]) -> list[str]:

@@ -14,6 +14,7 @@ from yolox_trt.ros.launch_arguments import (
     parameter_overrides,
     read_parameter_file,
     unknown_cameras,
+    unreached_sections,
     write_parameter_file,
 )
 from yolox_trt.ros.middleware import transport_environment
@@ -43,7 +44,11 @@ def run_up(args: argparse.Namespace) -> int:
     config = values["config"] or str(shared_folder("config") / "multi_camera.yaml")
     command += ["--log-level", values["log_level"], "--params-file", config]
     overrides = parameter_overrides(values)
-    for line in unknown_cameras(overrides, read_parameter_file(config)):
+    sections = read_parameter_file(config)
+    for line in [
+        *unknown_cameras(overrides, sections),
+        *unreached_sections(sections, values["namespace"]),
+    ]:
         print(f"yolox_trt up: {line}", file=sys.stderr)
     if overrides:
         command += ["--params-file", str(write_parameter_file(overrides))]

@@ -1,0 +1,216 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ingest processes that end, signals that they get, and the size of their rings."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+
+from sensor_msgs.msg import Image  # noqa: E402
+from support.ros import Client, RosProcess, image_message  # noqa: E402
+from vision_msgs.msg import Detection2DArray  # noqa: E402
+
+from yolox_trt.core.errors import YoloxTrtError  # noqa: E402
+from yolox_trt.ros import ingest_pool, ingest_process  # noqa: E402
+from yolox_trt.ros.ingest_channel import IngestChannel  # noqa: E402
+from yolox_trt.ros.ingest_pool import IngestPool  # noqa: E402
+from yolox_trt.ros.ingest_process import CameraIntake, IngestNode  # noqa: E402
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
+
+Start = Callable[..., RosProcess]
+PICTURE = np.full((64, 96, 3), 128, np.uint8)
+
+#: Ends at once.
+ENDS = "pass"
+#: Writes the commands that it gets into a file, one a line, until the channel ends.
+LISTENS = """
+import socket, sys
+end = socket.socket(fileno=int(sys.argv[1]))
+with open(sys.argv[2], "ab") as file:
+    while data := end.recv(65536):
+        file.write(data + b"\\n")
+        file.flush()
+"""
+#: Sends one image of the camera that it is told of, and ends.
+SENDS_AND_ENDS = """
+import json, socket, sys
+import numpy as np
+from yolox_trt.ros.frame_ring import FrameRing
+from yolox_trt.ros.ingest_channel import IngestChannel
+channel = IngestChannel(socket.socket(fileno=int(sys.argv[1])))
+command, _ = channel.receive()
+ring = FrameRing(1, 12)
+same = {"camera": command["camera"], "generation": command["generation"] + 1}
+channel.send("ring", fd=ring.fd, slots=1, slot_bytes=ring.slot_bytes, **same)
+channel.send("frame", slot=ring.write(np.zeros(12, np.uint8)), size=12, height=2, width=2,
+             encoding="bgr8", step=6, sec=0, nanosec=1, frame_id="", received_ns=1, **same)
+"""
+
+SETTINGS: dict[str, Any] = {
+    "topic": "/image",
+    "compressed": False,
+    "reliable": False,
+    "depth": 1,
+    "queue_depth": 1,
+}
+
+
+class Sink:
+    """Counts what a camera gets."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+
+    def on_frame(self, frame: Any) -> None:
+        self.frames += 1
+
+    def on_refused(self, reason: str) -> None: ...
+
+    def on_full(self) -> None: ...
+
+    def on_lost(self, count: int) -> None: ...
+
+
+@pytest.fixture
+def make_pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Make a pool whose processes run the given programs; commands go to the file `<name>`."""
+    pools: list[IngestPool] = []
+    monkeypatch.setattr(ingest_pool, "FIRST_BACKOFF", 0.01)
+
+    def make(*programs: str) -> IngestPool:
+        by_name = {f"pool_ingest_{index}": code for index, code in enumerate(programs)}
+
+        def command(self: IngestPool, member: Any, fd: int) -> list[str]:
+            log = str(tmp_path / member.name)
+            return [sys.executable, "-c", by_name[member.name], str(fd), log]
+
+        monkeypatch.setattr(IngestPool, "_command", command)
+        pools.append(IngestPool(len(programs), "pool", page_lock=False))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        assert pool.close(timeout=60.0)
+
+
+def wait_until(done: Callable[[], Any], timeout: float = 90.0) -> None:
+    end = time.monotonic() + timeout
+    while not done():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.02)
+
+
+def commands(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_process_that_ends_again_and_again_is_given_up(
+    make_pool: Callable[..., IngestPool],
+) -> None:
+    pool = make_pool(ENDS)
+    wait_until(lambda: pool.pids == [])
+    assert pool.restarts == ingest_pool.MAX_RESTARTS
+    with pytest.raises(YoloxTrtError, match=r"ended again and again.*`ingest_processes`"):
+        pool.subscribe("front", Sink(), **SETTINGS)
+
+
+def test_the_others_take_the_cameras_of_a_process_that_is_given_up(
+    make_pool: Callable[..., IngestPool], tmp_path: Path
+) -> None:
+    pool = make_pool(ENDS, LISTENS)
+    for name in ("front", "rear"):
+        pool.subscribe(name, Sink(), **SETTINGS)
+    wait_until(lambda: len(pool.pids) == 1)
+    pool.subscribe("left", Sink(), **SETTINGS)
+    log = tmp_path / "pool_ingest_1"
+    wait_until(lambda: {each["camera"] for each in commands(log)} == {"front", "rear", "left"})
+    assert {each["kind"] for each in commands(log)} == {"subscribe"}
+    generations = [each["generation"] for each in commands(log)]
+    assert len(set(generations)) == 3
+
+
+def test_restarts_count_only_in_a_row(
+    make_pool: Callable[..., IngestPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_pool, "MAX_RESTARTS", 1)
+    pool, sink = make_pool(SENDS_AND_ENDS), Sink()
+    pool.subscribe("front", sink, **SETTINGS)
+    # With the second image, the process has ended as often as it may in a row.
+    wait_until(lambda: sink.frames >= 4)
+    assert pool.restarts >= 3
+    assert pool.pids
+
+
+def test_signals_leave_an_ingest_process_to_its_parent(
+    start_cameras: Start, client: Client
+) -> None:
+    """A signal to the process group, as from a terminal or a supervisor, is the parent's."""
+    process = start_cameras({"multi_camera": {"cameras": ["front"], "ingest_processes": 1}})
+    results = client.collect(Detection2DArray, "/front/detections")
+    publisher = client.publisher(Image, "/front/image_raw")
+
+    def gives_results() -> bool:
+        before = len(results)
+        client.publish_until(
+            publisher, image_message(PICTURE), lambda: len(results) > before, what="a result"
+        )
+        return True
+
+    assert gives_results()
+    (child,) = [
+        each
+        for each in psutil.Process(process.process.pid).children()
+        if "yolox_trt.ros.ingest_process" in each.cmdline()
+    ]
+    assert os.getpgid(child.pid) != os.getpgid(process.process.pid)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        child.send_signal(number)
+    assert gives_results()
+    assert child.is_running()
+    assert "ended with status" not in process.output
+    assert process.stop(signal.SIGTERM)[0] == 0
+    assert "ended with status" not in process.output
+    assert not child.is_running()
+
+
+def test_a_ring_stays_within_its_limit(domain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_process, "LARGEST_RING", 100_000)
+    rclpy.init(args=[], domain_id=domain)
+    node = IngestNode("ingest", start_parameter_services=False)
+    here, other = IngestChannel.pair()
+    there = IngestChannel(other)
+    warnings: list[str] = []
+    monkeypatch.setattr(
+        IngestNode, "get_logger", lambda self: type("L", (), {"warning": warnings.append})
+    )
+    settings = {"camera": "front", "topic": "/image", "compressed": False, "reliable": False}
+    intake = CameraIntake(node, here, settings | {"depth": 1, "slots": 1005, "generation": 1})
+    try:
+        for size, slots in ((10, 1005), (10_000, 10), (200_000, 1)):
+            assert intake._make_ring(size).slots == slots
+            message, fd = there.receive() or ({}, -1)
+            assert message["slots"] == slots
+            os.close(fd or 0)
+        assert len(warnings) == 2
+        assert "camera 'front': 1005 images of 10000 bytes" in warnings[0]
+        assert "`queue_depth` to 5 at most" in warnings[0]
+    finally:
+        intake.close()
+        here.close()
+        there.close()
+        node.destroy_node()
+        rclpy.try_shutdown()

@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""SubscriptionEvents: what the middleware reports of a camera's subscription."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.qos import qos_policy_name_from_kind
+from rclpy.subscription import Subscription
+
+from yolox_trt.ros.image_qos import lost_images
+from yolox_trt.ros.rclpy_versions import (
+    EventHandle,
+    QoSSubscriptionEventType,
+    UnsupportedEventTypeError,
+)
+
+#: Seconds between two looks.
+POLL_PERIOD = 1.0
+
+# Humble has no event of the last kind.
+_LOST, _INCOMPATIBLE_QOS, _INCOMPATIBLE_TYPE = (
+    "RCL_SUBSCRIPTION_MESSAGE_LOST",
+    "RCL_SUBSCRIPTION_REQUESTED_INCOMPATIBLE_QOS",
+    "RCL_SUBSCRIPTION_INCOMPATIBLE_TYPE",
+)
+
+
+class SubscriptionEvents:
+    """Counts lost images, and tells of publishers whose images cannot arrive.
+
+    The middleware keeps these counts, and they are read now and then: event handlers of rclpy that
+    did so at once are not safe to destroy (see NoEventHandlers). Everything here is called by the
+    thread that spins the node.
+
+    Args:
+        subscription: the subscription.
+        on_lost: called with the number of images that were lost on their way.
+        warn: called with a line about a publisher that does not fit.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription[Any],
+        on_lost: Callable[[int], None],
+        warn: Callable[[str], object],
+    ) -> None:
+        self._topic = subscription.topic_name
+        self._on_lost = on_lost
+        self._warn = warn
+        self._events: dict[str, Any] = {}
+        with subscription.handle:
+            for name in (_LOST, _INCOMPATIBLE_QOS, _INCOMPATIBLE_TYPE):
+                kind = getattr(QoSSubscriptionEventType, name, None)
+                if kind is None:
+                    continue
+                try:
+                    self._events[name] = EventHandle(subscription.handle, kind)
+                except UnsupportedEventTypeError:  # by this middleware
+                    continue
+
+    def poll(self) -> None:
+        """Look at what has happened since the last time."""
+        for name, handle in list(self._events.items()):
+            try:
+                with handle:
+                    event = handle.take_event()
+            except Exception as error:  # RCLError: a middleware that has no such count
+                del self._events[name]
+                self._warn(f"{name} of {self._topic} cannot be read, and is not counted: {error}")
+                continue
+            if event is None:
+                continue
+            if name == _LOST:
+                if lost := lost_images(event):
+                    self._on_lost(lost)
+            elif event.total_count_change > 0:
+                self._warn(self._text(name, event))
+
+    def close(self) -> None:
+        """Look for a last time, and release the events, before the subscription is destroyed."""
+        self.poll()
+        for handle in self._events.values():
+            handle.destroy_when_not_in_use()
+        self._events.clear()
+
+    def _text(self, name: str, event: Any) -> str:
+        if name == _INCOMPATIBLE_TYPE:
+            return (
+                f"a publisher on {self._topic} sends another type, and none of its messages "
+                "arrive; expected sensor_msgs/Image, or CompressedImage with `transport: "
+                "compressed`; fix: the parameters `image_topic` and `transport`"
+            )
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        return (
+            f"a publisher on {self._topic} offers an incompatible QoS ({policy}), and none of its "
+            "images arrive; fix: set the parameter `qos_reliability` to best_effort, or the "
+            "publisher to reliable"
+        )
