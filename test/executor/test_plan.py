@@ -170,6 +170,8 @@ def test_exit_status_says_that_frames_drop(orin: PlanConfig, tmp_path: Path) -> 
     arguments = ["plan", str(path), "--policy", "balanced", "--duration", "5"]
     assert main([*arguments, "--no-search"]) == 1
     assert main([*arguments, "--gantt", "plan.bmp"]) == 2
+    assert main([*arguments, "--window", "nan"]) == 2
+    assert main([*arguments, "--seed", "-1"]) == 2
     assert main(["plan", str(tmp_path / "none.yaml")]) == 2
 
 
@@ -235,7 +237,23 @@ def test_calls_that_overlap_make_room() -> None:
         ({"contention": "some"}, "contention"),
         ({"contention": "{gpu: 2}"}, "contention"),
         ({"contention": {"gpu_with_dla": 0.5}}, "at least 1"),
+        ({"contention": {"gpu_with_dla": math.inf}}, "at least 1"),
+        ({"contention": "{gpu_with_dla: "}, "not YAML"),
         ({"speed": 1}, "speed"),
+        ({"cameras": {"a": {"rate": 30, "priority": "high"}}}, "priority = 'high'"),
+        ({"cameras": {"a": {"rate": 30, "allow_model_change": "no"}}}, "true or false"),
+        ({"cameras": {"a": {"rate": 30, "phase": -5}}}, "phase = -5 of camera a"),
+        ({"cameras": {"a": {"rate": 30, "phase": math.nan}}}, "phase = nan of camera a"),
+        ({"copies": {"gpu": -5}}, "gpu = -5 of copies"),
+        ({"gpu_share": {"dla0": math.nan}}, "dla0 = nan of gpu_share"),
+        ({"gpu_share": {"dla0": -1.0}}, "dla0 = -1.0 of gpu_share"),
+        ({"gpu_share": {"dla1": 1.0}}, "dla1 in gpu_share.*expected one of dla0"),
+        ({"gpu_share": {"gpu": 1.0}}, "gpu in gpu_share"),
+        ({"max_batch": 0}, "max_batch = 0"),
+        ({"max_batch": 2.7}, r"max_batch = 2\.7"),
+        ({"max_batch": math.inf}, "max_batch = inf"),
+        ({"devices": {"gpu": {"m": 4.0}, "dla1": {}}}, r"devices\.dla1 without a model"),
+        ({"devices": {"gpu": {"m": {"batch": {0: 1.0, 1: 4.0}}}}}, "batch size 0"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:
@@ -272,3 +290,103 @@ def test_long_runs_count_exactly(orin: PlanConfig) -> None:
 def test_errors_name_the_place(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         PlanConfig.from_dict({**minimal(), **change})
+
+
+def test_a_plan_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match=r"plan\.yaml \('utf-8'.*give its path"):
+        PlanConfig.load(path)
+
+
+@pytest.mark.parametrize("queue_depth", [1, 100])
+def test_the_load_asked_does_not_depend_on_the_backlog(queue_depth: int) -> None:
+    """Three cameras at 30 Hz and 20 ms ask for 180 % however long the queues take to drain."""
+    cameras = {name: {"rate": 30, "queue_depth": queue_depth} for name in "abc"}
+    config = PlanConfig.from_dict({"devices": {"gpu": {"m": 20.0}}, "cameras": cameras})
+    plan = plan_policy(config, "static", duration=3.0)
+    assert plan.loads[Device("gpu")] == pytest.approx(1.8)
+
+
+def test_frames_over_the_rate_limit_are_no_failure(tmp_path: Path) -> None:
+    values = {
+        "devices": {"gpu": {"m": 5.0}},
+        "cameras": {"a": {"rate": 30, "max_rate": 10}, "b": {"rate": 30}},
+    }
+    plan = plan_policy(PlanConfig.from_dict(values), "static", duration=3.0)
+    assert plan.fits
+    assert plan.result.dropped == 0
+    received, processed = plan.result.received, plan.result.processed
+    assert plan.result.refused == received - processed > 55
+    assert plan.loads[Device("gpu")] == pytest.approx((10 + 30) * 0.005)
+    assert largest_number_of_cameras(PlanConfig.from_dict(values), "static") >= 2
+    path, figures = tmp_path / "plan.yaml", tmp_path / "figures.json"
+    path.write_text(yaml.safe_dump(values))
+    arguments = ["plan", str(path), "--policy", "static", "--no-search", "--duration", "3"]
+    assert main([*arguments, "--json", str(figures)]) == 0
+    camera = json.loads(figures.read_text())["policies"]["static"]["cameras"]["a"]
+    assert (camera["dropped"], camera["refused"]) == (0, plan.result.refused)
+
+
+def test_all_times_of_a_camera_shrink_with_its_period() -> None:
+    times = {"phase": 10, "jitter": 2, "deadline": 30, "stale_after": 40, "max_rate": 20}
+    config = PlanConfig.from_dict({**minimal(), "cameras": {"a": {"rate": 30, **times}}})
+    (camera,) = config.with_rates(2.0).cameras
+    load = camera.load
+    assert (load.rate, load.config.max_rate) == (60.0, 40.0)
+    seconds = [load.phase, load.jitter, load.config.deadline, load.config.stale_after]
+    assert seconds == pytest.approx([0.005, 0.001, 0.015, 0.020])
+
+
+def test_repeated_cameras_get_names_that_are_not_in_use() -> None:
+    cameras = {"front": {"rate": 30}, "front_2": {"rate": 30}}
+    config = PlanConfig.from_dict({**minimal(), "cameras": cameras}).with_cameras(7)
+    names = [camera.name for camera in config.cameras]
+    assert len(set(names)) == 7
+    assert names[:3] == ["front", "front_2", "front_3"]
+
+
+SHARED = {
+    "queueing on the DLA": {
+        "devices": {"gpu": {"m": 45.0}, "dla0": {"h": 60.0, "m": 5.0}},
+        "cameras": {
+            "g": {"model": "m", "device": "gpu", "rate": 3.0, "phase": 59.9},
+            "h": {"model": "h", "device": "dla0", "rate": 5.0, "priority": 1},
+            **{n: {"model": "m", "device": "dla0", "rate": 10.0} for n in ("a1", "a2", "a3")},
+        },
+    },
+    "contention": {
+        "devices": {"gpu": {"m": 20.0}, "dla0": {"m": 80.0}},
+        "contention": {"gpu_with_dla": 1.31},
+        "cameras": {
+            "g": {"device": "gpu", "rate": 3.0},
+            "a": {"device": "dla0", "rate": 3.0, "phase": 0.01},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_the_bound_counts_what_frames_of_a_dla_take_of_the_gpu(case: str) -> None:
+    config = PlanConfig.from_dict({**SHARED[case], "gpu_share": {"dla0": 10.0}})
+    plan = plan_policy(config, "static", duration=3.0)
+    for name, bound in plan.worst_case.items():
+        assert plan.result.latencies[name].max() <= bound + 1e-9, name
+
+
+def test_no_bound_on_the_gpu_without_one_for_the_frames_that_share_it() -> None:
+    cameras = {
+        "g": {"device": "gpu", "rate": 10},
+        "a": {"device": "dla0", "rate": 30},
+        "b": {"device": "dla0", "rate": 30},
+    }
+    values = {
+        "devices": {"gpu": {"m": 4.0}, "dla0": {"m": 20.0}},
+        "cameras": cameras,
+        "gpu_share": {"dla0": 1.0},
+    }
+    bounds = plan_policy(PlanConfig.from_dict(values), "static", duration=0.5).worst_case
+    assert bounds["g"] == bounds["a"] == math.inf
+    values["copies"] = {"dla0": 1.0}
+    bounds = plan_policy(PlanConfig.from_dict(values), "static", duration=0.5).worst_case
+    assert math.isnan(bounds["g"])

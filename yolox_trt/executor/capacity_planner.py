@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yolox_trt.core.device import Device
+from yolox_trt.executor.placement import PlacementProblem
 from yolox_trt.executor.plan_config import PlanConfig
 from yolox_trt.executor.response_time import ServedStream, worst_response_times
 from yolox_trt.executor.simulation import Simulation, SimulationResult
@@ -30,8 +31,9 @@ class PolicyPlan:
         placement: stream -> Device at the end of the simulation; for "dynamic" where its last
             frame ran.
         shares: stream -> Device -> share of its results that came from there.
-        loads: Device -> share of its time that the placement asks for, with the times measured
-            in the simulation (may exceed 1); for "dynamic" the simulated share.
+        loads: Device -> share of its time that the placement asks for, with the cameras' rates
+            and the times measured in the simulation (may exceed 1); for "dynamic" the simulated
+            share.
         worst_case: stream -> bound of the latency in seconds, infinity if there is none; NaN for
             "dynamic", with batching, and where calls overlap: for these there is no analysis.
         result: the simulation.
@@ -46,7 +48,7 @@ class PolicyPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether no frame was dropped and none was late in the simulation."""
+        """Whether no frame was dropped and none was late; those over a `max_rate` do not count."""
         return self.result.dropped == 0 and self.result.deadline_missed == 0
 
 
@@ -83,7 +85,7 @@ def plan_policy(
         loads: Mapping[Device, float] = result.loads
         worst = dict.fromkeys((c.name for c in config.cameras), math.nan)
     else:
-        loads = simulation.scheduler.problem(simulation.clock.now()).loads(placement)
+        loads = _problem(config, simulation).loads(placement)
         worst = _worst_cases(config, placement)
     return PolicyPlan(policy, placement, result.device_shares, loads, worst, result)
 
@@ -105,6 +107,18 @@ def _simulation(
     )
 
 
+def _problem(config: PlanConfig, simulation: Simulation) -> PlacementProblem:
+    """Return the demands at the end of a simulation, with the rates that the plan asks for.
+
+    Measured rates fall while a backlog drains after the last arrival: a queue of a hundred frames
+    would hide most of the load that filled it.
+    """
+    problem = simulation.scheduler.problem(simulation.clock.now())
+    rates = {camera.name: camera.served_rate for camera in config.cameras}
+    streams = tuple(replace(stream, rate=rates[stream.id]) for stream in problem.streams)
+    return replace(problem, streams=streams)
+
+
 def _fits(config: PlanConfig, policy: str) -> bool:
     """Tell what plan_policy(config, policy).fits would; where they do not, in less time."""
     result = _simulation(config, policy).run(SEARCH_SECONDS, until_lost=True)
@@ -112,37 +126,72 @@ def _fits(config: PlanConfig, policy: str) -> bool:
 
 
 def _worst_cases(config: PlanConfig, placement: Mapping[str, Device]) -> dict[str, float]:
-    worst: dict[str, float] = {}
     served: dict[Device, list[ServedStream]] = {device: [] for device in config.devices}
-    shares: list[ServedStream] = []
     used = set(placement.values())
     for camera in config.cameras:
         load = camera.load
         device = placement[camera.name]
-        # Frames that max_rate refuses are not served; half a period of tolerance is jitter.
-        limited = bool(load.config.max_rate) and load.config.max_rate < load.rate
-        period = 1.0 / (load.config.max_rate if limited else load.rate)
-        jitter = 2.0 * load.jitter + (0.5 * period if limited else 0.0)
+        period = 1.0 / camera.served_rate
+        # Half a period is how early max_rate still lets a frame in.
+        tolerance = 0.5 * period if camera.served_rate < load.rate else 0.0
         served[device].append(
             ServedStream(
                 id=camera.name,
                 time=config.devices[device][load.config.model].worst
                 * config.contention.worst(device, used),
                 period=period,
-                jitter=jitter,
+                jitter=2.0 * load.jitter + tolerance,
                 priority=load.config.priority,
             )
         )
-        share = config.gpu_share.get(device, 0.0)
-        if share and device.kind != "gpu":
-            shares.append(ServedStream(id=camera.name, time=share, period=period, jitter=jitter))
+    worst: dict[str, float] = {}
     for device, streams in served.items():
-        interference = shares if device.kind == "gpu" else []
-        bounds = worst_response_times(streams, interference)
-        if device in config.copies or (config.max_batch > 1 and device.kind != "dla"):
-            bounds = dict.fromkeys(bounds, math.nan)
-        worst.update(bounds)
+        if device.kind != "gpu":
+            worst.update(_bounds(config, device, streams))
+    for device, streams in served.items():
+        if device.kind == "gpu":
+            slowdown = config.contention.worst(device, used)
+            interference = _gpu_shares(config, served, worst, slowdown)
+            worst.update(_bounds(config, device, streams, interference))
     return worst
+
+
+def _bounds(
+    config: PlanConfig,
+    device: Device,
+    streams: Sequence[ServedStream],
+    interference: Sequence[ServedStream] = (),
+) -> dict[str, float]:
+    batched = config.max_batch > 1 and device.kind != "dla"
+    if device in config.copies or batched or any(math.isnan(s.jitter) for s in interference):
+        return {stream.id: math.nan for stream in streams}
+    if any(math.isinf(s.jitter) for s in interference):
+        return {stream.id: math.inf for stream in streams}
+    return worst_response_times(streams, interference)
+
+
+def _gpu_shares(
+    config: PlanConfig,
+    served: Mapping[Device, Sequence[ServedStream]],
+    worst: Mapping[str, float],
+    slowdown: float,
+) -> list[ServedStream]:
+    """Return what the frames of other devices ask of a GPU.
+
+    A share falls due when the frame starts on its own device, not when it arrives: what it may
+    wait there, which its bound holds together with the camera's jitter, is the share's jitter.
+    The GPU serves it as slowly as its own frames.
+    """
+    return [
+        replace(
+            stream,
+            time=config.gpu_share[device] * slowdown,
+            jitter=worst[stream.id] - stream.time,
+        )
+        for device, streams in served.items()
+        if device.kind != "gpu" and config.gpu_share.get(device, 0.0)
+        for stream in streams
+    ]
 
 
 def largest_number_of_cameras(
@@ -170,7 +219,7 @@ def largest_number_of_cameras(
 def largest_rate_factor(config: PlanConfig, policy: str, *, tolerance: float = 0.002) -> float:
     """Find how much faster all cameras may run with no drop and no missed deadline.
 
-    Deadlines and jitter shrink with the periods. Doubling, then bisection on simulations of
+    All times of the cameras shrink with their periods. Doubling, then bisection on simulations of
     SEARCH_SECONDS: right if what fits at a rate fits at all lower ones.
 
     Args:

@@ -24,7 +24,9 @@ from yolox_trt.executor.capacity_planner import (
     plan_policy,
     policies_of,
 )
+from yolox_trt.executor.outcomes import DropReason
 from yolox_trt.executor.plan_config import PlanConfig, read_contention
+from yolox_trt.executor.snapshot import StreamSnapshot
 from yolox_trt.executor.timeline import PICTURES
 
 #: Names of the policies in tables.
@@ -45,9 +47,17 @@ def run_plan(args: argparse.Namespace) -> int:
     config = PlanConfig.load(args.config)
     if args.contention is not None:
         config = config.with_contention(read_contention(args.contention))
-    if not (math.isfinite(args.duration) and args.duration > 0.0):
+    for option in ("duration", "window"):
+        seconds = getattr(args, option)
+        if not (math.isfinite(seconds) and seconds > 0.0):
+            raise ConfigurationError(
+                f"--{option} {seconds}",
+                expected="a finite number of seconds above 0",
+                fix=f"change --{option}",
+            )
+    if args.seed < 0:
         raise ConfigurationError(
-            f"--duration {args.duration}", expected="more than 0 seconds", fix="change it"
+            f"--seed {args.seed}", expected="a whole number from 0 on", fix="change --seed"
         )
     _check_outputs(args)
     wanted = [BY_HAND if name == "by-hand" else name for name in args.policy or ()]
@@ -155,7 +165,7 @@ def _print_placement(console: Any, config: PlanConfig, plan: PolicyPlan) -> None
             _where(plan, camera.name),
             *(_ms(value) for value in (mean, p99, longest, plan.worst_case[camera.name])),
             _ms(camera.load.config.deadline),
-            f"{stream.dropped_total / max(1, stream.received):.1%}",
+            f"{_dropped(stream) / max(1, stream.received):.1%}",
         )
     console.print(table)
     table = require("rich.table").Table(title=f"{TITLES[plan.policy]}: devices")
@@ -250,6 +260,7 @@ def _figures(
             "fits": plan.fits,
             "received": result.received,
             "dropped": result.dropped,
+            "refused": result.refused,
             "late": result.deadline_missed,
             "latency_mean": _finite(result.latency_mean),
             "latency_max": _finite(result.latency_max),
@@ -262,7 +273,8 @@ def _figures(
                     "device": str(plan.placement[name]) if name in plan.placement else None,
                     "shares": {str(d): share for d, share in plan.shares[name].items()},
                     "bound": _finite(plan.worst_case[name]),
-                    "dropped": stream.dropped_total,
+                    "dropped": _dropped(stream),
+                    "refused": stream.dropped[DropReason.RATE],
                     "received": stream.received,
                     "late": stream.deadline_missed,
                     "latency_mean": float(values.mean()) if len(values) else None,
@@ -277,6 +289,11 @@ def _figures(
             entry["most_cameras"], entry["largest_rate_factor"] = limits[policy]
         out["policies"][TITLES[policy]] = entry
     return out
+
+
+def _dropped(stream: StreamSnapshot) -> int:
+    """Return the frames dropped, without those that the camera's own `max_rate` refused."""
+    return stream.dropped_total - stream.dropped[DropReason.RATE]
 
 
 def _where(plan: PolicyPlan, name: str) -> str:

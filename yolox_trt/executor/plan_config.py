@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,21 +75,33 @@ class PlannedCamera:
         """Id of its stream."""
         return self.load.config.id
 
+    @property
+    def served_rate(self) -> float:
+        """Frames a second that are let in: `rate`, or `max_rate` where that is lower."""
+        limit = self.load.config.max_rate
+        return min(self.load.rate, limit) if limit else self.load.rate
+
     def renamed(self, name: str) -> PlannedCamera:
         """Return a copy under another name."""
         config = dataclasses.replace(self.load.config, id=name)
         return dataclasses.replace(self, load=dataclasses.replace(self.load, config=config))
 
     def scaled(self, factor: float) -> PlannedCamera:
-        """Return a copy with `factor` times the rate; deadline and jitter shrink likewise."""
+        """Return a copy with `factor` times the rates; all its times shrink with the period."""
         load, config = self.load, self.load.config
         config = dataclasses.replace(
             config,
             deadline=config.deadline / factor,
+            stale_after=config.stale_after / factor,
             expected_rate=config.expected_rate * factor,
+            max_rate=config.max_rate * factor,
         )
         load = dataclasses.replace(
-            load, config=config, rate=load.rate * factor, jitter=load.jitter / factor
+            load,
+            config=config,
+            rate=load.rate * factor,
+            phase=load.phase / factor,
+            jitter=load.jitter / factor,
         )
         return dataclasses.replace(self, load=load)
 
@@ -136,9 +148,9 @@ class PlanConfig:
         file = Path(path)
         try:
             text = file.read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(
-                f"plan file {file} ({error.strerror})",
+                f"plan file {file} ({getattr(error, 'strerror', None) or error})",
                 expected="a YAML file, such as config/orin_agx.yaml",
                 fix="give its path",
             ) from error
@@ -181,6 +193,13 @@ class PlanConfig:
             }
             for name, models in _mapping(values.get("devices"), "devices").items()
         }
+        for device, models in devices.items():
+            if not models:
+                raise ConfigurationError(
+                    f"devices.{device} without a model",
+                    expected="the milliseconds of at least one model",
+                    fix=f"write `{device}: {{MODEL: MILLISECONDS}}`, or remove {device}",
+                )
         defaults = _mapping(values.get("camera_defaults", {}), "camera_defaults")
         _known(defaults, CAMERA_KEYS, "camera_defaults")
         cameras = tuple(
@@ -197,18 +216,22 @@ class PlanConfig:
             cameras=cameras,
             devices=devices,
             contention=read_contention(values.get("contention", "none")),
-            gpu_share=_times(values, "gpu_share"),
-            copies=_times(values, "copies"),
-            max_batch=int(_number(values, "max_batch", "the plan", 1)),
+            gpu_share=_times(values, "gpu_share", [d for d in devices if d.kind == "dla"]),
+            copies=_times(values, "copies", devices),
+            max_batch=_whole_number(values, "max_batch", "the plan", 1),
         )
 
     def with_cameras(self, count: int) -> PlanConfig:
         """Return the plan for another number of cameras: the list again and again."""
-        cameras = []
-        for index in range(count):
+        cameras = list(self.cameras[:count])
+        used = {camera.name for camera in self.cameras}
+        for index in range(len(self.cameras), count):
             camera = self.cameras[index % len(self.cameras)]
-            turn = index // len(self.cameras)
-            cameras.append(camera.renamed(f"{camera.name}_{turn + 1}") if turn else camera)
+            suffix = index // len(self.cameras) + 1
+            while f"{camera.name}_{suffix}" in used:
+                suffix += 1
+            used.add(f"{camera.name}_{suffix}")
+            cameras.append(camera.renamed(f"{camera.name}_{suffix}"))
         return dataclasses.replace(self, cameras=tuple(cameras))
 
     def with_rates(self, factor: float) -> PlanConfig:
@@ -232,23 +255,38 @@ def read_contention(value: Any) -> Contention:
         return Contention()
     if value == "measured":
         return MEASURED_CONTENTION
+    reason = ""
     if isinstance(value, str) and value.startswith("{"):
-        value = yaml.safe_load(value)
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = f" that is not YAML ({error})"
     if isinstance(value, Mapping):
         names = [f.name for f in dataclasses.fields(Contention)]
         _known(value, names, "contention")
-        return Contention(**{str(k): _number(value, str(k), "contention") for k in value})
+        return Contention(
+            **{str(k): _number(value, str(k), "contention", least=1.0) for k in value}
+        )
     raise ConfigurationError(
-        f"contention = {value!r}",
-        expected="none, measured, or a mapping of gpu_with_dla, dla_with_gpu, dla_with_dla",
+        f"contention = {value!r}{reason}",
+        expected="none, measured, or a mapping such as {gpu_with_dla: 1.31, dla_with_gpu: 1.24, "
+        "dla_with_dla: 1.0}",
         fix="set `contention`",
     )
 
 
-def _times(values: Mapping[str, Any], key: str) -> dict[Device, float]:
-    """Read a mapping of devices to milliseconds; returns seconds."""
+def _times(values: Mapping[str, Any], key: str, devices: Collection[Device]) -> dict[Device, float]:
+    """Read a mapping of some of the devices to milliseconds; returns seconds."""
     times = {str(k): v for k, v in _mapping(values.get(key, {}), key).items()}
-    return {_device(name, key): _number(times, name, key) / 1e3 for name in times}
+    found = {_device(name, key): _number(times, name, key, least=0.0) / 1e3 for name in times}
+    for device in found:
+        if device not in devices:
+            raise ConfigurationError(
+                f"{device} in {key} of the plan",
+                expected=f"one of {', '.join(map(str, devices)) or 'no device of this plan'}",
+                fix=f"remove {device} from {key}, or add it to `devices`",
+            )
+    return found
 
 
 def _device(name: Any, where: str) -> Device:
@@ -262,14 +300,39 @@ def _device(name: Any, where: str) -> Device:
         ) from error
 
 
-def _number(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
+def _number(
+    values: Mapping[str, Any],
+    key: str,
+    where: str,
+    default: float | None = None,
+    *,
+    least: float | None = None,
+) -> float:
     value = values.get(key, default)
+    limit = "" if least is None else f" of at least {least:g}"
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
+        number = float(value)
+        if math.isfinite(number) and (least is None or number >= least):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigurationError(
+        f"{key} = {value!r} of {where}",
+        expected=f"a finite number{limit}",
+        fix=f"set `{key}` of {where}",
+    )
+
+
+def _whole_number(values: Mapping[str, Any], key: str, where: str, default: int) -> int:
+    """Read a count: a whole number from 1 on."""
+    value = values.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(
-            f"{key} = {value!r} of {where}", expected="a number", fix=f"set `{key}` of {where}"
-        ) from error
+            f"{key} = {value!r} of {where}",
+            expected="a whole number of at least 1",
+            fix=f"set `{key}` of {where}",
+        )
+    return value
 
 
 def _camera(
@@ -318,7 +381,7 @@ def _camera(
     load = CameraLoad(
         config=config,
         rate=rate,
-        phase=_number(values, "phase", where, 0.0) / 1e3,
+        phase=_number(values, "phase", where, 0.0, least=0.0) / 1e3,
         jitter=_number(values, "jitter", where, 0.0) / 1e3,
     )
     hand = values.get("placed_by_hand")
@@ -350,7 +413,11 @@ def _latency(value: Any, where: str, folder: Path) -> LatencyModel:
         if isinstance(value, list):
             return MeasuredLatency([float(v) / 1e3 for v in value])
         if isinstance(value, Mapping) and set(value) == {"batch"}:
-            return BatchLatency({int(k): float(v) / 1e3 for k, v in value["batch"].items()})
+            table: dict[Any, Any] = dict(value["batch"])
+            for size in table:
+                if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                    raise ValueError(f"batch size {size!r} is not a whole number of at least 1")
+            return BatchLatency({size: float(table[size]) / 1e3 for size in table})
     except (TypeError, ValueError, AttributeError) as error:
         reason = f" ({error})"
     if isinstance(value, Mapping) and "file" in value and set(value) <= {"file", "field"}:

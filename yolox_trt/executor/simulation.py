@@ -21,6 +21,7 @@ from yolox_trt.engines.simulated import Contention, LatencyModel
 from yolox_trt.executor.clock import VirtualClock
 from yolox_trt.executor.detector import StageTimes
 from yolox_trt.executor.device_state import Batch, ModelServer
+from yolox_trt.executor.outcomes import DropReason
 from yolox_trt.executor.placement import PlacementPolicy, create_policy
 from yolox_trt.executor.scheduler import Scheduler, SchedulerOptions
 from yolox_trt.executor.snapshot import ExecutorSnapshot
@@ -55,6 +56,12 @@ class CameraLoad:
                 f"rate = {self.rate} of camera {self.config.id}",
                 expected="more than 0 Hz",
                 fix="set `rate`",
+            )
+        if not (math.isfinite(self.phase) and self.phase >= 0.0):
+            raise ConfigurationError(
+                f"phase = {self.phase} s of camera {self.config.id}",
+                expected="a finite time of at least 0",
+                fix="set `phase`",
             )
         if not 0.0 <= self.jitter < 0.5 / self.rate:
             raise ConfigurationError(
@@ -105,9 +112,14 @@ class SimulationResult:
         return sum(s.processed for s in self.snapshot.streams.values())
 
     @property
+    def refused(self) -> int:
+        """Frames beyond their stream's `max_rate`: not served because that was asked for."""
+        return sum(s.dropped[DropReason.RATE] for s in self.snapshot.streams.values())
+
+    @property
     def dropped(self) -> int:
-        """Frames without."""
-        return sum(s.dropped_total for s in self.snapshot.streams.values())
+        """Frames without a result that were not refused."""
+        return sum(s.dropped_total for s in self.snapshot.streams.values()) - self.refused
 
     @property
     def deadline_missed(self) -> int:
@@ -294,7 +306,8 @@ class Simulation:
 
     def _any_lost(self) -> bool:
         return any(
-            stream.deadline_missed or any(stream.dropped.values())
+            stream.deadline_missed
+            or any(n for reason, n in stream.dropped.items() if reason is not DropReason.RATE)
             for stream in self.scheduler.streams.values()
         )
 

@@ -78,15 +78,30 @@ class StreamConfig:
             ) from None
         for name in ("queue_depth", "weight"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not _is_whole(value) or value < 1:
                 raise ConfigurationError(
                     f"{name} = {value!r} (stream {self.id})",
                     expected="a whole number of at least 1",
                     fix=f"set `{name}`",
                 )
+        if not _is_whole(self.priority):
+            raise ConfigurationError(
+                f"priority = {self.priority!r} (stream {self.id})",
+                expected="a whole number; higher goes first",
+                fix="set `priority`",
+            )
+        for name in ("enabled", "allow_model_change"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ConfigurationError(
+                    f"{name} = {value!r} (stream {self.id})",
+                    expected="true or false",
+                    fix=f"set `{name}`",
+                )
         for name in ("stale_after", "max_rate", "deadline", "expected_rate"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0.0):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (is_number and math.isfinite(value) and value >= 0.0):
                 raise ConfigurationError(
                     f"{name} = {value!r} (stream {self.id})",
                     expected="a number of at least 0",
@@ -105,3 +120,7 @@ class StreamConfig:
         """Frames a second to reckon with before the stream is measured, in Hz."""
         rate = self.expected_rate or 30.0
         return min(rate, self.max_rate) if self.max_rate else rate
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
