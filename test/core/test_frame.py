@@ -74,6 +74,12 @@ def test_buffers_that_do_not_fit(arguments: dict[str, object], message: str) -> 
         Frame.view(bytes(24), **values)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("data", [np.zeros((2, 24), np.uint8)[:, ::2], [0] * 24])
+def test_bytes_that_do_not_lie_one_after_the_other(data: object) -> None:
+    with pytest.raises(FrameError, match=r"ascontiguousarray"):
+        Frame.view(data, height=2, width=4, encoding="bgr8")
+
+
 def test_roi_outside_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="inside the 4x2 image"):
         Frame.view(bytes(24), height=2, width=4, encoding="bgr8", roi=Roi(2, 0, 3, 1))

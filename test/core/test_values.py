@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,9 @@ def test_labels(tmp_path: Path) -> None:
         load_class_names(path, 3)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_class_names(tmp_path / "missing.txt")
+    path.write_text("\n \n")
+    with pytest.raises(ConfigurationError, match=r"no name in label file.*`label_path`"):
+        load_class_names(path)
 
 
 def test_preprocessing() -> None:
@@ -98,10 +102,19 @@ def test_preprocessing() -> None:
         expected = (value / 255 - legacy.mean[c]) / legacy.std[c]
         assert value * multiplier[c] + offset[c] == pytest.approx(expected)
     assert Preprocessing().is_identity and not legacy.is_identity
-    for bad in ({"color_order": "yuv"}, {"std": (1.0, 0.0, 1.0)}, {"pad": 300}, {"mean": (1.0,)}):
+    for bad in (
+        {"color_order": "yuv"},
+        {"std": (1.0, 0.0, 1.0)},
+        {"std": (1.0, math.nan, 1.0)},
+        {"scale": math.nan},
+        {"scale": "x"},
+        {"pad": 300},
+        {"pad": 1.5},
+        {"mean": (1.0,)},
+    ):
         with pytest.raises(ModelError, match="preprocessing"):
             Preprocessing(**bad)  # type: ignore[arg-type]
-    for text in ("[]", "{", '{"colour": "bgr"}', '{"mean": 3}'):
+    for text in ("[]", "{", '{"colour": "bgr"}', '{"mean": 3}', '{"scale": "x"}'):
         with pytest.raises(ModelError, match="metadata"):
             Preprocessing.from_json(text)
 

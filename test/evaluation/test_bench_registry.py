@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -62,6 +63,41 @@ def test_without_a_name_all_run_and_one_that_cannot_says_why(
     assert "table 3" in text
     assert main(["bench", "b", "--n", "5"]) == 0
     assert "table 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["executor", "cameras"])
+def test_a_time_without_a_frame_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", name, "--rate", "0.5", "--seconds", "0.5"]) == 2
+    assert "raise --seconds to 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("executor", ["--seconds", "inf"]), ("kernels", ["--encodings", "foo"])]
+)
+def test_wrong_values_are_refused(
+    name: str, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", name, *option])
+    assert stop.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_to_join_raw_levels_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped model has raw levels, those of the demo have one tensor."""
+    pytest.importorskip("skimage")
+    pytest.importorskip("onnxruntime")
+    cpu = importlib.import_module("yolox_trt.evaluation.bench.cpu")
+    joined = []
+    single = cpu._single_tensor
+    monkeypatch.setattr(cpu, "_single_tensor", lambda *a: joined.append(1) or single(*a))
+    monkeypatch.setattr(
+        cpu,
+        "_alternate",
+        lambda demo, own, seconds, before: (before(), demo(), own(), (1.0, 1.0))[3],
+    )
+    assert main(["bench", "cpu", "--size", "64", "96", "--threads", "1"]) == 0
+    assert len(joined) == 1
 
 
 @pytest.mark.parametrize(("name", "option"), [("executor", "--devices"), ("cameras", "--device")])

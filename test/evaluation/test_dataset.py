@@ -14,7 +14,7 @@ import pytest
 
 from yolox_trt.core import ConfigurationError
 from yolox_trt.core.labels import COCO_CATEGORY_IDS, COCO_CLASSES
-from yolox_trt.evaluation.dataset import load_bdd100k, load_coco
+from yolox_trt.evaluation.dataset import Dataset, load_bdd100k, load_coco
 
 COCO: dict[str, Any] = {
     "images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "b.png"}],
@@ -118,3 +118,68 @@ def test_bdd100k(tmp_path: Path, form: str) -> None:
         bad = tmp_path / "bad.json"
         bad.write_text("[1, 2]")
         load_bdd100k(bad, tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("part", "entries", "message"),
+    [
+        ("images", None, "images = None.*a list"),
+        ("images", [{"id": 7}], r"images\[0\] of .*file_name.*expected an id and a file_name"),
+        ("images", [*COCO["images"], COCO["images"][0]], "2 images with id 7"),
+        ("categories", [{"id": 1}], r"categories\[0\] of .*name"),
+        ("annotations", [{"image_id": 7, "category_id": 1}], r"annotations\[0\] of .*bbox"),
+        ("annotations", [{"image_id": 7, "category_id": 1, "bbox": [1, 2]}], "width, height"),
+    ],
+)
+def test_incomplete_coco_labels(tmp_path: Path, part: str, entries: Any, message: str) -> None:
+    path = tmp_path / "instances_a.json"
+    path.write_text(json.dumps({**COCO, part: entries}))
+    with pytest.raises(ConfigurationError, match=message):
+        load_coco(annotations=path)
+
+
+def test_what_label_tools_leave_out(tmp_path: Path) -> None:
+    """No area and no iscrowd, and ids as text."""
+    write_images(tmp_path, "a.png")
+    truth = {
+        "images": [{"id": "7", "file_name": "a.png"}],
+        "annotations": [{"image_id": "7", "category_id": "1", "bbox": [2, 3, 10, 8]}],
+        "categories": [{"id": "1", "name": "person"}],
+    }
+    (tmp_path / "instances_a.json").write_text(json.dumps(truth))
+    dataset = load_coco(tmp_path)
+    (annotation,) = dataset.first(1).ground_truth["annotations"]
+    assert (annotation["area"], annotation["iscrowd"], annotation["image_id"]) == (80, 0, 7)
+    assert dataset.categories_of(["person"]) == {0: 1}
+
+
+@pytest.mark.parametrize(
+    "label", [{"box2d": {}}, {"category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 3}}]
+)
+def test_incomplete_bdd100k_labels(tmp_path: Path, label: dict[str, Any]) -> None:
+    write_images(tmp_path, "a.jpg")
+    labels = tmp_path / "det.json"
+    labels.write_text(json.dumps([{"name": "a.jpg", "labels": [LABELS[0], label]}]))
+    with pytest.raises(ConfigurationError, match=r"label 1 of image a\.jpg.*mend the label file"):
+        load_bdd100k(labels, tmp_path)
+
+
+def named(*names: str) -> Dataset:
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+    return Dataset((), {"images": [], "annotations": [], "categories": categories})
+
+
+def test_classes_without_names_are_the_categories_only_if_there_are_as_many() -> None:
+    assert named("a", "b").categories_of([], 2) == {0: 1, 1: 2}
+    with pytest.raises(ConfigurationError, match=r"80 classes .* 2 categories.*--labels"):
+        named("a", "b").categories_of([], 80)
+
+
+def test_a_category_of_the_same_name_goes_before_a_synonym() -> None:
+    dataset = named("pedestrian", "person")
+    assert dataset.categories_of(["person"]) == {0: 2}
+    assert dataset.categories_of(["person", "pedestrian"]) == {0: 2, 1: 1}
+    with pytest.raises(ConfigurationError, match=r"motor \(id 1\), motorbike \(id 2\).*motorcycle"):
+        named("motor", "motorbike").categories_of(["motorcycle"])
+    with pytest.raises(ConfigurationError, match="one category for a class"):
+        named("car", "car").categories_of(["car"])

@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import cv2
+import numpy as np
 import pytest
 
 from yolox_trt.cli import main
-from yolox_trt.core import PostprocessOptions
+from yolox_trt.core import Detections, Frame, PostprocessOptions
 from yolox_trt.evaluation.coco_metrics import coco_metrics
 from yolox_trt.evaluation.dataset import load_coco
 from yolox_trt.evaluation.evaluate import evaluate
+from yolox_trt.executor.detector import Detector, StageTimes
 from yolox_trt.executor.factory import create_detector
 
 TRUTH: dict[str, Any] = {
@@ -63,6 +67,51 @@ def test_known_average_precision() -> None:
 
 def test_no_detection_is_zero_and_not_an_error() -> None:
     assert coco_metrics(TRUTH, []).mean_ap == 0.0
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 2), (5, 5, 5), (None, None, None)])
+def test_the_ids_of_annotations_do_not_matter(ids: tuple[int | None, ...]) -> None:
+    annotations = [{**a, "id": i} for a, i in zip(TRUTH["annotations"], ids, strict=True)]
+    results = [result(a, 0.9) for a in annotations]
+    metrics = coco_metrics({**TRUTH, "annotations": annotations}, results)
+    assert metrics.mean_ap == pytest.approx(1.0)
+
+
+class PerfectDetector:
+    """Finds the one person of each image; has no class for anything else."""
+
+    spec = SimpleNamespace(class_names=("person",), num_classes=1)
+    max_batch = 1
+    stage_times = StageTimes()
+
+    def warmup(self) -> None:
+        """Nothing to do."""
+
+    def detect(self, frames: list[Frame], options: list[PostprocessOptions]) -> list[Detections]:
+        box = np.array([[0.0, 0.0, 10.0, 10.0]], np.float32)
+        return [Detections(box, np.ones(1, np.float32), np.zeros(1, np.int32)) for _ in frames]
+
+
+def test_categories_that_the_model_cannot_name_are_not_counted(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 20, 3), np.uint8))
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": TRUTH["categories"],
+        "annotations": [
+            {"image_id": 1, "category_id": category, "bbox": [0, 0, 10, 10]} for category in (1, 2)
+        ],
+    }
+    (tmp_path / "instances_a.json").write_text(json.dumps(truth))
+    found = evaluate(cast(Detector, PerfectDetector()), load_coco(tmp_path), show_progress=False)
+    assert found.metrics.mean_ap == pytest.approx(1.0)
+    assert found.left_out == ("car",)
+
+
+def test_a_limit_counts_images(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "model.onnx", "--coco", "data", "--limit", "-1"])
+    assert "not a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_official_nano_reaches_its_reference(data_dir: Path, tmp_path: Path) -> None:

@@ -332,6 +332,32 @@ def test_host_efficient_nms(monkeypatch: pytest.MonkeyPatch) -> None:
         Runner(spec, outputs, False)(letterboxes, options)
 
 
+def test_host_infinite_boxes_are_no_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_host.install(monkeypatch)
+    spec = make_spec(96, 160, 3, HeadLayout.EFFICIENT_NMS)
+    outputs = make_efficient_nms(np.random.default_rng(8))
+    outputs["boxes"][0, 0] = [-np.inf, 0, np.inf, 10]
+    letterboxes = [Letterbox.fit(96, 160, 96, 160)] * 2
+    options = [PostprocessOptions(0.2)] * 2
+    found = Runner(spec, outputs, False)(letterboxes, options)
+    assert len(found[0]) == len(Postprocessor(spec)(outputs, 0, letterboxes[0], options[0])) > 0
+
+
+def test_host_negative_zero_is_the_lowest_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_host.install(monkeypatch)
+    spec = make_spec(32, 32, 1)
+    outputs = make_outputs(spec, 1, 0, np.random.default_rng(10))
+    values = outputs["output"]
+    values[0, :, :4] = 0.0
+    values[0, :, 4:] = 0.5
+    values[0, 3, 4] = -0.0
+    letterbox = Letterbox.fit(32, 32, 32, 32)
+    (found,) = Runner(spec, outputs, False)([letterbox], [PostprocessOptions(0.0, 1.0)])
+    assert len(found) == spec.num_anchors
+    assert found.scores[0] == 0.25
+    assert found.scores[-1] == 0.0
+
+
 def test_host_refuses_what_it_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda_host.install(monkeypatch)
     spec = make_spec(96, 160, 3)

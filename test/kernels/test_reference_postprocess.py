@@ -209,3 +209,45 @@ def test_result_is_in_source_pixels_best_first_and_limited() -> None:
     assert (np.diff(found.scores) <= 0).all()
     assert (found.boxes[:, :2] >= 0).all()
     assert (found.boxes[:, 2] <= 300).all() and (found.boxes[:, 3] <= 200).all()
+
+
+@pytest.mark.parametrize("spec", [SPECS[0], SPECS[2]], ids=lambda s: s.head.value)
+def test_nan_in_a_box_is_an_error(spec: ModelSpec) -> None:
+    outputs = outputs_of(spec, make_values())
+    outputs["output"][0, 7, 2] = np.nan
+    outputs["output"][0, 7, 4:6] = 1.0
+    with pytest.raises(EngineError, match="NaN"):
+        Decoder(spec).decode(outputs, 0, ALL + np.float32(0.3))
+
+
+def test_nan_in_a_box_of_efficient_nms_is_an_error() -> None:
+    outputs = {
+        "num": np.array([[1]], np.int32),
+        "boxes": np.array([[[0, 0, np.nan, 10]]], np.float32),
+        "scores": np.full((1, 1), 0.9, np.float32),
+        "classes": np.zeros((1, 1), np.int32),
+    }
+    run = Postprocessor(make_spec(HeadLayout.EFFICIENT_NMS))
+    box = Letterbox.fit(HEIGHT, WIDTH, HEIGHT, WIDTH)
+    with pytest.raises(EngineError, match="NaN"):
+        run(outputs, 0, box, PostprocessOptions())
+    outputs["boxes"][0, 0, 2] = np.inf
+    assert len(run(outputs, 0, box, PostprocessOptions())) == 0
+
+
+def test_infinite_objectness_of_both_signs_is_no_nan() -> None:
+    spec = make_spec(HeadLayout.UNDECODED, sigmoid=False)
+    values = np.zeros((1, spec.num_anchors, 5 + CLASSES), np.float32)
+    values[0, :, 4] = -np.inf
+    values[0, 7, 4] = np.inf
+    found = Decoder(spec).decode({"output": values}, 0, ALL + np.float32(0.3))
+    assert found.anchors.tolist() == [7]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-14])
+def test_objectness_far_below_zero_is_not_ruled_out(threshold: float) -> None:
+    spec = make_spec(HeadLayout.UNDECODED, sigmoid=False)
+    values = np.zeros((1, spec.num_anchors, 5 + CLASSES), np.float32)
+    values[0, :, 4] = -30.0  # a probability of 9e-14
+    found = Decoder(spec).decode({"output": values}, 0, ALL + np.float32(threshold))
+    assert len(found) == spec.num_anchors

@@ -70,7 +70,8 @@ class Frame:
             metadata: the other attributes of Frame.
 
         Raises:
-            FrameError: unknown encoding, or a buffer that does not fit (see check_buffer).
+            FrameError: unknown encoding, something whose bytes do not lie one after the other, or
+                a buffer that does not fit (see check_buffer).
         """
         layout = encodings.lookup(encoding)
         if layout is None:
@@ -80,7 +81,14 @@ class Frame:
                 fix="convert in the camera driver, or install cv_bridge for other encodings",
             )
         step = step or width * layout.bytes_per_pixel
-        data = np.frombuffer(buffer, dtype=np.uint8)
+        try:
+            data = np.frombuffer(buffer, dtype=np.uint8)
+        except (TypeError, ValueError, BufferError) as error:
+            raise FrameError(
+                f"image data of type {type(buffer).__name__} ({error})",
+                expected="bytes that lie one after the other",
+                fix="numpy.ascontiguousarray(image), or Frame.from_array(image)",
+            ) from error
         encodings.check_buffer(layout, height, width, step, data.size)
         roi = metadata.get("roi")
         if roi is not None:

@@ -40,7 +40,7 @@ def load_class_names(path: str | Path, num_classes: int | None = None) -> tuple[
         num_classes: classes of the model, checked where given.
 
     Raises:
-        ConfigurationError: the file cannot be read, or it has another number of names.
+        ConfigurationError: the file cannot be read, or it has no or another number of names.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -51,6 +51,12 @@ def load_class_names(path: str | Path, num_classes: int | None = None) -> tuple[
             fix="set the parameter `label_path`",
         ) from error
     names = tuple(line.strip() for line in text.rstrip().splitlines())
+    if not names:
+        raise ConfigurationError(
+            f"no name in label file '{path}'",
+            expected="one class name a line",
+            fix="set the parameter `label_path` to the model's own label file",
+        )
     if num_classes is not None and len(names) != num_classes:
         raise ConfigurationError(
             f"{len(names)} names in '{path}'",

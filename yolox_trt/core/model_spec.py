@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +61,14 @@ class Preprocessing:
             self.color_order not in ("bgr", "rgb")
             or len(self.mean) != 3
             or len(self.std) != 3
+            or not all(_is_finite(v) for v in (self.scale, *self.mean, *self.std))
             or 0.0 in self.std
-            or not 0 <= self.pad <= 255
+            or not (type(self.pad) is int and 0 <= self.pad <= 255)
         ):
             raise ModelError(
                 f"preprocessing {self}",
-                expected="color_order bgr or rgb, three means, three stds other than 0, pad 0..255",
+                expected="color_order bgr or rgb, a finite scale, three finite means, three finite "
+                "stds other than 0, a whole pad from 0 to 255",
                 fix=f"set the parameter `preprocessing`, or metadata '{METADATA_PREPROCESSING}'",
             )
 
@@ -105,6 +108,10 @@ class Preprocessing:
                 '"std": [1, 1, 1], "pad": 114}',
                 fix=f"write the ONNX metadata '{METADATA_PREPROCESSING}' again",
             ) from error
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 #: Named variants of the parameter `preprocessing`.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -114,10 +115,10 @@ def add_threshold_arguments(
 
 
 def positive_number(text: str) -> float:
-    """Read an argument that must be above 0."""
+    """Read an argument that must be above 0 and finite."""
     value = float(text)
-    if not value > 0.0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
     return value
 
 

@@ -11,7 +11,11 @@ from pathlib import Path
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands; what they need is imported when they run."""
     from yolox_trt.evaluation import bench, compare_command
-    from yolox_trt.evaluation.arguments import add_model_arguments, add_threshold_arguments
+    from yolox_trt.evaluation.arguments import (
+        add_model_arguments,
+        add_threshold_arguments,
+        whole_number,
+    )
 
     parser = subparsers.add_parser(
         "detect",
@@ -50,7 +54,7 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     data.add_argument("--annotations", type=Path, metavar="FILE", help="COCO label file")
     data.add_argument("--bdd100k", type=Path, metavar="LABELS", help="BDD100K label file or folder")
     data.add_argument("--images", type=Path, metavar="DIR", help="folder of the images")
-    data.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    data.add_argument("--limit", type=whole_number, metavar="N", help="the first N images only")
     add_threshold_arguments(parser, score=0.01, nms=0.65, max_detections=1000)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write metrics and settings")
     parser.add_argument("--detections", type=Path, metavar="FILE", help="write COCO results")

@@ -8,7 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,7 @@ def coco_metrics(
     ground_truth: dict[str, Any],
     results: Sequence[dict[str, Any]],
     *,
-    category_ids: Sequence[int] | None = None,
+    category_ids: Collection[int] | None = None,
 ) -> CocoMetrics:
     """Compare detections with the ground truth.
 
@@ -71,6 +71,10 @@ def coco_metrics(
         truth = coco_module.COCO()
         truth.dataset = copy.deepcopy(ground_truth)
         truth.dataset.setdefault("info", {})
+        # pycocotools writes the id of the matched annotation and reads 0 as "none"; two with one id
+        # would be one to it.
+        for number, annotation in enumerate(truth.dataset["annotations"], start=1):
+            annotation["id"] = number
         truth.createIndex()
         found = coco_module.COCO()
         if results:

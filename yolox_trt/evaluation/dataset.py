@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,27 +80,37 @@ class Dataset:
         truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in ids]
         return Dataset(images, truth)
 
-    def categories_of(self, class_names: Sequence[str]) -> dict[int, int]:
+    def categories_of(
+        self, class_names: Sequence[str], num_classes: int | None = None
+    ) -> dict[int, int]:
         """Map a model's classes to the categories of the same name.
 
         Args:
             class_names: the model's classes. Empty where the model does not name them: then its
                 classes are the categories in ascending order of ids, if there are as many.
+            num_classes: how many classes the model has, None if unknown.
 
         Returns:
             class id -> category id; classes that the data set does not have are left out.
 
         Raises:
-            ConfigurationError: not one class has a category.
+            ConfigurationError: not one class has a category, a class may be several, or the model
+                names none and has another number of them.
         """
         if not class_names:
+            if num_classes is not None and num_classes != len(self.category_names):
+                raise ConfigurationError(
+                    f"{num_classes} classes without names in the model, and "
+                    f"{len(self.category_names)} categories in the data set",
+                    expected="names, or as many classes as categories",
+                    fix="name the model's classes with --labels FILE",
+                )
             return dict(enumerate(sorted(self.category_names)))
-        by_name = {normal_name(name): id_ for id_, name in self.category_names.items()}
-        found = {
-            index: by_name[normal_name(name)]
-            for index, name in enumerate(class_names)
-            if normal_name(name) in by_name
-        }
+        found = {}
+        for index, name in enumerate(class_names):
+            category = self._category_named(name)
+            if category is not None:
+                found[index] = category
         if not found:
             raise ConfigurationError(
                 f"classes {', '.join(class_names[:8])}, ... of the model",
@@ -109,10 +120,30 @@ class Dataset:
             )
         return found
 
+    def _category_named(self, name: str) -> int | None:
+        """Return the category of this name; of its synonyms only where none is so called."""
+        for form in (str, _plain_name, normal_name):
+            same = [id_ for id_, other in self.category_names.items() if form(other) == form(name)]
+            if len(same) > 1:
+                raise ConfigurationError(
+                    f"categories {', '.join(f'{self.category_names[i]} (id {i})' for i in same)}, "
+                    f"which all may be the model's class {name}",
+                    expected="one category for a class",
+                    fix="join them in the label file, or name the class as one of them is named "
+                    "with --labels FILE",
+                )
+            if same:
+                return same[0]
+        return None
+
+
+def _plain_name(name: str) -> str:
+    return name.strip().lower().replace("_", " ")
+
 
 def normal_name(name: str) -> str:
     """Return a class name as it is compared: lower case, blanks, one of its synonyms."""
-    name = name.strip().lower().replace("_", " ")
+    name = _plain_name(name)
     return _SYNONYMS.get(name, name)
 
 
@@ -131,7 +162,8 @@ def load_coco(
         images: the folder of the images, likewise.
 
     Raises:
-        ConfigurationError: no label file, several, one that is not COCO's, or missing images.
+        ConfigurationError: no label file, several, one that is not COCO's or lacks something, or
+            missing images.
     """
     root = Path(folder) if folder is not None else None
     if annotations is None:
@@ -157,6 +189,7 @@ def load_coco(
             expected="COCO instances: an object with images, annotations, categories",
             fix="give COCO's instances_*.json, or --bdd100k for BDD100K labels",
         )
+    truth = _checked_instances(truth, annotations)
     base = root or Path(annotations).parent
     candidates = [Path(images)] if images is not None else []
     if images is None:
@@ -165,9 +198,75 @@ def load_coco(
     names = [image["file_name"] for image in truth["images"]]
     where = _folder_of(candidates, names)
     entries = tuple(
-        DatasetImage(int(image["id"]), where / image["file_name"]) for image in truth["images"]
+        DatasetImage(image["id"], where / image["file_name"]) for image in truth["images"]
     )
     return Dataset(entries, truth)
+
+
+def _checked_instances(truth: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return COCO instances with whole ids, names, and the area and iscrowd that tools leave out.
+
+    Raises:
+        ConfigurationError: an entry that lacks something, or has an id twice.
+    """
+    checked = dict(truth)
+    for key, (read, content) in _COCO_ENTRIES.items():
+        if not isinstance(truth[key], list):
+            raise ConfigurationError(
+                f"{key} = {truth[key]!r:.80} in '{path}'",
+                expected="a list",
+                fix="mend the label file",
+            )
+        checked[key] = []
+        for index, entry in enumerate(truth[key]):
+            try:
+                checked[key].append({**entry, **read(entry)})
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                raise ConfigurationError(
+                    f"{key}[{index}] of '{path}' ({type(error).__name__}: {error})",
+                    expected=content,
+                    fix="mend the label file",
+                ) from error
+    for key in ("images", "categories"):
+        for id_, count in Counter(entry["id"] for entry in checked[key]).most_common(1):
+            if count > 1:
+                raise ConfigurationError(
+                    f"{count} {key} with id {id_} in '{path}'",
+                    expected="an id for each",
+                    fix="mend the label file",
+                )
+    return checked
+
+
+def _coco_image(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"id": int(entry["id"]), "file_name": str(entry["file_name"])}
+
+
+def _coco_category(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"id": int(entry["id"]), "name": str(entry["name"])}
+
+
+def _coco_annotation(entry: dict[str, Any]) -> dict[str, Any]:
+    x, y, width, height = (float(v) for v in entry["bbox"])
+    area = entry.get("area")
+    return {
+        "image_id": int(entry["image_id"]),
+        "category_id": int(entry["category_id"]),
+        "bbox": [x, y, width, height],
+        "area": width * height if area is None else float(area),
+        "iscrowd": int(entry.get("iscrowd") or 0),
+    }
+
+
+#: Part of a COCO label file -> what reads an entry of it, and what that must have.
+_COCO_ENTRIES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
+    "images": (_coco_image, "an id and a file_name"),
+    "categories": (_coco_category, "an id and a name"),
+    "annotations": (
+        _coco_annotation,
+        "an image_id, a category_id and a bbox [x, y, width, height]",
+    ),
+}
 
 
 def load_bdd100k(labels: str | Path, images: str | Path) -> Dataset:
@@ -183,7 +282,7 @@ def load_bdd100k(labels: str | Path, images: str | Path) -> Dataset:
         images: the folder of the images.
 
     Raises:
-        ConfigurationError: labels that have neither form, or missing images.
+        ConfigurationError: labels that have neither form or lack something, or missing images.
     """
     path = Path(labels)
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -192,7 +291,7 @@ def load_bdd100k(labels: str | Path, images: str | Path) -> Dataset:
         content = _read_json(file)
         try:
             frames += _bdd_frames(content)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ConfigurationError(
                 f"'{file}'",
                 expected="BDD100K labels: a list of {name, labels}, or {name, frames}",
@@ -210,31 +309,45 @@ def load_bdd100k(labels: str | Path, images: str | Path) -> Dataset:
     for image_id, frame in enumerate(frames, start=1):
         truth["images"].append({"id": image_id, "file_name": frame["name"]})
         entries.append(DatasetImage(image_id, where / frame["name"]))
-        for label in frame.get("labels") or ():
-            category = by_synonym.get(normal_name(label["category"]))
-            box = label.get("box2d")
-            if category is None or box is None:
-                continue
-            width, height = box["x2"] - box["x1"], box["y2"] - box["y1"]
-            truth["annotations"].append(
-                {
-                    "id": len(truth["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": [box["x1"], box["y1"], width, height],
-                    "area": width * height,
-                    "iscrowd": int(bool((label.get("attributes") or {}).get("crowd"))),
-                }
-            )
+        for index, label in enumerate(frame["labels"]):
+            try:
+                annotation = _bdd_annotation(label, by_synonym)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ConfigurationError(
+                    f"label {index} of image {frame['name']} ({type(error).__name__}: {error})",
+                    expected="a category, and a box2d with x1, y1, x2, y2 in pixels",
+                    fix="mend the label file",
+                ) from error
+            if annotation is not None:
+                number = len(truth["annotations"]) + 1
+                truth["annotations"].append({"id": number, "image_id": image_id, **annotation})
     return Dataset(tuple(entries), truth)
+
+
+def _bdd_annotation(label: dict[str, Any], categories: dict[str, int]) -> dict[str, Any] | None:
+    """Return a label in COCO's form, None for what is no box of a category."""
+    box = label.get("box2d")
+    category = categories.get(normal_name(label["category"]))
+    if category is None or box is None:
+        return None
+    x1, y1, x2, y2 = (float(box[key]) for key in ("x1", "y1", "x2", "y2"))
+    return {
+        "category_id": category,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": (x2 - x1) * (y2 - y1),
+        "iscrowd": int(bool((label.get("attributes") or {}).get("crowd"))),
+    }
 
 
 def _bdd_frames(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, list):
-        return [{"name": frame["name"], "labels": frame.get("labels")} for frame in content]
-    name = content["name"]
+        return [
+            {"name": str(frame["name"]), "labels": list(frame.get("labels") or ())}
+            for frame in content
+        ]
+    name = str(content["name"])
     name = name if Path(name).suffix else f"{name}.jpg"
-    return [{"name": name, "labels": content["frames"][0]["objects"]}]
+    return [{"name": name, "labels": list(content["frames"][0]["objects"])}]
 
 
 def _read_json(path: str | Path) -> Any:

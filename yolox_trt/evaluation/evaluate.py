@@ -37,12 +37,15 @@ class Evaluation:
         results: all detections in COCO's results form.
         images: number of images.
         stage_times: median seconds for each image, by stage.
+        left_out: names of annotated categories that no class of the model answers to; the metrics
+            do not count them.
     """
 
     metrics: CocoMetrics
     results: list[dict[str, Any]]
     images: int
     stage_times: StageTimes
+    left_out: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -61,10 +64,11 @@ def evaluate(
         show_progress: whether to show a progress bar on stderr.
 
     Raises:
-        ConfigurationError: the model's classes and the data set have nothing in common.
+        ConfigurationError: the model's classes cannot be matched with the data set's categories.
         FrameError: an image cannot be read.
     """
-    categories = dataset.categories_of(detector.spec.class_names)
+    categories = dataset.categories_of(detector.spec.class_names, detector.spec.num_classes)
+    counted = set(categories.values())
     results: list[dict[str, Any]] = []
     times: list[StageTimes] = []
     detector.warmup()
@@ -81,14 +85,18 @@ def evaluate(
         ):
             results += coco_results(image.image_id, found, categories)
         times += [_divided(detector.stage_times, len(frames))] * len(frames)
-    metrics = coco_metrics(dataset.ground_truth, results)
+    metrics = coco_metrics(dataset.ground_truth, results, category_ids=counted)
     median = StageTimes(
         *(
             float(np.median([getattr(t, stage) for t in times]))
             for stage in ("preprocess", "inference", "postprocess")
         )
     )
-    return Evaluation(metrics, results, len(dataset.images), median)
+    annotated = {annotation["category_id"] for annotation in dataset.ground_truth["annotations"]}
+    left_out = tuple(
+        name for id_, name in dataset.category_names.items() if id_ in annotated - counted
+    )
+    return Evaluation(metrics, results, len(dataset.images), median, left_out)
 
 
 def coco_results(

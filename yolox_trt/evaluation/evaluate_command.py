@@ -38,6 +38,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
                 "images": result.images,
                 "options": dataclasses.asdict(options),
                 "metrics": result.metrics.to_dict(),
+                "categories_left_out": list(result.left_out),
                 "stage_times": dataclasses.asdict(result.stage_times),
             }
             args.json.write_text(json.dumps(report, indent=2) + "\n")
@@ -85,6 +86,12 @@ def _print(result: Evaluation) -> None:
             row += [name, _text(metrics.per_class[name]), _text(metrics.per_class50[name])]
         classes.add_row(*row)
     console.print(classes)
+    if result.left_out:
+        console.print(
+            f"not counted, no class of the model has this name: {', '.join(result.left_out)}",
+            style="yellow",
+            markup=False,
+        )
     times = result.stage_times
     console.print(
         f"median ms an image: preprocess {times.preprocess * 1e3:.2f}, inference "

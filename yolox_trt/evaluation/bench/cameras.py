@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from yolox_trt.core.encodings import ENCODINGS
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.core.share import default_model
@@ -63,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
     prepare_outputs(args.json)
+    if args.rate * args.seconds < 1.0:
+        raise ConfigurationError(
+            f"--rate {args.rate:g} for --seconds {args.seconds:g}",
+            expected="at least one frame of each camera",
+            fix=f"raise --seconds to {1.0 / args.rate:g} or more",
+        )
     print(
         "| cameras | max_batch | overlap | results/s | missed | latency p50 ms | p99 | "
         "frames a call |"

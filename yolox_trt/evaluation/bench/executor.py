@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
@@ -104,6 +105,12 @@ def run(args: argparse.Namespace) -> int:
     prepare_outputs(args.json)
     with options_named(device="--devices"):
         devices = [Device.parse(name) for name in args.devices.split(",")]
+    if args.rate * args.seconds < 1.0:
+        raise ConfigurationError(
+            f"--rate {args.rate:g} for --seconds {args.seconds:g}",
+            expected="at least one frame of each stream",
+            fix=f"raise --seconds to {1.0 / args.rate:g} or more",
+        )
     figures = measure(
         devices,
         streams=args.streams,

@@ -46,7 +46,9 @@ _ROTATED = 400e6
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmark's arguments."""
-    parser.add_argument("--encodings", nargs="+", default=["bgr8", "nv12", "uyvy"])
+    parser.add_argument(
+        "--encodings", nargs="+", choices=sorted(ENCODINGS), default=["bgr8", "nv12", "uyvy"]
+    )
     parser.add_argument("--batches", nargs="+", type=whole_number, default=[1, 8])
     parser.add_argument(
         "--tile",

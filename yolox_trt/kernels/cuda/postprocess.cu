@@ -85,9 +85,10 @@ __device__ __forceinline__ float probability(float value) {
 #endif
 }
 
-// The key sorts by score descending, then by anchor ascending. Scores are not negative.
+// The key sorts by score descending, then by anchor ascending. Scores are not negative, but may be
+// -0, whose bits would sort before all others: adding 0 makes it +0.
 __device__ __forceinline__ u64 make_key(float score, int anchor) {
-  return (u64)(~__float_as_uint(score)) << 32 | (u32)anchor;
+  return (u64)(~__float_as_uint(score + 0.0f)) << 32 | (u32)anchor;
 }
 
 __device__ __forceinline__ float clip(float value, float limit) {
@@ -266,7 +267,8 @@ extern "C" __global__ void __launch_bounds__(32)
     box.x2 = to_float(plugin_boxes[from * 4 + 2]);
     box.y2 = to_float(plugin_boxes[from * 4 + 3]);
     const bool known = class_id >= 0 && class_id < num_classes;
-    if (is_nan(score) || is_nan(box.x1 + box.y1 + box.x2 + box.y2) || !known) {
+    if (is_nan(score) || is_nan(box.x1) || is_nan(box.y1) || is_nan(box.x2) || is_nan(box.y2) ||
+        !known) {
       tallies[image].nan = 1;
     } else {
       keep = score >= thresholds[image * num_classes + class_id] &&

@@ -104,7 +104,8 @@ class Decoder:
         if not self._spec.sigmoid:
             objectness, best = _sigmoid(objectness), _sigmoid(best)
         scores = objectness * best
-        if len(scores) and np.isnan(scores.min()):
+        # A NaN box would end as one that overflows, which is left out.
+        if len(scores) and (np.isnan(scores.min()) or np.isnan(raw[:, :4]).any()):
             raise _nan_error()
         keep = np.flatnonzero(scores >= thresholds[class_ids])
         boxes = self._corners(raw[:, :4][keep], anchors[keep])
@@ -137,13 +138,18 @@ class Decoder:
         """Return the anchors whose objectness alone does not rule them out (a class is <= 1)."""
         if self._spec.sigmoid:
             floor = threshold
+        elif threshold <= 0.0:
+            floor = -np.inf
         else:
-            bounded = min(max(threshold, 1e-12), 1.0 - 1e-6)
+            bounded = min(threshold, 1.0 - 1e-6)
             floor = float(np.log(bounded / (1.0 - bounded))) - _LOGIT_MARGIN
         # One pass over memory that is far apart; the next ones find it together.
         objectness = np.ascontiguousarray(objectness)
-        # A NaN compares false with everything: it would end as "no detection".
-        if np.isnan(objectness.sum(dtype=np.float32)):
+        # A NaN compares false with everything: it would end as "no detection". The sum is one pass
+        # without an array, and NaN for infinities of both signs too.
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = objectness.sum(dtype=np.float32)
+        if np.isnan(total) and np.isnan(objectness).any():
             raise _nan_error()
         if objectness.dtype == np.float16:
             floor -= abs(floor) * 1e-3  # the comparison must not round the threshold up

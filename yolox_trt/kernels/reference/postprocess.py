@@ -103,10 +103,11 @@ def _read_efficient_nms(
     scores = np.asarray(outputs[scores_name][index][:count], np.float32)
     class_ids = np.asarray(outputs[classes_name][index][:count], np.int32)
     boxes = np.asarray(outputs[boxes_name][index][:count], np.float32)
-    if np.isnan(scores).any() or (class_ids >= spec.num_classes).any() or (class_ids < 0).any():
+    unknown = (class_ids >= spec.num_classes) | (class_ids < 0)
+    if np.isnan(scores).any() or np.isnan(boxes).any() or unknown.any():
         raise EngineError(
             "NaN or unknown classes in the outputs of EfficientNMS_TRT",
-            expected=f"scores, and classes from 0 to {spec.num_classes - 1}",
+            expected=f"scores, boxes, and classes from 0 to {spec.num_classes - 1}",
             fix="check the precision of the engine, and rebuild it",
         )
     keep = (scores >= thresholds[class_ids]) & np.isfinite(boxes).all(axis=1)
