@@ -13,12 +13,19 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
+from yolox_trt.core.errors import ConfigurationError  # noqa: E402
 from yolox_trt.training import distill  # noqa: E402
-from yolox_trt.training.augment import AugmentOptions  # noqa: E402
-from yolox_trt.training.distill import Distiller, DistillOptions, OutputLoss  # noqa: E402
+from yolox_trt.training.augment import Augmenter, AugmentOptions  # noqa: E402
+from yolox_trt.training.distill import (  # noqa: E402
+    Distiller,
+    DistillOptions,
+    OutputLoss,
+    check_teacher,
+)
+from yolox_trt.training.equalise import equalise  # noqa: E402
 from yolox_trt.training.export import load_trained  # noqa: E402
 from yolox_trt.training.image_store import ImageStore, list_images  # noqa: E402
-from yolox_trt.training.yolox import flatten_outputs  # noqa: E402
+from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs  # noqa: E402
 
 SMALL = DistillOptions(size=64, canvas=64, batch=4, steps=4, augment=AugmentOptions(mixup=0.25))
 
@@ -63,6 +70,65 @@ def test_blend_falls_to_relu6(teacher: Any, pictures: Path) -> None:
     assert seen == pytest.approx([1.0, 0.5, 0.0, 0.0])
 
 
+def test_a_resumed_student_stays_with_relu6(teacher: Any, pictures: Path, tmp_path: Path) -> None:
+    run = make(teacher, pictures, replace(SMALL, batch_norm=False))
+    run.save(tmp_path / "student.pt", run.export_model(), [])
+    store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
+    resumed = Distiller(
+        teacher, store, None, replace(SMALL, batch_norm=False), resume=tmp_path / "student.pt"
+    )
+    resumed.schedule(0.0)
+    assert float(resumed.student.activation.blend) == 0.0
+
+
+def small_teacher(name: str, **changes: Any) -> Any:
+    return YOLOX(replace(CONFIGS[name], width=0.0625, norm=False, **changes)).eval()
+
+
+def test_a_teacher_without_depthwise_convolutions(pictures: Path) -> None:
+    names = ("ball", "block")
+    small = small_teacher("yolox_tiny", num_classes=2, class_names=names)
+    run = make(small, pictures, replace(SMALL, batch_norm=False))
+    x = run.views.batch(4)
+    assert run._losses(x, *run.teach(x)).abs().max() < 1e-4
+    assert "head.reg_convs.2.1" in run.tapped_student.names
+    model = run.export_model()
+    equalise(model, [x])
+    assert model.config.class_names == names
+
+
+def test_networks_that_cannot_be_distilled_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"yolox_s_opt of elan.*--teacher-name"):
+        check_teacher(small_teacher("yolox_s_opt"), "full")
+    with pytest.raises(ConfigurationError, match="--form depthwise for yolox_tiny"):
+        check_teacher(small_teacher("yolox_tiny"), "depthwise")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 80}, "--size 80.*multiple of 32"),
+        ({"batch": 0}, "--batch 0"),
+        ({"seconds": 0.0}, r"--seconds 0\.0"),
+        ({"steps": -1}, "--steps -1"),
+        ({"blend_until": 1.5}, r"--blend-until 1\.5"),
+        ({"augment": AugmentOptions(plain=0.8)}, r"--plain 0\.8 and --mosaic 0\.5"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        DistillOptions(**options)
+
+
+def test_shares_of_a_batch(pictures: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"--mixup 1\.5"):
+        AugmentOptions(mixup=1.5)
+    store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
+    # Half of three, twice, is rounded up to four.
+    views = Augmenter(store, 64, AugmentOptions(plain=0.5, mosaic=0.5)).batch(3)
+    assert len(views) == 3
+
+
 def test_blend_moves_with_the_model_and_its_copy(teacher: Any, pictures: Path) -> None:
     run = make(teacher, pictures, SMALL)
     run.student.to(torch.float64)  # replaces every buffer, as moving to a GPU does
@@ -84,15 +150,21 @@ def test_output_loss_is_zero_for_the_teacher_and_positive_elsewhere() -> None:
 
 
 def test_command_writes_weights_that_export_and_run(
-    teacher_path: Path, pictures: Path, tmp_path: Path
+    teacher_path: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     argv = [
         "--teacher", str(teacher_path), "--images", str(pictures), "--held-out", str(pictures),
         "--out", str(out), "--device", "cpu", "--size", "64", "--canvas", "64", "--batch", "2",
-        "--steps", "2", "--equalise-images", "32",
+        "--steps", "2", "--equalise-images", "3",
     ]  # fmt: skip
+    equalised = []
+    monkeypatch.setattr(
+        "yolox_trt.training.equalise.equalise",
+        lambda model, views: equalised.append([len(v) for v in views]) or equalise(model, views),
+    )
     assert distill.main(argv) == 0
+    assert equalised == [[3]]
     model = load_trained(out / "student.pt")
     assert model.config.activation == "relu6"
     assert not model.config.norm

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,13 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from yolox_trt.core.errors import ConfigurationError, ModelError  # noqa: E402
+from yolox_trt.training import export  # noqa: E402
 from yolox_trt.training.export import export_onnx, load_trained, output_names  # noqa: E402
 from yolox_trt.training.yolox import CONFIGS, YOLOX, decode_outputs, flatten_outputs  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    from dataclasses import replace
-
     torch.manual_seed(3)
     return YOLOX(replace(CONFIGS["yolox_nano"].dla_ready(), norm=False)).eval()
 
@@ -76,6 +76,75 @@ def test_decoded_form_and_open_batch(model: Any, tmp_path: Path) -> None:
     low = got[..., :2] - got[..., 2:4] / 2
     assert np.abs(low - boxes[..., :2].numpy()).max() < 1e-2
     assert np.abs(got[..., 4:5] * got[..., 5:] - scores.numpy()).max() < 1e-4
+
+
+@pytest.fixture
+def tiny() -> Any:
+    """Few enough channels to be exported in a second."""
+    config = replace(
+        CONFIGS["yolox_tiny"].dla_ready(), width=0.0625, norm=False, num_classes=2,
+        input_size=(64, 64), class_names=("ball", "block"),
+    )  # fmt: skip
+    return YOLOX(config).eval()
+
+
+def names_in(path: Path) -> list[str]:
+    entries = {e.key: e.value for e in onnx.load(str(path)).metadata_props}
+    return list(json.loads(entries["yolox_trt.class_names"]))
+
+
+def test_decoded_form_of_a_large_input(tiny: Any, tmp_path: Path) -> None:
+    """Constants with dimensions over 255."""
+    path = tmp_path / "m.onnx"
+    export_onnx(tiny, path, size=(256, 288), form="decoded")
+    (output,) = run(path, torch.rand(1, 3, 256, 288) * 255)
+    assert output.shape == (1, 32 * 36 + 16 * 18 + 8 * 9, 7)
+
+
+def test_what_fails_leaves_the_older_file(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"older")
+
+    def fail(_: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(export, "_tidy", fail)
+    with pytest.raises(RuntimeError):
+        export_onnx(tiny, path)
+    assert path.read_bytes() == b"older"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_class_names_go_with_the_weights(tiny: Any, tmp_path: Path) -> None:
+    torch.save({"config": asdict(tiny.config), "state": tiny.state_dict()}, tmp_path / "m.pt")
+    trained = load_trained(tmp_path / "m.pt")
+    export_onnx(trained, tmp_path / "m.onnx")
+    assert names_in(tmp_path / "m.onnx") == ["ball", "block"]
+
+
+def test_weights_of_a_version_without_class_names(tiny: Any, tmp_path: Path) -> None:
+    config = asdict(tiny.config)
+    del config["class_names"]
+    torch.save({"config": config, "state": tiny.state_dict()}, tmp_path / "m.pt")
+    assert load_trained(tmp_path / "m.pt").config.class_names == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (0, 0)}, "0x0.*positive multiples of 32"),
+        ({"size": (-32, 32)}, "positive multiples of 32"),
+        ({"batch": 0}, "--batch 0"),
+        ({"opset": 99}, "--opset 99.*from 9 to 20"),
+    ],
+)
+def test_wrong_options_are_named(
+    tiny: Any, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        export_onnx(tiny, tmp_path / "m.onnx", **options)
 
 
 def test_read_spec_understands_the_file(model: Any, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from yolox_trt.training.augment import AugmentOptions  # noqa: E402
 from yolox_trt.training.coco_labels import CocoLabels  # noqa: E402
 from yolox_trt.training.detection_loss import DetectionLoss  # noqa: E402
 from yolox_trt.training.ema import WeightAverage  # noqa: E402
+from yolox_trt.training.export import load_trained  # noqa: E402
 from yolox_trt.training.image_store import ImageStore  # noqa: E402
 from yolox_trt.training.labelled_augment import LabelledAugmenter  # noqa: E402
 from yolox_trt.training.simota import assign, pairwise_iou  # noqa: E402
@@ -60,6 +63,8 @@ def test_missing_image_is_named(labels: CocoLabels, pictures: Path) -> None:
         ("not JSON", "not a COCO annotation file"),
         ('{"images": [], "annotations": []}', "no 'categories' in it"),
         ("[1, 2]", "not a COCO annotation file"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "`images` are empty"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "`categories` are empty"),
         ('{"images": [1], "annotations": [], "categories": []}', "not a COCO annotation file"),
     ],
 )
@@ -71,6 +76,34 @@ def test_a_file_without_annotations_is_named(
         path.write_text(text)
     with pytest.raises(ConfigurationError, match=f"labels.json.*{message}.*--annotations"):
         CocoLabels.load(path, tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["train/", "elsewhere/"])
+def test_subfolders_of_file_names(labels: CocoLabels, pictures: Path, folder: str) -> None:
+    """The image of that name in the subfolder, or in the folder itself where there is no other."""
+    (pictures / "train").mkdir()
+    (pictures / "train" / "00.png").write_bytes((pictures / "01.png").read_bytes())
+    file = pictures / "instances.json"
+    data = json.loads(file.read_text())
+    data["images"][0]["file_name"] = f"{folder}00.png"
+    file.write_text(json.dumps(data))
+    expected = pictures / ("train/00.png" if folder == "train/" else "00.png")
+    assert CocoLabels.load(file, pictures).paths[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 80}, "--size 80.*multiple of 32"),
+        ({"batch": 0}, "--batch 0"),
+        ({"steps": 0}, "--steps 0"),
+        ({"learning_rate": math.nan}, "--learning-rate nan"),
+        ({"average": 2.0}, r"--average 2\.0.*share"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        train.TrainOptions(**options)
 
 
 @pytest.mark.parametrize("mosaic", [False, True])
@@ -165,3 +198,4 @@ def test_command_trains_and_exports(labels: CocoLabels, pictures: Path, tmp_path
     spec = onnx_spec.read_spec(out / "model.onnx")
     assert spec.class_names == ("ball", "block")
     assert (spec.input_height, spec.num_classes) == (64, 2)
+    assert load_trained(out / "model.pt").config.class_names == ("ball", "block")

@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
 from yolox_trt.core.errors import ConfigurationError, ModelError  # noqa: E402
+from yolox_trt.training.export import export_onnx  # noqa: E402
 from yolox_trt.training.weights import (  # noqa: E402
     depthwise_to_full,
     focus_to_conv,
@@ -57,6 +58,15 @@ def test_a_teacher_that_is_none_is_named(tmp_path: Path) -> None:
         load_teacher(path)
     with pytest.raises(ConfigurationError, match=r"yolox_huge.*yolox_nano"):
         load_teacher(path, "yolox_huge")
+
+
+def test_a_teacher_with_classes_of_its_own(tmp_path: Path) -> None:
+    config = replace(CONFIGS["yolox_nano"], norm=False, num_classes=2, input_size=(64, 64))
+    path = tmp_path / "teacher.onnx"
+    export_onnx(YOLOX(config).eval(), path, class_names=["ball", "block"])
+    teacher = load_teacher(path)
+    assert teacher.config.num_classes == 2
+    assert teacher.config.class_names == ("ball", "block")
 
 
 def test_weights_that_other_nodes_compute_are_refused(teacher_path: Path, tmp_path: Path) -> None:

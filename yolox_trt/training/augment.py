@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from yolox_trt.training.checks import check_share
 from yolox_trt.training.image_store import PAD_VALUE, ImageStore
 
 
@@ -35,6 +36,10 @@ class AugmentOptions:
     aspect: float = 0.25
     mixup: float = 0.2
     colour: float = 0.7
+
+    def __post_init__(self) -> None:
+        for name in ("plain", "mosaic", "mixup"):
+            check_share(name, getattr(self, name))
 
 
 def uniform(n: int, low: float, high: float, device: torch.device) -> Tensor:
@@ -156,7 +161,8 @@ class Augmenter:
         """A batch of ``n`` views, in random order of kinds."""
         o = self.options
         plain = round(n * o.plain)
-        mosaic = round(n * o.mosaic)
+        # Two shares that fill the batch may both be rounded up.
+        mosaic = min(round(n * o.mosaic), n - plain)
         parts = []
         if plain:
             parts.append(self.plain(plain))

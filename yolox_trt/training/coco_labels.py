@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,20 @@ class CocoLabels:
         index = {c["id"]: i for i, c in enumerate(categories)}
         by_image: dict[int, list[tuple[list[float], int]]] = {i["id"]: [] for i in data["images"]}
         for a in data["annotations"]:
-            x, y, w, h = a["bbox"]
+            x, y, w, h = (float(v) for v in a["bbox"])
+            if not all(map(math.isfinite, (x, y, w, h))):
+                raise ValueError(f"bbox {a['bbox']}")
             if not a.get("iscrowd") and w > 1 and h > 1 and a["image_id"] in by_image:
                 by_image[a["image_id"]].append(([x, y, x + w, y + h], index[a["category_id"]]))
+        for part, entries in (("images", by_image), ("categories", categories)):
+            if not entries:
+                raise ValueError(f"its `{part}` are empty")
         paths, boxes, classes, sizes = [], [], [], []
         for image in data["images"]:
-            path = images / Path(image["file_name"]).name
+            path = images / image["file_name"]
+            if not path.is_file():
+                # Some label files name the folder of the whole set, which `images` is already.
+                path = images / path.name
             if not path.is_file():
                 raise ConfigurationError(
                     f"no image {path}",

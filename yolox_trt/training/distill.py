@@ -24,14 +24,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.training.augment import Augmenter, AugmentOptions
 from yolox_trt.training.checkpoint import load_state, read_checkpoint
+from yolox_trt.training.checks import (
+    check_input_side,
+    check_option,
+    check_positive,
+    check_share,
+)
 from yolox_trt.training.ema import WeightAverage
 from yolox_trt.training.image_store import ImageStore, list_images
 from yolox_trt.training.layers import ConvAct, Separable
 from yolox_trt.training.progress import Progress
 from yolox_trt.training.weights import fold_batch_norm, insert_batch_norm, load_teacher, rewrite
-from yolox_trt.training.yolox import YOLOX, flatten_outputs
+from yolox_trt.training.yolox import CONFIGS, STRIDES, YOLOX, flatten_outputs
 
 # The stem's weights act on 0..255; for the optimiser they are held as for an input of 0..4, so that
 # one learning rate suits every layer. Undone before anything is saved.
@@ -42,7 +49,8 @@ INPUT_SCALE = 64.0
 class DistillOptions:
     """One training run.
 
-    :param form: ``full`` or ``depthwise`` 3 x 3 convolutions in the student.
+    :param form: ``full`` or ``depthwise`` 3 x 3 convolutions in the student of a teacher with
+        depthwise ones; other students have full ones, as their teachers.
     :param steps: number of optimiser steps, or 0 to train for ``seconds``.
     :param seconds: wall-clock time of the training loop when ``steps`` is 0.
     :param batch_norm: put batch norm back after every convolution for training.
@@ -79,6 +87,44 @@ class DistillOptions:
     canvas: int = 448
     augment: AugmentOptions = field(default_factory=AugmentOptions)
 
+    def __post_init__(self) -> None:
+        check_input_side(self.size, STRIDES[-1])
+        for name in ("batch", "canvas", "learning_rate", "clip"):
+            check_positive(name, getattr(self, name))
+        for name in ("final_ratio", "warmup", "blend_until", "average"):
+            check_share(name, getattr(self, name))
+        check_option(self.steps >= 0, "steps", self.steps, "a whole number, 0 for --seconds")
+        if not self.steps:
+            check_positive("seconds", self.seconds)
+        shares = self.augment.plain + self.augment.mosaic
+        if shares > 1.0:
+            raise ConfigurationError(
+                f"--plain {self.augment.plain} and --mosaic {self.augment.mosaic}",
+                expected="two shares of one batch, together at most 1",
+                fix="lower --plain or --mosaic",
+            )
+
+
+def check_teacher(teacher: YOLOX, form: Separable) -> None:
+    """Refuse a network that cannot be distilled.
+
+    :raises ConfigurationError: it is no SiLU network of CSP blocks, or has no form like this.
+    """
+    config = teacher.config
+    if config.block != "csp" or config.activation != "silu":
+        silu = [c.name for c in CONFIGS.values() if c.block == "csp" and c.activation == "silu"]
+        raise ConfigurationError(
+            f"a teacher {config.name} of {config.block} blocks with {config.activation}",
+            expected=f"a SiLU network of CSP blocks: {', '.join(silu)}",
+            fix="set --teacher-name; the others are DLA-ready: train them with `yolox_trt train`",
+        )
+    if config.separable == "none" and form == "depthwise":
+        raise ConfigurationError(
+            f"--form depthwise for {config.name}, whose 3 x 3 convolutions are full",
+            expected="--form full",
+            fix="leave out --form",
+        )
+
 
 def tap_names(model: YOLOX, which: str) -> list[str]:
     """Names of the convolutions whose results are compared, in order of the modules."""
@@ -92,8 +138,7 @@ def tap_names(model: YOLOX, which: str) -> list[str]:
         n
         for n in names
         if n.endswith(ends)
-        or n.startswith("head.stems")
-        or (n.startswith(("head.", "backbone.bu_conv")) and n.endswith("pconv"))
+        or (n.startswith(("head.", "backbone.bu_conv")) and not n.endswith("dconv"))
     ]
 
 
@@ -208,8 +253,12 @@ class Distiller:
         self.held_out = held_out
         self.views = Augmenter(train, options.size, options.augment)
 
+        check_teacher(teacher, options.form)
         config = replace(
-            teacher.config.dla_ready(), activation="blend", norm=False, separable=options.form
+            teacher.config.dla_ready(),
+            activation="blend",
+            norm=False,
+            separable="none" if teacher.config.separable == "none" else options.form,
         )
         student = rewrite(teacher, config)
         if resume is not None:
@@ -226,7 +275,9 @@ class Distiller:
         answer = answer.to(self.device, self.half).eval().requires_grad_(False)
         student = student.to(self.device)
         self._scale_stem(student, INPUT_SCALE)
-        student.set_blend(1.0 if options.blend_until > 0 and resume is None else 0.0)
+        # A saved student has ReLU6 alone, and goes on with it.
+        self._blend_until = options.blend_until if resume is None else 0.0
+        student.set_blend(1.0 if self._blend_until > 0 else 0.0)
         if options.batch_norm:
             student = insert_batch_norm(student, self.views.batch(options.batch) / INPUT_SCALE)
         if self.cuda:
@@ -351,7 +402,7 @@ class Distiller:
             else:
                 group["lr"] = o.learning_rate * factor
         self._weights[3] = o.feature_weight + progress * (o.feature_weight_end - o.feature_weight)
-        blend = max(0.0, 1 - progress / o.blend_until) if o.blend_until > 0 else 0.0
+        blend = max(0.0, 1 - progress / self._blend_until) if self._blend_until > 0 else 0.0
         if float(self._blend) != blend:
             self._blend = blend
             self.student.set_blend(blend)
@@ -498,7 +549,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="folder for weights and log")
     parser.add_argument("--resume", help="start from this student")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--form", choices=("full", "depthwise"), default=o.form)
+    parser.add_argument(
+        "--form",
+        choices=("full", "depthwise"),
+        default=o.form,
+        help="3 x 3 convolutions of the student of a depthwise teacher (default: %(default)s)",
+    )
     parser.add_argument("--taps", choices=("blocks", "all", "none"), default=o.taps)
     parser.add_argument("--batch-norm", action=argparse.BooleanOptionalAction, default=o.batch_norm)
     parser.add_argument("--compile", action="store_true")
@@ -561,6 +617,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     known = {f: getattr(args, f) for f in DistillOptions.__dataclass_fields__ if hasattr(args, f)}
     options = DistillOptions(**{**known, "augment": augment})
+    for name in ("limit", "equalise_images"):
+        value = getattr(args, name)
+        check_option(value >= 0, name, value, "a whole number of at least 0")
+    # Before the images, which take longer to read.
+    teacher = load_teacher(args.teacher, args.teacher_name)
+    check_teacher(teacher, options.form)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     if str(args.device).startswith("cuda"):
@@ -576,7 +638,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         held = ImageStore.load(list_images(args.held_out), side=options.canvas, device=args.device)
     print(f"{len(train)} images decoded in {time.monotonic() - begin:.1f} s", flush=True)
     distiller = Distiller(
-        load_teacher(args.teacher, args.teacher_name),
+        teacher,
         train,
         held,
         options,
@@ -588,7 +650,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def checkpoint() -> YOLOX:
         model = distiller.export_model()
-        views = [distiller.views.plain(32).cpu() for _ in range(args.equalise_images // 32)]
+        views = [
+            distiller.views.plain(min(32, args.equalise_images - first)).cpu()
+            for first in range(0, args.equalise_images, 32)
+        ]
         if views:
             equalise(model, views)
         if held is not None:

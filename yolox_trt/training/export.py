@@ -21,10 +21,13 @@ from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.labels import default_class_names
 from yolox_trt.core.outputs import prepare_outputs
 from yolox_trt.training.checkpoint import load_state, read_checkpoint
+from yolox_trt.training.checks import check_option
 from yolox_trt.training.yolox import STRIDES, YOLOX, ModelConfig, decode_outputs, flatten_outputs
 
 HeadForm = Literal["raw", "decoded"]
 DEFAULT_OPSET = 13
+#: Those that PyTorch's tracing exporter writes.
+OPSETS = range(9, 21)
 
 
 class _RawHeads(nn.Module):
@@ -92,23 +95,28 @@ def export_onnx(
     :param dynamic_batch: leave the batch open (GPU and CPU only).
     :param form: ``raw`` per-level heads without Reshape or Transpose, as the DLA needs them, or
         ``decoded``: one tensor with boxes in pixels and probabilities.
+    :param class_names: default the configuration's, else COCO's for 80 classes.
     :param half_weights: store weights as float16 behind a Cast to float32. Half the file; every
         runtime folds the Cast when it loads the model, and computes in float32 as before.
     :raises ModelError: for batch norm left in, or weights that float16 cannot hold.
-    :raises ConfigurationError: for a size that 32 does not divide, or a wrong number of class
-        names.
+    :raises ConfigurationError: for a size that 32 does not divide, no image in a run, an opset
+        that PyTorch does not write, or a wrong number of class names.
     """
     import onnx
 
     if class_names is None:
-        class_names = default_class_names(model.config.num_classes)
+        config = model.config
+        class_names = config.class_names or default_class_names(config.num_classes)
     height, width = size or model.config.input_size
-    if height % STRIDES[-1] or width % STRIDES[-1]:
+    if min(height, width) <= 0 or height % STRIDES[-1] or width % STRIDES[-1]:
         raise ConfigurationError(
             f"input of {height}x{width} (H x W)",
-            expected=f"multiples of {STRIDES[-1]}",
+            expected=f"positive multiples of {STRIDES[-1]}",
             fix="give another --size",
         )
+    check_option(batch >= 1, "batch", batch, "a whole number of at least 1")
+    opsets = f"from {OPSETS[0]} to {OPSETS[-1]}, such as {DEFAULT_OPSET}"
+    check_option(opset in OPSETS, "opset", opset, opsets)
     if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         raise ModelError(
             "a model with batch norm", expected="a folded one", fix="call fold_batch_norm first"
@@ -121,28 +129,56 @@ def export_onnx(
         )
     wrapped = _RawHeads(model) if form == "raw" else _Decoded(model, (height, width))
     names = output_names(form)
-    torch.onnx.export(
-        wrapped.eval().cpu(),
-        (torch.zeros(batch, 3, height, width),),
-        str(path),
-        input_names=["images"],
-        output_names=names,
-        opset_version=opset,
-        dynamic_axes={n: {0: "batch"} for n in ("images", *names)} if dynamic_batch else None,
-        # The tracing exporter writes plain operators at any opset from 13 and needs no onnxscript.
-        dynamo=False,
-    )
-    proto = onnx.load(str(path))
-    _tidy(proto)
-    if half_weights:
-        _store_half(proto)
-    for key, value in metadata(model, form, class_names).items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = key, value
-    proto.producer_name = "yolox_trt"
-    proto.producer_version = ""
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, str(path))
+    # A failure leaves no unfinished file, and an older file as it was.
+    part = Path(f"{path}.part")
+    try:
+        _trace(wrapped, (batch, 3, height, width), part, names, dynamic_batch, opset)
+        proto = onnx.load(str(part))
+        _tidy(proto)
+        if half_weights:
+            _store_half(proto)
+        for key, value in metadata(model, form, class_names).items():
+            entry = proto.metadata_props.add()
+            entry.key, entry.value = key, value
+        proto.producer_name = "yolox_trt"
+        proto.producer_version = ""
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.save(proto, str(part))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _trace(
+    wrapped: nn.Module,
+    shape: tuple[int, ...],
+    path: Path,
+    names: list[str],
+    dynamic_batch: bool,
+    opset: int,
+) -> None:
+    try:
+        torch.onnx.export(
+            wrapped.eval().cpu(),
+            (torch.zeros(shape),),
+            str(path),
+            input_names=["images"],
+            output_names=names,
+            opset_version=opset,
+            dynamic_axes={n: {0: "batch"} for n in ("images", *names)} if dynamic_batch else None,
+            # The tracing exporter writes plain operators at any opset from 13 and needs no
+            # onnxscript.
+            dynamo=False,
+        )
+    except (ValueError, RuntimeError) as error:
+        if "opset" not in str(error):
+            raise
+        # Of an operator that an opset lacks, PyTorch tells at length; older ones know fewer opsets.
+        raise ConfigurationError(
+            f"--opset {opset} ({str(error).splitlines()[0]})",
+            expected=f"one that this PyTorch writes, such as {DEFAULT_OPSET}",
+            fix="change --opset",
+        ) from error
 
 
 def _tidy(proto: Any) -> None:
@@ -150,7 +186,7 @@ def _tidy(proto: Any) -> None:
     from onnx import numpy_helper
 
     renamed: dict[str, str] = {}
-    known: dict[bytes, str] = {}
+    known: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     kept = []
     for node in proto.graph.node:
         # Traced names read /model/backbone/backbone/dark2/dark2.0/conv/Conv.
@@ -169,7 +205,7 @@ def _tidy(proto: Any) -> None:
             kept.append(node)
             continue
         value = node.attribute[0].t
-        key = numpy_helper.to_array(value).tobytes() + bytes([value.data_type, *value.dims])
+        key = (value.data_type, tuple(value.dims), numpy_helper.to_array(value).tobytes())
         if key not in known:
             known[key] = f"constant_{len(known)}"
             value.name = known[key]
@@ -219,7 +255,10 @@ def load_trained(path: str | Path) -> YOLOX:
     config, state = read_checkpoint(path)
     fix = "export it with the version of yolox_trt that wrote it, or train it again"
     try:
-        model = YOLOX(ModelConfig(**{**config, "input_size": tuple(config["input_size"])}))
+        # Files of earlier versions have no class names.
+        names = tuple(config.get("class_names", ()))
+        size = tuple(config["input_size"])
+        model = YOLOX(ModelConfig(**{**config, "input_size": size, "class_names": names}))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"a configuration in '{path}' that is of another kind ({error!r})",

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from yolox_trt.training.augment import AugmentOptions
+from yolox_trt.training.checks import check_input_side, check_positive, check_share
 from yolox_trt.training.coco_labels import CocoLabels
 from yolox_trt.training.detection_loss import DetectionLoss
 from yolox_trt.training.ema import WeightAverage
@@ -31,7 +32,7 @@ from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.labelled_augment import LabelledAugmenter
 from yolox_trt.training.progress import Progress
 from yolox_trt.training.weights import fold_batch_norm
-from yolox_trt.training.yolox import CONFIGS, YOLOX, ModelConfig
+from yolox_trt.training.yolox import CONFIGS, STRIDES, YOLOX, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class TrainOptions:
         default_factory=lambda: AugmentOptions(rotate_degrees=0.0, aspect=0.1, mixup=0.0)
     )
 
+    def __post_init__(self) -> None:
+        check_input_side(self.size, STRIDES[-1])
+        for name in ("batch", "steps", "learning_rate", "clip"):
+            check_positive(name, getattr(self, name))
+        for name in ("final_ratio", "warmup", "plain_share", "average"):
+            check_share(name, getattr(self, name))
+
 
 class Trainer:
     """Model, optimiser and data of one run.
@@ -78,7 +86,8 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.options = options
         self.device = torch.device(device)
-        self.model = YOLOX(replace(config, num_classes=len(labels.class_names)))
+        names = tuple(labels.class_names)
+        self.model = YOLOX(replace(config, num_classes=len(names), class_names=names))
         if start is not None:
             self.model.load_state_dict(start)
         self.model.to(self.device).train()
@@ -195,9 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         {"state": model.state_dict(), "config": asdict(model.config), "options": asdict(options)},
         out / "model.pt",
     )
-    export_onnx(
-        model, out / "model.onnx", size=(options.size, options.size), class_names=labels.class_names
-    )
+    export_onnx(model, out / "model.onnx", size=(options.size, options.size))
     (out / "log.json").write_text(json.dumps(log))
     print(f"{out / 'model.onnx'} after {time.monotonic() - begin:.0f} s")
     return 0

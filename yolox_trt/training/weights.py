@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from yolox_trt.compiler.model_graph import load_model
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.model_spec import METADATA_CLASS_NAMES
 from yolox_trt.training.layers import BlendedActivation, ConvAct, ConvStem, Focus
 from yolox_trt.training.yolox import CONFIGS, YOLOX, ModelConfig
 
@@ -38,9 +41,12 @@ def load_onnx_weights(model: YOLOX, path: str | Path) -> None:
 
     :raises ModelError: no ONNX file, or the number of convolutions or a shape differs.
     """
+    _copy_weights(model, load_model(path).graph, path)
+
+
+def _copy_weights(model: YOLOX, graph: Any, path: str | Path) -> None:
     from onnx import numpy_helper
 
-    graph = load_model(path).graph
     tensors = {t.name: t for t in graph.initializer}
     nodes = [n for n in graph.node if n.op_type == "Conv"]
     convs = convs_in_execution_order(model)
@@ -77,6 +83,8 @@ def load_onnx_weights(model: YOLOX, path: str | Path) -> None:
 def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
     """The published SiLU network with the weights of its exported ONNX, in evaluation mode.
 
+    It has as many classes as the file, under the names in its metadata if there are any.
+
     :raises ModelError: the file is no ONNX model, or one of another configuration.
     :raises ConfigurationError: there is no configuration of this name.
     """
@@ -84,9 +92,37 @@ def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
         raise ConfigurationError(
             f"configuration '{name}'", expected=", ".join(CONFIGS), fix="set --teacher-name"
         )
+    proto = load_model(path)
     model = YOLOX(replace(CONFIGS[name], norm=False))
-    load_onnx_weights(model, path)
+    classes = _class_count(model, proto.graph)
+    names = _class_names(proto)
+    if classes != model.config.num_classes or names:
+        names = names if len(names) == classes else ()
+        model = YOLOX(replace(model.config, num_classes=classes, class_names=names))
+    _copy_weights(model, proto.graph, path)
     return model.eval()
+
+
+def _class_count(model: YOLOX, graph: Any) -> int:
+    """Channels of the convolution in the place of the model's first class prediction."""
+    convs = convs_in_execution_order(model)
+    nodes = [node for node in graph.node if node.op_type == "Conv"]
+    if len(nodes) == len(convs):
+        place = next(i for i, conv in enumerate(convs) if conv is model.head.cls_preds[0])
+        for tensor in graph.initializer:
+            if tensor.name == nodes[place].input[1] and len(tensor.dims) == 4:
+                return int(tensor.dims[0])
+    return model.config.num_classes
+
+
+def _class_names(proto: Any) -> tuple[str, ...]:
+    for entry in proto.metadata_props:
+        if entry.key == METADATA_CLASS_NAMES:
+            try:
+                return tuple(str(name) for name in json.loads(entry.value))
+            except (TypeError, ValueError):
+                return ()
+    return ()
 
 
 def focus_to_conv(weight: Tensor) -> Tensor:

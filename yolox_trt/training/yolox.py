@@ -47,6 +47,7 @@ class ModelConfig:
     :param norm: batch norm after each convolution; ``False`` for the folded form.
     :param channel_multiple: channels are rounded up to this multiple; 1 rounds nothing.
     :param input_size: default (height, width) in pixels.
+    :param class_names: one for each class, or none where they are unknown.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelConfig:
     num_classes: int = 80
     channel_multiple: int = 1
     input_size: tuple[int, int] = (640, 640)
+    class_names: tuple[str, ...] = ()
 
     def dla_ready(self) -> ModelConfig:
         """The same network without what a DLA refuses: conv stem, chained pools, ReLU6."""
