@@ -48,8 +48,9 @@ lint: venv-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Each file's tests stay in one process: many of them share what their module has made.
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 soak: venv
 	$(BIN)/yolox_trt soak $(ARGS)
