@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from support.onnx_graphs import make_graph
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.half import computes_in_fp16, nodes_before_heads, to_fp16
@@ -143,3 +144,43 @@ def test_branches_are_refused() -> None:
     graph = helper.make_graph([node], "g", [value("c", 9, [])], [value("y", 1, [1])])
     with pytest.raises(ModelError, match="a graph inside"):
         to_fp16(helper.make_model(graph))
+
+
+def test_names_that_are_taken() -> None:
+    """The names of new tensors and nodes are free ones."""
+    weights = np.full((2, 3, 1, 1), 0.5, np.float32)
+    nodes = [
+        ("Identity", ["x"], ["w_fp16"], {}),
+        ("Add", ["w_fp16", "x"], ["x_fp16"], {}),
+        ("Conv", ["x_fp16", "w"], ["y_inner"], {}),
+        ("Identity", ["y_inner"], ["y"], {}),
+        ("Identity", ["x"], ["z"], {}),
+    ]
+    model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y", "z"], {"w": weights})
+    model.graph.node[0].name = "x_to_fp16"
+    half = to_fp16(model, fp16_outputs=True)
+    names = [node.name for node in half.graph.node]
+    assert len(set(names)) == len(names)
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)
+    for want, got in zip(run(model, {"x": x}), run(half, {"x": x}), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=0.02)
+
+
+def test_constants_that_are_made_in_the_graph_are_cast() -> None:
+    value = onnx.numpy_helper.from_array(np.array([2.0], np.float32))
+    nodes = [
+        ("ConstantOfShape", ["size"], ["twos"], {"value": value}),
+        ("Mul", ["x", "twos"], ["m"], {}),
+        ("Conv", ["m", "w"], ["y"], {}),
+    ]
+    constants = {"size": [1, 3, 1, 1], "w": np.ones((2, 3, 1, 1), np.float32)}
+    model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"], constants)
+    x = np.ones((1, 3, 4, 4), np.float32)
+    np.testing.assert_array_equal(run(to_fp16(model), {"x": x})[0], run(model, {"x": x})[0])
+
+
+def test_a_graph_that_is_not_valid_is_refused() -> None:
+    model = make_graph([("Relu", ["x"], ["y"], {})], {"x": (1, 3, 4, 4)}, ["y"])
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(ModelError, match=r"not valid in FP16 \(.*NoSuchOperator"):
+        to_fp16(model)

@@ -930,6 +930,37 @@ def test_every_option_that_changes_the_engine_is_in_the_fingerprint(model: Path)
     assert names - elsewhere == set(BuildOptions().fingerprint_options())
 
 
+def test_the_order_of_layer_precisions_counts(model: Path) -> None:
+    """Where two patterns fit one layer, the later one decides."""
+    _, api = make_api("8.6")
+    pairs = [("Conv_*", "fp16"), ("*", "fp32")]
+    keys = {
+        BuildPlan(
+            model, BuildOptions(precision="fp16", layer_precisions=dict(order)), api=api
+        ).fingerprint.key
+        for order in (pairs, pairs[::-1])
+    }
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("replaced", ["model", "cache"])
+def test_a_file_replaced_during_the_build_gives_no_engine(
+    model: Path, tmp_path: Path, replaced: str
+) -> None:
+    cache = write_cache(tmp_path / "c", {"images": 2.0}, "TRT-8501-EntropyCalibration2")
+    _, api = make_api("8.5")
+    options = BuildOptions(precision="int8", calibration_cache=cache)
+    plan = BuildPlan(model, options, api=api)
+    before = plan.fingerprint.key
+    if replaced == "model":
+        small_model(tmp_path, head="raw_levels", activation="relu6", stem="conv", seed=1)
+    else:
+        write_cache(cache, {"images": 3.0}, "TRT-8501-EntropyCalibration2")
+    with pytest.raises(EngineError, match=r"was replaced while .*build again"):
+        EngineBuilder(plan).build()
+    assert plan.fingerprint.key == before != BuildPlan(model, options, api=api).fingerprint.key
+
+
 def test_gpus_count_by_compute_capability_not_by_number(model: Path) -> None:
     _, api = make_api("10.3")
     first = BuildPlan(model, BuildOptions(device=Device("gpu", 0)), api=api).fingerprint

@@ -285,6 +285,21 @@ def test_engine_and_sidecar_of_two_builds_do_not_mix(tmp_path: Path) -> None:
         read_engine(tmp_path / "a.engine")
 
 
+def test_a_file_that_changes_under_the_writer_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checksum is that of the engine that was built, not of what the disk gives back."""
+    write = engine_file.write_atomically
+
+    def write_badly(path: Path, data: bytes) -> None:
+        write(path, b"damaged" if path.suffix == ".engine" else data)
+
+    monkeypatch.setattr(engine_file, "write_atomically", write_badly)
+    write_engine(tmp_path / "a.engine", b"engine", fingerprint=EXAMPLE, spec=SPEC)
+    with pytest.raises(EngineError, match="damaged"):
+        read_engine(tmp_path / "a.engine")
+
+
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("YOLOX_TRT_CACHE", str(tmp_path))
     assert default_cache_folder() == tmp_path / "engines"

@@ -98,6 +98,28 @@ def test_weights_outside_the_model_count(tmp_path: Path) -> None:
         model_sha256(path)
 
 
+def test_weights_outside_of_a_constant_node_count(tmp_path: Path) -> None:
+    weights = np.ones((4, 3, 3, 3), np.float32)
+    node = onnx.helper.make_node("Constant", [], ["w"], value=onnx.numpy_helper.from_array(weights))
+    identity = onnx.helper.make_node("Identity", ["w"], ["y"])
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4, 3, 3, 3])
+    inner = onnx.helper.make_graph([node, identity], "inner", [], [output])
+    branches = onnx.helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner)
+    condition = onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, [])
+    result = onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [4, 3, 3, 3])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([branches], "outer", [condition], [result])
+    )
+    path = tmp_path / "m.onnx"
+    onnx.external_data_helper.convert_model_to_external_data(
+        model, location="m.bin", size_threshold=0, convert_attribute=True
+    )
+    onnx.save(model, str(path))
+    before = model_sha256(path)
+    (tmp_path / "m.bin").write_bytes(bytes((tmp_path / "m.bin").stat().st_size))
+    assert model_sha256(path) != before
+
+
 def test_what_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(np.random.default_rng(0).bytes(100))

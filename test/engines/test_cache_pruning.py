@@ -152,7 +152,13 @@ def test_an_engine_that_is_being_built_stays(cache: EngineCache) -> None:
 
     def build() -> BuiltEngine:
         seen.extend(list_engines(cache.folder))
+        # A build reads its model from here, and writes its engine into such a file.
+        files = [cache.folder / "models" / "m.onnx", cache.folder / ".m1.engine.x.part"]
+        files[0].parent.mkdir()
+        for file in files:
+            file.touch()
         assert not clear(cache.folder)
+        assert all(file.is_file() for file in files)
         return BuiltEngine(b"engine", SPEC)
 
     cache.get_or_build(version(1), build, name="m1")

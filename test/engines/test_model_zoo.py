@@ -184,6 +184,24 @@ def test_two_at_once(server: Server, tmp_path: Path) -> None:
             download(server.url, tmp_path / "net.onnx")
 
 
+def test_another_process_that_ends_first_is_not_written_over(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between open and lock, the partial file becomes the file itself."""
+    path, part = tmp_path / "net.onnx", tmp_path / "net.onnx.part"
+    lock = download_module._lock
+
+    def late(target: object, opened: Path) -> None:
+        if not path.exists():
+            part.write_bytes(CONTENT)
+            part.replace(path)
+        lock(target, opened)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(download_module, "_lock", late)
+    assert download(server.url, path, sha256=DIGEST).read_bytes() == CONTENT
+    assert not server.ranges and leftovers(path) == []
+
+
 def test_commands(
     server: Server,
     tmp_path: Path,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,25 @@ def test_open_size_is_refused_or_fixed_by_argument() -> None:
 def test_another_size_than_the_graph_fixes_is_refused() -> None:
     with pytest.raises(ModelError, match=r"96x96.*expected 64x96"):
         read_spec(build_yolox(), input_size=(96, 96))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sigmoid", "yes"), ("sigmoid", "{"), ("strides", "[8, null]"), ("strides", '["8", 16]')],
+)
+def test_metadata_that_say_nothing_are_refused(key: str, value: str) -> None:
+    model = build_yolox(num_classes=3, width=0.125)
+    helper.set_model_props(model, {f"yolox_trt.{key}": value})
+    with pytest.raises(ModelError, match=f"{key}.*metadata"):
+        read_spec(model)
+
+
+def test_sizes_in_other_files_are_read(tmp_path: Path) -> None:
+    model = build_yolox(num_classes=3, width=0.125)
+    expected = read_spec(model)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="m.bin", size_threshold=0)
+    assert read_spec(path) == expected
 
 
 def test_metadata_and_arguments() -> None:

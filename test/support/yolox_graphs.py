@@ -37,6 +37,7 @@ Options of build_yolox:
     upsample           "scales" (Resize asymmetric floor), "sizes" (computed by Shape chain),
                        "half_pixel" (half_pixel, round_prefer_ceil: the same values for 2x)
     head               "undecoded" (N, A, 5 + C), "decoded" (exp, grids, strides in the graph),
+                       "decoded_in_place" (the same by ScatterND, as older YOLOX; fixed batch),
                        "raw_levels" (reg_8, obj_8, cls_8, ...), "efficient_nms" (EfficientNMS_TRT;
                        ONNX Runtime cannot run it)
     sigmoid            objectness and classes as probabilities (raw_levels only; others always)
@@ -502,6 +503,16 @@ def _head(
         if form == "decoded":
             rest = part(flat, 4, 5 + classes)
             g.op("Concat", xy, wh, rest, axis=2, out="output")
+            return [("output", TensorProto.FLOAT, shape)]
+        if form == "decoded_in_place":
+            assert batch is not None
+
+            def write(x: str, first: int, values: str, out: str | None = None) -> str:
+                axes = (range(batch), range(anchors), range(first, first + 2))
+                places = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+                return g.op("ScatterND", x, g.const(places), values, out=out)
+
+            write(write(flat, 0, xy), 2, wh, out="output")
             return [("output", TensorProto.FLOAT, shape)]
         if form != "efficient_nms":
             raise ValueError(form)

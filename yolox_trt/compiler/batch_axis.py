@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.compiler.model_graph import infer_shapes
+from yolox_trt.compiler.normalization import normalized
 from yolox_trt.compiler.static_shapes import static_shapes
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.optional import require
@@ -84,7 +85,7 @@ class _Opening:
         self._onnx = require("onnx", purpose="opening a model's batch")
         self._given = model
         copy = self._onnx.ModelProto()
-        copy.CopyFrom(model)
+        copy.CopyFrom(normalized(model))
         if copy.functions:
             copy = self._onnx.inliner.inline_local_functions(copy)
         self._model = copy

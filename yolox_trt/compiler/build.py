@@ -193,6 +193,7 @@ class EngineBuilder:
         config.profiling_verbosity = getattr(
             self._trt.ProfilingVerbosity, options.profiling_verbosity.upper()
         )
+        plan.check_files()  # all of them are read by now, and the build takes long
         with self._timing_cache(config):
             serialized = self._run(builder, network, config)
         if serialized is None:

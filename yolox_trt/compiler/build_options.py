@@ -300,6 +300,7 @@ class BuildOptions:
             "profiling_verbosity",
         )
         return {name: getattr(self, name) for name in names} | {
-            "layer_precisions": dict(sorted(self.layer_precisions.items())),
+            # In their order: where two patterns fit one layer, the later one counts.
+            "layer_precisions": [list(pair) for pair in self.layer_precisions.items()] or {},
             "compute_capabilities": list(self.compute_capabilities),
         }

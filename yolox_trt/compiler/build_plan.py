@@ -16,7 +16,13 @@ from yolox_trt.compiler.build_options import BuildOptions
 from yolox_trt.compiler.half import computes_in_fp16, to_fp16
 from yolox_trt.compiler.model_graph import load_model
 from yolox_trt.compiler.open_batch import check_open_batch
-from yolox_trt.core.errors import ConfigurationError, DeviceError, EngineError, ModelError
+from yolox_trt.core.errors import (
+    ConfigurationError,
+    DeviceError,
+    EngineError,
+    ModelError,
+    YoloxTrtError,
+)
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
@@ -63,6 +69,11 @@ class BuildPlan:
         self.model_path = Path(model)
         self.options = options
         self.api = api or load_api(options.flavour)
+        # Hashed before they are read, and compared by check_files: a file that is replaced
+        # meanwhile must not become an engine under the name of the other.
+        self._onnx_sha256 = self._hash_model()
+        source = options.calibration_cache or options.dynamic_ranges
+        self._calibration_sha256 = file_sha256(source) if source else None
         self.model = load_model(self.model_path)
         size = None
         if options.height is not None and options.width is not None:
@@ -129,11 +140,10 @@ class BuildPlan:
     def fingerprint(self) -> Fingerprint:
         """Everything that decides about the engine."""
         options = self.options
-        source = options.calibration_cache or options.dynamic_ranges
         return Fingerprint(
-            onnx_sha256=model_sha256(self.model_path),
+            onnx_sha256=self._onnx_sha256,
             precision=options.precision,
-            calibration_sha256=file_sha256(source) if source else None,
+            calibration_sha256=self._calibration_sha256,
             # A GPU counts by its compute capability, not by its ordinal.
             device=str(options.device) if options.on_dla else "gpu",
             batch=self.batch,
@@ -194,7 +204,31 @@ class BuildPlan:
         )
         return bytes(converted.SerializeToString())
 
+    def check_files(self) -> None:
+        """Check that the files are those of the fingerprint still, after TensorRT has read them.
+
+        Raises:
+            EngineError: one was replaced or removed since the plan was made.
+        """
+        source = self.options.calibration_cache or self.options.dynamic_ranges
+        changed = self.model_path if model_sha256(self.model_path) != self._onnx_sha256 else None
+        if source is not None and file_sha256(source) != self._calibration_sha256:
+            changed = source
+        if changed is not None:
+            raise EngineError(
+                f"{changed} was replaced while an engine was being built from it",
+                expected="one file from the beginning of the build to its end",
+                fix="build again, now that the file is written",
+            )
+
     # ---- choices
+
+    def _hash_model(self) -> str:
+        try:
+            return model_sha256(self.model_path)
+        except YoloxTrtError:
+            load_model(self.model_path)  # tells more where it refuses the file too
+            raise
 
     @property
     def _converts(self) -> bool:

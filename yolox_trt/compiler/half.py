@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolox_trt.compiler.normalization import normalized
 from yolox_trt.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ REVISION = 1
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Inputs that stay FP32 whatever the node computes in: Resize's roi and scales.
 _FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+#: What makes a tensor of a type of its own, whatever it reads.
+_GENERATORS = frozenset({
+    "Bernoulli", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomNormalLike",
+    "RandomUniform", "RandomUniformLike",
+})  # fmt: skip
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _FP16_MAX = float(np.finfo(np.float16).max)
 
@@ -95,12 +101,13 @@ def to_fp16(
         fp16_outputs: the outputs become FP16 (else they are FP32).
 
     Raises:
-        ModelError: the graph has branches (If, Loop), or a weight that FP16 cannot hold.
+        ModelError: the graph has branches (If, Loop) or a weight that FP16 cannot hold, or is not
+            valid.
     """
     import onnx
 
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy.CopyFrom(normalized(model))
     _check(copy)
     inferred = onnx.shape_inference.infer_shapes(copy)
     floats = {
@@ -117,9 +124,18 @@ def to_fp16(
         for tensor in copy.graph.initializer
         if tensor.data_type == onnx.TensorProto.FLOAT
     }
-    rewriter = _Rewriter(copy, floats, nodes_before_heads(copy) - quantized_nodes(copy))
+    generators = {i for i, node in enumerate(copy.graph.node) if node.op_type in _GENERATORS}
+    half_nodes = nodes_before_heads(copy) - quantized_nodes(copy) - generators
+    rewriter = _Rewriter(copy, floats, half_nodes)
     rewriter.rewrite(fp16_input=fp16_input, fp16_outputs=fp16_outputs)
-    onnx.checker.check_model(copy)
+    try:
+        onnx.checker.check_model(copy)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(
+            f"a graph that is not valid in FP16 ({error})",
+            expected="a graph that onnx's checker takes in FP32",
+            fix="yolox_trt optimize MODEL, or build with --precision fp32",
+        ) from error
     return copy
 
 
@@ -143,6 +159,8 @@ class _Rewriter:
         self._floats = floats
         self._half_nodes = half_nodes
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._names = {name for n in self._graph.node for name in (n.name, *n.input, *n.output)}
+        self._names.update(self._initializers, (value.name for value in self._graph.input))
         self._half: set[str] = set()  # tensors that are FP16 by now
         self._cast: dict[tuple[str, bool], str] = {}
         self._nodes: list[onnx.NodeProto] = []
@@ -209,7 +227,7 @@ class _Rewriter:
                 return name
             key = (name, True)
             if key not in self._cast:
-                self._cast[key] = f"{name}_fp16"
+                self._cast[key] = self._unique(f"{name}_fp16")
                 values = onnx.numpy_helper.to_array(self._initializers[name])
                 if values.size and not np.abs(values).max() <= _FP16_MAX:
                     raise ModelError(
@@ -218,7 +236,7 @@ class _Rewriter:
                         fix="build with --precision fp32",
                     )
                 self._graph.initializer.append(
-                    onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16")
+                    onnx.numpy_helper.from_array(values.astype(np.float16), self._cast[key])
                 )
             return self._cast[key]
         if (name in self._half) == half:
@@ -227,11 +245,10 @@ class _Rewriter:
         if key not in self._cast:
             kind = "fp16" if half else "fp32"
             to = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
-            self._cast[key] = f"{name}_{kind}"
+            self._cast[key] = self._unique(f"{name}_{kind}")
+            node_name = self._unique(f"{name}_to_{kind}")
             self._nodes.append(
-                onnx.helper.make_node(
-                    "Cast", [name], [f"{name}_{kind}"], f"{name}_to_{kind}", to=to
-                )
+                onnx.helper.make_node("Cast", [name], [self._cast[key]], node_name, to=to)
             )
         return self._cast[key]
 
@@ -243,13 +260,20 @@ class _Rewriter:
         value.type.tensor_type.elem_type = tensor.FLOAT16 if half else tensor.FLOAT
         if (value.name in self._half) == half:
             return
-        inner = f"{value.name}_inner"
+        inner = self._unique(f"{value.name}_inner")
         for node in self._nodes:
             for names in (node.input, node.output):
                 for position, name in enumerate(names):
                     if name == value.name:
                         names[position] = inner
         to = tensor.FLOAT16 if half else tensor.FLOAT
-        self._nodes.append(
-            onnx.helper.make_node("Cast", [inner], [value.name], f"{value.name}_to_output", to=to)
-        )
+        name = self._unique(f"{value.name}_to_output")
+        self._nodes.append(onnx.helper.make_node("Cast", [inner], [value.name], name, to=to))
+
+    def _unique(self, base: str) -> str:
+        """Return a tensor or node name that is not in use, `base` itself if it can be."""
+        name, number = base, 1
+        while name in self._names:
+            name, number = f"{base}_{number}", number + 1
+        self._names.add(name)
+        return name

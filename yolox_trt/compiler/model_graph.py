@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.compiler.normalization import normalized
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.optional import require
 from yolox_trt.engines.engine_file import refuse_engine
@@ -34,14 +35,16 @@ Shape = tuple[int | None, ...]
 
 
 def load_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """Load an ONNX model with its weights; a loaded model is returned as it is.
+    """Load an ONNX model with its weights, in the form that the compiler works on.
+
+    A loaded model is returned as it is where it has that form.
 
     Raises:
         ModelError: no such file, or not an ONNX model.
     """
     onnx_ = require("onnx", purpose="the model compiler")
     if not isinstance(model, str | Path):
-        return model
+        return normalized(model)
     path = Path(model)
     if not path.is_file():
         raise ModelError(f"no file '{path}'", expected="an ONNX model", fix="check the path")
@@ -56,7 +59,7 @@ def load_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         ) from error
     if not loaded.graph.node:
         raise ModelError(f"'{path}' holds no graph", expected="an ONNX file", fix="check the file")
-    return loaded
+    return normalized(loaded)
 
 
 def infer_shapes(model: onnx.ModelProto, *, in_place: bool = False) -> onnx.ModelProto:
@@ -154,6 +157,7 @@ class ModelGraph:
         self._onnx = require("onnx", purpose="the model compiler")
         gs_ = require("onnx_graphsurgeon", purpose="the model compiler")
         self._gs = gs_
+        model = normalized(model)
         if model.functions:
             model = self._onnx.inliner.inline_local_functions(model)
         model = infer_shapes(self._upgrade(model))

@@ -193,17 +193,21 @@ def _from_levels(spec: ModelSpec, outputs: dict[str, Array]) -> Predictions:
 
 
 def _before_nms(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, str]]:
-    """Cut a model in front of EfficientNMS; return it and the names of (boxes, scores)."""
+    """Cut a model in front of EfficientNMS; return it and the names of (boxes, scores).
+
+    The two become float64: their own type (FP16 where the whole graph is) is not written down.
+    """
     onnx_ = require("onnx", purpose="checking a rewritten model")
     copy = onnx_.ModelProto()
     copy.CopyFrom(model)
     node = next(n for n in copy.graph.node if n.op_type.startswith("EfficientNMS"))
-    names = (node.input[0], node.input[1])
+    inputs = (node.input[0], node.input[1])
+    names = (f"{inputs[0]}_before_nms", f"{inputs[1]}_before_nms")
     copy.graph.node.remove(node)
     del copy.graph.output[:]
-    for name in names:
-        copy.graph.output.append(
-            onnx_.helper.make_tensor_value_info(name, onnx_.TensorProto.FLOAT, None)
-        )
+    double = onnx_.TensorProto.DOUBLE
+    for given, name in zip(inputs, names, strict=True):
+        copy.graph.node.append(onnx_.helper.make_node("Cast", [given], [name], name, to=double))
+        copy.graph.output.append(onnx_.helper.make_tensor_value_info(name, double, None))
     drop_unused_nodes(copy)
     return copy, names

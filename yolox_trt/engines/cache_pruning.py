@@ -140,13 +140,14 @@ def prune(
 
 def clear(folder: Path, *, dry_run: bool = False) -> list[CachedEngine]:
     """Remove every engine that is not in use; return them."""
+    engines = list_engines(folder)
     removed = [
-        entry
-        for entry in list_engines(folder)
-        if (not entry.in_use if dry_run else remove_engine(entry.path))
+        entry for entry in engines if (not entry.in_use if dry_run else remove_engine(entry.path))
     ]
     if not dry_run:
-        _remove_leftovers(folder, float("inf"))
+        # What stays may be under construction, from a model and into a file that look left over.
+        stays = len(removed) < len(engines)
+        _remove_leftovers(folder, time.time() if stays else float("inf"))
     return removed
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import http.client
@@ -63,8 +64,11 @@ def download(
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as target:
-            _lock(target, part)
+        with _open_locked(part) as target:
+            # Another process may have brought it between the look above and the lock.
+            if expected and path.is_file() and file_digest(path) == expected:
+                part.unlink()
+                return path
             _receive(url, target, on_progress)
             target.flush()
             os.fsync(target.fileno())
@@ -190,6 +194,23 @@ def _recorded(record: Path) -> str:
         return record.read_text().split()[0]
     except (OSError, IndexError):
         return ""
+
+
+def _open_locked(part: Path) -> IO[bytes]:
+    """Open a partial file that no other process writes."""
+    while True:
+        target = part.open("ab")
+        try:
+            _lock(target, part)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(target.fileno()), part.stat()):
+                    return target
+        except BaseException:
+            target.close()
+            raise
+        # Another process finished it between open and lock, and it has its own name by now: what
+        # is written here would go into that file.
+        target.close()
 
 
 def _lock(target: IO[bytes], part: Path) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -111,7 +112,7 @@ def write_engine(
         sidecar = {
             "format": _FORMAT,
             "fingerprint": fingerprint.to_dict(),
-            "engine_sha256": file_sha256(path),
+            "engine_sha256": hashlib.sha256(engine).hexdigest(),
             "engine_bytes": len(engine),
             "model_spec": spec.to_dict(),
             "details": details,

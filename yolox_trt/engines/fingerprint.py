@@ -7,13 +7,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.errors import EngineError, ModelError
 from yolox_trt.core.optional import require
+
+if TYPE_CHECKING:
+    import onnx
 
 _CHUNK = 1 << 20
 
@@ -59,7 +62,7 @@ def model_sha256(path: Path) -> str:
         ) from error
     locations = {
         entry.value
-        for tensor in model.graph.initializer
+        for tensor in _tensors(model)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -77,6 +80,30 @@ def model_sha256(path: Path) -> str:
             )
         digest.update(f"{location}:{file_sha256(data)}".encode())
     return digest.hexdigest()
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a model: initialisers and those in attributes, subgraphs included."""
+    yield from _tensors_of_graph(model.graph)
+    for function in model.functions:
+        yield from _tensors_of_nodes(function.node)
+
+
+def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _tensors_of_graph(graph)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ Sigmoid that scores are probabilities.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -39,6 +41,8 @@ _CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger", "FusedConv"})
 _CHANNELWISE = frozenset(
     {"Identity", "Cast", "Sigmoid", "QuantizeLinear", "DequantizeLinear", "Relu", "Clip"}
 )
+#: Tensors up to this many elements may be sizes, axes or targets.
+_SMALL = 64
 _INPUT_DTYPES = ("float32", "float16", "uint8")
 
 
@@ -85,11 +89,11 @@ def read_spec(
         else:
             raise graph.error("outputs of mixed rank", "cut other outputs off the graph")
         found = tuple(level.stride for level in levels)
-        if strides and sorted(strides) != sorted(found):
+        if strides and not _same_numbers(strides, found):
             raise graph.error(f"strides {found} in the graph, {tuple(strides)} in the metadata")
         sigmoid = graph.has_sigmoid()
         declared = graph.metadata.get(model_spec.METADATA_SIGMOID)
-        if declared is not None and json.loads(declared) is not sigmoid:
+        if declared is not None and declared.strip().lower() != json.dumps(sigmoid):
             raise graph.error(
                 f"sigmoid {'' if sigmoid else 'not '}in the graph, but metadata says {declared}"
             )
@@ -180,7 +184,9 @@ class _Graph:
             values = None
         if not isinstance(values, list):
             raise ModelError(
-                f"ONNX metadata '{key}' = {text!r}", expected="a JSON list", fix="write it again"
+                f"ONNX metadata '{key}' = {text!r}",
+                expected="a JSON list",
+                fix="write it again with onnx.helper.set_model_props, or leave it out",
             )
         return values
 
@@ -371,7 +377,32 @@ def _load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         ) from error
     if not loaded.graph.node:
         raise ModelError(f"'{path}' holds no graph", expected="an ONNX file", fix="check the file")
+    _load_small_tensors(loaded, path.parent)
     return loaded
+
+
+def _load_small_tensors(model: onnx.ModelProto, folder: Path) -> None:
+    """Bring the values of small tensors from other files: shapes follow from them."""
+    library = require("onnx", purpose="reading a model's graph")
+    values = [
+        a.t for node in model.graph.node if node.op_type == "Constant" for a in node.attribute
+    ]
+    for tensor in (*model.graph.initializer, *values):
+        external = tensor.data_location == library.TensorProto.EXTERNAL
+        if not external or math.prod(tensor.dims) > _SMALL:
+            continue
+        # What is missing is told where it is needed.
+        with contextlib.suppress(OSError, ValueError, library.checker.ValidationError):
+            library.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = library.TensorProto.DEFAULT
+            del tensor.external_data[:]
+
+
+def _same_numbers(values: Sequence[Any], expected: Sequence[int]) -> bool:
+    try:
+        return sorted(values) == sorted(expected)
+    except TypeError:
+        return False  # not even numbers
 
 
 def _class_names(

@@ -58,7 +58,7 @@ def test_a_version_without_calibration_is_refused_with_the_way_round():
         "images: 3c00f9f4\n",
         "TRT-8601-EntropyCalibration2\nimages 3c00f9f4\n",
         "TRT-8601-EntropyCalibration2\nimages: 3c00f9\n",
-        "TRT-8601-EntropyCalibration2\nimages: 00000000\n",
+        "TRT-8601-EntropyCalibration2\nimages: bc00f9f4\n",
         "TRT-8601-EntropyCalibration2\nimages: 7fc00000\n",
     ],
 )
@@ -66,6 +66,20 @@ def test_a_broken_cache_is_refused(tmp_path: Path, text: str):
     (tmp_path / "c").write_text(text)
     with pytest.raises(ConfigurationError):
         read_cache(tmp_path / "c")
+
+
+@pytest.mark.parametrize("zero", ["0", "00000000"])
+def test_a_tensor_that_was_always_zero_keeps_the_others(tmp_path: Path, zero: str):
+    (tmp_path / "c").write_text(f"TRT-8601-EntropyCalibration2\ndead: {zero}\nimages: 3c00f9f4\n")
+    ranges = read_cache(tmp_path / "c")
+    assert ranges.amax("images") == pytest.approx(1.0, rel=0.01)
+    assert 0 < ranges.amax("dead") < 1e-5
+
+
+def test_a_cache_may_be_read_by_others(tmp_path: Path):
+    """Builds often run as another user, in a container."""
+    write_cache(tmp_path / "c", DynamicRanges.from_amax({"images": 255.0}))
+    assert (tmp_path / "c").stat().st_mode & 0o044 == 0o044
 
 
 def test_a_hand_written_range_file_is_enough(tmp_path: Path):

@@ -3,19 +3,30 @@
 """Equalisation, Q/DQ placement, translation and sensitivity on real graphs in ONNX Runtime."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from support.onnx_graphs import make_graph
+from support.onnx_graphs import run as run_as_is
 from support.yolox_graphs import build_yolox, random_images
 
+from yolox_trt.compiler.half import to_fp16
 from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import equalize
 from yolox_trt.compiler.int8.graph import Graph
-from yolox_trt.compiler.int8.infer_ranges import fixed_ranges, infer_missing, unify_for_dla
+from yolox_trt.compiler.int8.infer_ranges import (
+    fixed_ranges,
+    infer_missing,
+    override_ranges,
+    unify_for_dla,
+)
+from yolox_trt.compiler.int8.layer_error import layer_errors
 from yolox_trt.compiler.int8.qdq import Placement, WeightFormat, insert_qdq
+from yolox_trt.compiler.int8.quantizer import QuantizeOptions, quantize
 from yolox_trt.compiler.int8.sensitivity import (
     LayerSensitivity,
     choose_float_layers,
@@ -23,7 +34,7 @@ from yolox_trt.compiler.int8.sensitivity import (
     layer_sensitivity,
 )
 from yolox_trt.compiler.int8.translate import remove_qdq
-from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.errors import ConfigurationError, EngineError, ModelError
 
 SILU = build_yolox(depthwise=True)
 RELU6 = build_yolox(activation="relu6", stem="conv", spp="chained", head="raw_levels")
@@ -348,3 +359,116 @@ def test_a_channel_without_weights_keeps_its_bias():
     data = [rng.normal(size=(1, 8, 4, 4)).astype(np.float32)]
     quantized = insert_qdq(model, collect_statistics(model, data).ranges("max"))
     np.testing.assert_allclose(run(quantized, data[0])[0], run(model, data[0])[0], atol=0.3)
+
+
+def small(**options: object) -> onnx.ModelProto:
+    return build_yolox(width=0.125, num_classes=3, style="opset13", **options)
+
+
+def test_fixed_ranges_of_equalised_channels_are_refused():
+    """The Mul of an equalised tensor has no bound, and the product of both would be useless."""
+    options = QuantizeOptions(algorithm="fixed", equalize_alpha=0.75)
+    with pytest.raises(ConfigurationError, match=r"equalised.*--algorithm percentile"):
+        quantize(RELU6, lambda: images(RELU6), options)
+
+
+def test_overrides_are_patterns_whatever_the_algorithm():
+    model = convolution()
+    ranges = DynamicRanges.from_amax({"x": 1.0, "y": 1.0})
+    override_ranges(model, ranges, {"[xy]": 3.0, "y": 5.0})
+    assert ranges.amax("x") == pytest.approx(3.0) and ranges.amax("y") == pytest.approx(5.0)
+    assert set(ranges) == {"x", "y"}
+    with pytest.raises(ConfigurationError, match=r"'reg_\*'.*--set"):
+        override_ranges(model, ranges, {"reg_*": 3.0})
+    images_ = [np.ones((1, 3, 4, 4), np.float32)]
+    options = QuantizeOptions(algorithm="max", range_overrides={"x": 9.0})
+    assert quantize(model, lambda: iter(images_), options).ranges.amax("x") == pytest.approx(9.0)
+
+
+def convolution(**shape: int) -> onnx.ModelProto:
+    weights = np.random.default_rng(0).normal(size=(2, 3, 1, 1)).astype(np.float32)
+    batch = shape.get("batch", 1)
+    nodes = [("Conv", ["x", "w"], ["y"], {})]
+    return make_graph(nodes, {"x": (batch, 3, 4, 4)}, ["y"], {"w": weights})
+
+
+def half_input() -> onnx.ModelProto:
+    return to_fp16(convolution(), fp16_input=True, fp16_outputs=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: convolution(batch=4), "batch of 4.*--open-batch"),
+        (half_input, "type float16.*FP32 model"),
+        (lambda: small(head="efficient_nms"), "EfficientNMS_TRT.*--head raw"),
+    ],
+)
+def test_models_that_do_not_take_one_float_image_are_refused(make, match):
+    model = make()
+    with pytest.raises(ModelError, match=match):
+        collect_statistics(model, [np.ones((1, 3, 4, 4), np.float32)])
+    with pytest.raises(ModelError, match=match):
+        layer_errors(model, model, [])
+
+
+def test_what_onnx_runtime_says_is_in_the_error():
+    model = convolution()
+    with pytest.raises(EngineError, match=r"does not run the model \(.*Got invalid dimensions"):
+        collect_statistics(model, [np.ones((1, 3, 5, 5), np.float32)], tensors=["y"])
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("group", 2))
+    with pytest.raises(EngineError, match=r"does not (load|run) the model"):
+        layer_sensitivity(model, DynamicRanges(), [np.ones((1, 3, 4, 4), np.float32)])
+
+
+def test_a_model_in_fp16_is_not_quantised():
+    with pytest.raises(ModelError, match=r"weights in FP16.*FP32 model"):
+        insert_qdq(half_input(), DynamicRanges.from_amax({"x": 4.0, "y": 4.0}))
+    seen: list[str] = []
+    with pytest.raises(ModelError, match="weights in FP16"):
+        quantize(to_fp16(convolution()), lambda: iter(seen.append("opened") or []),
+                 QuantizeOptions())  # fmt: skip
+    assert not seen, "it is refused before the images are opened"
+
+
+def pairs(*tensors: str) -> list[tuple[str, list[str], list[str], dict[str, int]]]:
+    """Q/DQ pairs behind one another: the first name is what they quantise."""
+    nodes = []
+    for before, after in pairwise(tensors):
+        quantized = f"{after}_q"
+        nodes.append(("QuantizeLinear", [before, "scale", "zero"], [quantized], {}))
+        nodes.append(("DequantizeLinear", [quantized, "scale", "zero"], [after], {}))
+    return nodes
+
+
+def test_pairs_behind_one_another_and_before_an_output_are_translated():
+    """So ONNX Runtime's quantize_static writes them."""
+    constants = {"scale": np.float32(0.1), "zero": np.int8(0), "w": np.ones((2, 3, 1, 1), "f")}
+    conv = ("Conv", ["c", "w"], ["d"], {})
+    nodes = [*pairs("x", "a", "b", "c"), conv, *pairs("d", "e", "y")]
+    model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"], constants)
+    implicit = remove_qdq(model, for_dla=True)
+    assert implicit.explicit == ("x", "d")
+    assert [o.name for o in implicit.model.graph.output] == ["y"]
+    assert "y" in implicit.ranges and not implicit.keep_float
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)
+    # Not with ONNX Runtime's optimisations, which take such pairs for something else (1.31).
+    expected, found = run_as_is(model, {"x": x})["y"], run_as_is(implicit.model, {"x": x})["y"]
+    assert relative_error([expected], [found]) < 0.1
+
+
+def test_sizes_that_two_layers_share_join_no_ranges():
+    """A target that is computed once for two Reshapes says nothing of what they hold."""
+    nodes = [
+        ("Shape", ["x"], ["size"], {}),
+        ("Relu", ["x"], ["a"], {}),
+        ("Sigmoid", ["x"], ["b"], {}),
+        ("Reshape", ["a", "size"], ["c"], {}),
+        ("Reshape", ["b", "size"], ["d"], {}),
+        ("Mul", ["c", "d"], ["y"], {}),
+    ]
+    model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"], check=False)
+    ranges = DynamicRanges.from_amax({"a": 9.0, "b": 1.0, "c": 9.0, "d": 1.0})
+    groups = unify_for_dla(model, ranges)
+    assert sorted(map(sorted, groups)) == [["a", "c"], ["b", "d"]]
+    assert ranges.amax("d") == pytest.approx(1.0)

@@ -55,6 +55,39 @@ def test_batch(head) -> None:
         np.testing.assert_allclose(found[i], one[0], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("batch", "size"), [(None, (128, 64)), (2, (96, 64))])
+def test_a_decoded_head_with_an_open_batch(batch, size) -> None:
+    """96 x 64 has as many cells as 64 x 96, in another order: the shapes alone do not tell."""
+    options = {"style": "opset13", "head": "decoded", "batch": None, "width": 0.125}
+    expected = build_yolox(**options, num_classes=3, height=size[0], width_px=size[1])
+    result = FixedShape(batch, *size).run(build_yolox(**options, num_classes=3)).model
+    assert shape(result.graph.input[0]) == [batch or 0, 3, *size]
+    assert shape(result.graph.output[0])[1:] == [size[0] * size[1] * 21 // 1024, 8]
+    feeds = random_images(expected, batch=2, height=size[0], width=size[1])
+    wanted, found = run(expected, feeds)["output"], run(result, feeds)["output"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("new", [(None, 128, 64), (None, 96, 64), (3, None, None)])
+def test_boxes_written_in_place(new) -> None:
+    options = {"head": "decoded_in_place", "width": 0.125, "num_classes": 3}
+    batch, height, width = new[0] or 1, new[1] or 64, new[2] or 96
+    result = FixedShape(*new).run(build_yolox(**options)).model
+    expected = build_yolox(**options, batch=batch, height=height, width_px=width)
+    feeds = random_images(expected)
+    wanted, found = run(expected, feeds)["output"], run(result, feeds)["output"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_places_that_do_not_follow_from_the_size_are_refused() -> None:
+    constants = {"at": [[[0, 0, 3, 5]]], "values": np.zeros((1, 1), np.float32)}
+    model = make_graph(
+        [("ScatterND", ["x", "at", "values"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], constants
+    )
+    with pytest.raises(ModelError, match="written for the old input"):
+        FixedShape(None, 96, 96).run(model)
+
+
 def test_open_dimensions_are_closed() -> None:
     model = build_yolox(style="opset13", batch=None, dynamic_size=True, upsample="sizes")
     result = FixedShape(2, 96, 64).run(model).model
@@ -100,8 +133,10 @@ def test_a_slice_that_ends_inside_is_refused() -> None:
         FixedShape(None, 96, 96).run(model)
 
 
-def test_a_slice_to_the_old_end_goes_to_the_new_end() -> None:
-    constants = {k: np.array([v]) for k, v in (("a", 0), ("b", 64), ("axis", 2), ("step", 2))}
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_a_slice_to_the_old_end_goes_to_the_new_end(dtype) -> None:
+    values = {"a": 0, "b": 64, "axis": 2, "step": 2}
+    constants = {k: np.array([v], dtype) for k, v in values.items()}
     model = make_graph(
         [("Slice", ["x", "a", "b", "axis", "step"], ["y"], {})],
         {"x": (1, 3, 64, 64)},

@@ -13,6 +13,9 @@ from onnx import helper, numpy_helper
 from support.onnx_graphs import operators, run
 from support.yolox_graphs import build_yolox, random_images
 
+from yolox_trt.compiler.int8.collect import quantizable_inputs
+from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.qdq import WeightFormat, insert_qdq
 from yolox_trt.compiler.predictions import predict, relative_difference, sample_images
 from yolox_trt.compiler.surgery.head_cut import HeadCut
 from yolox_trt.core.errors import ModelError
@@ -138,6 +141,36 @@ def test_merged_convolutions_are_divided_again() -> None:
     assert list(found) == NAMES
     for name in NAMES:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight_format", WeightFormat)
+def test_merged_convolutions_behind_qdq_are_divided_again(weight_format) -> None:
+    merged = merge_predictions(build_yolox(num_classes=6, style="opset13", width=0.125))
+    ranges = DynamicRanges.from_amax(dict.fromkeys(quantizable_inputs(merged), 8.0))
+    quantized = insert_qdq(merged, ranges, weight_format=weight_format)
+    cut = HeadCut().run(quantized).model
+    feeds = random_images(merged)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(quantized)
+    del whole.graph.output[:]
+    whole.graph.output.extend(
+        helper.make_empty_tensor_value_info(f"joined.{level}") for level in range(3)
+    )
+    joined, found = run(whole, feeds), run(cut, feeds)
+    assert list(found) == NAMES
+    for level, stride in enumerate((8, 16, 32)):
+        both = np.concatenate([found[f"reg_{stride}"], found[f"obj_{stride}"]], 1)
+        np.testing.assert_allclose(both, joined[f"joined.{level}"], rtol=0, atol=1e-5)
+
+
+def test_computed_weights_of_merged_convolutions_are_refused() -> None:
+    merged = merge_predictions(build_yolox(num_classes=6, style="opset13", width=0.125))
+    conv = next(n for n in merged.graph.node if "joined.0.weight" in n.input)
+    conv.input[1] = "computed"
+    scaled = helper.make_node("Relu", ["joined.0.weight"], ["computed"], "scaled")
+    merged.graph.node.insert(0, scaled)
+    with pytest.raises(ModelError, match="computed in the graph"):
+        HeadCut().run(merged)
 
 
 def test_a_dynamic_batch_stays_open() -> None:

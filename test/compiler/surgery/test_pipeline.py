@@ -120,6 +120,56 @@ def test_a_small_defect_is_found_too(monkeypatch) -> None:
         optimize(build_yolox(), SurgeryOptions())
 
 
+class Untyped(FocusToConv):
+    """Hangs a node on the output that ONNX Runtime refuses: Sigmoid of an integer."""
+
+    name = "focus-to-conv"
+
+    def rewrite(self, graph, log) -> None:
+        (output,) = graph.graph.outputs
+        counts = graph.add_node("Cast", "broken", [output], {"to": 7}, dtype=np.int64)
+        graph.graph.outputs = [graph.add_node("Sigmoid", "broken_sigmoid", [counts])]
+        graph.graph.outputs[0].dtype, graph.graph.outputs[0].shape = np.float32, output.shape
+        log.change("broken")
+
+
+def test_a_model_that_a_pass_broke_is_not_written(monkeypatch) -> None:
+    monkeypatch.setattr(pipeline, "FocusToConv", Untyped)
+    with pytest.raises(ModelError, match=r"does not run since pass focus-to-conv.*--skip focus"):
+        optimize(build_yolox(width=0.125), SurgeryOptions(head="keep"))
+
+
+def test_what_a_later_pass_mends_is_compared_in_the_end(monkeypatch) -> None:
+    class Early(Untyped):
+        name = "fix-shape"
+
+        def __init__(self, *_) -> None:
+            pass
+
+    monkeypatch.setattr(pipeline, "FixedShape", Early)
+    report = optimize(build_yolox(width=0.125), SurgeryOptions(head="raw")).report
+    assert report.difference is not None and report.difference < TOLERANCE
+    differences = {record.name: record.difference for record in report.passes}
+    assert differences["fix-shape"] is None and differences["cut-head"] is not None
+
+
+def test_weights_in_fp16_constant_nodes_count_as_fp16(monkeypatch) -> None:
+    """Rewriting FP16 arithmetic rounds in other places: the tolerance follows the type."""
+    model = to_fp16(build_yolox(width=0.125))
+    tensors = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for tensor in tensors:
+        model.graph.node.add().CopyFrom(
+            onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+        )
+    model.graph.node.extend(nodes)
+    monkeypatch.setattr(pipeline, "TOLERANCE", 0.0)
+    report = optimize(model, SurgeryOptions(head="raw")).report
+    assert report.difference is not None and 0.0 < report.difference < 1e-2
+
+
 def test_skipped_passes_do_not_run() -> None:
     skip = frozenset({"focus-to-conv", "merge-duplicates"})
     result = optimize(build_yolox(), SurgeryOptions(skip=skip))
@@ -241,6 +291,13 @@ class TestMerging:
         found = run(merged, feeds)
         np.testing.assert_array_equal(found["b/output"], run(second, feeds)["output"])
 
+    def test_open_batches_of_other_names_are_one(self) -> None:
+        models = {key: build_yolox(style="opset13", batch=None, width=0.125) for key in "ab"}
+        models["b"].graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+        merged = merge_models(models)
+        outputs = run(merged, random_images(models["a"], batch=2))
+        np.testing.assert_array_equal(outputs["a/output"], outputs["b/output"])
+
     def test_metadata_keep_their_prefix(self) -> None:
         merged = merge_models({k: build_yolox(metadata=True, seed=i) for i, k in enumerate("ab")})
         keys = {p.key for p in merged.metadata_props}
@@ -317,6 +374,7 @@ def test_graphs_in_fp16(head) -> None:
     model = to_fp16(build_yolox(normalize="sub_div", channel_swap="gather", num_classes=3))
     result = optimize(model, SurgeryOptions(head=head))
     assert result.report.difference is not None and result.report.difference < 2e-3
+    assert all(r.difference is not None for r in result.report.passes if r.changes), "all run"
     weights = [
         i.data_type for i in result.model.graph.initializer if len(i.dims) == 4 and i.dims[2] > 1
     ]

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from onnx.numpy_helper import from_array
 from support.onnx_graphs import make_graph, operators, random_feeds, run, worst
 from support.yolox_graphs import build_yolox, random_images
 
@@ -167,6 +168,14 @@ class TestNoOps:
         del constants["wide"]
         narrow = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"], constants)
         check(NoOpRemoval(), narrow, tolerance=0.0, expected={"Clip": 2})
+
+    def test_a_second_clip_with_bounds_of_one_element(self) -> None:
+        """ONNX asks for scalars; some exporters write vectors of one, which runtimes take."""
+        nodes = [(op, [x, "lo", "hi"], [y], {}) for op, x, y in (("Clip", "x", "a"),
+                                                                ("Clip", "a", "y"))]  # fmt: skip
+        constants = {"lo": np.zeros(1, np.float32), "hi": np.full(1, 6, np.float32)}
+        model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"], constants, check=False)
+        assert operators(NoOpRemoval().run(model).model) == {"Clip": 1}
 
 
 class TestBatchNorm:
@@ -394,6 +403,17 @@ class TestDuplicates:
         assert [o.name for o in result.model.graph.output] == ["a", "b"]
         feeds = random_feeds(model)
         assert worst(run(model, feeds), run(result.model, feeds)) == 0.0
+
+    def test_tensors_in_attributes_count(self) -> None:
+        nodes = [
+            ("ConstantOfShape", ["size"], [name], {"value": from_array(np.array([value], "f"))})
+            for name, value in (("a", 1.0), ("b", 5.0))
+        ]
+        model = make_graph([*nodes, ("Sum", ["x", "a", "b"], ["y"], {})],
+                           {"x": (1, 3)}, ["y"], {"size": [1, 3]})  # fmt: skip
+        assert not DuplicateMerging().run(model).changes
+        model.graph.node[1].attribute[0].CopyFrom(model.graph.node[0].attribute[0])
+        assert DuplicateMerging().run(model).changes
 
     def test_attributes_count(self) -> None:
         nodes = [

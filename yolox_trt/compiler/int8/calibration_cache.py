@@ -8,16 +8,15 @@ digits of a big-endian IEEE float32 (as NVIDIA's cuDLA-samples write `images: 3c
 
 from __future__ import annotations
 
-import os
 import re
 import struct
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX, SMALLEST_AMAX, DynamicRanges
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.engines.engine_file import write_atomically
 
 #: Calibrator class -> its name in the header. The DLA takes EntropyCalibration2 only.
 HEADER_ALGORITHMS: dict[str, str] = {
@@ -28,7 +27,9 @@ HEADER_ALGORITHMS: dict[str, str] = {
 }
 
 _HEADER = re.compile(r"TRT-(?P<version>\d+)-(?P<algorithm>\w+)")
-_LINE = re.compile(r"(?P<name>.+): (?P<scale>[0-9a-fA-F]{8})")
+#: `0` is the scale of a tensor that was zero in every image. Other scales have eight digits: a
+#: line with fewer was cut off.
+_LINE = re.compile(r"(?P<name>.+): (?P<scale>[0-9a-fA-F]{8}|0)")
 
 
 def version_number(tensorrt_version: str) -> int:
@@ -90,14 +91,7 @@ def write_cache(
         lines.append(f"{name}: {struct.pack('>f', float(scale)).hex()}")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomically(target, ("\n".join(lines) + "\n").encode())
 
 
 def read_cache(path: str | Path) -> DynamicRanges:
@@ -107,8 +101,8 @@ def read_cache(path: str | Path) -> DynamicRanges:
         The scales; `algorithm` is the header's (such as "EntropyCalibration2").
 
     Raises:
-        ConfigurationError: missing header, a line of another form, or a scale that is not a
-            positive finite number.
+        ConfigurationError: missing header, a line of another form, or a scale that is negative
+            or not finite.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -129,11 +123,14 @@ def read_cache(path: str | Path) -> DynamicRanges:
         if not line.strip():
             continue
         match = _LINE.fullmatch(line)
-        scale = struct.unpack(">f", bytes.fromhex(match["scale"]))[0] if match else float("nan")
-        if match is None or not np.isfinite(scale) or scale <= 0.0:
+        digits = match["scale"].zfill(8) if match else "7fc00000"  # not a number
+        scale = struct.unpack(">f", bytes.fromhex(digits))[0]
+        if match is None or not np.isfinite(scale) or scale < 0.0:
             raise ConfigurationError(
                 f"line {number} of '{path}': {line!r}",
                 expected="'<tensor>: <8 hex digits of a positive float32>'",
+                fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE",
             )
-        ranges.scales[match["name"]] = np.float32(scale)
+        # With a scale of 0 nothing can be divided; the tensor is zero with a tiny one, too.
+        ranges.scales[match["name"]] = np.float32(scale or SMALLEST_AMAX / INT8_MAX)
     return ranges

@@ -104,7 +104,11 @@ def _add_quantize(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
         "of `translate --precisions`",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="TENSOR=RANGE", help="with --algorithm fixed"
+        "--set",
+        action="append",
+        default=[],
+        metavar="TENSOR=RANGE",
+        help="set a tensor's range (name or pattern)",
     )
     parser.add_argument(
         "--placement",
@@ -222,7 +226,12 @@ def _calibrate(args: argparse.Namespace) -> int:
     from yolox_trt.compiler.int8.algorithms import parse_algorithm
     from yolox_trt.compiler.int8.calibration_cache import version_number, write_cache
     from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
-    from yolox_trt.compiler.int8.infer_ranges import fixed_ranges, infer_missing, unify_for_dla
+    from yolox_trt.compiler.int8.infer_ranges import (
+        fixed_ranges,
+        infer_missing,
+        override_ranges,
+        unify_for_dla,
+    )
 
     if not args.cache and not args.ranges:
         raise ConfigurationError(
@@ -257,8 +266,7 @@ def _calibrate(args: argparse.Namespace) -> int:
                 model, open_inputs(), tensors=tensors, threads=args.threads, on_image=tick
             )
         ranges = statistics.ranges(args.algorithm)
-        for name, value in overrides.items():
-            ranges.set_amax(name, value)
+        override_ranges(model, ranges, overrides)
     inferred = infer_missing(model, ranges)
     if args.dla:
         unify_for_dla(model, ranges)
@@ -277,6 +285,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 def _quantize(args: argparse.Namespace) -> int:
     from yolox_trt.compiler.int8.algorithms import parse_algorithm
+    from yolox_trt.compiler.int8.infer_ranges import override_ranges
     from yolox_trt.compiler.int8.qdq import Placement, WeightFormat, insert_qdq
     from yolox_trt.compiler.int8.quantizer import QuantizeOptions, quantize
 
@@ -292,6 +301,7 @@ def _quantize(args: argparse.Namespace) -> int:
                 fix="give --images instead of --from-ranges",
             )
         ranges = _read_ranges(args.from_ranges)
+        override_ranges(model, ranges, _overrides(args.set))
         quantized = insert_qdq(
             model, ranges, keep_float=keep, placement=placement, weight_format=weight_format
         )

@@ -16,8 +16,8 @@ from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.graph import Graph
 from yolox_trt.compiler.int8.histogram import Histogram
 from yolox_trt.compiler.int8.infer_ranges import input_copies
+from yolox_trt.compiler.int8.session import Session, check_input
 from yolox_trt.core.errors import ConfigurationError, EngineError
-from yolox_trt.core.optional import require
 
 #: Bytes of activations fetched from one run; more tensors mean more runs of each image.
 GROUP_BYTES = 512 * 2**20
@@ -101,9 +101,9 @@ def collect_statistics(
 
     Raises:
         ConfigurationError: there was no image, or a tensor is not in the graph.
-        EngineError: the model gave NaN or infinity.
+        ModelError: the model does not take one float32 image at a time.
+        EngineError: ONNX Runtime does not run it, or it gave NaN or infinity.
     """
-    ort = require("onnxruntime", purpose="calibration")
     graph = Graph(model)
     names = list(tensors) if tensors is not None else quantizable_inputs(model)
     unknown = [n for n in names if n not in graph.producer and n not in graph.inputs]
@@ -113,18 +113,12 @@ def collect_statistics(
         )
     input_name = graph.inputs[0]
     watched = [n for n in names if n != input_name]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    check_input(graph)
     # An arena for each group's session would keep that group's activations for good.
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
     sessions = [
         (
             group,
-            ort.InferenceSession(
-                _with_outputs(graph.model, group), options, providers=["CPUExecutionProvider"]
-            ),
+            Session(graph.model, group, purpose="calibration", threads=threads, keep_memory=False),
         )
         for group in _groups(graph.model, watched)
     ]
@@ -148,7 +142,7 @@ def collect_statistics(
         if input_name in statistics.histograms:
             add(input_name, image)
         for group, session in sessions:
-            for name, value in zip(group, session.run(group, {input_name: image}), strict=True):
+            for name, value in zip(group, session.run(image), strict=True):
                 add(name, value)
         statistics.images += 1
         if on_image is not None:
@@ -161,16 +155,6 @@ def collect_statistics(
         name: (total / statistics.images).astype(np.float32) for name, total in channel_sums.items()
     }
     return statistics
-
-
-def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
-    extended = onnx.ModelProto()
-    extended.CopyFrom(model)
-    present = {o.name for o in extended.graph.output}
-    for name in names:
-        if name not in present:
-            extended.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    return bytes(extended.SerializeToString())
 
 
 def _groups(model: onnx.ModelProto, names: Sequence[str]) -> list[list[str]]:

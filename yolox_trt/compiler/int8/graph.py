@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from yolox_trt.compiler.normalization import normalized
 from yolox_trt.core.errors import ModelError
 
 #: Layers whose inputs TensorRT runs in INT8, with weights of their own.
@@ -35,10 +36,10 @@ class Graph:
         """
         if isinstance(model, onnx.ModelProto):
             self.model = onnx.ModelProto()
-            self.model.CopyFrom(model)
+            self.model.CopyFrom(normalized(model))
         else:
             try:
-                self.model = onnx.load(str(model))
+                self.model = normalized(onnx.load(str(model)))
             except Exception as error:  # protobuf raises its own types
                 raise ModelError(
                     f"'{model}' that cannot be read as ONNX ({error})", expected="an ONNX model"
@@ -213,6 +214,7 @@ def with_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
     Raises:
         ModelError: ONNX's version converter cannot convert it.
     """
+    model = normalized(model)
     current = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if current >= least:
         return model

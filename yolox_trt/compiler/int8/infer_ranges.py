@@ -206,7 +206,10 @@ def unify_for_dla(model: onnx.ModelProto, ranges: DynamicRanges) -> list[set[str
 
     for node in graph.nodes:
         members = [n for n in node.input if n and not graph.is_constant(n)]
-        if node.op_type == "Concat" or node.op_type in PASS_THROUGH:
+        if node.op_type in PASS_THROUGH:
+            # The others are sizes, which several layers may share.
+            members = [*node.input[:1], *node.output]
+        elif node.op_type == "Concat":
             members = [*members, *node.output]
         elif node.op_type not in ("Add", "Sub", "Max", "Min"):
             continue
@@ -268,16 +271,36 @@ def fixed_ranges(
             name,
             max(abs(v * m + o) for m, o in zip(multiplier, offset, strict=True) for v in (0, 255)),
         )
+    override_ranges(model, ranges, overrides or {})
+    infer_missing(model, ranges)
+    return ranges
+
+
+def override_ranges(
+    model: onnx.ModelProto, ranges: DynamicRanges, overrides: Mapping[str, float]
+) -> None:
+    """Set ranges that the user gives.
+
+    Args:
+        model: float model.
+        ranges: changed in place.
+        overrides: tensor name or shell pattern -> range.
+
+    Raises:
+        ConfigurationError: a pattern matches no tensor.
+    """
+    if not overrides:
+        return
+    graph = Graph(model)
     names = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
-    for pattern, value in (overrides or {}).items():
-        matches = fnmatch.filter(names, pattern)
+    for pattern, value in overrides.items():
+        # Exact names first: those of ONNX may hold characters of a pattern.
+        matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
         if not matches:
             raise ConfigurationError(
                 f"range override for '{pattern}'",
                 expected="a tensor of the model, or a pattern that matches one",
-                fix="yolox_trt inspect MODEL lists the tensors",
+                fix="correct `--set`; yolox_trt inspect MODEL lists the tensors",
             )
         for name in matches:
             ranges.set_amax(name, value)
-    infer_missing(model, ranges)
-    return ranges

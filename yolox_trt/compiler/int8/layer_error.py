@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from yolox_trt.compiler.int8.graph import Graph
-from yolox_trt.core.optional import require
+from yolox_trt.compiler.int8.session import Session
 
 
 def layer_errors(
@@ -36,11 +35,12 @@ def layer_errors(
     layers = {node.output[0]: node.name or node.output[0] for node in Graph(model).weighted_nodes()}
     present = {name for node in quantized.graph.node for name in node.output}
     outputs = [name for name in layers if name in present]
-    sessions = [_session(m, outputs, threads) for m in (model, quantized)]
-    input_name = Graph(model).inputs[0]
+    sessions = [
+        Session(m, outputs, purpose="comparing layers", threads=threads) for m in (model, quantized)
+    ]
     signal, noise = np.zeros(len(outputs)), np.zeros(len(outputs))
     for image in images:
-        expected, found = (s.run(outputs, {input_name: image}) for s in sessions)
+        expected, found = (s.run(image) for s in sessions)
         for i, (e, f) in enumerate(zip(expected, found, strict=True)):
             signal[i] += float(np.sum(np.square(e, dtype=np.float64)))
             noise[i] += float(np.sum(np.square(f.astype(np.float64) - e)))
@@ -48,17 +48,3 @@ def layer_errors(
         layers[name]: float(np.sqrt(n / max(s, 1e-30)))
         for name, n, s in zip(outputs, noise, signal, strict=True)
     }
-
-
-def _session(model: onnx.ModelProto, outputs: Sequence[str], threads: int) -> Any:
-    ort = require("onnxruntime", purpose="comparing layers")
-    extended = onnx.ModelProto()
-    extended.CopyFrom(model)
-    del extended.graph.output[:]
-    extended.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in outputs)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return ort.InferenceSession(
-        extended.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )

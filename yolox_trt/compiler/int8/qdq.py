@@ -24,7 +24,7 @@ import onnx
 
 from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX, SMALLEST_AMAX, DynamicRanges
 from yolox_trt.compiler.int8.graph import Graph, attribute, with_opset
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, ModelError
 
 #: Suffixes of the tensors that insert_qdq adds; the translator finds pairs by structure instead.
 SCALE_SUFFIX = "_scale"
@@ -77,9 +77,11 @@ def insert_qdq(
     Raises:
         ConfigurationError: a tensor that must be quantised has no range, or `keep_float` names
             a layer that does not exist.
+        ModelError: a layer computes in FP16.
     """
     graph = Graph(with_opset(model, 13))
     keep = set(keep_float)
+    refuse_half(graph)
     layers = list(graph.weighted_nodes())
     known = {name for node in layers for name in (node.name, *node.output)}
     if keep - known:
@@ -134,6 +136,21 @@ def insert_qdq(
             result.extend(pair_of.pop(output, []))
     graph.set_nodes(result)
     return graph.finish()
+
+
+def refuse_half(graph: Graph) -> None:
+    """Refuse a model whose layers compute in FP16: the scales of Q/DQ are FP32.
+
+    Raises:
+        ModelError: it has such a layer. Weights that are only stored in FP16 do not count.
+    """
+    for node in graph.weighted_nodes():
+        if getattr(graph.constant(node.input[1]), "dtype", None) == np.float16:
+            raise ModelError(
+                f"layer '{node.name or node.output[0]}' with weights in FP16",
+                expected="a model in FP32: what is not quantised becomes FP16 when it is built",
+                fix="quantise the FP32 model from which this one was made",
+            )
 
 
 def _pair(

@@ -16,8 +16,8 @@ from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import EqualizedTensor, equalize
 from yolox_trt.compiler.int8.graph import Graph, with_opset
-from yolox_trt.compiler.int8.infer_ranges import fixed_ranges
-from yolox_trt.compiler.int8.qdq import Placement, WeightFormat, insert_qdq
+from yolox_trt.compiler.int8.infer_ranges import fixed_ranges, override_ranges
+from yolox_trt.compiler.int8.qdq import Placement, WeightFormat, insert_qdq, refuse_half
 from yolox_trt.compiler.int8.sensitivity import (
     LayerSensitivity,
     choose_float_layers,
@@ -42,7 +42,7 @@ class QuantizeOptions:
         algorithm: see algorithms.parse_algorithm; "fixed" takes ReLU6's bounds, without images.
         equalize_alpha: None leaves channels as they are; see equalize.equalize.
         keep_fp16: layer names, or "auto:N" or "auto:P%" (see sensitivity.choose_float_layers).
-        range_overrides: tensor name or pattern -> range, for "fixed".
+        range_overrides: tensor name or pattern -> range, in place of what was found.
         placement: which activations carry Q/DQ.
         weight_format: how the weights are stored.
     """
@@ -93,24 +93,32 @@ def quantize(
     Args:
         model: float model.
         open_inputs: opens the calibration inputs anew, float32 (1, 3, H, W) each; None only with
-            algorithm "fixed", no equalisation and no automatic choice of layers.
+            algorithm "fixed" and no automatic choice of layers.
         options: how.
         threads: ONNX Runtime's intra-op threads, 0 for its default.
         on_progress: told of every image and layer.
 
     Raises:
         ConfigurationError: an option does not fit, or images are needed and missing.
+        ModelError: the model computes in FP16, or does not take one float32 image at a time.
     """
     automatic = [name for name in options.keep_fp16 if name.startswith("auto:")]
     named = [name for name in options.keep_fp16 if not name.startswith("auto:")]
     fixed = options.algorithm == "fixed"
-    if open_inputs is None and (not fixed or options.equalize_alpha is not None or automatic):
+    if fixed and options.equalize_alpha is not None:
+        raise ConfigurationError(
+            "fixed ranges for equalised channels",
+            expected="ranges that are found with images: no activation bounds an equalised tensor",
+            fix="--algorithm percentile:99.999 with --equalize, or --algorithm fixed without it",
+        )
+    if open_inputs is None and (not fixed or automatic):
         raise ConfigurationError(
             "no calibration images",
             expected="images, unless ranges are fixed and layers named",
             fix="--images FOLDER|LIST|BAG",
         )
     model = with_opset(model, 13)
+    refuse_half(Graph(model))  # before an hour of calibration
     images = 0
     equalized: list[EqualizedTensor] = []
 
@@ -143,6 +151,7 @@ def quantize(
             on_image=tick("calibrate"),
         )
         ranges, images = statistics.ranges(options.algorithm), statistics.images
+        override_ranges(model, ranges, options.range_overrides)
     sensitivities: list[LayerSensitivity] = []
     kept = list(named)
     if automatic:

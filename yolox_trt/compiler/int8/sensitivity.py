@@ -14,8 +14,8 @@ import onnx
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.graph import Graph, with_opset
 from yolox_trt.compiler.int8.qdq import insert_qdq
+from yolox_trt.compiler.int8.session import Session
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.optional import require
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,12 @@ def layer_sensitivity(
     graph = Graph(model)
     layers = [node.name or node.output[0] for node in graph.weighted_nodes()]
     macs = layer_macs(model)
-    input_name = graph.inputs[0]
-    reference = _run(model, input_name, images, threads)
+    reference = _run(model, images, threads)
     result = []
     for layer in layers:
         others = [name for name in layers if name != layer]
         quantized = insert_qdq(model, ranges, keep_float=others, quantize_residual=False)
-        outputs = _run(quantized, input_name, images, threads)
+        outputs = _run(quantized, images, threads)
         result.append(LayerSensitivity(layer, _error(reference, outputs), macs.get(layer, 0)))
         if on_layer is not None:
             on_layer()
@@ -95,18 +94,11 @@ def layer_sensitivity(
 
 def _run(
     model: onnx.ModelProto,
-    input_name: str,
     images: Sequence[npt.NDArray[np.float32]],
     threads: int,
 ) -> list[npt.NDArray[np.float32]]:
-    ort = require("onnxruntime", purpose="the sensitivity search")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    runs = [session.run(None, {input_name: image}) for image in images]
+    session = Session(model, purpose="the sensitivity search", threads=threads)
+    runs = [session.run(image) for image in images]
     return [np.concatenate([run[i] for run in runs]) for i in range(len(runs[0]))]
 
 

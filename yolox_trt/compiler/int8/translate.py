@@ -54,6 +54,7 @@ def remove_qdq(model: onnx.ModelProto, *, for_dla: bool = False) -> ImplicitMode
     graph = Graph(model)
     ranges = DynamicRanges(algorithm="qdq")
     renamed: dict[str, str] = {}
+    outputs = set(graph.outputs)
     kept: list[onnx.NodeProto] = []
     for node in graph.nodes:
         if node.op_type == "QuantizeLinear":
@@ -79,13 +80,18 @@ def remove_qdq(model: onnx.ModelProto, *, for_dla: bool = False) -> ImplicitMode
                     expected="one scale a tensor, as TensorRT takes activations",
                     fix="yolox_trt quantize --equalize for channels of different ranges",
                 )
-            tensor, value = source.input[0], np.float32(scale.reshape(-1)[0])
+            # Behind another pair it is the tensor in front of that one.
+            tensor = renamed.get(source.input[0], source.input[0])
+            value = np.float32(scale.reshape(-1)[0])
             if ranges.scales.setdefault(tensor, value) != value:
                 raise ModelError(
                     f"tensor '{tensor}' quantised with scales {ranges.scales[tensor]} and {value}",
                     expected="one scale a tensor: a calibration cache holds one",
                 )
             renamed[node.output[0]] = tensor
+            if node.output[0] in outputs:
+                name = graph.unique(f"{node.output[0]}_identity")
+                kept.append(onnx.helper.make_node("Identity", [tensor], [node.output[0]], name))
             continue
         kept.append(node)
     for node in kept:

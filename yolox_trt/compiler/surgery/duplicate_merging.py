@@ -47,13 +47,17 @@ class DuplicateMerging(SurgeryPass):
 
 
 def _key(graph: ModelGraph, node: gs.Node) -> tuple[Any, ...]:
-    inputs = []
-    for tensor in node.inputs:
-        constant = graph.constant_value(tensor)
-        if constant is None:
-            inputs.append((tensor.name,))
-        else:
-            digest = hashlib.sha256(np.ascontiguousarray(constant).tobytes()).hexdigest()
-            inputs.append((constant.dtype.str, constant.shape, digest))  # type: ignore[arg-type]
-    attrs = tuple(sorted((k, repr(v)) for k, v in node.attrs.items()))
-    return node.op, node.domain, attrs, tuple(inputs), len(node.outputs)
+    inputs = tuple(_contents(graph, tensor) or (tensor.name,) for tensor in node.inputs)
+    attrs = tuple(sorted((k, _contents(graph, v) or repr(v)) for k, v in node.attrs.items()))
+    return node.op, node.domain, attrs, inputs, len(node.outputs)
+
+
+def _contents(graph: ModelGraph, value: Any) -> tuple[Any, ...] | None:
+    """Return what tells a constant or graph from others, None for anything else."""
+    if hasattr(value, "nodes"):
+        return (id(value),)  # a graph inside is like no other
+    constant = graph.constant_value(value)
+    if constant is None:
+        return None
+    digest = hashlib.sha256(np.ascontiguousarray(constant).tobytes()).hexdigest()
+    return constant.dtype.str, constant.shape, digest

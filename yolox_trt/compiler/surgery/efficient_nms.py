@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.compiler.normalization import PLUGIN_DOMAIN
 from yolox_trt.compiler.surgery.head_cut import RawLevel, find_raw_levels
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ConfigurationError, ModelError
@@ -17,8 +18,7 @@ from yolox_trt.core.model_spec import METADATA_SIGMOID, METADATA_STRIDES
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-#: TensorRT's parser looks plugins up by operator name; the domain keeps onnx's checker content.
-PLUGIN_DOMAIN = "TRT"
+_FLOAT32 = 1  # onnx.TensorProto.FLOAT
 OUTPUTS = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
 
 
@@ -133,6 +133,14 @@ def _decode(graph: ModelGraph, level: RawLevel) -> tuple[gs.Tensor, gs.Tensor]:
         wide = graph.add_node("Reshape", f"{tag}_{suffix}_flat", [tensor, target])
         return graph.add_node("Transpose", f"{tag}_{suffix}", [wide], {"perm": [0, 2, 1]})
 
+    def in_float32(tensor: gs.Tensor, suffix: str) -> gs.Tensor:
+        # The plugin and the constants below are float32, and pixels above 2048 have steps of two
+        # in FP16.
+        if tensor.dtype != np.float16:
+            return tensor
+        to = {"to": _FLOAT32}
+        return graph.add_node("Cast", f"{tag}_{suffix}_float32", [tensor], to, shape=tensor.shape)
+
     def part(tensor: gs.Tensor, first: int, last: int) -> gs.Tensor:
         name = f"{tag}_box{first}"
         bounds = [
@@ -145,14 +153,14 @@ def _decode(graph: ModelGraph, level: RawLevel) -> tuple[gs.Tensor, gs.Tensor]:
     corners = np.stack((x, y), -1).reshape(1, -1, 2).astype(np.float32)
     grid = graph.constant(f"{tag}_grid", corners)
     stride = graph.constant(f"{tag}_stride", np.asarray(level.stride, np.float32))
-    box = flat(level.box, "box")
+    box = flat(in_float32(level.box, "box"), "box")
     centre = graph.add_node("Add", f"{tag}_centre", [part(box, 0, 2), grid])
     centre = graph.add_node("Mul", f"{tag}_centre_px", [centre, stride])
     size = graph.add_node("Exp", f"{tag}_size", [part(box, 2, 4)])
     size = graph.add_node("Mul", f"{tag}_size_px", [size, stride])
     boxes = graph.add_node("Concat", f"{tag}_boxes", [centre, size], {"axis": 2})
     probabilities = [
-        graph.add_node("Sigmoid", f"{tag}_{n}_sigmoid", [flat(t, n)])
+        graph.add_node("Sigmoid", f"{tag}_{n}_sigmoid", [flat(in_float32(t, n), n)])
         for n, t in (("obj", level.objectness), ("cls", level.classes))
     ]
     return boxes, graph.add_node("Mul", f"{tag}_scores", probabilities)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.compiler.folding import fold_constants, fold_once
+from yolox_trt.compiler.folding import fold_once
 from yolox_trt.compiler.model_graph import ModelGraph, infer_shapes
+from yolox_trt.compiler.normalization import is_plugin
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.optional import require
@@ -20,8 +21,10 @@ from yolox_trt.core.optional import require
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+#: Tensor -> its shape, None where it is not known.
+_Shapes = dict[str, "tuple[int, ...] | None"]
+
 _STRIDES = (8, 16, 32)
-_INT64_MAX = 2**63 - 1
 _MAX_FOLDS = 6
 
 
@@ -30,7 +33,8 @@ class FixedShape(SurgeryPass):
 
     A fully convolutional network takes any size that is a multiple of its largest stride; only
     what the exporter froze stands against it: the targets of Reshape, the sizes of Resize, the
-    ends of Slice, and the grids of a decoded head. They are derived again from the new sizes; a
+    ends of Slice, the grids of a decoded head, and the places into which an older one writes its
+    boxes (ScatterND, which becomes Slice and Concat). They are derived again from the new sizes; a
     constant that cannot be understood is refused, never guessed.
 
     Args:
@@ -75,12 +79,12 @@ class FixedShape(SurgeryPass):
         if list(image.shape) == new:
             return
         outputs = {output.name: output.shape for output in graph.graph.outputs}
-        before: dict[str, tuple[int, ...] | None] = {}
-        if None not in old:
-            # Folded, because shapes behind Shape arithmetic are not inferred otherwise.
-            folded = ModelGraph(graph.to_model())
-            fold_constants(folded)
-            before = {n: folded.static_shape(t) for n, t in folded.graph.tensors().items()}
+        # An open batch counts as the new one, or as one image: constants of a decoded head hold
+        # the old height and width whatever the batch.
+        batch = new[0] if isinstance(new[0], int) else 1
+        before: _Shapes = {}
+        if None not in old[1:]:
+            before = _shapes_at(graph, old[0] or batch)
         image.shape = new
         for output in graph.graph.outputs:
             output.shape = None
@@ -92,23 +96,31 @@ class FixedShape(SurgeryPass):
                 break
         if (old[0] is not None and old[0] != new[0]) or sized:
             for _ in range(len(graph.graph.nodes)):
-                if not self._derive_next(graph, before, old, new, log):
+                if not self._derive_next(graph, before, old, new, batch, log):
                     break
         _infer_into(graph)
-        for output in graph.graph.outputs:
-            given = outputs[output.name]
-            if output.shape is None and given is not None:
-                # Plugins have no shape inference; their first dimension is the batch.
-                output.shape = [new[0] if i == 0 else d for i, d in enumerate(given)]
+        unknown = [output for output in graph.graph.outputs if output.shape is None]
+        shapes = _shapes_at(graph, batch) if unknown else {}
+        for output in unknown:
+            # Behind plugins nothing is inferred, and behind Shape arithmetic of an open batch only
+            # where it is given a number. The first dimension is the batch.
+            given, found = outputs[output.name], shapes.get(output.name)
+            if _comes_from_plugin(graph, output):
+                found = given
+            if found is not None:
+                output.shape = [new[0] if i == 0 else d for i, d in enumerate(found)]
+            elif given is not None:
+                output.shape = [f"{output.name}_{i}" for i in range(len(given))]
         described = "x".join("?" if d is None else str(d) for d in old)
         log.change(f"input {image.name}: {described} -> {'x'.join(str(d) for d in new)}")
 
     def _derive_next(
         self,
         graph: ModelGraph,
-        before: dict[str, tuple[int, ...] | None],
+        before: _Shapes,
         old: list[int | None],
         new: list[Any],
+        batch: int,
         log: PassLog,
     ) -> bool:
         """Derive the first stale constant again, in topological order; False when none is left.
@@ -118,21 +130,34 @@ class FixedShape(SurgeryPass):
         _infer_into(graph)
         if fold_once(graph):
             _infer_into(graph)
+        if new[0] == batch:
+            after = {n: graph.static_shape(t) for n, t in graph.graph.tensors().items()}
+        else:
+            # Only a copy gets a batch: folded here, Shape arithmetic would fix it in the graph.
+            after = _shapes_at(graph, batch)
         for node in graph.graph.nodes:
             source_before = before.get(node.inputs[0].name) if node.inputs else None
-            source = graph.static_shape(node.inputs[0]) if node.inputs else None
+            source = after.get(node.inputs[0].name) if node.inputs else None
             result_before = before.get(node.outputs[0].name) if node.outputs else None
             if source_before is None or source is None or result_before is None:
                 continue
             if node.op == "Reshape":
-                changed = _reshape(graph, node, source_before, source, result_before)
+                changed = _reshape(
+                    graph, node, source_before, source, result_before, open_batch=new[0] != batch
+                )
             elif node.op == "Resize":
                 changed = _resize(graph, node, source_before, source, result_before)
             elif node.op == "Slice":
                 changed = _slice(graph, node, source_before, source)
             elif node.op in ("Add", "Mul", "Sub", "Div"):
-                changed = _grid(graph, node, before, old, new)
-            elif node.op in ("Expand", "Tile", "ConstantOfShape") and source_before != source:
+                changed = _grid(graph, node, before, after, old, new)
+            elif node.op == "ScatterND":
+                changed = _scatter(graph, node, source_before, source)
+            elif (
+                node.op in ("Expand", "Tile")
+                and source_before != source
+                and graph.input_constant(node, 1) is not None
+            ):
                 raise _refusal(node, "whose constant sizes were written for the old input")
             else:
                 changed = False
@@ -140,6 +165,30 @@ class FixedShape(SurgeryPass):
                 log.change(f"{node.name}: {node.op} constant derived again for the new input")
                 return True
         return False
+
+
+def _shapes_at(graph: ModelGraph, batch: int) -> _Shapes:
+    """Return the shapes of all tensors at a batch, from a copy.
+
+    Constants are folded: shapes behind Shape arithmetic are not inferred otherwise. Nothing is
+    checked: the graph may hold constants of the old size still.
+    """
+    gs = require("onnx_graphsurgeon", purpose="the model compiler")
+    copy = ModelGraph(gs.export_onnx(graph.graph, do_type_check=False))
+    image = copy.image
+    image.shape = [batch, *image.shape[1:]]
+    for _ in range(_MAX_FOLDS):
+        _infer_into(copy)
+        if not fold_once(copy):
+            break
+    return {name: copy.static_shape(tensor) for name, tensor in copy.graph.tensors().items()}
+
+
+def _comes_from_plugin(graph: ModelGraph, tensor: gs.Tensor) -> bool:
+    producer = graph.producer(tensor)
+    while producer is not None and producer.op in ("Cast", "Identity"):
+        producer = graph.producer(producer.inputs[0])
+    return producer is not None and is_plugin(producer.op)
 
 
 def _infer_into(graph: ModelGraph) -> None:
@@ -178,6 +227,8 @@ def _reshape(
     source_before: tuple[int, ...],
     source: tuple[int, ...],
     result_before: tuple[int, ...],
+    *,
+    open_batch: bool,
 ) -> bool:
     target = graph.input_constant(node, 1)
     if target is None:
@@ -185,15 +236,27 @@ def _reshape(
     wanted = _regroup(node, source_before, source, result_before)
     # -1 and 0 that give the right shape stay: they fit every size.
     given = [int(d) for d in target]
-    resolved = [source[i] if d == 0 else d for i, d in enumerate(given)]
-    if -1 in resolved:
+    if _resolved(given, source) == wanted:
+        return False
+    if len(given) != len(wanted):
+        raise _refusal(node, f"of {tuple(source_before)} to {tuple(result_before)}")
+    kept = [g if g in (-1, 0) else w for g, w in zip(given, wanted, strict=True)]
+    if _resolved(kept, source) == wanted:
+        wanted = kept
+    elif open_batch:
+        raise _refusal(node, f"to {tuple(given)}, which leaves no dimension for an open batch")
+    _set_constant(graph, node, 1, wanted)
+    return True
+
+
+def _resolved(target: Sequence[int], source: Sequence[int]) -> list[int]:
+    """Return a Reshape's result for a target, with a -1 where the sizes do not divide."""
+    resolved = [source[i] if d == 0 and i < len(source) else d for i, d in enumerate(target)]
+    if resolved.count(-1) == 1:
         rest = math.prod(d for d in resolved if d != -1)
         if rest and math.prod(source) % rest == 0:
             resolved[resolved.index(-1)] = math.prod(source) // rest
-    if resolved == wanted:
-        return False
-    _set_constant(graph, node, 1, wanted)
-    return True
+    return resolved
 
 
 def _regroup(
@@ -277,12 +340,13 @@ def _slice(
     ends = values[1].ravel().tolist()
     axes = range(len(ends)) if values[2] is None else values[2].ravel().tolist()
     wanted = list(ends)
+    to_the_end = int(np.iinfo(values[1].dtype).max)
     for k, (end, axis) in enumerate(zip(ends, axes, strict=True)):
         if source_before[axis] == source[axis] or not 0 <= end < 2**31 - 1:
             continue
         if end < source_before[axis]:
             raise _refusal(node, f"that ends at {end} of {source_before[axis]}")
-        wanted[k] = _INT64_MAX
+        wanted[k] = to_the_end
     if wanted == ends:
         return False
     _set_constant(graph, node, 2, wanted)
@@ -292,7 +356,8 @@ def _slice(
 def _grid(
     graph: ModelGraph,
     node: gs.Node,
-    before: dict[str, tuple[int, ...] | None],
+    before: _Shapes,
+    after: _Shapes,
     old: list[int | None],
     new: list[Any],
 ) -> bool:
@@ -302,7 +367,7 @@ def _grid(
         other = node.inputs[1 - index]
         if constant is None or constant.ndim < 2 or other.name not in before:
             continue
-        then, now = before[other.name], graph.static_shape(other)
+        then, now = before[other.name], after.get(other.name)
         if then is None or now is None:
             continue
         wanted = None
@@ -321,6 +386,52 @@ def _grid(
         _set_constant(graph, node, index, wanted)
         return True
     return False
+
+
+def _scatter(
+    graph: ModelGraph, node: gs.Node, source_before: tuple[int, ...], source: tuple[int, ...]
+) -> bool:
+    """Write `x[..., first:last] = y`, as older YOLOX decode, as a Concat of channels.
+
+    Its places name every image and anchor, so they fit one size.
+    """
+    positions = graph.input_constant(node, 1)
+    if positions is None or source_before == source:
+        return False
+    rank = len(source_before)
+    if positions.ndim != rank + 1 or not positions.size or positions.shape[-1] != rank:
+        raise _refusal(node, "that writes to places which were written for the old input")
+    first = int(positions[..., -1].min())
+    last = first + positions.shape[-2]
+    if np.array_equal(positions, _places(source, first, last)):
+        return False
+    plain = node.attrs.get("reduction", "none") in ("none", b"none")
+    if not plain or not np.array_equal(positions, _places(source_before, first, last)):
+        raise _refusal(node, "that writes to places which were written for the old input")
+    data, _, updates = node.inputs
+    parts: list[gs.Tensor] = [updates]
+    axis, channels = rank - 1, source[-1]
+    for start, end in ((0, first), (last, channels)):
+        if start == end:
+            continue
+        name = f"{node.name}_from_{start}"
+        bounds = [
+            graph.constant(f"{name}_{label}", [value], np.int64)
+            for label, value in (("start", start), ("end", end), ("axis", axis))
+        ]
+        part = graph.add_node("Slice", name, [data, *bounds], dtype=data.dtype)
+        parts.insert(0 if start == 0 else len(parts), part)
+    outputs = list(node.outputs)
+    node.outputs.clear()
+    graph.add_node("Concat", f"{node.name}_concat", parts, {"axis": axis}, output=outputs[0])
+    graph.toposort()
+    return True
+
+
+def _places(shape: tuple[int, ...], first: int, last: int) -> npt.NDArray[Any]:
+    """Return the indices of ScatterND for channels first to last of every image and anchor."""
+    axes = [np.arange(size) for size in shape[:-1]] + [np.arange(first, last)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
 
 
 def _grid_like(

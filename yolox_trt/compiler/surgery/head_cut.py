@@ -82,7 +82,7 @@ class HeadCut(SurgeryPass):
         if spec.class_names:
             values[model_spec.METADATA_CLASS_NAMES] = list(spec.class_names)
         for key, value in values.items():
-            if key not in metadata or json.loads(metadata[key]) != value:
+            if key not in metadata or _parsed(metadata[key]) != value:
                 graph.metadata[key] = json.dumps(value)
         if model_spec.METADATA_PREPROCESSING not in metadata:
             log.note("no preprocessing in the metadata: BGR 0..255 (YOLOX 0.1.1 and newer) noted")
@@ -136,10 +136,9 @@ def find_raw_levels(graph: ModelGraph) -> tuple[ModelSpec, list[RawLevel]]:
             )
         whole = tensors[part.name]
         conv = graph.producer(whole)
-        weights = graph.input_constant(conv, 1) if conv is not None else None
-        if weights is None or weights.shape[0] == channels:
-            return whole
         assert conv is not None
+        if _channels(graph, conv) == channels:
+            return whole
         parts = pieces.setdefault(part.name, {})
         if part.channel not in parts:
             parts[part.channel] = _divide(graph, conv, part.channel, channels)
@@ -173,16 +172,25 @@ def _last_convolutions(graph: ModelGraph) -> list[gs.Node]:
     return list(found.values())
 
 
+def _parsed(text: str) -> Any:
+    """Return a value of the metadata, None where somebody wrote what is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _channels(graph: ModelGraph, conv: gs.Node) -> int | None:
+    shape = conv.outputs[0].shape
+    if shape is not None and len(shape) == 4 and isinstance(shape[1], int):
+        return shape[1]
+    weights = graph.weights(conv)
+    return None if weights is None else int(weights.shape[0])
+
+
 def _divide(graph: ModelGraph, conv: gs.Node, first: int, channels: int) -> gs.Tensor:
-    weights, bias = graph.input_constant(conv, 1), graph.input_constant(conv, 2)
-    assert weights is not None
-    part = slice(first, first + channels)
-    inputs: list[Any] = [
-        conv.inputs[0],
-        graph.constant(f"{conv.inputs[1].name}_{first}", weights[part]),
-    ]
-    if bias is not None:
-        inputs.append(graph.constant(f"{conv.inputs[2].name}_{first}", bias[part]))
+    inputs: list[Any] = [conv.inputs[0]]
+    inputs += [_rows(graph, conv, t, first, channels) for t in conv.inputs[1:] if t.name]
     shape = list(conv.outputs[0].shape or [])
     if len(shape) == 4:
         shape[1] = channels
@@ -190,6 +198,38 @@ def _divide(graph: ModelGraph, conv: gs.Node, first: int, channels: int) -> gs.T
         "Conv", f"{conv.name}_{first}", inputs, conv.attrs, shape=shape or None,
         dtype=conv.outputs[0].dtype,
     )  # fmt: skip
+
+
+def _rows(
+    graph: ModelGraph, conv: gs.Node, tensor: gs.Tensor, first: int, channels: int
+) -> gs.Tensor:
+    """Return the weights or biases of some output channels, through Q/DQ and Cast nodes."""
+    values = graph.constant_value(tensor)
+    if values is not None:
+        return graph.constant(f"{tensor.name}_{first}", values[first : first + channels])
+    node = graph.producer(tensor)
+    quantizer = node is not None and node.op in ("QuantizeLinear", "DequantizeLinear")
+    # One scale, or one for each output channel: those of blocks or other axes are not divided.
+    scale = graph.input_constant(node, 1) if node is not None and quantizer else None
+    by_tensor = scale is not None and scale.size == 1
+    by_channel = scale is not None and scale.ndim == 1 and node is not None and (
+        int(node.attrs.get("axis", 1)) == 0 or len(tensor.shape or ()) == 1
+    )  # fmt: skip
+    if node is None or not (by_tensor or by_channel or node.op in ("Cast", "Identity")):
+        raise ModelError(
+            f"convolution '{conv.name}', which gives the outputs of several kinds, with weights "
+            f"'{tensor.name}' that are computed in the graph",
+            expected="constants, as they are or behind QuantizeLinear and DequantizeLinear",
+            fix="leave the head as it is (`--head keep`), or cut the head of the FP32 model before "
+            "it is quantised",
+        )
+    inputs = [_rows(graph, conv, node.inputs[0], first, channels)]
+    for other in node.inputs[1:]:
+        shared = by_tensor or not other.name
+        inputs.append(other if shared else _rows(graph, conv, other, first, channels))
+    shape = [channels, *(tensor.shape or [])[1:]] if tensor.shape else None
+    name = f"{node.name}_{first}"
+    return graph.add_node(node.op, name, inputs, node.attrs, dtype=tensor.dtype, shape=shape)
 
 
 def _with_sigmoid(graph: ModelGraph, tensor: gs.Tensor) -> gs.Tensor:

@@ -50,7 +50,7 @@ def merge_models(models: Mapping[str, str | Path | onnx.ModelProto]) -> onnx.Mod
     opsets = {o.domain: o.version for o in first.opset_import}
     for key, model in graphs.items():
         own = _input(key, model)
-        if own.type != image.type:
+        if _comparable(own) != _comparable(image):
             raise ModelError(
                 f"input of '{key}' is {_describe(own)}",
                 expected=f"{_describe(image)}, as '{first_key}' has it",
@@ -88,6 +88,12 @@ def _input(key: str, model: onnx.ModelProto) -> onnx.ValueInfoProto:
             f"{len(inputs)} inputs of '{key}'", expected="one image input", fix="cut the others off"
         )
     return inputs[0]
+
+
+def _comparable(value: onnx.ValueInfoProto) -> tuple[int, list[int]]:
+    """Return element type and sizes, 0 for an open one: exporters name those as they like."""
+    tensor = value.type.tensor_type
+    return tensor.elem_type, [d.dim_value for d in tensor.shape.dim]
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:

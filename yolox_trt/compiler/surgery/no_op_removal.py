@@ -95,9 +95,9 @@ def _bounds(graph: ModelGraph, node: gs.Node | None) -> tuple[float, float] | No
     for i in (1, 2):
         if i < len(node.inputs) and node.inputs[i].name:
             value = graph.input_constant(node, i)
-            if value is None:
+            if value is None or value.size != 1:
                 return None
-            limits[i - 1] = float(value)
+            limits[i - 1] = float(value.ravel()[0])  # also of shape (1,), as some exporters write
     return limits[0], limits[1]
 
 

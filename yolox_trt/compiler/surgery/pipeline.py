@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolox_trt.compiler.dla.limits import limits_for
+from yolox_trt.compiler.half import computes_in_fp16
 from yolox_trt.compiler.model_graph import ModelGraph, load_model
 from yolox_trt.compiler.predictions import (
     Predictions,
@@ -44,8 +45,6 @@ from yolox_trt.engines.onnx_spec import read_spec
 
 if TYPE_CHECKING:
     import onnx
-
-FLOAT16 = 10  # onnx.TensorProto.FLOAT16
 
 #: Largest relative difference that a rewrite without approximation may leave.
 TOLERANCE = 1e-4
@@ -163,8 +162,9 @@ def optimize(
         The new model and the report.
 
     Raises:
-        ModelError: the model cannot be rewritten, or a pass changed its predictions by more than
-            TOLERANCE (TOLERANCE_FP16 where it computes in FP16).
+        ModelError: the model cannot be rewritten, a pass changed its predictions by more than
+            TOLERANCE (TOLERANCE_FP16 where it computes in FP16), or the result does not run
+            although the original does.
         ConfigurationError: the options contradict each other.
     """
     options = options or SurgeryOptions()
@@ -173,25 +173,28 @@ def optimize(
     shape = graph.image.shape or [None]
     passes = build_passes(options, open_batch=not isinstance(shape[0], int))
     comparison = _Comparison(original, options) if verify else None
-    tolerance = TOLERANCE_FP16 if _is_half(original) else TOLERANCE
+    tolerance = TOLERANCE_FP16 if computes_in_fp16(original) else TOLERANCE
     steps = len(passes) + 1
     current = original
     records: list[PassRecord] = []
-    difference: float | None = None
+    measured: _Measurement | None = None  # of the model as the last change left it
+    lost = ""  # the first of the passes since which it cannot be measured
     for step, rewrite in enumerate(passes):
         if progress is not None:
             progress(rewrite.name, step, steps)
         result = rewrite.run(current)
         own: float | None = None
         if result.changes and comparison is not None:
-            own = comparison.difference(result.model)
+            measured = comparison.measure(result.model)
+            own = measured.difference
             if own is not None and own > tolerance:
                 raise ModelError(
                     f"pass {rewrite.name} changed the predictions by {own:.2g} (relative)",
                     expected=f"at most {tolerance:g}",
                     fix=f"leave it out (`--skip {rewrite.name}`) and report it with the model",
                 )
-            difference = own if own is not None else difference
+            # A later pass may mend it: a constant of the old size goes with the head.
+            lost = (lost or rewrite.name) if measured.failure else ""
         if result.changes or result.notes:
             records.append(PassRecord(rewrite.name, result.changes, result.notes, own))
         current = result.model
@@ -199,8 +202,16 @@ def optimize(
         _note_activation(current)
     if progress is not None:
         progress("report", steps - 1, steps)
-    if comparison is not None and comparison.reason == "" and difference is None:
-        difference = comparison.difference(current)
+    if comparison is not None and measured is None:
+        measured = comparison.measure(current)
+    if measured is not None and measured.failure:
+        blamed = f" since pass {lost}" if lost else ""
+        way_out = f"leave that pass out (`--skip {lost}`)" if lost else "export the model again"
+        raise ModelError(
+            f"the rewritten model does not run{blamed} ({measured.failure})",
+            expected="the predictions of the original, which runs",
+            fix=f"{way_out} and report it with the model; `--no-verify` writes the file unchecked",
+        )
     rules = {"tensorrt": options.tensorrt, "precision": options.precision, "soc": options.soc}
     # The original is counted at the size of the result, or the figures could not be compared.
     sized = passes[0].run(original).model if isinstance(passes[0], FixedShape) else original
@@ -216,7 +227,7 @@ def optimize(
         before=before,
         after=GraphFigures.of(counted, **rules),
         passes=tuple(records),
-        difference=difference,
+        difference=measured.difference if measured is not None else None,
         not_measured=comparison.reason if comparison is not None else reason,
     )
     return OptimizeResult(current, report)
@@ -242,12 +253,6 @@ def _with_metadata(model: onnx.ModelProto, options: SurgeryOptions) -> onnx.Mode
     return copy
 
 
-def _is_half(model: onnx.ModelProto) -> bool:
-    """Whether a convolution has FP16 weights."""
-    weights = {n.input[1] for n in model.graph.node if n.op_type == "Conv"}
-    return any(i.name in weights and i.data_type == FLOAT16 for i in model.graph.initializer)
-
-
 def _note_activation(model: onnx.ModelProto) -> None:
     """Write the activation behind the convolutions into the metadata, where there is but one."""
     if any(p.key == model_spec.METADATA_ACTIVATION for p in model.metadata_props):
@@ -257,6 +262,20 @@ def _note_activation(model: onnx.ModelProto) -> None:
     if len(kinds) == 1:
         entry = model.metadata_props.add()
         entry.key, entry.value = model_spec.METADATA_ACTIVATION, json.dumps(kinds.pop())
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """What one comparison with the original gave.
+
+    Attributes:
+        difference: relative; None where it could not be measured.
+        failure: why the rewritten model could not be compared, "" where it was or where the
+            original itself does not run.
+    """
+
+    difference: float | None = None
+    failure: str = ""
 
 
 class _Comparison:
@@ -284,18 +303,17 @@ class _Comparison:
         except ModelError as error:
             self.reason = str(error)
 
-    def difference(self, model: onnx.ModelProto) -> float | None:
-        """Return the relative difference, None (and the reason) where it cannot be measured."""
+    def measure(self, model: onnx.ModelProto) -> _Measurement:
+        """Compare a rewritten model with the original."""
         if self._reference is None:
-            return None
+            return _Measurement()
         size = (self.images.shape[2], self.images.shape[3])
         try:
             spec = read_spec(model, input_size=size)
-            return relative_difference(self._reference, predict(model, self.images, spec=spec))
+            found = predict(model, self.images, spec=spec)
+            return _Measurement(relative_difference(self._reference, found))
         except ModelError as error:
-            self.reason = str(error)
-            self._reference = None
-            return None
+            return _Measurement(failure=str(error))
 
 
 def _open_size(model: onnx.ModelProto, options: SurgeryOptions) -> tuple[int, int] | None:

@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Session: a float or Q/DQ model in ONNX Runtime, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from yolox_trt.compiler.int8.graph import Graph
+from yolox_trt.compiler.normalization import is_plugin
+from yolox_trt.core.errors import EngineError, ModelError
+from yolox_trt.core.optional import require
+
+
+class Session:
+    """Runs a model on one image at a time, on the CPU.
+
+    Args:
+        model: a float or Q/DQ model.
+        outputs: tensors to return; the graph's own outputs when None.
+        purpose: what for, for the error where ONNX Runtime is missing.
+        threads: ONNX Runtime's intra-op threads, 0 for its default.
+        keep_memory: let ONNX Runtime keep the memory of one run for the next.
+
+    Raises:
+        ModelError: the model does not take one float32 image, or ends in a plugin.
+        EngineError: ONNX Runtime does not load it.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        outputs: Sequence[str] | None = None,
+        *,
+        purpose: str,
+        threads: int = 0,
+        keep_memory: bool = True,
+    ) -> None:
+        ort = require("onnxruntime", purpose=purpose)
+        graph = Graph(model)
+        check_input(graph)
+        self._input = graph.inputs[0]
+        self._outputs = None if outputs is None else list(outputs)
+        extended = graph.model
+        if outputs is not None:
+            del extended.graph.output[:]
+            extended.graph.output.extend(
+                onnx.helper.make_empty_tensor_value_info(name) for name in outputs
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.enable_cpu_mem_arena = keep_memory
+        options.enable_mem_pattern = keep_memory
+        try:
+            self._session = ort.InferenceSession(
+                extended.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises pybind exceptions of many classes
+            raise _failure("load", error) from error
+
+    def run(self, image: npt.NDArray[np.float32]) -> list[Any]:
+        """Return the outputs for one image, float32 (1, 3, H, W).
+
+        Raises:
+            EngineError: ONNX Runtime does not run the model.
+        """
+        try:
+            return list(self._session.run(self._outputs, {self._input: image}))
+        except Exception as error:
+            raise _failure("run", error) from error
+
+
+def check_input(graph: Graph) -> None:
+    """Check that a model can be run on one float32 image at a time.
+
+    Raises:
+        ModelError: it cannot; the text has the way round.
+    """
+    plugin = next((node.op_type for node in graph.nodes if is_plugin(node.op_type)), None)
+    if plugin is not None:
+        raise ModelError(
+            f"a model that ends in {plugin}, which ONNX Runtime does not have",
+            expected="a model that ends in its last convolutions, or in decoded boxes",
+            fix="yolox_trt optimize MODEL --head raw, and quantise what it writes",
+        )
+    image = next(value for value in graph.model.graph.input if value.name == graph.inputs[0])
+    kind = image.type.tensor_type
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        found = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        raise ModelError(
+            f"input '{image.name}' of type {found}",
+            expected="float32",
+            fix="quantise the FP32 model from which this one was made",
+        )
+    batch = kind.shape.dim[0].dim_value if kind.shape.dim else 0
+    if batch > 1:
+        raise ModelError(
+            f"input '{image.name}' with a batch of {batch} built in",
+            expected="batch 1 or an open batch: images are run one at a time",
+            fix="yolox_trt optimize MODEL --head keep --open-batch, and quantise what it writes",
+        )
+
+
+def _failure(what: str, error: Exception) -> EngineError:
+    return EngineError(
+        f"ONNX Runtime does not {what} the model ({error})",
+        expected="a model that ONNX Runtime can run, and images of its input size",
+        fix="yolox_trt optimize MODEL, or export the model again",
+    )
