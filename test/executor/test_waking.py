@@ -87,6 +87,19 @@ def test_newer_frames_do_not_begin_the_batch_window_anew() -> None:
     assert len(began) == 15  # every second frame
 
 
+def test_a_frame_that_goes_stale_does_not_use_up_the_batch_window_of_the_next() -> None:
+    scheduler = make_scheduler(SchedulerOptions(batch_window=0.05), max_batch=2)
+    for name in ("a", "silent"):
+        scheduler.add_stream(StreamConfig(id=name, stale_after=0.03), lambda _: None, None, 0.0)
+    scheduler.device_started(GPU, 0.0)
+    scheduler.submit("a", FRAME, 0.0, 0.0)
+    assert scheduler.next_batch(GPU, 0.04) is None  # stale
+    scheduler.submit("a", FRAME, 1.0, 1.0)
+    assert scheduler.next_batch(GPU, 1.0) == pytest.approx(1.05)
+    # It waits for service since the first one, which starvation goes by.
+    assert scheduler.streams["a"].waiting_since == 0.0
+
+
 def test_frames_that_waited_for_a_device_which_does_not_start_are_dropped() -> None:
     scheduler = make_scheduler(SchedulerOptions())
     scheduler.add_stream(StreamConfig(id="a"), lambda _: None, None, 0.0)

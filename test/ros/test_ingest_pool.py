@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from support.ros import Client, RosProcess, image_message  # noqa: E402
 from vision_msgs.msg import Detection2DArray  # noqa: E402
 
 from yolox_trt.core.errors import YoloxTrtError  # noqa: E402
-from yolox_trt.ros import ingest_pool, ingest_process  # noqa: E402
+from yolox_trt.ros import frame_ring, ingest_pool, ingest_process  # noqa: E402
 from yolox_trt.ros.ingest_channel import IngestChannel  # noqa: E402
 from yolox_trt.ros.ingest_pool import IngestPool  # noqa: E402
 from yolox_trt.ros.ingest_process import CameraIntake, IngestNode  # noqa: E402
@@ -214,3 +215,66 @@ def test_a_ring_stays_within_its_limit(domain: int, monkeypatch: pytest.MonkeyPa
         there.close()
         node.destroy_node()
         rclpy.try_shutdown()
+
+
+class FailingSpinner:
+    """Stands for an executor whose every look for messages fails."""
+
+    def __init__(self) -> None:
+        self.spins = 0
+
+    def add_node(self, node: Any) -> None:
+        """Nothing to be called."""
+
+    def shutdown(self) -> None:
+        """Nothing to end."""
+
+    def spin_once(self, timeout_sec: float) -> None:
+        self.spins += 1
+        assert self.spins < 1000, "the channel is not looked at"
+        raise RuntimeError("wait set")
+
+
+def test_an_ingest_process_hears_its_channel_whatever_fails(
+    domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A camera that cannot be subscribed to is told back; the end of the channel is the end."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    own, other = IngestChannel.pair()
+    spinner = FailingSpinner()
+    monkeypatch.setattr(ingest_process, "create_spinner", lambda: spinner)
+    monkeypatch.setattr(ingest_process, "apply_malloc_settings", lambda: True)
+    own.send("subscribe", camera="front", topic="not a topic!")
+    answers: list[dict[str, Any]] = []
+
+    def listen() -> None:
+        received = own.receive()
+        assert received is not None
+        answers.append(received[0])
+        own.close()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        assert ingest_process.main(["ingest", str(os.dup(other.fileno()))]) == 0
+    finally:
+        other.close()
+        listener.join(30)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert answers[0]["kind"] == "refused"
+    assert answers[0]["camera"] == "front"
+    assert answers[0]["reason"].startswith("subscribe failed: ")
+
+
+def test_a_ring_that_cannot_be_mapped_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("no room")
+
+    before = psutil.Process().num_fds()
+    for name, owner in (("ftruncate", os), ("mmap", frame_ring.mmap)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            with pytest.raises(OSError, match="no room"):
+                frame_ring.FrameRing(1, 100)
+        assert psutil.Process().num_fds() == before

@@ -100,6 +100,8 @@ class Preprocessing:
             for key in ("mean", "std"):
                 if key in values:
                     values[key] = tuple(float(v) for v in values[key])
+            if isinstance(values.get("pad"), float) and values["pad"].is_integer():
+                values["pad"] = int(values["pad"])  # other tools write numbers as 114.0
             return cls(**values)
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelError(

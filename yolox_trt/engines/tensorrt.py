@@ -356,7 +356,10 @@ class TensorRTEngine(BoundNetwork):
             try:
                 self._context_of(self._min_batch)
             except _ProfileTakenError:
-                reason = "it was built without profile sharing; build it again"
+                reason = (
+                    "it was built without profile sharing; build it again, or `yolox_trt cache "
+                    "clear` and start again"
+                )
         if reason:
             self._shares_profile = self._capturable = False
             _log.warning(

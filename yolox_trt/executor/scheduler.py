@@ -224,6 +224,7 @@ class Scheduler:
         if old.enabled and not config.enabled:
             while stream.queue:
                 self._drop(stream, stream.queue.popleft(), DropReason.DISABLED, now)
+            stream.waiting_since = math.nan
         stream.credits = min(stream.credits, config.weight)
         placing = ("model", "device", "allow_model_change", "enabled", "max_rate", "expected_rate")
         if any(getattr(old, name) != getattr(config, name) for name in placing):
@@ -312,7 +313,7 @@ class Scheduler:
             self._drop(stream, stream.queue.popleft(), DropReason.OVERFLOW, now)
             outcome = SubmitOutcome.REPLACED_OLDEST
         deadline = received + config.deadline if config.deadline else math.inf
-        stream.enqueue(PendingFrame(frame, received, now, deadline))
+        stream.enqueue(PendingFrame(frame, received, now, deadline), replaces=full)
         return outcome
 
     def _refuse(
@@ -405,8 +406,7 @@ class Scheduler:
         limit = self._batch_limit(state, server, now)
         if limit > 1:
             chosen = [s for s in ready if s.devices[device] == server.name][:limit]
-            # Not the frame's own time: a newer one takes its place while it waits.
-            wait_until = first.waiting_since + self.options.batch_window
+            wait_until = first.gathering_since + self.options.batch_window
             if now < wait_until and len(chosen) < self._gatherable(state, server, limit):
                 return wait_until
         self._spend_credits(ready, chosen)

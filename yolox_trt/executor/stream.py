@@ -55,7 +55,10 @@ class Stream:
         settled: whether a policy has placed it; moves before that are no moves.
         credits: services left in the present round of the weighted round robin.
         served_order: running number of its last service, for the round robin.
-        waiting_since: when it began to wait for the service that it has not had, NaN if not.
+        waiting_since: when it began to wait for the service that it has not had, NaN if not; frames
+            that go stale meanwhile do not end that.
+        gathering_since: since when its queue holds something, whatever frames come and go: a batch
+            gathers from then on. Of no meaning while the queue is empty.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Stream:
         self.credits = config.weight
         self.served_order = 0
         self.waiting_since = math.nan
+        self.gathering_since = math.nan
         self.received = 0
         self.processed = 0
         self.dropped: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
@@ -104,8 +108,10 @@ class Stream:
         self._rate_time = max(self._rate_time, now) + period
         return True
 
-    def enqueue(self, pending: PendingFrame) -> None:
-        """Append a frame; the caller has made room."""
+    def enqueue(self, pending: PendingFrame, *, replaces: bool = False) -> None:
+        """Append a frame; the caller has made room, by dropping one if it `replaces` it."""
+        if not (self.queue or replaces):
+            self.gathering_since = pending.submitted
         if self.waiting_since != self.waiting_since:  # NaN
             self.waiting_since = pending.submitted
         self.queue.append(pending)
@@ -116,6 +122,7 @@ class Stream:
         self.running = pending
         self.busy = True
         self.waiting_since = now if self.queue else math.nan
+        self.gathering_since = now
         return pending
 
     def rate(self, now: float) -> float:

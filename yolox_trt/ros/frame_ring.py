@@ -47,12 +47,15 @@ class FrameRing:
         self.fd = -1
         if fd is None:
             fd = self.fd = os.memfd_create("yolox_trt_frames", os.MFD_CLOEXEC)
-            os.ftruncate(fd, size)
         try:
+            if self.fd >= 0:
+                os.ftruncate(fd, size)
             memory = mmap.mmap(fd, size)
-        finally:
-            if self.fd < 0:
-                os.close(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        if self.fd < 0:
+            os.close(fd)
         # The mapping lives as long as arrays on it do.
         self._memory: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
         self._flags = self._memory[:slots]

@@ -163,12 +163,13 @@ class IngestPool:
                 if member.cameras.pop(camera, None) is not None and member.channel is not None:
                     member.channel.send("unsubscribe", camera=camera)
 
-    def close(self, timeout: float = 5.0) -> bool:
+    def close(self, timeout: float = 3.0) -> bool:
         """End the processes.
 
         Returns:
-            Whether all have ended by themselves in `timeout` seconds.
+            Whether all have ended by themselves in `timeout` seconds, all together.
         """
+        end = time.monotonic() + timeout
         with self._lock:
             self._closing.set()
             channels = [m.channel for m in self._members if m.channel is not None]
@@ -179,13 +180,13 @@ class IngestPool:
             if member.process is None:
                 continue
             try:
-                member.process.wait(timeout)
+                member.process.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 ended = False
                 member.process.kill()
                 member.process.wait()
             if member.thread is not None:
-                member.thread.join(timeout)
+                member.thread.join(1.0)  # the channel has ended: it is on its way
         return ended
 
     def _least_loaded(self) -> _Member | None:

@@ -67,9 +67,13 @@ class CameraIntake:
             self._on_image,
             image_qos(settings["reliable"], settings["depth"]),
         )
-        self._events = SubscriptionEvents(
-            self._subscription, self._on_lost, node.get_logger().warning
-        )
+        try:
+            self._events = SubscriptionEvents(
+                self._subscription, self._on_lost, node.get_logger().warning
+            )
+        except Exception:
+            node.destroy_subscription(self._subscription)
+            raise
 
     def _on_image(self, message: Any) -> None:
         received_ns = time.monotonic_ns()
@@ -113,7 +117,8 @@ class CameraIntake:
         if slots < self._slots:
             self._node.get_logger().warning(
                 f"camera '{self._camera}': {self._slots} images of {size} bytes in shared memory; "
-                f"expected {LARGEST_RING >> 20} MB at most, and {slots} are kept; fix: set the "
+                f"expected {LARGEST_RING >> 20} MB at most, and {slots} are kept: while all are in "
+                "use, the newest image is lost; fix: set the "
                 f"camera's parameter `queue_depth` to {max(1, slots - EXTRA_SLOTS)} at most"
             )
         self._ring = FrameRing(slots, size)
@@ -174,21 +179,29 @@ def main(args: Sequence[str] | None = None) -> int:
     polled = time.monotonic()
     try:
         while True:
+            # A fault of one camera must not take the others of this process along, nor keep it
+            # from hearing that the executor's process has ended.
             try:
                 spinner.spin_once(timeout_sec=POLL)
                 if time.monotonic() - polled >= POLL_PERIOD:
                     polled = time.monotonic()
                     for intake in intakes.values():
                         intake.poll_events()
-                if not select.select([channel], [], [], 0.0)[0]:
-                    continue
-                received = channel.receive()
-                if received is None:
-                    break
-                _obey(received[0], node, channel, intakes)
             except Exception:
-                # A fault of one camera must not take the others of this process along.
                 node.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
+                time.sleep(POLL)
+            if not select.select([channel], [], [], 0.0)[0]:
+                continue
+            received = channel.receive()
+            if received is None:
+                break
+            command = received[0]
+            try:
+                _obey(command, node, channel, intakes)
+            except Exception as error:
+                node.get_logger().error(traceback.format_exc())
+                reason = f"{command['kind']} failed: {type(error).__name__}: {error}"
+                channel.send("refused", camera=command["camera"], reason=reason[:2000])
     finally:
         for intake in intakes.values():
             intake.close()

@@ -19,6 +19,8 @@ POLL = 0.1
 
 #: Exit status of a start that failed on a parameter, a model or a device.
 EXIT_REFUSED = 2
+#: Faults in a row by what is gone already, from which on they are told.
+GONE_IN_A_ROW = 20
 
 
 def _nothing() -> None:
@@ -108,16 +110,22 @@ def main(args: Sequence[str] | None = None) -> int:
             logger.warning(warning)
         if not malloc_set:
             logger.warning("this C library has no mallopt: large images cost more to receive")
+        gone = 0
         while not signals.received and node.failure is None and rclpy.ok():
             try:
                 spinner.spin_once(timeout_sec=POLL)
                 node.run_pending()
+                gone = 0
             except YoloxTrtError:
                 raise
             except (InvalidHandle, ReferenceError):
                 # A request to a camera's parameters that was queued when the camera was removed:
-                # nobody waits for the response.
-                logger.debug(traceback.format_exc())
+                # nobody waits for the response. What does not end is something else.
+                gone += 1
+                if gone <= GONE_IN_A_ROW:
+                    logger.debug(traceback.format_exc())
+                else:
+                    logger.error(traceback.format_exc(), throttle_duration_sec=1.0)
             except Exception:
                 # A fault in one callback must not take the other cameras along.
                 logger.error(traceback.format_exc(), throttle_duration_sec=1.0)
