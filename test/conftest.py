@@ -28,6 +28,11 @@ def pytest_configure() -> None:
     settings.load_profile("yolox_trt")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the soak: it sleeps for a minute, while other processes run what computes."""
+    items.sort(key=lambda item: item.path.name != "test_soak.py")
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Root of the repository."""
