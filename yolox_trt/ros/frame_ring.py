@@ -21,7 +21,7 @@ _PAGE = mmap.PAGESIZE
 _FREE, _TAKEN = 0, 1
 
 #: Slots of a ring beside the Stream's queue: one that is being written, one in the detector, one
-#: that is being delivered, one that is being drawn, one that an idle worker still holds.
+#: that is being delivered, one that is being drawn, and one to spare.
 EXTRA_SLOTS = 5
 
 
