@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from support.gpu import requires_gpu
 
 from yolox_trt.core import ConfigurationError, Frame, Letterbox, ModelError, Preprocessing, Roi
 from yolox_trt.core.encodings import ENCODINGS
-from yolox_trt.kernels.cuda import descriptors
+from yolox_trt.kernels.cuda import descriptors, module
 from yolox_trt.kernels.cuda.preprocess import CudaPreprocess, Tile
 from yolox_trt.kernels.reference import (
     chw_to_chw16,
@@ -66,18 +67,21 @@ def describe(
     return np.frombuffer(buffer, np.uint8)
 
 
+def stage(data: np.ndarray, lead: int = 0) -> np.ndarray:
+    """Copy bytes to `lead` behind a multiple of 128, where the kernel may read around them."""
+    buffer = np.full(128 + lead + data.size + descriptors.SOURCE_MARGIN, 255, np.uint8)
+    begin = -buffer.ctypes.data % 128 + lead
+    buffer[begin : begin + data.size] = data
+    return buffer[begin : begin + data.size]
+
+
 def on_host(
     frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str, lead: int = 1
 ) -> np.ndarray:
-    # `lead` bytes behind a multiple of 16: an odd one shows whether reads are really aligned, and
-    # a multiple of four lets the rows be brought into shared memory.
-    staged, addresses = [], []
-    for frame in frames:
-        buffer = np.full(frame.data.size + descriptors.SOURCE_MARGIN + 32, 255, np.uint8)
-        begin = -buffer.ctypes.data % 16 + lead
-        buffer[begin : begin + frame.data.size] = frame.data
-        staged.append(buffer)
-        addresses.append(buffer.ctypes.data + begin)
+    # `lead` bytes behind a line: an odd one shows whether reads are really aligned, and a multiple
+    # of four lets the rows be brought into shared memory.
+    staged = [stage(frame.data, lead) for frame in frames]
+    addresses = [int(data.ctypes.data) for data in staged]
     images = describe(frames, addresses, kernel.height, kernel.width, color_order)
     output = np.zeros(kernel.shape(len(frames)), kernel.dtype)
     output.view(np.uint8).fill(0xCD)
@@ -120,12 +124,36 @@ def test_host_one_lsb_at_every_scale(
     for name, (height, width, pad, roi, input_height, input_width) in GEOMETRIES.items():
         frame = random_frame(encoding, height, width, pad, roi)
         kernel = CudaPreprocess(height=input_height, width=input_width)
-        for lead in (1, 12):
+        for lead in (1, 12, 100):
             got = on_host([frame], kernel, "bgr", lead)
             error = largest_error(got, frame, Preprocessing(), 0)
             assert error <= 1.0, (name, lead)
             if name == "identity" and not encoding.startswith(("nv12", "uyvy", "yuy2")):
                 assert error == 0.0
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("encoding", descriptors.ENCODING_CODES)
+def test_host_reads_stay_within_the_margin(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, capability: int
+) -> None:
+    cuda_host.install(monkeypatch, capability=capability)
+    widths = (2, 42, 44, 106, 128, 170, 202, 256)
+    for width in widths:
+        kernel = CudaPreprocess(height=32, width=32)
+        frame = random_frame(encoding, 4, width)
+        frame = random_frame(encoding, 4, width, pad=-frame.step % 4)
+        loaded = module.load("preprocess", **kernel.macros(1))
+        read = (ctypes.c_ulonglong * 2)()
+        loaded.library.take_read_range(read)
+        staged = stage(frame.data, 128)
+        table = describe([frame], [staged.ctypes.data], 32, 32, "bgr")
+        output = np.zeros(kernel.shape(1), np.float32)
+        kernel(table.ctypes.data, output.ctypes.data, 1)
+        loaded.library.take_read_range(read)
+        begin = int(staged.ctypes.data)
+        assert begin // 128 * 128 <= read[0] < begin + frame.data.size
+        assert read[1] <= begin + frame.data.size + descriptors.SOURCE_MARGIN
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
@@ -191,7 +219,7 @@ def test_host_sampled_rows_are_all_that_is_read(
         planes = [rows] if encoding != "nv12" else [rows, frame.height + rows // 2]
         source = frame.data.reshape(-1, frame.step)
         picked = np.concatenate([source[index].ravel() for index in planes])
-        staged = np.append(picked, np.full(descriptors.SOURCE_MARGIN, 255, np.uint8))
+        staged = stage(picked)
         table = bytearray(descriptors.IMAGE.size)
         address = staged.ctypes.data
         descriptors.pack_image(

@@ -25,7 +25,7 @@ _ALIGNMENT = 256
 #: A buffer grows in steps of this many bytes.
 _STEP = 1 << 20
 #: Bytes of one part of a frame: the first is on its way while the next is being copied.
-_PART = 1 << 20
+_PART = 2 << 20
 #: Bytes of a call from which on several threads copy: waking them takes some 40 us, in which one
 #: thread copies half a megabyte.
 _WORTH_THREADS = 3 << 20
@@ -189,7 +189,7 @@ class Stager:
 
     Args:
         mapped: whether kernels read the pinned buffer itself (integrated GPUs): no upload then.
-        threads: threads that copy large calls, the caller's included; None for up to 4, by the
+        threads: threads that copy large calls, the caller's included; None for up to 8, by the
             cores.
     """
 
@@ -197,7 +197,7 @@ class Stager:
         self._cupy: Any = require("cupy")
         self.mapped = mapped
         if threads is None:
-            threads = min(4, max(1, (os.cpu_count() or 1) // 2))
+            threads = min(8, max(1, (os.cpu_count() or 1) // 2))
         device = self._cupy.cuda.Device()
         self._crew = CopyCrew(threads, on_start=device.use) if threads > 1 else None
         self._copy_stream = None if mapped else self._cupy.cuda.Stream(non_blocking=True)

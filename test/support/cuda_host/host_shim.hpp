@@ -10,6 +10,7 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -134,6 +135,13 @@ static void fail(const char* what) {
   std::fprintf(stderr, "host_shim: %s in block (%u, %u, %u)\n", what, blockIdx.x, blockIdx.y,
                blockIdx.z);
   std::abort();
+}
+
+// The addresses between which copies to shared memory have read.
+static unsigned long long lowest_read = ~0ull, highest_read = 0;
+static void note_read(unsigned long long from, unsigned bytes) {
+  lowest_read = std::min(lowest_read, from);
+  highest_read = std::max(highest_read, from + bytes);
 }
 
 // Releases what can be released; whether anything was.
@@ -261,10 +269,10 @@ static inline void arrive_and_expect(unsigned long long* at, unsigned bytes) {
 static inline void wait_for_phase(unsigned long long* at, unsigned parity) {
   while (host_barrier(at).phase == parity) host::spin();
 }
-static inline unsigned long long source_policy(bool) { return 0; }
 static inline void bulk_copy(unsigned char* to, unsigned long long from, unsigned bytes,
-                             unsigned long long* at, unsigned long long) {
+                             unsigned long long* at) {
   if (((uintptr_t)to | from | bytes) & 15) host::fail("a bulk copy that is not aligned");
+  host::note_read(from, bytes);
   std::memcpy(to, (const void*)from, bytes);
   HostBarrier& barrier = host_barrier(at);
   barrier.bytes -= (int)bytes;
@@ -272,6 +280,7 @@ static inline void bulk_copy(unsigned char* to, unsigned long long from, unsigne
 }
 static inline void copy16(unsigned char* to, const unsigned char* from) {
   if (((uintptr_t)to | (uintptr_t)from) & 15) host::fail("a copy that is not aligned");
+  host::note_read((uintptr_t)from, 16);
   std::memcpy(to, from, 16);
 }
 static inline void wait_for_copies() {}

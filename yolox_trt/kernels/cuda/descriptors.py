@@ -31,9 +31,9 @@ LEVEL = struct.Struct("<6i")
 #: struct Header: count, candidates, overflow, nan.
 HEADER = struct.Struct("<4i")
 
-#: Bytes that must be readable behind an image's last byte: kernels read aligned 16-byte pieces.
-#: Before its first byte they read down to a multiple of 16, which no allocation starts behind.
-SOURCE_MARGIN = 32
+#: Bytes that must be readable behind an image's last byte: kernels read whole lines of 128 bytes.
+#: Before its first byte they read down to a multiple of 128, which no allocation starts behind.
+SOURCE_MARGIN = 288
 
 #: An IoU that no pair of boxes exceeds: switches NMS off where the network has done it.
 NO_NMS = 1e30

@@ -24,13 +24,14 @@
 //   TILE_ROWS    rows of a tile, at most 32; a power of two
 //   STAGE_BYTES  shared memory for source rows
 //   BULK_COPY    1: use the bulk copy engine (compute capability 9.0 and later)
+//   EVICT_FIRST  1: source pixels make room in the L2 for the network's input (with BULK_COPY)
 //   BATCH        rows of a thread whose taps are read before the first is blended
 //   BLOCKS       blocks that must fit on a multiprocessor: bounds the registers of a thread
 //   HEIGHT, WIDTH, ROW_PITCH  of the network's input: rows, columns, and elements (NCHW) or pixels
 //                from one row to the next. As constants they cost no address arithmetic.
 //
-// Reads are of whole aligned words or 16-byte pieces: the buffer must be
-// descriptors.SOURCE_MARGIN longer than the image.
+// Reads are of whole aligned words, pieces of 16 bytes or lines of the L2: the buffer must begin at
+// a line and be descriptors.SOURCE_MARGIN longer than the image.
 
 enum { BGR8 = 0, RGB8 = 1, BGRA8 = 2, RGBA8 = 3, MONO8 = 4, NV12 = 5, UYVY = 6, YUY2 = 7 };
 
@@ -214,7 +215,7 @@ struct Normalisation {  // out = value * multiplier + offset, by the network's c
 
 #if LAYOUT == 0
 const int ROW_ELEMENTS = ROW_PITCH;
-const long long PLANE = (long long)HEIGHT * ROW_PITCH;
+const u32 PLANE = HEIGHT * ROW_PITCH;
 const int IMAGE_ROWS = 3 * HEIGHT;  // of an image's planes, one below the other
 #else
 const int CHANNELS = LAYOUT == 1 ? 4 : LAYOUT == 2 ? 16 : 32;
@@ -441,23 +442,25 @@ __device__ __forceinline__ void wait_for_phase(u64* barrier, u32 parity) {
       "r"(parity)
       : "memory");
 }
-// How the L2 treats source pixels. They are read once: where the network's input fits in the L2,
-// they should not push it out before the network reads it.
-__device__ __forceinline__ u64 source_policy(bool evict_first) {
+__device__ __forceinline__ void bulk_copy(u8* to, u64 from, u32 bytes, u64* barrier) {
+#if EVICT_FIRST
+  // Source pixels are read once: they should not push the network's input out of the L2 before the
+  // network reads it.
   u64 policy;
-  if (evict_first) {
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  } else {
-    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
-  }
-  return policy;
-}
-__device__ __forceinline__ void bulk_copy(u8* to, u64 from, u32 bytes, u64* barrier, u64 policy) {
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)),
       "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
+#else
+  // Without a hint: evict_normal, the default's own name, given as a hint costs 3 to 5 %.
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+#endif
 }
 #elif __CUDA_ARCH__ >= 800
 __device__ __forceinline__ void copy16(u8* to, const u8* from) {
@@ -473,11 +476,15 @@ __device__ __forceinline__ void wait_for_copies() {}
 #endif
 #endif
 
+// Copies begin and end at multiples of this. The bulk copy engine is faster with whole lines of the
+// L2, though they are a sixth more bytes.
+const u32 PIECE = BULK_COPY ? 128 : 16;
+
 // The part of a plane that a tile samples: `slots` rows of `bytes` bytes each.
 struct Region {
   u64 data;    // address of row 0's byte that the tile's first column needs
   u32 step;    // bytes from row to row
-  u32 bytes;   // multiple of 16
+  u32 bytes;   // multiple of PIECE
   u32 begin;   // of its first slot in the stage
   u32 slots;
   u32 first;    // dense: row of slot 0
@@ -496,13 +503,13 @@ __device__ __forceinline__ u32 region_row(const Region& region, const Image& ima
 
 // Where the tile's first group lies in the stage, for a row that a slot holds.
 __device__ __forceinline__ u32 staged_at(const Region& region, u32 row, u32 slot) {
-  const u32 lead = (u32)(region.data + (u64)row * region.step) & 15;
+  const u32 lead = (u32)(region.data + (u64)row * region.step) & (PIECE - 1);
   return region.begin + slot * region.bytes + lead;
 }
 
 // Bytes that are read of each row from the first of a tile's groups to the last.
 __device__ __forceinline__ u32 bytes_of(u32 first, u32 last, u32 window) {
-  return (last - first + window + 30) & ~15u;  // whole pieces of 16, wherever the row begins
+  return (last - first + window + 2 * (PIECE - 1)) & ~(PIECE - 1);  // wherever the row begins
 }
 
 // A read of a word, from a group's last bytes on, may leave a row by up to eight bytes.
@@ -511,21 +518,6 @@ __device__ __forceinline__ bool fits(u32 bytes) { return bytes + 16 <= STAGE_BYT
 // ---- tiles
 
 const int TILE_COLUMNS = 32 * WARPS;
-
-// Rows of a part of a tile: TILE_ROWS, or fewer where what they sample would not fit in a stage.
-template <int ENCODING>
-__device__ __forceinline__ int rows_of_parts(const Image& image) {
-  const u32 columns = (u32)(image.ratio_x * (float)TILE_COLUMNS) + 2;
-  const u32 bytes = bytes_of(0, Traits<ENCODING>::PITCH * columns, Traits<ENCODING>::WINDOW);
-  const u32 chroma = ENCODING == NV12 ? bytes_of(0, columns + 2, 2) : 0;
-  int rows = TILE_ROWS;
-  for (; rows > 1; rows /= 2) {
-    const u32 slots = (u32)min(2 * rows, (int)(image.ratio_y * (float)rows) + 3);
-    const u32 chroma_slots = image.compact ? slots : (u32)min(2 * rows, (int)slots / 2 + 2);
-    if (fits(slots * bytes + chroma_slots * chroma)) break;
-  }
-  return rows;
-}
 
 // A part of a tile of the network's input.
 struct Place {
@@ -552,6 +544,7 @@ struct Tile {
   Region chroma;
   u32 first_offset;   // of the tile's first group in a row
   u32 first_chroma;
+  bool fits;    // in the stage
   bool staged;
 };
 
@@ -591,7 +584,8 @@ __device__ __forceinline__ Tile<ENCODING> make_tile(const Image& image, const Pl
     tile.chroma.chroma = true;
     total += tile.chroma.slots * tile.chroma.bytes;
   }
-  tile.staged = fits(total) && ((image.data | image.chroma | (u64)image.step) & 3) == 0;
+  tile.fits = fits(total);
+  tile.staged = tile.fits && ((image.data | image.chroma | (u64)image.step) & 3) == 0;
   return tile;
 }
 
@@ -633,7 +627,7 @@ struct alignas(128) Shared {
 // Describes the rows of a part of a tile and starts the copies of what they sample.
 template <int ENCODING>
 __device__ __forceinline__ void start(const Image& image, const Tile<ENCODING>& tile,
-                                      const Place& place, Shared& shared, u64 policy) {
+                                      const Place& place, Shared& shared) {
   const u32 warp = threadIdx.x / 32;
   const u32 lane = threadIdx.x % 32;
 #pragma unroll
@@ -645,8 +639,8 @@ __device__ __forceinline__ void start(const Image& image, const Tile<ENCODING>& 
     for (u32 slot = warp + lane * WARPS; slot < region.slots; slot += 32 * WARPS) {
       const u64 from =
           region.data + (u64)region_row(region, image, place.first_row, slot) * region.step;
-      bulk_copy(shared.stage + region.begin + slot * region.bytes, from & ~15ull, region.bytes,
-                &shared.barrier, policy);
+      bulk_copy(shared.stage + region.begin + slot * region.bytes, from & ~(u64)(PIECE - 1),
+                region.bytes, &shared.barrier);
     }
 #else
     for (u32 slot = warp; slot < region.slots; slot += WARPS) {
@@ -654,7 +648,7 @@ __device__ __forceinline__ void start(const Image& image, const Tile<ENCODING>& 
           region.data + (u64)region_row(region, image, place.first_row, slot) * region.step;
       u8* to = shared.stage + region.begin + slot * region.bytes;
       for (u32 byte = lane * 16; byte < region.bytes; byte += 32 * 16) {
-        copy16(to + byte, (const u8*)(from & ~15ull) + byte);
+        copy16(to + byte, (const u8*)(from & ~(u64)(PIECE - 1)) + byte);
       }
     }
 #endif
@@ -793,19 +787,25 @@ __device__ __forceinline__ Image read_image(const Image* at) {
 template <int ENCODING>
 __device__ __forceinline__ void make(const Image* at, Image image, out_t* __restrict__ input,
                                      const Normalisation& normalisation, int pad_value,
-                                     Shared& shared, u64 policy) {
+                                     Shared& shared) {
   const Form FORM = Traits<ENCODING>::FORM;
   const u32 pad = make_pixel<FORM>(pad_value);
   const u32 padding[3] = {pad, pad, pad};
   const int column = blockIdx.x * TILE_COLUMNS + threadIdx.x;
-  const int rows = rows_of_parts<ENCODING>(image);
-  for (int part = 0;;) {
-    const Place place = place_of(image, part * rows, rows);
+  int rows = TILE_ROWS;  // of a part
+  u32 phase = 0;
+  for (int row = 0;;) {
+    Place place = place_of(image, row, rows);
     const bool carries = place.end > place.first_row;
     Tile<ENCODING> tile;
     if (carries) {
       tile = make_tile<ENCODING>(image, place);
-      start<ENCODING>(image, tile, place, shared, policy);
+      while (!tile.fits && rows > 1) {
+        rows /= 2;
+        place = place_of(image, row, rows);
+        tile = make_tile<ENCODING>(image, place);
+      }
+      start<ENCODING>(image, tile, place, shared);
     }
     Work<ENCODING> work;
     work.column = make_column<ENCODING>(image, column);
@@ -813,14 +813,13 @@ __device__ __forceinline__ void make(const Image* at, Image image, out_t* __rest
     work.kind = column < image.resized_width ? IMAGE : column < WIDTH ? PADDING : OUTSIDE;
     work.count = place.end - place.first_row;
     const bool swap = image.swap != 0;
-    const long long first =
-        ((long long)blockIdx.z * IMAGE_ROWS + place.first_row) * ROW_PITCH + column;
+    const u32 first = (blockIdx.z * IMAGE_ROWS + place.first_row) * ROW_PITCH + column;
 #if LAYOUT == 0
-    work.output.at[0] = input + first + (swap ? 2 * PLANE : 0);
-    work.output.at[1] = input + first + PLANE;
-    work.output.at[2] = input + first + (swap ? 0 : 2 * PLANE);
+    work.output.at[0] = input + (first + (swap ? 2 * PLANE : 0));
+    work.output.at[1] = input + (first + PLANE);
+    work.output.at[2] = input + (first + (swap ? 0 : 2 * PLANE));
 #else
-    work.output.at = input + first * CHANNELS;
+    work.output.at = input + (u64)first * CHANNELS;
     work.output.swap = swap;
 #endif
     if (carries) {
@@ -829,7 +828,8 @@ __device__ __forceinline__ void make(const Image* at, Image image, out_t* __rest
 #endif
       __syncthreads();  // the rows are described
 #if BULK_COPY
-      wait_for_phase(&shared.barrier, part & 1);
+      wait_for_phase(&shared.barrier, phase);
+      phase ^= 1;
 #endif
       if (!tile.staged) {
         make_direct<ENCODING>(image, work, pad, shared);
@@ -845,25 +845,22 @@ __device__ __forceinline__ void make(const Image* at, Image image, out_t* __rest
         store<FORM>(work.output, normalisation, row, padding);
       }
     }
-    if (++part * rows >= TILE_ROWS) return;
+    row += rows;
+    if (row >= TILE_ROWS) return;
     __syncthreads();         // before the stage is written again
     image = read_image(at);  // rather than to hold it in registers all the time
   }
 }
 
-
-// Grid: (columns / (32 * WARPS), rows / TILE_ROWS, batch); block: 32 * WARPS. `evict_first`: whether
-// source pixels make room in the L2 for the network's input.
+// Grid: (columns / (32 * WARPS), rows / TILE_ROWS, batch); block: 32 * WARPS.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     preprocess(const Image* __restrict__ images, out_t* __restrict__ input, float multiplier0,
                float multiplier1, float multiplier2, float offset0, float offset1, float offset2,
-               int pad, int evict_first) {
+               int pad) {
   __shared__ Shared shared;
   const Image* const at = images + blockIdx.z;
   const Image image = read_image(at);
-  u64 policy = 0;
 #if BULK_COPY
-  policy = source_policy(evict_first != 0);
   if (threadIdx.x == 0) {
     init_barrier(&shared.barrier, 1);
     publish_barrier();
@@ -881,23 +878,23 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
   switch (image.encoding) {
     case BGR8:
     case RGB8:
-      make<BGR8>(at, image, input, normalisation, pad, shared, policy);
+      make<BGR8>(at, image, input, normalisation, pad, shared);
       break;
     case BGRA8:
     case RGBA8:
-      make<BGRA8>(at, image, input, normalisation, pad, shared, policy);
+      make<BGRA8>(at, image, input, normalisation, pad, shared);
       break;
     case MONO8:
-      make<MONO8>(at, image, input, normalisation, pad, shared, policy);
+      make<MONO8>(at, image, input, normalisation, pad, shared);
       break;
     case NV12:
-      make<NV12>(at, image, input, normalisation, pad, shared, policy);
+      make<NV12>(at, image, input, normalisation, pad, shared);
       break;
     case UYVY:
-      make<UYVY>(at, image, input, normalisation, pad, shared, policy);
+      make<UYVY>(at, image, input, normalisation, pad, shared);
       break;
     default:
-      make<YUY2>(at, image, input, normalisation, pad, shared, policy);
+      make<YUY2>(at, image, input, normalisation, pad, shared);
       break;
   }
 }

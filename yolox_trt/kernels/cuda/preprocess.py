@@ -26,8 +26,8 @@ LAYOUTS: dict[str, tuple[int, int]] = {
 Tile = tuple[int, int, int, int, int]
 #: The measured choice for launches of up to SMALL_LAUNCH network pixels, in which every
 #: multiprocessor has few blocks, and for larger ones (docs/decisions/preprocess-kernel.md).
-SMALL_TILE: Tile = (4, 4, 7680, 2, 10)
-LARGE_TILE: Tile = (4, 8, 14848, 2, 10)
+SMALL_TILE: Tile = (4, 4, 9216, 2, 10)
+LARGE_TILE: Tile = (4, 8, 16896, 2, 10)
 SMALL_LAUNCH = 1 << 20
 
 #: Part of the L2 that a network's input may fill if source pixels are to make room for it.
@@ -106,20 +106,33 @@ class CudaPreprocess:
             "WIDTH": width,
             "ROW_PITCH": self.row_pitch,
         }
-        self._kernels: dict[Tile, Any] = {}
+        self._kernels: dict[tuple[Tile, bool], Any] = {}
         self._kernel(1)  # so that what does not compile is known at once
 
-    def _kernel(self, batch: int) -> tuple[Tile, Any]:
-        """Return the tile for a batch and the kernel compiled for it."""
+    def _variant(self, batch: int) -> tuple[Tile, bool]:
+        """Return the tile for a batch, and whether source pixels are evicted first."""
         small = batch * self.height * self.width <= SMALL_LAUNCH
         tile = self._tile or (SMALL_TILE if small else LARGE_TILE)
-        kernel = self._kernels.get(tile)
+        return tile, batch * self._bytes <= self._kept
+
+    def macros(self, batch: int) -> dict[str, int]:
+        """Return the macros of preprocess.cu for a launch of `batch` images."""
+        tile, evict_first = self._variant(batch)
+        names = ("WARPS", "TILE_ROWS", "STAGE_BYTES", "BATCH", "BLOCKS")
+        return {
+            **self._macros,
+            **dict(zip(names, tile, strict=True)),
+            "EVICT_FIRST": int(evict_first),
+        }
+
+    def _kernel(self, batch: int) -> Any:
+        """Return the kernel compiled for a batch."""
+        variant = self._variant(batch)
+        kernel = self._kernels.get(variant)
         if kernel is None:
-            names = ("WARPS", "TILE_ROWS", "STAGE_BYTES", "BATCH", "BLOCKS")
-            macros = {**self._macros, **dict(zip(names, tile, strict=True))}
-            loaded = module.load("preprocess", fmad=True, **macros)
-            kernel = self._kernels[tile] = loaded.get_function("preprocess")
-        return tile, kernel
+            loaded = module.load("preprocess", fmad=True, **self.macros(batch))
+            kernel = self._kernels[variant] = loaded.get_function("preprocess")
+        return kernel
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """Return the shape of the output of `batch` images, in elements of `dtype`."""
@@ -137,15 +150,14 @@ class CudaPreprocess:
             output: device address of the network's input, aligned to 16 bytes.
             batch: number of images.
         """
-        (warps, rows, *_), kernel = self._kernel(batch)
+        (warps, rows, *_), _ = self._variant(batch)
         columns = 32 * warps
-        kernel(
+        self._kernel(batch)(
             (-(-self.width // columns), -(-self.height // rows), batch),
             (columns, 1, 1),
             (
                 np.uint64(images),
                 np.uint64(output),
                 *self._parameters,
-                np.int32(batch * self._bytes <= self._kept),
             ),
         )
