@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +19,15 @@ from yolox_trt.ros.camera_counters import CameraCounters
 
 #: Seconds without an image after which a subscribed camera is reported.
 SILENT_AFTER = 2.0
+
+#: Part of a core from which on the thread that receives the images is what loses them. What it
+#: misses of the whole it spends waiting for Python's lock, which the devices' threads need, too.
+BUSY_RECEIVER = 0.6
+
+#: What `lost_in_middleware` is called in a message.
+_LOST = "lost in the middleware"
+#: Losses for which a faster device or receiver would be the cure.
+_FOR_WANT_OF_TIME = (DropReason.OVERFLOW.value, DropReason.STALE.value, _LOST)
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,
@@ -62,6 +73,43 @@ def _percentiles(counters: CameraCounters) -> tuple[float, ...]:
     )
 
 
+class ReceiverLoad:
+    """How busy the thread is on which rclpy receives the images.
+
+    To be read on that thread: rclpy's executors of one thread run all callbacks on it.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float, float] | None = None
+
+    def read(self) -> float:
+        """Return the part of a core that it took since the last reading.
+
+        NaN at first, and where the last reading was on another thread.
+        """
+        last = self._last
+        thread, now, busy = threading.get_ident(), time.monotonic(), time.thread_time()
+        self._last = thread, now, busy
+        if last is None or last[0] != thread or now <= last[1]:
+            return math.nan
+        return (busy - last[2]) / (now - last[1])
+
+
+def receiver_advice(load: float, lost: int) -> str:
+    """Return what to do if images are lost because one thread receives them all; "" if not so.
+
+    Args:
+        load: of the thread that receives, as ReceiverLoad gives it.
+        lost: images that were lost since the last report.
+    """
+    if not lost or not load >= BUSY_RECEIVER:
+        return ""
+    return (
+        f"{lost} images lost since the last report, while receiving took {load:.0%} of a core; "
+        "fix: parameter `ingest_processes`: one for each 100 images of 1920x1280 a second"
+    )
+
+
 class StreamReport:
     """Makes the entry of one camera; remembers the last one, to tell what is new.
 
@@ -75,6 +123,8 @@ class StreamReport:
     def __init__(self, node: str, camera: str) -> None:
         self._name = f"{node}: stream {camera}"
         self._last: dict[str, int] = {}
+        #: Images that were lost for want of time between the last two entries.
+        self.lost = 0
 
     def make(
         self,
@@ -150,13 +200,14 @@ class StreamReport:
         # Frames over max_rate, and those of a camera that was switched off, are dropped on purpose.
         wanted = ("rate", "disabled", "stopped")
         present = {name: count for name, count in dropped.items() if name not in wanted}
-        present["lost in the middleware"] = counters.lost
+        present[_LOST] = counters.lost
         new = {
             name: count - self._last.get(name, 0)
             for name, count in present.items()
             if count > self._last.get(name, 0)
         }
         self._last = present
+        self.lost = sum(new.get(name, 0) for name in _FOR_WANT_OF_TIME)
         if stream is None:
             return STALE, "not configured"
         if not enabled:

@@ -69,6 +69,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         self._pending: deque[Callable[[], None]] = deque()
         self._cameras: dict[str, CameraNode] = {}
         self._reports: dict[str, diagnostics.StreamReport] = {}
+        self._receiver_load = diagnostics.ReceiverLoad()
         self._annotator = Annotator()
         self._models: ModelSet | None = None
         # What is being loaded at the start, and the cameras' parameters that it was read from.
@@ -496,7 +497,6 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         snapshot = self._executor.snapshot() if self._executor is not None else None
-        message.status.append(self._own_status(snapshot))
         now = time.monotonic()
         for name, camera in self._cameras.items():
             message.status.append(
@@ -510,6 +510,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
                     fault=camera.fault,
                 )
             )
+        message.status.insert(0, self._own_status(snapshot))
         if snapshot is not None:
             for device in snapshot.devices.values():
                 message.status.append(
@@ -534,8 +535,19 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             ExecutorState.ERROR: diagnostics.ERROR,
             ExecutorState.STOPPED: diagnostics.STALE,
         }[state]
-        values: dict[str, Any] = {"state": state.value, "cameras": len(self._cameras)}
-        if self._ingest is not None:
+        load = self._receiver_load.read()
+        values: dict[str, Any] = {
+            "state": state.value,
+            "cameras": len(self._cameras),
+            "receiver_load": load,
+        }
+        advice = ""
+        if self._ingest is None:
+            lost = sum(report.lost for report in self._reports.values())
+            advice = diagnostics.receiver_advice(load, lost)
+            if advice and level == diagnostics.OK:
+                level = diagnostics.WARN
+        else:
             values |= {
                 "ingest_processes": len(self._ingest.pids),
                 "ingest_restarts": self._ingest.restarts,
@@ -552,7 +564,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             f"{self.get_name()}: executor",
             platform.node(),
             level,
-            self._build_progress.text or self._loading or state.value,
+            self._build_progress.text or self._loading or advice or state.value,
             values,
         )
 

@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images that are lost because one thread receives them all: what /diagnostics says of it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.executors import GPU, simulated
+
+from yolox_trt.executor import InferenceExecutor
+from yolox_trt.ros import diagnostics
+from yolox_trt.ros.camera_counters import CameraCounters
+from yolox_trt.ros.executor_node import ExecutorNode
+
+pytestmark = pytest.mark.ros
+
+
+def test_the_load_is_that_of_the_reading_thread() -> None:
+    load = diagnostics.ReceiverLoad()
+    assert math.isnan(load.read())
+    time.sleep(0.1)
+    assert load.read() < 0.5
+    # Not by the clock: other processes may take the core meanwhile.
+    end = time.thread_time() + 0.1
+    start = time.monotonic()
+    while time.thread_time() < end:
+        pass
+    share = load.read()
+    assert share == pytest.approx(0.1 / (time.monotonic() - start), rel=0.3)
+    others: list[float] = []
+    thread = threading.Thread(target=lambda: others.append(load.read()))
+    thread.start()
+    thread.join()
+    assert math.isnan(others[0])
+    assert math.isnan(load.read())
+
+
+@pytest.mark.parametrize(
+    ("load", "lost", "advised"),
+    [(0.9, 3, True), (0.9, 0, False), (0.3, 3, False), (math.nan, 3, False)],
+)
+def test_the_advice_needs_losses_and_a_busy_thread(load: float, lost: int, advised: bool) -> None:
+    assert ("ingest_processes" in diagnostics.receiver_advice(load, lost)) == advised
+
+
+def test_only_losses_for_want_of_time_count() -> None:
+    report = diagnostics.StreamReport("multi_camera", "front")
+    stream: Any = SimpleNamespace(served=True, callback_blocked=0.0)
+    counters = CameraCounters(lost=4)
+    dropped = {"overflow": 2, "stale": 1, "rate": 8, "malformed": 16, "failed": 32}
+    report._judge(True, True, counters, stream, dropped, 0.0)
+    assert report.lost == 7
+    report._judge(True, True, counters, stream, dropped, 0.0)
+    assert report.lost == 0
+
+
+@pytest.mark.parametrize("ingest", [False, True])
+def test_the_executors_entry_gives_the_advice(ingest: bool) -> None:
+    executor = InferenceExecutor([simulated(GPU)])
+    executor.start()
+    assert executor.wait_started(30.0)
+    node: Any = SimpleNamespace(
+        _cameras={"front": None},
+        _reports={"front": SimpleNamespace(lost=3), "rear": SimpleNamespace(lost=4)},
+        _receiver_load=SimpleNamespace(read=lambda: 0.75),
+        _ingest=SimpleNamespace(pids=[1], restarts=0) if ingest else None,
+        _build_progress=SimpleNamespace(text=""),
+        _loading="",
+        get_name=lambda: "multi_camera",
+    )
+    entry = ExecutorNode._own_status(node, executor.snapshot())
+    assert executor.close()
+    values = {value.key: value.value for value in entry.values}
+    assert values["receiver_load"] == "0.75"
+    if ingest:
+        assert (entry.level, entry.message) == (diagnostics.OK, "running")
+    else:
+        assert entry.level == diagnostics.WARN
+        assert entry.message.startswith("7 images lost since the last report, while receiving")
+        assert "75% of a core" in entry.message
