@@ -277,6 +277,14 @@ def test_host_small_and_large_launches_agree(monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(np.concatenate([small, small]), large)
 
 
+def test_host_an_input_of_too_many_elements_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_host.install(monkeypatch)
+    kernel = CudaPreprocess(height=64, width=96)
+    images = (1 << 32) // (3 * 64 * 96)
+    with pytest.raises(ConfigurationError, match=f"at most {images} images"):
+        kernel(0, 0, images + 1)
+
+
 def test_unknown_input_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="float64"):
         CudaPreprocess(height=64, width=64, dtype="float64")

@@ -841,8 +841,8 @@ __device__ __forceinline__ void make(const Image* at, Image image, out_t* __rest
       }
     }
     if (work.kind != OUTSIDE) {
-      for (int row = work.count; row < place.last_row - place.first_row; ++row) {
-        store<FORM>(work.output, normalisation, row, padding);
+      for (int r = work.count; r < place.last_row - place.first_row; ++r) {
+        store<FORM>(work.output, normalisation, r, padding);
       }
     }
     row += rows;

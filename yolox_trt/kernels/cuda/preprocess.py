@@ -30,6 +30,9 @@ SMALL_TILE: Tile = (4, 4, 9216, 2, 10)
 LARGE_TILE: Tile = (4, 8, 16896, 2, 10)
 SMALL_LAUNCH = 1 << 20
 
+#: Offsets of elements are of 32 bits in preprocess.cu.
+_MOST_ELEMENTS = (1 << 32) - 1
+
 #: Part of the L2 that a network's input may fill if source pixels are to make room for it.
 _KEPT = 0.5
 
@@ -91,6 +94,7 @@ class CudaPreprocess:
         device = module.device()
         self._kept = device.l2_bytes * _KEPT
         self._bytes = prod(self.shape(1)) * np.dtype(dtype).itemsize
+        self._most_images = _MOST_ELEMENTS // prod(self.shape(1))
         self._tile = tile
         self._parameters = (
             *(np.float32(value / scale) for value in factor),
@@ -127,6 +131,12 @@ class CudaPreprocess:
 
     def _kernel(self, batch: int) -> Any:
         """Return the kernel compiled for a batch."""
+        if batch > self._most_images:
+            raise ConfigurationError(
+                f"batch of {batch} images of {self.width}x{self.height}",
+                expected=f"at most {self._most_images} images, of {_MOST_ELEMENTS} elements",
+                fix="a smaller max_batch",
+            )
         variant = self._variant(batch)
         kernel = self._kernels.get(variant)
         if kernel is None:
@@ -149,6 +159,9 @@ class CudaPreprocess:
                 for descriptors.SOURCE_MARGIN bytes behind their end.
             output: device address of the network's input, aligned to 16 bytes.
             batch: number of images.
+
+        Raises:
+            ConfigurationError: the network's input has 2^32 elements or more.
         """
         (warps, rows, *_), _ = self._variant(batch)
         columns = 32 * warps
