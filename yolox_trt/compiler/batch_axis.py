@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.compiler.model_graph import infer_shapes
+from yolox_trt.compiler.names import unused_name
 from yolox_trt.compiler.normalization import normalized
 from yolox_trt.compiler.static_shapes import static_shapes
 from yolox_trt.core.errors import ModelError
@@ -169,9 +170,7 @@ class _Opening:
         return name
 
     def _new_name(self, base: str) -> str:
-        name, number = base, 1
-        while name in self._names:
-            name, number = f"{base}_{number}", number + 1
+        name = unused_name(base, self._names)
         self._names.add(name)
         return name
 

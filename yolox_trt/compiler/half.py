@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolox_trt.compiler.names import unused_name
 from yolox_trt.compiler.normalization import normalized
 from yolox_trt.core.errors import ModelError
 
@@ -272,8 +273,6 @@ class _Rewriter:
 
     def _unique(self, base: str) -> str:
         """Return a tensor or node name that is not in use, `base` itself if it can be."""
-        name, number = base, 1
-        while name in self._names:
-            name, number = f"{base}_{number}", number + 1
+        name = unused_name(base, self._names)
         self._names.add(name)
         return name

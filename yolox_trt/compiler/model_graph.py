@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.compiler.names import unused_name
 from yolox_trt.compiler.normalization import normalized
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.optional import require
@@ -270,10 +271,7 @@ class ModelGraph:
     def unique_name(self, base: str) -> str:
         """Return `base`, or `base` with a number where the graph has that name already."""
         taken = self.graph.tensors().keys() | {node.name for node in self.graph.nodes}
-        name, i = base, 1
-        while name in taken:
-            name, i = f"{base}_{i}", i + 1
-        return name
+        return unused_name(base, taken)
 
     def constant(self, name: str, values: npt.ArrayLike, dtype: Any = None) -> gs.Constant:
         """Make a constant with a unique name."""

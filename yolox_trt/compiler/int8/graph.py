@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from yolox_trt.compiler.names import unused_name
 from yolox_trt.compiler.normalization import normalized
 from yolox_trt.core.errors import ModelError
 
@@ -100,11 +101,9 @@ class Graph:
 
     def unique(self, name: str) -> str:
         """Return a tensor or node name that is not in use, `name` itself if it can be."""
-        candidate, number = name, 1
-        while candidate in self._names:
-            candidate, number = f"{name}_{number}", number + 1
-        self._names.add(candidate)
-        return candidate
+        name = unused_name(name, self._names)
+        self._names.add(name)
+        return name
 
     def add_constant(self, name: str, values: npt.NDArray[Any]) -> str:
         """Add an initializer and return its name, made unique."""

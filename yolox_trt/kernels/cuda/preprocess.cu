@@ -454,7 +454,7 @@ __device__ __forceinline__ void bulk_copy(u8* to, u64 from, u32 bytes, u64* barr
       "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
 #else
-  // Without a hint: evict_normal, the default's own name, given as a hint costs 3 to 5 %.
+  // Without a hint: evict_normal, the default's own name, given as a hint costs 1 to 4 %.
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
           shared_address(to)),

@@ -129,8 +129,8 @@ class CudaPreprocess:
             "EVICT_FIRST": int(evict_first),
         }
 
-    def _kernel(self, batch: int) -> Any:
-        """Return the kernel compiled for a batch."""
+    def _kernel(self, batch: int) -> tuple[Tile, Any]:
+        """Return the tile for a batch and the kernel compiled for it."""
         if batch > self._most_images:
             raise ConfigurationError(
                 f"batch of {batch} images of {self.width}x{self.height}",
@@ -142,7 +142,7 @@ class CudaPreprocess:
         if kernel is None:
             loaded = module.load("preprocess", fmad=True, **self.macros(batch))
             kernel = self._kernels[variant] = loaded.get_function("preprocess")
-        return kernel
+        return variant[0], kernel
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """Return the shape of the output of `batch` images, in elements of `dtype`."""
@@ -163,9 +163,9 @@ class CudaPreprocess:
         Raises:
             ConfigurationError: the network's input has 2^32 elements or more.
         """
-        (warps, rows, *_), _ = self._variant(batch)
+        (warps, rows, *_), kernel = self._kernel(batch)
         columns = 32 * warps
-        self._kernel(batch)(
+        kernel(
             (-(-self.width // columns), -(-self.height // rows), batch),
             (columns, 1, 1),
             (
