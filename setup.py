@@ -64,8 +64,8 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            f"{NAME} = {NAME}.cli:main",
-            f"multi_camera = {NAME}.ros.multi_camera:main",
+            f"{NAME} = {NAME}.cli.main:main",
+            f"multi_camera = {NAME}.ros.nodes.multi_camera:main",
         ],
     },
 )

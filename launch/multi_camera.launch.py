@@ -14,15 +14,15 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from yolox_trt.core.share import shared_folder
-from yolox_trt.ros.launch_arguments import (
+from yolox_trt.core.shipped_files import shared_folder
+from yolox_trt.ros.middleware import transport_settings
+from yolox_trt.ros.tools.launch_arguments import (
     parameter_overrides,
     read_parameter_file,
     unknown_cameras,
     unreached_sections,
     write_parameter_file,
 )
-from yolox_trt.ros.middleware import transport_settings
 
 
 def generate_launch_description():

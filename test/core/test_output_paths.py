@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.outputs import prepare_outputs
+from yolox_trt.core.output_paths import prepare_outputs
 
 
 def test_missing_folders_are_made_and_the_file_is_not(tmp_path: Path) -> None:

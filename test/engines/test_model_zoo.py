@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from yolox_trt.cli import main
+from yolox_trt.cli.main import main
 from yolox_trt.core import ConfigurationError, ModelError
 from yolox_trt.engines import download as download_module
 from yolox_trt.engines import model_zoo

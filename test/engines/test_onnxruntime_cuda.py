@@ -196,7 +196,7 @@ def test_graphs_of_several_batches_do_not_disturb_each_other(own: bool) -> None:
     import cupy
     import onnxruntime
 
-    from yolox_trt.compiler.batch_axis import open_batch
+    from yolox_trt.graph.batch_axis import open_batch
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime without the CUDA provider")

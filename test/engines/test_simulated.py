@@ -14,6 +14,10 @@ import pytest
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import ConfigurationError, Device, EngineError, Frame, PostprocessOptions
+from yolox_trt.detectors.cpu_detector import CpuDetector
+from yolox_trt.detectors.detector import Detector
+from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.simulated_detector import SimulatedDetector
 from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.simulated import (
     MEASURED_CONTENTION,
@@ -27,10 +31,6 @@ from yolox_trt.engines.simulated import (
     SimulatedEngine,
     simulated_spec,
 )
-from yolox_trt.executor.cpu_detector import CpuDetector
-from yolox_trt.executor.detector import Detector
-from yolox_trt.executor.factory import create_detector
-from yolox_trt.executor.simulated_detector import SimulatedDetector
 
 GPU, DLA0, DLA1 = Device("gpu"), Device("dla", 0), Device("dla", 1)
 

@@ -14,12 +14,12 @@ from support.fake_cupy import Stream
 from support.fake_tensorrt import VERSIONS, FakeTensorRT
 from support.tensorrt_fixtures import make_api, pretend_cupy, pretend_gpu, small_model
 
-from yolox_trt.compiler import build as build_module
-from yolox_trt.compiler import build_plan, open_batch
-from yolox_trt.compiler.build import build_engine
-from yolox_trt.compiler.build_options import BuildOptions
-from yolox_trt.compiler.build_plan import BuildPlan
-from yolox_trt.compiler.load_engine import load_tensorrt_engine, make_plan
+from yolox_trt.compiler.tensorrt import build as build_module
+from yolox_trt.compiler.tensorrt import plan as build_plan
+from yolox_trt.compiler.tensorrt.build import build_engine
+from yolox_trt.compiler.tensorrt.load_engine import load_tensorrt_engine, make_plan
+from yolox_trt.compiler.tensorrt.options import BuildOptions
+from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import (
     ConfigurationError,
@@ -36,6 +36,7 @@ from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.engine_file import EngineFile, write_engine
 from yolox_trt.engines.tensorrt import TensorRTEngine
 from yolox_trt.engines.trt_api import TensorRTApi
+from yolox_trt.graph import open_batch
 
 DLA = Device("dla", 0)
 GPU = Device("gpu")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from yolox_trt.cli import main
+from yolox_trt.cli.main import main
 
 
 def test_every_frame_is_counted(tmp_path: Path) -> None:

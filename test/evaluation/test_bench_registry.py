@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from yolox_trt.cli import main
+from yolox_trt.cli.main import main
 from yolox_trt.evaluation import bench
 
 

@@ -12,13 +12,13 @@ import onnx
 import pytest
 from support.yolox_graphs import build_yolox
 
-from yolox_trt.cli import main
+from yolox_trt.cli.main import main
 from yolox_trt.compiler.int8.images import calibration_frames, network_inputs
 from yolox_trt.compiler.int8.quantizer import QuantizeOptions, quantize
-from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.detectors.factory import create_detector
 from yolox_trt.evaluation.dataset import load_coco
 from yolox_trt.evaluation.evaluate import evaluate
-from yolox_trt.executor.factory import create_detector
+from yolox_trt.graph.spec import read_spec
 
 
 @pytest.fixture(scope="module")

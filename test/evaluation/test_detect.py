@@ -14,9 +14,9 @@ import pytest
 from support.frames import random_frame
 from support.yolox_graphs import build_yolox
 
-from yolox_trt.cli import main
+from yolox_trt.cli.main import main
 from yolox_trt.core import Frame, PostprocessOptions
-from yolox_trt.executor.factory import create_detector
+from yolox_trt.detectors.factory import create_detector
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_video(model: Path, tmp_path: Path) -> None:
 
 def test_bag(model: Path, tmp_path: Path) -> None:
     rosbag2 = pytest.importorskip("rosbags.rosbag2")
-    bags = pytest.importorskip("yolox_trt.ros.bag_types")
+    bags = pytest.importorskip("yolox_trt.ros.tools.bag_types")
     store = bags.make_typestore()
     types = store.types
     source, out, results = tmp_path / "drive", tmp_path / "new", tmp_path / "r.json"

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
-from yolox_trt.cli import main
+from yolox_trt.cli.main import main
 from yolox_trt.core import Detections, Frame, PostprocessOptions
+from yolox_trt.detectors.detector import Detector, StageTimes
+from yolox_trt.detectors.factory import create_detector
 from yolox_trt.evaluation.coco_metrics import coco_metrics
 from yolox_trt.evaluation.dataset import load_coco
 from yolox_trt.evaluation.evaluate import evaluate
-from yolox_trt.executor.detector import Detector, StageTimes
-from yolox_trt.executor.factory import create_detector
 
 TRUTH: dict[str, Any] = {
     "images": [{"id": 1}, {"id": 2}],

@@ -35,6 +35,9 @@ from support.executors import (
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import Detections, Device, EngineError, Frame
+from yolox_trt.detectors.cpu_detector import CpuDetector
+from yolox_trt.detectors.detector import Detector
+from yolox_trt.detectors.simulated_detector import OverlappingSimulatedDetector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 from yolox_trt.engines.simulated import (
     ConstantLatency,
@@ -54,10 +57,7 @@ from yolox_trt.executor import (
     SubmitOutcome,
 )
 from yolox_trt.executor.clock import VirtualClock
-from yolox_trt.executor.cpu_detector import CpuDetector
-from yolox_trt.executor.detector import Detector
 from yolox_trt.executor.inference_executor import MAX_HUNG_THREADS, _is_out_of_memory
-from yolox_trt.executor.simulated_detector import OverlappingSimulatedDetector
 
 #: Failures that a watchdog has to find are tested in virtual time.
 FAST = replace(PATIENT, backoff=0.02, backoff_max=0.1)

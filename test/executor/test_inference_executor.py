@@ -44,6 +44,7 @@ from yolox_trt.core import (
     FrameError,
     PostprocessOptions,
 )
+from yolox_trt.detectors.simulated_detector import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import (
     DropReason,
@@ -54,7 +55,6 @@ from yolox_trt.executor import (
     SubmitOutcome,
 )
 from yolox_trt.executor.clock import VirtualClock
-from yolox_trt.executor.simulated_detector import SimulatedDetector
 
 
 def test_every_frame_gives_one_result_in_order() -> None:

@@ -26,8 +26,8 @@ from yolox_trt.executor import SchedulerOptions, StreamConfig, SubmitOutcome
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.placement import create_policy
 from yolox_trt.executor.scheduler import Scheduler
-from yolox_trt.executor.simulation import CameraLoad, Outage, Simulation, SimulationResult
 from yolox_trt.executor.timeline import BatchSpan
+from yolox_trt.planning.simulation import CameraLoad, Outage, Simulation, SimulationResult
 
 FRAME = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
 POLICIES = ["static", "balanced", "dynamic"]

@@ -15,13 +15,13 @@ import pytest
 from support.executors import DLA0, GPU, Recorder, frame, new_threads, simulated, wait_until
 
 from yolox_trt.core import Detections, Frame, PostprocessOptions
+from yolox_trt.detectors.simulated_detector import OverlappingSimulatedDetector, SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import DropReason, InferenceExecutor, SchedulerOptions, StreamConfig
 from yolox_trt.executor.clock import VirtualClock
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.placement import create_policy
 from yolox_trt.executor.scheduler import Scheduler
-from yolox_trt.executor.simulated_detector import OverlappingSimulatedDetector, SimulatedDetector
 
 FRAME = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
 

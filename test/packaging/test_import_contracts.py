@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("importlinter", reason="not installed: run `make venv PROFILE=test`")
 
 LAYERS = "Rooms import downwards only"
-TRAINING = "Training imports core, compiler and evaluation only"
+TRAINING = "Training runs no engine and no executor"
 ROS = "ROS is imported in the room ros only"
-CUPY = "CuPy is imported in kernels, engines and executor only"
+CUPY = "CuPy is imported in kernels, engines and detectors only"
 TORCH = "PyTorch is imported in the room training only, and by benchmarks"
 NUMBERS = itertools.count()
 

@@ -13,7 +13,7 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: run `make venv`")
 
-from support.ros import (  # noqa: E402
+from support.ros import (
     Client,
     RosProcess,
     end_leftovers,
@@ -22,7 +22,7 @@ from support.ros import (  # noqa: E402
     shared_memory_files,
     write_parameters,
 )
-from support.yolox_graphs import build_yolox  # noqa: E402
+from support.yolox_graphs import build_yolox
 
 #: Threshold at which the small model's random weights give some boxes in every image.
 SMALL_THRESHOLD = 0.26
@@ -99,7 +99,7 @@ def start_cameras(
         sections = {**sections, "multi_camera": own | sections.get("multi_camera", {})}
         path = write_parameters(tmp_path / "parameters.yaml", sections)
         process = start(
-            ["-m", "yolox_trt.ros.multi_camera", "--ros-args", "--params-file", str(path)],
+            ["-m", "yolox_trt.ros.nodes.multi_camera", "--ros-args", "--params-file", str(path)],
             **environment,
         )
         if wait:

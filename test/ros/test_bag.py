@@ -14,8 +14,8 @@ from rosbags.rosbag2 import Writer
 from support.bags import write_bag
 
 from yolox_trt.core import ConfigurationError, Detections
-from yolox_trt.ros.bag import detection_topics, iter_images, open_bag, open_reader
-from yolox_trt.ros.bag_types import DETECTIONS_TYPE, VISION_DEFINITIONS, make_typestore
+from yolox_trt.ros.tools.bag import detection_topics, iter_images, open_bag, open_reader
+from yolox_trt.ros.tools.bag_types import DETECTIONS_TYPE, VISION_DEFINITIONS, make_typestore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Type hash of vision_msgs 4.x, as `ros2 topic info --verbose` shows it.

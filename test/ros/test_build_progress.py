@@ -13,12 +13,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from support.ros import LATCHED, Client, RosProcess, write_parameters
 
-from yolox_trt.executor import factory
-from yolox_trt.executor.detector import Detector
-from yolox_trt.executor.factory import DetectorRequest
-from yolox_trt.ros.build_progress import BuildProgress
-from yolox_trt.ros.model_set import ModelSet
-from yolox_trt.ros.parameters import EXECUTOR_PARAMETERS
+from yolox_trt.detectors import factory
+from yolox_trt.detectors.detector import Detector
+from yolox_trt.detectors.factory import DetectorRequest
+from yolox_trt.ros.nodes.build_progress import BuildProgress
+from yolox_trt.ros.nodes.model_set import ModelSet
+from yolox_trt.ros.nodes.parameters import EXECUTOR_PARAMETERS
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -30,7 +30,7 @@ Start = Callable[..., RosProcess]
 SLOW_BUILD = """
 import pathlib, sys, time
 from yolox_trt.executor import factory
-from yolox_trt.ros.multi_camera import main
+from yolox_trt.ros.nodes.multi_camera import main
 
 def create(request):
     for step in range({steps}):

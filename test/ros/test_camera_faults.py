@@ -15,18 +15,18 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from support.ros import RELIABLE, Client, RosProcess, image_message  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+from support.ros import RELIABLE, Client, RosProcess, image_message
+from vision_msgs.msg import Detection2DArray
 
-from yolox_trt.core import ConfigurationError, ModelSpec  # noqa: E402
-from yolox_trt.ros import diagnostics  # noqa: E402
-from yolox_trt.ros.annotator import Annotator  # noqa: E402
-from yolox_trt.ros.camera_counters import CameraCounters  # noqa: E402
-from yolox_trt.ros.camera_node import CameraNode  # noqa: E402
-from yolox_trt.ros.parameters import check_topic  # noqa: E402
+from yolox_trt.core import ConfigurationError, ModelSpec
+from yolox_trt.ros.nodes import diagnostics
+from yolox_trt.ros.nodes.annotator import Annotator
+from yolox_trt.ros.nodes.camera_counters import CameraCounters
+from yolox_trt.ros.nodes.camera_node import CameraNode
+from yolox_trt.ros.nodes.parameters import check_topic
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -65,7 +65,7 @@ class Ingest:
 @pytest.fixture
 def make_camera(domain: int, small_model: Path) -> Iterator[Callable[..., CameraNode]]:
     """Make a camera node that is configured and active; it is subscribed without listeners."""
-    from yolox_trt.executor.factory import create_detector
+    from yolox_trt.detectors.factory import create_detector
 
     detector = create_detector(small_model, "cpu", threads=1)
     spec: ModelSpec = detector.spec

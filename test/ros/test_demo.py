@@ -14,14 +14,14 @@ from rich.console import Console
 from support.ros import Client, RosProcess
 
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
-from yolox_trt.core.share import default_model
+from yolox_trt.core.shipped_files import default_model
 
 pytest.importorskip("skimage", reason="scikit-image carries the photographs")
 
-from yolox_trt.ros import demo
-from yolox_trt.ros.child_process import ChildProcess
-from yolox_trt.ros.demo import CAMERAS, photographs
-from yolox_trt.ros.demo_camera import MovingPicture
+from yolox_trt.ros.tools import demo
+from yolox_trt.ros.tools.child_process import ChildProcess
+from yolox_trt.ros.tools.demo import CAMERAS, photographs
+from yolox_trt.ros.tools.demo_camera import MovingPicture
 
 Start = Callable[..., RosProcess]
 

@@ -17,7 +17,7 @@ from support.frames import random_frame
 from yolox_trt.core import FrameError, Roi
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.kernels.reference.preprocess import to_bgr
-from yolox_trt.ros.image_conversion import (
+from yolox_trt.ros.messages.images import (
     WIDE_ENCODINGS,
     frame_from_compressed,
     frame_from_image,

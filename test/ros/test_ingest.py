@@ -22,11 +22,11 @@ from support.ros import Client, RosProcess, image_message, is_running
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import PostprocessOptions
-from yolox_trt.executor.factory import create_detector
-from yolox_trt.ros.detection_messages import detections_from_message
-from yolox_trt.ros.frame_ring import FrameRing
-from yolox_trt.ros.image_conversion import frame_from_image, stamp_to_ns
-from yolox_trt.ros.ingest_channel import IngestChannel
+from yolox_trt.detectors.factory import create_detector
+from yolox_trt.ros.ingest.channel import IngestChannel
+from yolox_trt.ros.ingest.frame_ring import FrameRing
+from yolox_trt.ros.messages.detections import detections_from_message
+from yolox_trt.ros.messages.images import frame_from_image, stamp_to_ns
 
 Start = Callable[..., RosProcess]
 CLASSES = ("class0", "class1", "class2")

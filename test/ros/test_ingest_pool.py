@@ -20,15 +20,17 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
-from sensor_msgs.msg import Image  # noqa: E402
-from support.ros import Client, RosProcess, image_message  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+from sensor_msgs.msg import Image
+from support.ros import Client, RosProcess, image_message
+from vision_msgs.msg import Detection2DArray
 
-from yolox_trt.core.errors import YoloxTrtError  # noqa: E402
-from yolox_trt.ros import frame_ring, ingest_pool, ingest_process  # noqa: E402
-from yolox_trt.ros.ingest_channel import IngestChannel  # noqa: E402
-from yolox_trt.ros.ingest_pool import IngestPool  # noqa: E402
-from yolox_trt.ros.ingest_process import CameraIntake, IngestNode  # noqa: E402
+from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.ros.ingest import frame_ring
+from yolox_trt.ros.ingest import pool as ingest_pool
+from yolox_trt.ros.ingest import process as ingest_process
+from yolox_trt.ros.ingest.channel import IngestChannel
+from yolox_trt.ros.ingest.pool import IngestPool
+from yolox_trt.ros.ingest.process import CameraIntake, IngestNode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -50,8 +52,8 @@ with open(sys.argv[2], "ab") as file:
 SENDS_AND_ENDS = """
 import json, socket, sys
 import numpy as np
-from yolox_trt.ros.frame_ring import FrameRing
-from yolox_trt.ros.ingest_channel import IngestChannel
+from yolox_trt.ros.ingest.frame_ring import FrameRing
+from yolox_trt.ros.ingest.channel import IngestChannel
 channel = IngestChannel(socket.socket(fileno=int(sys.argv[1])))
 command, _ = channel.receive()
 ring = FrameRing(1, 12)
@@ -175,7 +177,7 @@ def test_signals_leave_an_ingest_process_to_its_parent(
     (child,) = [
         each
         for each in psutil.Process(process.process.pid).children()
-        if "yolox_trt.ros.ingest_process" in each.cmdline()
+        if "yolox_trt.ros.ingest.process" in each.cmdline()
     ]
     assert os.getpgid(child.pid) != os.getpgid(process.process.pid)
     for number in (signal.SIGINT, signal.SIGTERM):

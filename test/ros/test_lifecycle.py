@@ -22,9 +22,9 @@ from support.ros import Client, RosProcess, image_message
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.executor import InferenceExecutor
-from yolox_trt.ros.diagnostics import ERROR, device_status
-from yolox_trt.ros.executor_node import ExecutorNode
-from yolox_trt.ros.image_conversion import stamp_to_ns
+from yolox_trt.ros.messages.images import stamp_to_ns
+from yolox_trt.ros.nodes.diagnostics import ERROR, device_status
+from yolox_trt.ros.nodes.executor_node import ExecutorNode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 

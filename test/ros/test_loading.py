@@ -29,7 +29,7 @@ PICTURE = np.full((64, 96, 3), 128, np.uint8)
 HELD_BUILD = """
 import pathlib, sys, time
 from yolox_trt.executor import factory
-from yolox_trt.ros.multi_camera import main
+from yolox_trt.ros.nodes.multi_camera import main
 
 builds = 0
 

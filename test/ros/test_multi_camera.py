@@ -19,9 +19,9 @@ from support.ros import LATCHED, Client, RosProcess, image_message
 from vision_msgs.msg import Detection2DArray, VisionInfo
 
 from yolox_trt.core import PostprocessOptions
-from yolox_trt.executor.factory import create_detector
-from yolox_trt.ros.detection_messages import detections_from_message
-from yolox_trt.ros.image_conversion import frame_from_image, stamp_to_ns
+from yolox_trt.detectors.factory import create_detector
+from yolox_trt.ros.messages.detections import detections_from_message
+from yolox_trt.ros.messages.images import frame_from_image, stamp_to_ns
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 

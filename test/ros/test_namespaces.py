@@ -14,7 +14,7 @@ pytest.importorskip("rclpy")
 from rcl_interfaces.srv import GetParameters
 from support.ros import REPOSITORY, Client, RosProcess, write_parameters
 
-from yolox_trt.ros.launch_arguments import read_parameter_file, unreached_sections
+from yolox_trt.ros.tools.launch_arguments import read_parameter_file, unreached_sections
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 

@@ -16,10 +16,10 @@ from support.ros import Client, RosProcess, image_message
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import Detections, Frame, PostprocessOptions, Roi
-from yolox_trt.executor.factory import create_detector
+from yolox_trt.detectors.factory import create_detector
 from yolox_trt.kernels.draw import draw_detections
-from yolox_trt.ros.autoware_messages import AUTOWARE_LABELS, label_table
-from yolox_trt.ros.detection_messages import detections_from_message
+from yolox_trt.ros.messages.autoware import AUTOWARE_LABELS, label_table
+from yolox_trt.ros.messages.detections import detections_from_message
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 

@@ -12,14 +12,7 @@ import pytest
 import yaml
 
 from yolox_trt.core import ConfigurationError, Device, Roi
-from yolox_trt.ros.launch_arguments import (
-    parameter_overrides,
-    read_parameter_file,
-    unknown_cameras,
-    write_parameter_file,
-)
-from yolox_trt.ros.parameter_spec import ParameterSpec
-from yolox_trt.ros.parameters import (
+from yolox_trt.ros.nodes.parameters import (
     CAMERA_PARAMETERS,
     DEPRECATED_ALIASES,
     EXECUTOR_PARAMETERS,
@@ -29,6 +22,13 @@ from yolox_trt.ros.parameters import (
     parse_class_thresholds,
     parse_device,
     parse_roi,
+)
+from yolox_trt.ros.parameter_spec import ParameterSpec
+from yolox_trt.ros.tools.launch_arguments import (
+    parameter_overrides,
+    read_parameter_file,
+    unknown_cameras,
+    write_parameter_file,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]

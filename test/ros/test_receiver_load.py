@@ -14,9 +14,9 @@ import pytest
 from support.executors import GPU, simulated
 
 from yolox_trt.executor import InferenceExecutor
-from yolox_trt.ros import diagnostics
-from yolox_trt.ros.camera_counters import CameraCounters
-from yolox_trt.ros.executor_node import ExecutorNode
+from yolox_trt.ros.nodes import diagnostics
+from yolox_trt.ros.nodes.camera_counters import CameraCounters
+from yolox_trt.ros.nodes.executor_node import ExecutorNode
 
 pytestmark = pytest.mark.ros
 

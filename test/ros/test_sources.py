@@ -20,13 +20,13 @@ from support.ros import RELIABLE, Client, RosProcess
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import ConfigurationError, PostprocessOptions
-from yolox_trt.executor.factory import create_detector
-from yolox_trt.ros import source_node
-from yolox_trt.ros.bag import iter_images
-from yolox_trt.ros.detection_messages import detections_from_message
-from yolox_trt.ros.image_conversion import stamp_to_ns
-from yolox_trt.ros.image_source import ImageSource
-from yolox_trt.ros.replay import _stamp, _with_stamp, parse_remaps
+from yolox_trt.detectors.factory import create_detector
+from yolox_trt.ros.messages.detections import detections_from_message
+from yolox_trt.ros.messages.images import stamp_to_ns
+from yolox_trt.ros.tools import source_node
+from yolox_trt.ros.tools.bag import iter_images
+from yolox_trt.ros.tools.image_source import ImageSource
+from yolox_trt.ros.tools.replay import _stamp, _with_stamp, parse_remaps
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -40,7 +40,7 @@ CLI = [
     "source_node.wait_for_subscribers.__defaults__ = (60.0,)\n"
     "replay.DISCOVERY = 60.0\n"
     "result_window.ResultWindow.__init__.__kwdefaults__['timeout'] = 60.0\n"
-    "from yolox_trt.cli import main\n"
+    "from yolox_trt.cli.main import main\n"
     "sys.exit(main())",
 ]
 CLASSES = ("class0", "class1", "class2")

@@ -13,19 +13,19 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from rclpy.node import Node  # noqa: E402
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from support.ros import Client  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from support.ros import Client
+from vision_msgs.msg import Detection2DArray
 
-from yolox_trt.ros import subscription_events  # noqa: E402
-from yolox_trt.ros.camera_node import CameraNode  # noqa: E402
-from yolox_trt.ros.executor_node import ExecutorNode  # noqa: E402
-from yolox_trt.ros.ingest_process import IngestNode  # noqa: E402
-from yolox_trt.ros.rclpy_versions import NoEventHandlers, create_spinner  # noqa: E402
-from yolox_trt.ros.subscription_events import SubscriptionEvents  # noqa: E402
+from yolox_trt.ros import subscription_events
+from yolox_trt.ros.ingest.process import IngestNode
+from yolox_trt.ros.nodes.camera_node import CameraNode
+from yolox_trt.ros.nodes.executor_node import ExecutorNode
+from yolox_trt.ros.rclpy_versions import NoEventHandlers, create_spinner
+from yolox_trt.ros.subscription_events import SubscriptionEvents
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 

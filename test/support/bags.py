@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from yolox_trt.ros.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
+from yolox_trt.ros.tools.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
 
 
 def write_bag(

@@ -15,9 +15,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 
 from yolox_trt.core import Detections, Device, Frame
+from yolox_trt.detectors.simulated_detector import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency, FaultInjector
 from yolox_trt.executor import DropReason, InferenceExecutor, SchedulerOptions, StreamResult
-from yolox_trt.executor.simulated_detector import SimulatedDetector
 from yolox_trt.executor.snapshot import ExecutorSnapshot, StreamSnapshot
 
 GPU, DLA0, DLA1, CPU = (Device.parse(name) for name in ("gpu", "dla0", "dla1", "cpu"))

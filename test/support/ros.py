@@ -77,7 +77,7 @@ class RosProcess:
     """A child process in the tests' own domain; ended with SIGINT, by its id.
 
     Args:
-        command: arguments after the interpreter, such as ["-m", "yolox_trt.ros.multi_camera"].
+        command: arguments after the interpreter, such as ["-m", "yolox_trt.cli", "up"].
         log: file that takes stdout and stderr.
         environment: variables beside the inherited ones.
 

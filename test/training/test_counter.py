@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
-from yolox_trt.training.counter import count  # noqa: E402
-from yolox_trt.training.yolox import CONFIGS, YOLOX  # noqa: E402
+from yolox_trt.training.counter import count
+from yolox_trt.training.yolox import CONFIGS, YOLOX
 
 # YOLOX's model table: million parameters, GFLOPs with bias and activation, input side.
 PUBLISHED = {

@@ -13,19 +13,19 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
-from yolox_trt.core.errors import ConfigurationError  # noqa: E402
-from yolox_trt.training import distill  # noqa: E402
-from yolox_trt.training.augment import Augmenter, AugmentOptions  # noqa: E402
-from yolox_trt.training.distill import (  # noqa: E402
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.training import distill
+from yolox_trt.training.augment import Augmenter, AugmentOptions
+from yolox_trt.training.distill import (
     Distiller,
     DistillOptions,
     OutputLoss,
     check_teacher,
 )
-from yolox_trt.training.equalise import equalise  # noqa: E402
-from yolox_trt.training.export import load_trained  # noqa: E402
-from yolox_trt.training.image_store import ImageStore, list_images  # noqa: E402
-from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs  # noqa: E402
+from yolox_trt.training.equalise import equalise
+from yolox_trt.training.export import load_trained
+from yolox_trt.training.image_store import ImageStore, list_images
+from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs
 
 SMALL = DistillOptions(size=64, canvas=64, batch=4, steps=4, augment=AugmentOptions(mixup=0.25))
 

@@ -11,10 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
-from yolox_trt.core.errors import ModelError  # noqa: E402
-from yolox_trt.training.equalise import equalise, pairs  # noqa: E402
-from yolox_trt.training.weights import rewrite  # noqa: E402
-from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs  # noqa: E402
+from yolox_trt.core.errors import ModelError
+from yolox_trt.training.equalise import equalise, pairs
+from yolox_trt.training.weights import rewrite
+from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs
 
 
 @pytest.mark.parametrize("form", ["full", "depthwise"])

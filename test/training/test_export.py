@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from yolox_trt.core.errors import ConfigurationError, ModelError  # noqa: E402
-from yolox_trt.training import export  # noqa: E402
-from yolox_trt.training.export import export_onnx, load_trained, output_names  # noqa: E402
-from yolox_trt.training.yolox import CONFIGS, YOLOX, decode_outputs, flatten_outputs  # noqa: E402
+from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.training import export
+from yolox_trt.training.export import export_onnx, load_trained, output_names
+from yolox_trt.training.yolox import CONFIGS, YOLOX, decode_outputs, flatten_outputs
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_wrong_options_are_named(
 
 
 def test_read_spec_understands_the_file(model: Any, tmp_path: Path) -> None:
-    onnx_spec = pytest.importorskip("yolox_trt.engines.onnx_spec")
+    onnx_spec = pytest.importorskip("yolox_trt.graph.spec")
     path = tmp_path / "m.onnx"
     export_onnx(model, path, size=(64, 96), half_weights=True)
     spec = onnx_spec.read_spec(path)

@@ -13,17 +13,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
-from yolox_trt.core.errors import ConfigurationError  # noqa: E402
-from yolox_trt.training import train  # noqa: E402
-from yolox_trt.training.augment import AugmentOptions  # noqa: E402
-from yolox_trt.training.coco_labels import CocoLabels  # noqa: E402
-from yolox_trt.training.detection_loss import DetectionLoss  # noqa: E402
-from yolox_trt.training.ema import WeightAverage  # noqa: E402
-from yolox_trt.training.export import load_trained  # noqa: E402
-from yolox_trt.training.image_store import ImageStore  # noqa: E402
-from yolox_trt.training.labelled_augment import LabelledAugmenter  # noqa: E402
-from yolox_trt.training.simota import assign, pairwise_iou  # noqa: E402
-from yolox_trt.training.yolox import CONFIGS, YOLOX, anchor_grid  # noqa: E402
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.training import train
+from yolox_trt.training.augment import AugmentOptions
+from yolox_trt.training.coco_labels import CocoLabels
+from yolox_trt.training.detection_loss import DetectionLoss
+from yolox_trt.training.ema import WeightAverage
+from yolox_trt.training.export import load_trained
+from yolox_trt.training.image_store import ImageStore
+from yolox_trt.training.labelled_augment import LabelledAugmenter
+from yolox_trt.training.simota import assign, pairwise_iou
+from yolox_trt.training.yolox import CONFIGS, YOLOX, anchor_grid
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_weight_average_lags_behind_and_arrives() -> None:
 
 
 def test_command_trains_and_exports(labels: CocoLabels, pictures: Path, tmp_path: Path) -> None:
-    onnx_spec = pytest.importorskip("yolox_trt.engines.onnx_spec")
+    onnx_spec = pytest.importorskip("yolox_trt.graph.spec")
     out = tmp_path / "run"
     argv = [
         "--model", "yolox_nano", "--dla-ready", "--annotations", str(pictures / "instances.json"),

@@ -13,9 +13,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
-from yolox_trt.core.errors import ConfigurationError, ModelError  # noqa: E402
-from yolox_trt.training.export import export_onnx  # noqa: E402
-from yolox_trt.training.weights import (  # noqa: E402
+from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.training.export import export_onnx
+from yolox_trt.training.weights import (
     depthwise_to_full,
     focus_to_conv,
     fold_batch_norm,
@@ -24,7 +24,7 @@ from yolox_trt.training.weights import (  # noqa: E402
     load_teacher,
     rewrite,
 )
-from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs  # noqa: E402
+from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs
 
 
 def student_config(**changes: Any) -> Any:

@@ -17,7 +17,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
-from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
     import onnx

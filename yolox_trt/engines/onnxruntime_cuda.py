@@ -23,8 +23,8 @@ from yolox_trt.core.errors import (
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.engines.cuda_driver import compute_capability
-from yolox_trt.engines.onnx_spec import read_spec
 from yolox_trt.engines.onnxruntime import make_session, resolve_batch
+from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
     import onnx

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.compiler.half import to_fp16
 from yolox_trt.compiler.int8.collect import Statistics, collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import equalize
-from yolox_trt.compiler.int8.graph import with_opset
 from yolox_trt.compiler.int8.infer_ranges import fixed_ranges
 from yolox_trt.compiler.int8.layer_error import layer_errors
 from yolox_trt.compiler.int8.qdq import Placement, insert_qdq
@@ -27,10 +25,12 @@ from yolox_trt.compiler.int8.sensitivity import (
     layer_sensitivity,
 )
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.detectors.factory import create_detector
 from yolox_trt.evaluation.coco_metrics import CocoMetrics
 from yolox_trt.evaluation.dataset import Dataset
 from yolox_trt.evaluation.evaluate import EVALUATION_OPTIONS, evaluate
-from yolox_trt.executor.factory import create_detector
+from yolox_trt.graph.float16 import to_fp16
+from yolox_trt.graph.int8_graph import with_opset
 
 if TYPE_CHECKING:
     import onnx

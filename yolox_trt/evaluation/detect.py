@@ -17,16 +17,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.cli.arguments import detector_from, options_from
+from yolox_trt.cli.progress import track
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import ConfigurationError, FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.labels import COCO_CATEGORY_IDS, COCO_CLASSES
 from yolox_trt.core.options import PostprocessOptions
-from yolox_trt.core.outputs import prepare_outputs
-from yolox_trt.evaluation.arguments import detector_from, options_from
+from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.detectors.detector import Detector
 from yolox_trt.evaluation.evaluate import coco_results, read_image
-from yolox_trt.evaluation.progress import track
-from yolox_trt.executor.detector import Detector
 from yolox_trt.kernels.draw import draw_detections
 
 _LOGGER = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def open_source(args: argparse.Namespace, class_names: tuple[str, ...]) -> Image
         if args.open_bag is None:
             raise ConfigurationError(
                 f"bag '{path}' without a reader",
-                expected="yolox_trt.ros.bag.open_bag as `open_bag`",
+                expected="yolox_trt.ros.tools.bag.open_bag as `open_bag`",
                 fix="use the command `yolox_trt detect`",
             )
         output = None if args.no_images else output or path.with_name(f"{path.stem}_detections")
@@ -288,7 +288,7 @@ class BagSource:
     """A rosbag2 bag; the result is a new mcap bag with the detections beside the images.
 
     Args:
-        open_bag: opens a bag's images: (path, topics) -> yolox_trt.ros.bag.ImageBag. The room of
+        open_bag: opens a bag's images: (path, topics) -> ros.tools.bag.ImageBag. The room of
             ROS is above this one, so the command line hands it in.
         path: the bag.
         topics: image topics; empty for all.

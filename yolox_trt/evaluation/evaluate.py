@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.cli.progress import track
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.detectors.detector import Detector, StageTimes
 from yolox_trt.evaluation.coco_metrics import CocoMetrics, coco_metrics
 from yolox_trt.evaluation.dataset import Dataset, DatasetImage
-from yolox_trt.evaluation.progress import track
-from yolox_trt.executor.detector import Detector, StageTimes
 
 #: Thresholds of the published YOLOX figures (yolox/exp/yolox_base.py: test_conf, nmsthre).
 EVALUATION_OPTIONS = PostprocessOptions(

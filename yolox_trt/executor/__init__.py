@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shared inference executor: streams, devices, placement."""
 
-from yolox_trt.executor.detector import Detector, StageTimes
+from yolox_trt.detectors.detector import Detector, StageTimes
 from yolox_trt.executor.inference_executor import DetectorFactory, InferenceExecutor
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
 from yolox_trt.executor.scheduler import SchedulerOptions

@@ -24,14 +24,14 @@ from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
-from yolox_trt.engines.simulated import Contention
-from yolox_trt.executor.clock import Clock, MonotonicClock
-from yolox_trt.executor.detector import (
+from yolox_trt.detectors.detector import (
     Detector,
     OverlappingDetector,
     StageTimes,
     calls_under_way,
 )
+from yolox_trt.engines.simulated import Contention
+from yolox_trt.executor.clock import Clock, MonotonicClock
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
 from yolox_trt.executor.placement import PlacementPolicy, PlacementProblem, create_policy

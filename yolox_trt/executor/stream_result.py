@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
-from yolox_trt.executor.detector import StageTimes
+from yolox_trt.detectors.detector import StageTimes
 
 
 @dataclass(frozen=True, slots=True)

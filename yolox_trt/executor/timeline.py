@@ -21,7 +21,7 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.executor.outcomes import DropReason
 
 if TYPE_CHECKING:
-    from yolox_trt.executor.detector import StageTimes
+    from yolox_trt.detectors.detector import StageTimes
     from yolox_trt.executor.device_state import Batch
 
 #: Suffixes that dump() writes as pictures; .json is the trace.
@@ -282,7 +282,7 @@ class Timeline:
             if file.suffix == ".json":
                 file.write_text(json.dumps(self.trace(since, devices)), encoding="utf-8")
             else:
-                from yolox_trt.executor.gantt import draw_gantt
+                from yolox_trt.planning.gantt import draw_gantt
 
                 draw_gantt(
                     file,

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from yolox_trt.core.share import shared_folder
+from yolox_trt.core.shipped_files import shared_folder
 
 #: Environment variables that name a profile. Fast DDS 2 (Humble, Jazzy) reads the second one only;
 #: from Fast DDS 3 (Kilted) on, the first one is read, and the second one with a warning.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.labels import default_class_names
-from yolox_trt.core.outputs import prepare_outputs
+from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.training.checkpoint import load_state, read_checkpoint
 from yolox_trt.training.checks import check_option
 from yolox_trt.training.yolox import STRIDES, YOLOX, ModelConfig, decode_outputs, flatten_outputs

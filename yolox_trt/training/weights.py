@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolox_trt.compiler.model_graph import load_model
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.model_spec import METADATA_CLASS_NAMES
+from yolox_trt.graph.model_graph import load_model
 from yolox_trt.training.layers import BlendedActivation, ConvAct, ConvStem, Focus
 from yolox_trt.training.yolox import CONFIGS, YOLOX, ModelConfig
 

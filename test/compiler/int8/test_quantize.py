@@ -13,11 +13,9 @@ from support.onnx_graphs import make_graph
 from support.onnx_graphs import run as run_as_is
 from support.yolox_graphs import build_yolox, random_images
 
-from yolox_trt.compiler.half import to_fp16
 from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import equalize
-from yolox_trt.compiler.int8.graph import Graph
 from yolox_trt.compiler.int8.infer_ranges import (
     fixed_ranges,
     infer_missing,
@@ -35,6 +33,8 @@ from yolox_trt.compiler.int8.sensitivity import (
 )
 from yolox_trt.compiler.int8.translate import remove_qdq
 from yolox_trt.core.errors import ConfigurationError, EngineError, ModelError
+from yolox_trt.graph.float16 import to_fp16
+from yolox_trt.graph.int8_graph import Graph
 
 SILU = build_yolox(depthwise=True)
 RELU6 = build_yolox(activation="relu6", stem="conv", spp="chained", head="raw_levels")

@@ -16,11 +16,11 @@ from support.yolox_graphs import build_yolox, random_images
 from yolox_trt.compiler.int8.collect import quantizable_inputs
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.qdq import WeightFormat, insert_qdq
-from yolox_trt.compiler.predictions import predict, relative_difference, sample_images
 from yolox_trt.compiler.surgery.head_cut import HeadCut
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadLayout
-from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.graph.predictions import predict, relative_difference, sample_images
+from yolox_trt.graph.spec import read_spec
 
 HEADS = ["undecoded", "decoded", "raw_levels", "efficient_nms"]
 NAMES = [f"{kind}_{stride}" for stride in (8, 16, 32) for kind in ("reg", "obj", "cls")]

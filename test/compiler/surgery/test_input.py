@@ -12,7 +12,6 @@ from onnx import TensorProto
 from support.onnx_graphs import make_graph, operators, random_feeds, run, worst
 from support.yolox_graphs import IMAGENET_MEAN, IMAGENET_STD, build_yolox, random_images
 
-from yolox_trt.compiler.predictions import predict, relative_difference, sample_images
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.compiler.surgery.head_cut import HeadCut
 from yolox_trt.compiler.surgery.input_folding import InputFolding
@@ -23,7 +22,8 @@ from yolox_trt.core.model_spec import (
     PREPROCESSING_PRESETS,
     Preprocessing,
 )
-from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.graph.predictions import predict, relative_difference, sample_images
+from yolox_trt.graph.spec import read_spec
 
 RNG = np.random.default_rng(5)
 SWAP = ("Gather", ["x", "bgr"], ["s"], {"axis": 1})

@@ -13,9 +13,6 @@ from support.onnx_graphs import make_graph, operators, run
 from support.yolox_graphs import build_yolox, build_yolox_s, random_images
 
 from yolox_trt.compiler.dla import check
-from yolox_trt.compiler.half import to_fp16
-from yolox_trt.compiler.model_graph import load_model
-from yolox_trt.compiler.predictions import predict, relative_difference, sample_images
 from yolox_trt.compiler.surgery import (
     PASSES,
     TOLERANCE,
@@ -29,7 +26,10 @@ from yolox_trt.compiler.surgery.efficient_nms import EfficientNmsAttachment
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, HeadLayout
-from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.graph.float16 import to_fp16
+from yolox_trt.graph.model_graph import load_model
+from yolox_trt.graph.predictions import predict, relative_difference, sample_images
+from yolox_trt.graph.spec import read_spec
 
 EXPORTS = {
     "old exporter": {},

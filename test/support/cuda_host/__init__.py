@@ -127,8 +127,8 @@ def install(
     monkeypatch.setattr(module, "device", lambda: properties)
     for user in (
         "yolox_trt.kernels.cuda.postprocess",
-        "yolox_trt.executor.cuda_detector",
-        "yolox_trt.executor.staging",
+        "yolox_trt.detectors.cuda_detector",
+        "yolox_trt.detectors.staging",
     ):
         monkeypatch.setattr(f"{user}.require", lambda *_, **__: fake_cupy)
 

@@ -16,11 +16,11 @@ from yolox_trt.compiler.dla.node_checks import NodeChecks
 from yolox_trt.compiler.dla.partition import partition
 from yolox_trt.compiler.dla.report import DlaReport, DlaSubgraph, NodeVerdict, Transfer
 from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
-from yolox_trt.compiler.folding import fold_constants
-from yolox_trt.compiler.model_graph import ModelGraph, load_model
-from yolox_trt.compiler.regions import head_and_stem
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.graph.folding import fold_constants
+from yolox_trt.graph.model_graph import ModelGraph, load_model
+from yolox_trt.graph.regions import head_and_stem
+from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
     import onnx

@@ -12,7 +12,7 @@ import numpy as np
 
 from yolox_trt.compiler.dla.limits import DlaLimits
 from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
-from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.graph.model_graph import ModelGraph
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -13,11 +13,11 @@ import onnx
 
 from yolox_trt.compiler.int8.algorithms import parse_algorithm
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.graph import Graph
 from yolox_trt.compiler.int8.histogram import Histogram
 from yolox_trt.compiler.int8.infer_ranges import input_copies
 from yolox_trt.compiler.int8.session import Session, check_input
 from yolox_trt.core.errors import ConfigurationError, EngineError
+from yolox_trt.graph.int8_graph import Graph
 
 #: Bytes of activations fetched from one run; more tensors mean more runs of each image.
 GROUP_BYTES = 512 * 2**20

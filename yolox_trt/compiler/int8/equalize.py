@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from yolox_trt.compiler.int8.graph import Graph, attribute
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.graph.int8_graph import Graph, attribute
 
 #: Smallest factor above which a tensor is left alone: less than one bit would be won.
 LEAST_FACTOR = 0.5

@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.graph import Graph, attribute
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
+from yolox_trt.graph.int8_graph import Graph, attribute
 
 #: The output holds values of the input only, so both have one range.
 PASS_THROUGH = frozenset(

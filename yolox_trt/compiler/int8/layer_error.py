@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from yolox_trt.compiler.int8.graph import Graph
 from yolox_trt.compiler.int8.session import Session
+from yolox_trt.graph.int8_graph import Graph
 
 
 def layer_errors(

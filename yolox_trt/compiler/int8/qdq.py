@@ -23,8 +23,8 @@ import numpy.typing as npt
 import onnx
 
 from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX, SMALLEST_AMAX, DynamicRanges
-from yolox_trt.compiler.int8.graph import Graph, attribute, with_opset
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.graph.int8_graph import Graph, attribute, with_opset
 
 #: Suffixes of the tensors that insert_qdq adds; the translator finds pairs by structure instead.
 SCALE_SUFFIX = "_scale"

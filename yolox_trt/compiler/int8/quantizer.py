@@ -15,7 +15,6 @@ import onnx
 from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import EqualizedTensor, equalize
-from yolox_trt.compiler.int8.graph import Graph, with_opset
 from yolox_trt.compiler.int8.infer_ranges import fixed_ranges, override_ranges
 from yolox_trt.compiler.int8.qdq import Placement, WeightFormat, insert_qdq, refuse_half
 from yolox_trt.compiler.int8.sensitivity import (
@@ -25,6 +24,7 @@ from yolox_trt.compiler.int8.sensitivity import (
     layer_sensitivity,
 )
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.graph.int8_graph import Graph, with_opset
 
 #: Images that the sensitivity search runs for each layer: enough for a stable ranking.
 SENSITIVITY_IMAGES = 8

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import onnx
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.graph import Graph, with_opset
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.int8.session import Session
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.graph.int8_graph import Graph, with_opset
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from yolox_trt.compiler.int8.graph import Graph
-from yolox_trt.compiler.normalization import is_plugin
 from yolox_trt.core.errors import EngineError, ModelError
 from yolox_trt.core.optional import require
+from yolox_trt.graph.int8_graph import Graph
+from yolox_trt.graph.normalization import is_plugin
 
 
 class Session:

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.graph import WEIGHTED_OPS, Graph
 from yolox_trt.compiler.int8.infer_ranges import infer_missing, unify_for_dla
 from yolox_trt.core.errors import ModelError
+from yolox_trt.graph.int8_graph import WEIGHTED_OPS, Graph
 
 
 @dataclass

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from yolox_trt.compiler.folding import fold_constants
-from yolox_trt.compiler.model_graph import ModelGraph
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
+from yolox_trt.graph.folding import fold_constants
+from yolox_trt.graph.model_graph import ModelGraph
 
 
 class ConstantFolding(SurgeryPass):

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from yolox_trt.compiler.dla.limits import DlaLimits, limits_for
 from yolox_trt.compiler.dla.node_checks import cbuf_banks
-from yolox_trt.compiler.model_graph import ModelGraph
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
+from yolox_trt.graph.model_graph import ModelGraph
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolox_trt.compiler.model_graph import ModelGraph
-from yolox_trt.compiler.normalization import PLUGIN_DOMAIN
 from yolox_trt.compiler.surgery.head_cut import RawLevel, find_raw_levels
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.model_spec import METADATA_SIGMOID, METADATA_STRIDES
+from yolox_trt.graph.model_graph import ModelGraph
+from yolox_trt.graph.normalization import PLUGIN_DOMAIN
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.compiler.folding import fold_once
-from yolox_trt.compiler.model_graph import ModelGraph, infer_shapes
-from yolox_trt.compiler.normalization import is_plugin
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.optional import require
+from yolox_trt.graph.folding import fold_once
+from yolox_trt.graph.model_graph import ModelGraph, infer_shapes
+from yolox_trt.graph.normalization import is_plugin
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from yolox_trt.compiler.model_graph import ModelGraph, drop_unused_nodes
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core import model_spec
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadTensor, ModelSpec
-from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.graph.model_graph import ModelGraph, drop_unused_nodes
+from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yolox_trt.compiler.model_graph import ModelGraph, load_model
 from yolox_trt.compiler.surgery.duplicate_merging import DuplicateMerging
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.optional import require
+from yolox_trt.graph.model_graph import ModelGraph, load_model
 
 if TYPE_CHECKING:
     import onnx

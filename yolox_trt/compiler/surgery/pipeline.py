@@ -13,14 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolox_trt.compiler.dla.limits import limits_for
-from yolox_trt.compiler.half import computes_in_fp16
-from yolox_trt.compiler.model_graph import ModelGraph, load_model
-from yolox_trt.compiler.predictions import (
-    Predictions,
-    predict,
-    relative_difference,
-    sample_images,
-)
 from yolox_trt.compiler.surgery.activation_patterns import ActivationPatterns, activation_behind
 from yolox_trt.compiler.surgery.batch_norm_fusion import BatchNormFusion
 from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
@@ -41,7 +33,15 @@ from yolox_trt.compiler.surgery.uint8_input import Uint8Input
 from yolox_trt.compiler.surgery.upsample_to_scales import UpsampleToScales
 from yolox_trt.core import model_spec
 from yolox_trt.core.errors import ConfigurationError, ModelError
-from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.graph.float16 import computes_in_fp16
+from yolox_trt.graph.model_graph import ModelGraph, load_model
+from yolox_trt.graph.predictions import (
+    Predictions,
+    predict,
+    relative_difference,
+    sample_images,
+)
+from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
     import onnx

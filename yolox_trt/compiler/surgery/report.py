@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from yolox_trt.compiler.cost import count_parameters, node_costs
 from yolox_trt.compiler.dla.linter import check
-from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.compiler.inspect.cost import count_parameters, node_costs
 from yolox_trt.core.errors import ModelError
+from yolox_trt.graph.model_graph import ModelGraph
 
 if TYPE_CHECKING:
     import onnx

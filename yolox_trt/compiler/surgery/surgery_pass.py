@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from yolox_trt.compiler.model_graph import ModelGraph
+from yolox_trt.graph.model_graph import ModelGraph
 
 if TYPE_CHECKING:
     import onnx

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from yolox_trt.compiler.model_graph import ModelGraph
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
+from yolox_trt.graph.model_graph import ModelGraph
 
 
 class Uint8Input(SurgeryPass):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolox_trt.compiler.model_graph import ModelGraph
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
+from yolox_trt.graph.model_graph import ModelGraph
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

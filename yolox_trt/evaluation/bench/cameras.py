@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from yolox_trt.cli.arguments import options_named, positive_number, whole_number
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.outputs import prepare_outputs
-from yolox_trt.core.share import default_model
-from yolox_trt.evaluation.arguments import options_named, positive_number, whole_number
-from yolox_trt.executor.factory import ENGINES, create_detector
+from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.shipped_files import default_model
+from yolox_trt.detectors.factory import ENGINES, create_detector
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.stream_result import StreamResult

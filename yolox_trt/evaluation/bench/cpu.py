@@ -24,17 +24,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.cli.arguments import positive_number, whole_number
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.options import PostprocessOptions
-from yolox_trt.core.outputs import prepare_outputs
-from yolox_trt.core.share import default_model
-from yolox_trt.engines.onnx_spec import read_spec
+from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.shipped_files import default_model
+from yolox_trt.detectors.cpu_detector import CpuDetector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, make_session
-from yolox_trt.evaluation.arguments import positive_number, whole_number
 from yolox_trt.evaluation.evaluate import read_image
-from yolox_trt.executor.cpu_detector import CpuDetector
+from yolox_trt.graph.spec import read_spec
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 from yolox_trt.kernels.reference.postprocess import Postprocessor
 

@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.cli.arguments import options_named, positive_number, whole_number
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
-from yolox_trt.core.outputs import prepare_outputs
+from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.detectors.simulated_detector import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
-from yolox_trt.evaluation.arguments import options_named, positive_number, whole_number
 from yolox_trt.executor.inference_executor import InferenceExecutor
-from yolox_trt.executor.simulated_detector import SimulatedDetector
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.stream_result import StreamResult
 

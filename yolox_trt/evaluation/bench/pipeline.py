@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from yolox_trt.cli.arguments import whole_number
 from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.options import PostprocessOptions
-from yolox_trt.core.outputs import prepare_outputs
-from yolox_trt.core.share import default_model
+from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.shipped_files import default_model
+from yolox_trt.detectors import onnxruntime_cuda_backend
+from yolox_trt.detectors.cuda_detector import CudaDetector
+from yolox_trt.detectors.factory import DetectorRequest
 from yolox_trt.engines.engine import Engine
-from yolox_trt.evaluation.arguments import whole_number
 from yolox_trt.evaluation.bench.device_timing import between_events, describe_device
-from yolox_trt.executor import onnxruntime_cuda_backend
-from yolox_trt.executor.cuda_detector import CudaDetector
-from yolox_trt.executor.factory import DetectorRequest
 
 if TYPE_CHECKING:
     import onnx
@@ -95,7 +95,7 @@ def measure(
     """
     cupy = require("cupy")
     if precision == "fp16":
-        from yolox_trt.compiler.half import to_fp16
+        from yolox_trt.graph.float16 import to_fp16
 
         model = to_fp16(model, fp16_input=True)
     request = DetectorRequest(model=model, device=Device("gpu"), max_batch=batch)

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The commands calibrate, quantize and translate, on files, from images to files and back."""
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from support.bags import write_bag
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.cli.commands import int8 as cli
+from yolox_trt.cli.main import main
+from yolox_trt.compiler.int8.calibration_cache import read_cache
+from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.images import image_paths
+from yolox_trt.core.errors import ConfigurationError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("int8")
+    onnx.save(build_yolox(depthwise=True), str(path / "model.onnx"))
+    (path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        image = cv2.resize(rng.integers(0, 255, (6, 8, 3), np.uint8), (160, 120))
+        cv2.imwrite(str(path / "images" / f"{number}.png"), image)
+    return path
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    cli.add_parsers(parser.add_subparsers())
+    args = parser.parse_args([str(a) for a in arguments])
+    return args.run(args)
+
+
+def test_from_images_to_qdq_to_cache_and_back(folder: Path, capsys: pytest.CaptureFixture[str]):
+    qdq, plain = folder / "qdq.onnx", folder / "float.onnx"
+    cache, precisions = folder / "a.cache", folder / "p.json"
+    status = run(
+        "quantize", folder / "model.onnx", "--images", folder, "-o", qdq,
+        "--algorithm", "max", "--keep-fp16", "auto:2",
+    )  # fmt: skip
+    assert status == 0
+    assert run(
+        "translate", qdq, "-o", plain, "--cache", cache, "--precisions", precisions
+    ) == 0  # fmt: skip
+    assert len(json.loads(precisions.read_text())) == 2
+    again = folder / "again.onnx"
+    assert run(
+        "quantize", plain, "--from-ranges", cache, "--keep-fp16", precisions, "-o", again
+    ) == 0  # fmt: skip
+    implicit = read_cache(cache)
+    assert run("translate", again, "-o", plain, "--cache", folder / "b.cache") == 0
+    assert read_cache(folder / "b.cache").scales == implicit.scales
+    assert "kept in floating point" in capsys.readouterr().out
+
+
+def test_calibrate_writes_cache_and_json_of_every_tensor(folder: Path):
+    cache, ranges = folder / "c.cache", folder / "c.json"
+    status = run(
+        "calibrate", folder / "model.onnx", "--images", folder / "images", "--limit", 2,
+        "--cache", cache, "--ranges", ranges, "--tensorrt", "10.3.0", "--dla",
+    )  # fmt: skip
+    assert status == 0
+    assert cache.read_text().startswith("TRT-100300-EntropyCalibration2\n")
+    assert read_cache(cache).scales == DynamicRanges.load_json(ranges).scales
+    graph = onnx.load(str(folder / "model.onnx")).graph
+    assert {o for n in graph.node if n.op_type == "Conv" for o in n.output} <= set(
+        read_cache(cache)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--algorithm", "max", "--cache", "x"], "no calibration images"),
+        (["--images", "nowhere", "--cache", "x"], "no file or folder"),
+        (["--algorithm", "fixed", "--cache", "x"], "bounded"),
+        (["--images", ".", "--algorithm", "best", "--cache", "x"], "algorithm"),
+        (["--images", ".", "--cache", "x", "--tensorrt", "11.0"], "quantize"),
+        (["--images", "."], "no output"),
+        (["--algorithm", "fixed", "--cache", "x", "--set", "a"], "TENSOR=RANGE"),
+    ],
+)
+def test_what_cannot_work_is_refused(folder: Path, arguments: list[str], message: str):
+    with pytest.raises(ConfigurationError, match=message):
+        run("calibrate", folder / "model.onnx", *arguments)
+    assert not Path("x").exists()
+
+
+def test_image_sources(folder: Path, tmp_path: Path):
+    expected = sorted((folder / "images").iterdir())
+    assert image_paths(folder) == image_paths(folder / "images") == expected
+    (folder / "list.txt").write_text("# comment\nimages/1.png\n\nimages/0.png\n")
+    assert image_paths(folder / "list.txt") == [expected[1], expected[0]]
+    (folder / "instances.json").write_text('{"images": [{"file_name": "2.png"}]}')
+    assert image_paths(folder / "instances.json") == [expected[2]]
+    (folder / "broken.txt").write_text("images/9.png\n")
+    with pytest.raises(ConfigurationError, match=r"9\.png"):
+        image_paths(folder / "broken.txt")
+    with pytest.raises(ConfigurationError, match="no image"):
+        image_paths(tmp_path)
+
+
+def test_a_bag_calibrates_as_its_pictures_do(folder: Path, tmp_path: Path):
+    for index, picture in enumerate(write_bag(tmp_path / "bag", count=3)):
+        for camera in ("front", "rear"):  # the bag shows each picture on both topics
+            cv2.imwrite(str(tmp_path / f"{index}_{camera}.png"), picture)
+    for source, target in ((tmp_path / "bag", "bag.json"), (tmp_path, "folder.json")):
+        status = main(
+            [
+                "calibrate", str(folder / "model.onnx"), "--images", str(source),
+                "--ranges", str(tmp_path / target), "--threads", "1",
+            ]
+        )  # fmt: skip
+        assert status == 0
+    from_bag = DynamicRanges.load_json(tmp_path / "bag.json")
+    assert from_bag.scales == DynamicRanges.load_json(tmp_path / "folder.json").scales
+
+
+def test_nothing_is_printed_before_an_error(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_text("no picture")
+    arguments = ["quantize", folder / "model.onnx", "--images", tmp_path, "-o", tmp_path / "q.onnx"]
+    with pytest.raises(ConfigurationError, match=r"cannot decode; expected an image.*fix: "):
+        run(*arguments)
+    assert capsys.readouterr() == ("", "")

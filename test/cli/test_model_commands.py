@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""`optimize`, `dla-check`, `inspect` as a user calls them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.cli.commands import model as model_cli
+from yolox_trt.compiler.dla import check
+from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.graph.spec import read_spec
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Path:
+    path = tmp_path / "stock.onnx"
+    onnx.save(build_yolox(num_classes=5), str(path))
+    return path
+
+
+def call(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    model_cli.add_parsers(parser.add_subparsers())
+    args = parser.parse_args([str(a) for a in arguments])
+    return args.run(args)
+
+
+def test_check_optimize_check(stock, tmp_path, capsys) -> None:
+    assert call("dla-check", stock) == 1
+    printed = capsys.readouterr().out
+    assert "focus-to-conv" in printed and "15 nodes fall back" in printed
+    out = tmp_path / "dla.onnx"
+    report = tmp_path / "report.json"
+    assert call("optimize", stock, "--target", "dla", "-o", out, "--report", report) == 0
+    assert "max |after - before|" in capsys.readouterr().out
+    values = json.loads(report.read_text())
+    assert values["difference"] < 1e-4 and values["after"]["gpu_nodes"] == 0
+    assert call("dla-check", out) == 0
+    assert "run on the DLA" in capsys.readouterr().out
+
+
+def test_check_writes_json_and_svg(stock, tmp_path) -> None:
+    assert call("dla-check", stock, "--json", tmp_path / "r.json", "--svg", tmp_path / "r.svg") == 1
+    assert json.loads((tmp_path / "r.json").read_text())["tensorrt"] == "8.6"
+    assert (tmp_path / "r.svg").read_text().startswith("<svg")
+
+
+def test_check_lists_every_node(stock, capsys) -> None:
+    call("dla-check", stock, "--all", "--tensorrt", "10.3", "--precision", "fp16")
+    assert capsys.readouterr().out.count("Conv_") >= 83
+
+
+def test_optimize_leaves_status_1_where_something_falls_back(stock, tmp_path) -> None:
+    out = tmp_path / "out.onnx"
+    options = ["--target", "dla", "--skip", "spp-to-chain", "-o", out, "--no-verify"]
+    assert call("optimize", stock, *options) == 1
+    assert [n.op for n in check(out).fallback_nodes] == ["MaxPool", "MaxPool"]
+
+
+def test_optimize_options(stock, tmp_path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("car\ntruck\nbus\nbicycle\npedestrian\n")
+    out = tmp_path / "out.onnx"
+    status = call(
+        "optimize", stock, "-o", out, "--batch", 2, "--input-size", 96, 64, "--labels", labels,
+        "--preprocessing", "rgb", "--uint8-input", "--sigmoid", "keep",
+    )  # fmt: skip
+    assert status == 0
+    spec = read_spec(out)
+    assert (spec.batch, spec.input_height, spec.input_width) == (2, 96, 64)
+    assert spec.class_names[0] == "car" and spec.sigmoid and spec.input_dtype == "uint8"
+    assert spec.preprocessing.color_order == "bgr"
+
+
+def test_nms_on_and_off(stock, tmp_path) -> None:
+    with_nms, without = tmp_path / "nms.onnx", tmp_path / "plain.onnx"
+    arguments = ["--head", "efficient-nms", "--max-detections", 20, "--score-threshold", 0.1]
+    assert call("optimize", stock, "-o", with_nms, *arguments) == 0
+    assert read_spec(with_nms).head.value == "efficient_nms"
+    assert call("optimize", with_nms, "--no-nms", "-o", without) == 0
+    assert read_spec(without).head.value == "raw_levels"
+
+
+def test_merge(stock, tmp_path) -> None:
+    other, out = tmp_path / "other.onnx", tmp_path / "out.onnx"
+    onnx.save(build_yolox(num_classes=2), str(other))
+    assert call("optimize", stock, "--merge", f"lights={other}", "-o", out) == 0
+    names = [o.name for o in onnx.load(str(out)).graph.output]
+    assert names[0] == "main/reg_8" and "lights/cls_32" in names and len(names) == 18
+
+
+def test_list_of_passes(capsys) -> None:
+    assert call("optimize", "--list-passes") == 0
+    printed = capsys.readouterr().out
+    assert "focus-to-conv" in printed and "uint8-input" in printed
+
+
+def test_missing_arguments_name_the_command() -> None:
+    with pytest.raises(ConfigurationError, match="optimize MODEL"):
+        call("optimize")
+
+
+def test_inspect(stock, tmp_path, capsys) -> None:
+    out = tmp_path / "i.json"
+    assert (
+        call("inspect", stock, "--device", "orin-dla", "--time", 5, "--layers", "--json", out) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "Efficiency" in printed and "SiLU" in printed and "YOLOX-S-plus-opt" in printed
+    assert json.loads(out.read_text())["time_ms"] == 5.0
+
+
+def test_inspect_leaves_status_1_for_what_the_parser_does_not_take(tmp_path, capsys) -> None:
+    path = tmp_path / "nms.onnx"
+    onnx.save(build_yolox(head="efficient_nms"), str(path))
+    assert call("inspect", path, "--tensorrt", "11.4") == 1
+    assert "cut-head" in capsys.readouterr().out
+
+
+def test_names_that_look_like_markup(tmp_path, capsys) -> None:
+    model = build_yolox()
+    for node in model.graph.node:
+        node.name = f"[red]{node.name}[/bold]"
+    path = tmp_path / "odd.onnx"
+    onnx.save(model, str(path))
+    out = tmp_path / "out.onnx"
+    assert call("dla-check", path) == 1
+    assert call("optimize", path, "--target", "dla", "-o", out, "--no-verify") == 0
+    assert call("inspect", path) == 0
+    assert "[red]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("optimize", "-o"), ("optimize", "--report"), ("dla-check", "--svg"), ("inspect", "--json")],
+)
+def test_outputs_that_cannot_be_written_are_refused_first(stock, tmp_path, arguments) -> None:
+    command, option = arguments
+    extra = ["-o", tmp_path / "x.onnx"] if option == "--report" else []
+    for path, message in ((stock / "file", "cannot be written"), (tmp_path, "is a folder")):
+        with pytest.raises(ConfigurationError, match=message):
+            call(command, stock, *extra, option, path)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_built_engine_is_told_from_a_broken_download(tmp_path) -> None:
+    for name, data in (("x.engine", b"any"), ("named_wrongly.onnx", b"ftrt\x00\x01")):
+        path = tmp_path / name
+        path.write_bytes(data)
+        for read in (lambda p: call("inspect", p), read_spec):
+            with pytest.raises(ModelError, match=r"built TensorRT engine.*yolox_trt detect"):
+                read(path)
+
+
+def test_the_remedy_for_another_size_works(stock, tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"expected 64x96.*multiples of 32"):
+        read_spec(stock, input_size=(100, 96))
+    with pytest.raises(ModelError) as caught:
+        read_spec(stock, input_size=(96, 64))
+    command = re.search(r"\(yolox_trt (.*)\)", caught.value.fix).group(1).split()
+    out = tmp_path / "out.onnx"
+    assert call(*({"MODEL": stock, "OUT": out}.get(word, word) for word in command)) == 0
+    spec = read_spec(out, input_size=(96, 64))
+    assert (spec.input_height, spec.input_width) == (96, 64)
+
+
+def test_missing_folders_are_made(stock, tmp_path) -> None:
+    call("dla-check", stock, "--json", tmp_path / "new" / "folder" / "r.json")
+    assert json.loads((tmp_path / "new" / "folder" / "r.json").read_text())["tensorrt"] == "8.6"
+
+
+def test_nothing_is_printed_before_an_error(tmp_path, capsys) -> None:
+    path = tmp_path / "garbage.onnx"
+    path.write_bytes(b"garbage")
+    with pytest.raises(ModelError, match="cannot be read as ONNX"):
+        call("optimize", path, "-o", tmp_path / "out.onnx")
+    assert capsys.readouterr() == ("", "")

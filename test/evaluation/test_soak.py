@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The soak in its short forms; `make soak` is the 30 minutes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import psutil
+import pytest
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.core import ConfigurationError
+from yolox_trt.evaluation.bench.soak import Soak
+from yolox_trt.executor import InferenceExecutor
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small YOLOX file."""
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    onnx.save(build_yolox(), str(path))
+    return path
+
+
+@pytest.mark.timeout(180)
+def test_one_minute(model: Path, tmp_path: Path) -> None:
+    """Four cameras at 10 Hz, a fault every three seconds, in a process of its own."""
+    figures = tmp_path / "soak.json"
+    command = [sys.executable, "-m", "yolox_trt.cli", "soak", "--minutes", "1"]
+    command += ["--fault-period", "3", "--model", str(model), "--json", str(figures)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads(figures.read_text())
+    assert report["received"] == pytest.approx(4 * 10 * 60, abs=240)
+    assert report["received"] == report["processed"] + sum(report["dropped"].values())
+    assert report["errors"] >= 8
+    # A restart may fail as well; in the end every device was back.
+    assert 1 <= report["restarts"] <= report["errors"]
+    assert report["late_results"] >= 1
+    assert report["problems"] == []
+
+
+def test_a_leak_is_found(model: Path) -> None:
+    class Leaking(Soak):
+        """Keeps a share of the process's first size at each look at the memory."""
+
+        kept: list[bytes] = []  # noqa: RUF012
+        share = psutil.Process().memory_info().rss // 10
+
+        def _sample(self, now: float, executor: InferenceExecutor) -> None:
+            self.kept.append(b"x" * self.share)
+            super()._sample(now, executor)
+
+    soak = Leaking(seconds=3.0, settle=0.4, fault_period=100.0, model=model)
+    report = soak.run()
+    Leaking.kept.clear()
+    assert any("resident memory grew" in problem for problem in report.problems)
+
+
+def test_a_lost_count_is_found(model: Path) -> None:
+    class Forgetful(Soak):
+        """Loses sight of one result."""
+
+        def _on_result(self, result: Any) -> None:
+            if result.frame.stamp_ns != 5:
+                super()._on_result(result)
+
+    report = Forgetful(seconds=2.0, settle=1.9, fault_period=100.0, model=model).run()
+    assert any("counted" in problem for problem in report.problems)
+
+
+def test_lengths_are_checked(model: Path) -> None:
+    with pytest.raises(ConfigurationError, match="settles"):
+        Soak(seconds=5.0, settle=5.0, fault_period=1.0, model=model)
+    with pytest.raises(ConfigurationError, match="rate"):
+        Soak(seconds=5.0, settle=1.0, fault_period=1.0, rate=0.0, model=model)

@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""`yolox_trt compare`: every calibration algorithm over one model, and a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.optional import require
+from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.shipped_files import default_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command; what it needs is imported when it runs."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="compare all ways to quantise a model, in one HTML report",
+        description="Calibrate with every algorithm, measure mAP, size and time of each form.",
+    )
+    parser.add_argument("model", nargs="?", type=Path, help="float ONNX model (default: shipped)")
+    parser.add_argument("--images", required=True, help="calibration images (see `calibrate`)")
+    parser.add_argument("--limit", type=int, default=1000, help="calibration images at most")
+    parser.add_argument(
+        "--coco", type=Path, metavar="DIR", help="labelled images: images/ and instances_*.json"
+    )
+    parser.add_argument("--bdd100k", type=Path, metavar="LABELS", help="BDD100K label file")
+    parser.add_argument("--labelled-images", type=Path, metavar="DIR", help="with --bdd100k")
+    parser.add_argument("--algorithms", help="comma-separated (default: all)")
+    parser.add_argument("--alpha", type=float, default=0.75, help="of the equalisation")
+    parser.add_argument(
+        "--keep-fp16", default="5%,15%", help="shares or numbers for mixed precision"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
+    parser.add_argument("-o", "--output", type=Path, default=Path("quantization.html"))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures besides")
+    parser.set_defaults(run=_run, open_bag=None)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from yolox_trt.cli.commands.int8 import phase_progress
+    from yolox_trt.compiler.int8.images import calibration_frames, network_inputs
+    from yolox_trt.evaluation.compare import DEFAULT_ALGORITHMS, compare
+    from yolox_trt.evaluation.compare_report import write_report
+    from yolox_trt.evaluation.dataset import load_bdd100k, load_coco
+    from yolox_trt.graph.model_graph import load_model
+    from yolox_trt.graph.spec import read_spec
+
+    prepare_outputs(args.output, args.json)
+    path = args.model or default_model()
+    model = load_model(path)
+    spec = read_spec(model)
+    if args.bdd100k is not None:
+        if args.labelled_images is None:
+            raise ConfigurationError(
+                "--bdd100k alone",
+                expected="the folder of its images too",
+                fix="give --labelled-images DIR",
+            )
+        dataset = load_bdd100k(args.bdd100k, args.labelled_images)
+    else:
+        dataset = load_coco(args.coco)
+    _, total = calibration_frames(args.images, limit=args.limit, open_bag=args.open_bag)
+
+    def open_inputs() -> Iterator[npt.NDArray[np.float32]]:
+        frames, _ = calibration_frames(args.images, limit=args.limit, open_bag=args.open_bag)
+        return network_inputs(frames, spec)
+
+    with phase_progress() as update:
+        variants = compare(
+            model,
+            open_inputs,
+            dataset,
+            algorithms=(args.algorithms or ",".join(DEFAULT_ALGORITHMS)).split(","),
+            alpha=args.alpha,
+            keep=[item for item in args.keep_fp16.split(",") if item],
+            threads=args.threads,
+            on_progress=lambda what, done, of: update(
+                what, done, of or (total if what.startswith("calibrate") else None)
+            ),
+        )
+    ort = require("onnxruntime")
+    notes = [
+        f"model {Path(path).name}; calibrated on {total or args.limit} images of "
+        f"{Path(args.images).name}; measured on {len(dataset.images)} images",
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"onnxruntime {ort.__version__}",
+    ]
+    write_report(args.output, variants, title=f"INT8 of {Path(path).stem}", notes=notes)
+    table = Table("form", "mAP", "mAP50", "outside INT8", "MB", title=notes[0])
+    for v in variants:
+        table.add_row(
+            v.name,
+            f"{v.metrics.mean_ap:.4f}",
+            f"{v.metrics.map50:.4f}",
+            f"{100 * v.float_macs:.1f} %",
+            f"{v.size / 1e6:.2f}",
+        )
+    Console().print(table)
+    if args.json:
+        rows = [
+            {
+                "form": v.name,
+                "metrics": v.metrics.to_dict(),
+                "size": v.size,
+                "inference": v.inference,
+                "float_macs": v.float_macs,
+                "layer_errors": v.layer_errors,
+            }
+            for v in variants
+        ]
+        args.json.write_text(json.dumps({"notes": notes, "variants": rows}, indent=1) + "\n")
+    print(args.output)
+    return 0

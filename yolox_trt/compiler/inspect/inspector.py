@@ -1,0 +1,401 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Inspector: what a model costs, before it is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolox_trt.compiler.inspect.cost import NodeCost, count_parameters, node_costs
+from yolox_trt.compiler.inspect.hardware import HARDWARE, PUBLISHED_RUNS, Hardware, PublishedRun
+from yolox_trt.compiler.inspect.parser_support import ParserProblem, check_parser
+from yolox_trt.compiler.surgery.activation_patterns import is_silu
+from yolox_trt.compiler.surgery.fixed_shape import FixedShape
+from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.graph.folding import fold_constants
+from yolox_trt.graph.model_graph import ModelGraph, load_model
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+
+#: Channels that fill the matrix units: INT8 works on 32 at a time, FP16 on 16 (TIER IV, 2023).
+CHANNEL_MULTIPLES = {"int8": 32, "fp16": 16}
+_ELEMENT_SIZES = {"int8": 1, "fp16": 2}
+_NAMES = {"Clip": "ReLU6", "Relu": "ReLU", "LeakyRelu": "LeakyReLU", "PRelu": "PReLU"}
+_ACTIVATIONS = frozenset(
+    {"Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "HardSwish", "Swish", "Mish", "Elu"}
+)
+
+
+@dataclass(frozen=True)
+class ConvFigures:
+    """One convolution (or matrix product) with its activation.
+
+    Attributes:
+        cost: operations, parameters, shapes.
+        activation: "SiLU", "ReLU6", ... or "".
+        nodes: names of the convolution and the activation's nodes.
+        share: of all operations, 0 to 1.
+        utilisation: operations / operations with channels padded to the multiple, 0 to 1.
+        intensity: operations for each byte moved.
+        memory_bound: whether moving its bytes takes longer than computing, on the device; None
+            without one.
+        time_ms: measured, None where unknown.
+        efficiency: in percent of the device's peak, None where unknown.
+    """
+
+    cost: NodeCost
+    activation: str
+    nodes: tuple[str, ...]
+    share: float
+    utilisation: float
+    intensity: float
+    memory_bound: bool | None = None
+    time_ms: float | None = None
+    efficiency: float | None = None
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel is its own group."""
+        return self.cost.groups > 1 and self.cost.groups == self.cost.input_shape[1]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is a 1 x 1 convolution."""
+        return self.cost.kernel == (1, 1)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model's figures. Operations are those of one run with the whole batch.
+
+    Attributes:
+        model: file name or graph name.
+        precision: "int8" or "fp16".
+        input_shape: (N, C, H, W).
+        gflops: conv operations / 1e9.
+        padded_gflops: with channels padded to the multiple: what the matrix units do.
+        parameters: weights and biases.
+        operators: ONNX operator -> nodes.
+        convs: convolutions and matrix products in order.
+        activations: activation -> how often.
+        activation_elements: activation -> elements it computes in a run.
+        silu_bytes_share: share of all bytes moved that SiLU moves where it is not fused into the
+            convolution (as kernels of its own), 0 to 1.
+        pointwise_share: share of the operations in 1 x 1 convolutions.
+        depthwise_share: share of the operations in depthwise convolutions.
+        device: that it was compared with, None without one.
+        bound_ms: least time of one run on it: each convolution at the peak or at the memory's
+            bandwidth, whichever is longer; None without a device or its peak.
+        time_ms: measured time of one run, None where unknown.
+        efficiency: GFLOPs / time / TOPS in percent, None where unknown.
+        silu_time_share: SiLU's share of the measured time where the profile has it as layers of
+            its own; None without a profile.
+        published: runs of the sources on that device.
+        problems: what TensorRT's parser does not take.
+        tensorrt: version of that parser.
+    """
+
+    model: str
+    precision: str
+    input_shape: tuple[Any, ...]
+    gflops: float
+    padded_gflops: float
+    parameters: int
+    operators: dict[str, int]
+    convs: tuple[ConvFigures, ...]
+    activations: dict[str, int]
+    activation_elements: dict[str, int]
+    silu_bytes_share: float
+    pointwise_share: float
+    depthwise_share: float
+    device: Hardware | None
+    bound_ms: float | None
+    time_ms: float | None
+    efficiency: float | None
+    silu_time_share: float | None
+    published: tuple[PublishedRun, ...]
+    problems: tuple[ParserProblem, ...]
+    tensorrt: str
+
+    @property
+    def refused(self) -> bool:
+        """Whether TensorRT's parser stops at something."""
+        return any(p.refused for p in self.problems)
+
+    @property
+    def odd_channels(self) -> tuple[ConvFigures, ...]:
+        """Convolutions whose channels are not multiples of what fills the units."""
+        return tuple(c for c in self.convs if c.utilisation < 1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def inspect_model(
+    model: str | Path | onnx.ModelProto,
+    *,
+    precision: str = "int8",
+    device: str | None = None,
+    time_ms: float | None = None,
+    profile: Mapping[str, float] | None = None,
+    input_size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    tensorrt: str = "8.6",
+) -> Inspection:
+    """Look at a model.
+
+    Args:
+        model: path or loaded model (not changed).
+        precision: "int8" or "fp16": channel multiples, bytes, peak.
+        device: key of HARDWARE.
+        time_ms: measured time of one run in ms; the sum of `profile` where only that is given.
+        profile: layer name -> ms, as TensorRT names layers.
+        input_size: (height, width) to count at.
+        batch: to count at; an open batch counts as 1.
+        tensorrt: version of the parser.
+
+    Raises:
+        ConfigurationError: unknown precision or device, or a time without a device.
+        ModelError: the model cannot be read, or its sizes are open.
+    """
+    if precision not in CHANNEL_MULTIPLES:
+        raise ConfigurationError(
+            f"precision {precision!r}", expected="int8 or fp16", fix="set `--precision`"
+        )
+    if device is not None and device not in HARDWARE:
+        raise ConfigurationError(
+            f"device {device!r}", expected=", ".join(HARDWARE), fix="set `--device`"
+        )
+    hardware = HARDWARE[device] if device else None
+    if time_ms is None and profile:
+        time_ms = sum(profile.values())
+    if time_ms is not None and hardware is None:
+        raise ConfigurationError(
+            f"a time of {time_ms} ms without a device",
+            expected="the device it was measured on",
+            fix="set `--device`: " + ", ".join(HARDWARE),
+        )
+    loaded = load_model(model)
+    name = Path(model).name if isinstance(model, str | Path) else loaded.graph.name
+    original = ModelGraph(loaded)
+    shape = original.image.shape or []
+    open_batch = bool(shape) and not isinstance(shape[0], int)
+    height, width = input_size or (None, None)
+    fixed = FixedShape(1 if open_batch and batch is None else batch, height, width)
+    graph = ModelGraph(fixed.run(loaded).model)
+    fold_constants(graph)
+    if any(not isinstance(d, int) for d in graph.image.shape or [None]):
+        raise ModelError(
+            f"input of size {graph.image.shape}",
+            expected="fixed sizes",
+            fix="give `--input-size HEIGHT WIDTH`",
+        )
+    kept = {n.name for n in graph.nodes}
+    folded = frozenset(n.name for n in original.nodes if n.name not in kept)
+    problems = check_parser(original, tensorrt, folded=folded)
+    costs = node_costs(graph)
+    by_name = {n.name: n for n in graph.nodes}
+    total = sum(c.flops for c in costs)
+    bytes_each = _ELEMENT_SIZES[precision]
+    measured = _assign(profile or {}, list(by_name))
+    convs, bound = [], 0.0
+    padded = 0.0
+    peak = hardware.peak(precision) if hardware else None
+    for cost in costs:
+        if not cost.flops:
+            continue
+        activation, nodes = _activation(graph, by_name[cost.name])
+        utilisation = _utilisation(cost, CHANNEL_MULTIPLES[precision])
+        padded += cost.flops / utilisation
+        own_time = sum(measured.get(n, 0.0) for n in nodes) if profile else None
+        compute_ms = memory_ms = None
+        if hardware is not None and peak is not None:
+            compute_ms = cost.flops / (peak * 1e9)
+            memory_ms = cost.bytes_moved(bytes_each) / (hardware.bandwidth * 1e6)
+            bound += max(compute_ms, memory_ms)
+        convs.append(
+            ConvFigures(
+                cost,
+                activation,
+                nodes,
+                cost.flops / total if total else 0.0,
+                utilisation,
+                cost.intensity(bytes_each),
+                None if compute_ms is None or memory_ms is None else memory_ms > compute_ms,
+                own_time or None,
+                hardware.efficiency(cost.gflops, own_time, precision)
+                if hardware and own_time
+                else None,
+            )
+        )
+    counts, elements = _activations(graph)
+    moved = sum(c.bytes_moved(bytes_each) for c in costs if c.flops)
+    # Each SiLU on its own reads x twice and the gate once, and writes gate and product.
+    silu_moved = 5 * elements.get("SiLU", 0) * bytes_each
+    gflops = total / 1e9
+    return Inspection(
+        model=name,
+        precision=precision,
+        input_shape=tuple(graph.image.shape or ()),
+        gflops=gflops,
+        padded_gflops=padded / 1e9,
+        parameters=count_parameters(graph),
+        operators=dict(Counter(n.op for n in original.nodes).most_common()),
+        convs=tuple(convs),
+        activations=counts,
+        activation_elements=elements,
+        silu_bytes_share=silu_moved / (silu_moved + moved) if silu_moved else 0.0,
+        pointwise_share=sum(c.share for c in convs if c.is_pointwise),
+        depthwise_share=sum(c.share for c in convs if c.is_depthwise),
+        device=hardware,
+        bound_ms=bound if peak is not None else None,
+        time_ms=time_ms,
+        efficiency=(
+            hardware.efficiency(gflops, time_ms, precision) if hardware and time_ms else None
+        ),
+        silu_time_share=_silu_time(graph, profile) if profile else None,
+        published=tuple(r for r in PUBLISHED_RUNS if r.device == device),
+        problems=tuple(problems),
+        tensorrt=tensorrt,
+    )
+
+
+def read_profile(path: str | Path) -> dict[str, float]:
+    """Read measured layer times.
+
+    Args:
+        path: JSON of `trtexec --exportProfile`, of `yolox_trt build --profile --report`, or an
+            object {layer: ms}.
+
+    Returns:
+        Layer name -> average time in ms.
+
+    Raises:
+        ConfigurationError: no such file, or another form.
+    """
+    expected = "a list of {name, averageMs} (trtexec --exportProfile), or an object {layer: ms}"
+    try:
+        values = json.loads(Path(path).read_text())
+        if isinstance(values, dict):
+            # The report of `yolox_trt build --profile`.
+            values = values.get("layer_times_ms", values)
+        if isinstance(values, dict):
+            return {str(k): float(v) for k, v in values.items()}
+        result = {}
+        for entry in values:
+            layer, time = entry.get("name", entry.get("layer")), entry.get("averageMs")
+            time = entry.get("ms") if time is None else time
+            if layer is not None and time is not None:
+                result[str(layer)] = float(time)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"profile '{path}' ({error})", expected=expected, fix="write it again"
+        ) from error
+    if not result:
+        raise ConfigurationError(
+            f"profile '{path}' without layers", expected=expected, fix="write it again"
+        )
+    return result
+
+
+def _utilisation(cost: NodeCost, multiple: int) -> float:
+    """Return how much of the padded channels a convolution uses.
+
+    A grouped convolution is padded in each group; a depthwise one works channel by channel, so
+    its cost is that of its channels alone.
+    """
+    if len(cost.input_shape) != 4 or len(cost.output_shape) != 4:
+        return 1.0
+    cin, cout = cost.input_shape[1], cost.output_shape[1]
+    if cost.groups > 1 and cost.groups == cin:
+        return cin / (math.ceil(cin / multiple) * multiple)
+    cin, cout = cin // cost.groups, cout // cost.groups
+    # An image's three channels have a format of their own (HWC4).
+    block = 4 if cin <= 4 else multiple
+    padded_in = math.ceil(cin / block) * block
+    padded_out = math.ceil(cout / multiple) * multiple
+    return (cin * cout) / (padded_in * padded_out)
+
+
+def _activation(graph: ModelGraph, conv: gs.Node) -> tuple[str, tuple[str, ...]]:
+    """Return the activation behind a convolution, and the names of all their nodes."""
+    readers = list({id(n): n for n in conv.outputs[0].outputs}.values())
+    if {n.op for n in readers} == {"Sigmoid", "Mul"} and len(readers) == 2:
+        product = next(n for n in readers if n.op == "Mul")
+        if is_silu(graph, product):
+            return "SiLU", (conv.name, *(n.name for n in readers))
+    if len(readers) == 1 and readers[0].op in _ACTIVATIONS:
+        op = readers[0].op
+        return _NAMES.get(op, op), (conv.name, readers[0].name)
+    return "", (conv.name,)
+
+
+def _activations(graph: ModelGraph) -> tuple[dict[str, int], dict[str, int]]:
+    counts: Counter[str] = Counter()
+    elements: Counter[str] = Counter()
+    gates: set[int] = set()
+    for node in graph.nodes:
+        if is_silu(graph, node):
+            gates |= {id(p) for t in node.inputs if (p := graph.producer(t)) is not None}
+            name = "SiLU"
+        elif node.op in _ACTIVATIONS:
+            name = _NAMES.get(node.op, node.op)
+        else:
+            continue
+        shape = graph.static_shape(node.outputs[0]) or (0,)
+        counts[name] += 1
+        elements[name] += math.prod(shape)
+    for node in graph.nodes:
+        # The gate of a SiLU is no activation of its own.
+        if node.op == "Sigmoid" and id(node) in gates:
+            counts["Sigmoid"] -= 1
+            elements["Sigmoid"] -= math.prod(graph.static_shape(node.outputs[0]) or (0,))
+    return (
+        {k: v for k, v in counts.most_common() if v > 0},
+        {k: v for k, v in elements.most_common() if v > 0},
+    )
+
+
+def _layer_parts(layer: str) -> list[str]:
+    """Return the node names in a TensorRT layer's name, "Conv_1 + PWN(PWN(Sigmoid_2), Mul_3)"."""
+    return [p for p in re.split(r"[\s,+()\[\]{}|]+", layer) if p and p != "PWN"]
+
+
+def _assign(profile: Mapping[str, float], names: list[str]) -> dict[str, float]:
+    """Return node -> ms; a layer of several nodes is booked on the first one it names."""
+    known = set(names)
+    result: dict[str, float] = {}
+    for layer, time in profile.items():
+        found = [p for p in _layer_parts(layer) if p in known]
+        if found:
+            result[found[0]] = result.get(found[0], 0.0) + time
+    return result
+
+
+def _silu_time(graph: ModelGraph, profile: Mapping[str, float]) -> float:
+    """Return the share of time in layers that hold nothing but nodes of SiLU."""
+    silu: set[str] = set()
+    names = {n.name for n in graph.nodes}
+    for node in graph.nodes:
+        if is_silu(graph, node):
+            silu.add(node.name)
+            producers = [graph.producer(t) for t in node.inputs]
+            silu |= {p.name for p in producers if p is not None and p.op == "Sigmoid"}
+    total = sum(profile.values())
+    own = 0.0
+    for layer, time in profile.items():
+        parts = [p for p in _layer_parts(layer) if p in names]
+        if parts and all(p in silu for p in parts):
+            own += time
+    return own / total if total else 0.0

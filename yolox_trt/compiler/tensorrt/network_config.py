@@ -1,0 +1,231 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a parsed TensorRT network: types, formats, ranges, layer precisions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.tensorrt.plan import BuildPlan
+from yolox_trt.core.errors import ConfigurationError, EngineError
+
+_log = logging.getLogger("yolox_trt.build")
+
+_CONVOLUTION_TYPES = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "FULLY_CONNECTED")
+
+
+def layers_of(network: Any) -> list[Any]:
+    """Return the network's layers in order."""
+    return [network.get_layer(i) for i in range(network.num_layers)]
+
+
+def outputs_of(layer: Any) -> Iterator[Any]:
+    """Yield a layer's output tensors."""
+    for index in range(layer.num_outputs):
+        tensor = layer.get_output(index)
+        if tensor is not None:
+            yield tensor
+
+
+def _inputs_of(layer: Any) -> Iterator[Any]:
+    for index in range(layer.num_inputs):
+        tensor = layer.get_input(index)
+        if tensor is not None:
+            yield tensor
+
+
+def type_name(layer: Any) -> str:
+    """Return the name of a layer's type, such as CONVOLUTION."""
+    return str(getattr(layer.type, "name", layer.type)).rpartition(".")[2]
+
+
+def first_convolutions(network: Any) -> list[Any]:
+    """Return the convolutions that the image input reaches through no other convolution."""
+    reached = {network.get_input(i).name for i in range(network.num_inputs)}
+    found = []
+    # TensorRT's parser adds layers in the graph's order: producers come first.
+    for layer in layers_of(network):
+        if not any(tensor.name in reached for tensor in _inputs_of(layer)):
+            continue
+        if type_name(layer) in _CONVOLUTION_TYPES:
+            found.append(layer)
+        else:
+            reached.update(tensor.name for tensor in outputs_of(layer))
+    return found
+
+
+def last_convolutions(network: Any) -> list[Any]:
+    """Return the convolutions from which an output is reached through no other convolution."""
+    wanted = {network.get_output(i).name for i in range(network.num_outputs)}
+    found = []
+    for layer in reversed(layers_of(network)):
+        if not any(tensor.name in wanted for tensor in outputs_of(layer)):
+            continue
+        if type_name(layer) in _CONVOLUTION_TYPES:
+            found.append(layer)
+        else:
+            wanted.update(tensor.name for tensor in _inputs_of(layer))
+    return list(reversed(found))
+
+
+def computes(module: Any, layer: Any) -> bool:
+    """Tell whether a layer works on activations at run time.
+
+    Constants and shape arithmetic are folded by the builder; asked whether a DLA can run them, it
+    says no.
+    """
+    return type_name(layer) not in ("CONSTANT", "SHAPE") and any(
+        _is_float(module, tensor) for tensor in outputs_of(layer)
+    )
+
+
+def set_io(plan: BuildPlan, network: Any) -> None:
+    """Set format of inputs and outputs, and their type where the graph does not fix it.
+
+    The format is set even where it is linear: by the header, a tensor whose formats are not set
+    may get any.
+    """
+    api = plan.api
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    for tensors, kind, form in (
+        (inputs, plan.input_type, plan.input_format),
+        (outputs, plan.output_type, plan.output_format),
+    ):
+        for tensor in tensors:
+            if kind is not None and not plan.strongly_typed and _is_float(api.module, tensor):
+                tensor.dtype = api.data_type(kind)
+            tensor.allowed_formats = 1 << int(getattr(api.module.TensorFormat, form.upper()))
+
+
+def set_int8_io_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> None:
+    """Give INT8 inputs and outputs their ranges.
+
+    A calibrator does not: TensorRT checks these tensors before it reads the cache.
+
+    Raises:
+        EngineError: the calibration cache or the ranges do not name one of them.
+    """
+    tensors = [("input", network.get_input(i)) for i in range(network.num_inputs)]
+    tensors += [("output", network.get_output(i)) for i in range(network.num_outputs)]
+    source = plan.options.calibration_cache or plan.options.dynamic_ranges
+    for kind, tensor in tensors:
+        if tensor.dtype != plan.api.module.DataType.INT8:
+            continue
+        if tensor.name not in ranges:
+            raise EngineError(
+                f"INT8 {kind} '{tensor.name}' without a scale",
+                expected=f"'{tensor.name}' in {source}",
+                fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE on this model, or "
+                f"--{kind}-type fp16",
+            )
+        amax = ranges.amax(tensor.name)
+        tensor.set_dynamic_range(-amax, amax)
+
+
+def input_range(plan: BuildPlan) -> float:
+    """Return the largest magnitude of the input's values, for ranges that do not name it."""
+    multiplier, offset = plan.graph_spec.preprocessing.factors
+    return max(
+        abs(value * m + b)
+        for m, b in zip(multiplier, offset, strict=True)
+        for value in (0.0, 255.0)
+    )
+
+
+def set_dynamic_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> list[str]:
+    """Give every tensor its range; return the tensors that got the default.
+
+    `default_dynamic_range` is for tensors between convolutions: not for the outputs of the last
+    convolutions nor for what follows them, whose values it would cut off.
+
+    Raises:
+        ConfigurationError: no tensor of the network has a range, so the file is of another model.
+    """
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    default = plan.options.default_dynamic_range
+    without = _behind_last_convolutions(network) if default is not None else set()
+    named = 0
+    defaulted = []
+    tensors = list(inputs)
+    for layer in layers_of(network):
+        tensors.extend(outputs_of(layer))
+    for tensor in tensors:
+        if tensor.name in ranges:
+            amax = ranges.amax(tensor.name)
+            tensor.set_dynamic_range(-amax, amax)
+            named += 1
+        elif default is not None and any(tensor is t for t in inputs):
+            tensor.set_dynamic_range(-input_range(plan), input_range(plan))
+        elif (
+            default is not None
+            and tensor.name not in without
+            and _is_float(plan.api.module, tensor)
+        ):
+            # Symmetric, as TensorRT has it: (0, 6) and (-6, 6) are one scale.
+            tensor.set_dynamic_range(-default, default)
+            defaulted.append(str(tensor.name))
+    if len(ranges) and not named:
+        raise ConfigurationError(
+            f"none of the {len(ranges)} tensors in {plan.options.dynamic_ranges} is in "
+            f"{plan.model_path.name}",
+            expected="ranges of this model",
+            fix="yolox_trt calibrate MODEL --images FOLDER --ranges FILE",
+        )
+    return defaulted
+
+
+def _behind_last_convolutions(network: Any) -> set[str]:
+    wanted = {network.get_output(i).name for i in range(network.num_outputs)}
+    for layer in reversed(layers_of(network)):
+        if any(tensor.name in wanted for tensor in outputs_of(layer)):
+            wanted.update(tensor.name for tensor in outputs_of(layer))
+            if type_name(layer) not in _CONVOLUTION_TYPES:
+                wanted.update(tensor.name for tensor in _inputs_of(layer))
+    return wanted
+
+
+def set_layer_precisions(plan: BuildPlan, network: Any) -> dict[str, str]:
+    """Pin layers to a precision; return layer name -> precision for the report.
+
+    Raises:
+        ConfigurationError: a pattern of layer_precisions fits no layer.
+    """
+    options = plan.options
+    pinned: dict[str, tuple[Any, str]] = {}
+    if options.keep_first_layer_fp16:
+        pinned.update({layer.name: (layer, "fp16") for layer in first_convolutions(network)})
+    if options.keep_last_layer_fp16:
+        pinned.update({layer.name: (layer, "fp16") for layer in last_convolutions(network)})
+    layers = layers_of(network)
+    for pattern, precision in options.layer_precisions.items():
+        # Exact names first: those of ONNX may hold characters of a pattern.
+        fitting = [layer for layer in layers if layer.name == pattern] or [
+            layer for layer in layers if fnmatchcase(layer.name, pattern)
+        ]
+        if not fitting:
+            names = ", ".join(layer.name for layer in layers[:5])
+            raise ConfigurationError(
+                f"layer_precisions: no layer is called '{pattern}'",
+                expected=f"a name or pattern of a layer, such as {names}",
+                fix="yolox_trt build MODEL --list-layers names them all",
+            )
+        pinned.update({layer.name: (layer, precision) for layer in fitting})
+    for layer, precision in pinned.values():
+        outputs = list(outputs_of(layer))
+        if not computes(plan.api.module, layer):
+            continue  # there is no precision to choose
+        layer.precision = plan.api.data_type(precision)
+        for index, tensor in enumerate(outputs):
+            if _is_float(plan.api.module, tensor) and precision != "int8":
+                layer.set_output_type(index, plan.api.data_type(precision))
+    return {name: precision for name, (_, precision) in pinned.items()}
+
+
+def _is_float(module: Any, tensor: Any) -> bool:
+    types = module.DataType
+    return tensor.dtype in (types.FLOAT, types.HALF)

@@ -1,0 +1,526 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""BuildPlan: a model and BuildOptions, checked against the TensorRT that is installed."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yolox_trt.compiler.tensorrt.options import BuildOptions
+from yolox_trt.core.errors import (
+    ConfigurationError,
+    DeviceError,
+    EngineError,
+    ModelError,
+    YoloxTrtError,
+)
+from yolox_trt.core.model_spec import HeadLayout, ModelSpec
+from yolox_trt.core.optional import require
+from yolox_trt.engines import cuda_driver
+from yolox_trt.engines.fingerprint import Fingerprint, file_sha256, model_sha256
+from yolox_trt.engines.trt_api import TensorRTApi, load_api
+from yolox_trt.engines.trt_features import TENSORRT_RTX
+from yolox_trt.graph import float16 as half
+from yolox_trt.graph import open_batch as open_batch_module
+from yolox_trt.graph.batch_axis import open_batch
+from yolox_trt.graph.float16 import computes_in_fp16, to_fp16
+from yolox_trt.graph.model_graph import load_model
+from yolox_trt.graph.open_batch import check_open_batch
+from yolox_trt.graph.spec import read_spec
+
+if TYPE_CHECKING:
+    import onnx
+
+_NUMPY_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+#: Versions that the DLA linter has rules for.
+_LINTER_VERSIONS = ((8, 5), (8, 6), (8, 6, 12), (10, 3))
+#: Format of the DLA -> types that it takes.
+_DLA_FORMATS = {
+    "chw16": ("fp16",),
+    "chw32": ("int8",),
+    "dla_linear": ("fp16", "int8"),
+    "dla_hwc4": ("fp16", "int8"),
+}
+#: Compute capability of the Jetsons with DLA.
+_SOCS = {"7.2": "xavier", "8.7": "orin"}
+
+
+class BuildPlan:
+    """What will be built; making one runs every check that needs no builder.
+
+    Args:
+        model: ONNX file.
+        options: what to build.
+        api: TensorRT; None for options.flavour.
+
+    Raises:
+        ModelError: the file is no YOLOX, or its size or batch do not fit the options.
+        EngineError: this TensorRT cannot do what the options ask; the text has the way round.
+        ConfigurationError: options that this model contradicts.
+        MissingDependencyError: TensorRT is not installed.
+    """
+
+    def __init__(
+        self, model: Path | str, options: BuildOptions, *, api: TensorRTApi | None = None
+    ) -> None:
+        self.model_path = Path(model)
+        self.options = options
+        self.api = api or load_api(options.flavour)
+        # Hashed before they are read, and compared by check_files: a file that is replaced
+        # meanwhile must not become an engine under the name of the other.
+        self._onnx_sha256 = self._hash_model()
+        source = options.calibration_cache or options.dynamic_ranges
+        self._calibration_sha256 = file_sha256(source) if source else None
+        self.model = load_model(self.model_path)
+        size = None
+        if options.height is not None and options.width is not None:
+            size = (options.height, options.width)
+        self.graph_spec: ModelSpec = read_spec(self.model, input_size=size)
+        #: The graph with its own batch and what it takes, where another batch is asked for.
+        self._unopened: tuple[onnx.ModelProto, ModelSpec] | None = None
+        self._rewritten = False
+        if options.on_dla:
+            self._close_input()
+        else:
+            self._open_batch()
+        operators = {node.op_type for node in self.model.graph.node}
+        self.has_qdq = bool(operators & {"QuantizeLinear", "DequantizeLinear"})
+        self.has_int8_weights = self.has_qdq and self._finds_int8_weights()
+        self.has_fp16 = computes_in_fp16(self.model)
+        self.strongly_typed = self._choose_typing()
+        self.batch = self._choose_batch()
+        self._check_version()
+        self._check_int8()
+        self._check_plugins()
+        self._check_dla()
+
+    # ---- what comes out
+
+    @property
+    def name(self) -> str:
+        """The model's name, for file names."""
+        return self.model_path.stem
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the built engine takes and gives."""
+        smallest, _, largest = self.batch
+        return dataclasses.replace(
+            self.graph_spec,
+            batch=largest if smallest == largest else None,
+            input_dtype=_NUMPY_TYPES[self.input_type]
+            if self.input_type
+            else self.graph_spec.input_dtype,
+        )
+
+    @property
+    def input_type(self) -> str | None:
+        """Type of the image input, None for the graph's own."""
+        return self.options.input_type or self._native_type(for_input=True)
+
+    @property
+    def output_type(self) -> str | None:
+        """Type of the outputs, None for the graph's own."""
+        return self.options.output_type or self._native_type(for_input=False)
+
+    @property
+    def input_format(self) -> str:
+        """Format of the image input, one of IO_FORMATS."""
+        return self.options.input_format or self._native_format
+
+    @property
+    def output_format(self) -> str:
+        """Format of the outputs, one of IO_FORMATS."""
+        return self.options.output_format or self._native_format
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Everything that decides about the engine."""
+        options = self.options
+        return Fingerprint(
+            onnx_sha256=self._onnx_sha256,
+            precision=options.precision,
+            calibration_sha256=self._calibration_sha256,
+            # A GPU counts by its compute capability, not by its ordinal.
+            device=str(options.device) if options.on_dla else "gpu",
+            batch=self.batch,
+            height=self.graph_spec.input_height,
+            width=self.graph_spec.input_width,
+            tensorrt_version=self.api.fingerprint_version,
+            flavour=self.api.flavour,
+            compute_capability=self.compute_capability,
+            options=options.fingerprint_options()
+            | {"strongly_typed": self.strongly_typed, "rewriting": self._rewriting},
+        )
+
+    @cached_property
+    def compute_capability(self) -> str:
+        """Compute capability that the engine is for.
+
+        Raises:
+            DeviceError: there is no such GPU, and this TensorRT builds on the target only.
+            ConfigurationError: hardware_compatible on a GPU older than Ampere.
+        """
+        options = self.options
+        if self.api.flavour == TENSORRT_RTX:
+            return ",".join(options.compute_capabilities) or "portable"
+        index = options.device.index if options.device.kind == "gpu" else 0
+        found = cuda_driver.compute_capability(index)
+        if found is None:
+            raise DeviceError(
+                f"no CUDA device {index}",
+                expected=f"a GPU: {self.api} builds on the machine that runs the engine",
+                fix="build on the target, or with TensorRT-RTX (pip install tensorrt-rtx-cu13), "
+                "which builds without a GPU",
+            )
+        if options.hardware_compatible and int(found.partition(".")[0]) < 8:
+            raise ConfigurationError(
+                f"hardware_compatible on a GPU of compute capability {found}",
+                expected="8.0 or newer: engines for other GPUs are built on Ampere and later",
+                fix="drop --hardware-compatible, and build on each GPU",
+            )
+        return "8.0+" if options.hardware_compatible else found
+
+    def serialized_model(self) -> bytes | None:
+        """Return the graph to parse, or None where it is the file as it is.
+
+        A graph whose batch was opened is compared with the file first, in ONNX Runtime.
+
+        Raises:
+            ModelError: FP16 was asked for and the graph cannot be converted, or the opened graph
+                gives other predictions than the file.
+        """
+        if self._unopened is not None:
+            check_open_batch(self._unopened[0], self.model, self._unopened[1])
+        if not self._converts:
+            return bytes(self.model.SerializeToString()) if self._rewritten else None
+        converted = to_fp16(
+            self.model,
+            fp16_input=self.input_type == "fp16",
+            fp16_outputs=self.output_type == "fp16",
+        )
+        return bytes(converted.SerializeToString())
+
+    def check_files(self) -> None:
+        """Check that the files are those of the fingerprint still, after TensorRT has read them.
+
+        Raises:
+            EngineError: one was replaced or removed since the plan was made.
+        """
+        source = self.options.calibration_cache or self.options.dynamic_ranges
+        changed = self.model_path if model_sha256(self.model_path) != self._onnx_sha256 else None
+        if source is not None and file_sha256(source) != self._calibration_sha256:
+            changed = source
+        if changed is not None:
+            raise EngineError(
+                f"{changed} was replaced while an engine was being built from it",
+                expected="one file from the beginning of the build to its end",
+                fix="build again, now that the file is written",
+            )
+
+    # ---- choices
+
+    def _hash_model(self) -> str:
+        try:
+            return model_sha256(self.model_path)
+        except YoloxTrtError:
+            load_model(self.model_path)  # tells more where it refuses the file too
+            raise
+
+    @property
+    def _converts(self) -> bool:
+        """Whether the graph is rewritten in FP16, there being no flag for it."""
+        return self.strongly_typed and not self.has_fp16 and self.options.precision != "fp32"
+
+    @property
+    def _rewriting(self) -> dict[str, int]:
+        """What is done to the file's graph, and how: another way gives another engine."""
+        done = {}
+        if self._unopened is not None:
+            done["open_batch"] = open_batch_module.REVISION
+        if self._converts:
+            done["half"] = half.REVISION
+        return done
+
+    def _native_type(self, *, for_input: bool) -> str | None:
+        # Without fallback nothing can convert between FP32 and the DLA's types.
+        if not self.options.on_dla or self.options.allow_gpu_fallback:
+            return None
+        int8_input = for_input and self.options.precision == "int8" and not self.strongly_typed
+        return "int8" if int8_input else "fp16"
+
+    @property
+    def _native_format(self) -> str:
+        without_fallback = self.options.on_dla and not self.options.allow_gpu_fallback
+        return "dla_linear" if without_fallback else "linear"
+
+    def _finds_int8_weights(self) -> bool:
+        int8 = require("onnx").TensorProto.INT8
+        graph = self.model.graph
+        constants = {tensor.name for tensor in graph.initializer if tensor.data_type == int8}
+        return any(
+            node.op_type == "DequantizeLinear" and node.input[0] in constants for node in graph.node
+        )
+
+    def _choose_typing(self) -> bool:
+        if not self.api.has("precision_flags"):
+            return True
+        if self.options.strongly_typed:
+            self.api.require("strongly_typed", option="strongly_typed")
+            if self.options.on_dla:
+                raise ConfigurationError(
+                    f"strongly_typed for device {self.options.device}",
+                    expected="builder flags: the DLA of this TensorRT takes no typed networks",
+                    fix="drop `strongly_typed`",
+                )
+            return True
+        return False
+
+    @property
+    def _wanted_batches(self) -> list[int]:
+        options = self.options
+        return [b for b in (options.min_batch, options.opt_batch, options.max_batch) if b]
+
+    def _open_batch(self) -> None:
+        """Open the graph's batch where another one is asked for."""
+        fixed = self.graph_spec.batch
+        if fixed is None or set(self._wanted_batches) <= {fixed}:
+            return
+        opened, _ = open_batch(self.model)
+        self._unopened = self.model, self.graph_spec
+        self.model, self._rewritten = opened, True
+        self.graph_spec = dataclasses.replace(self.graph_spec, batch=None)
+
+    def _close_input(self) -> None:
+        """Write batch and size into an open graph's input: a DLA takes static ones.
+
+        Not by a profile: the parser then works out shape arithmetic, which no DLA runs.
+        """
+        spec = self.graph_spec
+        batch = spec.batch or max(self._wanted_batches, default=1)
+        closed = type(self.model)()
+        closed.CopyFrom(self.model)
+        for value in closed.graph.input:
+            if value.name == spec.input_name:
+                dims = value.type.tensor_type.shape.dim
+                sizes = (batch, 3, spec.input_height, spec.input_width)
+                if [dim.dim_value for dim in dims] == list(sizes):
+                    return
+                for dim, size in zip(dims, sizes, strict=True):
+                    dim.dim_value = size
+        del closed.graph.value_info[:]
+        self.model, self._rewritten = closed, True
+        self.graph_spec = dataclasses.replace(spec, batch=batch)
+
+    def _choose_batch(self) -> tuple[int, int, int]:
+        options, fixed, wanted = self.options, self.graph_spec.batch, self._wanted_batches
+        if fixed is not None:
+            if any(b != fixed for b in wanted):
+                raise ModelError(
+                    f"{self.model_path.name} has batch {fixed} built in",
+                    expected=f"batch {fixed} for device {options.device}, which takes static ones",
+                    fix="yolox_trt optimize MODEL --batch N, or leave the batch as it is",
+                )
+            return fixed, fixed, fixed
+        largest = options.max_batch or max(wanted, default=1)
+        batch = (options.min_batch or 1, options.opt_batch or largest, largest)
+        if list(batch) != sorted(batch):
+            raise ConfigurationError(
+                f"batch profile min {batch[0]}, opt {batch[1]}, max {batch[2]}",
+                expected="min <= opt <= max",
+                fix="set --min-batch, --opt-batch and --max-batch",
+            )
+        return batch
+
+    # ---- checks
+
+    def _check_version(self) -> None:
+        """Refuse every option that this TensorRT lacks."""
+        options, api = self.options, self.api
+        asked: list[tuple[bool, str, str]] = [
+            (options.on_dla, "dla", f"device {options.device}"),
+            (options.on_dla and options.allow_gpu_fallback, "gpu_fallback", "allow_gpu_fallback"),
+            (options.dla_standalone, "dla_standalone", "dla_standalone"),
+            (options.dla_sram_kib is not None, "dla_pools", "dla_sram_kib"),
+            (options.dla_local_dram_mib is not None, "dla_pools", "dla_local_dram_mib"),
+            (options.dla_global_dram_mib is not None, "dla_pools", "dla_global_dram_mib"),
+            (options.calibration_cache is not None, "int8_calibration", "calibration_cache"),
+            (options.dynamic_ranges is not None, "dynamic_ranges", "dynamic_ranges"),
+            (
+                options.default_dynamic_range is not None,
+                "dynamic_ranges",
+                "default_dynamic_range",
+            ),
+            (bool(options.layer_precisions), "layer_precisions", "layer_precisions"),
+            (options.keep_first_layer_fp16, "layer_precisions", "keep_first_layer_fp16"),
+            (options.keep_last_layer_fp16, "layer_precisions", "keep_last_layer_fp16"),
+            (options.workspace_mib is not None, "workspace", "workspace_mib"),
+            (options.timing_cache is not None, "timing_cache", "timing_cache"),
+            (options.sparsity, "sparsity", "sparsity"),
+            (not options.tf32, "tf32", "tf32"),
+            (options.optimization_level is not None, "optimization_level", "optimization_level"),
+            (options.version_compatible, "version_compatible", "version_compatible"),
+            (options.hardware_compatible, "hardware_compatible", "hardware_compatible"),
+            (bool(options.compute_capabilities), "compute_capabilities", "compute_capabilities"),
+            (self.has_qdq, "qdq", "Q/DQ nodes in the graph"),
+            (self.has_qdq and options.on_dla, "dla_int8_qdq", "Q/DQ nodes in the graph"),
+            (self.has_int8_weights, "qdq_int8_weights", "Q/DQ nodes in the graph"),
+        ]
+        for wanted, feature, option in asked:
+            if wanted:
+                api.require(feature, option=option)
+        if self.strongly_typed:
+            self._check_typed_io()
+        for value in options.compute_capabilities:
+            name = "SM" + value.replace(".", "")
+            if not hasattr(api.module.ComputeCapability, name):
+                raise ConfigurationError(
+                    f"compute capability '{value}'",
+                    expected="one that this TensorRT-RTX knows, such as 8.6, 8.9, 12.0",
+                    fix="set --compute-capability",
+                )
+
+    def _check_typed_io(self) -> None:
+        options = self.options
+        for option, kind, form in (
+            ("input", options.input_type, options.input_format),
+            ("output", options.output_type, options.output_format),
+        ):
+            if form not in (None, "linear") and not options.on_dla:
+                self._refuse_typed(f"{option}_format = {form}", "drop it")
+            if kind == "fp32" and not self.has_fp16:
+                continue
+            converted = options.precision != "fp32" and not self.has_fp16
+            if kind == "fp16" and converted:
+                continue
+            if kind is not None:
+                self._refuse_typed(
+                    f"{option}_type = {kind}", "set the type in the ONNX, or use --precision fp16"
+                )
+        constraints = (
+            options.layer_precisions,
+            options.keep_first_layer_fp16,
+            options.keep_last_layer_fp16,
+            options.calibration_cache,
+            options.dynamic_ranges,
+            options.default_dynamic_range,
+        )
+        if any(constraints):
+            self._refuse_typed(
+                "INT8 scales or layer precisions by option",
+                "drop `strongly_typed`, or yolox_trt quantize MODEL --images FOLDER -o OUT",
+            )
+
+    @staticmethod
+    def _refuse_typed(found: str, fix: str) -> None:
+        raise ConfigurationError(
+            f"{found} in a strongly typed network",
+            expected="types and precisions from the ONNX graph",
+            fix=fix,
+        )
+
+    def _check_int8(self) -> None:
+        options = self.options
+        ranges = (
+            options.calibration_cache or options.dynamic_ranges or options.default_dynamic_range
+        )
+        if self.has_fp16 and options.precision == "fp32":
+            raise ConfigurationError(
+                f"precision fp32 for {self.model_path.name}, a graph in FP16",
+                expected="fp16",
+                fix="set `precision` to fp16, or export the model in FP32",
+            )
+        if self.has_qdq:
+            if options.precision != "int8":
+                raise ConfigurationError(
+                    f"precision {options.precision} for {self.model_path.name}, a Q/DQ graph",
+                    expected="int8",
+                    fix="set `precision` to int8, or build from the graph without Q/DQ",
+                )
+            if ranges:
+                raise ConfigurationError(
+                    "INT8 scales for a graph that has Q/DQ nodes of its own",
+                    expected="one source of scales",
+                    fix="drop the calibration cache and the ranges, or build from the graph "
+                    "without Q/DQ",
+                )
+            return
+        if options.precision != "int8":
+            return
+        if self.strongly_typed:
+            # Nothing but Q/DQ makes INT8 here; say so rather than build FP16 under that name.
+            self.api.require("int8_calibration", option="precision int8 without Q/DQ nodes")
+            self._refuse_typed(
+                "precision int8 without Q/DQ nodes",
+                "yolox_trt quantize MODEL --images FOLDER -o OUT, then build OUT",
+            )
+        if not ranges:
+            raise ConfigurationError(
+                "precision int8 without scales",
+                expected="a calibration cache, dynamic ranges, or a Q/DQ graph",
+                fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE, then build with "
+                "--calibration-cache FILE",
+            )
+        if options.default_dynamic_range is not None and not (
+            options.keep_last_layer_fp16 or options.dynamic_ranges
+        ):
+            raise ConfigurationError(
+                f"default_dynamic_range = {options.default_dynamic_range} without ranges for the "
+                "heads, whose values it would cut off",
+                expected="keep_last_layer_fp16, or dynamic_ranges that name the outputs",
+                fix="add --keep-last-layer-fp16",
+            )
+
+    def _check_plugins(self) -> None:
+        if self.graph_spec.head is not HeadLayout.EFFICIENT_NMS:
+            return
+        if not self.api.has_plugin("EfficientNMS_TRT"):
+            raise EngineError(
+                f"{self.model_path.name} ends in EfficientNMS_TRT, which {self.api} does not have",
+                expected="a TensorRT with its plugin library",
+                fix="remove it: yolox_trt optimize MODEL --no-nms -o OUT (this package does NMS "
+                "itself)",
+            )
+
+    def _check_dla(self) -> None:
+        options = self.options
+        if not options.on_dla:
+            return
+        self._check_dla_formats()
+        if options.allow_gpu_fallback:
+            return
+        # Here, not at the top: the linter is needed for this case only.
+        from yolox_trt.compiler.dla import check
+
+        older = [v for v in _LINTER_VERSIONS if v <= self.api.version]
+        version = ".".join(str(n) for n in max(older, default=_LINTER_VERSIONS[0]))
+        soc = _SOCS.get(self.compute_capability, "orin")
+        report = check(self.model, tensorrt=version, precision=options.precision, soc=soc)
+        if not report.passes:
+            nodes = [f"{node.op} {node.name}" for node in report.fallback_nodes]
+            shown = ", ".join(nodes[:5]) + (", ..." if len(nodes) > 5 else "")
+            raise EngineError(
+                f"allow_gpu_fallback is off, and the DLA of {soc} cannot run all of "
+                f"{self.model_path.name}: {len(nodes)} nodes fall back ({shown or 'as a whole'})",
+                expected="a model that runs on the DLA as a whole",
+                fix="yolox_trt dla-check MODEL tells why; yolox_trt optimize MODEL --target dla "
+                "mends it; or allow the fallback",
+            )
+
+    def _check_dla_formats(self) -> None:
+        """Refuse types that a format of the DLA does not take (NvInfer.h, TensorFormat)."""
+        own = {"float32": "fp32", "float16": "fp16"}.get(self.graph_spec.input_dtype)
+        for name, kind, form in (
+            ("input", self.input_type or own, self.input_format),
+            ("output", self.output_type or (None if self.has_fp16 else "fp32"), self.output_format),
+        ):
+            allowed = _DLA_FORMATS.get(form)
+            if allowed and kind is not None and kind not in allowed:
+                raise ConfigurationError(
+                    f"{name}_format = {form} with {kind} for device {self.options.device}",
+                    expected=f"{' or '.join(allowed)} in this format",
+                    fix=f"set `{name}_type` to {allowed[0]} (--{name}-type)",
+                )

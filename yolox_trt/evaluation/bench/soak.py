@@ -1,0 +1,462 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""`yolox_trt soak`: faults for half an hour; memory, descriptors and counters must stay right.
+
+One device runs the model in ONNX Runtime, two pretend to be a GPU and a DLA around simulated
+engines; all do the real preprocessing, decoding and NMS. Every few seconds one of them raises,
+gives NaN, hangs or runs out of memory, is given up, and is rebuilt by the factory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import itertools
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.optional import require
+from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.shipped_files import default_model
+from yolox_trt.detectors.cpu_detector import CpuDetector
+from yolox_trt.detectors.detector import Detector
+from yolox_trt.engines.engine import Engine
+from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
+from yolox_trt.engines.simulated import (
+    ConstantLatency,
+    Fault,
+    FaultInjector,
+    SimulatedEngine,
+    simulated_spec,
+)
+from yolox_trt.executor.inference_executor import InferenceExecutor
+from yolox_trt.executor.outcomes import DropReason
+from yolox_trt.executor.scheduler import SchedulerOptions
+from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot
+from yolox_trt.executor.stream_config import StreamConfig
+from yolox_trt.graph.spec import read_spec
+
+#: Devices and the faults that take turns.
+DEVICES = (Device("cpu"), Device("gpu"), Device("dla"))
+FAULTS = (Fault.RAISE, Fault.NAN, Fault.HANG, Fault.OUT_OF_MEMORY)
+#: Largest growth of resident memory after the settling time, as a share.
+GROWTH_LIMIT = 0.02
+#: The same for soaks under LONG seconds: the first restarts still settle into their pools.
+SHORT_GROWTH_LIMIT = 0.10
+LONG = 600.0
+#: Memory arenas of glibc, as in the process multi_camera: each abandoned thread would make one.
+ARENAS = 2
+#: Share of the samples at each end whose median is compared.
+WINDOW = 0.15
+#: Longest hang, in seconds: longer than the watchdog's time, shorter than the pause of the faults.
+WATCHDOG = 0.5
+#: Seconds after the last frame until every frame has ended and every device is back in service.
+END_LIMIT = 30.0
+
+
+class FaultyEngine:
+    """An Engine around another one that fails on command.
+
+    Args:
+        engine: the real one.
+        device: where it pretends to run.
+        faults: the commands.
+    """
+
+    def __init__(self, engine: Engine, device: Device, faults: FaultInjector) -> None:
+        self._engine = engine
+        self._faults = faults
+        self._device = device
+
+    @property
+    def device(self) -> Device:
+        """Where it pretends to run."""
+        return self._device
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, batch: int, stream: Any = None) -> None:
+        """Run, or fail as commanded; NaN comes of a NaN input, by the network's own arithmetic."""
+        if self._faults.take(batch) is Fault.NAN:
+            self._engine.input[:batch] = np.nan
+        self._engine.run(batch, stream)
+
+
+@dataclass
+class SoakReport:
+    """What a soak found.
+
+    Attributes:
+        seconds: length.
+        received: frames submitted.
+        processed: results.
+        dropped: frames lost, by reason.
+        faults: faults commanded.
+        errors: failures that the executor counted.
+        restarts: returns to service.
+        late_results: results of given-up calls that were discarded.
+        memory_start: resident bytes, median after the settling time.
+        memory_end: resident bytes, median at the end.
+        descriptors_start: open files after the settling time.
+        descriptors_end: open files at the end.
+        threads_start: threads after the settling time.
+        threads_end: threads at the end.
+        memory: resident bytes over time, (seconds, bytes).
+        problems: what was wrong; empty if all was well.
+    """
+
+    seconds: float = 0.0
+    received: int = 0
+    processed: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    faults: int = 0
+    errors: int = 0
+    restarts: int = 0
+    late_results: int = 0
+    memory_start: float = math.nan
+    memory_end: float = math.nan
+    descriptors_start: float = math.nan
+    descriptors_end: float = math.nan
+    threads_start: float = math.nan
+    threads_end: float = math.nan
+    memory: list[tuple[float, float]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def growth(self) -> float:
+        """Growth of resident memory after the settling time, as a share."""
+        return self.memory_end / self.memory_start - 1.0
+
+
+class Soak:
+    """Load, faults and measurements.
+
+    Args:
+        seconds: length of the soak.
+        settle: seconds at the start that do not count for memory.
+        fault_period: seconds from one fault to the next.
+        streams: cameras.
+        rate: frames a second of each.
+        model: ONNX file that ONNX Runtime runs; None takes the shipped one.
+        progress: called about once a second with the seconds that have passed and a snapshot.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float,
+        settle: float,
+        fault_period: float,
+        streams: int = 4,
+        rate: float = 10.0,
+        model: Path | None = None,
+        progress: Callable[[float, ExecutorSnapshot], None] | None = None,
+    ) -> None:
+        for name, value in (("fault_period", fault_period), ("rate", rate), ("streams", streams)):
+            if not value > 0:
+                raise ConfigurationError(
+                    f"{name} = {value}", expected="more than 0", fix=f"set `{name}`"
+                )
+        if not 0.0 <= settle < seconds:
+            raise ConfigurationError(
+                f"a soak of {seconds} s that settles for {settle} s",
+                expected="a shorter settling time",
+                fix="make it longer",
+            )
+        self._seconds = seconds
+        self._settle = settle
+        self._fault_period = fault_period
+        self._names = [f"camera{i}" for i in range(streams)]
+        self._rate = rate
+        self._model = model or default_model()
+        self._spec: ModelSpec = read_spec(self._model)
+        self._progress = progress
+        self._injectors = {device: FaultInjector() for device in DEVICES}
+        self._process = require("psutil", purpose="watching the memory").Process()
+        self._samples: list[tuple[float, float, float, float]] = []
+        self._results = dict.fromkeys(self._names, 0)
+        self._drops = dict.fromkeys(self._names, 0)
+        self._refused = dict.fromkeys(self._names, 0)
+        self._last_stamp = dict.fromkeys(self._names, -1)
+        self._callback_lock = threading.Lock()
+        self._problems: list[str] = []
+        self._faults = 0
+
+    def run(self) -> SoakReport:
+        """Run it and return what was found."""
+        executor = InferenceExecutor(
+            {(device, "default"): self._detector(device) for device in DEVICES},
+            policy="balanced",
+            options=SchedulerOptions(
+                watchdog=WATCHDOG,
+                watchdog_factor=5.0,
+                batch_window=0.002,
+                backoff=0.5,
+                backoff_max=4.0,
+                batch_recovery=5.0,
+            ),
+            factory=lambda device, model: self._detector(device),
+        )
+        # Every device has a camera of its own, and the GPU a second one for its batches.
+        homes = itertools.cycle([str(device) for device in DEVICES] + ["gpu"])
+        for name, home in zip(self._names, homes, strict=False):
+            executor.add_stream(
+                StreamConfig(id=name, device=home, queue_depth=2, expected_rate=self._rate),
+                self._on_result,
+                self._on_drop,
+            )
+        with executor:
+            executor.wait_started(60.0)
+            submitted = self._feed(executor)
+            snapshot = self._wait_empty(executor)
+        self._check_counters(snapshot, submitted)
+        return self._report(snapshot)
+
+    def _detector(self, device: Device) -> Detector:
+        faults = self._injectors[device]
+        if device.kind == "cpu":
+            engine: Engine = OnnxRuntimeEngine(self._model, spec=self._spec, intra_op_num_threads=1)
+        else:
+            size = 416, 416
+            engine = SimulatedEngine(
+                device,
+                simulated_spec(*size),
+                ConstantLatency({"gpu": 0.0041, "dla": 0.01169}[device.kind]),
+                max_batch=4 if device.kind == "gpu" else 1,
+            )
+        faulty = FaultyEngine(engine, device, faults)
+        return CpuDetector(faulty)
+
+    def _feed(self, executor: InferenceExecutor) -> dict[str, int]:
+        """Submit frames and command faults until the time is over; return frames by stream."""
+        rng = np.random.default_rng(0)
+        pictures: list[npt.NDArray[np.uint8]] = [
+            rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in self._names
+        ]
+        turns = itertools.cycle(itertools.product(FAULTS, DEVICES))
+        begin = time.monotonic()
+        next_fault, next_sample = self._fault_period, 0.0
+        number = 0
+        while (now := time.monotonic() - begin) < self._seconds:
+            for name, picture in zip(self._names, pictures, strict=True):
+                frame = Frame.from_array(
+                    picture,
+                    stream_id=name,
+                    stamp_ns=number,
+                    received_ns=time.monotonic_ns(),
+                )
+                if not executor.submit(frame).accepted:
+                    self._refused[name] += 1
+            number += 1
+            # The last fault leaves time to come back before the counters are read.
+            if now >= next_fault and now < self._seconds - 2.0 * WATCHDOG:
+                fault, device = next(turns)
+                count = 3 if fault is Fault.OUT_OF_MEMORY else 1
+                self._injectors[device].inject(fault, count=count, seconds=2.0 * WATCHDOG)
+                self._faults += 1
+                next_fault += self._fault_period
+            if now >= next_sample:
+                self._sample(now, executor)
+                next_sample += max(0.5, min(1.0, self._seconds / 200.0))
+            time.sleep(max(0.0, begin + number / self._rate - time.monotonic()))
+        return dict.fromkeys(self._names, number)
+
+    def _sample(self, now: float, executor: InferenceExecutor) -> None:
+        process = self._process
+        descriptors = process.num_fds() if hasattr(process, "num_fds") else math.nan
+        self._samples.append(
+            (now, process.memory_info().rss, descriptors, threading.active_count())
+        )
+        snapshot = executor.snapshot()
+        for stream in snapshot.streams.values():
+            if stream.received != stream.processed + stream.dropped_total + stream.in_flight:
+                self._problems.append(f"at {now:.0f} s the counters do not add up: {stream}")
+        if self._progress is not None:
+            self._progress(now, snapshot)
+
+    def _wait_empty(self, executor: InferenceExecutor) -> ExecutorSnapshot:
+        for injector in self._injectors.values():
+            injector.clear()
+        end = time.monotonic() + END_LIMIT
+        while True:
+            snapshot = executor.snapshot()
+            in_flight = any(s.in_flight for s in snapshot.streams.values())
+            missing = [
+                str(device)
+                for device, state in snapshot.devices.items()
+                if state.status is not DeviceStatus.IN_SERVICE
+            ]
+            if not in_flight and not missing:
+                return snapshot
+            if time.monotonic() > end:
+                after = f"{END_LIMIT:g} s after the last frame"
+                if in_flight:
+                    self._problems.append(f"frames are still in flight {after}")
+                if missing:
+                    self._problems.append(f"{', '.join(missing)} did not come back until {after}")
+                return snapshot
+            time.sleep(0.02)
+
+    def _check_counters(self, snapshot: ExecutorSnapshot, submitted: Mapping[str, int]) -> None:
+        for name, stream in snapshot.streams.items():
+            with self._callback_lock:
+                results, drops = self._results[name], self._drops[name]
+            found = (stream.received, stream.processed, stream.dropped_total)
+            expected = (submitted[name], results, drops + self._refused[name])
+            if found != expected or submitted[name] != sum(expected[1:]):
+                self._problems.append(
+                    f"{name}: received, processed, dropped are {found}; the callbacks and "
+                    f"submit() counted {expected}"
+                )
+
+    def _report(self, snapshot: ExecutorSnapshot) -> SoakReport:
+        streams, devices = snapshot.streams.values(), snapshot.devices.values()
+        report = SoakReport(
+            seconds=self._seconds,
+            received=sum(s.received for s in streams),
+            processed=sum(s.processed for s in streams),
+            dropped={r.value: sum(s.dropped[r] for s in streams) for r in DropReason},
+            faults=self._faults,
+            errors=sum(d.errors for d in devices),
+            restarts=sum(d.restarts for d in devices),
+            late_results=sum(d.late_results for d in devices),
+            memory=[(time, memory) for time, memory, _, _ in self._samples],
+            problems=self._problems,
+        )
+        settled = np.array([s for s in self._samples if s[0] >= self._settle])
+        if len(settled) >= 4:
+            count = max(2, int(WINDOW * len(settled)))
+            first, last = np.median(settled[:count], axis=0), np.median(settled[-count:], axis=0)
+            report.memory_start, report.memory_end = float(first[1]), float(last[1])
+            report.descriptors_start, report.descriptors_end = float(first[2]), float(last[2])
+            report.threads_start, report.threads_end = float(first[3]), float(last[3])
+            limit = GROWTH_LIMIT if self._seconds >= LONG else SHORT_GROWTH_LIMIT
+            if report.growth >= limit:
+                report.problems.append(f"resident memory grew by {report.growth:.1%}")
+            if report.descriptors_end > report.descriptors_start:
+                report.problems.append("descriptors leak")
+            if report.threads_end > report.threads_start + 1:
+                report.problems.append("threads leak")
+        if not report.errors and report.faults:
+            report.problems.append("no fault reached a device")
+        return report
+
+    def _on_result(self, result: Any) -> None:
+        name, stamp = result.frame.stream_id, result.frame.stamp_ns
+        with self._callback_lock:
+            self._results[name] += 1
+            if stamp <= self._last_stamp[name]:
+                self._problems.append(f"{name}: frame {stamp} after {self._last_stamp[name]}")
+            self._last_stamp[name] = stamp
+
+    def _on_drop(self, frame: Frame, reason: DropReason) -> None:
+        with self._callback_lock:
+            self._drops[frame.stream_id] += 1
+
+
+def steady_memory() -> None:
+    """Let resident memory follow what is in use: few arenas, and no huge pages (Linux, glibc).
+
+    NumPy asks for huge pages for arrays of 4 MB and more, and the kernel gives and takes them in
+    steps of 2 MB: up to 18 MB came and went within minutes, more than what is looked for.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        none = ctypes.c_ulong(0)
+        libc.prctl(41, ctypes.c_ulong(1), none, none, none)  # PR_SET_THP_DISABLE, linux/prctl.h
+        libc.mallopt(-8, ARENAS)  # M_ARENA_MAX of malloc.h
+
+
+def run_soak(
+    *, minutes: float, fault_period: float, model: Path | None, json_path: Path | None
+) -> int:
+    """Run a soak with a progress bar and print its report; 1 if something was wrong.
+
+    Args:
+        minutes: length; memory is watched after a tenth of it, 3 minutes at most.
+        fault_period: seconds between faults.
+        model: ONNX file; None takes the shipped one.
+        json_path: where the figures are written, None for nowhere.
+    """
+    prepare_outputs(json_path)
+    # Every fault is logged as an error; here they are expected, and counted.
+    logging.getLogger("yolox_trt").setLevel(logging.CRITICAL)
+    console_module = require("rich.console")
+    progress_module = require("rich.progress")
+    console = console_module.Console()
+    seconds = 60.0 * minutes
+    columns = (
+        progress_module.TextColumn("soaking"),
+        progress_module.BarColumn(),
+        progress_module.TimeElapsedColumn(),
+        progress_module.TimeRemainingColumn(),
+        progress_module.TextColumn("{task.fields[what]}"),
+    )
+    with progress_module.Progress(
+        *columns, console=console, transient=True, refresh_per_second=1
+    ) as bar:
+        task = bar.add_task("soak", total=seconds, what="")
+
+        def show(now: float, snapshot: ExecutorSnapshot) -> None:
+            done = sum(s.processed for s in snapshot.streams.values())
+            errors = sum(d.errors for d in snapshot.devices.values())
+            bar.update(task, completed=now, what=f"{done} results, {errors} failures")
+
+        soak = Soak(
+            seconds=seconds,
+            settle=min(180.0, 0.25 * seconds),
+            fault_period=fault_period,
+            model=model,
+            progress=show,
+        )
+        steady_memory()
+        gc.collect()
+        report = soak.run()
+    _print(console, report)
+    if json_path is not None:
+        figures = asdict(report) | {"growth": report.growth, "cores": os.cpu_count()}
+        json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 1 if report.problems else 0
+
+
+def _print(console: Any, report: SoakReport) -> None:
+    table = require("rich.table").Table(title=f"soak of {report.seconds / 60.0:g} minutes")
+    table.add_column("")
+    table.add_column("", justify="right")
+    dropped = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items() if count)
+    rows = {
+        "received": f"{report.received}",
+        "processed": f"{report.processed}",
+        "dropped": dropped or "0",
+        "faults commanded": f"{report.faults}",
+        "failures, restarts": f"{report.errors}, {report.restarts}",
+        "late results discarded": f"{report.late_results}",
+        "resident memory": f"{report.memory_start / 2**20:.1f} -> {report.memory_end / 2**20:.1f} "
+        f"MiB ({report.growth:+.2%})",
+        "descriptors": f"{report.descriptors_start:.0f} -> {report.descriptors_end:.0f}",
+        "threads": f"{report.threads_start:.0f} -> {report.threads_end:.0f}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    for problem in report.problems:
+        console.print(f"PROBLEM: {problem}", style="bold red")
+    if not report.problems:
+        console.print("all well: memory flat, nothing leaks, every frame is accounted for")

@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a YOLOX graph in ONNX Runtime and brings its outputs, whatever their form, to one form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.core.errors import ModelError
+from yolox_trt.core.model_spec import HeadLayout, HeadTensor, ModelSpec
+from yolox_trt.core.optional import require
+from yolox_trt.graph.model_graph import drop_unused_nodes
+from yolox_trt.graph.spec import read_spec
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A network's predictions in one form, so that any two head layouts can be compared.
+
+    Attributes:
+        boxes: float64 (N, A, 4), x y w h as the last convolutions give them: relative to the grid
+            cell, sizes as logarithms.
+        objectness: float64 (N, A) in 0..1, or None behind EfficientNMS (only the product is left).
+        classes: float64 (N, A, C) in 0..1; objectness x class where objectness is None.
+    """
+
+    boxes: Array
+    objectness: Array | None
+    classes: Array
+
+    @property
+    def scores(self) -> Array:
+        """Objectness x class, float64 (N, A, C)."""
+        if self.objectness is None:
+            return self.classes
+        return self.objectness[..., None] * self.classes
+
+
+def run_model(model: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
+    """Run a model on the CPU with ONNX Runtime, without its graph optimisations.
+
+    Raises:
+        ModelError: ONNX Runtime does not take the model.
+    """
+    ort = require("onnxruntime", purpose="checking a rewritten model")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Its own rewriting would hide what the passes change, and costs time at every check.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        session = ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception as error:  # onnxruntime raises pybind exceptions of many classes
+        raise ModelError(
+            f"ONNX Runtime does not run the model ({error})",
+            expected="a model that ONNX Runtime can run",
+            fix="run with --no-verify to skip the numerical check",
+        ) from error
+
+
+def sample_images(batch: int, height: int, width: int, seed: int = 0) -> Array:
+    """Return random images with structure at several scales, uint8 (N, 3, H, W), BGR.
+
+    White noise would leave the deeper layers almost constant.
+    """
+    rng = np.random.default_rng(seed)
+    image = np.zeros((batch, 3, height, width))
+    for size in (64, 16, 4, 1):
+        rows, columns = -(-height // size), -(-width // size)
+        coarse = rng.uniform(-64, 64, (batch, 3, rows, columns))
+        image += coarse.repeat(size, 2).repeat(size, 3)[..., :height, :width]
+    return np.clip(image + 128, 0, 255).astype(np.uint8)
+
+
+def predict(model: onnx.ModelProto, images: Array, *, spec: ModelSpec | None = None) -> Predictions:
+    """Preprocess images as the model's description says, run it, and bring its outputs to one form.
+
+    A model with EfficientNMS is run up to the plugin, which ONNX Runtime does not have.
+
+    Args:
+        model: a YOLOX with fixed H x W (a fixed batch B runs B images at a time).
+        images: uint8 (N, 3, H, W), BGR, already of the network's size.
+        spec: its description, if known.
+
+    Raises:
+        ModelError: not a YOLOX that this package can run.
+    """
+    if spec is None:
+        spec = read_spec(model)
+    if spec.head is HeadLayout.EFFICIENT_NMS:
+        model, nms_inputs = _before_nms(model)
+    multiplier, offset = spec.preprocessing.factors
+    feed = images if spec.preprocessing.color_order == "bgr" else images[:, ::-1]
+    if not spec.preprocessing.is_identity:
+        feed = feed * np.reshape(multiplier, (1, 3, 1, 1)) + np.reshape(offset, (1, 3, 1, 1))
+    feed = np.ascontiguousarray(feed.astype(spec.input_dtype))
+    step = spec.batch or len(images)
+    parts: list[dict[str, Array]] = []
+    for start in range(0, len(images), step):
+        chunk = feed[start : start + step]
+        filled = np.concatenate([chunk, np.repeat(chunk[-1:], step - len(chunk), 0)])
+        result = run_model(model, {spec.input_name: filled})
+        parts.append({k: v[: len(chunk)] for k, v in result.items()})
+    outputs = {k: np.concatenate([p[k] for p in parts]).astype(np.float64) for k in parts[0]}
+    if spec.head is HeadLayout.EFFICIENT_NMS:
+        boxes, scores = (outputs[name] for name in nms_inputs)
+        grid, strides = _grid(spec, boxes.shape[1])
+        return Predictions(_undecode(boxes, grid, strides), None, scores)
+    if spec.head is HeadLayout.RAW_LEVELS:
+        return _from_levels(spec, outputs)
+    flat = outputs[spec.output_names[0]]
+    boxes = flat[..., :4]
+    if spec.head is HeadLayout.DECODED:
+        boxes = _undecode(boxes, *_grid(spec, boxes.shape[1]))
+    return Predictions(boxes, _probability(flat[..., 4], spec), _probability(flat[..., 5:], spec))
+
+
+def relative_difference(before: Predictions, after: Predictions) -> float:
+    """Return max |after - before| / max |before|, the largest over boxes, objectness, classes.
+
+    Raises:
+        ModelError: the two have different numbers of anchors or classes.
+    """
+    pairs = [(before.boxes, after.boxes)]
+    if before.objectness is None or after.objectness is None:
+        pairs.append((before.scores, after.scores))
+    else:
+        pairs += [(before.objectness, after.objectness), (before.classes, after.classes)]
+    worst = 0.0
+    for a, b in pairs:
+        if a.shape != b.shape:
+            raise ModelError(
+                f"predictions of shape {b.shape} after the surgery",
+                expected=f"{a.shape}, as before",
+                fix="leave the last pass out (`--skip PASS`)",
+            )
+        scale = float(np.abs(a).max()) or 1.0
+        difference = float(np.abs(a - b).max()) / scale
+        worst = max(worst, difference) if np.isfinite(difference) else float("inf")
+    return worst
+
+
+def _probability(values: Array, spec: ModelSpec) -> Array:
+    # Clipped where exp would overflow; float64 sigmoid is 0 or 1 there.
+    return values if spec.sigmoid else 1.0 / (1.0 + np.exp(-np.clip(values, -60, 60)))
+
+
+def _grid(spec: ModelSpec, anchors: int) -> tuple[Array, Array]:
+    """Return cell corners (A, 2) as x, y in cells and strides (A, 1) in pixels."""
+    strides = spec.strides or (8, 16, 32)
+    corners, steps = [], []
+    for stride in strides:
+        y, x = np.mgrid[0 : spec.input_height // stride, 0 : spec.input_width // stride]
+        corners.append(np.stack((x, y), -1).reshape(-1, 2))
+        steps.append(np.full((len(corners[-1]), 1), float(stride)))
+    grid = np.concatenate(corners).astype(np.float64)
+    if len(grid) != anchors:
+        raise ModelError(
+            f"{anchors} anchors",
+            expected=f"{len(grid)} for strides {strides}",
+            fix="check the head",
+        )
+    return grid, np.concatenate(steps)
+
+
+def _undecode(boxes: Array, grid: Array, strides: Array) -> Array:
+    sizes = np.maximum(boxes[..., 2:4] / strides, 1e-30)
+    return np.concatenate([boxes[..., :2] / strides - grid, np.log(sizes)], -1)
+
+
+def _from_levels(spec: ModelSpec, outputs: dict[str, Array]) -> Predictions:
+    def take(tensor: HeadTensor | None, channels: int) -> Array:
+        assert tensor is not None
+        values = outputs[tensor.name][:, tensor.channel : tensor.channel + channels]
+        return values.reshape(*values.shape[:2], -1).transpose(0, 2, 1)
+
+    boxes = np.concatenate([take(level.box, 4) for level in spec.levels], 1)
+    objectness = np.concatenate([take(level.objectness, 1) for level in spec.levels], 1)[..., 0]
+    classes = np.concatenate([take(level.classes, spec.num_classes) for level in spec.levels], 1)
+    return Predictions(boxes, _probability(objectness, spec), _probability(classes, spec))
+
+
+def _before_nms(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, str]]:
+    """Cut a model in front of EfficientNMS; return it and the names of (boxes, scores).
+
+    The two become float64: their own type (FP16 where the whole graph is) is not written down.
+    """
+    onnx_ = require("onnx", purpose="checking a rewritten model")
+    copy = onnx_.ModelProto()
+    copy.CopyFrom(model)
+    node = next(n for n in copy.graph.node if n.op_type.startswith("EfficientNMS"))
+    inputs = (node.input[0], node.input[1])
+    names = (f"{inputs[0]}_before_nms", f"{inputs[1]}_before_nms")
+    copy.graph.node.remove(node)
+    del copy.graph.output[:]
+    double = onnx_.TensorProto.DOUBLE
+    for given, name in zip(inputs, names, strict=True):
+        copy.graph.node.append(onnx_.helper.make_node("Cast", [given], [name], name, to=double))
+        copy.graph.output.append(onnx_.helper.make_tensor_value_info(name, double, None))
+    drop_unused_nodes(copy)
+    return copy, names

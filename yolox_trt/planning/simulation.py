@@ -1,0 +1,505 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Simulation: the Scheduler in virtual time. Deterministic, and much faster than real time."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.frame import Frame
+from yolox_trt.detectors.detector import StageTimes
+from yolox_trt.engines.simulated import Contention, LatencyModel
+from yolox_trt.executor.clock import VirtualClock
+from yolox_trt.executor.device_state import Batch, ModelServer
+from yolox_trt.executor.outcomes import DropReason
+from yolox_trt.executor.placement import PlacementPolicy, create_policy
+from yolox_trt.executor.scheduler import Scheduler, SchedulerOptions
+from yolox_trt.executor.snapshot import ExecutorSnapshot
+from yolox_trt.executor.stream_config import StreamConfig
+from yolox_trt.executor.timeline import Timeline
+
+#: Seconds of virtual time between looks at drifted rates, as the executor's supervisor does.
+DRIFT_PERIOD = 1.0
+#: Events between looks at whether a frame has been lost, for runs that end there.
+_LOOK_EVENTS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraLoad:
+    """One simulated camera.
+
+    Attributes:
+        config: its stream.
+        rate: frames a second, more than 0.
+        phase: time of its first frame, in seconds.
+        jitter: each frame comes up to this many seconds early or late (uniform).
+    """
+
+    config: StreamConfig
+    rate: float
+    phase: float = 0.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.rate) and self.rate > 0.0):
+            raise ConfigurationError(
+                f"rate = {self.rate} of camera {self.config.id}",
+                expected="more than 0 Hz",
+                fix="set `rate`",
+            )
+        if not (math.isfinite(self.phase) and self.phase >= 0.0):
+            raise ConfigurationError(
+                f"phase = {self.phase} s of camera {self.config.id}",
+                expected="a finite time of at least 0",
+                fix="set `phase`",
+            )
+        if not 0.0 <= self.jitter < 0.5 / self.rate:
+            raise ConfigurationError(
+                f"jitter = {self.jitter} s of camera {self.config.id}",
+                expected="from 0 to less than half a period",
+                fix="set `jitter`",
+            )
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A device that fails at `start` and may be restarted from `end` on, in seconds."""
+
+    device: Device
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """What came out.
+
+    Attributes:
+        duration: virtual seconds during which frames arrived.
+        snapshot: the scheduler's counters at the end (nothing is in flight any more, but for runs
+            that ended at a lost frame).
+        latencies: stream -> seconds from arrival to result, float64 (processed,).
+        loads: device -> share of the duration that it was busy.
+        device_shares: stream -> device -> share of its results that came from there.
+        timeline: spans of the end of the run, if recorded.
+    """
+
+    duration: float
+    snapshot: ExecutorSnapshot
+    latencies: Mapping[str, npt.NDArray[np.float64]]
+    loads: Mapping[Device, float]
+    device_shares: Mapping[str, Mapping[Device, float]]
+    timeline: Timeline | None
+
+    @property
+    def received(self) -> int:
+        """Frames that arrived."""
+        return sum(s.received for s in self.snapshot.streams.values())
+
+    @property
+    def processed(self) -> int:
+        """Frames with a result."""
+        return sum(s.processed for s in self.snapshot.streams.values())
+
+    @property
+    def refused(self) -> int:
+        """Frames beyond their stream's `max_rate`: not served because that was asked for."""
+        return sum(s.dropped[DropReason.RATE] for s in self.snapshot.streams.values())
+
+    @property
+    def dropped(self) -> int:
+        """Frames without a result that were not refused."""
+        return sum(s.dropped_total for s in self.snapshot.streams.values()) - self.refused
+
+    @property
+    def deadline_missed(self) -> int:
+        """Results after their stream's deadline."""
+        return sum(s.deadline_missed for s in self.snapshot.streams.values())
+
+    @property
+    def drop_rate(self) -> float:
+        """Share of the frames that were dropped."""
+        return self.dropped / max(1, self.received)
+
+    @property
+    def latency_max(self) -> float:
+        """Longest latency of all streams, in seconds, NaN without results."""
+        return max((float(v.max()) for v in self.latencies.values() if len(v)), default=math.nan)
+
+    @property
+    def latency_mean(self) -> float:
+        """Mean latency over all results, in seconds, NaN without results."""
+        values = [v for v in self.latencies.values() if len(v)]
+        return float(np.concatenate(values).mean()) if values else math.nan
+
+
+class _Work:
+    """A call and how much of it is left, in seconds of undisturbed work.
+
+    `copied` and `computed` are for calls that overlap: whether these halves of it are over.
+    """
+
+    __slots__ = ("batch", "computed", "copied", "factor", "left", "since", "version")
+
+    def __init__(self, batch: Batch, left: float, now: float) -> None:
+        self.batch = batch
+        self.left = left
+        self.since = now
+        self.factor = 1.0
+        self.version = 0
+        self.copied = False
+        self.computed = False
+
+
+class Simulation:
+    """Cameras, devices and a Scheduler on an event clock.
+
+    The Scheduler, its streams and its policy are the ones that the InferenceExecutor runs. The
+    same arguments give the same result.
+
+    Args:
+        cameras: the load.
+        devices: for each Device, the latency of each of its models.
+        policy: "static", "balanced", "dynamic", or a PlacementPolicy.
+        options: knobs of the scheduler.
+        contention: how the devices slow one another down while they work; None: not at all.
+        gpu_share: DLA device -> seconds of the GPU for each of its frames. They are part of the
+            DLA's time, and lengthen the call that the GPU runs at that moment.
+        max_batch: most frames of one call on the GPU and the CPU.
+        copies: device whose calls overlap -> the part of a frame's time, in seconds, in which the
+            host copies it: then the device may work on the call before it.
+        outages: failures to simulate; a failed device loses its running frames.
+        seed: of latencies and jitter.
+        timeline_capacity: entries of the timeline; 0 = none.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[CameraLoad],
+        devices: Mapping[Device, Mapping[str, LatencyModel]],
+        *,
+        policy: str | PlacementPolicy = "balanced",
+        options: SchedulerOptions | None = None,
+        contention: Contention | None = None,
+        gpu_share: Mapping[Device, float] | None = None,
+        max_batch: int = 1,
+        copies: Mapping[Device, float] | None = None,
+        outages: Sequence[Outage] = (),
+        seed: int = 0,
+        timeline_capacity: int = 0,
+    ) -> None:
+        self.clock = VirtualClock()
+        self._cameras = list(cameras)
+        self._latencies = devices
+        self._contention = contention or Contention()
+        self._gpu_share = dict(gpu_share or {})
+        self._copies = dict(copies or {})
+        self._rng = np.random.default_rng(seed)
+        self._timeline = Timeline(timeline_capacity) if timeline_capacity else None
+        self.scheduler = Scheduler(
+            {
+                device: {
+                    # Known from a device that works alone, as after a warm-up.
+                    name: ModelServer(
+                        name,
+                        1 if device.kind == "dla" else max_batch,
+                        latency.mean,
+                        True,
+                        2 if device in self._copies else 1,
+                    )
+                    for name, latency in models.items()
+                }
+                for device, models in devices.items()
+            },
+            create_policy(policy),
+            options,
+            timeline=self._timeline,
+            gpu_share=gpu_share,
+            contention=contention,
+        )
+        self._outages = list(outages)
+        self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        self._sequence = 0
+        self._working: dict[Device, _Work] = {}
+        #: Calls under way of devices whose calls overlap, oldest first.
+        self._calls: dict[Device, list[_Work]] = {device: [] for device in self._copies}
+        #: Devices whose worker waits for the oldest call, and takes no other frame meanwhile.
+        self._collecting: set[Device] = set()
+        self._busy_time = dict.fromkeys(devices, 0.0)
+        self._wake_at: dict[Device, float] = {}
+        self._measured: dict[str, array[float]] = {}
+        self._served_by: dict[str, dict[Device, int]] = {}
+        self._duration = 0.0
+        # Pixels do not matter here: every simulated frame is this one.
+        self._frame = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
+
+    def run(
+        self,
+        duration: float,
+        progress: Callable[[float], None] | None = None,
+        *,
+        until_lost: bool = False,
+    ) -> SimulationResult:
+        """Let frames arrive for `duration` seconds, then let the devices finish.
+
+        Args:
+            duration: virtual seconds.
+            progress: called now and then with the virtual time.
+            until_lost: end soon after the first frame that is dropped or late, with frames still
+                in flight: for a caller who asks only whether there is one.
+        """
+        scheduler = self.scheduler
+        self._duration = duration
+        for camera in self._cameras:
+            config = camera.config
+            if not config.expected_rate:
+                config = StreamConfig(**{**_fields(config), "expected_rate": camera.rate})
+            scheduler.add_stream(config, _ignore, None, 0.0)
+            self._measured[config.id] = array("d")
+            self._served_by[config.id] = dict.fromkeys(scheduler.devices, 0)
+        for device in scheduler.devices:
+            scheduler.device_started(device, 0.0)
+        scheduler.accepting = True
+        self._replan("start")
+        for index, camera in enumerate(self._cameras):
+            self._at(camera.phase, self._arrive, (index, 0))
+        for outage in self._outages:
+            self._at(outage.start, self._fail, outage)
+        if scheduler.policy.replans:
+            self._at(DRIFT_PERIOD, self._check_drift, None)
+        steps = 0
+        while self._events:
+            time, _, action, argument = heapq.heappop(self._events)
+            self.clock.advance_to(time)
+            action(argument)
+            if scheduler.replan_needed:
+                self._replan("streams or devices changed")
+            steps += 1
+            if progress is not None and steps % 20_000 == 0:
+                progress(min(time, duration))
+            if until_lost and steps % _LOOK_EVENTS == 0 and self._any_lost():
+                break
+        end = max(self.clock.now(), duration)
+        scheduler.drop_waiting(end)
+        scheduler.drops.clear()
+        return SimulationResult(
+            duration=duration,
+            snapshot=scheduler.snapshot(end),
+            latencies={k: np.frombuffer(v, np.float64) for k, v in self._measured.items()},
+            loads={d: busy / duration for d, busy in self._busy_time.items()},
+            device_shares={
+                name: {d: n / max(1, sum(counts.values())) for d, n in counts.items() if n}
+                for name, counts in self._served_by.items()
+            },
+            timeline=self._timeline,
+        )
+
+    def _any_lost(self) -> bool:
+        return any(
+            stream.deadline_missed
+            or any(n for reason, n in stream.dropped.items() if reason is not DropReason.RATE)
+            for stream in self.scheduler.streams.values()
+        )
+
+    # Events ----------------------------------------------------------------------------------
+
+    def _at(self, time: float, action: Callable[[Any], None], argument: Any) -> None:
+        self._sequence += 1
+        heapq.heappush(self._events, (time, self._sequence, action, argument))
+
+    def _arrive(self, which: tuple[int, int]) -> None:
+        index, count = which
+        camera = self._cameras[index]
+        now = self.clock.now()
+        scheduler = self.scheduler
+        outcome = scheduler.submit(camera.config.id, self._frame, now, now)
+        # Times are multiples of the period, not sums, so that no rounding piles up.
+        following = camera.phase + (count + 1) / camera.rate
+        if camera.jitter:
+            following += float(self._rng.uniform(-camera.jitter, camera.jitter))
+        if following < self._duration:
+            self._at(max(following, now), self._arrive, (index, count + 1))
+        if outcome.accepted:
+            for state in scheduler.idle_devices(scheduler.streams[camera.config.id]):
+                self._dispatch(state.device)
+        scheduler.drops.clear()
+
+    def _dispatch(self, device: Device) -> None:
+        calls = self._calls.get(device)
+        if calls and (device in self._collecting or not calls[-1].copied):
+            return  # its worker is in a call of the detector
+        now = self.clock.now()
+        choice = self.scheduler.next_batch(device, now)
+        if choice is None:
+            return
+        if isinstance(choice, Batch):
+            self._start(choice, now)
+        elif not now < self._wake_at.get(device, -math.inf) <= choice:
+            self._wake_at[device] = choice
+            self._at(choice, self._wake, device)
+
+    def _wake(self, device: Device) -> None:
+        self._wake_at.pop(device, None)
+        self._dispatch(device)
+
+    def _start(self, batch: Batch, now: float) -> None:
+        latency = self._latencies[batch.device][batch.server.name]
+        work = _Work(batch, latency.sample(self._rng, len(batch.frames)), now)
+        if batch.device not in self._copies:
+            self._compute(work, now)
+            return
+        copying = min(work.left, self._copies[batch.device] * len(batch.frames))
+        work.left -= copying
+        self._calls[batch.device].append(work)
+        self._at(now + copying, self._copied, work)
+
+    def _copied(self, work: _Work) -> None:
+        """The worker is back from enqueueing a call: another one, or wait for the oldest."""
+        now = self.clock.now()
+        device = work.batch.device
+        calls = self._calls[device]
+        if not any(call is work for call in calls):
+            return  # lost in an outage
+        work.copied = True
+        if calls[0] is work:
+            self._compute(work, now)
+        elif calls[0].computed:
+            self._compute(work, now)
+            self._finish(calls.pop(0), now)
+            return
+        self._dispatch(device)
+        if calls[-1].copied:
+            self._collecting.add(device)
+
+    def _compute(self, work: _Work, now: float) -> None:
+        batch = work.batch
+        work.since = now
+        self._working[batch.device] = work
+        share = self._gpu_share.get(batch.device, 0.0)
+        lengthened = None
+        if share:
+            lengthened = next((w for d, w in self._working.items() if d.kind == "gpu"), None)
+            if lengthened is not None:
+                self._settle(lengthened, now)
+                lengthened.left += share
+        if self._contention.none:
+            self._schedule_end(work, now)
+            if lengthened is not None:
+                self._schedule_end(lengthened, now)
+        else:
+            self._reschedule(now)
+
+    def _settle(self, work: _Work, now: float) -> None:
+        work.left -= (now - work.since) / work.factor
+        work.since = now
+
+    def _reschedule(self, now: float) -> None:
+        """The set of working devices has changed: all go on at their new speeds."""
+        for device, work in self._working.items():
+            self._settle(work, now)
+            work.factor = self._contention.slowdown(device, self._working)
+            self._schedule_end(work, now)
+
+    def _schedule_end(self, work: _Work, now: float) -> None:
+        work.version += 1
+        end = now + max(0.0, work.left) * work.factor
+        self._at(end, self._end, (work, work.version))
+
+    def _end(self, which: tuple[_Work, int]) -> None:
+        work, version = which
+        batch = work.batch
+        if version != work.version or self._working.get(batch.device) is not work:
+            return
+        now = self.clock.now()
+        del self._working[batch.device]
+        if not self._contention.none:
+            self._reschedule(now)
+        calls = self._calls.get(batch.device)
+        if calls is not None:
+            work.computed = True
+            following = calls[1] if len(calls) > 1 else None
+            if following is not None and not following.copied:
+                return  # the worker still copies; it collects afterwards
+            self._collecting.discard(batch.device)
+            calls.pop(0)
+            if following is not None:
+                self._compute(following, now)
+        self._finish(work, now)
+
+    def _finish(self, work: _Work, now: float) -> None:
+        batch = work.batch
+        scheduler = self.scheduler
+        self._count_busy(batch.began, now, batch.device)
+        scheduler.finish(batch, now, None, StageTimes(inference=now - batch.began))
+        for stream, pending in zip(batch.streams, batch.frames, strict=True):
+            self._measured[stream.config.id].append(now - pending.received)
+            self._served_by[stream.config.id][batch.device] += 1
+        scheduler.release(batch)
+        self._dispatch(batch.device)
+        calls = self._calls.get(batch.device)
+        if calls and calls[-1].copied:
+            self._collecting.add(batch.device)
+        if scheduler.policy.per_frame:
+            for stream in batch.streams:
+                if stream.queue:
+                    for state in scheduler.idle_devices(stream):
+                        self._dispatch(state.device)
+
+    def _count_busy(self, start: float, end: float, device: Device) -> None:
+        self._busy_time[device] += max(0.0, min(end, self._duration) - start)
+
+    def _fail(self, outage: Outage) -> None:
+        now = self.clock.now()
+        work = self._working.pop(outage.device, None)
+        running = self.scheduler.devices[outage.device].running
+        if running is not None:
+            self._count_busy(running.began, now, outage.device)
+        self._calls.get(outage.device, []).clear()
+        self._collecting.discard(outage.device)
+        if work is not None and not self._contention.none:
+            self._reschedule(now)
+        self.scheduler.device_failed(outage.device, now, "simulated outage")
+        back = max(outage.end, self.scheduler.devices[outage.device].retry_at)
+        self._at(back, self._recover, outage.device)
+        self._dispatch_all()
+
+    def _recover(self, device: Device) -> None:
+        self.scheduler.device_started(device, self.clock.now())
+        self._replan(f"{device} is back")
+        self._dispatch_all()
+
+    def _check_drift(self, _: None) -> None:
+        now = self.clock.now()
+        if now + DRIFT_PERIOD < self._duration:
+            self._at(now + DRIFT_PERIOD, self._check_drift, None)
+        if self.scheduler.drifted(now):
+            self.scheduler.replan(now, "rates or times changed", drifted=True)
+            self._dispatch_all()
+
+    def _replan(self, reason: str) -> None:
+        self.scheduler.replan(self.clock.now(), reason)
+        self.scheduler.events.clear()
+        self._dispatch_all()
+
+    def _dispatch_all(self) -> None:
+        for device, state in self.scheduler.devices.items():
+            if state.has_room:
+                self._dispatch(device)
+
+
+def _fields(config: StreamConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+def _ignore(_: Any) -> None:
+    """Results of simulated frames go nowhere."""

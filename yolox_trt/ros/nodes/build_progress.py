@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""BuildProgress: tells how far engines are that are being built, on a topic and in the log."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.exceptions import InvalidHandle
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import EngineError
+from yolox_trt.ros.nodes import diagnostics
+
+#: Least seconds between two messages of one build, and between two lines in the log.
+PUBLISH_PERIOD = 0.5
+LOG_PERIOD = 5.0
+
+
+class BuildProgress:
+    """The topic ~/build_progress: diagnostic_msgs/DiagnosticStatus, latched.
+
+    `name` is "<node>: build <model> for <device>", `message` the phase; the values are `model`,
+    `device`, `fraction` (0 to 1; 0 all the while where the TensorRT version tells no steps) and
+    `elapsed_s`. The last message of a build has the fraction 1.
+
+    Builders call from their own threads; everything here may be called from any thread.
+
+    Args:
+        node: the node that publishes.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._running: dict[str, str] = {}
+        self._cancelled = False
+        self._publisher = node.create_publisher(
+            DiagnosticStatus,
+            "~/build_progress",
+            QoSProfile(
+                depth=10,
+                durability=DurabilityPolicy.TRANSIENT_LOCAL,
+                reliability=ReliabilityPolicy.RELIABLE,
+            ),
+        )
+
+    @property
+    def text(self) -> str:
+        """The builds that go on, in words; "" where there is none."""
+        with self._lock:
+            return "; ".join(self._running.values())
+
+    def cancel(self) -> None:
+        """Let every build end at its next step: the process is going down."""
+        self._cancelled = True
+
+    @contextlib.contextmanager
+    def watch(self, model: str, device: Device | None) -> Iterator[Callable[[float, str], None]]:
+        """Give the on_progress(fraction 0..1, phase) of one build, for as long as it may be called.
+
+        It raises EngineError after cancel(), which ends the build.
+
+        Args:
+            model: name of the model.
+            device: what the engine is built for; None for the one that works.
+        """
+        what = f"{model} for {'auto' if device is None else device}"
+        try:
+            yield self._callback(model, device, what)
+        finally:
+            with self._lock:
+                self._running.pop(what, None)
+
+    def _callback(
+        self, model: str, device: Device | None, what: str
+    ) -> Callable[[float, str], None]:
+        started = time.monotonic()
+        last = {"published": float("-inf"), "logged": float("-inf")}
+
+        def on_progress(fraction: float, phase: str) -> None:
+            if self._cancelled:
+                raise EngineError(f"the build of {what} was cancelled")
+            done = fraction >= 1.0
+            now = time.monotonic()
+            with self._lock:
+                if done:
+                    self._running.pop(what, None)
+                else:
+                    self._running[what] = f"building {what}, {fraction:.0%}: {phase}"
+                publish = done or now - last["published"] >= PUBLISH_PERIOD
+                log = done or now - last["logged"] >= LOG_PERIOD
+                last.update({"published": now} if publish else {})
+                last.update({"logged": now} if log else {})
+            if publish:
+                self._publish(model, device, fraction, phase, now - started)
+            if log:
+                self._node.get_logger().info(
+                    f"{what}: {phase}, {now - started:.0f} s"
+                    if done
+                    else f"building {what}, {fraction:.0%}: {phase}"
+                )
+
+        return on_progress
+
+    def _publish(
+        self, model: str, device: Device | None, fraction: float, phase: str, elapsed: float
+    ) -> None:
+        where = "auto" if device is None else str(device)
+        message = diagnostics.status(
+            f"{self._node.get_name()}: build {model} for {where}",
+            platform.node(),
+            diagnostics.OK,
+            phase,
+            {"model": model, "device": where, "fraction": fraction, "elapsed_s": elapsed},
+        )
+        # The node may go down while TensorRT is at work.
+        with contextlib.suppress(InvalidHandle):
+            self._publisher.publish(message)

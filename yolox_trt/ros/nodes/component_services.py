@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""ComponentServices: cameras come and go by the services of a component container.
+
+ros2 component load /multi_camera yolox_trt CameraNode -n rear -p image_topic:=/rear/image
+ros2 component list
+ros2 component unload /multi_camera 2
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rclpy.parameter import Parameter
+
+from yolox_trt.core.errors import YoloxTrtError
+
+if TYPE_CHECKING:
+    from yolox_trt.ros.nodes.executor_node import ExecutorNode
+
+#: What LoadNode may ask for, however its class is written.
+PACKAGE = "yolox_trt"
+PLUGINS = ("CameraNode", "yolox_trt::CameraNode", "yolox_trt.CameraNode")
+
+
+class ComponentServices:
+    """The three services, in the names that `ros2 component` and launch_ros use.
+
+    Args:
+        node: the executor's node.
+        types: the module composition_interfaces.srv.
+    """
+
+    def __init__(self, node: ExecutorNode, types: Any) -> None:
+        self._node = node
+        self._ids: dict[str, int] = {}
+        self._next = 1
+        node.create_service(types.LoadNode, "~/_container/load_node", self._load)
+        node.create_service(types.UnloadNode, "~/_container/unload_node", self._unload)
+        node.create_service(types.ListNodes, "~/_container/list_nodes", self._list)
+
+    def _numbered(self) -> dict[str, int]:
+        """Return camera name -> id; cameras that came by the parameter get theirs now."""
+        cameras = self._node.cameras
+        self._ids = {name: number for name, number in self._ids.items() if name in cameras}
+        for name in cameras:
+            if name not in self._ids:
+                self._ids[name] = self._next
+                self._next += 1
+        return self._ids
+
+    def _load(self, request: Any, response: Any) -> Any:
+        response.success = False
+        own = self._node.get_namespace()
+        if request.package_name != PACKAGE or request.plugin_name not in PLUGINS:
+            response.error_message = (
+                f"'{request.plugin_name}' of package '{request.package_name}'; expected "
+                f"CameraNode of {PACKAGE}"
+            )
+        elif not request.node_name:
+            response.error_message = "no node name; expected the camera's name"
+        elif request.node_namespace.rstrip("/") not in ("", own.rstrip("/")):
+            response.error_message = (
+                f"namespace '{request.node_namespace}'; expected that of the process, {own}"
+            )
+        else:
+            try:
+                camera = self._node.add_camera(
+                    request.node_name,
+                    overrides=[
+                        Parameter.from_parameter_msg(parameter) for parameter in request.parameters
+                    ],
+                    remap_rules=list(request.remap_rules),
+                )
+            except (YoloxTrtError, ValueError, RuntimeError) as error:
+                response.error_message = str(error)
+                return response
+            self._node.publish_camera_names()
+            response.success = True
+            response.full_node_name = camera.get_fully_qualified_name()
+            response.unique_id = self._numbered()[request.node_name]
+        return response
+
+    def _unload(self, request: Any, response: Any) -> Any:
+        for name, number in self._numbered().items():
+            if number == request.unique_id:
+                self._node.remove_camera(name)
+                self._node.publish_camera_names()
+                response.success = True
+                return response
+        response.success = False
+        response.error_message = f"no camera has the id {request.unique_id}"
+        return response
+
+    def _list(self, request: Any, response: Any) -> Any:
+        for name, number in self._numbered().items():
+            response.full_node_names.append(self._node.cameras[name].get_fully_qualified_name())
+            response.unique_ids.append(number)
+        return response
+
+
+def create_component_services(node: ExecutorNode) -> ComponentServices | None:
+    """Create the services, where the package composition_interfaces is installed."""
+    try:
+        types = importlib.import_module("composition_interfaces.srv")
+    except ImportError:
+        return None
+    return ComponentServices(node, types)

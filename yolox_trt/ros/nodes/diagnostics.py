@@ -1,0 +1,263 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Counters and states -> diagnostic_msgs/DiagnosticStatus, per stream and per device."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from yolox_trt.executor.outcomes import DropReason
+from yolox_trt.executor.snapshot import DeviceSnapshot, DeviceStatus, StreamSnapshot
+from yolox_trt.ros.nodes.camera_counters import CameraCounters
+
+#: Seconds without an image after which a subscribed camera is reported.
+SILENT_AFTER = 2.0
+
+#: Part of a core from which on the thread that receives the images is what loses them. What it
+#: misses of the whole it spends waiting for Python's lock, which the devices' threads need, too.
+BUSY_RECEIVER = 0.6
+
+#: What `lost_in_middleware` is called in a message.
+_LOST = "lost in the middleware"
+#: Losses for which a faster device or receiver would be the cure.
+_FOR_WANT_OF_TIME = (DropReason.OVERFLOW.value, DropReason.STALE.value, _LOST)
+
+OK, WARN, ERROR, STALE = (
+    DiagnosticStatus.OK,
+    DiagnosticStatus.WARN,
+    DiagnosticStatus.ERROR,
+    DiagnosticStatus.STALE,
+)
+
+
+def status(
+    name: str, hardware_id: str, level: bytes, message: str, values: Mapping[str, Any]
+) -> DiagnosticStatus:
+    """Return one entry of /diagnostics; numbers are written with as many digits as they need."""
+    return DiagnosticStatus(
+        name=name,
+        hardware_id=hardware_id,
+        level=level,
+        message=message,
+        values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "nan" if math.isnan(value) else f"{value:.6g}"
+    return str(value)
+
+
+def _percentiles(counters: CameraCounters) -> tuple[float, ...]:
+    """Return latency p50 and p99, detect() p50, overhead p50 and p99, in milliseconds.
+
+    The overhead of a result is its latency without detect(): conversion, waiting, publishing.
+    """
+    seconds = counters.latencies()
+    if not len(seconds):
+        return (math.nan,) * 5
+    latency, detect = seconds.T * 1e3
+    overhead = latency - detect
+    return (
+        *(float(value) for value in np.percentile(latency, (50, 99))),
+        float(np.median(detect)),
+        *(float(value) for value in np.percentile(overhead, (50, 99))),
+    )
+
+
+class ReceiverLoad:
+    """How busy the thread is on which rclpy receives the images.
+
+    To be read on that thread: rclpy's executors of one thread run all callbacks on it.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float, float] | None = None
+
+    def read(self) -> float:
+        """Return the part of a core that it took since the last reading.
+
+        NaN at first, and where the last reading was on another thread.
+        """
+        last = self._last
+        thread, now, busy = threading.get_ident(), time.monotonic(), time.thread_time()
+        self._last = thread, now, busy
+        if last is None or last[0] != thread or now <= last[1]:
+            return math.nan
+        return (busy - last[2]) / (now - last[1])
+
+
+def receiver_advice(load: float, lost: int) -> str:
+    """Return what to do if images are lost because one thread receives them all; "" if not so.
+
+    Args:
+        load: of the thread that receives, as ReceiverLoad gives it.
+        lost: images that were lost since the last report.
+    """
+    if not lost or not load >= BUSY_RECEIVER:
+        return ""
+    return (
+        f"{lost} images lost since the last report, while receiving took {load:.0%} of a core; "
+        "fix: parameter `ingest_processes`: one for each 100 images of 1920x1280 a second"
+    )
+
+
+class StreamReport:
+    """Makes the entry of one camera; remembers the last one, to tell what is new.
+
+    Drops, refusals and lost images since the last entry make it WARN.
+
+    Args:
+        node: name of the executor's node.
+        camera: name of the camera.
+    """
+
+    def __init__(self, node: str, camera: str) -> None:
+        self._name = f"{node}: stream {camera}"
+        self._last: dict[str, int] = {}
+        #: Images that were lost for want of time between the last two entries.
+        self.lost = 0
+
+    def make(
+        self,
+        *,
+        topic: str,
+        subscribed: bool,
+        enabled: bool,
+        counters: CameraCounters,
+        stream: StreamSnapshot | None,
+        now: float,
+        fault: str = "",
+    ) -> DiagnosticStatus:
+        """Return the entry.
+
+        Args:
+            topic: the camera's image topic.
+            subscribed: whether it is subscribed to.
+            enabled: the parameter.
+            counters: the camera node's own counters.
+            stream: the executor's counters; None before the node is configured.
+            now: time.monotonic().
+            fault: why it cannot be subscribed to, "" where it can.
+        """
+        dropped = {reason.value: 0 for reason in DropReason}
+        if stream is not None:
+            dropped = {reason.value: count for reason, count in stream.dropped.items()}
+        dropped["malformed"] += counters.malformed
+        dropped["overflow"] += counters.replaced
+        latency_p50, latency_p99, detect_p50, overhead_p50, overhead_p99 = _percentiles(counters)
+        values: dict[str, Any] = {
+            "subscribed": subscribed,
+            "received": counters.messages,
+            "processed": stream.processed if stream else 0,
+            "published": counters.published,
+            "in_flight": stream.in_flight if stream else 0,
+            "dropped": sum(dropped.values()),
+            **{f"dropped_{reason}": count for reason, count in dropped.items()},
+            "lost_in_middleware": counters.lost,
+            "received_rate_hz": stream.received_rate if stream else 0.0,
+            "processed_rate_hz": stream.processed_rate if stream else 0.0,
+            "latency_p50_ms": latency_p50,
+            "latency_p99_ms": latency_p99,
+            "detect_p50_ms": detect_p50,
+            "overhead_p50_ms": overhead_p50,
+            "overhead_p99_ms": overhead_p99,
+            "last_refusal": counters.last_refusal,
+        }
+        if stream is not None:
+            values |= {
+                "device": stream.device or "none",
+                "model": stream.model,
+                "queue_age_ms": stream.queue_age * 1e3,
+                "deadline_missed": stream.deadline_missed,
+                "moves": stream.moves,
+                "last_move": stream.last_move,
+                "callback_errors": stream.callback_errors,
+                "callback_hangs": stream.callback_hangs,
+            }
+        level, message = self._judge(enabled, subscribed, counters, stream, dropped, now)
+        if fault:
+            level, message = ERROR, fault
+        return status(self._name, topic, level, message, values)
+
+    def _judge(
+        self,
+        enabled: bool,
+        subscribed: bool,
+        counters: CameraCounters,
+        stream: StreamSnapshot | None,
+        dropped: Mapping[str, int],
+        now: float,
+    ) -> tuple[bytes, str]:
+        # Frames over max_rate, and those of a camera that was switched off, are dropped on purpose.
+        wanted = ("rate", "disabled", "stopped")
+        present = {name: count for name, count in dropped.items() if name not in wanted}
+        present[_LOST] = counters.lost
+        new = {
+            name: count - self._last.get(name, 0)
+            for name, count in present.items()
+            if count > self._last.get(name, 0)
+        }
+        self._last = present
+        self.lost = sum(new.get(name, 0) for name in _FOR_WANT_OF_TIME)
+        if stream is None:
+            return STALE, "not configured"
+        if not enabled:
+            return OK, "disabled"
+        if not stream.served:
+            return ERROR, "no device in service serves this camera"
+        if stream.callback_blocked:
+            return (
+                ERROR,
+                f"publishing a result has not returned for {stream.callback_blocked:.1f} s",
+            )
+        if new:
+            losses = ", ".join(f"{count} {name}" for name, count in new.items())
+            refusal = f": {counters.last_refusal}" if "malformed" in new else ""
+            return WARN, f"dropped since the last report: {losses}{refusal}"
+        if not subscribed:
+            return OK, "nobody listens"
+        # A camera that is subscribed to on demand gets the same time for its first image.
+        if now - max(counters.last_message, counters.subscribed_at) > SILENT_AFTER:
+            return WARN, "no image arrives"
+        return OK, "running"
+
+
+def device_status(node: str, hardware_id: str, snapshot: DeviceSnapshot) -> DiagnosticStatus:
+    """Return the entry of one device."""
+    in_service = snapshot.status is DeviceStatus.IN_SERVICE
+    starting = snapshot.status is DeviceStatus.STARTING
+    level = OK if in_service or starting else ERROR
+    message = snapshot.status.value.replace("_", " ")
+    if snapshot.last_error and not in_service:
+        message += f": {snapshot.last_error}"
+    return status(
+        f"{node}: device {snapshot.device}",
+        hardware_id,
+        level,
+        message,
+        {
+            "status": snapshot.status.value,
+            "load": snapshot.load,
+            "frames": snapshot.frames,
+            "batches": snapshot.batches,
+            "streams": ", ".join(snapshot.streams),
+            **{f"time_ms {model}": time * 1e3 for model, time in snapshot.models.items()},
+            **{f"batch_limit {model}": limit for model, limit in snapshot.batch_limits.items()},
+            "errors": snapshot.errors,
+            "hangs": snapshot.hangs,
+            "out_of_memory": snapshot.out_of_memory,
+            "restarts": snapshot.restarts,
+            "late_results": snapshot.late_results,
+            "last_error": snapshot.last_error,
+            "retry_in_s": snapshot.retry_in,
+        },
+    )

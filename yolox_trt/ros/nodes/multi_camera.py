@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The process `multi_camera`: one executor node and a node for each camera."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.optional import missing_requirement, require
+from yolox_trt.ros.middleware import apply_malloc_settings, transport_warning
+
+#: Longest time until the loop sees a signal, in seconds.
+POLL = 0.1
+
+#: Exit status of a start that failed on a parameter, a model or a device.
+EXIT_REFUSED = 2
+#: Faults in a row by what is gone already, from which on they are told.
+GONE_IN_A_ROW = 20
+
+
+def _nothing() -> None:
+    pass
+
+
+class _StopSignals:
+    """Ctrl-C and SIGTERM end the loop between two callbacks, not in the middle of one.
+
+    rclpy's own handlers shut the context down at once, and results that are still on their way
+    could not be published. SIGINT is taken even where the process was started with it ignored (a
+    job in the background of a script is).
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        #: Called in the signal handler: what rclpy's thread is in the middle of may take minutes.
+        self.on_signal: Callable[[], None] = _nothing
+        self._previous = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self.on_signal()
+        # A second signal ends the process at once.
+        for each in self._previous:
+            signal.signal(each, signal.SIG_DFL)
+
+    def restore(self) -> None:
+        """Put the former handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the process until Ctrl-C, SIGTERM or the lifecycle transition `shutdown`.
+
+    Args:
+        args: command line without the program's name; sys.argv[1:] by default. ROS arguments
+            follow `--ros-args`.
+
+    Returns:
+        0 after a clean end, 1 if a thread had to be left behind, 2 if the start was refused.
+    """
+    malloc_set = apply_malloc_settings()
+    try:
+        rclpy = require("rclpy", purpose="the ROS nodes")
+        require("vision_msgs", purpose="~/detections")
+        from rclpy.exceptions import InvalidHandle
+        from rclpy.signals import SignalHandlerOptions
+
+        from yolox_trt.ros.nodes.executor_node import ExecutorNode
+        from yolox_trt.ros.rclpy_versions import create_spinner
+    except YoloxTrtError as error:
+        print(f"multi_camera: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except ModuleNotFoundError as error:
+        missing = missing_requirement(error)
+        if missing is None:
+            raise
+        print(f"multi_camera: {missing}", file=sys.stderr)
+        return EXIT_REFUSED
+
+    signals = _StopSignals()
+    command_line = None if args is None else ["multi_camera", *args]
+    try:
+        rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # RCLError and its kin: which one differs between distributions
+        print(
+            f"multi_camera: {' '.join(str(error).split())}; fix: the arguments after --ros-args, "
+            "or the file that they name",
+            file=sys.stderr,
+        )
+        signals.restore()
+        return EXIT_REFUSED
+    spinner = create_spinner()
+    node: ExecutorNode | None = None
+    status = 0
+    try:
+        node = ExecutorNode(spinner)
+        # An engine that is built at the transition `configure` is built in this thread.
+        signals.on_signal = node.cancel_builds
+        logger = node.get_logger()
+        if warning := transport_warning():
+            logger.warning(warning)
+        if not malloc_set:
+            logger.warning("this C library has no mallopt: large images cost more to receive")
+        gone = 0
+        while not signals.received and node.failure is None and rclpy.ok():
+            try:
+                spinner.spin_once(timeout_sec=POLL)
+                node.run_pending()
+                gone = 0
+            except YoloxTrtError:
+                raise
+            except (InvalidHandle, ReferenceError):
+                # A request to a camera's parameters that was queued when the camera was removed:
+                # nobody waits for the response. What does not end is something else.
+                gone += 1
+                if gone <= GONE_IN_A_ROW:
+                    logger.debug(traceback.format_exc())
+                else:
+                    logger.error(traceback.format_exc(), throttle_duration_sec=1.0)
+            except Exception:
+                # A fault in one callback must not take the other cameras along.
+                logger.error(traceback.format_exc(), throttle_duration_sec=1.0)
+        # A signal ends a build, which fails with it: that is no failed start.
+        if node.failure is not None and not signals.received:
+            raise node.failure
+    except YoloxTrtError as error:
+        print(f"multi_camera: {error}", file=sys.stderr)
+        status = EXIT_REFUSED
+    finally:
+        if node is not None and not node.close():
+            status = status or 1
+        spinner.shutdown()
+        rclpy.try_shutdown()
+        signals.restore()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

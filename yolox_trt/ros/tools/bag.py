@@ -1,0 +1,332 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images out of rosbag2 bags, and detections into a new one. Needs rosbags, but no ROS.
+
+with open_bag("drive") as bag, bag.detection_writer("drive_detections", names) as writer:
+for frame in bag:
+writer.write(frame, detect(frame))
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolox_trt.core.detections import Detections
+from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.optional import require
+from yolox_trt.ros.messages.images import frame_from_compressed, frame_from_image
+from yolox_trt.ros.tools.bag_types import (
+    COMPRESSED_TYPE,
+    DETECTIONS_TYPE,
+    IMAGE_TYPE,
+    make_typestore,
+)
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def is_bag(path: str | Path) -> bool:
+    """Tell whether a path is a rosbag2 bag: a folder with metadata.yaml, an .mcap or .db3 file."""
+    path = Path(path)
+    return (path / "metadata.yaml").is_file() or path.suffix in (".mcap", ".db3")
+
+
+def open_reader(path: str | Path) -> Any:
+    """Open a bag with rosbags.
+
+    Raises:
+        ConfigurationError: there is no bag, or it cannot be read.
+        MissingDependencyError: rosbags is missing.
+    """
+    rosbag2 = require("rosbags.rosbag2", purpose="reading bags")
+    folder = Path(path)
+    if not folder.exists() or (folder.is_dir() and not (folder / "metadata.yaml").is_file()):
+        what = "without metadata.yaml" if folder.exists() else "that does not exist"
+        raise ConfigurationError(
+            f"bag '{path}' {what}",
+            expected="a rosbag2 folder, or an .mcap or .db3 file",
+            fix="check the path; `ros2 bag reindex` writes a metadata.yaml that is missing"
+            if folder.exists()
+            else "check the path",
+        )
+    try:
+        reader = rosbag2.Reader(Path(path))
+        reader.open()
+    except (rosbag2.ReaderError, OSError) as error:
+        raise ConfigurationError(
+            f"bag '{path}' that cannot be read ({error})",
+            expected="a rosbag2 folder, or an .mcap or .db3 file",
+            fix="check the path; `ros2 bag reindex` mends a bag that was not closed",
+        ) from error
+    return reader
+
+
+class ImageBag:
+    """The images of a bag as Frames, in the order of their recording.
+
+    Frame.stream_id is the topic, Frame.received_ns the time of recording (nanoseconds of the
+    recorder's clock). Images that cannot be read are counted and logged, not raised.
+
+    Args:
+        path: folder, .mcap or .db3 file.
+        topics: image topics; empty for all.
+
+    Attributes:
+        topics: the topics that are read.
+        refused: images that could not be read so far.
+
+    Raises:
+        ConfigurationError: no such bag, no such topic, or no images at all.
+    """
+
+    def __init__(self, path: str | Path, topics: Sequence[str] = ()) -> None:
+        self.path = Path(path)
+        self.refused = 0
+        self._writer: DetectionBagWriter | None = None
+        self._store = make_typestore()
+        self._reader: Any = open_reader(path)
+        images = {
+            connection.topic: connection
+            for connection in self._reader.connections
+            if connection.msgtype in (IMAGE_TYPE, COMPRESSED_TYPE)
+        }
+        missing = [topic for topic in topics if topic not in images]
+        if missing or not images:
+            has = ", ".join(sorted({c.topic for c in self._reader.connections})) or "nothing"
+            self.close()
+            wanted = f"no images on {', '.join(missing)}" if missing else "no image topic"
+            raise ConfigurationError(
+                f"{wanted} in bag '{path}', which has {has}",
+                expected=f"one of {', '.join(images)}"
+                if images
+                else f"a topic of {IMAGE_TYPE} or {COMPRESSED_TYPE}",
+                fix="name the image topics that the bag has" if images else "give another bag",
+            )
+        self.topics = tuple(topics or images)
+        self._ids = {c.id for c in self._reader.connections if c.topic in self.topics}
+
+    def __len__(self) -> int:
+        """Images on the topics."""
+        return sum(c.msgcount for c in self._reader.connections if c.id in self._ids)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give the frames; may be done again."""
+        self.refused = 0
+        # With a writer every message passes through, so that it is copied in its place.
+        connections = [
+            connection
+            for connection in self._reader.connections
+            if self._writer is not None or connection.id in self._ids
+        ]
+        for connection, timestamp, raw in self._reader.messages(connections=connections):
+            if self._writer is not None:
+                self._writer.copy(connection, timestamp, raw)
+            if connection.id not in self._ids:
+                continue
+            message = self._store.deserialize_cdr(raw, connection.msgtype)
+            convert: Any = (
+                frame_from_compressed if connection.msgtype == COMPRESSED_TYPE else frame_from_image
+            )
+            try:
+                frame = convert(message, stream_id=connection.topic, received_ns=timestamp)
+            except FrameError as error:
+                self.refused += 1
+                _LOGGER.warning("%s at %d: %s", connection.topic, timestamp, error)
+                continue
+            yield frame
+
+    def detection_writer(
+        self, path: str | Path, class_names: Sequence[str] = ()
+    ) -> DetectionBagWriter:
+        """Begin a new bag that takes every message of this one, and the detections.
+
+        See DetectionBagWriter; messages are copied while the frames are iterated over.
+        """
+        self._writer = DetectionBagWriter(path, self.topics, class_names)
+        return self._writer
+
+    def close(self) -> None:
+        """Close the bag."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def __enter__(self) -> ImageBag:
+        """Give the bag itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close."""
+        self.close()
+
+
+def open_bag(path: str | Path, topics: Sequence[str] = ()) -> ImageBag:
+    """Open a bag's images; see ImageBag."""
+    return ImageBag(path, topics)
+
+
+def iter_images(path: str | Path, topics: Sequence[str] = ()) -> Iterator[Frame]:
+    """Give the frames of a bag's image topics, and close it; see ImageBag."""
+    with ImageBag(path, topics) as bag:
+        yield from bag
+
+
+def detection_topics(image_topics: Iterable[str]) -> dict[str, str]:
+    """Name a topic for the detections of each image topic.
+
+    It stands beside the images, as a camera node's does: /front/image_raw -> /front/detections.
+    Where two image topics would share one, each gets its own: /left/detections.
+    """
+    topics = [topic.removesuffix("/compressed") for topic in image_topics]
+    beside = [f"{topic.rpartition('/')[0]}/detections" for topic in topics]
+    return {
+        image: near if beside.count(near) == 1 else f"{topic}/detections"
+        for image, topic, near in zip(image_topics, topics, beside, strict=True)
+    }
+
+
+class DetectionBagWriter:
+    """Writes a new mcap bag: messages of another bag, and vision_msgs/Detection2DArray beside them.
+
+    Args:
+        path: folder to be made.
+        image_topics: topics whose images get detections; see detection_topics.
+        class_names: names of the classes; a class without a name is called by its number.
+
+    Attributes:
+        written: detection messages written so far.
+
+    Raises:
+        ConfigurationError: the folder exists already.
+        MissingDependencyError: rosbags is missing.
+    """
+
+    def __init__(
+        self, path: str | Path, image_topics: Sequence[str], class_names: Sequence[str] = ()
+    ) -> None:
+        rosbag2 = require("rosbags.rosbag2", purpose="writing bags")
+        self._store = make_typestore()
+        self._types = self._store.types
+        self._class_names = tuple(class_names)
+        self.path = Path(path)
+        self.written = 0
+        try:
+            self._bag = rosbag2.Writer(
+                self.path, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP
+            )
+            self._bag.open()
+        except (rosbag2.WriterError, OSError) as error:
+            raise ConfigurationError(
+                f"bag '{path}' that cannot be written ({error})",
+                expected="the path of a new folder",
+                fix="name another one, or remove it first",
+            ) from error
+        self._copied: dict[int, Any] = {}
+        self._outputs = {
+            image: self._bag.add_connection(topic, DETECTIONS_TYPE, typestore=self._store)
+            for image, topic in detection_topics(image_topics).items()
+        }
+
+    def copy(self, connection: Any, timestamp: int, raw: bytes) -> None:
+        """Write a message of another bag as it is.
+
+        Args:
+            connection: rosbags' connection in the other bag.
+            timestamp: time of recording, nanoseconds.
+            raw: its bytes.
+        """
+        own = self._copied.get(connection.id)
+        if own is None:
+            definition: dict[str, Any] = {"typestore": self._store}
+            if connection.msgtype not in self._store.fielddefs:
+                definition = {"msgdef": connection.msgdef.data, "rihs01": connection.digest}
+            own = self._bag.add_connection(
+                connection.topic,
+                connection.msgtype,
+                serialization_format=connection.ext.serialization_format,
+                offered_qos_profiles=connection.ext.offered_qos_profiles,
+                **definition,
+            )
+            self._copied[connection.id] = own
+        self._bag.write(own, timestamp, raw)
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Write the detections of a frame that ImageBag gave.
+
+        Args:
+            frame: its stream_id is the image topic, its received_ns the time of recording.
+            detections: boxes in source pixels.
+        """
+        types = self._types
+        header = types["std_msgs/msg/Header"](
+            stamp=types["builtin_interfaces/msg/Time"](
+                sec=frame.stamp_ns // 10**9, nanosec=frame.stamp_ns % 10**9
+            ),
+            frame_id=frame.frame_id,
+        )
+        message = types[DETECTIONS_TYPE](
+            header=header,
+            detections=[
+                self._detection(header, box, float(score), int(class_id))
+                for box, score, class_id in zip(
+                    detections.boxes.astype(np.float64),
+                    detections.scores,
+                    detections.class_ids,
+                    strict=True,
+                )
+            ],
+        )
+        raw = self._store.serialize_cdr(message, DETECTIONS_TYPE)
+        self._bag.write(self._outputs[frame.stream_id], frame.received_ns, raw)
+        self.written += 1
+
+    def _detection(self, header: Any, box: Any, score: float, class_id: int) -> Any:
+        types = self._types
+        x1, y1, x2, y2 = box.tolist()
+        named = class_id < len(self._class_names)
+        pose = types["geometry_msgs/msg/PoseWithCovariance"](
+            pose=types["geometry_msgs/msg/Pose"](
+                position=types["geometry_msgs/msg/Point"](x=0.0, y=0.0, z=0.0),
+                orientation=types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=1.0),
+            ),
+            covariance=np.zeros(36),
+        )
+        return types["vision_msgs/msg/Detection2D"](
+            header=header,
+            results=[
+                types["vision_msgs/msg/ObjectHypothesisWithPose"](
+                    hypothesis=types["vision_msgs/msg/ObjectHypothesis"](
+                        class_id=self._class_names[class_id] if named else str(class_id),
+                        score=score,
+                    ),
+                    pose=pose,
+                )
+            ],
+            bbox=types["vision_msgs/msg/BoundingBox2D"](
+                center=types["vision_msgs/msg/Pose2D"](
+                    position=types["vision_msgs/msg/Point2D"](x=(x1 + x2) / 2, y=(y1 + y2) / 2),
+                    theta=0.0,
+                ),
+                size_x=x2 - x1,
+                size_y=y2 - y1,
+            ),
+            id="",
+        )
+
+    def close(self) -> None:
+        """Finish the bag."""
+        self._bag.close()
+
+    def __enter__(self) -> DetectionBagWriter:
+        """Give the writer itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Finish the bag."""
+        self.close()

@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Launch arguments -> a parameter file of multi_camera. Imports neither ROS nor launch."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.ros.nodes.parameters import CAMERA_PARAMETERS, EXECUTOR_PARAMETERS
+from yolox_trt.ros.parameter_spec import ParameterKind, ParameterSpec
+
+#: Name of the node that owns the devices.
+EXECUTOR_NODE = "multi_camera"
+
+
+def parameter_overrides(values: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Read `model`, `cameras` and `<node>.<parameter>` out of launch arguments.
+
+    Args:
+        values: launch arguments by name; those of another form are left alone.
+
+    Returns:
+        Node name -> parameter -> value in the parameter's type.
+
+    Raises:
+        ConfigurationError: a parameter that the node does not have, or a bad value.
+    """
+    texts: dict[tuple[str, str], str] = {}
+    for name in ("model", "cameras"):
+        if values.get(name):
+            texts[EXECUTOR_NODE, name] = values[name]
+    for name, value in values.items():
+        node, dot, parameter = name.partition(".")
+        if dot and node.isidentifier():
+            texts[node, parameter] = value
+    overrides: dict[str, dict[str, Any]] = {}
+    for (node, parameter), text in texts.items():
+        spec = _spec(node, parameter)
+        overrides.setdefault(node, {})[parameter] = spec.normalise(_value(spec, text))
+    return overrides
+
+
+def read_parameter_file(path: str | Path) -> dict[str, Any]:
+    """Read a ROS parameter file before the process does, whose own errors are hard to read.
+
+    Returns:
+        Node name, or a pattern of names, -> its section.
+
+    Raises:
+        ConfigurationError: no file, no YAML, or not node: ros__parameters: name: value.
+    """
+    try:
+        sections = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"parameter file '{path}' that cannot be read ({error})",
+            expected="a YAML file such as config/multi_camera.yaml",
+            fix="check the path",
+        ) from error
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            where = f"line {error.problem_mark.line + 1}: {error.problem}"
+        raise ConfigurationError(
+            f"parameter file '{path}' that is no YAML ({where})",
+            expected="a file such as config/multi_camera.yaml",
+            fix="mend that line or the one before",
+        ) from error
+    sections = {} if sections is None else sections
+    wrong = [sections] if not isinstance(sections, dict) else _without_parameters(sections)
+    if wrong:
+        raise ConfigurationError(
+            f"parameter file '{path}' with {wrong[0]!r} that holds no ros__parameters",
+            expected="node name: ros__parameters: name: value",
+            fix="see config/multi_camera.yaml",
+        )
+    return dict(sections)
+
+
+def _without_parameters(sections: Mapping[str, Any]) -> list[str]:
+    """Return the sections without ros__parameters; a namespace may hold nodes in its turn."""
+    wrong = []
+    for name, section in sections.items():
+        if not isinstance(section, dict) or not section:
+            wrong.append(name)
+        elif "ros__parameters" not in section:
+            wrong += [f"{name}/{each}" for each in _without_parameters(section)]
+    return wrong
+
+
+def unknown_cameras(
+    overrides: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Any]
+) -> list[str]:
+    """Return a line for each camera that launch arguments name and the process will not have.
+
+    They are reported and not refused: a camera may be added at run time.
+
+    Args:
+        overrides: as parameter_overrides returns them.
+        sections: as read_parameter_file returns them.
+    """
+    cameras = overrides.get(EXECUTOR_NODE, {}).get("cameras")
+    if cameras is None:
+        cameras = next(spec.default for spec in EXECUTOR_PARAMETERS if spec.name == "cameras")
+        for name, section in sections.items():
+            if name.rpartition("/")[2] in (EXECUTOR_NODE, "*", "**"):
+                given = section.get("ros__parameters") or {}
+                cameras = given.get("cameras", cameras)
+    return [
+        f"no camera '{node}' in the parameter `cameras`; expected {', '.join(cameras) or 'none'}; "
+        f"fix: the argument's name, or cameras:={','.join([*cameras, node])}"
+        for node in overrides
+        if node != EXECUTOR_NODE and node not in cameras
+    ]
+
+
+def unreached_sections(sections: Mapping[str, Any], namespace: str) -> list[str]:
+    """Return a line for each section of a parameter file that no node of a namespace finds.
+
+    ROS 2 leaves such a section out without a word, and the process runs with the defaults.
+
+    Args:
+        sections: as read_parameter_file returns them.
+        namespace: the launch argument.
+    """
+    prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+    lines = []
+    for name in _node_names(sections):
+        # ROS 2's patterns: /* is one part of a name, /** any number of them.
+        pattern = "".join(
+            {"**": "(/\\w+)*", "*": "/\\w+"}.get(part, "/" + re.escape(part))
+            for part in name.strip("/").split("/")
+        )
+        node = name.rpartition("/")[2]
+        if "*" not in node and not re.fullmatch(pattern, f"{prefix}/{node}"):
+            lines.append(
+                f"section '{name}' of the parameter file reaches no node in the namespace "
+                f"'{prefix or '/'}'; expected {prefix}/{node}, or /**/{node} for every namespace; "
+                "fix: the section's name"
+            )
+    return lines
+
+
+def _node_names(sections: Mapping[str, Any], above: str = "") -> list[str]:
+    """Return the names of the sections that hold parameters, namespaces put before them."""
+    names = []
+    for name, section in sections.items():
+        full = f"{above}/{name.strip('/')}"
+        if "ros__parameters" in section:
+            names.append(full)
+        else:
+            names += _node_names(section, full)
+    return names
+
+
+def write_parameter_file(overrides: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write a ROS parameter file that reaches the nodes in any namespace.
+
+    ROS 2 launch leaves its own parameter files in the temporary folder as well: the process that
+    reads this one starts later, and may be started again.
+    """
+    sections = {
+        f"/**/{node}": {"ros__parameters": dict(values)} for node, values in overrides.items()
+    }
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="yolox_trt_launch_", suffix=".yaml", delete=False, encoding="utf-8"
+    ) as file:
+        yaml.safe_dump(sections, file)
+    return Path(file.name)
+
+
+def _spec(node: str, parameter: str) -> ParameterSpec:
+    specs = EXECUTOR_PARAMETERS if node == EXECUTOR_NODE else CAMERA_PARAMETERS
+    for spec in specs:
+        if spec.name == parameter:
+            return spec
+    raise ConfigurationError(
+        f"launch argument '{node}.{parameter}'",
+        expected=f"a parameter of {node}: {', '.join(spec.name for spec in specs)}",
+        fix="see docs/parameters.md",
+    )
+
+
+def _value(spec: ParameterSpec, text: str) -> Any:
+    """Return a launch argument's text as a value; arrays are written [a, b] or a,b."""
+    if spec.kind is ParameterKind.STRING:
+        return text
+    if spec.kind is ParameterKind.STRING_ARRAY:
+        # Entries such as person:0.5 would become mappings in YAML.
+        items = (item.strip().strip("'\"") for item in text.strip().strip("[]").split(","))
+        return [item for item in items if item]
+    if spec.kind is ParameterKind.INTEGER_ARRAY and not text.startswith("["):
+        text = f"[{text}]"
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

@@ -1,0 +1,319 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""`yolox_trt replay`: a rosbag2 bag on its topics again, without rosbag2."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rich.console import Console
+from rosgraph_msgs.msg import Clock
+
+from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.ros.nodes.parameters import check_topic
+from yolox_trt.ros.tools.bag import detection_topics, open_reader
+from yolox_trt.ros.tools.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
+from yolox_trt.ros.tools.result_window import ResultWindow
+from yolox_trt.ros.tools.source_node import (
+    DISCOVERY,
+    SourceNode,
+    make_progress,
+    wait_for_subscribers,
+    wait_until_delivered,
+)
+
+#: Rate of /clock between messages, as `ros2 bag play --clock` has it, in Hz.
+CLOCK_RATE = 40.0
+
+
+def run_replay(args: argparse.Namespace) -> int:
+    """Publish a bag's messages; see `yolox_trt replay --help`.
+
+    Returns:
+        0, also after Ctrl-C; 1 if no message was published.
+    """
+    console = Console(stderr=True)
+    remaps = parse_remaps(args.remap)
+    with closing(open_reader(args.bag)) as reader, SourceNode("yolox_trt_replay") as (node, spin):
+        player = BagPlayer(reader, node, spin, topics=args.topics, remaps=remaps, console=console)
+        if args.clock:
+            player.publish_clock()
+        if args.restamp:
+            player.restamp = True
+        if args.max:
+            player.follow_results(args.results, args.wait, args.window)
+        # With --max a consumer is there, but its subscriptions may be found later than its results.
+        needed = player.image_publishers if args.max else ()
+        timeout = max(DISCOVERY, args.wait) if args.max else DISCOVERY
+        if not wait_for_subscribers(spin, player.publishers, timeout, needed=needed):
+            console.print("nobody subscribes to the bag's topics yet")
+        loops: Iterator[int] = itertools.count() if args.loop == 0 else iter(range(args.loop))
+        total = player.count * args.loop if args.loop else None
+        try:
+            with make_progress(console) as progress:
+                task = progress.add_task(str(args.bag), total=total)
+                for _ in loops:
+                    player.play(args.speed, lambda: progress.advance(task))
+            wait_until_delivered(player.publishers)
+        except KeyboardInterrupt:
+            pass
+        console.print(player.summary())
+        return 0 if player.published else 1
+
+
+def parse_remaps(rules: list[str]) -> dict[str, str]:
+    """Read `from:=to` rules.
+
+    Raises:
+        ConfigurationError: a rule of another form.
+    """
+    remaps = {}
+    for rule in rules:
+        old, separator, new = rule.partition(":=")
+        if not (separator and old.startswith("/") and new.startswith("/")):
+            raise ConfigurationError(
+                f"remapping '{rule}'",
+                expected="/topic_in_the_bag:=/topic_to_publish",
+                fix="give --remap in this form, once for each topic",
+            )
+        check_topic(new, fix="give --remap with another name")
+        remaps[old] = new
+    return remaps
+
+
+class BagPlayer:
+    """Publishes the messages of a bag as they are: bytes in, bytes out.
+
+    Topics whose message package is not installed are left out and named.
+
+    Args:
+        reader: an open rosbags reader.
+        node: the node that publishes.
+        executor: spins the node.
+        topics: topics to play, empty for all.
+        remaps: topic in the bag -> topic to publish.
+        console: where left-out topics are named.
+
+    Attributes:
+        published: messages published so far.
+        late: messages that went out more than 50 ms late.
+        restamp: whether header stamps are replaced by the present time.
+
+    Raises:
+        ConfigurationError: a topic that the bag does not have, or nothing to play.
+    """
+
+    def __init__(
+        self,
+        reader: Any,
+        node: Node,
+        executor: SingleThreadedExecutor,
+        *,
+        topics: list[str],
+        remaps: dict[str, str],
+        console: Console,
+    ) -> None:
+        self._reader = reader
+        self._node = node
+        self._executor = executor
+        self.published = 0
+        self.late = 0
+        self.restamp = False
+        self._window: ResultWindow | None = None
+        self._clock: Publisher | None = None
+        known = {connection.topic for connection in reader.connections}
+        for name in (*topics, *remaps):
+            if name not in known:
+                raise ConfigurationError(
+                    f"topic '{name}', which the bag does not have",
+                    expected=f"one of {', '.join(sorted(known))}",
+                    fix="check --topics and --remap",
+                )
+        store = make_typestore()
+        self._publishers: dict[int, Publisher] = {}
+        self._stamped: set[int] = set()
+        self._images: dict[int, str] = {}
+        self._connections = []
+        for connection in reader.connections:
+            if topics and connection.topic not in topics:
+                continue
+            message_type = _message_type(connection.msgtype)
+            if message_type is None:
+                console.print(
+                    f"{connection.topic} is left out: {connection.msgtype} is not installed"
+                )
+                continue
+            topic = remaps.get(connection.topic, connection.topic)
+            self._connections.append(connection)
+            self._publishers[connection.id] = node.create_publisher(
+                message_type, topic, _recorded_qos(connection)
+            )
+            fields = store.fielddefs.get(connection.msgtype, ((), ()))[1]
+            if fields and fields[0][0] == "header":
+                self._stamped.add(connection.id)
+            if connection.msgtype in (IMAGE_TYPE, COMPRESSED_TYPE):
+                self._images[connection.id] = topic
+        if not self._connections:
+            raise ConfigurationError("a bag with nothing to play", fix="check --topics")
+
+    @property
+    def publishers(self) -> list[Publisher]:
+        """The publishers of the bag's topics."""
+        return list(self._publishers.values())
+
+    @property
+    def image_publishers(self) -> list[Publisher]:
+        """The publishers of the bag's images."""
+        return [self._publishers[number] for number in self._images]
+
+    @property
+    def count(self) -> int:
+        """Messages of one round."""
+        return sum(connection.msgcount for connection in self._connections)
+
+    def publish_clock(self) -> None:
+        """Publish /clock: the time of recording."""
+        self._clock = self._node.create_publisher(Clock, "/clock", 10)
+
+    def follow_results(self, result_topics: list[str], timeout: float, window: int) -> None:
+        """Send images only as fast as their results come.
+
+        Args:
+            result_topics: topics of the results in the order of the image topics; empty for those
+                beside the images, such as /front/detections for /front/image_raw.
+            timeout: seconds to wait for the consumer.
+            window: images of one topic that may be under way.
+
+        Raises:
+            ConfigurationError: another number of topics than of image topics.
+            YoloxTrtError: nobody publishes the results.
+        """
+        images = list(self._images.values())
+        named = dict(zip(images, result_topics, strict=False)) or detection_topics(images)
+        if len(named) != len(images):
+            raise ConfigurationError(
+                f"{len(result_topics)} topics of results for {len(images)} image topics",
+                expected=f"one for each of {', '.join(images)}",
+                fix="give --results once for each image topic",
+            )
+        self._window = ResultWindow(self._node, self._executor, named, depth=window)
+        if not self._window.wait_for_consumer(timeout):
+            raise YoloxTrtError(
+                f"nobody publishes {', '.join(named.values())}",
+                expected="a consumer, whose results set the pace with --max",
+                fix="start multi_camera first, or name its topics with --results",
+            )
+
+    def play(self, speed: float, on_message: Callable[[], object]) -> None:
+        """Publish every message once.
+
+        Args:
+            speed: 1 for the speed of the recording; not used when results set the pace.
+            on_message: called after each one.
+        """
+        start: float | None = None
+        first = 0
+        for connection, timestamp, raw in self._reader.messages(connections=self._connections):
+            if start is None:
+                start, first = time.monotonic(), timestamp
+            data = bytes(raw)
+            stamp = timestamp
+            if connection.id in self._stamped:
+                if self.restamp:
+                    data = _with_stamp(data, self._node.get_clock().now().nanoseconds)
+                stamp = _stamp(data)
+            image = self._images.get(connection.id)
+            if self._window is not None and image is not None:
+                self._window.wait(image)
+            elif self._window is None:
+                self._wait_until(start + (timestamp - first) * 1e-9 / speed, timestamp, speed)
+            if self._clock is not None:
+                self._publish_clock(timestamp)
+            self._publishers[connection.id].publish(data)
+            self.published += 1
+            if self._window is not None and image is not None:
+                self._window.sent(image, stamp)
+            self._executor.spin_once(timeout_sec=0.0)
+            on_message()
+        if self._window is not None:
+            self._window.drain()
+
+    def summary(self) -> str:
+        """Return what was done, in one line."""
+        text = f"{self.published} messages on {len(self._publishers)} topics"
+        if self.late:
+            text += f", {self.late} more than 50 ms late"
+        if self._window is not None:
+            text += f", {self._window.results} results, {self._window.missed} missed"
+        return text
+
+    def _wait_until(self, due: float, timestamp: int, speed: float) -> None:
+        """Sleep until a message is due, keeping /clock going."""
+        while (left := due - time.monotonic()) > 0.0:
+            if self._clock is None:
+                time.sleep(left)
+                return
+            if left > 1.0 / CLOCK_RATE:
+                time.sleep(1.0 / CLOCK_RATE)
+                ahead = (due - time.monotonic()) * speed
+                self._publish_clock(timestamp - int(max(0.0, ahead) * 1e9))
+            else:
+                time.sleep(left)
+        if left < -0.05:
+            self.late += 1
+
+    def _publish_clock(self, nanoseconds: int) -> None:
+        assert self._clock is not None
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = divmod(nanoseconds, 10**9)
+        self._clock.publish(message)
+
+
+def _message_type(name: str) -> Any:
+    """Return the Python class of a message type such as sensor_msgs/msg/Image, or None."""
+    package, _, kind = name.partition("/msg/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), kind)
+    except (ImportError, AttributeError):
+        return None
+
+
+def _recorded_qos(connection: Any) -> QoSProfile:
+    """Return the quality of service that a topic was recorded with, reliable where unknown."""
+    qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+    profiles = connection.ext.offered_qos_profiles
+    if profiles:
+        if profiles[0].reliability.name == "BEST_EFFORT":
+            qos.reliability = ReliabilityPolicy.BEST_EFFORT
+        if profiles[0].durability.name == "TRANSIENT_LOCAL":
+            qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
+            qos.depth = max(10, min(profiles[0].depth, 1000))
+    return qos
+
+
+# A message that begins with a Header: 4 bytes of CDR encapsulation (the second one tells the byte
+# order), then int32 sec and uint32 nanosec.
+_HEADER_OFFSET = 4
+
+
+def _stamp(data: bytes) -> int:
+    order = "<" if data[1] & 1 else ">"
+    sec, nanosec = struct.unpack_from(f"{order}iI", data, _HEADER_OFFSET)
+    return int(sec) * 10**9 + int(nanosec)
+
+
+def _with_stamp(data: bytes, nanoseconds: int) -> bytes:
+    order = "<" if data[1] & 1 else ">"
+    stamp = struct.pack(f"{order}iI", *divmod(nanoseconds, 10**9))
+    return data[:_HEADER_OFFSET] + stamp + data[_HEADER_OFFSET + 8 :]

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""`yolox_trt up`: the launch file's work on machines without ros2 launch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.shipped_files import shared_folder
+from yolox_trt.ros.middleware import transport_environment
+from yolox_trt.ros.tools.launch_arguments import (
+    parameter_overrides,
+    read_parameter_file,
+    unknown_cameras,
+    unreached_sections,
+    write_parameter_file,
+)
+
+#: Arguments of the launch file without a dot that are taken here.
+_ARGUMENTS = ("config", "model", "cameras", "namespace", "log_level")
+
+
+def run_up(args: argparse.Namespace) -> int:
+    """Become the process multi_camera; returns only by raising.
+
+    Raises:
+        ConfigurationError: an argument that is no NAME:=VALUE, a bad parameter or a bad file.
+    """
+    values = {"config": args.config or "", "namespace": args.namespace, "log_level": "info"}
+    for argument in args.arguments:
+        name, separator, value = argument.partition(":=")
+        if not separator or not ("." in name or name in _ARGUMENTS):
+            raise ConfigurationError(
+                f"argument '{argument}'",
+                expected=f"NAME:=VALUE, where NAME is {', '.join(_ARGUMENTS)} or "
+                "<node>.<parameter>, such as front.score_threshold:=0.5",
+                fix="see `yolox_trt up --help`",
+            )
+        values[name] = value
+    command = [sys.executable, "-m", "yolox_trt.ros.nodes.multi_camera", "--ros-args"]
+    config = values["config"] or str(shared_folder("config") / "multi_camera.yaml")
+    command += ["--log-level", values["log_level"], "--params-file", config]
+    overrides = parameter_overrides(values)
+    sections = read_parameter_file(config)
+    for line in [
+        *unknown_cameras(overrides, sections),
+        *unreached_sections(sections, values["namespace"]),
+    ]:
+        print(f"yolox_trt up: {line}", file=sys.stderr)
+    if overrides:
+        command += ["--params-file", str(write_parameter_file(overrides))]
+    if values["namespace"]:
+        command += ["-r", f"__ns:=/{values['namespace'].strip('/')}"]
+    # The malloc settings are read when a process starts: this one becomes another.
+    os.execve(sys.executable, command, transport_environment())
