@@ -13,7 +13,7 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import ConfigurationError, Device, EngineError, ModelError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors import factory
 from yolox_trt.detectors.cpu_detector import CpuDetector
 from yolox_trt.detectors.factory import DetectorRequest, create_detector

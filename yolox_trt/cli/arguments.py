@@ -15,7 +15,7 @@ from pathlib import Path
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.detectors.factory import ENGINES, create_detector
 

@@ -20,7 +20,7 @@ from yolox_trt.core.errors import (
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, HeadTensor, ModelSpec, Preprocessing
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.roi import Roi
 
 __all__ = [

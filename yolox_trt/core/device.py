@@ -33,11 +33,7 @@ class Device:
         """
         match = _PATTERN.fullmatch(text.strip().lower())
         if match is None:
-            raise ConfigurationError(
-                f"device '{text}'",
-                expected="gpu, gpu:N, dla0, dla1 or cpu",
-                fix="set the parameter `device` to one of these",
-            )
+            raise ConfigurationError(f"device '{text}'", expected="gpu, gpu:N, dla0, dla1 or cpu")
         if match["gpu"]:
             return cls("gpu", int(match["gpu_index"] or 0))
         if match["core"] is not None:

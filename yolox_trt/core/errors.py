@@ -4,28 +4,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from yolox_trt.core.option import Option
+
+#: Text in which options stand as objects: each front end puts its own name in their place.
+Message: TypeAlias = "str | Option | tuple[str | Option, ...]"
+
 
 class YoloxTrtError(Exception):
     """Base of every error that this package raises on purpose.
 
     The command line prints it as one line and exits with 2; a node reports it on /diagnostics.
+    An Option in a message is named by whoever shows the error: `--score` on the command line, the
+    parameter `score_threshold` in ROS. `str(error)` names it as Python does.
 
     Args:
         found: what was found, as a short clause.
         expected: what was expected instead.
-        fix: the command or parameter that mends it.
+        fix: the command or option that mends it.
     """
 
-    def __init__(self, found: str, *, expected: str = "", fix: str = "") -> None:
-        self.found = found
-        self.expected = expected
-        self.fix = fix
-        parts = [found]
+    def __init__(self, found: Message, *, expected: Message = "", fix: Message = "") -> None:
+        self.parts: tuple[Message, Message, Message] = (found, expected, fix)
+        super().__init__(self.text(python_name))
+
+    @property
+    def found(self) -> str:
+        """What was found, options named as in Python."""
+        return _join(self.parts[0], python_name)
+
+    @property
+    def expected(self) -> str:
+        """What was expected, options named as in Python; may be empty."""
+        return _join(self.parts[1], python_name)
+
+    @property
+    def fix(self) -> str:
+        """What mends it, options named as in Python; may be empty."""
+        return _join(self.parts[2], python_name)
+
+    def text(self, name: Callable[[Option], str]) -> str:
+        """Return the whole message.
+
+        Args:
+            name: what the interface that the user works with calls an option.
+        """
+        found, expected, fix = (_join(part, name) for part in self.parts)
         if expected:
-            parts.append(f"expected {expected}")
-        if fix:
-            parts.append(f"fix: {fix}")
-        super().__init__("; ".join(parts))
+            found += f"; expected {expected}"
+        return found + (f"; fix: {fix}" if fix else "")
+
+
+def python_name(option: Option) -> str:
+    """Name an option as Python code does."""
+    return f"`{option.name}`"
+
+
+def _join(message: Message, name: Callable[[Option], str]) -> str:
+    parts = message if isinstance(message, tuple) else (message,)
+    return "".join(part if isinstance(part, str) else name(part) for part in parts)
 
 
 class ConfigurationError(YoloxTrtError, ValueError):

@@ -14,7 +14,7 @@ from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.engines.engine import Engine
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor

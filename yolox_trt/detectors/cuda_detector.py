@@ -20,7 +20,7 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import HeadLayout
 from yolox_trt.core.optional import require
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.roi import Roi
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.detectors.staging import Slot, Stager

@@ -12,7 +12,7 @@ from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import ModelSpec
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 
 
 @dataclass(frozen=True)

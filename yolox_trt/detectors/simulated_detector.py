@@ -18,7 +18,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import ModelSpec
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.engines.simulated import (
     Fault,

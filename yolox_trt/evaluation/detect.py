@@ -23,8 +23,8 @@ from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import ConfigurationError, FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.labels import COCO_CATEGORY_IDS, COCO_CLASSES
-from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.evaluation.evaluate import coco_results, read_image
 from yolox_trt.kernels.draw import draw_detections

@@ -17,7 +17,7 @@ from yolox_trt.cli.progress import track
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import FrameError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector, StageTimes
 from yolox_trt.evaluation.coco_metrics import CocoMetrics, coco_metrics
 from yolox_trt.evaluation.dataset import Dataset, DatasetImage

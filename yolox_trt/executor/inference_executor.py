@@ -23,7 +23,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import (
     Detector,
     OverlappingDetector,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 
 
 class Overflow(enum.Enum):

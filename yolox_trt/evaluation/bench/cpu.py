@@ -28,8 +28,8 @@ from yolox_trt.cli.arguments import positive_number, whole_number
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
-from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.cpu_detector import CpuDetector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, make_session

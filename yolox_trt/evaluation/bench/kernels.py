@@ -22,8 +22,8 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, ModelSpec
 from yolox_trt.core.optional import require
-from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.evaluation.bench.device_timing import (
     copy_bandwidth,
     describe_device,

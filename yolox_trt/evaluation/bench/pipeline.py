@@ -18,8 +18,8 @@ from yolox_trt.cli.arguments import whole_number
 from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
-from yolox_trt.core.options import PostprocessOptions
 from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors import onnxruntime_cuda_backend
 from yolox_trt.detectors.cuda_detector import CudaDetector

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 
 #: struct Image: data, chroma, step, encoding, roi x y width height, resized width height,
 #: ratio x y, swap, compact.

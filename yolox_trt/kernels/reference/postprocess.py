@@ -25,7 +25,7 @@ from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.kernels.reference.decode import Candidates, Decoder
 from yolox_trt.kernels.reference.nms import nms
 

@@ -25,7 +25,7 @@ from vision_msgs.msg import Detection2DArray, VisionInfo
 from yolox_trt.core.errors import FrameError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import ModelSpec
-from yolox_trt.core.options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.stream_result import StreamResult
 from yolox_trt.ros.image_qos import image_qos

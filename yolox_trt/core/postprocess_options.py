@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import Applies, check_options, option
 
 
 @dataclass(frozen=True)
@@ -18,37 +19,44 @@ class PostprocessOptions:
     """Thresholds of decode and NMS; may change between two frames.
 
     Attributes:
-        score_threshold: least objectness x class probability, 0 to 1; a candidate is kept when
-            its score is greater than or equal to it.
-        nms_threshold: IoU above which the box with the lower score is dropped, 0 to 1.
         class_thresholds: class id -> score threshold that replaces `score_threshold`.
-        max_detections: the best N are kept.
-        class_agnostic: whether boxes of different classes suppress each other.
     """
 
-    score_threshold: float = 0.3
-    nms_threshold: float = 0.45
+    score_threshold: float = option(
+        0.3,
+        minimum=0.0,
+        maximum=1.0,
+        applies=Applies.AT_ONCE,
+        flag="--score",
+        help="Least objectness x class probability of a detection.",
+    )
+    nms_threshold: float = option(
+        0.45,
+        minimum=0.0,
+        maximum=1.0,
+        applies=Applies.AT_ONCE,
+        flag="--nms",
+        help="IoU above which the box with the lower score is dropped.",
+    )
     class_thresholds: Mapping[int, float] = field(default_factory=dict)
-    max_detections: int = 300
-    class_agnostic: bool = False
+    max_detections: int = option(
+        300, minimum=1, applies=Applies.AT_ONCE, help="Detections of an image at most."
+    )
+    class_agnostic: bool = option(
+        False,
+        applies=Applies.AT_ONCE,
+        help="Whether boxes of different classes suppress each other.",
+    )
 
     def __post_init__(self) -> None:
-        thresholds = {
-            "score_threshold": self.score_threshold,
-            "nms_threshold": self.nms_threshold,
-            **{f"class_thresholds[{k}]": v for k, v in self.class_thresholds.items()},
-        }
-        for name, value in thresholds.items():
+        check_options(self)
+        for class_id, value in self.class_thresholds.items():
             if not 0.0 <= value <= 1.0:
                 raise ConfigurationError(
-                    f"{name} = {value}", expected="a number from 0 to 1", fix=f"set `{name}`"
+                    f"class_thresholds[{class_id}] = {value}",
+                    expected="a number from 0 to 1",
+                    fix="set `class_thresholds`",
                 )
-        if self.max_detections < 1:
-            raise ConfigurationError(
-                f"max_detections = {self.max_detections}",
-                expected="at least 1",
-                fix="set `max_detections`",
-            )
 
     def threshold_array(self, num_classes: int) -> npt.NDArray[np.float32]:
         """Return the score threshold of each class, float32 (num_classes,).

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import Kind, check_options, from_plain, option, options_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    model: str = option(help="Model file.")
+    rate: float = option(0.0, minimum=0.0, maximum=100.0, unit="Hz", help="Images a second.")
+    factor: float = option(2.0, above=0.0, help="A factor.")
+    depth: int = option(1, minimum=1, help="Queue.")
+    policy: str = option("static", choices=("static", "dynamic"), help="Placement.")
+    names: tuple[str, ...] = option(["front"], help="Cameras.")
+    device: Device | None = option(
+        None, kind=Kind.STRING, parse=Device.parse, flag="--device", help="Where it runs."
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def test_an_option_knows_its_name_and_the_kind_of_its_default() -> None:
+    declared = options_of(Settings)
+    assert list(declared) == ["model", "rate", "factor", "depth", "policy", "names", "device"]
+    kinds = [entry.kind for entry in declared.values()]
+    assert kinds[1:6] == [Kind.DOUBLE, Kind.DOUBLE, Kind.INTEGER, Kind.STRING, Kind.STRING_ARRAY]
+    assert declared["model"].required and not declared["rate"].required
+    assert declared["rate"] is options_of(Settings)["rate"]
+
+
+def test_plain_values_become_typed_ones() -> None:
+    settings = from_plain(Settings, {"model": "m.onnx", "rate": 3, "device": "dla1"})
+    assert settings == Settings(model="m.onnx", rate=3.0, device=Device.parse("dla1"))
+    assert isinstance(settings.rate, float)
+    assert settings.names == ("front",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("rate", -1.0, "0 to 100 Hz"),
+        ("rate", float("nan"), "double"),
+        ("factor", 0.0, "above 0"),
+        ("depth", 0, "at least 1"),
+        ("depth", True, "integer"),
+        ("depth", 1.5, "integer"),
+        ("policy", "best", "static, dynamic"),
+        ("names", "front", "string array"),
+        ("names", [1], "string array"),
+        ("device", "tpu", "dla0"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_is_allowed(
+    name: str, value: Any, expected: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        options_of(Settings)[name].plain(value)
+    assert expected in caught.value.expected
+    assert caught.value.fix == f"set `{name}`"
+
+
+def test_a_struct_made_in_python_is_checked_too() -> None:
+    with pytest.raises(ConfigurationError, match=r"`rate` = 101"):
+        Settings(model="m", rate=101.0)
+
+
+def test_each_front_end_names_the_option_in_its_own_words() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        options_of(Settings)["device"].plain("tpu")
+    text = caught.value.text(lambda entry: entry.flag or f"the parameter `{entry.name}`")
+    assert text.endswith("fix: set --device")

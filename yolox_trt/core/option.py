@@ -1,0 +1,278 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Option: a setting's name, type, unit, default, range and help, declared once.
+
+Settings are the fields of dataclasses ("option groups"):
+
+    @dataclass(frozen=True, kw_only=True)
+    class StreamOptions:
+        max_rate: float = option(0.0, unit="Hz", minimum=0.0, help="Images processed a second ...")
+
+        def __post_init__(self) -> None:
+            check_options(self)
+
+Arguments of the command line, ROS parameters with their descriptors, the pages of docs/ and the
+checks are made of these declarations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+from yolox_trt.core.errors import ConfigurationError
+
+_KEY = "yolox_trt.option"
+T = TypeVar("T")
+
+
+class Kind(Enum):
+    """Type of an option's plain value; the values are the names that ROS 2 prints."""
+
+    BOOL = "bool"
+    INTEGER = "integer"
+    DOUBLE = "double"
+    STRING = "string"
+    INTEGER_ARRAY = "integer array"
+    STRING_ARRAY = "string array"
+
+
+class Applies(Enum):
+    """When a changed value takes effect."""
+
+    AT_ONCE = "at once"
+    AT_CONFIGURE = "at the next configure"
+    READ_ONLY = "never (read-only)"
+    BY_NODE = "set by the node itself"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Option:
+    """One setting. Make it with `option` as a dataclass field; get it with `options_of`.
+
+    Attributes:
+        name: the field's name, which is the ROS parameter's name too.
+        kind: type of its plain value: what a command line, a YAML file or ROS gives.
+        default: plain value where none is given; a list for the array kinds; None where nothing
+            stands for "not set".
+        required: whether there is no default.
+        help: one or two sentences.
+        unit: unit of the value, "" where it has none.
+        minimum, maximum: inclusive range of a number, None where it is open.
+        above: number that the value must exceed, None where it is open.
+        choices: the strings that are allowed, () for any.
+        applies: when a change takes effect in a running node.
+        parse: makes the typed value (a Path, a Device, a size) of the plain one; raises
+            ConfigurationError. None where the plain value is the value.
+        flag: the command line's name, such as "--score"; "MODEL" for a positional argument.
+        metavar: what stands for the value in the command line's help.
+    """
+
+    name: str = ""
+    kind: Kind
+    default: Any
+    required: bool = False
+    help: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] = ()
+    applies: Applies = Applies.AT_CONFIGURE
+    parse: Callable[[Any], Any] | None = None
+    flag: str = ""
+    metavar: str = ""
+
+    @property
+    def range_text(self) -> str:
+        """The allowed values in words, "" where every value of the type is allowed."""
+        if self.choices:
+            return ", ".join(choice or "'' (empty)" for choice in self.choices)
+        unit = f" {self.unit}" if self.unit else ""
+        low = None if self.minimum is None else f"{self.minimum:g}"
+        high = None if self.maximum is None else f"{self.maximum:g}"
+        if self.above is not None:
+            return f"above {self.above:g}" + (f", at most {high}" if high else "") + unit
+        if low is not None and high is not None:
+            return f"{low} to {high}{unit}"
+        if low is not None:
+            return f"at least {low}{unit}"
+        return f"at most {high}{unit}" if high is not None else ""
+
+    def plain(self, value: Any) -> Any:
+        """Return a plain value in the option's type, after checking type, range and choices.
+
+        An integer is accepted where a double is expected, and nothing (an empty YAML list, which
+        ROS 2 hands over without a type) where an array is expected.
+
+        Args:
+            value: what an override, a launch argument or `ros2 param set` gave.
+
+        Raises:
+            ConfigurationError: wrong type, out of range, or refused by `parse`; it names the range.
+        """
+        if value is None and self.default is None and not self.required:
+            return None
+        converted = _convert(self.kind, value)
+        if converted is None or not self._allows(converted):
+            raise self.refusal(value)
+        if self.parse is not None:
+            self._parsed(converted)
+        return converted
+
+    def typed(self, value: Any) -> Any:
+        """Return the typed value of a plain one, checked as `plain` does."""
+        converted = self.plain(value)
+        return converted if converted is None else self._parsed(converted)
+
+    def check(self, value: Any) -> None:
+        """Check a typed value's range and choices.
+
+        Raises:
+            ConfigurationError: it is not allowed.
+        """
+        if value is None and self.default is None and not self.required:
+            return
+        if not self._allows(value):
+            raise self.refusal(value)
+
+    def refusal(self, value: Any) -> ConfigurationError:
+        """Make the error that refuses a value and names what is allowed."""
+        allowed = f", {self.range_text}" if self.range_text else ""
+        found = value if isinstance(value, int | float) else repr(value)
+        return ConfigurationError(
+            (self, f" = {found}"), expected=f"{self.kind.value}{allowed}", fix=("set ", self)
+        )
+
+    def _parsed(self, plain: Any) -> Any:
+        if self.parse is None:
+            return plain
+        try:
+            return self.parse(plain)
+        except ConfigurationError as error:  # `parse` need not know what the option is called
+            found, expected, fix = error.parts
+            raise ConfigurationError(found, expected=expected, fix=fix or ("set ", self)) from None
+
+    def _allows(self, value: Any) -> bool:
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        if self.choices and isinstance(value, str) and value not in self.choices:
+            return False
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return True
+        return (
+            (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.above is None or value > self.above)
+        )
+
+
+_REQUIRED: Any = object()
+
+
+def option(default: Any = _REQUIRED, *, help: str, kind: Kind | None = None, **rest: Any) -> Any:  # noqa: A002
+    """Declare an option as a dataclass field.
+
+    Args:
+        default: plain value where none is given, a list for an array, None for "not set" (give
+            `kind` with it); left out where the option must be given.
+        help: one or two sentences.
+        kind: type of the plain value; by default that of the default.
+        rest: further attributes of Option.
+    """
+    required = default is _REQUIRED
+    if kind is None:
+        kind = Kind.STRING if required else _kind_of(default)
+    spec = Option(
+        kind=kind, default=None if required else default, required=required, help=help, **rest
+    )
+    metadata = {_KEY: spec}
+    if required:
+        return dataclasses.field(metadata=metadata)
+    if spec.parse is not None and default is not None:
+        return dataclasses.field(default_factory=lambda: spec.typed(default), metadata=metadata)
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: tuple(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_GROUPS: dict[type[Any], Mapping[str, Option]] = {}
+
+
+def options_of(group: type[Any]) -> Mapping[str, Option]:
+    """Return the options of a dataclass by name, in the order of its fields.
+
+    Every call gives the same Option objects, so that they may be compared by identity.
+    """
+    if group not in _GROUPS:
+        _GROUPS[group] = {
+            field.name: dataclasses.replace(field.metadata[_KEY], name=field.name)
+            for field in dataclasses.fields(group)
+            if _KEY in field.metadata
+        }
+    return _GROUPS[group]
+
+
+def check_options(group: object) -> None:
+    """Check every option of a dataclass instance; for its __post_init__.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+    for name, declared in options_of(type(group)).items():
+        declared.check(getattr(group, name))
+
+
+def from_plain(group: type[T], values: Mapping[str, Any]) -> T:
+    """Make a dataclass of plain values; those left out take their defaults.
+
+    Raises:
+        ConfigurationError: a value that its option refuses.
+    """
+    declared = options_of(group)
+    return group(**{name: declared[name].typed(value) for name, value in values.items()})
+
+
+def _kind_of(default: Any) -> Kind:
+    if isinstance(default, bool):
+        return Kind.BOOL
+    if isinstance(default, int):
+        return Kind.INTEGER
+    if isinstance(default, float):
+        return Kind.DOUBLE
+    if isinstance(default, str):
+        return Kind.STRING
+    if isinstance(default, list) and default:
+        return Kind.INTEGER_ARRAY if isinstance(default[0], int) else Kind.STRING_ARRAY
+    raise TypeError(f"an option with the default {default!r} needs `kind`")
+
+
+def _convert(kind: Kind, value: Any) -> Any:
+    """Return the value in the kind's Python type, or None if it is of another type."""
+    if kind is Kind.BOOL:
+        return value if isinstance(value, bool) else None
+    if kind is Kind.INTEGER:
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if kind is Kind.DOUBLE:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        return float(value) if math.isfinite(value) else None
+    if kind is Kind.STRING:
+        return value if isinstance(value, str) else None
+    if value is None:
+        return []
+    if isinstance(value, str | bytes):
+        return None
+    # ROS 2 hands integer arrays over as array.array, which is no Sequence.
+    if not isinstance(value, Sequence | array):
+        return None
+    items = list(value)
+    wanted = int if kind is Kind.INTEGER_ARRAY else str
+    if all(isinstance(item, wanted) and not isinstance(item, bool) for item in items):
+        return items
+    return None
