@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.tensorrt_fixtures import pretend_gpu, save_model, small_model
 
-from yolox_trt.cli.main import main as cli
+from yolox_trt.cli import main as cli
 from yolox_trt.engines.engine_file import read_engine
 
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from yolox_trt.cli.main import main as cli
+from yolox_trt.cli import main as cli
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

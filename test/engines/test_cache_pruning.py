@@ -16,7 +16,7 @@ import pytest
 from test_cache import SPEC
 from test_cache_fingerprint import EXAMPLE
 
-from yolox_trt.cli.main import main as cli
+from yolox_trt.cli import main as cli
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.engines import cache as cache_module
 from yolox_trt.engines import cache_pruning

@@ -124,7 +124,12 @@ def create_detector(
     if automatic:
         device = Device("gpu")
     elif isinstance(device, str):
-        device = Device.parse(device)
+        try:
+            device = Device.parse(device)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                error.found, expected=error.expected, fix="set the parameter `device`"
+            ) from None
     assert isinstance(device, Device)
     request = DetectorRequest(
         model=default_model() if model is None else model,
