@@ -364,14 +364,14 @@ def test_load_builds_once(tmp_path: Path, cupy: Any, fake: FakeTensorRT) -> None
         engine = load_tensorrt_engine(
             model,
             GPU,
-            {"precision": "fp16", "calibration_cache": ""},
+            BuildOptions(precision="fp16"),
             tmp_path / "cache",
             lambda fraction, phase: phases.append(phase),
         )
         engine.run(1)
     assert builds(fake) == 1
     assert phases[-1] == "built"
-    load_tensorrt_engine(model, GPU, {"precision": "fp32"}, tmp_path / "cache")
+    load_tensorrt_engine(model, GPU, BuildOptions(precision="fp32"), tmp_path / "cache")
     assert builds(fake) == 2
 
 
@@ -379,9 +379,9 @@ def test_load_builds_again_what_tensorrt_refuses(
     tmp_path: Path, cupy: Any, fake: FakeTensorRT, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, cache = small_model(tmp_path), EngineCache(tmp_path / "cache")
-    first = load_tensorrt_engine(model, GPU, {}, cache).file
+    first = load_tensorrt_engine(model, GPU, None, cache).file
     write_engine(first.path, b"no engine", fingerprint=first.fingerprint, spec=first.spec)
-    load_tensorrt_engine(model, GPU, {}, cache).run(1)
+    load_tensorrt_engine(model, GPU, None, cache).run(1)
     assert builds(fake) == 2
     assert "built again" in caplog.text
     assert "Magic tag" in caplog.text
@@ -391,7 +391,7 @@ def test_a_loaded_engine_stays_in_the_cache(tmp_path: Path, cupy: Any, fake: Fak
     cache = EngineCache(tmp_path / "cache")
     model = small_model(tmp_path)
     for _ in range(2):  # built, and found
-        engine = load_tensorrt_engine(model, GPU, {}, cache)
+        engine = load_tensorrt_engine(model, GPU, None, cache)
         assert not clear(cache.folder)
         engine.close()
     assert len(clear(cache.folder)) == 1
@@ -406,11 +406,11 @@ def test_load_takes_models_engine_files_and_overrides(
     loaded = onnx.load(str(path))
     names = ["a", "b", "c", "d"]
     engine = load_tensorrt_engine(
-        loaded, GPU, {}, tmp_path / "cache", preprocessing=PREPROCESSING_PRESETS["rgb"]
+        loaded, GPU, None, tmp_path / "cache", preprocessing=PREPROCESSING_PRESETS["rgb"]
     )
     assert engine.spec.preprocessing.color_order == "rgb"
     again = load_tensorrt_engine(
-        engine.file.path, GPU, {}, tmp_path / "elsewhere", class_names=names
+        engine.file.path, GPU, None, tmp_path / "elsewhere", class_names=names
     )
     assert again.spec.class_names == tuple(names)
     assert builds(fake) == 1
@@ -427,7 +427,7 @@ def test_a_fixed_batch_is_opened_for_max_batch(
 ) -> None:
     fixed = small_model(tmp_path)
     cache = EngineCache(tmp_path / "cache")
-    engine = load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, cache)
+    engine = load_tensorrt_engine(fixed, GPU, BuildOptions(max_batch=8), cache)
     assert engine.max_batch == 8
     assert engine.spec.batch is None
     assert engine.outputs["output"].shape == (8, 126, 9)
@@ -437,12 +437,12 @@ def test_a_fixed_batch_is_opened_for_max_batch(
     assert engine.file.fingerprint.batch == (1, 8, 8)
     assert engine.file.fingerprint.options["rewriting"] == {"open_batch": open_batch.REVISION}
     # Another engine than that of the file as it is; each is built once.
-    assert load_tensorrt_engine(fixed, GPU, {}, cache).max_batch == 1
-    assert load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, cache).max_batch == 8
+    assert load_tensorrt_engine(fixed, GPU, None, cache).max_batch == 1
+    assert load_tensorrt_engine(fixed, GPU, BuildOptions(max_batch=8), cache).max_batch == 8
     assert builds(fake) == 2
     # One that was opened in another way is not used.
     monkeypatch.setattr(open_batch, "REVISION", open_batch.REVISION + 1)
-    load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, cache)
+    load_tensorrt_engine(fixed, GPU, BuildOptions(max_batch=8), cache)
     assert builds(fake) == 3
     assert not caplog.records
 
@@ -459,7 +459,7 @@ def test_a_batch_that_cannot_be_opened_goes_before_max_batch(
 
     monkeypatch.setattr(build_plan, "open_batch", refuse)
     fixed = small_model(tmp_path)
-    engine = load_tensorrt_engine(fixed, GPU, {"max_batch": 8}, tmp_path / "cache")
+    engine = load_tensorrt_engine(fixed, GPU, BuildOptions(max_batch=8), tmp_path / "cache")
     assert engine.max_batch == 1
     assert "yolox.onnx runs with batch 1, not 8: node 'n' mixes images" in caplog.text
     with pytest.raises(ModelError, match="mixes images"):
@@ -468,19 +468,14 @@ def test_a_batch_that_cannot_be_opened_goes_before_max_batch(
 
 def test_batches_that_a_dla_does_not_take(tmp_path: Path, fake: FakeTensorRT) -> None:
     fixed = small_model(tmp_path)
-    assert make_plan(fixed, DLA, {"max_batch": 8}).batch == (1, 1, 1)
+    assert make_plan(fixed, DLA, BuildOptions(max_batch=8)).batch == (1, 1, 1)
     of_4 = small_model(tmp_path, name="4.onnx", batch=4)
-    assert make_plan(of_4, DLA, {"max_batch": 8}).batch == (4, 4, 4)
+    assert make_plan(of_4, DLA, BuildOptions(max_batch=8)).batch == (4, 4, 4)
     with pytest.raises(ModelError, match="batch 1 for device dla0"):
         BuildPlan(fixed, BuildOptions(device=DLA, max_batch=8))
 
 
 def test_an_open_batch(tmp_path: Path, cupy: Any, fake: FakeTensorRT) -> None:
     dynamic = small_model(tmp_path, name="d.onnx", batch=None, style="opset13")
-    assert load_tensorrt_engine(dynamic, GPU, {"max_batch": 8}, tmp_path).max_batch == 8
-    assert make_plan(dynamic, DLA, {"max_batch": 8}).batch == (1, 1, 1)
-
-
-def test_unknown_options(tmp_path: Path, fake: FakeTensorRT) -> None:
-    with pytest.raises(ConfigurationError, match="'speed'"):
-        load_tensorrt_engine(small_model(tmp_path), GPU, {"speed": 1}, tmp_path)
+    assert load_tensorrt_engine(dynamic, GPU, BuildOptions(max_batch=8), tmp_path).max_batch == 8
+    assert make_plan(dynamic, DLA, BuildOptions(max_batch=8)).batch == (1, 1, 1)

@@ -23,6 +23,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar
 
 from yolox_trt.core.errors import ConfigurationError
@@ -71,6 +72,7 @@ class Option:
             ConfigurationError. None where the plain value is the value.
         flag: the command line's name, such as "--score"; "MODEL" for a positional argument.
         metavar: what stands for the value in the command line's help.
+        group: title under which a page of help lists it; "" for the first options.
     """
 
     name: str = ""
@@ -87,6 +89,7 @@ class Option:
     parse: Callable[[Any], Any] | None = None
     flag: str = ""
     metavar: str = ""
+    group: str = ""
 
     @property
     def range_text(self) -> str:
@@ -201,6 +204,12 @@ def option(default: Any = _REQUIRED, *, help: str, kind: Kind | None = None, **r
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def path_option(*, help: str, **rest: Any) -> Any:  # noqa: A002
+    """Declare a file or folder, a Path or None, as a dataclass field; see `option`."""
+    rest = {"metavar": "FILE", "kind": Kind.STRING, "parse": parse_path, **rest}
+    return option(None, help=help, **rest)
+
+
 _GROUPS: dict[type[Any], Mapping[str, Option]] = {}
 
 
@@ -236,6 +245,23 @@ def from_plain(group: type[T], values: Mapping[str, Any]) -> T:
     """
     declared = options_of(group)
     return group(**{name: declared[name].typed(value) for name, value in values.items()})
+
+
+def parse_path(text: str) -> Path:
+    """Read a file's name, in which `~` is the home folder; for Option.parse."""
+    return Path(text).expanduser()
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read "HxW" as (height, width), both from 1 on; for Option.parse.
+
+    Raises:
+        ConfigurationError: another form.
+    """
+    height, _, width = text.lower().partition("x")
+    if height.isdecimal() and width.isdecimal() and int(height) and int(width):
+        return int(height), int(width)
+    raise ConfigurationError(f"size '{text}'", expected="HxW, such as 608x960")
 
 
 def _kind_of(default: Any) -> Kind:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from yolox_trt.compiler.tensorrt.load_engine import load_tensorrt_engine
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.core.errors import DeviceError, EngineError
+from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
 from yolox_trt.detectors.cuda_detector import CudaDetector
 from yolox_trt.detectors.detector import Detector
@@ -54,20 +54,19 @@ def create(request: DetectorRequest) -> Detector:
             fix="check nvidia-smi, or set the parameter `device` to cpu",
         )
     options = dict(request.options)
-    build = {
-        field.name: options[field.name]
-        for field in dataclasses.fields(BuildOptions)
-        if field.name in options
+    build: dict[str, Any] = {
+        name: each.typed(options[name]) if isinstance(options[name], str) else options[name]
+        for name, each in options_of(BuildOptions).items()
+        if name in options
     }
-    if request.input_size is not None:
-        build["height"], build["width"] = request.input_size
+    build["input_size"] = request.input_size
     build["max_batch"] = request.max_batch
     if not request.is_engine_file:
         build["precision"] = request.precision or _default_precision(request, build)
     engine = load_tensorrt_engine(
         request.model,
         request.device,
-        build,
+        BuildOptions(device=request.device, **build),
         options.get("engine_cache") or None,
         options.get("on_progress") or _ProgressLog(str(request.device)),
         preprocessing=request.preprocessing,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from yolox_trt.core.errors import EngineError, MissingDependencyError
+from yolox_trt.core.errors import EngineError, Message, MissingDependencyError
 from yolox_trt.core.optional import INSTALL_COMMANDS
 from yolox_trt.engines.trt_features import FEATURES, TENSORRT, TENSORRT_RTX, Version
 
@@ -68,12 +68,12 @@ class TensorRTApi:
             self._has_name(name) for name in entry.names
         )
 
-    def require(self, feature: str, *, option: str) -> None:
+    def require(self, feature: str, *, option: Message) -> None:
         """Refuse an option whose feature this version lacks.
 
         Args:
             feature: key of FEATURES.
-            option: the option that asks for it, for the error.
+            option: what asks for it, for the error.
 
         Raises:
             EngineError: with the reason and the way round.
@@ -82,7 +82,8 @@ class TensorRTApi:
             return
         entry = FEATURES[feature]
         reason = f" ({entry.reason})" if entry.reason else ""
-        raise EngineError(f"{option}: {self} has no {entry.title}{reason}", fix=entry.instead)
+        asking = option if isinstance(option, tuple) else (option,)
+        raise EngineError((*asking, f": {self} has no {entry.title}{reason}"), fix=entry.instead)
 
     def _has_name(self, dotted: str) -> bool:
         owner, _, attribute = dotted.partition(".")

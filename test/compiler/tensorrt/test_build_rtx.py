@@ -67,7 +67,7 @@ def test_every_form_builds(tmp_path: Path, form: str, precision: str) -> None:
     if form.startswith("open"):
         options["max_batch"] = 4 if "batch" in form else None
     if form == "open size":
-        options.update(height=64, width=96)
+        options.update(input_size=(64, 96))
     model = small_model(tmp_path, **FORMS[form])
     built, report = build(model, precision=precision, **options)
     assert len(built.engine) == report.engine_bytes > 10_000

@@ -164,15 +164,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> Any:
     from yolox_trt.compiler.tensorrt.options import BuildOptions
 
-    height, width = arguments.size or (None, None)
     # Arguments of the same name as the option.
     options = {entry.name for entry in dataclasses.fields(BuildOptions)}
     same = {name: value for name, value in vars(arguments).items() if name in options}
     del same["device"]
     return BuildOptions(
         device=_device(arguments.device),
-        height=height,
-        width=width,
+        input_size=arguments.size,
         allow_gpu_fallback=not arguments.no_gpu_fallback,
         tf32=not arguments.no_tf32,
         layer_precisions=_layer_precisions(arguments),

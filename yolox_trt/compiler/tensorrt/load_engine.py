@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("yolox_trt.build")
 
-_PATH_OPTIONS = ("calibration_cache", "dynamic_ranges", "timing_cache")
-
 
 def load_tensorrt_engine(
     model: Path | str | onnx.ModelProto,
     device: Device,
-    options: BuildOptions | Mapping[str, Any] | None = None,
+    options: BuildOptions | None = None,
     cache: EngineCache | Path | str | None = None,
     on_progress: ProgressCallback | None = None,
     *,
@@ -48,10 +46,9 @@ def load_tensorrt_engine(
     Args:
         model: ONNX file, loaded ONNX model, or an engine file with its sidecar.
         device: gpu, gpu:N or dlaN.
-        options: BuildOptions or a mapping of its attributes; `device` is taken from the argument.
-            An ONNX file with another batch than max_batch built in is opened for it (not for the
-            DLA). Where that cannot be, it is logged and the file's own batch taken. Not used for
-            engine files.
+        options: what to build; its device does not count. An ONNX file with another batch than
+            max_batch built in is opened for it (not for the DLA). Where that cannot be, it is
+            logged and the file's own batch taken. Not used for engine files.
         cache: EngineCache, or its folder; None for the default folder.
         on_progress: on_progress(fraction 0..1, phase) while the engine is built.
         preprocessing: instead of the model's own.
@@ -100,18 +97,13 @@ def cached_engine(
 def make_plan(
     model: Path,
     device: Device,
-    options: BuildOptions | Mapping[str, Any] | None = None,
+    options: BuildOptions | None = None,
     *,
     api: TensorRTApi | None = None,
 ) -> BuildPlan:
     """Return the plan of a model on a device; see load_tensorrt_engine for the arguments."""
-    if not isinstance(options, BuildOptions):
-        options = options_from_mapping(options or {}, device)
-    options = dataclasses.replace(options, device=device)
-    size = None
-    if options.height is not None and options.width is not None:
-        size = (options.height, options.width)
-    fixed = read_spec(model, input_size=size).batch
+    options = dataclasses.replace(options or BuildOptions(), device=device)
+    fixed = read_spec(model, input_size=options.input_size).batch
     if device.kind == "dla" and (options.max_batch or 1) > 1 and options.max_batch != fixed:
         _log.info("%s runs with batch %d: batches gain nothing on the DLA", device, fixed or 1)
         options = _with_batch(options, fixed or 1)
@@ -128,33 +120,6 @@ def make_plan(
 
 def _with_batch(options: BuildOptions, batch: int) -> BuildOptions:
     return dataclasses.replace(options, min_batch=None, opt_batch=None, max_batch=batch)
-
-
-def options_from_mapping(values: Mapping[str, Any], device: Device) -> BuildOptions:
-    """Return BuildOptions from plain values, such as a node's parameters.
-
-    Empty strings and None leave an option at its default.
-
-    Raises:
-        ConfigurationError: an option that there is not, or a wrong value.
-    """
-    known = {entry.name for entry in dataclasses.fields(BuildOptions)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigurationError(
-            f"TensorRT build option '{unknown[0]}'",
-            expected=f"one of {', '.join(sorted(known))}",
-            fix="see docs/tensorrt.md",
-        )
-    chosen: dict[str, Any] = {
-        name: Path(value).expanduser() if name in _PATH_OPTIONS else value
-        for name, value in values.items()
-        if value not in (None, "")
-    }
-    chosen["device"] = device
-    if "compute_capabilities" in chosen:
-        chosen["compute_capabilities"] = tuple(chosen["compute_capabilities"])
-    return BuildOptions(**chosen)
 
 
 def _load(

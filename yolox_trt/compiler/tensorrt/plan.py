@@ -14,10 +14,12 @@ from yolox_trt.core.errors import (
     ConfigurationError,
     DeviceError,
     EngineError,
+    Message,
     ModelError,
     YoloxTrtError,
 )
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
+from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.fingerprint import Fingerprint, file_sha256, model_sha256
@@ -34,6 +36,27 @@ from yolox_trt.graph.spec import read_spec
 if TYPE_CHECKING:
     import onnx
 
+#: Option -> the feature (trt_features) that another value than the default needs.
+_NEEDS = {
+    "dla_standalone": "dla_standalone",
+    "dla_sram_kib": "dla_pools",
+    "dla_local_dram_mib": "dla_pools",
+    "dla_global_dram_mib": "dla_pools",
+    "calibration_cache": "int8_calibration",
+    "dynamic_ranges": "dynamic_ranges",
+    "default_dynamic_range": "dynamic_ranges",
+    "layer_precisions": "layer_precisions",
+    "keep_first_layer_fp16": "layer_precisions",
+    "keep_last_layer_fp16": "layer_precisions",
+    "workspace_mib": "workspace",
+    "timing_cache": "timing_cache",
+    "sparsity": "sparsity",
+    "tf32": "tf32",
+    "optimization_level": "optimization_level",
+    "version_compatible": "version_compatible",
+    "hardware_compatible": "hardware_compatible",
+    "compute_capabilities": "compute_capabilities",
+}
 _NUMPY_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 #: Versions that the DLA linter has rules for.
 _LINTER_VERSIONS = ((8, 5), (8, 6), (8, 6, 12), (10, 3))
@@ -75,10 +98,7 @@ class BuildPlan:
         source = options.calibration_cache or options.dynamic_ranges
         self._calibration_sha256 = file_sha256(source) if source else None
         self.model = load_model(self.model_path)
-        size = None
-        if options.height is not None and options.width is not None:
-            size = (options.height, options.width)
-        self.graph_spec: ModelSpec = read_spec(self.model, input_size=size)
+        self.graph_spec: ModelSpec = read_spec(self.model, input_size=options.input_size)
         #: The graph with its own batch and what it takes, where another batch is asked for.
         self._unopened: tuple[onnx.ModelProto, ModelSpec] | None = None
         self._rewritten = False
@@ -340,38 +360,23 @@ class BuildPlan:
     def _check_version(self) -> None:
         """Refuse every option that this TensorRT lacks."""
         options, api = self.options, self.api
-        asked: list[tuple[bool, str, str]] = [
-            (options.on_dla, "dla", f"device {options.device}"),
-            (options.on_dla and options.allow_gpu_fallback, "gpu_fallback", "allow_gpu_fallback"),
-            (options.dla_standalone, "dla_standalone", "dla_standalone"),
-            (options.dla_sram_kib is not None, "dla_pools", "dla_sram_kib"),
-            (options.dla_local_dram_mib is not None, "dla_pools", "dla_local_dram_mib"),
-            (options.dla_global_dram_mib is not None, "dla_pools", "dla_global_dram_mib"),
-            (options.calibration_cache is not None, "int8_calibration", "calibration_cache"),
-            (options.dynamic_ranges is not None, "dynamic_ranges", "dynamic_ranges"),
-            (
-                options.default_dynamic_range is not None,
-                "dynamic_ranges",
-                "default_dynamic_range",
-            ),
-            (bool(options.layer_precisions), "layer_precisions", "layer_precisions"),
-            (options.keep_first_layer_fp16, "layer_precisions", "keep_first_layer_fp16"),
-            (options.keep_last_layer_fp16, "layer_precisions", "keep_last_layer_fp16"),
-            (options.workspace_mib is not None, "workspace", "workspace_mib"),
-            (options.timing_cache is not None, "timing_cache", "timing_cache"),
-            (options.sparsity, "sparsity", "sparsity"),
-            (not options.tf32, "tf32", "tf32"),
-            (options.optimization_level is not None, "optimization_level", "optimization_level"),
-            (options.version_compatible, "version_compatible", "version_compatible"),
-            (options.hardware_compatible, "hardware_compatible", "hardware_compatible"),
-            (bool(options.compute_capabilities), "compute_capabilities", "compute_capabilities"),
-            (self.has_qdq, "qdq", "Q/DQ nodes in the graph"),
-            (self.has_qdq and options.on_dla, "dla_int8_qdq", "Q/DQ nodes in the graph"),
-            (self.has_int8_weights, "qdq_int8_weights", "Q/DQ nodes in the graph"),
+        declared = options_of(BuildOptions)
+        asked: list[tuple[str, Message]] = [
+            (feature, declared[name]) for name, feature in _NEEDS.items() if options.is_set(name)
         ]
-        for wanted, feature, option in asked:
+        if options.on_dla:
+            asked.append(("dla", f"device {options.device}"))
+            if options.allow_gpu_fallback:
+                asked.append(("gpu_fallback", declared["allow_gpu_fallback"]))
+        for wanted, feature in (
+            (self.has_qdq, "qdq"),
+            (self.has_qdq and options.on_dla, "dla_int8_qdq"),
+            (self.has_int8_weights, "qdq_int8_weights"),
+        ):
             if wanted:
-                api.require(feature, option=option)
+                asked.append((feature, "Q/DQ nodes in the graph"))
+        for feature, option in asked:
+            api.require(feature, option=option)
         if self.strongly_typed:
             self._check_typed_io()
         for value in options.compute_capabilities:
@@ -400,15 +405,8 @@ class BuildPlan:
                 self._refuse_typed(
                     f"{option}_type = {kind}", "set the type in the ONNX, or use --precision fp16"
                 )
-        constraints = (
-            options.layer_precisions,
-            options.keep_first_layer_fp16,
-            options.keep_last_layer_fp16,
-            options.calibration_cache,
-            options.dynamic_ranges,
-            options.default_dynamic_range,
-        )
-        if any(constraints):
+        constraints = ("layer_precisions", "keep_first_layer_fp16", "keep_last_layer_fp16")
+        if options.has_scales or any(options.is_set(name) for name in constraints):
             self._refuse_typed(
                 "INT8 scales or layer precisions by option",
                 "drop `strongly_typed`, or yolox_trt quantize MODEL --images FOLDER -o OUT",
@@ -424,9 +422,6 @@ class BuildPlan:
 
     def _check_int8(self) -> None:
         options = self.options
-        ranges = (
-            options.calibration_cache or options.dynamic_ranges or options.default_dynamic_range
-        )
         if self.has_fp16 and options.precision == "fp32":
             raise ConfigurationError(
                 f"precision fp32 for {self.model_path.name}, a graph in FP16",
@@ -440,7 +435,7 @@ class BuildPlan:
                     expected="int8",
                     fix="set `precision` to int8, or build from the graph without Q/DQ",
                 )
-            if ranges:
+            if options.has_scales:
                 raise ConfigurationError(
                     "INT8 scales for a graph that has Q/DQ nodes of its own",
                     expected="one source of scales",
@@ -457,7 +452,7 @@ class BuildPlan:
                 "precision int8 without Q/DQ nodes",
                 "yolox_trt quantize MODEL --images FOLDER -o OUT, then build OUT",
             )
-        if not ranges:
+        if not options.has_scales:
             raise ConfigurationError(
                 "precision int8 without scales",
                 expected="a calibration cache, dynamic ranges, or a Q/DQ graph",
