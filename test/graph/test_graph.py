@@ -1,0 +1,191 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Graph: what goes in comes out, links follow rewrites, shapes and names are kept up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from support.onnx_graphs import make_graph, random_feeds, run, worst
+
+from yolox_trt.core.errors import ModelError
+from yolox_trt.graph.graph import Graph
+
+CONV = ("Conv", ["x", "w", "b"], ["a"], {"pads": [1] * 4})
+
+
+def conv_relu(outputs: tuple[str, ...] = ("y",), **options) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
+        "b": np.arange(8, dtype=np.float32),
+    }
+    nodes = [CONV, ("Relu", ["a"], ["y"], {})]
+    return make_graph(nodes, {"x": (1, 3, 8, 8)}, outputs, constants, **options)
+
+
+def plain(node: onnx.NodeProto) -> tuple:
+    attributes = sorted(a.SerializeToString() for a in node.attribute)
+    return node.op_type, node.domain, tuple(node.input), tuple(node.output), attributes
+
+
+def test_what_is_read_is_written_again() -> None:
+    model = conv_relu()
+    helper.set_model_props(model, {"yolox_trt.strides": "[8]"})
+    model.producer_name = "somebody"
+    written = Graph(model).to_model()
+    assert [plain(n) for n in written.graph.node] == [plain(n) for n in model.graph.node]
+    assert list(written.graph.initializer) == list(model.graph.initializer)
+    assert written.metadata_props == model.metadata_props
+    assert (written.producer_name, written.ir_version) == ("somebody", model.ir_version)
+    assert written.opset_import == model.opset_import
+
+
+def test_links_lead_both_ways_and_follow_a_replacement() -> None:
+    graph = Graph(conv_relu())
+    conv, relu = graph.nodes
+    assert relu.source() is conv and conv.outputs[0].only_reader is relu
+    assert conv.constant(1).shape == (8, 3, 3, 3) and relu.constant(0) is None
+    clip = graph.add_node("LeakyRelu", "leaky", conv.outputs, {"alpha": 0.5})
+    kept = graph.replace(relu.outputs[0], clip)
+    graph.sort()
+    assert [node.op for node in graph.nodes] == ["Conv", "LeakyRelu"]
+    assert kept.name == "y" and graph.outputs == (kept,)
+    model = graph.to_model()
+    onnx.checker.check_model(model, full_check=True)
+    assert run(model, random_feeds(model))["y"].min() < 0
+
+
+def test_an_output_that_would_take_a_second_name_gets_an_identity() -> None:
+    graph = Graph(conv_relu(("a", "y")))
+    relu = graph.nodes[1]
+    graph.replace(relu.outputs[0], relu.inputs[0])
+    graph.sort()
+    outputs = run(graph.to_model(), random_feeds(graph.to_model()))
+    assert np.array_equal(outputs["a"], outputs["y"])
+
+
+def test_new_nodes_are_typed_shaped_and_sorted() -> None:
+    graph = Graph(conv_relu())
+    graph.infer_shapes()
+    conv = graph.nodes[0]
+    half = graph.add_node("Cast", "half", conv.outputs, {"to": TensorProto.FLOAT16})
+    part = graph.slice(half, "part", 2, 5, 1)
+    assert part.static_shape == (1, 3, 8, 8) and part.dtype == np.float16
+    graph.outputs = [part]
+    graph.sort()
+    assert [node.op for node in graph.nodes] == ["Conv", "Cast", "Slice"]
+    assert graph.add_node("Relu", "half", [part]).name == "half_out_1"
+
+
+def test_a_copy_is_independent() -> None:
+    graph = Graph(conv_relu())
+    graph.infer_shapes()
+    twin = graph.copy()
+    twin.nodes[0].attrs["pads"][0] = 5
+    twin.replace(twin.nodes[1].outputs[0], twin.nodes[0].outputs[0])
+    twin.sort()
+    assert graph.nodes[0].attrs["pads"] == [1] * 4
+    assert [node.op for node in graph.nodes] == ["Conv", "Relu"]
+    model = conv_relu()
+    feeds = random_feeds(model)
+    assert worst(run(model, feeds), run(graph.to_model(), feeds)) == 0
+
+
+def test_constants_have_one_form() -> None:
+    nodes = [
+        ("Constant", [], ["two"], {"value_float": 2.0}),
+        ("Mul", ["x", "two"], ["y"], {}),
+        ("Add", ["y", "one"], ["z"], {}),
+    ]
+    model = make_graph(nodes, {"x": (1, 4)}, ["z"], {"one": np.float32(1)})
+    model.graph.input.append(helper.make_tensor_value_info("one", TensorProto.FLOAT, []))
+    graph = Graph(model)
+    assert [node.op for node in graph.nodes] == ["Mul", "Add"]
+    assert [value.name for value in graph.inputs] == ["x"]
+    assert graph.nodes[0].constant(1).dtype == np.float32
+    assert run(graph.to_model(), {"x": np.ones((1, 4), np.float32)})["z"].tolist() == [[3.0] * 4]
+
+
+def test_weights_are_seen_through_quantisation() -> None:
+    quantised = np.arange(-4, 4, dtype=np.int8).reshape(8, 1)
+    nodes = [
+        ("DequantizeLinear", ["q", "s", "z"], ["w"], {"axis": 0}),
+        ("MatMul", ["x", "w"], ["y"], {}),
+    ]
+    scales = np.arange(1, 9, dtype=np.float32)
+    constants = {"q": quantised, "s": scales, "z": np.zeros(8, np.int8)}
+    graph = Graph(make_graph(nodes, {"x": (2, 8)}, ["y"], constants))
+    assert np.array_equal(graph.nodes[1].weights(), quantised * scales[:, None])
+
+
+def test_what_a_graph_inside_reads_stays_under_its_name() -> None:
+    def branch(op: str) -> onnx.GraphProto:
+        out = helper.make_tensor_value_info(op, TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node(op, ["a"], [op])], op, [], [out])
+
+    inside = {"then_branch": branch("Relu"), "else_branch": branch("Neg")}
+    nodes = [
+        ("Abs", ["x"], ["a"], {}),
+        ("Identity", ["a"], ["c"], {}),
+        ("If", ["t"], ["y"], inside),
+    ]
+    model = make_graph(nodes, {"x": (2,)}, ["y"], {"t": np.asarray(True)})
+    graph = Graph(model)
+    graph.sort()
+    assert [node.op for node in graph.nodes] == ["Abs", "If"]
+    assert graph.nodes[0].outputs[0].is_output
+    feeds = {"x": np.asarray([-1, 2], np.float32)}
+    assert run(graph.to_model(), feeds)["y"].tolist() == [1, 2]
+
+
+def test_weights_in_other_files_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    model = conv_relu()
+    feeds = random_feeds(model)
+    wanted = run(model, feeds)
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        model, path, save_as_external_data=True, location="weights.bin", size_threshold=0,
+        convert_attribute=False,
+    )  # fmt: skip
+    graph = Graph.load(path)
+    assert worst(wanted, run(graph.to_model(), feeds)) == 0
+    (tmp_path / "weights.bin").unlink()
+    graph = Graph.load(path)
+    graph.infer_shapes()
+    assert graph.outputs[0].static_shape == (1, 8, 8, 8)
+    with pytest.raises(ModelError, match="external weights"):
+        graph.to_model()
+
+
+def test_an_old_opset_is_converted_and_the_metadata_stay() -> None:
+    model = conv_relu(opset=9)
+    helper.set_model_props(model, {"key": "value"})
+    graph = Graph(model)
+    graph.upgrade(13)
+    assert (graph.opset, graph.metadata) == (13, {"key": "value"})
+    feeds = random_feeds(model)
+    assert worst(run(model, feeds), run(graph.to_model(), feeds)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(None, "no file"), (b"not onnx", "read as ONNX|no graph"), (b"", "no graph")],
+)
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes | None, found: str) -> None:
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=found):
+        Graph.load(path)
+
+
+def test_contradicting_shapes_are_refused() -> None:
+    model = conv_relu()
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.raises(ModelError, match="shapes"):
+        Graph(model).infer_shapes()

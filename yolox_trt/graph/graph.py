@@ -1,0 +1,515 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Graph: one ONNX model in memory, loaded once and shared by every tool that reads or rewrites it.
+
+graph = Graph.load("yolox.onnx")
+for conv in graph.find("Conv"):
+    weights = conv.constant(1)               # values of a constant input, None where computed
+    reader = conv.outputs[0].only_reader     # nodes and values are linked both ways
+gate = graph.add_node("Sigmoid", "gate", [x])  # named, typed and shaped
+graph.replace(old, gate)                     # every reader of old reads gate; outputs keep names
+model = graph.to_model()                     # an onnx.ModelProto: to save, or for ONNX Runtime
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolox_trt.core.errors import ModelError
+from yolox_trt.core.optional import require
+from yolox_trt.graph.inference import Shape, infer_model, infer_node, read_type
+from yolox_trt.graph.values import Node, Value
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Lowest opset that rewrites write: Clip takes its bounds as inputs and Resize its present form
+#: from here on.
+MIN_OPSET = 11
+#: TensorRT's parser looks plugins up by operator name; the domain keeps onnx's checker content.
+PLUGIN_DOMAIN = "TRT"
+#: From this IR version on, an initialiser need not be a graph input too.
+_IR_VERSION = 4
+_CONSTANT_FORMS = {"value": None, "value_float": np.float32, "value_floats": np.float32,
+                   "value_int": np.int64, "value_ints": np.int64}  # fmt: skip
+
+
+def is_plugin(op: str) -> bool:
+    """Whether an operator's name is that of a plugin of TensorRT, such as EfficientNMS_TRT."""
+    return op.startswith("EfficientNMS") or op.endswith("_TRT")
+
+
+class Graph:
+    """An ONNX model as linked nodes and values.
+
+    What exporters write in several forms has one here: Constant nodes and initialisers that are
+    graph inputs too are constants, local functions are inlined, plugins of TensorRT have a domain
+    of their own, and every node has a name. Tensors keep their names.
+
+    Attributes:
+        nodes: every node after those that it reads from; sort() restores that after rewrites.
+        inputs: the graph's inputs.
+        metadata: ONNX metadata_props.
+        opsets: version by operator domain.
+        name: the graph's name.
+    """
+
+    nodes: list[Node]
+    inputs: list[Value]
+    metadata: dict[str, str]
+    opsets: dict[str, int]
+    name: str
+    _outputs: tuple[Value, ...]
+    _names: set[str]
+    _inferred: bool
+
+    def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
+        """Read a model (it is not changed, and must not be changed afterwards).
+
+        Args:
+            model: the model.
+            folder: where the files lie in which it keeps its large weights.
+        """
+        self._folder = folder
+        self._read(model)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Graph:
+        """Read an ONNX file. Weights that it keeps in other files are read when asked for.
+
+        Raises:
+            ModelError: no such file, or not an ONNX model.
+        """
+        onnx_ = require("onnx", purpose="reading a model's graph")
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"no file '{path}'", expected="an ONNX model", fix="check the path")
+        try:
+            model: onnx.ModelProto = onnx_.load(str(path), load_external_data=False)
+        except Exception as error:  # protobuf's DecodeError, whose class differs between versions
+            raise ModelError(
+                f"'{path}' cannot be read as ONNX ({error})",
+                expected="an ONNX file",
+                fix="check that the download is complete",
+            ) from error
+        if not model.graph.node:
+            raise ModelError(
+                f"'{path}' holds no graph", expected="an ONNX file", fix="check the file"
+            )
+        return cls(model, path.parent)
+
+    @classmethod
+    def of(cls, model: str | Path | onnx.ModelProto | Graph) -> Graph:
+        """Return a graph as it is, or read a file or model.
+
+        Raises:
+            ModelError: see load.
+        """
+        if isinstance(model, Graph):
+            return model
+        return cls.load(model) if isinstance(model, str | Path) else cls(model)
+
+    # ---- looking
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        """The graph's outputs."""
+        return self._outputs
+
+    @outputs.setter
+    def outputs(self, values: Iterable[Value]) -> None:
+        for value in self._outputs:
+            value.is_output = False
+        self._outputs = tuple(values)
+        for value in self._outputs:
+            value.is_output = True
+
+    @property
+    def opset(self) -> int:
+        """Version of ONNX's own operators."""
+        return self.opsets.get("", 0)
+
+    @property
+    def image(self) -> Value:
+        """The image input: the only input, or the first of rank 4.
+
+        Raises:
+            ModelError: no input of rank 4.
+        """
+        for value in self.inputs:
+            if value.shape is not None and len(value.shape) == 4:
+                return value
+        raise ModelError(
+            "a graph without an image input",
+            expected="an input (N, C, H, W)",
+            fix="export the model with an NCHW image input",
+        )
+
+    def find(self, *ops: str) -> list[Node]:
+        """Return the nodes of some operators, in order."""
+        return [node for node in self.nodes if node.op in ops]
+
+    def values(self) -> dict[str, Value]:
+        """Return every value by its name, constants that nothing reads left out."""
+        found = {value.name: value for value in (*self.inputs, *self.outputs)}
+        for node in self.nodes:
+            for value in (*node.inputs, *node.outputs, *node.captured):
+                if value.name:
+                    found[value.name] = value
+        return found
+
+    def count(self, *ops: str) -> int:
+        """Return how many nodes have one of some operators."""
+        return len(self.find(*ops))
+
+    # ---- rewriting
+
+    def unused_name(self, base: str) -> str:
+        """Return `base`, or the first of `base`_1, `base`_2, ... that nothing ever had here."""
+        name, number = base, 1
+        while name in self._names:
+            name, number = f"{base}_{number}", number + 1
+        self._names.add(name)
+        return name
+
+    def constant(self, name: str, values: npt.ArrayLike, dtype: Any = None) -> Value:
+        """Make a constant, under the name or one that is free."""
+        return Value.of_array(self.unused_name(name), np.asarray(values, dtype))
+
+    def add_node(
+        self,
+        op: str,
+        name: str,
+        inputs: Iterable[Value],
+        attrs: Mapping[str, Any] | None = None,
+        *,
+        domain: str = "",
+        output: Value | None = None,
+        outputs: int = 1,
+    ) -> Value:
+        """Add a node and return its first output, whose type and shape are inferred.
+
+        It stands at the end until sort().
+
+        Args:
+            op: ONNX operator.
+            name: the node's name, made unique; its new outputs take it too.
+            inputs: what it reads.
+            attrs: attributes.
+            domain: operator domain; a new one is imported as version 1.
+            output: value to make instead of a new one; its name stays.
+            outputs: how many it makes.
+        """
+        made = [output or Value(self.unused_name(f"{name}_out")) for _ in range(outputs)]
+        node = Node(op, self.unused_name(name), inputs, made, attrs, domain)
+        self.opsets.setdefault(domain, 1)
+        self.nodes.append(node)
+        self.infer_node(node)
+        return made[0]
+
+    def slice(self, value: Value, name: str, first: int, last: int, axis: int) -> Value:
+        """Add a Slice that takes `first` to `last` of one axis."""
+        bounds = [
+            self.constant(f"{name}_{label}", [number], np.int64)
+            for label, number in (("start", first), ("end", last), ("axis", axis), ("step", 1))
+        ]
+        return self.add_node("Slice", name, [value, *bounds])
+
+    def replace(self, old: Value, new: Value) -> Value:
+        """Make every reader of `old` read `new`; a graph output keeps its name.
+
+        The node that made `old` is left unread, so that sort() drops it.
+
+        Returns:
+            The value that now carries the data: `new`, or `old` where that is a graph output (the
+            node of `new` then makes it).
+        """
+        for node in old.readers:
+            node.replace_input(old, new)
+        if not old.is_output:
+            return new
+        if old.producer is not None:
+            producer = old.producer
+            producer.outputs = [Value() if v is old else v for v in producer.outputs]
+        producer_of_new = new.producer
+        if producer_of_new is None or new.is_output:
+            # An input, a constant or another output cannot take a second name.
+            self.add_node("Identity", f"{old.name}_identity", [new], output=old)
+            return new
+        producer_of_new.outputs = [old if v is new else v for v in producer_of_new.outputs]
+        for node in new.readers:
+            node.replace_input(new, old)
+        return old
+
+    def rename(self, value: Value, name: str) -> None:
+        """Rename a value; another one of that name gives it up."""
+        if value.name == name:
+            return
+        other = self.values().get(name)
+        if other is not None:
+            other.name = self.unused_name(f"{name}_before")
+        value.name = name
+        self._names.add(name)
+
+    def sort(self) -> None:
+        """Drop the nodes that no output depends on, and put the others in order."""
+        needed: dict[Node, None] = {}
+        stack = [value.producer for value in self._outputs]
+        while stack:
+            node = stack.pop()
+            if node is not None and node not in needed:
+                needed[node] = None
+                stack += node.sources
+        order: dict[Node, None] = {}
+        seen: set[Node] = set()
+        for start in self.nodes:
+            path = [start] if start in needed else []
+            while path:
+                seen.add(path[-1])
+                waiting = [n for n in path[-1].sources if n not in seen]
+                if waiting:
+                    path.append(waiting[0])
+                else:
+                    order.setdefault(path.pop())
+        for node in self.nodes:
+            if node not in needed:
+                node.inputs = ()
+        self.nodes = list(order)
+
+    def upgrade(self, least: int = MIN_OPSET) -> None:
+        """Convert the operators to an opset of at least `least` where they are older.
+
+        Raises:
+            ModelError: onnx's converter cannot (it knows no plugins).
+        """
+        onnx_ = require("onnx", purpose="converting the model's opset")
+        if self.opset >= least:
+            return
+        try:
+            converted = onnx_.version_converter.convert_version(self.to_model(), least)
+        except Exception as error:  # the converter raises RuntimeError and its own errors
+            raise ModelError(
+                f"opset {self.opset}, which onnx cannot convert to {least} ({error})",
+                expected=f"opset {least} or newer",
+                fix=f"export the model with --opset {least}",
+            ) from error
+        metadata = self.metadata
+        self._read(converted)
+        self.metadata = metadata
+
+    def copy(self) -> Graph:
+        """Return a graph of its own with the same nodes and names; constants are shared."""
+        twin = object.__new__(Graph)
+        twin.__dict__.update(self.__dict__)
+        made: dict[Value, Value] = {}
+
+        def of(value: Value) -> Value:
+            if value not in made:
+                new = made[value] = object.__new__(Value)
+                new.__dict__.update(value.__dict__)
+                new._readers, new.producer = {}, None
+            return made[value]
+
+        twin.nodes = []
+        for node in self.nodes:
+            inputs, outputs = map(of, node.inputs), map(of, node.outputs)
+            new = Node(node.op, node.name, inputs, outputs, node.attrs, node.domain)
+            new.attrs = {k: list(v) if isinstance(v, list) else v for k, v in node.attrs.items()}
+            new._attr_types, new.captured = node._attr_types, [of(v) for v in node.captured]
+            twin.nodes.append(new)
+        twin.inputs = [of(value) for value in self.inputs]
+        twin._outputs = tuple(of(value) for value in self._outputs)
+        twin.metadata, twin.opsets = dict(self.metadata), dict(self.opsets)
+        twin._names = set(self._names)
+        return twin
+
+    # ---- shapes
+
+    def infer_shapes(self) -> None:
+        """Infer every shape and type, once: rewrites keep them up to date.
+
+        Raises:
+            ModelError: the shapes contradict each other.
+        """
+        if self._inferred:
+            return
+        values = self.values()
+        for found in infer_model(self._light_model()):
+            value = values.get(found.name)
+            if value is not None and found.type.HasField("tensor_type"):
+                value.elem_type, value.shape = read_type(found.type.tensor_type)
+        self._inferred = True
+
+    def forget_shapes(self) -> None:
+        """Drop every inferred shape, so that infer_shapes() works them out again."""
+        for node in self.nodes:
+            for value in node.outputs:
+                if not value.is_output:
+                    value.shape = None
+        self._inferred = False
+
+    def infer_node(self, node: Node) -> None:
+        """Infer type and shape of the outputs of one node from its inputs."""
+        types: dict[str, tuple[int, Shape | None]] = {
+            v.name: (v.elem_type, v.shape) for v in node.inputs
+        }
+        numbers = {value.name: value.small_values for value in node.inputs}
+        known = {name: values for name, values in numbers.items() if values is not None}
+        found = infer_node(node.to_proto(), types, known, self.opsets)
+        for value in node.outputs:
+            value.elem_type, value.shape = found.get(value.name, (value.elem_type, value.shape))
+
+    # ---- protobuf
+
+    def to_model(self) -> onnx.ModelProto:
+        """Return the graph as a model that holds its weights: to save, or for ONNX Runtime."""
+        model = self._frame()
+        constants: dict[str, Value] = {}
+        for node in self.nodes:
+            model.graph.node.append(node.to_proto())
+            constants.update((v.name, v) for v in (*node.inputs, *node.captured) if v.is_constant)
+            model.graph.value_info.extend(
+                _value_info(v) for v in node.outputs if v.name and v.elem_type and not v.is_output
+            )
+        model.graph.initializer.extend(value.to_tensor() for value in constants.values())
+        return model
+
+    def check(self) -> None:
+        """Infer all shapes anew, and let onnx check the graph.
+
+        Raises:
+            ModelError: it is not valid ONNX (a defect of a rewrite).
+        """
+        onnx_ = require("onnx", purpose="checking the rewritten model")
+        self.forget_shapes()
+        self.infer_shapes()
+        try:
+            onnx_.checker.check_model(self._light_model())
+        except onnx_.checker.ValidationError as error:
+            raise ModelError(
+                f"surgery wrote an invalid graph ({error})",
+                expected="a valid ONNX model",
+                fix="leave the last pass out (`--skip PASS`) and report it with the model",
+            ) from error
+
+    def _frame(self) -> onnx.ModelProto:
+        """Return a model without nodes and constants."""
+        onnx_ = require("onnx", purpose="writing the model")
+        model: onnx.ModelProto = onnx_.ModelProto()
+        model.CopyFrom(self._header)
+        del model.opset_import[:]
+        model.opset_import.extend(onnx_.helper.make_opsetid(d, v) for d, v in self.opsets.items())
+        for key, text in self.metadata.items():
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, text
+        model.graph.name = self.name
+        model.graph.input.extend(map(_value_info, self.inputs))
+        model.graph.output.extend(map(_value_info, self._outputs))
+        return model
+
+    def _light_model(self) -> onnx.ModelProto:
+        """Return a model whose large constants are inputs: onnx serialises it for every check."""
+        model = self._frame()
+        model.graph.node.extend(node.to_proto() for node in self.nodes)
+        for value in self.values().values():
+            if value.small_values is not None:
+                model.graph.initializer.append(value.to_tensor())
+            elif value.is_constant:
+                model.graph.input.append(_value_info(value))
+        return model
+
+    def _read(self, model: onnx.ModelProto) -> None:
+        onnx_ = require("onnx", purpose="reading a model's graph")
+        if model.functions:
+            model = onnx_.inliner.inline_local_functions(model)
+        self._header = onnx_.ModelProto()
+        for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+            setattr(self._header, field, getattr(model, field))
+        self._header.ir_version = max(model.ir_version, _IR_VERSION)
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
+        self.opsets = {
+            "" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import
+        }
+        graph = model.graph
+        self.name = graph.name
+        self._inferred = False
+        values: dict[str, Value] = {
+            tensor.name: Value.of_tensor(tensor, self._folder) for tensor in graph.initializer
+        }
+
+        def of(name: str) -> Value:
+            return values.setdefault(name, Value(name)) if name else Value()
+
+        self.inputs = []
+        for info in graph.input:
+            if info.name not in values:
+                values[info.name] = Value(info.name, *read_type(info.type.tensor_type))
+                self.inputs.append(values[info.name])
+        self._outputs = ()
+        self.outputs = [of(info.name) for info in graph.output]
+        for info, value in zip(graph.output, self.outputs, strict=True):
+            if not value.is_constant and value not in self.inputs:
+                value.elem_type, value.shape = read_type(info.type.tensor_type)
+        self.nodes = []
+        names: set[str] = set()
+        for index, proto in enumerate(graph.node):
+            tensor = _constant_tensor(proto)
+            if tensor is not None and not of(proto.output[0]).is_output:
+                made = Value.of_tensor(tensor, self._folder)
+                made.name = proto.output[0]
+                values[made.name] = made
+                continue
+            node = Node.of_proto(proto, [of(n) for n in proto.input], [of(n) for n in proto.output])
+            node.captured = [
+                of(name)
+                for attribute in proto.attribute
+                for inner in (attribute.g, *attribute.graphs)
+                for name in _free_names(inner)
+            ]
+            for captured in node.captured:
+                captured.is_output = True
+            node.name = node.name or f"{node.op}_{index}"
+            while node.name in names:
+                node.name = f"{node.name}_{index}"
+            names.add(node.name)
+            if not node.domain and is_plugin(node.op):
+                node.domain = PLUGIN_DOMAIN
+                self.opsets.setdefault(PLUGIN_DOMAIN, 1)
+            self.nodes.append(node)
+        self._names = names | values.keys()
+
+
+def _value_info(value: Value) -> onnx.ValueInfoProto:
+    onnx_ = require("onnx", purpose="writing the model")
+    info: onnx.ValueInfoProto = onnx_.helper.make_tensor_value_info(
+        value.name, value.elem_type, value.shape
+    )
+    return info
+
+
+def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """Return the tensor of a Constant node; None for other nodes, texts and sparse tensors."""
+    onnx_ = require("onnx", purpose="reading a model's graph")
+    if node.op_type != "Constant" or node.attribute[0].name not in _CONSTANT_FORMS:
+        return None
+    value = onnx_.helper.get_attribute_value(node.attribute[0])
+    dtype = _CONSTANT_FORMS[node.attribute[0].name]
+    return value if dtype is None else onnx_.numpy_helper.from_array(np.asarray(value, dtype))
+
+
+def _free_names(graph: onnx.GraphProto) -> list[str]:
+    """Return the names that a graph inside a node reads from the graph around it."""
+    own = {value.name for value in (*graph.input, *graph.initializer)}
+    own.update(name for node in graph.node for name in node.output)
+    read = [name for node in graph.node for name in node.input if name]
+    read += [value.name for value in graph.output]
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                read += _free_names(inner)
+    return [name for name in dict.fromkeys(read) if name not in own]
