@@ -134,14 +134,15 @@ class Option:
         return converted if converted is None else self._parsed(converted)
 
     def check(self, value: Any) -> None:
-        """Check a typed value's range and choices.
+        """Check a value of a struct made in Python.
 
         Raises:
-            ConfigurationError: it is not allowed.
+            ConfigurationError: it is neither an allowed plain value nor, where `parse` makes it of
+                another type, an allowed typed one.
         """
-        if value is None and self.default is None and not self.required:
-            return
-        if not self._allows(value):
+        if self.parse is None or _convert(self.kind, value) is not None:
+            self.plain(value)
+        elif not (value is None and self.default is None) and not self._allows(value):
             raise self.refusal(value)
 
     def refusal(self, value: Any) -> ConfigurationError:

@@ -5,7 +5,7 @@
 from yolox_trt.detectors.detector import Detector, StageTimes
 from yolox_trt.executor.inference_executor import DetectorFactory, InferenceExecutor
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
-from yolox_trt.executor.scheduler import SchedulerOptions
+from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import (
     DeviceSnapshot,
     DeviceStatus,
@@ -13,7 +13,7 @@ from yolox_trt.executor.snapshot import (
     ExecutorState,
     StreamSnapshot,
 )
-from yolox_trt.executor.stream_config import Overflow, StreamConfig
+from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.stream_result import ResultTiming, StreamResult
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "ExecutorSnapshot",
     "ExecutorState",
     "InferenceExecutor",
-    "Overflow",
     "ResultTiming",
     "SchedulerOptions",
     "StageTimes",

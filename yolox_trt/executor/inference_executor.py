@@ -35,7 +35,8 @@ from yolox_trt.executor.clock import Clock, MonotonicClock
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
 from yolox_trt.executor.placement import PlacementPolicy, PlacementProblem, create_policy
-from yolox_trt.executor.scheduler import ASSUMED_TIME, Scheduler, SchedulerOptions
+from yolox_trt.executor.scheduler import ASSUMED_TIME, Scheduler
+from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot
 from yolox_trt.executor.stream import DropCallback, ResultCallback, Stream
 from yolox_trt.executor.stream_config import StreamConfig
@@ -785,7 +786,8 @@ class InferenceExecutor:
         """Find hung calls, and place streams anew when demands have changed."""
         scheduler = self._scheduler
         options = scheduler.options
-        period = min(0.25, options.watchdog / 4.0, options.callback_limit / 4.0)
+        limits = (options.watchdog, options.callback_limit)
+        period = min(0.25, *(limit / 4.0 for limit in limits if limit))
         next_drift_check = self.clock.now() + 1.0
         while True:
             with self._lock:
@@ -848,7 +850,7 @@ class InferenceExecutor:
         callback = worker.callback
         if callback is not None:
             # Neither a call nor a restart: what is under way is not this worker's fault.
-            if now - callback[2] > self._scheduler.options.callback_limit:
+            if now - callback[2] > (self._scheduler.options.callback_limit or math.inf):
                 self._take_over(worker, now)
             return
         if batch is not None and now > batch.watchdog_at:

@@ -9,7 +9,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from yolox_trt.core.device import Device
@@ -22,13 +22,14 @@ from yolox_trt.executor.device_state import Batch, DeviceState, ModelServer
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
 from yolox_trt.executor.placement import PlacementPolicy, PlacementProblem, StreamDemand
 from yolox_trt.executor.placement.greedy import place_greedily
+from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import (
     DeviceStatus,
     ExecutorSnapshot,
     ExecutorState,
 )
 from yolox_trt.executor.stream import DropCallback, PendingFrame, ResultCallback, Stream
-from yolox_trt.executor.stream_config import Overflow, StreamConfig
+from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.timeline import Timeline
 
 #: Seconds for one frame that are assumed before a detector has been timed.
@@ -40,58 +41,6 @@ BROKEN_CONTEXT = (
     "the CUDA context of this process is broken, and every call on it fails from now on; "
     "fix: restart the process"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchedulerOptions:
-    """Knobs of the scheduler.
-
-    Attributes:
-        batch_window: seconds that the oldest frame waits for others with the same model before
-            a GPU's call starts with fewer than its batch holds; 0 = what waits is taken.
-        starvation_limit: seconds after which a stream that waits for service goes before every
-            priority.
-        watchdog: least seconds after which a detect() call counts as hung.
-        watchdog_factor: a call may take this many times its expected duration before it counts
-            as hung, if that is longer than `watchdog`.
-        callback_limit: seconds after which a callback that has not returned holds up its stream
-            alone: the device goes on for the others, on another thread.
-        restart_watchdog: seconds after which a restart (warm-up, loading engines) counts as hung.
-        backoff: seconds from a failure to the first restart; doubles with each failure in a row.
-        backoff_max: longest time between restarts, in seconds.
-        batch_recovery: seconds after which a batch that out-of-memory had shrunk doubles again.
-    """
-
-    batch_window: float = 0.0
-    starvation_limit: float = 1.0
-    watchdog: float = 2.0
-    watchdog_factor: float = 20.0
-    callback_limit: float = 2.0
-    restart_watchdog: float = 120.0
-    backoff: float = 0.5
-    backoff_max: float = 30.0
-    batch_recovery: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_window",):
-            if not getattr(self, name) >= 0.0:
-                raise ConfigurationError(
-                    f"{name} = {getattr(self, name)}", expected="at least 0", fix=f"set `{name}`"
-                )
-        for name in (
-            "starvation_limit",
-            "watchdog",
-            "watchdog_factor",
-            "callback_limit",
-            "restart_watchdog",
-            "backoff",
-            "backoff_max",
-            "batch_recovery",
-        ):
-            if not getattr(self, name) > 0.0:
-                raise ConfigurationError(
-                    f"{name} = {getattr(self, name)}", expected="more than 0", fix=f"set `{name}`"
-                )
 
 
 class Scheduler:
@@ -305,7 +254,7 @@ class Scheduler:
             return self._refuse(stream, DropReason.STALE, SubmitOutcome.STALE, now)
         outcome = SubmitOutcome.ACCEPTED
         full = len(stream.queue) >= config.queue_depth
-        if full and config.overflow is Overflow.DROP_NEWEST:
+        if full and config.overflow == "drop_newest":
             return self._refuse(stream, DropReason.OVERFLOW, SubmitOutcome.QUEUE_FULL, now)
         if not stream.allow_rate(now):
             return self._refuse(stream, DropReason.RATE, SubmitOutcome.RATE_LIMITED, now)
@@ -412,7 +361,8 @@ class Scheduler:
         self._spend_credits(ready, chosen)
         frames = [stream.take(now) for stream in chosen]
         watchdog = max(
-            self.options.watchdog, self.options.watchdog_factor * server.time * len(frames)
+            self.options.watchdog or math.inf,
+            self.options.watchdog_factor * server.time * len(frames),
         )
         batch = Batch(device, server, chosen, frames, now, watchdog)
         state.take(batch, now)

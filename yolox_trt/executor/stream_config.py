@@ -4,22 +4,29 @@
 
 from __future__ import annotations
 
-import enum
-import math
 from dataclasses import dataclass, field
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import Applies, check_options, option
 from yolox_trt.core.postprocess_options import PostprocessOptions
 
+#: `device` of a stream that leaves the choice to the placement policy.
+AUTO = "auto"
 
-class Overflow(enum.Enum):
-    """What happens to a frame that finds its queue full."""
 
-    DROP_OLDEST = "drop_oldest"
-    """The oldest waiting frame makes room: the newest wins."""
-    DROP_NEWEST = "drop_newest"
-    """The arriving frame is refused."""
+def device_or_auto(text: str) -> str:
+    """Return a Device's name as the package writes it, or "auto" (for "", too).
+
+    Raises:
+        ConfigurationError: neither "auto" nor a Device's name.
+    """
+    if text in ("", AUTO):
+        return AUTO
+    try:
+        return str(Device.parse(text))
+    except ConfigurationError as error:
+        raise ConfigurationError(error.found, expected=f"{AUTO}, {error.expected}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,97 +37,100 @@ class StreamConfig:
         id: name of the stream, unique in an executor; Frame.stream_id refers to it.
         model: name of the model that serves it. A model's name stands for one accuracy: builds
             of one network that differ in precision carry different names.
-        device: "auto", or the name of the Device that it prefers (gpu, gpu:1, dla0, cpu). With
-            any policy a named device serves the stream for as long as it is in service.
-        queue_depth: waiting frames, at least 1. The frame inside a detector does not count.
-        overflow: what happens to a frame that finds the queue full (Overflow or its value).
-        stale_after: age in seconds since arrival beyond which a waiting frame is dropped before
-            work is spent on it; 0 = never.
-        priority: streams with a higher number are served first.
-        weight: share within a priority when frames wait for one device, at least 1.
-        max_rate: most frames a second that are accepted; 0 = no limit.
-        deadline: seconds from arrival to result; orders frames within a priority (earliest
-            first), and results that come later are counted. It drops nothing (see
-            `stale_after`). 0 = none.
-        expected_rate: frames a second that the balanced policy reckons with until it has
-            measured the stream; 0 = unknown (30 Hz is assumed, or max_rate if lower).
-        enabled: whether frames are accepted.
-        allow_model_change: whether a device with another model (another accuracy) may serve the
-            stream when none with its own model is in service.
         options: thresholds of decode and NMS.
     """
 
     id: str
     model: str = "default"
-    device: str = "auto"
-    queue_depth: int = 1
-    overflow: Overflow | str = Overflow.DROP_OLDEST
-    stale_after: float = 0.0
-    priority: int = 0
-    weight: int = 1
-    max_rate: float = 0.0
-    deadline: float = 0.0
-    expected_rate: float = 0.0
-    enabled: bool = True
-    allow_model_change: bool = False
+    enabled: bool = option(True, applies=Applies.AT_ONCE, help="Whether images are processed.")
+    queue_depth: int = option(
+        1,
+        minimum=1,
+        maximum=1000,
+        unit="images",
+        applies=Applies.AT_ONCE,
+        help="Images that wait for a device at most; the one that a device works on does not "
+        "count. 1: only the newest waits.",
+    )
+    overflow: str = option(
+        "drop_oldest",
+        choices=("drop_oldest", "drop_newest"),
+        applies=Applies.AT_ONCE,
+        help="Which image is dropped when the queue is full.",
+    )
+    max_rate: float = option(
+        0.0,
+        minimum=0.0,
+        unit="Hz",
+        applies=Applies.AT_ONCE,
+        help="Images processed a second at most; 0 for all. The others are counted.",
+    )
+    stale_after: float = option(
+        0.0,
+        minimum=0.0,
+        unit="s",
+        applies=Applies.AT_ONCE,
+        help="An image that has waited longer since it arrived is dropped before work is spent "
+        "on it; 0 for never.",
+    )
+    deadline: float = option(
+        0.0,
+        minimum=0.0,
+        unit="s",
+        applies=Applies.AT_ONCE,
+        help="Time from arrival to result that the camera asks for: images with the earliest "
+        "deadline go first within a priority, and later results are counted. It drops nothing. "
+        "0 for none.",
+    )
+    expected_rate: float = option(
+        0.0,
+        minimum=0.0,
+        unit="Hz",
+        applies=Applies.AT_ONCE,
+        help="Rate that the placement reckons with until it has measured the camera; 0 for "
+        "unknown (30 Hz, or `max_rate` where that is lower).",
+    )
+    priority: int = option(
+        0,
+        minimum=-100,
+        maximum=100,
+        applies=Applies.AT_ONCE,
+        help="Cameras of a higher priority are served first.",
+    )
+    weight: int = option(
+        1,
+        minimum=1,
+        maximum=1000,
+        applies=Applies.AT_ONCE,
+        help="Share among the cameras of one priority when a device has too much to do.",
+    )
+    device: str = option(
+        AUTO,
+        parse=device_or_auto,
+        applies=Applies.AT_ONCE,
+        help="Device that serves the camera for as long as it is in service: gpu, gpu:1, dla0, "
+        "dla1, cpu, or auto: the placement policy chooses.",
+    )
+    allow_model_change: bool = option(
+        False,
+        applies=Applies.AT_ONCE,
+        help="Whether the camera may move to a device that runs another model, or the same one in "
+        "another precision, when none with its own is in service.",
+    )
     options: PostprocessOptions = field(default_factory=PostprocessOptions)
 
     def __post_init__(self) -> None:
         if not self.id:
             raise ConfigurationError("a stream without an id", expected="a name", fix="set `id`")
-        try:
-            object.__setattr__(self, "overflow", Overflow(self.overflow))
-        except ValueError:
-            raise ConfigurationError(
-                f"overflow = '{self.overflow}' (stream {self.id})",
-                expected="drop_oldest or drop_newest",
-                fix="set `overflow`",
-            ) from None
-        for name in ("queue_depth", "weight"):
-            value = getattr(self, name)
-            if not _is_whole(value) or value < 1:
-                raise ConfigurationError(
-                    f"{name} = {value!r} (stream {self.id})",
-                    expected="a whole number of at least 1",
-                    fix=f"set `{name}`",
-                )
-        if not _is_whole(self.priority):
-            raise ConfigurationError(
-                f"priority = {self.priority!r} (stream {self.id})",
-                expected="a whole number; higher goes first",
-                fix="set `priority`",
-            )
-        for name in ("enabled", "allow_model_change"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise ConfigurationError(
-                    f"{name} = {value!r} (stream {self.id})",
-                    expected="true or false",
-                    fix=f"set `{name}`",
-                )
-        for name in ("stale_after", "max_rate", "deadline", "expected_rate"):
-            value = getattr(self, name)
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (is_number and math.isfinite(value) and value >= 0.0):
-                raise ConfigurationError(
-                    f"{name} = {value!r} (stream {self.id})",
-                    expected="a number of at least 0",
-                    fix=f"set `{name}`",
-                )
-        if self.device != "auto":
-            Device.parse(self.device)
+        check_options(self)
 
     @property
     def pinned_device(self) -> Device | None:
         """The Device that `device` names, None for "auto"."""
-        return None if self.device == "auto" else Device.parse(self.device)
+        return None if self.device in ("", AUTO) else Device.parse(self.device)
 
     @property
     def assumed_rate(self) -> float:
         """Frames a second to reckon with before the stream is measured, in Hz."""
         rate = self.expected_rate or 30.0
         return min(rate, self.max_rate) if self.max_rate else rate
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

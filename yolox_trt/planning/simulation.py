@@ -23,7 +23,8 @@ from yolox_trt.executor.clock import VirtualClock
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.outcomes import DropReason
 from yolox_trt.executor.placement import PlacementPolicy, create_policy
-from yolox_trt.executor.scheduler import Scheduler, SchedulerOptions
+from yolox_trt.executor.scheduler import Scheduler
+from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import ExecutorSnapshot
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.timeline import Timeline

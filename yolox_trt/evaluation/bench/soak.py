@@ -47,7 +47,7 @@ from yolox_trt.engines.simulated import (
 )
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.outcomes import DropReason
-from yolox_trt.executor.scheduler import SchedulerOptions
+from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.graph.spec import read_spec

@@ -25,7 +25,7 @@ from yolox_trt.core.errors import ConfigurationError, DeviceError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.outcomes import SubmitOutcome
-from yolox_trt.executor.scheduler import SchedulerOptions
+from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot, ExecutorState
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.planning.plan_config import read_contention
@@ -330,8 +330,8 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         watchdog = self.parameters["watchdog"]
         return SchedulerOptions(
             batch_window=self.parameters["batch_window"],
-            watchdog=watchdog or float("inf"),
-            callback_limit=watchdog or float("inf"),
+            watchdog=watchdog,
+            callback_limit=watchdog,
         )
 
     # Cameras -----------------------------------------------------------------------------------
