@@ -18,7 +18,7 @@ from yolox_trt.cli.main import main
 from yolox_trt.compiler.int8.calibration_cache import read_cache
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.images import image_paths
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, FrameError
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,6 @@ def test_nothing_is_printed_before_an_error(
 ) -> None:
     (tmp_path / "broken.png").write_text("no picture")
     arguments = ["quantize", folder / "model.onnx", "--images", tmp_path, "-o", tmp_path / "q.onnx"]
-    with pytest.raises(ConfigurationError, match=r"cannot decode; expected an image.*fix: "):
+    with pytest.raises(FrameError, match=r"cannot be read; expected a JPEG.*fix: "):
         run(*arguments)
     assert capsys.readouterr() == ("", "")

@@ -16,7 +16,7 @@ from yolox_trt.cli.main import main
 from yolox_trt.compiler.int8.images import calibration_frames, network_inputs
 from yolox_trt.compiler.int8.quantizer import QuantizeOptions, quantize
 from yolox_trt.detectors.factory import create_detector
-from yolox_trt.evaluation.dataset import load_coco
+from yolox_trt.evaluation.dataset import DatasetOptions, load_dataset
 from yolox_trt.evaluation.evaluate import evaluate
 from yolox_trt.graph.spec import read_spec
 
@@ -77,7 +77,7 @@ def test_compare_measures_every_form_and_writes_one_file(folder: Path, tmp_path:
 def test_silu_nano_keeps_its_accuracy_in_int8(data_dir: Path):
     model = onnx.load(str(data_dir / "models" / "yolox_nano.onnx"))
     spec = read_spec(model)
-    dataset = load_coco(data_dir / "coco_mini_val79")
+    dataset = load_dataset(DatasetOptions(coco=data_dir / "coco_mini_val79"))
 
     def open_inputs() -> Iterator[np.ndarray]:
         frames, _ = calibration_frames(data_dir / "coco_mini_train80", limit=24)
@@ -87,7 +87,7 @@ def test_silu_nano_keeps_its_accuracy_in_int8(data_dir: Path):
     assert result.kept_macs == 0.0
     detector = create_detector(result.model, "cpu", engine="onnxruntime")
     try:
-        measured = evaluate(detector, dataset, show_progress=False).metrics.mean_ap
+        measured = evaluate(detector, dataset).metrics.mean_ap
     finally:
         detector.close()
     assert measured > 0.3116 - 0.03

@@ -14,7 +14,7 @@ import pytest
 
 from yolox_trt.core import ConfigurationError
 from yolox_trt.core.labels import COCO_CATEGORY_IDS, COCO_CLASSES
-from yolox_trt.evaluation.dataset import Dataset, load_bdd100k, load_coco
+from yolox_trt.evaluation.dataset import Dataset, DatasetOptions, load_dataset
 
 COCO: dict[str, Any] = {
     "images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "b.png"}],
@@ -38,7 +38,7 @@ def test_coco_folders(tmp_path: Path, labels: str, images: str) -> None:
     (tmp_path / labels).parent.mkdir(exist_ok=True)
     (tmp_path / labels).write_text(json.dumps(COCO))
     write_images(tmp_path / images, "a.png", "b.png")
-    dataset = load_coco(tmp_path)
+    dataset = load_dataset(DatasetOptions(coco=tmp_path))
     assert [i.image_id for i in dataset.images] == [7, 9]
     assert all(i.path.is_file() for i in dataset.images)
     assert [a["id"] for a in dataset.first(1).ground_truth["annotations"]] == [1]
@@ -46,24 +46,24 @@ def test_coco_folders(tmp_path: Path, labels: str, images: str) -> None:
 
 def test_coco_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"label files in .*: none"):
-        load_coco(tmp_path)
+        load_dataset(DatasetOptions(coco=tmp_path))
     (tmp_path / "instances_a.json").write_text(json.dumps(COCO))
     with pytest.raises(ConfigurationError, match=r"no image a\.png"):
-        load_coco(tmp_path)
+        load_dataset(DatasetOptions(coco=tmp_path))
     write_images(tmp_path / "images", "a.png")
     with pytest.raises(ConfigurationError, match=r"1 of 2 images missing.*b\.png"):
-        load_coco(tmp_path)
+        load_dataset(DatasetOptions(coco=tmp_path))
     (tmp_path / "instances_b.json").write_text("[]")
     with pytest.raises(ConfigurationError, match=r"instances_a\.json, instances_b\.json"):
-        load_coco(tmp_path)
+        load_dataset(DatasetOptions(coco=tmp_path))
     with pytest.raises(ConfigurationError, match="COCO instances"):
-        load_coco(tmp_path, annotations=tmp_path / "instances_b.json")
+        load_dataset(DatasetOptions(coco=tmp_path, annotations=tmp_path / "instances_b.json"))
 
 
 def test_categories_by_name(tmp_path: Path) -> None:
     (tmp_path / "instances_a.json").write_text(json.dumps(COCO))
     write_images(tmp_path / "images", "a.png", "b.png")
-    dataset = load_coco(tmp_path)
+    dataset = load_dataset(DatasetOptions(coco=tmp_path))
     assert dataset.categories_of(COCO_CLASSES) == {0: 1, 2: 3}
     assert dataset.categories_of(["Car", "tree", "pedestrian"]) == {0: 3, 2: 1}
     assert dataset.categories_of([]) == {0: 1, 1: 3}
@@ -72,7 +72,7 @@ def test_categories_by_name(tmp_path: Path) -> None:
 
 
 def test_coco_ids(data_dir: Path) -> None:
-    dataset = load_coco(data_dir / "coco_mini_val79")
+    dataset = load_dataset(DatasetOptions(coco=data_dir / "coco_mini_val79"))
     assert len(dataset.images) == 79
     assert dataset.categories_of(COCO_CLASSES) == dict(enumerate(COCO_CATEGORY_IDS))
 
@@ -102,7 +102,7 @@ def test_bdd100k(tmp_path: Path, form: str) -> None:
         for name, objects in (("a", LABELS), ("b", [])):
             content = {"name": name, "frames": [{"objects": objects}]}
             (labels / f"{name}.json").write_text(json.dumps(content))
-    dataset = load_bdd100k(labels, tmp_path / "images")
+    dataset = load_dataset(DatasetOptions(bdd100k=labels, images=tmp_path / "images"))
     assert [i.path.name for i in dataset.images] == ["a.jpg", "b.jpg"]
     found = [
         (dataset.category_names[a["category_id"]], a["bbox"], a["area"], a["iscrowd"])
@@ -117,7 +117,7 @@ def test_bdd100k(tmp_path: Path, form: str) -> None:
     with pytest.raises(ConfigurationError, match="BDD100K labels"):
         bad = tmp_path / "bad.json"
         bad.write_text("[1, 2]")
-        load_bdd100k(bad, tmp_path / "images")
+        load_dataset(DatasetOptions(bdd100k=bad, images=tmp_path / "images"))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_incomplete_coco_labels(tmp_path: Path, part: str, entries: Any, message
     path = tmp_path / "instances_a.json"
     path.write_text(json.dumps({**COCO, part: entries}))
     with pytest.raises(ConfigurationError, match=message):
-        load_coco(annotations=path)
+        load_dataset(DatasetOptions(annotations=path))
 
 
 def test_what_label_tools_leave_out(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_label_tools_leave_out(tmp_path: Path) -> None:
         "categories": [{"id": "1", "name": "person"}],
     }
     (tmp_path / "instances_a.json").write_text(json.dumps(truth))
-    dataset = load_coco(tmp_path)
+    dataset = load_dataset(DatasetOptions(coco=tmp_path))
     (annotation,) = dataset.first(1).ground_truth["annotations"]
     assert (annotation["area"], annotation["iscrowd"], annotation["image_id"]) == (80, 0, 7)
     assert dataset.categories_of(["person"]) == {0: 1}
@@ -161,7 +161,7 @@ def test_incomplete_bdd100k_labels(tmp_path: Path, label: dict[str, Any]) -> Non
     labels = tmp_path / "det.json"
     labels.write_text(json.dumps([{"name": "a.jpg", "labels": [LABELS[0], label]}]))
     with pytest.raises(ConfigurationError, match=r"label 1 of image a\.jpg.*mend the label file"):
-        load_bdd100k(labels, tmp_path)
+        load_dataset(DatasetOptions(bdd100k=labels, images=tmp_path))
 
 
 def named(*names: str) -> Dataset:

@@ -18,7 +18,7 @@ from yolox_trt.core import Detections, Frame, PostprocessOptions
 from yolox_trt.detectors.detector import Detector, StageTimes
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.evaluation.coco_metrics import coco_metrics
-from yolox_trt.evaluation.dataset import load_coco
+from yolox_trt.evaluation.dataset import DatasetOptions, load_dataset
 from yolox_trt.evaluation.evaluate import evaluate
 
 TRUTH: dict[str, Any] = {
@@ -103,7 +103,7 @@ def test_categories_that_the_model_cannot_name_are_not_counted(tmp_path: Path) -
         ],
     }
     (tmp_path / "instances_a.json").write_text(json.dumps(truth))
-    found = evaluate(cast(Detector, PerfectDetector()), load_coco(tmp_path), show_progress=False)
+    found = evaluate(cast(Detector, PerfectDetector()), load_dataset(DatasetOptions(coco=tmp_path)))
     assert found.metrics.mean_ap == pytest.approx(1.0)
     assert found.left_out == ("car",)
 
@@ -157,11 +157,9 @@ def test_a_batch_gives_the_same_result(data_dir: Path) -> None:
             values = onnx.numpy_helper.to_array(initializer).copy()
             values[0] = 0
             initializer.CopyFrom(onnx.numpy_helper.from_array(values, initializer.name))
-    dataset = load_coco(data_dir / "coco_mini_val79").first(7)
+    dataset = load_dataset(DatasetOptions(coco=data_dir / "coco_mini_val79")).first(7)
     options = PostprocessOptions(score_threshold=0.1, nms_threshold=0.65)
-    single = evaluate(create_detector(model, "cpu"), dataset, options, show_progress=False)
-    batched = evaluate(
-        create_detector(model, "cpu", max_batch=3), dataset, options, show_progress=False
-    )
+    single = evaluate(create_detector(model, "cpu"), dataset, options)
+    batched = evaluate(create_detector(model, "cpu", max_batch=3), dataset, options)
     assert len(batched.results) == len(single.results)
     assert batched.metrics.mean_ap == pytest.approx(single.metrics.mean_ap, abs=1e-6)

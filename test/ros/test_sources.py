@@ -20,12 +20,12 @@ from support.ros import RELIABLE, Client, RosProcess
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import ConfigurationError, PostprocessOptions
+from yolox_trt.core.images import open_images
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.ros.messages.detections import detections_from_message
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.tools import source_node
 from yolox_trt.ros.tools.bag import iter_images
-from yolox_trt.ros.tools.image_source import ImageSource
 from yolox_trt.ros.tools.replay import _stamp, _with_stamp, parse_remaps
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
@@ -36,7 +36,7 @@ Start = Callable[..., RosProcess]
 CLI = [
     "-c",
     "import sys\n"
-    "from yolox_trt.ros import replay, result_window, source_node\n"
+    "from yolox_trt.ros.tools import replay, result_window, source_node\n"
     "source_node.wait_for_subscribers.__defaults__ = (60.0,)\n"
     "replay.DISCOVERY = 60.0\n"
     "result_window.ResultWindow.__init__.__kwdefaults__['timeout'] = 60.0\n"
@@ -204,7 +204,7 @@ def test_publish_a_folder(start: Start, client: Client, tmp_path: Path) -> None:
     process = start([*CLI, "publish", str(tmp_path / "pictures"), *options])
     assert wait_for_end(client, process) == 0
     assert "16 published on /side/image_raw" in process.output
-    assert "4 files could not be decoded" in process.output
+    assert "4 files could not be read" in process.output
     # Best effort: the first ones are lost while the two find each other, later ones under load.
     assert images
     for message in images:
@@ -222,8 +222,8 @@ def test_publish_a_video_compressed(start: Start, client: Client, tmp_path: Path
     for index in range(50):
         writer.write(np.full((48, 64, 3), index * 5, np.uint8))
     writer.release()
-    source = ImageSource(str(path))
-    assert (source.rate, source.count, source.live) == (25.0, 50, False)
+    source = open_images(path)
+    assert (source.rate, len(source), source.live) == (25.0, 50, False)
     images = client.collect(CompressedImage, "/v/compressed", RELIABLE)
     options = ["--topic", "/v", "--compressed", "--speed", "2", "--reliable"]
     process = start([*CLI, "publish", str(path), *options])

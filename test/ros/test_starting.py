@@ -49,7 +49,7 @@ def check_parameters(client: Client, prefix: str = "") -> None:
 
 
 def test_a_missing_requirement_is_one_line(start: Start) -> None:
-    hidden = "import sys; sys.modules['cv2'] = None; from yolox_trt.ros import multi_camera; "
+    hidden = "import sys; sys.modules['cv2'] = None; from yolox_trt.ros.nodes import multi_camera; "
     process = start(["-c", hidden + "sys.exit(multi_camera.main([]))"])
     assert process.process.wait(60) == 2
     process.wait_for("multi_camera: Python module 'cv2' is missing")

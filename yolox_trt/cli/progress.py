@@ -4,37 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+import contextlib
+from collections.abc import Iterator
 
-from yolox_trt.core.optional import require
-
-Item = TypeVar("Item")
+from yolox_trt.core.progress import Progress, no_progress
 
 
-def track(
-    items: Iterable[Item], *, total: int | None, description: str, show: bool = True
-) -> Iterator[Item]:
-    """Yield the items and show how far it is.
+@contextlib.contextmanager
+def shown(show: bool) -> Iterator[Progress]:
+    """Give what shows a progress bar for each phase, on stderr; nothing if not `show`."""
+    from yolox_trt.cli.commands.int8 import phase_progress
 
-    Args:
-        items: what is worked on.
-        total: their number; None where it is unknown.
-        description: what is done, as a participle.
-        show: False for no bar at all.
-    """
     if not show:
-        yield from items
+        yield no_progress
         return
-    console_module = require("rich.console")
-    progress_module = require("rich.progress")
-    columns = (
-        progress_module.TextColumn("{task.description}"),
-        progress_module.BarColumn(),
-        progress_module.MofNCompleteColumn(),
-        progress_module.TimeElapsedColumn(),
-        progress_module.TimeRemainingColumn(),
-    )
-    console = console_module.Console(stderr=True)
-    with progress_module.Progress(*columns, console=console, transient=True) as progress:
-        yield from progress.track(items, total=total, description=description)
+    with phase_progress() as update:
+        yield update

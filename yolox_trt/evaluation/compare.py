@@ -4,31 +4,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from yolox_trt.compiler.int8.collect import Statistics, collect_statistics, float_tensors
+from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import equalize
 from yolox_trt.compiler.int8.infer_ranges import fixed_ranges
 from yolox_trt.compiler.int8.layer_error import layer_errors
 from yolox_trt.compiler.int8.qdq import Placement, insert_qdq
-from yolox_trt.compiler.int8.quantizer import SENSITIVITY_IMAGES, OpenInputs, Progress
+from yolox_trt.compiler.int8.quantizer import SENSITIVITY_IMAGES, OpenInputs
 from yolox_trt.compiler.int8.sensitivity import (
     choose_float_layers,
     layer_macs,
     layer_sensitivity,
 )
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.option import Kind, check_options, option, options_of
+from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.evaluation.coco_metrics import CocoMetrics
 from yolox_trt.evaluation.dataset import Dataset
-from yolox_trt.evaluation.evaluate import EVALUATION_OPTIONS, evaluate
+from yolox_trt.evaluation.evaluate import evaluate
 from yolox_trt.graph.float16 import to_fp16
 from yolox_trt.graph.int8_graph import with_opset
 
@@ -71,67 +70,78 @@ class Variant:
     ranges: DynamicRanges | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Which ways to quantise are compared."""
+
+    algorithms: tuple[str, ...] = option(
+        list(DEFAULT_ALGORITHMS), metavar="NAME", help="Calibration algorithms."
+    )
+    alpha: float = option(
+        0.75, minimum=0.0, maximum=1.0, help="Share of the equalisation that the weights take."
+    )
+    keep_fp16: tuple[str, ...] = option(
+        ["5%", "15%"],
+        metavar="P%|N",
+        help="Mixed precision: shares of the operations, or numbers of layers, that stay in FP16.",
+    )
+    threads: int | None = option(
+        None, kind=Kind.INTEGER, minimum=1, metavar="N", help="Threads of ONNX Runtime."
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if not self.algorithms:
+            declared = options_of(type(self))["algorithms"]
+            raise ConfigurationError(
+                "no calibration algorithm", fix=("give one with ", declared, " max, entropy, ...")
+            )
+
+
 def compare(
     model: onnx.ModelProto,
     open_inputs: OpenInputs,
     dataset: Dataset,
+    options: CompareOptions,
     *,
-    algorithms: Sequence[str] = DEFAULT_ALGORITHMS,
-    alpha: float = 0.75,
-    keep: Sequence[str] = ("15%",),
-    threads: int | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Progress = no_progress,
 ) -> list[Variant]:
     """Quantise a model in every way and measure each one.
 
-    The ways: FP32; FP16; each algorithm with Q/DQ on every tensor ("all", max and the first
-    percentile only), on convolution inputs, and on convolution inputs after equalisation; fixed
-    ranges where activations are bounded; mixed precision by the sensitivity search, for the last
+    The ways: FP32; FP16; each algorithm with Q/DQ on every tensor ("all", max and the last of the
+    list only), on convolution inputs, and on convolution inputs after equalisation; fixed ranges
+    where activations are bounded; mixed precision by the sensitivity search, for the last
     algorithm of the list.
 
     Args:
         model: float model.
         open_inputs: opens the calibration inputs anew.
         dataset: labelled images, others than the calibration images.
-        algorithms: see algorithms.parse_algorithm.
-        alpha: of the equalisation.
-        keep: shares of the operations (or numbers of layers) that may stay in floating point.
-        threads: of ONNX Runtime.
+        options: the ways.
         on_progress: told of every image, layer and variant.
-
-    Raises:
-        ConfigurationError: no algorithm was given.
     """
-    if not algorithms:
-        raise ConfigurationError("no calibration algorithm", fix="--algorithms max,entropy,...")
     model = with_opset(model, 13)
-    pool = threads or 0
+    threads = options.threads or 0
 
-    def tick(what: str, total: int | None = None) -> Callable[[], None]:
-        counter = iter(range(1, 1 << 30))
-
-        def step() -> None:
-            if on_progress is not None:
-                on_progress(what, next(counter), total)
-
-        return step
+    def tick(what: str) -> Callable[[], None]:
+        counter = itertools.count(1)
+        return lambda: on_progress(what, next(counter), None)
 
     plain = collect_statistics(
         model,
         open_inputs(),
         tensors=float_tensors(model),
-        threads=pool,
+        threads=threads,
         on_image=tick("calibrate"),
     )
-    equalized_model, records = equalize(model, plain.channel_amax, alpha=alpha)
-    equalized = (
-        collect_statistics(
-            equalized_model, open_inputs(), threads=pool, on_image=tick("calibrate, equalised")
+    bases = [("conv inputs", model, plain)]
+    equalized_model, records = equalize(model, plain.channel_amax, alpha=options.alpha)
+    if records:
+        equalized = collect_statistics(
+            equalized_model, open_inputs(), threads=threads, on_image=tick("calibrate, equalised")
         )
-        if records
-        else plain
-    )
-    probes = list(islice(open_inputs(), SENSITIVITY_IMAGES))
+        bases.append(("equalised", equalized_model, equalized))
+    probes = list(itertools.islice(open_inputs(), SENSITIVITY_IMAGES))
     macs = layer_macs(model)
     total_macs = max(sum(macs.values()), 1)
     done = tick("evaluate")
@@ -143,12 +153,12 @@ def compare(
         ranges: DynamicRanges | None = None,
         kept: Sequence[str] = (),
     ) -> Variant:
-        detector = create_detector(candidate, "cpu", engine="onnxruntime", threads=threads)
+        detector = create_detector(candidate, "cpu", engine="onnxruntime", threads=options.threads)
         try:
-            result = evaluate(detector, dataset, EVALUATION_OPTIONS, show_progress=False)
+            result = evaluate(detector, dataset)
         finally:
             detector.close()
-        errors = layer_errors(model, candidate, probes, threads=pool) if ranges else {}
+        errors = layer_errors(model, candidate, probes, threads=threads) if ranges else {}
         done()
         return Variant(
             name=name,
@@ -161,6 +171,32 @@ def compare(
             ranges=ranges,
         )
 
+    def int8_forms() -> Iterator[tuple[str, onnx.ModelProto, DynamicRanges, Sequence[str]]]:
+        """Yield (name, Q/DQ model, ranges, layers in floating point)."""
+        last = options.algorithms[-1]
+        for algorithm in dict.fromkeys(("max", last)):
+            ranges = plain.ranges(algorithm)
+            quantized = insert_qdq(model, ranges, placement=Placement.ALL)
+            yield f"all tensors, {algorithm}", quantized, ranges, ()
+        for title, base, statistics in bases:
+            for algorithm in options.algorithms:
+                ranges = statistics.ranges(algorithm)
+                yield f"{title}, {algorithm}", insert_qdq(base, ranges), ranges, ()
+        try:
+            ranges = fixed_ranges(model)
+        except ConfigurationError:
+            pass  # unbounded activations: no fixed ranges to compare
+        else:
+            yield "fixed ranges", insert_qdq(model, ranges), ranges, ()
+        for title, base, statistics in bases:
+            ranges = statistics.ranges(last)
+            on_layer = tick(f"sensitivity, {title}")
+            ranking = layer_sensitivity(base, ranges, probes, threads=threads, on_layer=on_layer)
+            for request in options.keep_fp16:
+                kept = choose_float_layers(ranking, request)
+                quantized = insert_qdq(base, ranges, keep_float=kept)
+                yield f"{title}, {last}, FP16 auto:{request}", quantized, ranges, kept
+
     variants = [measure("FP32", "fp32", model)]
     try:
         variants.append(measure("FP16", "fp16", to_fp16(model)))
@@ -170,70 +206,8 @@ def compare(
             expected="a float model without Q/DQ",
             fix="give the ONNX file that was quantised",
         ) from error
-    for name, quantized, ranges, kept in _int8_forms(
-        model,
-        plain,
-        equalized_model,
-        equalized,
-        bool(records),
-        algorithms,
-        keep,
-        probes,
-        pool,
-        tick,
-    ):
-        variants.append(measure(name, "int8", quantized, ranges, kept))
+    variants += [
+        measure(name, "int8", quantized, ranges, kept)
+        for name, quantized, ranges, kept in int8_forms()
+    ]
     return variants
-
-
-def _int8_forms(
-    model: onnx.ModelProto,
-    plain: Statistics,
-    equalized_model: onnx.ModelProto,
-    equalized: Statistics,
-    has_equalized: bool,
-    algorithms: Sequence[str],
-    keep: Sequence[str],
-    probes: Sequence[npt.NDArray[np.float32]],
-    threads: int,
-    tick: Callable[..., Callable[[], None]],
-) -> Iterator[tuple[str, onnx.ModelProto, DynamicRanges, Sequence[str]]]:
-    """Yield (name, Q/DQ model, ranges, layers in floating point)."""
-    for algorithm in dict.fromkeys(("max", algorithms[-1])):
-        ranges = plain.ranges(algorithm)
-        yield (
-            f"all tensors, {algorithm}",
-            insert_qdq(model, ranges, placement=Placement.ALL),
-            ranges,
-            (),
-        )
-    for algorithm in algorithms:
-        ranges = plain.ranges(algorithm)
-        yield f"conv inputs, {algorithm}", insert_qdq(model, ranges), ranges, ()
-    if has_equalized:
-        for algorithm in algorithms:
-            ranges = equalized.ranges(algorithm)
-            yield f"equalised, {algorithm}", insert_qdq(equalized_model, ranges), ranges, ()
-    try:
-        ranges = fixed_ranges(model)
-    except ConfigurationError:
-        pass  # unbounded activations: no fixed ranges to compare
-    else:
-        yield "fixed ranges", insert_qdq(model, ranges), ranges, ()
-    for title, candidate, statistics in (
-        ("conv inputs", model, plain),
-        ("equalised", equalized_model, equalized),
-    )[: 2 if has_equalized else 1]:
-        algorithm = algorithms[-1]
-        ranges = statistics.ranges(algorithm)
-        ranking = layer_sensitivity(
-            candidate, ranges, probes, threads=threads, on_layer=tick(f"sensitivity, {title}")
-        )
-        for request in keep:
-            kept = choose_float_layers(ranking, request)
-            yield (
-                f"{title}, {algorithm}, FP16 auto:{request}",
-                insert_qdq(candidate, ranges, keep_float=kept),
-                ranges,
-                kept,
-            )

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import Kind, Option, check_options, option, options_of
 
 #: Other names of a class, so that a model trained on one data set is measured on another one.
 _SYNONYMS: dict[str, str] = {
@@ -147,60 +148,102 @@ def normal_name(name: str) -> str:
     return _SYNONYMS.get(name, name)
 
 
-def load_coco(
-    folder: str | Path | None = None,
-    *,
-    annotations: str | Path | None = None,
-    images: str | Path | None = None,
-) -> Dataset:
-    """Read a COCO data set.
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """Which labelled images to take: a COCO folder, or a label file and its images."""
 
-    Args:
-        folder: holds instances_*.json (itself, or in annotations/) and the images (in images/,
-            val2017/, train2017/ or itself).
-        annotations: the label file, where the folder has none or several.
-        images: the folder of the images, likewise.
+    coco: Path | None = option(
+        None,
+        kind=Kind.STRING,
+        parse=Path,
+        metavar="DIR",
+        help="Folder with instances_*.json (in it or in annotations/) and images (in images/, "
+        "val2017/, train2017/ or itself).",
+    )
+    annotations: Path | None = option(
+        None,
+        kind=Kind.STRING,
+        parse=Path,
+        metavar="FILE",
+        help="COCO label file, where the folder has none or several.",
+    )
+    bdd100k: Path | None = option(
+        None,
+        kind=Kind.STRING,
+        parse=Path,
+        metavar="LABELS",
+        help="BDD100K label file, or folder of label files.",
+    )
+    images: Path | None = option(
+        None,
+        kind=Kind.STRING,
+        parse=Path,
+        metavar="DIR",
+        help="Folder of the images, where it is not beside the labels.",
+    )
+    limit: int | None = option(
+        None, kind=Kind.INTEGER, minimum=1, metavar="N", help="The first N images only."
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @property
+    def named(self) -> Mapping[str, Option]:
+        """The options by name, for errors."""
+        return options_of(type(self))
+
+
+def load_dataset(options: DatasetOptions) -> Dataset:
+    """Read a labelled data set.
+
+    BDD100K labels are read in both forms: one JSON list of {name, labels: [{category, box2d}]}
+    (det_20, the 2018 release), and a folder with one JSON of {name, frames: [{objects: [...]}]}
+    for each image. Boxes are x1 y1 x2 y2 in pixels; "other ..." categories and labels without
+    box2d (lanes, drivable areas) are left out; labels with attribute `crowd` become COCO's
+    iscrowd.
 
     Raises:
-        ConfigurationError: no label file, several, one that is not COCO's or lacks something, or
-            missing images.
+        ConfigurationError: no label file, several, one that is neither COCO's nor BDD100K's or
+            lacks something, or missing images.
     """
-    root = Path(folder) if folder is not None else None
+    dataset = _load_coco(options) if options.bdd100k is None else _load_bdd100k(options)
+    return dataset if options.limit is None else dataset.first(options.limit)
+
+
+def _load_coco(options: DatasetOptions) -> Dataset:
+    root, annotations, named = options.coco, options.annotations, options.named
     if annotations is None:
         if root is None:
             raise ConfigurationError(
                 "no labels",
                 expected="a COCO folder, a COCO label file, or BDD100K labels",
-                fix="give --coco DIR, --annotations FILE, or --bdd100k LABELS with --images DIR",
-            )
+                fix=("give ", named["coco"], " DIR, ", named["annotations"], " FILE, or ",
+                     named["bdd100k"], " LABELS with ", named["images"], " DIR"),
+            )  # fmt: skip
         found = sorted({*root.glob("instances_*.json"), *root.glob("annotations/instances_*.json")})
         if len(found) != 1:
             listed = ", ".join(str(f.relative_to(root)) for f in found) or "none"
             raise ConfigurationError(
                 f"label files in '{root}': {listed}",
                 expected="one instances_*.json, in the folder or its annotations/",
-                fix="name it with --annotations FILE",
+                fix=("name it with ", named["annotations"], " FILE"),
             )
         annotations = found[0]
-    truth = _read_json(annotations)
+    truth = _read_json(annotations, named["annotations"])
     if not isinstance(truth, dict) or not {"images", "annotations", "categories"} <= truth.keys():
         raise ConfigurationError(
             f"'{annotations}'",
             expected="COCO instances: an object with images, annotations, categories",
-            fix="give COCO's instances_*.json, or --bdd100k for BDD100K labels",
+            fix=("give COCO's instances_*.json, or ", named["bdd100k"], " for BDD100K labels"),
         )
     truth = _checked_instances(truth, annotations)
-    base = root or Path(annotations).parent
-    candidates = [Path(images)] if images is not None else []
-    if images is None:
-        subset = Path(annotations).stem.removeprefix("instances_")
-        candidates = [base / "images", base / subset, base / "images" / subset, base]
-    names = [image["file_name"] for image in truth["images"]]
-    where = _folder_of(candidates, names)
-    entries = tuple(
-        DatasetImage(image["id"], where / image["file_name"]) for image in truth["images"]
-    )
-    return Dataset(entries, truth)
+    base = root or annotations.parent
+    subset = annotations.stem.removeprefix("instances_")
+    candidates = [base / "images", base / subset, base / "images" / subset, base]
+    if options.images is not None:
+        candidates = [options.images]
+    return _with_images(truth, candidates, options)
 
 
 def _checked_instances(truth: dict[str, Any], path: str | Path) -> dict[str, Any]:
@@ -269,46 +312,37 @@ _COCO_ENTRIES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]]
 }
 
 
-def load_bdd100k(labels: str | Path, images: str | Path) -> Dataset:
-    """Read BDD100K detection labels.
-
-    Both forms are read: one JSON list of {name, labels: [{category, box2d}]} (det_20, the 2018
-    release), and a folder with one JSON of {name, frames: [{objects: [...]}]} for each image.
-    Boxes are x1 y1 x2 y2 in pixels; "other ..." categories and labels without box2d (lanes,
-    drivable areas) are left out; labels with attribute `crowd` become COCO's iscrowd.
-
-    Args:
-        labels: the JSON file or folder.
-        images: the folder of the images.
-
-    Raises:
-        ConfigurationError: labels that have neither form or lack something, or missing images.
-    """
-    path = Path(labels)
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+def _load_bdd100k(options: DatasetOptions) -> Dataset:
+    path, named = options.bdd100k, options.named
+    assert path is not None
+    if options.images is None:
+        raise ConfigurationError(
+            (named["bdd100k"], " alone"),
+            expected="the folder of its images, too",
+            fix=("give ", named["images"], " DIR"),
+        )
     frames: list[dict[str, Any]] = []
-    for file in files:
-        content = _read_json(file)
+    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        content = _read_json(file, named["bdd100k"])
         try:
             frames += _bdd_frames(content)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ConfigurationError(
                 f"'{file}'",
                 expected="BDD100K labels: a list of {name, labels}, or {name, frames}",
-                fix="give BDD100K's det_*.json, or --coco for COCO labels",
+                fix=("give BDD100K's det_*.json, or ", named["coco"], " for COCO labels"),
             ) from error
     ids = {name: i + 1 for i, name in enumerate(BDD100K_CLASSES)}
     by_synonym = {normal_name(name): id_ for name, id_ in ids.items()}
     truth: dict[str, Any] = {
-        "images": [],
+        "images": [
+            {"id": number, "file_name": frame["name"]}
+            for number, frame in enumerate(frames, start=1)
+        ],
         "annotations": [],
         "categories": [{"id": i, "name": name} for name, i in ids.items()],
     }
-    where = _folder_of([Path(images)], [frame["name"] for frame in frames])
-    entries = []
     for image_id, frame in enumerate(frames, start=1):
-        truth["images"].append({"id": image_id, "file_name": frame["name"]})
-        entries.append(DatasetImage(image_id, where / frame["name"]))
         for index, label in enumerate(frame["labels"]):
             try:
                 annotation = _bdd_annotation(label, by_synonym)
@@ -321,7 +355,7 @@ def load_bdd100k(labels: str | Path, images: str | Path) -> Dataset:
             if annotation is not None:
                 number = len(truth["annotations"]) + 1
                 truth["annotations"].append({"id": number, "image_id": image_id, **annotation})
-    return Dataset(tuple(entries), truth)
+    return _with_images(truth, [options.images], options)
 
 
 def _bdd_annotation(label: dict[str, Any], categories: dict[str, int]) -> dict[str, Any] | None:
@@ -350,38 +384,44 @@ def _bdd_frames(content: Any) -> list[dict[str, Any]]:
     return [{"name": name, "labels": list(content["frames"][0]["objects"])}]
 
 
-def _read_json(path: str | Path) -> Any:
+def _read_json(path: Path, given_by: Option) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"label file '{path}' that cannot be read ({error})",
             expected="a JSON file",
-            fix="give its path with --annotations FILE or --bdd100k LABELS",
+            fix=("give its path with ", given_by),
         ) from error
 
 
-def _folder_of(candidates: Sequence[Path], names: Sequence[str]) -> Path:
-    """Return the first folder that holds the images; name what is missing if none does."""
+def _with_images(
+    truth: dict[str, Any], candidates: Sequence[Path], options: DatasetOptions
+) -> Dataset:
+    """Return the Dataset, its images in the first folder that holds them.
+
+    Raises:
+        ConfigurationError: no folder holds them, or some are missing.
+    """
+    names = [image["file_name"] for image in truth["images"]]
     if not names:
         raise ConfigurationError(
-            "a label file without images",
-            expected="at least one image",
-            fix="give another with --annotations FILE or --bdd100k LABELS",
+            "a label file without images", expected="at least one image", fix="give another one"
         )
-    for folder in candidates:
-        if (folder / names[0]).is_file():
-            missing = [name for name in names if not (folder / name).is_file()]
-            if missing:
-                raise ConfigurationError(
-                    f"{len(missing)} of {len(names)} images missing in '{folder}' "
-                    f"({missing[0]}, ...)",
-                    expected="all images of the label file",
-                    fix="name their folder with --images DIR",
-                )
-            return folder
-    raise ConfigurationError(
-        f"no image {names[0]} in {', '.join(map(str, candidates))}",
-        expected="the images of the label file",
-        fix="name their folder with --images DIR",
-    )
+    fix = ("name their folder with ", options.named["images"], " DIR")
+    folder = next((each for each in candidates if (each / names[0]).is_file()), None)
+    if folder is None:
+        raise ConfigurationError(
+            f"no image {names[0]} in {', '.join(map(str, candidates))}",
+            expected="the images of the label file",
+            fix=fix,
+        )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ConfigurationError(
+            f"{len(missing)} of {len(names)} images missing in '{folder}' ({missing[0]}, ...)",
+            expected="all images of the label file",
+            fix=fix,
+        )
+    images = (DatasetImage(image["id"], folder / image["file_name"]) for image in truth["images"])
+    return Dataset(tuple(images), truth)

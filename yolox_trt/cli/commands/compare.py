@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.shipped_files import default_model
@@ -54,9 +53,9 @@ def _run(args: argparse.Namespace) -> int:
 
     from yolox_trt.cli.commands.int8 import phase_progress
     from yolox_trt.compiler.int8.images import calibration_frames, network_inputs
-    from yolox_trt.evaluation.compare import DEFAULT_ALGORITHMS, compare
+    from yolox_trt.evaluation.compare import DEFAULT_ALGORITHMS, CompareOptions, compare
     from yolox_trt.evaluation.compare_report import write_report
-    from yolox_trt.evaluation.dataset import load_bdd100k, load_coco
+    from yolox_trt.evaluation.dataset import DatasetOptions, load_dataset
     from yolox_trt.graph.model_graph import load_model
     from yolox_trt.graph.spec import read_spec
 
@@ -64,16 +63,9 @@ def _run(args: argparse.Namespace) -> int:
     path = args.model or default_model()
     model = load_model(path)
     spec = read_spec(model)
-    if args.bdd100k is not None:
-        if args.labelled_images is None:
-            raise ConfigurationError(
-                "--bdd100k alone",
-                expected="the folder of its images too",
-                fix="give --labelled-images DIR",
-            )
-        dataset = load_bdd100k(args.bdd100k, args.labelled_images)
-    else:
-        dataset = load_coco(args.coco)
+    dataset = load_dataset(
+        DatasetOptions(coco=args.coco, bdd100k=args.bdd100k, images=args.labelled_images)
+    )
     _, total = calibration_frames(args.images, limit=args.limit, open_bag=args.open_bag)
 
     def open_inputs() -> Iterator[npt.NDArray[np.float32]]:
@@ -85,10 +77,12 @@ def _run(args: argparse.Namespace) -> int:
             model,
             open_inputs,
             dataset,
-            algorithms=(args.algorithms or ",".join(DEFAULT_ALGORITHMS)).split(","),
-            alpha=args.alpha,
-            keep=[item for item in args.keep_fp16.split(",") if item],
-            threads=args.threads,
+            CompareOptions(
+                algorithms=tuple((args.algorithms or ",".join(DEFAULT_ALGORITHMS)).split(",")),
+                alpha=args.alpha,
+                keep_fp16=tuple(item for item in args.keep_fp16.split(",") if item),
+                threads=args.threads,
+            ),
             on_progress=lambda what, done, of: update(
                 what, done, of or (total if what.startswith("calibrate") else None)
             ),

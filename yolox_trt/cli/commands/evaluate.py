@@ -13,22 +13,22 @@ from rich.console import Console
 from rich.table import Table
 
 from yolox_trt.cli.arguments import detector_from, options_from
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.cli.progress import shown
 from yolox_trt.core.output_paths import prepare_outputs
-from yolox_trt.evaluation.dataset import Dataset, load_bdd100k, load_coco
+from yolox_trt.evaluation.dataset import DatasetOptions, load_dataset
 from yolox_trt.evaluation.evaluate import Evaluation, evaluate
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     prepare_outputs(args.detections, args.json)
-    dataset = _dataset(args)
-    if args.limit:
-        dataset = dataset.first(args.limit)
+    names = ("coco", "annotations", "bdd100k", "images", "limit")
+    dataset = load_dataset(DatasetOptions(**{name: getattr(args, name) for name in names}))
     detector = detector_from(args)
     try:
         options = options_from(args, detector.spec.class_names)
-        result = evaluate(detector, dataset, options, show_progress=sys.stderr.isatty())
+        with shown(sys.stderr.isatty()) as on_progress:
+            result = evaluate(detector, dataset, options, on_progress=on_progress)
         if args.detections:
             args.detections.write_text(json.dumps(result.results))
         if args.json:
@@ -46,16 +46,6 @@ def run_evaluate(args: argparse.Namespace) -> int:
     finally:
         detector.close()
     return 0
-
-
-def _dataset(args: argparse.Namespace) -> Dataset:
-    if args.bdd100k is not None:
-        if args.images is None:
-            raise ConfigurationError(
-                "--bdd100k without --images", expected="both", fix="add --images DIR"
-            )
-        return load_bdd100k(args.bdd100k, args.images)
-    return load_coco(args.coco, annotations=args.annotations, images=args.images)
 
 
 def _print(result: Evaluation) -> None:

@@ -66,9 +66,45 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _detect(args: argparse.Namespace) -> int:
-    from yolox_trt.evaluation.detect import run_detect
+    import contextlib
+    import json
+    import sys
 
-    return run_detect(args)
+    from yolox_trt.cli.arguments import detector_from, options_from
+    from yolox_trt.cli.progress import shown
+    from yolox_trt.core.images import is_bag, open_images
+    from yolox_trt.core.output_paths import prepare_outputs
+    from yolox_trt.evaluation.detect import annotation_writer, detect_all
+
+    prepare_outputs(args.json)
+    with contextlib.ExitStack() as stack:
+        # A wrong source is told before the model is loaded.
+        bag = args.open_bag(args.source, args.topic) if is_bag(args.source) else None
+        source = stack.enter_context(contextlib.closing(bag or open_images(args.source)))
+        detector = stack.enter_context(contextlib.closing(detector_from(args)))
+        names = detector.spec.class_names
+        options = options_from(args, names)
+        writer = None
+        if not args.no_images:
+            folder = args.output or Path("detections")
+            if bag is not None:
+                folder = args.output or args.source.with_name(f"{args.source.stem}_detections")
+                writer = bag.detection_writer(folder, names)
+            else:
+                writer = annotation_writer(source, folder, names)
+            stack.enter_context(contextlib.closing(writer))
+        on_progress = stack.enter_context(shown(sys.stderr.isatty()))
+        images, results = detect_all(
+            detector, source, options, writer=writer, on_progress=on_progress
+        )
+    if args.json:
+        args.json.write_text(json.dumps(results) + "\n")
+    print(
+        f"{images} images, {len(results)} detections"
+        + (f", {source.refused} images could not be read" if source.refused else "")
+        + (f"; written to {writer.path}" if writer else "")
+    )
+    return 1 if source.refused else 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -8,17 +8,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.images import IMAGE_SUFFIXES, is_bag, read_image
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 
 _EXPECTED = "calibration images: a folder, a list file, a COCO json, or a bag"
 _FIX = "give --images FOLDER, a text file with one image path a line, a COCO folder, or a bag"
@@ -69,12 +66,6 @@ def image_paths(source: str | Path) -> list[Path]:
     return paths
 
 
-def is_bag(source: str | Path) -> bool:
-    """Whether a path is a rosbag2: an .mcap or .db3 file, or a folder with metadata.yaml."""
-    path = Path(source)
-    return path.suffix in BAG_SUFFIXES or (path / "metadata.yaml").is_file()
-
-
 def calibration_frames(
     source: str | Path,
     *,
@@ -90,7 +81,7 @@ def calibration_frames(
 
     Returns:
         (frames, their number or None where it is not known before). Files that OpenCV cannot
-        decode raise ConfigurationError when they are reached: a calibration set with broken
+        decode raise FrameError when they are reached: a calibration set with broken
         images is to be mended, not skipped over.
     """
     if is_bag(source):
@@ -119,19 +110,12 @@ def _first(frames: Iterable[Frame], limit: int) -> Iterator[Frame]:
 
 
 def read_frame(path: Path) -> Frame:
-    """Decode an image file as a bgr8 Frame.
+    """Read an image file as a bgr8 Frame.
 
     Raises:
-        ConfigurationError: OpenCV cannot decode it.
+        FrameError: OpenCV cannot read it.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ConfigurationError(
-            f"'{path}', which OpenCV cannot decode",
-            expected=f"an image ({', '.join(sorted(IMAGE_SUFFIXES))})",
-            fix="remove or replace it",
-        )
-    return Frame.from_array(np.ascontiguousarray(image, np.uint8), stream_id=str(path))
+    return Frame.from_array(read_image(path), stream_id=str(path))
 
 
 def network_inputs(frames: Iterable[Frame], spec: ModelSpec) -> Iterator[npt.NDArray[np.float32]]:

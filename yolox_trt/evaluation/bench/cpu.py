@@ -27,13 +27,13 @@ import numpy.typing as npt
 from yolox_trt.cli.arguments import positive_number, whole_number
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.images import read_image
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.cpu_detector import CpuDetector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, make_session
-from yolox_trt.evaluation.evaluate import read_image
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 from yolox_trt.kernels.reference.postprocess import Postprocessor
@@ -331,7 +331,7 @@ def describe_machine() -> str:
 
 def _photograph(source: Path | None, height: int, width: int) -> Image:
     if source is not None:
-        return np.asarray(cv2.resize(read_image(str(source)), (width, height)), np.uint8)
+        return np.asarray(cv2.resize(read_image(source), (width, height)), np.uint8)
     try:
         from skimage import data
     except ImportError as error:

@@ -19,6 +19,7 @@ import numpy as np
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import ConfigurationError, FrameError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.images import ImageSource
 from yolox_trt.core.optional import require
 from yolox_trt.ros.messages.images import frame_from_compressed, frame_from_image
 from yolox_trt.ros.tools.bag_types import (
@@ -29,12 +30,6 @@ from yolox_trt.ros.tools.bag_types import (
 )
 
 _LOGGER = logging.getLogger(__name__)
-
-
-def is_bag(path: str | Path) -> bool:
-    """Tell whether a path is a rosbag2 bag: a folder with metadata.yaml, an .mcap or .db3 file."""
-    path = Path(path)
-    return (path / "metadata.yaml").is_file() or path.suffix in (".mcap", ".db3")
 
 
 def open_reader(path: str | Path) -> Any:
@@ -67,7 +62,7 @@ def open_reader(path: str | Path) -> Any:
     return reader
 
 
-class ImageBag:
+class ImageBag(ImageSource):
     """The images of a bag as Frames, in the order of their recording.
 
     Frame.stream_id is the topic, Frame.received_ns the time of recording (nanoseconds of the
@@ -117,7 +112,6 @@ class ImageBag:
 
     def __iter__(self) -> Iterator[Frame]:
         """Give the frames; may be done again."""
-        self.refused = 0
         # With a writer every message passes through, so that it is copied in its place.
         connections = [
             connection
@@ -140,6 +134,10 @@ class ImageBag:
                 _LOGGER.warning("%s at %d: %s", connection.topic, timestamp, error)
                 continue
             yield frame
+
+    def origin(self, frame: Frame) -> dict[str, Any]:
+        """Name topic and stamp."""
+        return {"topic": frame.stream_id, "stamp_ns": frame.stamp_ns}
 
     def detection_writer(
         self, path: str | Path, class_names: Sequence[str] = ()

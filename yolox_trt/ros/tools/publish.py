@@ -14,10 +14,10 @@ import numpy.typing as npt
 from rich.console import Console
 
 from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.images import ImageSource, open_images
 from yolox_trt.ros.nodes.parameters import check_topic
 from yolox_trt.ros.tools.bag import detection_topics
 from yolox_trt.ros.tools.image_publisher import ImagePublisher
-from yolox_trt.ros.tools.image_source import ImageSource
 from yolox_trt.ros.tools.pacer import Pacer
 from yolox_trt.ros.tools.result_window import ResultWindow
 from yolox_trt.ros.tools.source_node import (
@@ -40,7 +40,7 @@ def run_publish(args: argparse.Namespace) -> int:
     """
     for topic in (args.topic, *args.results):
         check_topic(topic, fix="give another --topic or --results")
-    source = ImageSource(args.source)
+    source = open_images(args.source)
     console = Console(stderr=True)
     with SourceNode("yolox_trt_publish") as (node, executor):
         publisher = ImagePublisher(
@@ -65,7 +65,7 @@ def run_publish(args: argparse.Namespace) -> int:
         rate = (args.rate or source.rate) * args.speed
         pacer = None if source.live or window else Pacer(rate)
         loops = itertools.count() if args.loop == 0 else range(args.loop)
-        total = source.count * args.loop if source.count and args.loop else None
+        total = len(source) * args.loop or None
         try:
             with make_progress(console) as progress:
                 task = progress.add_task(f"{args.source} -> {publisher.topic}", total=total)
@@ -86,7 +86,7 @@ def run_publish(args: argparse.Namespace) -> int:
             pass
         late = f", {pacer.late} late" if pacer is not None and pacer.late else ""
         missed = f", {window.results} results, {window.missed} missed" if window else ""
-        skipped = f", {source.skipped} files could not be decoded" if source.skipped else ""
+        skipped = f", {source.refused} files could not be read" if source.refused else ""
         console.print(
             f"{publisher.published} published on {publisher.topic}{late}{missed}{skipped}"
         )
@@ -97,5 +97,5 @@ def _pictures(
     source: ImageSource, loops: Iterator[int] | range | itertools.count[int], size: list[int] | None
 ) -> Iterator[npt.NDArray[np.uint8]]:
     for _ in loops:
-        for image in source:
-            yield np.asarray(cv2.resize(image, size), np.uint8) if size else image
+        for frame in source:
+            yield np.asarray(cv2.resize(frame.rows, size), np.uint8) if size else frame.rows
