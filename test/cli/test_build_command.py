@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def run(*arguments: object) -> int:
 def test_output_report_and_sidecar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, out = small_model(tmp_path, head="raw_levels"), tmp_path / "out" / "m.engine"
     report = tmp_path / "report.json"
-    assert run(model, "-o", out, "--report", report, "--layers", "--precision", "fp16") == 0
+    assert run(model, "-o", out, "--json", report, "--layers", "--precision", "fp16") == 0
     text = capsys.readouterr().out
     for words in ("yolox.onnx", "TensorRT-RTX", "Layers by device", "Build time", "Engine size"):
         assert words in text
@@ -59,8 +60,8 @@ def test_two_commands_at_once_build_once(tmp_path: Path) -> None:
     ]
     outputs = [process.communicate(timeout=100) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    results = sorted(out.partition("\nEngine ")[2].partition(":")[0] for out, _ in outputs)
-    assert results == ["built (not in the cache)", "found in the cache"]
+    results = sorted(re.findall(r"^Engine (.*): /", out, re.MULTILINE) for out, _ in outputs)
+    assert results == [["built (not in the cache)"], ["found in the cache"]]
     assert len(list((tmp_path / "c").glob("*.engine"))) == 1
 
 
@@ -99,25 +100,18 @@ def test_refusals_are_one_line(
     assert "\n" not in error
 
 
-def test_layer_precisions_from_a_file(tmp_path: Path) -> None:
-    from argparse import Namespace
-
-    from yolox_trt.cli.commands.build import _layer_precisions
-    from yolox_trt.core.errors import ConfigurationError
-
-    path = tmp_path / "layers.json"
-    path.write_text('{"Conv_1": "fp16", "Conv_2": "fp16"}')
-    arguments = Namespace(layer_precisions_file=path, layer_precision=["Conv_2:fp32"])
-    assert _layer_precisions(arguments) == {"Conv_1": "fp16", "Conv_2": "fp32"}
+def test_layer_precisions_from_a_file_and_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, path = small_model(tmp_path), tmp_path / "layers.json"
+    path.write_text('{"Conv_0": "int8", "Conv_1": "fp16"}')
+    arguments = (model, "-o", tmp_path / "m.engine", "--layer-precisions", path)
+    assert run(*arguments) == 2  # TensorRT-RTX takes no precisions of layers
+    assert "--layer-precision" in capsys.readouterr().err
     path.write_text("[]")
-    with pytest.raises(ConfigurationError, match="yolox_trt translate"):
-        _layer_precisions(arguments)
-
-
-def test_layer_names_with_colons() -> None:
-    from yolox_trt.cli.commands.build import _layer_precision
-
-    assert _layer_precision("/head/a:b/Conv:fp16") == ("/head/a:b/Conv", "fp16")
+    assert run(*arguments) == 2
+    assert "--layer-precisions" in (error := capsys.readouterr().err)
+    assert "yolox_trt translate" in error
 
 
 def test_help_needs_no_tensorrt(

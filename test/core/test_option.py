@@ -9,7 +9,15 @@ import pytest
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Kind, check_options, from_plain, option, options_of
+from yolox_trt.core.option import (
+    Kind,
+    check_options,
+    from_plain,
+    nested,
+    nested_of,
+    option,
+    options_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +28,7 @@ class Settings:
     depth: int = option(1, minimum=1, help="Queue.")
     policy: str = option("static", choices=("static", "dynamic"), help="Placement.")
     names: tuple[str, ...] = option(["front"], help="Cameras.")
+    parts: tuple[str, ...] = option(["door"], choices=("door", "wheel"), help="Parts.")
     device: Device | None = option(
         None, kind=Kind.STRING, parse=Device.parse, flag="--device", help="Where it runs."
     )
@@ -30,7 +39,16 @@ class Settings:
 
 def test_an_option_knows_its_name_and_the_kind_of_its_default() -> None:
     declared = options_of(Settings)
-    assert list(declared) == ["model", "rate", "factor", "depth", "policy", "names", "device"]
+    assert list(declared) == [
+        "model",
+        "rate",
+        "factor",
+        "depth",
+        "policy",
+        "names",
+        "parts",
+        "device",
+    ]
     kinds = [entry.kind for entry in declared.values()]
     assert kinds[1:6] == [Kind.DOUBLE, Kind.DOUBLE, Kind.INTEGER, Kind.STRING, Kind.STRING_ARRAY]
     assert declared["model"].required and not declared["rate"].required
@@ -48,14 +66,15 @@ def test_plain_values_become_typed_ones() -> None:
     ("name", "value", "expected"),
     [
         ("rate", -1.0, "0 to 100 Hz"),
-        ("rate", float("nan"), "double"),
+        ("rate", float("nan"), "a number"),
         ("factor", 0.0, "above 0"),
         ("depth", 0, "at least 1"),
-        ("depth", True, "integer"),
-        ("depth", 1.5, "integer"),
+        ("depth", True, "a whole number"),
+        ("depth", 1.5, "a whole number"),
         ("policy", "best", "static, dynamic"),
-        ("names", "front", "string array"),
-        ("names", [1], "string array"),
+        ("names", "front", "a list of texts"),
+        ("names", [1], "a list of texts"),
+        ("parts", ["wheel", "tree"], "one of door, wheel"),
         ("device", "tpu", "dla0"),
     ],
 )
@@ -78,3 +97,15 @@ def test_each_front_end_names_the_option_in_its_own_words() -> None:
         options_of(Settings)["device"].plain("tpu")
     text = caught.value.text(lambda entry: entry.flag or f"the parameter `{entry.name}`")
     assert text.endswith("fix: set --device")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    settings: Settings = nested(Settings, without=("names",), model="own.onnx", rate=5.0)
+
+
+def test_nested_options_have_the_defaults_that_the_field_gives() -> None:
+    assert Job().settings == Settings(model="own.onnx", rate=5.0)
+    assert nested_of(Job)["settings"].type is Settings
+    assert nested_of(Job)["settings"].without == ("names",)
+    assert options_of(Job) == {}

@@ -335,7 +335,7 @@ def test_commands(cache: EngineCache, capsys: pytest.CaptureFixture[str]) -> Non
         put(cache, number, days=days)
     held = cache.get_or_build(version(3), _no_build, name="m3")
     text = call("list")
-    assert {entry.path.name for entry in list_engines(cache.folder)} <= set(text.splitlines())
+    assert {entry.path.name for entry in list_engines(cache.folder)} <= set(text.split())
     assert "3 engines" in text and "dla0" in text and "in use" in text
     assert "1 would go" in call("prune", "--dry-run")
     assert "m2.dla0" in call("prune")

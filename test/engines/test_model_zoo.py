@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -212,7 +213,6 @@ def test_commands(
     model = ZooModel("test-model", "a test", ZooFile(server.url, DIGEST), labels)
     monkeypatch.setitem(model_zoo.MODELS, "test-model", model)
     monkeypatch.setenv(model_zoo.CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setenv("COLUMNS", "200")
     assert main(["models", "fetch", "test_model"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         str(tmp_path / "models" / "test-model" / "net.onnx"),
@@ -220,7 +220,10 @@ def test_commands(
     ]
     assert main(["models", "list"]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if "test-model" in x)
-    assert "yes" in line and DIGEST[:12] in line
+    assert line.split() == ["test-model", "a", "test", "Apache-2.0", "yes"]
+    assert main(["models", "list", "--json"]) == 0
+    listed = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert listed["test-model"]["sha256"] == DIGEST
     assert main(["models", "fetch", "yolox-z"]) == 2
     assert "yolox-nano" in capsys.readouterr().err
 

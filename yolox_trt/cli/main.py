@@ -1,71 +1,119 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command `yolox_trt`: each room's cli.py adds its own subcommands.
+"""The command `yolox_trt`.
 
-A room's module `cli` has add_parsers(subparsers); each parser sets `run`, a function that takes
-the parsed arguments and returns an exit status (None is 0). A YoloxTrtError becomes one line on
-stderr and exit status 2.
+A YoloxTrtError becomes one line on stderr, in which options have the names of the command line,
+and exit status 2.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from yolox_trt import __version__
-from yolox_trt.core.errors import MissingDependencyError, YoloxTrtError
-from yolox_trt.core.optional import INSTALL_COMMANDS, missing_requirement
+from yolox_trt.cli.command import (
+    Command,
+    Parser,
+    UsageError,
+    add_arguments,
+    arguments_of,
+    describe,
+    make_command,
+    name_in,
+    usage_of,
+)
+from yolox_trt.cli.commands import COMMANDS, GROUPS, UNCONVERTED
+from yolox_trt.cli.output import STANDARD_OUTPUT, Output
+from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.option import Kind, Option
+from yolox_trt.core.optional import missing_requirement, require
+from yolox_trt.core.output_paths import OutputFile, prepare_outputs
 
-#: Rooms with commands, in the order of the help, and the commands that each one brings. The names
-#: stand here so that a room which cannot be imported still shows its commands, and each of them
-#: says what is missing when it is used.
-ROOMS: dict[str, tuple[str, ...]] = {
-    "yolox_trt.cli.commands.ros": ("demo", "up", "replay", "publish", "parameters"),
-    "yolox_trt.cli.commands.evaluation": ("detect", "evaluate", "compare", "bench"),
-    "yolox_trt.cli.commands.models": ("models", "cache"),
-    "yolox_trt.cli.commands.compiler": (
-        "optimize",
-        "dla-check",
-        "inspect",
-        "calibrate",
-        "quantize",
-        "translate",
-        "build",
-    ),
-    "yolox_trt.cli.commands.planning": ("plan", "soak"),
-    "yolox_trt.cli.commands.training": ("train", "distill", "export"),
-}
+_JSON = Option(
+    name="json",
+    kind=Kind.STRING,
+    default=None,
+    flag="--json",
+    parse=OutputFile(".json"),
+    help="Write the results as JSON to this file; without a file, or with -, to the standard "
+    "output, which then shows nothing else.",
+)
 
 
-def make_parser(rooms: dict[str, tuple[str, ...]] | None = None) -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Make the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="yolox_trt", description="Multi-camera YOLOX detection on GPU, DLA and CPU."
     )
     parser.add_argument("--version", action="version", version=f"yolox_trt {__version__}")
-    parser.add_argument(
-        "--verbose", "-v", action="count", default=0, help="log more (-vv: debug messages)"
-    )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show the whole traceback of an error"
-    )
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for name, commands in (ROOMS if rooms is None else rooms).items():
-        try:
-            importlib.import_module(name).add_parsers(subparsers)
-        except ImportError as error:
-            rest = [command for command in commands if command not in subparsers.choices]
-            _add_missing(subparsers, rest, name, error)
-    for command in ("detect", "calibrate", "quantize", "compare"):
-        if command in subparsers.choices:
-            # Bags belong to the room of ROS, which the rooms below must not know.
-            subparsers.choices[command].set_defaults(open_bag=_open_bag)
+    _add_general(parser)
+    subparsers = {"": parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")}
+    for command in COMMANDS:
+        group, _, name = command.name.rpartition(" ")
+        if group not in subparsers:
+            inner = subparsers[""].add_parser(group, help=GROUPS[group], description=GROUPS[group])
+            subparsers[group] = inner.add_subparsers(
+                title="commands", metavar="COMMAND", required=True
+            )
+        summary, description, examples = describe(command)
+        leaf = subparsers[group].add_parser(
+            name,
+            help=summary.replace("%", "%%"),
+            usage=usage_of(command),
+            description=description.replace("%", "%%"),
+            epilog=examples.replace("%", "%%"),
+        )
+        add_arguments(leaf, command)
+        general = leaf.add_argument_group("general")
+        if command.has_json:
+            general.add_argument(
+                "--json",
+                nargs="?",
+                const=STANDARD_OUTPUT,
+                default=argparse.SUPPRESS,
+                metavar="FILE.json",
+                help=_JSON.help,
+            )
+        _add_general(general)
+        leaf.set_defaults(chosen=command)
+    for module in UNCONVERTED:
+        importlib.import_module(module).add_parsers(subparsers[""])
+    for word in ("detect", "calibrate", "quantize", "compare"):
+        if word in subparsers[""].choices:
+            subparsers[""].choices[word].set_defaults(open_bag=_open_bag)
     return parser
+
+
+def _open_bag(path: Path, topics: Sequence[str]) -> object:
+    from yolox_trt.ros.tools import bag
+
+    return bag.open_bag(path, topics)
+
+
+def parse(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line.
+
+    Raises:
+        UsageError: a word that its command does not know, or one that is missing.
+    """
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command: type[Command] | None = getattr(arguments, "chosen", None)
+        known = [flag for each in arguments_of(command) for flag in each.flags] if command else []
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        raise UsageError(
+            f"unknown argument {unknown[0]}",
+            fix=f"did you mean {close[0]}?" if close else "",
+            program=f"yolox_trt {command.name}" if command else "yolox_trt",
+        )
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,25 +127,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         2 for an error that it names, 130 after Ctrl-C.
     """
     parser = make_parser()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
-        return 0
-    level = {0: logging.WARNING, 1: logging.INFO}.get(args.verbose, logging.DEBUG)
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    command: type[Command] | None = None
+    program, traceback = "yolox_trt", False
     try:
-        status: int | None = args.run(args)
-        return status or 0
+        arguments = parse(parser, argv)
+        traceback = getattr(arguments, "traceback", False)
+        if hasattr(arguments, "run"):  # a command that is not yet a Command
+            program = f"yolox_trt {arguments.command}"
+            return int(arguments.run(arguments) or 0)
+        if not hasattr(arguments, "chosen"):
+            parser.print_help()
+            return 0
+        command, program = arguments.chosen, f"yolox_trt {arguments.chosen.name}"
+        verbose = getattr(arguments, "verbose", 0)
+        level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+        return run(command, arguments)
     except YoloxTrtError as error:
-        if args.traceback:
+        if traceback:
             raise
-        print(f"yolox_trt {args.command}: {_one_line(error)}", file=sys.stderr)
+        program = error.program if isinstance(error, UsageError) else program
+        _say(program, error.text(lambda option: name_in(command, option)))
         return 2
     except ModuleNotFoundError as error:
         missing = missing_requirement(error)
-        if args.traceback or missing is None:
+        if traceback or missing is None:
             raise
-        print(f"yolox_trt {args.command}: {_one_line(missing)}", file=sys.stderr)
+        _say(program, str(missing))
         return 2
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone: no traceback at the interpreter's end.
@@ -105,59 +161,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         # A folder that cannot be written, a full disk: the message names the path.
-        if args.traceback:
+        if traceback:
             raise
-        print(
-            f"yolox_trt {args.command}: {_one_line(error)}; fix: check the path, its permissions "
-            "and the free space",
-            file=sys.stderr,
-        )
+        _say(program, f"{error}; fix: check the path, its permissions and the free space")
         return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _add_missing(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
-    commands: Sequence[str],
-    room: str,
-    error: ImportError,
-) -> None:
-    """Show the commands of a room that cannot be imported; each one raises when it is used."""
-    missing = (getattr(error, "name", None) or "").partition(".")[0]
-    note = missing if missing and missing != "yolox_trt" else room
-    for command in commands:
-        parser = subparsers.add_parser(
-            command, help=f"not available here: {note} is missing", add_help=False
-        )
-        # Options that nobody knows must not hide the real reason.
-        parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-        parser.prefix_chars = "\0"
-        parser.set_defaults(run=_raiser(command, missing, error))
+def run(command: type[Command], arguments: argparse.Namespace) -> int:
+    """Run a command with its parsed arguments; return the exit status.
+
+    Raises:
+        YoloxTrtError: what the command refuses.
+    """
+    instance = make_command(command, vars(arguments))
+    json: Path | str | None = getattr(arguments, "json", None)
+    if json is not None and json != STANDARD_OUTPUT:
+        json = Path(_JSON.typed(json))
+        prepare_outputs(json)
+    for package in command.needs:
+        require(package, purpose=f"`yolox_trt {command.name}`")
+    instance.prepare_outputs()
+    return instance.run(Output(json))
 
 
-def _raiser(command: str, missing: str, error: ImportError) -> Callable[[argparse.Namespace], int]:
-    def run(args: argparse.Namespace) -> int:
-        if isinstance(error, MissingDependencyError):
-            raise error
-        raise MissingDependencyError(
-            f"`yolox_trt {command}` cannot start ({error})",
-            expected="its packages to be installed",
-            fix=INSTALL_COMMANDS.get(missing, "run `make venv`"),
-        ) from error
-
-    return run
-
-
-def _open_bag(path: Path, topics: Sequence[str]) -> object:
-    """Open a bag (yolox_trt.ros.tools.bag) for `yolox_trt detect`."""
-    from yolox_trt.ros.tools import bag
-
-    return bag.open_bag(path, topics)
+def _add_general(parser: argparse._ActionsContainer) -> None:
+    """Add what every command takes, before its name and after it."""
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=argparse.SUPPRESS,
+        help="log more (-vv: debug messages)",
+    )
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show the whole traceback of an error",
+    )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _say(program: str, text: str) -> None:
+    """Print an error as one line."""
+    print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

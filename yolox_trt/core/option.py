@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from yolox_trt.core.errors import ConfigurationError
 
 _KEY = "yolox_trt.option"
+_NESTED_KEY = "yolox_trt.nested_options"
 T = TypeVar("T")
 
 
@@ -41,6 +42,21 @@ class Kind(Enum):
     STRING = "string"
     INTEGER_ARRAY = "integer array"
     STRING_ARRAY = "string array"
+
+    @property
+    def words(self) -> str:
+        """What to give, for an error."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Kind.BOOL: "true or false",
+    Kind.INTEGER: "a whole number",
+    Kind.DOUBLE: "a number",
+    Kind.STRING: "a text",
+    Kind.INTEGER_ARRAY: "a list of whole numbers",
+    Kind.STRING_ARRAY: "a list of texts",
+}
 
 
 class Applies(Enum):
@@ -70,7 +86,9 @@ class Option:
         applies: when a change takes effect in a running node.
         parse: makes the typed value (a Path, a Device, a size) of the plain one; raises
             ConfigurationError. None where the plain value is the value.
-        flag: the command line's name, such as "--score"; "MODEL" for a positional argument.
+        flag: the command line's name where it is not the field's with dashes: "--score",
+            "--output -o", or "MODEL" for a positional argument.
+        implied: value of a flag that is given without one; None where it needs a value.
         metavar: what stands for the value in the command line's help.
         group: title under which a page of help lists it; "" for the first options.
     """
@@ -88,6 +106,7 @@ class Option:
     applies: Applies = Applies.AT_CONFIGURE
     parse: Callable[[Any], Any] | None = None
     flag: str = ""
+    implied: Any = None
     metavar: str = ""
     group: str = ""
 
@@ -147,11 +166,12 @@ class Option:
 
     def refusal(self, value: Any) -> ConfigurationError:
         """Make the error that refuses a value and names what is allowed."""
-        allowed = f", {self.range_text}" if self.range_text else ""
+        if self.choices:
+            expected = f"one of {self.range_text}"
+        else:
+            expected = self.kind.words + (f", {self.range_text}" if self.range_text else "")
         found = value if isinstance(value, int | float) else repr(value)
-        return ConfigurationError(
-            (self, f" = {found}"), expected=f"{self.kind.value}{allowed}", fix=("set ", self)
-        )
+        return ConfigurationError((self, f" = {found}"), expected=expected, fix=("set ", self))
 
     def _parsed(self, plain: Any) -> Any:
         if self.parse is None:
@@ -165,6 +185,8 @@ class Option:
     def _allows(self, value: Any) -> bool:
         if isinstance(value, float) and not math.isfinite(value):
             return False
+        if isinstance(value, list | tuple):
+            return all(self._allows(item) for item in value)
         if self.choices and isinstance(value, str) and value not in self.choices:
             return False
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -209,6 +231,44 @@ def path_option(*, help: str, **rest: Any) -> Any:  # noqa: A002
     """Declare a file or folder, a Path or None, as a dataclass field; see `option`."""
     rest = {"metavar": "FILE", "kind": Kind.STRING, "parse": parse_path, **rest}
     return option(None, help=help, **rest)
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A dataclass of options as a field of another one. Make it with `nested`.
+
+    Attributes:
+        type: the dataclass.
+        defaults: plain values that replace its options' own defaults here.
+        without: names of options that are not offered here.
+    """
+
+    type: type[Any]
+    defaults: Mapping[str, Any]
+    without: tuple[str, ...] = ()
+
+
+def nested(type: type[Any], *, without: Sequence[str] = (), **defaults: Any) -> Any:  # noqa: A002
+    """Declare a dataclass of options as a field of another one, such as `build: BuildOptions`.
+
+    Args:
+        type: the dataclass.
+        without: names of options that are not offered here; they keep their defaults.
+        defaults: plain values that replace its options' own defaults here.
+    """
+    inner = Nested(type, defaults, tuple(without))
+    return dataclasses.field(
+        default_factory=lambda: from_plain(type, defaults), metadata={_NESTED_KEY: inner}
+    )
+
+
+def nested_of(group: type[Any]) -> dict[str, Nested]:
+    """Return the dataclasses of options that are fields of a dataclass, by the field's name."""
+    return {
+        field.name: field.metadata[_NESTED_KEY]
+        for field in dataclasses.fields(group)
+        if _NESTED_KEY in field.metadata
+    }
 
 
 _GROUPS: dict[type[Any], Mapping[str, Option]] = {}

@@ -4,10 +4,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import os
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import parse_path
+
+
+class OutputFile:
+    """Reads the name of a file that will be written: `option(None, parse=OutputFile(".json"))`.
+
+    Args:
+        suffixes: what the name must end in, one of these; none for any.
+    """
+
+    def __init__(self, *suffixes: str) -> None:
+        self.suffixes = suffixes
+
+    def __call__(self, text: str) -> Path:
+        """Return the path.
+
+        Raises:
+            ConfigurationError: the name ends in something else.
+        """
+        path = parse_path(text)
+        if self.suffixes and path.suffix.lower() not in self.suffixes:
+            raise ConfigurationError(
+                f"the output file '{text}'",
+                expected=f"a name that ends in {' or '.join(self.suffixes)}",
+            )
+        return path
 
 
 def prepare_outputs(*paths: str | Path | None) -> None:
@@ -42,3 +73,44 @@ def prepare_outputs(*paths: str | Path | None) -> None:
                 expected="a folder with write permission",
                 fix="give another path",
             )
+
+
+def json_text(document: Any) -> str:
+    """Return a document as JSON.
+
+    Dataclasses become objects; paths, devices and other values become text; what is not finite
+    becomes null, for which JSON has no number.
+    """
+    return json.dumps(_plain(document), indent=1, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a document as json_text gives it.
+
+    It is written beside the file and renamed: whoever reads it finds the old one or the new one,
+    whole.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json_text(document), encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and "__str__" not in type(value).__dict__:
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):  # NumPy's arrays and scalars
+        return _plain(value.tolist())
+    return str(value)

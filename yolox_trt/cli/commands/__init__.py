@@ -1,2 +1,33 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
+"""All commands, in the order of the help. Their modules import nothing slow or optional."""
+
+from yolox_trt.cli.command import Command
+from yolox_trt.cli.commands.build import Build
+from yolox_trt.cli.commands.cache import CacheClear, CacheList, CachePrune
+from yolox_trt.cli.commands.models import ModelsFetch, ModelsList
+
+COMMANDS: tuple[type[Command], ...] = (
+    ModelsList,
+    ModelsFetch,
+    CacheList,
+    CachePrune,
+    CacheClear,
+    Build,
+)
+
+#: Help of the groups of commands.
+GROUPS: dict[str, str] = {
+    "models": "List and fetch published models.",
+    "cache": "List and remove built TensorRT engines. After each build the engines used longest "
+    "ago are removed where the cache has grown over its limits.",
+}
+
+#: Modules with commands that are not yet of the class Command.
+UNCONVERTED: tuple[str, ...] = (
+    "yolox_trt.cli.commands.ros",
+    "yolox_trt.cli.commands.evaluation",
+    "yolox_trt.cli.commands.compiler",
+    "yolox_trt.cli.commands.planning",
+    "yolox_trt.cli.commands.training",
+)

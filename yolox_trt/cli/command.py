@@ -1,0 +1,297 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Command: one subcommand of `yolox_trt`, whose arguments are the options of a dataclass.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Build(Command):
+        \"\"\"Build a TensorRT engine.\"\"\"
+
+        name: ClassVar[str] = "build"
+        model: Path = option(parse=Path, flag="MODEL", help="ONNX file.")
+        build: BuildOptions = nested(BuildOptions)
+
+        def run(self, output: Output) -> int: ...
+
+The docstring is the help, its first paragraph the line in the list of commands. The module of a
+command imports nothing that is slow or optional: `run` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+import shutil
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+from yolox_trt.cli.output import Output
+from yolox_trt.core.errors import ConfigurationError, python_name
+from yolox_trt.core.option import Kind, Option, nested_of, options_of
+from yolox_trt.core.output_paths import OutputFile, prepare_outputs
+
+T = TypeVar("T")
+_ARRAYS = (Kind.STRING_ARRAY, Kind.INTEGER_ARRAY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(ABC):
+    """Base of all commands. A subclass is a frozen dataclass of options and groups of options.
+
+    Attributes:
+        name: what the user types; "models list" is the command `list` of the group `models`.
+        examples: command lines at the end of the help.
+        needs: optional packages without which it cannot run.
+        has_json: whether it takes --json, because its `run` calls `output.json`.
+    """
+
+    name: ClassVar[str]
+    examples: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    has_json: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, output: Output) -> int:
+        """Do the work; return the exit status."""
+
+    def prepare_outputs(self) -> None:
+        """Make the folders of all files that will be written, or refuse them, before the work."""
+        for argument in arguments_of(type(self)):
+            if isinstance(argument.option.parse, OutputFile):
+                value: Any = self
+                for name in argument.path:
+                    value = getattr(value, name)
+                prepare_outputs(value)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An option as an argument of one command.
+
+    Attributes:
+        path: names of the fields that lead to it.
+        option: the option with the default that it has in this command.
+        declared: the option as its dataclass declares it, which errors hold.
+    """
+
+    path: tuple[str, ...]
+    option: Option
+    declared: Option
+
+    @property
+    def destination(self) -> str:
+        """Its name among the parsed arguments."""
+        return ".".join(self.path)
+
+    @property
+    def flags(self) -> list[str]:
+        """What the user types, the long form first; one word in capitals if it is positional."""
+        return _flags(self.option)
+
+
+def arguments_of(group: type[Any]) -> Iterator[Argument]:
+    """Yield every option of a dataclass and of the groups in it."""
+    declared, groups = options_of(group), nested_of(group)
+    for field in dataclasses.fields(group):
+        if field.name in declared:
+            option = declared[field.name]
+            yield Argument((field.name,), option, option)
+        elif field.name in groups:
+            nested = groups[field.name]
+            for inner in arguments_of(nested.type):
+                name = inner.path[0]
+                if name in nested.without:
+                    continue
+                option = inner.option
+                if len(inner.path) == 1 and name in nested.defaults:
+                    option = dataclasses.replace(option, default=nested.defaults[name])
+                yield Argument((field.name, *inner.path), option, inner.declared)
+
+
+def name_in(command: type[Command] | None, option: Option) -> str:
+    """Name an option as the user of this command does, for YoloxTrtError.text."""
+    same_name = ""
+    for argument in () if command is None else arguments_of(command):
+        if argument.declared is option:
+            return argument.flags[0]
+        if argument.declared.name == option.name:
+            same_name = same_name or argument.flags[0]
+    return same_name or option.flag.partition(" ")[0] or python_name(option)
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: type[Command]) -> None:
+    """Add the arguments of a command to its parser."""
+    sections: dict[str, argparse._ActionsContainer] = {"": parser}
+    for argument in arguments_of(command):
+        section = argument.option.group
+        if section not in sections:
+            sections[section] = parser.add_argument_group(section)
+        _add_argument(sections[section], argument)
+
+
+def make_command(command: type[T], arguments: Mapping[str, Any], path: tuple[str, ...] = ()) -> T:
+    """Make the instance of a command from its parsed arguments.
+
+    Args:
+        command: the command; a group of its options in the inner calls.
+        arguments: text of each argument that was given, by Argument.destination.
+        path: names of the fields that lead to the group.
+
+    Raises:
+        ConfigurationError: a wrong value, or values that exclude each other.
+    """
+    values: dict[str, Any] = {}
+    for name, option in options_of(command).items():
+        destination = ".".join((*path, name))
+        if destination in arguments:
+            values[name] = option.typed(_plain(option, arguments[destination]))
+    for name, nested in nested_of(command).items():
+        prefix = (*path, name)
+        given = {".".join((*prefix, key)): value for key, value in nested.defaults.items()}
+        values[name] = make_command(nested.type, {**given, **arguments}, prefix)
+    return command(**values)
+
+
+def _flags(option: Option) -> list[str]:
+    if option.flag:
+        return option.flag.split()
+    prefix = "--no-" if option.default is True else "--"
+    return [prefix + option.name.replace("_", "-")]
+
+
+def _add_argument(section: argparse._ActionsContainer, argument: Argument) -> None:
+    option, flags = argument.option, argument.flags
+    settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(option)}
+    many = option.kind in _ARRAYS
+    if option.kind is Kind.BOOL:
+        settings |= {"action": "store_const", "const": not option.default}
+    else:
+        settings["metavar"] = option.metavar or _metavar(option)
+    if not flags[0].startswith("-"):
+        settings["metavar"] = option.metavar or flags[0]
+        if many:
+            settings["nargs"] = "+" if option.required else "*"
+        elif not option.required:
+            settings["nargs"] = "?"
+        section.add_argument(argument.destination, **settings)
+        return
+    if many:
+        settings["action"] = "append"
+    elif option.implied is not None:
+        settings |= {"nargs": "?", "const": option.implied}
+    section.add_argument(*flags, dest=argument.destination, required=option.required, **settings)
+
+
+def _metavar(option: Option) -> str:
+    if option.choices:
+        return "{" + ",".join(option.choices) + "}"
+    if isinstance(option.parse, OutputFile):
+        return "FILE" + (option.parse.suffixes[0] if len(option.parse.suffixes) == 1 else "")
+    return {"s": "SECONDS", "ms": "MS", "Hz": "HZ", "min": "MINUTES"}.get(
+        option.unit, "N" if option.kind is Kind.INTEGER else option.name.split("_")[-1].upper()
+    )
+
+
+def _help(option: Option) -> str:
+    """Return the option's help with its range and its default."""
+    notes = []
+    if option.range_text and not option.choices and option.range_text != "at least 1":
+        notes.append(option.range_text)
+    if option.kind in _ARRAYS and _flags(option)[0].startswith("-"):
+        notes.append("may be given several times")
+    if option.kind is not Kind.BOOL and option.default not in (None, "", []):
+        notes.append(f"default: {_text(option.default)}")
+    text = option.help.rstrip(".")
+    if option.default is True:
+        text = f"Switch off: {text[0].lower()}{text[1:]}"
+    if notes:
+        joined = "; ".join(notes)
+        text = f"{text[:-1]}; {joined})" if text.endswith(")") else f"{text} ({joined})"
+    return f"{text}.".replace("%", "%%")
+
+
+def _text(default: Any) -> str:
+    if isinstance(default, list):
+        return " ".join(str(item) for item in default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _plain(option: Option, given: Any) -> Any:
+    """Return an argument's text in the type of the option's plain value."""
+    convert = {Kind.INTEGER: int, Kind.INTEGER_ARRAY: int, Kind.DOUBLE: float}.get(option.kind)
+    if convert is None or given is None:
+        return given
+    try:
+        return [convert(item) for item in given] if isinstance(given, list) else convert(given)
+    except ValueError:
+        raise option.refusal(given) from None
+
+
+class UsageError(ConfigurationError):
+    """The words of a command line cannot be understood.
+
+    Args:
+        program: command that does not understand them.
+    """
+
+    def __init__(self, found: str, *, expected: str = "", fix: str = "", program: str = "") -> None:
+        super().__init__(found, expected=expected, fix=fix or f"see `{program} --help`")
+        self.program = program
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are the package's own, and whose help keeps paragraphs and examples."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(message, program=self.prog)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(
+            prog, max_help_position=28, width=min(shutil.get_terminal_size().columns, 100) - 2
+        )
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Fill each paragraph of its own; leave indented ones (examples) as they are."""
+        paragraphs = re.split(r"\n\s*\n", text)
+        return "\n\n".join(
+            part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), width)
+            for part in paragraphs
+        )
+
+
+def usage_of(command: type[Command]) -> str:
+    """Return the command with what must be given, for the first line of its help."""
+    words = [f"yolox_trt {command.name} [OPTION ...]"]
+    for argument in arguments_of(command):
+        flag, option = argument.flags[0], argument.option
+        if not flag.startswith("-"):
+            word = flag + " ..." * (option.kind in _ARRAYS)
+            words.append(word if option.required else f"[{word}]")
+        elif option.required:
+            words.insert(1, f"{flag} {option.metavar or _metavar(option)}")
+    return " ".join(words)
+
+
+def describe(command: type[Command]) -> tuple[str, str, str]:
+    """Return the first paragraph of a command's docstring, the whole of it, and its examples."""
+    text = inspect.getdoc(command) or ""
+    summary = " ".join(text.partition("\n\n")[0].split())
+    lines = "\n".join(f"  {example}" for example in command.examples)
+    return summary, text, f"examples:\n\n{lines}" if lines else ""

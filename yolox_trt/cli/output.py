@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Output: what a command shows. Tables and texts, progress bars, and the document of --json."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from yolox_trt.cli.table import clean, fill, table_text
+from yolox_trt.core.output_paths import json_text, write_json
+
+STANDARD_OUTPUT = "-"
+_COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2"}
+#: Width of what goes to a file or a pipe: nothing is broken there.
+_UNLIMITED = 1_000_000
+
+
+class Output:
+    """Shows a command's results.
+
+    Args:
+        json: where its document goes: a file, STANDARD_OUTPUT (which then shows nothing else), or
+            None for nowhere.
+    """
+
+    def __init__(self, json: Path | str | None = None) -> None:
+        self._json = json
+
+    @property
+    def silent(self) -> bool:
+        """Whether the standard output is for the JSON document alone."""
+        return self._json == STANDARD_OUTPUT
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; as good as unlimited where there is none."""
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNLIMITED
+
+    def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Print a table; see table_text."""
+        if not self.silent:
+            print(table_text(title, headings, rows, self.width) + "\n", flush=True)
+
+    def print(self, text: str, *, colour: str = "") -> None:
+        """Print a line; in a terminal it is broken between words, and coloured if asked for."""
+        if self.silent:
+            return
+        text = "\n".join(
+            line for part in text.split("\n") for line in fill(clean(part), self.width)
+        )
+        if colour and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+            text = f"\033[{_COLOURS[colour]}m{text}\033[0m"
+        print(text, flush=True)
+
+    def json(self, document: Any) -> None:
+        """Write the document to where --json asks for it; see json_text for what it may hold."""
+        if self._json == STANDARD_OUTPUT:
+            print(json_text(document), end="", flush=True)
+        elif self._json is not None:
+            write_json(Path(self._json), document)
+            self.print(f"Wrote {self._json}")
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Show bars on stderr, in a terminal only, while the block runs."""
+        progress = Progress()
+        try:
+            yield progress
+        finally:
+            progress.stop()
+
+
+class Progress:
+    """Bars that show how far a command is; call it with how far each part of the work is."""
+
+    def __init__(self) -> None:
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, what: str, done: float, total: float | None = None, note: str = "") -> None:
+        """Show one part of the work.
+
+        Args:
+            what: its name; a new name begins a new bar.
+            done: how much is done.
+            total: how much there is; None where that is unknown.
+            note: short text behind the bar.
+        """
+        if not sys.stderr.isatty():
+            return
+        if self._bars is None:  # not before: an empty bar leaves a blank line before an error
+            self._bars = _make_bars()
+            self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total or None, note=note)
+        self._bars.update(self._tasks[what], completed=done, total=total or None, note=note)
+
+    def stop(self) -> None:
+        """Remove the bars."""
+        if self._bars is not None:
+            self._bars.stop()
+
+
+def _make_bars() -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    )
