@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,31 +13,45 @@ import pytest
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import ConfigurationError, Device, EngineError, ModelError
+from yolox_trt.core.errors import MissingDependencyError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
+from yolox_trt.core.option import from_plain, options_of
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors import factory
-from yolox_trt.detectors.cpu_detector import CpuDetector
-from yolox_trt.detectors.factory import DetectorRequest, create_detector
+from yolox_trt.detectors.cpu import CpuDetector
+from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 
-HERE = __name__
-
-
-def refuse(request: DetectorRequest) -> Any:
-    raise EngineError(f"no {request.device} here")
+CPU, GPU = Device("cpu"), Device("gpu")
 
 
-def accept(request: DetectorRequest) -> Any:
-    return request
+def model() -> Any:
+    return build_yolox(num_classes=3)
+
+
+def refuse(options: DetectorOptions, device: Device) -> Any:
+    raise EngineError(f"no {device} here")
+
+
+def not_installed(options: DetectorOptions, device: Device) -> Any:
+    raise MissingDependencyError("no such package")
+
+
+def let(monkeypatch: pytest.MonkeyPatch, kind: str, backend: Any) -> None:
+    """Put a backend in the place of every engine of a kind of Device."""
+    for key in [key for key in factory.BACKENDS if key[1] == kind]:
+        monkeypatch.setitem(factory.BACKENDS, key, backend)
 
 
 def test_cpu() -> None:
-    detector = create_detector(build_yolox(num_classes=3), "cpu", threads=1)
+    detector = create_detector(DetectorOptions(model=model(), device=CPU, threads=1))
     assert isinstance(detector, CpuDetector)
-    assert detector.device == Device("cpu")
+    assert detector.device == CPU
 
 
 def test_a_model_of_batch_1_takes_batches_on_the_cpu() -> None:
-    detector = create_detector(build_yolox(num_classes=3), "cpu", threads=1, max_batch=3)
+    detector = create_detector(DetectorOptions(model=model(), device=CPU, threads=1, max_batch=3))
     assert detector.max_batch == 3
     frames = [
         Frame.from_array(np.random.default_rng(i).integers(0, 256, (60, 90, 3), np.uint8))
@@ -52,99 +67,112 @@ def test_a_model_of_batch_1_takes_batches_on_the_cpu() -> None:
 def test_auto_falls_back_and_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(factory.BACKENDS, ("tensorrt", "gpu"), f"{HERE}:refuse")
-    monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "gpu"), "yolox_trt.no_such_module:f")
+    monkeypatch.setitem(factory.BACKENDS, ("tensorrt", "gpu"), refuse)
+    monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "gpu"), not_installed)
     with caplog.at_level(logging.INFO):
-        detector = create_detector(build_yolox(num_classes=3))
-    assert detector.device == Device("cpu")
+        detector = create_detector(DetectorOptions(model=model()))
+    assert detector.device == CPU
     record = caplog.records[-1]
     assert record.levelno == logging.WARNING
     assert "engine onnxruntime on cpu" in record.message
     assert "not tensorrt on gpu: no gpu here" in record.message
-    assert "yolox_trt.no_such_module" in record.message
+    assert "not onnxruntime on gpu: no such package" in record.message
 
 
 def test_packages_that_are_missing_are_no_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for key in [k for k in factory.BACKENDS if k[1] == "gpu"]:
-        monkeypatch.setitem(factory.BACKENDS, key, "yolox_trt.no_such_module:f")
+    let(monkeypatch, "gpu", not_installed)
     with caplog.at_level(logging.INFO, logger="yolox_trt.detectors.factory"):
-        assert create_detector(build_yolox(num_classes=3)).device == Device("cpu")
+        assert create_detector(DetectorOptions(model=model())).device == CPU
     assert caplog.records[-1].levelno == logging.INFO
     assert "not tensorrt on gpu" in caplog.records[-1].message
 
 
 def test_a_named_device_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in [k for k in factory.BACKENDS if k[1] == "gpu"]:
-        monkeypatch.setitem(factory.BACKENDS, key, f"{HERE}:refuse")
+    let(monkeypatch, "gpu", refuse)
     with pytest.raises(EngineError, match=r"tensorrt on gpu:1: no gpu:1.*onnxruntime on gpu:1"):
-        create_detector(build_yolox(num_classes=3), "gpu:1")
+        create_detector(DetectorOptions(model=model(), device=Device("gpu", 1)))
 
 
 def test_reasons_and_remedies_of_several_engines_do_not_mix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(request: DetectorRequest) -> Any:
-        raise EngineError("a broken driver", expected="a working one", fix="mend the driver")
+    def broken(options: DetectorOptions, device: Device) -> Any:
+        precision = options_of(DetectorOptions)["precision"]
+        raise EngineError("a broken driver", expected="a working one", fix=("drop ", precision))
 
-    monkeypatch.setitem(globals(), "refuse", broken)
-    for key in [k for k in factory.BACKENDS if k[1] == "gpu"]:
-        monkeypatch.setitem(factory.BACKENDS, key, f"{HERE}:refuse")
+    let(monkeypatch, "gpu", broken)
     with pytest.raises(EngineError) as caught:
-        create_detector(build_yolox(num_classes=3), "gpu")
+        create_detector(DetectorOptions(model=model(), device=GPU))
     assert caught.value.found == (
         "no engine for the model (tensorrt on gpu: a broken driver, and onnxruntime on gpu: a "
         "broken driver)"
     )
-    assert str(caught.value).count("expected") == str(caught.value).count("fix: ") == 1
-    assert caught.value.fix.startswith("for tensorrt on gpu: mend the driver, or for onnxruntime")
-
-
-def test_order_and_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(factory.BACKENDS, ("tensorrt", "gpu"), f"{HERE}:accept")
-    request: Any = create_detector(
-        "model.engine", "gpu", preprocessing="rgb_unit", precision="int8", cache="/tmp/cache"
+    # Every option is named by whoever shows the error.
+    text = caught.value.text(lambda option: f"<{option.name}>")
+    assert text.count("expected") == text.count("fix: ") == 1
+    assert text.endswith(
+        "fix: for tensorrt on gpu: drop <precision>, or for onnxruntime on gpu: drop <precision>, "
+        "or set <engine> and <device> to another"
     )
-    assert request.is_engine_file
-    assert request.preprocessing.color_order == "rgb"
-    assert (request.precision, request.options) == ("int8", {"cache": "/tmp/cache"})
+
+
+def test_the_first_engine_gets_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setitem(
+        factory.BACKENDS, ("tensorrt", "gpu"), lambda *given: seen.append(given) or given
+    )
+    options = DetectorOptions(model="model.engine", device=GPU, precision="int8")
+    create_detector(options)
+    assert seen == [(options, GPU)]
+    assert options.is_engine_file
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("values", "message"),
     [
         ({"device": "tpu"}, "device 'tpu'"),
-        ({"engine": "openvino"}, "engine 'openvino'"),
-        ({"preprocessing": "hsv"}, "preprocessing 'hsv'"),
+        ({"engine": "openvino"}, "`engine` = 'openvino'"),
+        ({"preprocessing": "hsv"}, "`preprocessing` = 'hsv'"),
+        ({"precision": "bf16"}, "`precision` = 'bf16'"),
+        ({"input_size": "608"}, "size '608'"),
+        ({"max_batch": 0}, "`max_batch` = 0"),
         ({"device": "dla0", "engine": "onnxruntime"}, "onnxruntime' on dla0"),
         ({"device": "cpu", "engine": "tensorrt"}, "tensorrt' on cpu"),
         ({"device": "cpu", "model": "a.engine"}, "on cpu for a.engine"),
     ],
 )
-def test_wrong_parameters(arguments: dict[str, Any], message: str) -> None:
-    arguments = {"model": "model.onnx", "device": "cpu"} | arguments
+def test_wrong_parameters(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        create_detector(arguments.pop("model"), arguments.pop("device"), **arguments)
+        create_detector(from_plain(DetectorOptions, {"model": "model.onnx", **values}))
+
+
+def test_plain_values(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("car\nbus\n")
+    options = from_plain(
+        DetectorOptions,
+        {
+            "model": "~/model.onnx",
+            "device": "auto",
+            "preprocessing": "rgb_unit",
+            "labels": str(labels),
+            "input_size": "608x960",
+        },
+    )
+    assert options.model == Path("~/model.onnx").expanduser()
+    assert options.device is None
+    assert options.preprocessing == PREPROCESSING_PRESETS["rgb_unit"]
+    assert options.labels == ("car", "bus")
+    assert options.input_size == (608, 960)
 
 
 def test_a_wrong_model_is_an_error_of_its_own() -> None:
     with pytest.raises(ModelError, match="no file"):
-        create_detector("/nowhere/model.onnx", "cpu")
+        create_detector(DetectorOptions(model="/nowhere/model.onnx", device=CPU))
 
 
 def test_precision_that_the_cpu_has_not() -> None:
     with pytest.raises(EngineError, match="int8"):
-        create_detector(build_yolox(num_classes=3), "cpu", precision="int8")
-
-
-@pytest.mark.parametrize("target", sorted(set(factory.BACKENDS.values())))
-def test_backends_exist(target: str) -> None:
-    """Every entry of the table names a module of this package (its own imports may be missing)."""
-    import importlib.util
-
-    module, _, function = target.partition(":")
-    found = importlib.util.find_spec(module)
-    assert found is not None and found.origin is not None
-    with open(found.origin, encoding="utf-8") as source:
-        assert f"def {function}(request: DetectorRequest)" in source.read()
+        create_detector(DetectorOptions(model=model(), device=CPU, precision="int8"))

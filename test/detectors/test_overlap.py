@@ -32,7 +32,7 @@ from support.executors import (
 
 from yolox_trt.core import Detections, Device, Frame, FrameError
 from yolox_trt.detectors.detector import Detector, OverlappingDetector, calls_under_way
-from yolox_trt.detectors.simulated_detector import OverlappingSimulatedDetector
+from yolox_trt.detectors.simulated import OverlappingSimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency, Fault, FaultInjector
 from yolox_trt.executor import (
     DeviceStatus,

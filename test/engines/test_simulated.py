@@ -14,10 +14,11 @@ import pytest
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import ConfigurationError, Device, EngineError, Frame, PostprocessOptions
-from yolox_trt.detectors.cpu_detector import CpuDetector
+from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.detectors.factory import create_detector
-from yolox_trt.detectors.simulated_detector import SimulatedDetector
+from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.simulated import (
     MEASURED_CONTENTION,
@@ -154,14 +155,16 @@ def test_detector_protocol() -> None:
 def test_factory_makes_simulated_detectors(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(build_yolox(num_classes=3), str(path))
-    detector = create_detector(path, "dla1", engine="simulated", latency=0.004)
+    detector = create_detector(
+        DetectorOptions(model=path, device=Device.parse("dla1"), engine="simulated", latency=0.004)
+    )
     assert isinstance(detector, SimulatedDetector)
     assert (str(detector.device), detector.spec.num_classes) == ("dla1", 3)
     begin = time.perf_counter()
     detector.warmup()
     assert time.perf_counter() - begin >= 0.004
-    contended = create_detector(path, "gpu", engine="simulated", contention=True)
+    contended = create_detector(
+        DetectorOptions(model=path, device=Device("gpu"), engine="simulated", contention=True)
+    )
     contended.warmup()
     assert contended.stage_times.inference >= 4.1e-3
-    with pytest.raises(ConfigurationError, match="colour"):
-        create_detector(path, "gpu", engine="simulated", colour="blue")

@@ -15,7 +15,9 @@ from support.yolox_graphs import build_yolox
 from yolox_trt.cli.main import main
 from yolox_trt.compiler.int8.images import calibration_frames, network_inputs
 from yolox_trt.compiler.int8.quantizer import QuantizeOptions, quantize
+from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.dataset import DatasetOptions, load_dataset
 from yolox_trt.evaluation.evaluate import evaluate
 from yolox_trt.graph.spec import read_spec
@@ -85,7 +87,9 @@ def test_silu_nano_keeps_its_accuracy_in_int8(data_dir: Path):
 
     result = quantize(model, open_inputs, QuantizeOptions(equalize_alpha=0.75))
     assert result.kept_macs == 0.0
-    detector = create_detector(result.model, "cpu", engine="onnxruntime")
+    detector = create_detector(
+        DetectorOptions(model=result.model, device=Device("cpu"), engine="onnxruntime")
+    )
     try:
         measured = evaluate(detector, dataset).metrics.mean_ap
     finally:

@@ -16,7 +16,9 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.cli.main import main
 from yolox_trt.core import Frame, PostprocessOptions
+from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def arguments(model: Path, source: Path, out: Path, *more: str) -> list[str]:
 
 
 def expected(model: Path, pixels: np.ndarray) -> list[list[float]]:
-    detector = create_detector(model, "cpu", threads=1)
+    detector = create_detector(DetectorOptions(model=model, device=Device("cpu"), threads=1))
     options = PostprocessOptions(score_threshold=0.05)
     boxes = detector.detect([Frame.from_array(pixels)], [options])[0].boxes
     return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.tolist()]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,10 @@ import pytest
 
 from yolox_trt.cli.main import main
 from yolox_trt.core import Detections, Frame, PostprocessOptions
+from yolox_trt.core.device import Device
 from yolox_trt.detectors.detector import Detector, StageTimes
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.coco_metrics import coco_metrics
 from yolox_trt.evaluation.dataset import DatasetOptions, load_dataset
 from yolox_trt.evaluation.evaluate import evaluate
@@ -159,7 +162,8 @@ def test_a_batch_gives_the_same_result(data_dir: Path) -> None:
             initializer.CopyFrom(onnx.numpy_helper.from_array(values, initializer.name))
     dataset = load_dataset(DatasetOptions(coco=data_dir / "coco_mini_val79")).first(7)
     options = PostprocessOptions(score_threshold=0.1, nms_threshold=0.65)
-    single = evaluate(create_detector(model, "cpu"), dataset, options)
-    batched = evaluate(create_detector(model, "cpu", max_batch=3), dataset, options)
+    cpu = DetectorOptions(model=model, device=Device("cpu"))
+    single = evaluate(create_detector(cpu), dataset, options)
+    batched = evaluate(create_detector(dataclasses.replace(cpu, max_batch=3)), dataset, options)
     assert len(batched.results) == len(single.results)
     assert batched.metrics.mean_ap == pytest.approx(single.metrics.mean_ap, abs=1e-6)

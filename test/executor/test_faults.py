@@ -35,9 +35,9 @@ from support.executors import (
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import Detections, Device, EngineError, Frame
-from yolox_trt.detectors.cpu_detector import CpuDetector
+from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
-from yolox_trt.detectors.simulated_detector import OverlappingSimulatedDetector
+from yolox_trt.detectors.simulated import OverlappingSimulatedDetector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 from yolox_trt.engines.simulated import (
     ConstantLatency,

@@ -44,7 +44,7 @@ from yolox_trt.core import (
     FrameError,
     PostprocessOptions,
 )
-from yolox_trt.detectors.simulated_detector import SimulatedDetector
+from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import (
     DropReason,

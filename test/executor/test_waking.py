@@ -15,7 +15,7 @@ import pytest
 from support.executors import DLA0, GPU, Recorder, frame, new_threads, simulated, wait_until
 
 from yolox_trt.core import Detections, Frame, PostprocessOptions
-from yolox_trt.detectors.simulated_detector import OverlappingSimulatedDetector, SimulatedDetector
+from yolox_trt.detectors.simulated import OverlappingSimulatedDetector, SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import DropReason, InferenceExecutor, SchedulerOptions, StreamConfig
 from yolox_trt.executor.clock import VirtualClock

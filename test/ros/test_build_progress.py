@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from support.ros import LATCHED, Client, RosProcess, write_parameters
 
-from yolox_trt.detectors import factory
+from yolox_trt.core.device import Device
+from yolox_trt.detectors import backends, factory
 from yolox_trt.detectors.detector import Detector
-from yolox_trt.detectors.factory import DetectorRequest
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.nodes.build_progress import BuildProgress
 from yolox_trt.ros.nodes.model_set import ModelSet
 from yolox_trt.ros.nodes.parameters import EXECUTOR_PARAMETERS
@@ -29,22 +29,20 @@ Start = Callable[..., RosProcess]
 #: before the file {gate} is there.
 SLOW_BUILD = """
 import pathlib, sys, time
-from yolox_trt.executor import factory
+from yolox_trt.detectors import backends, factory
 from yolox_trt.ros.nodes.multi_camera import main
 
-def create(request):
+def create(options, device):
     for step in range({steps}):
-        request.options["on_progress"](step / {steps}, "fusing layers")
+        options.on_progress(step / {steps}, "fusing layers")
         time.sleep(0.1)
         while step == {steps} // 2 and not pathlib.Path({gate!r}).exists():
-            request.options["on_progress"](step / {steps}, "fusing layers")
+            options.on_progress(step / {steps}, "fusing layers")
             time.sleep(0.1)
-    request.options["on_progress"](1.0, "built")
-    return factory.create_onnxruntime_cpu(request)
+    options.on_progress(1.0, "built")
+    return backends.onnxruntime_cpu(options, device)
 
-sys.modules["slow_backend"] = type(sys)("slow_backend")
-sys.modules["slow_backend"].create = create
-factory.BACKENDS["onnxruntime", "cpu"] = "slow_backend:create"
+factory.BACKENDS["onnxruntime", "cpu"] = create
 sys.exit(main())
 """
 
@@ -129,13 +127,13 @@ def test_every_detector_of_a_model_set_is_told_apart(
     progress = BuildProgress(client.node)
     seen: list[str] = []
 
-    def create(request: DetectorRequest) -> Detector:
-        request.options["on_progress"](0.25, "tactics")
+    def create(options: DetectorOptions, device: Device) -> Detector:
+        assert options.on_progress is not None
+        options.on_progress(0.25, "tactics")
         seen.append(progress.text)
-        return factory.create_onnxruntime_cpu(request)
+        return backends.onnxruntime_cpu(options, device)
 
-    monkeypatch.setattr(sys.modules[__name__], "create", create, raising=False)
-    monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "cpu"), f"{__name__}:create")
+    monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "cpu"), create)
     values = {spec.name: spec.default for spec in EXECUTOR_PARAMETERS}
     values |= {"model": str(small_model), "devices": ["cpu"]}
     models = ModelSet(values, {}, progress=progress).load()
@@ -155,6 +153,9 @@ def test_every_detector_of_a_model_set_is_told_apart(
 def test_the_simulated_engine_takes_progress_as_well(client: Client, small_model: Path) -> None:
     values = {spec.name: spec.default for spec in EXECUTOR_PARAMETERS}
     values |= {"model": str(small_model), "devices": ["dla0"], "engine": "simulated"}
-    models = ModelSet(values, {}, progress=BuildProgress(client.node)).load()
+    progress = BuildProgress(client.node)
+    models = ModelSet(values, {}, progress=progress).load()
+    assert {str(device) for device, _ in models.detectors} == {"dla0"}
+    assert progress.text == ""  # nothing was built
     for detector in models.detectors.values():
         detector.close()

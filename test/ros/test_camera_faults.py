@@ -65,9 +65,11 @@ class Ingest:
 @pytest.fixture
 def make_camera(domain: int, small_model: Path) -> Iterator[Callable[..., CameraNode]]:
     """Make a camera node that is configured and active; it is subscribed without listeners."""
+    from yolox_trt.core.device import Device
     from yolox_trt.detectors.factory import create_detector
+    from yolox_trt.detectors.options import DetectorOptions
 
-    detector = create_detector(small_model, "cpu", threads=1)
+    detector = create_detector(DetectorOptions(model=small_model, device=Device("cpu"), threads=1))
     spec: ModelSpec = detector.spec
     detector.close()
     rclpy.init(args=[], domain_id=domain)

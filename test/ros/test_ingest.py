@@ -22,7 +22,9 @@ from support.ros import Client, RosProcess, image_message, is_running
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import PostprocessOptions
+from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.frame_ring import FrameRing
 from yolox_trt.ros.messages.detections import detections_from_message
@@ -126,7 +128,7 @@ def test_results_are_the_offline_ones(
     assert len(children) == 2
     cameras = {name: connect(client, name) for name in ("front", "rear")}
     diagnostics = client.collect(DiagnosticArray, "/diagnostics")
-    detector = create_detector(small_model, "cpu", threads=1)
+    detector = create_detector(DetectorOptions(model=small_model, device=Device("cpu"), threads=1))
     options = PostprocessOptions(score_threshold=0.26)
     # The second half is larger: a new ring takes the former one's place.
     sent = [

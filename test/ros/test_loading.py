@@ -28,23 +28,21 @@ PICTURE = np.full((64, 96, 3), 128, np.uint8)
 #: multi_camera whose backend builds until the file {gate} is there, and counts its builds.
 HELD_BUILD = """
 import pathlib, sys, time
-from yolox_trt.executor import factory
+from yolox_trt.detectors import backends, factory
 from yolox_trt.ros.nodes.multi_camera import main
 
 builds = 0
 
-def create(request):
+def create(options, device):
     global builds
     builds += 1
     print("build", builds, flush=True)
     while not pathlib.Path({gate!r}).exists():
-        request.options["on_progress"](0.5, "fusing layers")
+        options.on_progress(0.5, "fusing layers")
         time.sleep(0.02)
-    return factory.create_onnxruntime_cpu(request)
+    return backends.onnxruntime_cpu(options, device)
 
-sys.modules["held_backend"] = type(sys)("held_backend")
-sys.modules["held_backend"].create = create
-factory.BACKENDS["onnxruntime", "cpu"] = "held_backend:create"
+factory.BACKENDS["onnxruntime", "cpu"] = create
 sys.exit(main())
 """
 

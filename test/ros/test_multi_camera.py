@@ -19,7 +19,9 @@ from support.ros import LATCHED, Client, RosProcess, image_message
 from vision_msgs.msg import Detection2DArray, VisionInfo
 
 from yolox_trt.core import PostprocessOptions
+from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.messages.detections import detections_from_message
 from yolox_trt.ros.messages.images import frame_from_image, stamp_to_ns
 
@@ -73,7 +75,7 @@ def test_every_image_gives_the_offline_result(
     process = start_cameras({"/**": LOSSLESS, "multi_camera": {"cameras": ["front"]}})
     publisher, results = connect(client)
     diagnostics = client.collect(DiagnosticArray, "/diagnostics")
-    detector = create_detector(small_model, "cpu", threads=1)
+    detector = create_detector(DetectorOptions(model=small_model, device=Device("cpu"), threads=1))
     options = PostprocessOptions(score_threshold=0.26)
     messages = []
     for index, picture in enumerate(pictures(30)):

@@ -16,7 +16,9 @@ from support.ros import Client, RosProcess, image_message
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import Detections, Frame, PostprocessOptions, Roi
+from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.kernels.draw import draw_detections
 from yolox_trt.ros.messages.autoware import AUTOWARE_LABELS, label_table
 from yolox_trt.ros.messages.detections import detections_from_message
@@ -32,7 +34,7 @@ PICTURE = np.kron(
 
 
 def offline(model: Path, frame: Frame) -> Detections:
-    detector = create_detector(model, "cpu", threads=1)
+    detector = create_detector(DetectorOptions(model=model, device=Device("cpu"), threads=1))
     return detector.detect([frame], [OPTIONS])[0]
 
 

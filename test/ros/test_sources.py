@@ -20,8 +20,10 @@ from support.ros import RELIABLE, Client, RosProcess
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import ConfigurationError, PostprocessOptions
+from yolox_trt.core.device import Device
 from yolox_trt.core.images import open_images
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.messages.detections import detections_from_message
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.tools import source_node
@@ -77,7 +79,7 @@ def test_replayed_bag_gives_the_offline_results(
     assert "24 results, 0 missed" in process.output
     client.spin_until(lambda: all(len(messages) == 12 for messages in results.values()))
 
-    detector = create_detector(small_model, "cpu", threads=1)
+    detector = create_detector(DetectorOptions(model=small_model, device=Device("cpu"), threads=1))
     options = PostprocessOptions(score_threshold=0.26)
     received = {name: iter(messages) for name, messages in results.items()}
     found = 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import difflib
 import math
 import re
@@ -13,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
-from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
+from yolox_trt.core.option import from_plain
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector
-from yolox_trt.detectors.factory import ENGINES, create_detector
+from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import ENGINES, DetectorOptions
 
 #: A node's parameter -> the option of these commands.
 _OPTIONS = {
@@ -25,7 +27,8 @@ _OPTIONS = {
     "nms_threshold": "--nms",
     "class_thresholds": "--class-score",
     "max_detections": "--max-detections",
-    "label_path": "--labels",
+    "labels": "--labels",
+    "max_batch": "--batch",
     "device": "--device",
     "engine": "--engine",
     "precision": "--precision",
@@ -133,17 +136,20 @@ def whole_number(text: str) -> int:
 def detector_from(args: argparse.Namespace) -> Detector:
     """Make the Detector that the arguments of add_model_arguments name."""
     with options_named():
-        return create_detector(
-            args.model,
-            args.device,
-            engine=args.engine,
-            preprocessing=args.preprocessing,
-            class_names=load_class_names(args.labels) if args.labels else None,
-            input_size=tuple(args.input_size) if args.input_size else None,
-            max_batch=args.batch,
-            precision=args.precision,
-            threads=args.threads,
+        options = from_plain(
+            DetectorOptions,
+            {
+                "device": args.device,
+                "engine": args.engine,
+                "precision": args.precision or None,
+                "preprocessing": args.preprocessing,
+                "labels": str(args.labels) if args.labels else None,
+                "max_batch": args.batch,
+                "threads": args.threads,
+            },
         )
+        size = tuple(args.input_size) if args.input_size else None
+        return create_detector(dataclasses.replace(options, model=args.model, input_size=size))
 
 
 def _some(class_names: Sequence[str]) -> str:

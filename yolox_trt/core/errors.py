@@ -63,9 +63,13 @@ def python_name(option: Option) -> str:
     return f"`{option.name}`"
 
 
+def parts_of(message: Message) -> tuple[str | Option, ...]:
+    """Return a message as a tuple of texts and options, to put it into another one."""
+    return message if isinstance(message, tuple) else (message,)
+
+
 def _join(message: Message, name: Callable[[Option], str]) -> str:
-    parts = message if isinstance(message, tuple) else (message,)
-    return "".join(part if isinstance(part, str) else name(part) for part in parts)
+    return "".join(part if isinstance(part, str) else name(part) for part in parts_of(message))
 
 
 class ConfigurationError(YoloxTrtError, ValueError):

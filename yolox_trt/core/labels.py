@@ -48,19 +48,16 @@ def load_class_names(path: str | Path, num_classes: int | None = None) -> tuple[
         raise ConfigurationError(
             f"label file '{path}' that cannot be read ({error})",
             expected="a text file with one class name a line",
-            fix="set the parameter `label_path`",
         ) from error
     names = tuple(line.strip() for line in text.rstrip().splitlines())
     if not names:
         raise ConfigurationError(
             f"no name in label file '{path}'",
             expected="one class name a line",
-            fix="set the parameter `label_path` to the model's own label file",
         )
     if num_classes is not None and len(names) != num_classes:
         raise ConfigurationError(
             f"{len(names)} names in '{path}'",
             expected=f"{num_classes}, one for each class of the model",
-            fix="set the parameter `label_path` to the model's own label file",
         )
     return names

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from yolox_trt.core.errors import EngineError, Message, MissingDependencyError
+from yolox_trt.core.errors import EngineError, Message, MissingDependencyError, parts_of
 from yolox_trt.core.optional import INSTALL_COMMANDS
 from yolox_trt.engines.trt_features import FEATURES, TENSORRT, TENSORRT_RTX, Version
 
@@ -82,8 +82,9 @@ class TensorRTApi:
             return
         entry = FEATURES[feature]
         reason = f" ({entry.reason})" if entry.reason else ""
-        asking = option if isinstance(option, tuple) else (option,)
-        raise EngineError((*asking, f": {self} has no {entry.title}{reason}"), fix=entry.instead)
+        raise EngineError(
+            (*parts_of(option), f": {self} has no {entry.title}{reason}"), fix=entry.instead
+        )
 
     def _has_name(self, dotted: str) -> bool:
         owner, _, attribute = dotted.partition(".")

@@ -21,10 +21,12 @@ from yolox_trt.compiler.int8.sensitivity import (
     layer_macs,
     layer_sensitivity,
 )
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import Kind, check_options, option, options_of
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.coco_metrics import CocoMetrics
 from yolox_trt.evaluation.dataset import Dataset
 from yolox_trt.evaluation.evaluate import evaluate
@@ -153,7 +155,11 @@ def compare(
         ranges: DynamicRanges | None = None,
         kept: Sequence[str] = (),
     ) -> Variant:
-        detector = create_detector(candidate, "cpu", engine="onnxruntime", threads=options.threads)
+        detector = create_detector(
+            DetectorOptions(
+                model=candidate, device=Device("cpu"), engine="onnxruntime", threads=options.threads
+            )
+        )
         try:
             result = evaluate(detector, dataset)
         finally:

@@ -39,9 +39,9 @@ SOME = Path("file")
         ({"output_type": "bf16"}, "output_type"),
         ({"max_batch": 0}, "at least 1"),
         ({"optimization_level": 6}, "0 to 5"),
-        ({"calibration_cache": SOME}, "precision int8"),
-        ({"default_dynamic_range": 6.0}, "precision int8"),
-        ({"keep_last_layer_fp16": True}, "precision int8"),
+        ({"precision": "fp16", "calibration_cache": SOME}, "precision int8"),
+        ({"precision": "fp32", "default_dynamic_range": 6.0}, "precision int8"),
+        ({"precision": "fp16", "keep_last_layer_fp16": True}, "precision int8"),
         (
             {"precision": "int8", "calibration_cache": SOME, "dynamic_ranges": SOME},
             "one source",

@@ -127,7 +127,7 @@ def install(
     monkeypatch.setattr(module, "device", lambda: properties)
     for user in (
         "yolox_trt.kernels.cuda.postprocess",
-        "yolox_trt.detectors.cuda_detector",
+        "yolox_trt.detectors.cuda",
         "yolox_trt.detectors.staging",
     ):
         monkeypatch.setattr(f"{user}.require", lambda *_, **__: fake_cupy)

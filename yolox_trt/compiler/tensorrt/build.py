@@ -109,7 +109,7 @@ class EngineBuilder:
                 model=plan.model_path.name,
                 tensorrt=str(api),
                 device=str(plan.options.device),
-                precision=plan.options.precision,
+                precision=plan.precision,
                 strongly_typed=plan.strongly_typed,
                 batch=plan.batch,
                 parse_seconds=round(parsed - started, 3),

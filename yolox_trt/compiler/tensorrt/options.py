@@ -69,10 +69,12 @@ class BuildOptions:
     """
 
     device: Device = option("gpu", parse=Device.parse, help="gpu, gpu:N, dla0 or dla1.")
-    precision: str = option(
-        "fp16",
+    precision: str | None = option(
+        None,
+        kind=Kind.STRING,
         choices=PRECISIONS,
-        help="What layers compute in; int8 keeps layers without scales in FP16.",
+        help="What layers compute in (default: int8 for a Q/DQ graph and with INT8 scales, else "
+        "fp16). int8 keeps layers without scales in FP16.",
     )
     flavour: str | None = option(
         None,
@@ -236,7 +238,7 @@ class BuildOptions:
     def _check_int8(self) -> None:
         given = [name for name in SCALES if self.is_set(name)]
         needing = given + [name for name in _KEEP_FP16 if getattr(self, name)]
-        if needing and self.precision != "int8":
+        if needing and self.precision not in (None, "int8"):
             raise ConfigurationError(
                 (_OF[needing[0]], f" with precision {self.precision}"),
                 expected="precision int8",

@@ -76,7 +76,7 @@ class BuildPlan:
 
     Args:
         model: ONNX file.
-        options: what to build.
+        options: what to build; the attribute of this name has the precision that was chosen.
         api: TensorRT; None for options.flavour.
 
     Raises:
@@ -108,6 +108,9 @@ class BuildPlan:
             self._open_batch()
         operators = {node.op_type for node in self.model.graph.node}
         self.has_qdq = bool(operators & {"QuantizeLinear", "DequantizeLinear"})
+        if options.precision is None:
+            int8 = self.has_qdq or options.has_scales
+            self.options = dataclasses.replace(options, precision="int8" if int8 else "fp16")
         self.has_int8_weights = self.has_qdq and self._finds_int8_weights()
         self.has_fp16 = computes_in_fp16(self.model)
         self.strongly_typed = self._choose_typing()
@@ -123,6 +126,11 @@ class BuildPlan:
     def name(self) -> str:
         """The model's name, for file names."""
         return self.model_path.stem
+
+    @property
+    def precision(self) -> str:
+        """Precision of the engine, which options.precision holds too."""
+        return str(self.options.precision)
 
     @property
     def spec(self) -> ModelSpec:
@@ -162,7 +170,7 @@ class BuildPlan:
         options = self.options
         return Fingerprint(
             onnx_sha256=self._onnx_sha256,
-            precision=options.precision,
+            precision=self.precision,
             calibration_sha256=self._calibration_sha256,
             # A GPU counts by its compute capability, not by its ordinal.
             device=str(options.device) if options.on_dla else "gpu",
@@ -493,7 +501,7 @@ class BuildPlan:
         older = [v for v in _LINTER_VERSIONS if v <= self.api.version]
         version = ".".join(str(n) for n in max(older, default=_LINTER_VERSIONS[0]))
         soc = _SOCS.get(self.compute_capability, "orin")
-        report = check(self.model, tensorrt=version, precision=options.precision, soc=soc)
+        report = check(self.model, tensorrt=version, precision=self.precision, soc=soc)
         if not report.passes:
             nodes = [f"{node.op} {node.name}" for node in report.fallback_nodes]
             shown = ", ".join(nodes[:5]) + (", ..." if len(nodes) > 5 else "")

@@ -10,6 +10,7 @@ transport is not in it (that is `bench ros`).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import threading
 import time
@@ -22,9 +23,10 @@ from yolox_trt.cli.arguments import options_named, positive_number, whole_number
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.option import from_plain
 from yolox_trt.core.output_paths import prepare_outputs
-from yolox_trt.core.shipped_files import default_model
-from yolox_trt.detectors.factory import ENGINES, create_detector
+from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import ENGINES, DetectorOptions
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.stream_result import StreamResult
@@ -97,9 +99,11 @@ def measure(
 ) -> dict[str, Any]:
     """Measure one number of cameras."""
     with options_named():
-        detector = create_detector(
-            args.model or default_model(), args.device, engine=args.engine, max_batch=max_batch
+        options = from_plain(
+            DetectorOptions,
+            {"device": args.device, "engine": args.engine, "max_batch": max_batch},
         )
+        detector = create_detector(dataclasses.replace(options, model=args.model))
     images = _images(args.encoding, args.size[0], args.size[1], 2 * cameras)
     ids = [f"camera{i}" for i in range(cameras)]
     latencies: list[float] = []

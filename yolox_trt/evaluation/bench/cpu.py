@@ -32,7 +32,7 @@ from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.shipped_files import default_model
-from yolox_trt.detectors.cpu_detector import CpuDetector
+from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, make_session
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor

@@ -28,7 +28,7 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.postprocess_options import PostprocessOptions
-from yolox_trt.detectors.simulated_detector import SimulatedDetector
+from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.stream_config import StreamConfig

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,9 +21,8 @@ from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.shipped_files import default_model
-from yolox_trt.detectors import onnxruntime_cuda_backend
-from yolox_trt.detectors.cuda_detector import CudaDetector
-from yolox_trt.detectors.factory import DetectorRequest
+from yolox_trt.detectors import backends
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.engines.engine import Engine
 from yolox_trt.evaluation.bench.device_timing import between_events, describe_device
 
@@ -98,8 +97,8 @@ def measure(
         from yolox_trt.graph.float16 import to_fp16
 
         model = to_fp16(model, fp16_input=True)
-    request = DetectorRequest(model=model, device=Device("gpu"), max_batch=batch)
-    detector = cast(CudaDetector, onnxruntime_cuda_backend.create(request))
+    options_ = DetectorOptions(model=model, max_batch=batch)
+    detector = backends.onnxruntime_cuda(options_, Device("gpu"))
     engine = detector._engine
     assert engine is not None
     if detector.max_batch < batch:

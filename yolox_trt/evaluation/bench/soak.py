@@ -34,7 +34,7 @@ from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.shipped_files import default_model
-from yolox_trt.detectors.cpu_detector import CpuDetector
+from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine

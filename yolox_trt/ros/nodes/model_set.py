@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.labels import load_class_names
-from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, ModelSpec
+from yolox_trt.core.option import from_plain
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.nodes.build_progress import BuildProgress
 from yolox_trt.ros.nodes.parameters import AUTO, parse_device
 
@@ -124,28 +128,28 @@ class ModelSet:
         return self._make(device, name)
 
     def _make(self, device: Device | None, name: str) -> Detector:
+        options = self._options(device, name)
         if self._progress is None:
-            return self._make_with(device, name, {})
+            return create_detector(options)
         with self._progress.watch(name, device) as on_progress:
-            return self._make_with(device, name, {"on_progress": on_progress})
+            return create_detector(dataclasses.replace(options, on_progress=on_progress))
 
-    def _make_with(self, device: Device | None, name: str, options: dict[str, Any]) -> Detector:
+    def _options(self, device: Device | None, name: str) -> DetectorOptions:
         values = self._values
         preprocessing = values["preprocessing"]
-        if values["calibration_cache"]:
-            options["calibration_cache"] = values["calibration_cache"]
-        if values["engine_cache"]:
-            options["engine_cache"] = values["engine_cache"]
-        return create_detector(
-            self._paths[name],
-            AUTO if device is None else device,
+        cache = values["engine_cache"]
+        build = from_plain(BuildOptions, {"calibration_cache": values["calibration_cache"] or None})
+        return DetectorOptions(
+            model=self._paths[name],
+            device=device,
             engine=values["engine"],
-            preprocessing=None if preprocessing == AUTO else preprocessing,
-            class_names=self._class_names,
+            preprocessing=None if preprocessing == AUTO else PREPROCESSING_PRESETS[preprocessing],
+            labels=self._class_names,
             max_batch=values["max_batch"] if values["max_batch"] > 1 else None,
-            precision=values["precision"],
+            precision=values["precision"] or None,
             threads=values["cpu_threads"] or None,
-            **options,
+            engine_cache=Path(cache).expanduser() if cache else None,
+            build=build,
         )
 
 

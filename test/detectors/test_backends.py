@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""The TensorRT backend of the factory, over a stand-in of TensorRT."""
+"""The TensorRT backend, over a stand-in of TensorRT."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from support.fake_tensorrt import FakeTensorRT
 from support.tensorrt_fixtures import make_api, pretend_cupy, pretend_gpu, small_model
 
+from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import (
     ConfigurationError,
@@ -21,8 +22,8 @@ from yolox_trt.core.errors import (
     MissingDependencyError,
     ModelError,
 )
-from yolox_trt.detectors import tensorrt_backend
-from yolox_trt.detectors.factory import DetectorRequest
+from yolox_trt.detectors import backends
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.engines import trt_api
 
 
@@ -34,27 +35,23 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     pretend_gpu(monkeypatch)
     cupy = pretend_cupy(monkeypatch)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(
-        tensorrt_backend, "CudaDetector", lambda engine, **options: (engine, options)
-    )
+    monkeypatch.setattr(backends, "CudaDetector", lambda engine, **options: (engine, options))
     return fake
 
 
 def create(model: Any, device: str = "gpu", **values: Any) -> tuple[Any, dict[str, Any]]:
-    request = DetectorRequest(model=model, device=Device.parse(device), **values)
-    return tensorrt_backend.create(request)  # type: ignore[return-value]
+    return backends.tensorrt(DetectorOptions(model=model, **values), Device.parse(device))  # type: ignore[return-value]
 
 
 def test_builds_into_the_given_cache(tmp_path: Path) -> None:
     told: list[str] = []
-    options = {
-        "engine_cache": str(tmp_path / "cache"),
-        "on_progress": lambda fraction, phase: told.append(phase),
-        "max_candidates": 100,
-        "tf32": False,
-        "of_another_backend": 1,
-    }
-    engine, detector_options = create(small_model(tmp_path), options=options)
+    engine, detector_options = create(
+        small_model(tmp_path),
+        engine_cache=tmp_path / "cache",
+        on_progress=lambda fraction, phase: told.append(phase),
+        cuda={"max_candidates": 100},
+        build=BuildOptions(tf32=False),
+    )
     assert engine.file.path.parent == tmp_path / "cache"
     assert engine.file.fingerprint.precision == "fp16"
     assert engine.file.fingerprint.options["tf32"] is False
@@ -64,12 +61,12 @@ def test_builds_into_the_given_cache(tmp_path: Path) -> None:
 
 def test_precision_follows_the_model_where_it_is_left_out(tmp_path: Path) -> None:
     path = small_model(tmp_path, style="opset13")
-    cache = {"engine_cache": tmp_path}
+    cache: dict[str, Any] = {"engine_cache": tmp_path}
     ranges = tmp_path / "ranges.json"
     ranges.write_text('{"ranges": {"images": 255.0}}')
-    engine, _ = create(path, "dla0", options={**cache, "dynamic_ranges": str(ranges)})
+    engine, _ = create(path, "dla0", **cache, build=BuildOptions(dynamic_ranges=ranges))
     assert engine.file.fingerprint.precision == "int8"
-    engine, _ = create(path, options=cache, precision="fp32")
+    engine, _ = create(path, **cache, precision="fp32")
     assert engine.file.fingerprint.precision == "fp32"
     model = onnx.load(str(path))
     conv = next(node for node in model.graph.node if node.op_type == "Conv")
@@ -83,12 +80,12 @@ def test_precision_follows_the_model_where_it_is_left_out(tmp_path: Path) -> Non
         node = helper.make_node(kind, [source, "s", "z"], [target], kind)
         model.graph.node.insert(position + offset, node)
     conv.input[0] = "dq"
-    engine, _ = create(model, options=cache)
+    engine, _ = create(model, **cache)
     assert engine.file.fingerprint.precision == "int8"
 
 
 def test_engine_files(tmp_path: Path) -> None:
-    engine, _ = create(small_model(tmp_path), options={"engine_cache": tmp_path})
+    engine, _ = create(small_model(tmp_path), engine_cache=tmp_path)
     again, _ = create(engine.file.path)
     assert again.file.path == engine.file.path
     with pytest.raises(EngineError, match=r"in fp16; expected int8"):
@@ -101,23 +98,22 @@ def test_nothing_is_built_where_it_cannot_run(
     model = small_model(tmp_path)
     pretend_gpu(monkeypatch, None)
     with pytest.raises(DeviceError, match="no CUDA device 0"):
-        create(model, options={"engine_cache": tmp_path})
+        create(model, engine_cache=tmp_path)
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(MissingDependencyError, match="cupy"):
-        create(model, options={"engine_cache": tmp_path})
+        create(model, engine_cache=tmp_path)
     assert "Builder" not in fake.names_called()
 
 
 def test_size_and_batch_of_the_request(tmp_path: Path) -> None:
     model = small_model(tmp_path, batch=None, style="opset13")
-    options = {"engine_cache": tmp_path}
-    engine, _ = create(model, input_size=(64, 96), max_batch=2, options=options)
+    engine, _ = create(model, input_size=(64, 96), max_batch=2, engine_cache=tmp_path)
     assert engine.input.shape == (2, 3, 64, 96)
     with pytest.raises(ModelError, match="64x64"):
-        create(model, input_size=(64, 64), options=options)
+        create(model, input_size=(64, 64), engine_cache=tmp_path)
 
 
 def test_contradicting_options(tmp_path: Path) -> None:
-    options = {"engine_cache": tmp_path, "dla_standalone": True}
+    build = BuildOptions(device=Device("dla", 0), allow_gpu_fallback=False, dla_standalone=True)
     with pytest.raises(ConfigurationError, match="dla_standalone"):
-        create(small_model(tmp_path), options=options)
+        create(small_model(tmp_path), engine_cache=tmp_path, build=build)

@@ -14,7 +14,7 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import Detections, EngineError, Frame, FrameError, PostprocessOptions, Roi
 from yolox_trt.core.encodings import ENCODINGS
-from yolox_trt.detectors.cpu_detector import CpuDetector
+from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 

@@ -22,7 +22,7 @@ from yolox_trt.kernels.reference.postprocess import Postprocessor
 
 
 class CpuDetector(BoundNetwork):
-    """A Detector over an engine with host buffers. Implements executor.detector.Detector.
+    """A Detector over an engine with host buffers. Implements detectors.detector.Detector.
 
     Args:
         engine: a host engine; the detector closes it.
@@ -36,7 +36,7 @@ class CpuDetector(BoundNetwork):
             raise EngineError(
                 f"an engine on {engine.device} with {engine.memory} buffers",
                 expected="host buffers",
-                fix="use executor.factory.create_detector, which takes the right detector",
+                fix="use detectors.factory.create_detector, which takes the right detector",
             )
         self._engine: Engine | None = engine
         self._device = engine.device
@@ -56,7 +56,7 @@ class CpuDetector(BoundNetwork):
     def detect(
         self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]
     ) -> list[Detections]:
-        """Detect in 1 to max_batch frames; see executor.detector.Detector."""
+        """Detect in 1 to max_batch frames; see detectors.detector.Detector."""
         if self._engine is None:
             raise EngineError("detect() of a closed detector", expected="an open one")
         if not 1 <= len(frames) <= self._max_batch or len(frames) != len(options):

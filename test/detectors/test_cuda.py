@@ -32,7 +32,7 @@ from yolox_trt.core import (
     Roi,
 )
 from yolox_trt.core.encodings import ENCODINGS
-from yolox_trt.detectors.cuda_detector import CudaDetector
+from yolox_trt.detectors.cuda import CudaDetector
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.executor import (
     DeviceStatus,
@@ -425,7 +425,7 @@ def test_host_a_detector_that_cannot_be_made_leaves_nothing(
     def refuse(*_: Any, **__: Any) -> None:
         raise cuda_host.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("yolox_trt.detectors.cuda_detector.Slot", refuse)
+    monkeypatch.setattr("yolox_trt.detectors.cuda.Slot", refuse)
     with pytest.raises(EngineError, match="out of memory: setting up"):
         CudaDetector(engine, copy_threads=3)
     assert engine.closed

@@ -60,7 +60,7 @@ class Ticket:
 
 
 class CudaDetector(BoundNetwork):
-    """A Detector over an engine with CUDA buffers. Implements executor.detector.Detector.
+    """A Detector over an engine with CUDA buffers. Implements detectors.detector.Detector.
 
     Frames are copied once on the host, into a pinned buffer, and go to the device in parts while
     the rest is still being copied; a frame that lies in pinned memory already is not copied on
@@ -101,7 +101,7 @@ class CudaDetector(BoundNetwork):
             raise EngineError(
                 f"an engine on {engine.device} with {engine.memory} buffers",
                 expected="CUDA buffers",
-                fix="use executor.factory.create_detector, which takes the right detector",
+                fix="use detectors.factory.create_detector, which takes the right detector",
             )
         self._cupy: Any = require("cupy", purpose="the CUDA detector")
         self._engine: Engine | None = engine
@@ -163,7 +163,7 @@ class CudaDetector(BoundNetwork):
     def detect(
         self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]
     ) -> list[Detections]:
-        """Detect in 1 to max_batch frames; see executor.detector.Detector.
+        """Detect in 1 to max_batch frames; see detectors.detector.Detector.
 
         Raises:
             EngineError: the network failed, gave NaN, its Device is lost, or device memory is full

@@ -76,7 +76,7 @@ class SimulatedDetector(BoundNetwork):
     def detect(
         self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]
     ) -> list[Detections]:
-        """Sleep, then return the results; see executor.detector.Detector."""
+        """Sleep, then return the results; see detectors.detector.Detector."""
         self._check_call(frames, options)
         self._run(len(frames))
         return self._results(frames)
