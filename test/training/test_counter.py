@@ -11,7 +11,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
 from yolox_trt.training.counter import count
-from yolox_trt.training.yolox import CONFIGS, YOLOX
+from yolox_trt.training.model_config import CONFIGS
+from yolox_trt.training.yolox import YOLOX
 
 # YOLOX's model table: million parameters, GFLOPs with bias and activation, input side.
 PUBLISHED = {

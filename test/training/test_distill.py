@@ -13,21 +13,23 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.training import distill
-from yolox_trt.training.augment import Augmenter, AugmentOptions
-from yolox_trt.training.distill import (
-    Distiller,
-    DistillOptions,
-    OutputLoss,
-    check_teacher,
-)
-from yolox_trt.training.equalise import equalise
+from yolox_trt.training.augment import Augmenter
+from yolox_trt.training.checkpoint import write_checkpoint
+from yolox_trt.training.distill_losses import OutputLoss
+from yolox_trt.training.distiller import Distiller, check_teacher
+from yolox_trt.training.equalize import equalize
 from yolox_trt.training.export import load_trained
 from yolox_trt.training.image_store import ImageStore, list_images
-from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs
+from yolox_trt.training.model_config import CONFIGS
+from yolox_trt.training.options import AugmentOptions, DistillJob, DistillOptions
+from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
-SMALL = DistillOptions(size=64, canvas=64, batch=4, steps=4, augment=AugmentOptions(mixup=0.25))
+SMALL = DistillOptions(
+    size=(64, 64), canvas=64, batch=4, steps=4, augment=AugmentOptions(mixup=0.25)
+)
 
 
 def make(teacher: Any, pictures: Path, options: DistillOptions) -> Distiller:
@@ -72,7 +74,7 @@ def test_blend_falls_to_relu6(teacher: Any, pictures: Path) -> None:
 
 def test_a_resumed_student_stays_with_relu6(teacher: Any, pictures: Path, tmp_path: Path) -> None:
     run = make(teacher, pictures, replace(SMALL, batch_norm=False))
-    run.save(tmp_path / "student.pt", run.export_model(), [])
+    write_checkpoint(tmp_path / "student.pt", run.export_model(), SMALL, half=True)
     store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
     resumed = Distiller(
         teacher, store, None, replace(SMALL, batch_norm=False), resume=tmp_path / "student.pt"
@@ -93,26 +95,30 @@ def test_a_teacher_without_depthwise_convolutions(pictures: Path) -> None:
     assert run._losses(x, *run.teach(x)).abs().max() < 1e-4
     assert "head.reg_convs.2.1" in run.tapped_student.names
     model = run.export_model()
-    equalise(model, [x])
+    equalize(model, [x])
     assert model.config.class_names == names
 
 
 def test_networks_that_cannot_be_distilled_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"yolox_s_opt of elan.*--teacher-name"):
+    with pytest.raises(ConfigurationError, match=r"yolox_s_opt of elan.*`teacher_name`"):
         check_teacher(small_teacher("yolox_s_opt"), "full")
-    with pytest.raises(ConfigurationError, match="--form depthwise for yolox_tiny"):
+    with pytest.raises(ConfigurationError, match="`form` = depthwise for yolox_tiny"):
         check_teacher(small_teacher("yolox_tiny"), "depthwise")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 80}, "--size 80.*multiple of 32"),
-        ({"batch": 0}, "--batch 0"),
-        ({"seconds": 0.0}, r"--seconds 0\.0"),
-        ({"steps": -1}, "--steps -1"),
-        ({"blend_until": 1.5}, r"--blend-until 1\.5"),
-        ({"augment": AugmentOptions(plain=0.8)}, r"--plain 0\.8 and --mosaic 0\.5"),
+        ({"size": (80, 80)}, "`size` = 80x80.*multiples of 32"),
+        ({"size": (64, 96)}, "`size` = 64x96.*square.*96x96"),
+        ({"batch": 0}, "`batch` = 0"),
+        ({"seconds": 0.0}, r"`seconds` = 0\.0"),
+        ({"steps": -1}, "`steps` = -1"),
+        ({"blend_until": 1.5}, r"`blend_until` = 1\.5"),
+        (
+            {"augment": AugmentOptions(plain=0.8)},
+            r"`plain` = 0\.8 and `mosaic` = 0\.5.*lower `plain` or `mosaic`",
+        ),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
@@ -121,7 +127,7 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_shares_of_a_batch(pictures: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"--mixup 1\.5"):
+    with pytest.raises(ConfigurationError, match=r"`mixup` = 1\.5"):
         AugmentOptions(mixup=1.5)
     store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
     # Half of three, twice, is rounded up to four.
@@ -149,27 +155,31 @@ def test_output_loss_is_zero_for_the_teacher_and_positive_elsewhere() -> None:
     assert all(float(v) > 0 for v in loss(t + torch.randn_like(t), t))
 
 
-def test_command_writes_weights_that_export_and_run(
+def test_a_run_writes_weights_that_export_and_run(
     teacher_path: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    argv = [
-        "--teacher", str(teacher_path), "--images", str(pictures), "--held-out", str(pictures),
-        "--out", str(out), "--device", "cpu", "--size", "64", "--canvas", "64", "--batch", "2",
-        "--steps", "2", "--equalise-images", "3",
-    ]  # fmt: skip
-    equalised = []
+    options = DistillOptions(size=(64, 64), canvas=64, batch=2, steps=2)
+    job = DistillJob(
+        teacher=teacher_path, images=(pictures,), held_out=(pictures,), output=out,
+        device=Device("cpu"), equalize_images=3, options=options,
+    )  # fmt: skip
+    equalized = []
     monkeypatch.setattr(
-        "yolox_trt.training.equalise.equalise",
-        lambda model, views: equalised.append([len(v) for v in views]) or equalise(model, views),
+        distill,
+        "equalize",
+        lambda model, views: equalized.append([len(v) for v in views]) or equalize(model, views),
     )
-    assert distill.main(argv) == 0
-    assert equalised == [[3]]
+    seen = []
+    held_out = distill.distill(job, lambda *state: seen.append(state))
+    assert equalized == [[3]]
+    assert seen[0][:3] == ("read images", 1, 6)
+    assert seen[-1][:3] == ("distil", 2, 2) and "objectness" in seen[-1][3]
     model = load_trained(out / "student.pt")
     assert model.config.activation == "relu6"
     assert not model.config.norm
     log = json.loads((out / "log.json").read_text())
-    assert "held_out" in log[-1]
+    assert log[-1]["held_out"] == held_out and held_out["sum"] > 0
     ort = pytest.importorskip("onnxruntime")
     x = torch.rand(1, 3, 64, 64) * 255
     got = ort.InferenceSession(str(out / "student.onnx")).run(None, {"images": x.numpy()})

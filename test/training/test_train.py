@@ -13,17 +13,19 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.training import train
-from yolox_trt.training.augment import AugmentOptions
 from yolox_trt.training.coco_labels import CocoLabels
 from yolox_trt.training.detection_loss import DetectionLoss
 from yolox_trt.training.ema import WeightAverage
 from yolox_trt.training.export import load_trained
 from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.labelled_augment import LabelledAugmenter
+from yolox_trt.training.model_config import CONFIGS
+from yolox_trt.training.options import AugmentOptions, TrainJob, TrainOptions
 from yolox_trt.training.simota import assign, pairwise_iou
-from yolox_trt.training.yolox import CONFIGS, YOLOX, anchor_grid
+from yolox_trt.training.yolox import YOLOX, anchor_grid
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_a_file_without_annotations_is_named(
     path = tmp_path / "labels.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ConfigurationError, match=f"labels.json.*{message}.*--annotations"):
+    with pytest.raises(ConfigurationError, match=f"labels.json.*{message}.*`annotations`"):
         CocoLabels.load(path, tmp_path)
 
 
@@ -94,16 +96,16 @@ def test_subfolders_of_file_names(labels: CocoLabels, pictures: Path, folder: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 80}, "--size 80.*multiple of 32"),
-        ({"batch": 0}, "--batch 0"),
-        ({"steps": 0}, "--steps 0"),
-        ({"learning_rate": math.nan}, "--learning-rate nan"),
-        ({"average": 2.0}, r"--average 2\.0.*share"),
+        ({"size": (80, 80)}, "`size` = 80x80.*multiples of 32"),
+        ({"batch": 0}, "`batch` = 0"),
+        ({"steps": 0}, "`steps` = 0"),
+        ({"learning_rate": math.nan}, "`learning_rate` = nan"),
+        ({"average": 2.0}, r"`average` = 2\.0.*expected.*0 to "),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        train.TrainOptions(**options)
+        TrainOptions(**options)
 
 
 @pytest.mark.parametrize("mosaic", [False, True])
@@ -164,8 +166,8 @@ def test_image_without_objects_has_objectness_loss_only() -> None:
 
 def test_loss_falls_on_a_tiny_set(labels: CocoLabels) -> None:
     store = ImageStore.load(labels.paths, side=64, device="cpu")
-    options = train.TrainOptions(
-        size=64, batch=6, steps=40, learning_rate=1.0, warmup=0.1, plain_share=0.0,
+    options = TrainOptions(
+        size=(64, 64), batch=6, steps=40, learning_rate=1.0, warmup=0.1, plain_share=0.0,
         augment=AugmentOptions(mosaic=0.0, rotate_degrees=0.0, scale=(0.99, 1.01), colour=0.0),
     )  # fmt: skip
     trainer = train.Trainer(CONFIGS["yolox_nano"].dla_ready(), labels, store, options)
@@ -186,16 +188,19 @@ def test_weight_average_lags_behind_and_arrives() -> None:
     assert float(average.model.weight) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_command_trains_and_exports(labels: CocoLabels, pictures: Path, tmp_path: Path) -> None:
+def test_a_run_trains_and_exports(labels: CocoLabels, pictures: Path, tmp_path: Path) -> None:
     onnx_spec = pytest.importorskip("yolox_trt.graph.spec")
     out = tmp_path / "run"
-    argv = [
-        "--model", "yolox_nano", "--dla-ready", "--annotations", str(pictures / "instances.json"),
-        "--images", str(pictures), "--out", str(out), "--device", "cpu", "--size", "64",
-        "--batch", "2", "--steps", "2",
-    ]  # fmt: skip
-    assert train.main(argv) == 0
+    job = TrainJob(
+        model="yolox_nano", dla_ready=True, annotations=pictures / "instances.json",
+        images=pictures, output=out, device=Device("cpu"),
+        options=TrainOptions(size=(64, 64), batch=2, steps=2),
+    )  # fmt: skip
+    seen = []
+    train.train(job, lambda *state: seen.append(state))
+    assert seen[-1][:3] == ("train", 2, 2) and "loss" in seen[-1][3]
     spec = onnx_spec.read_spec(out / "model.onnx")
     assert spec.class_names == ("ball", "block")
     assert (spec.input_height, spec.num_classes) == (64, 2)
     assert load_trained(out / "model.pt").config.class_names == ("ball", "block")
+    assert torch.load(out / "model.pt", weights_only=True)["options"]["steps"] == 2

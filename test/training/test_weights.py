@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.training.export import export_onnx
+from yolox_trt.training.model_config import CONFIGS
 from yolox_trt.training.weights import (
     depthwise_to_full,
     focus_to_conv,
@@ -24,7 +25,7 @@ from yolox_trt.training.weights import (
     load_teacher,
     rewrite,
 )
-from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs
+from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
 
 def student_config(**changes: Any) -> Any:

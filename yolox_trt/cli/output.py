@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ STANDARD_OUTPUT = "-"
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2"}
 #: Width of what goes to a file or a pipe: nothing is broken there.
 _UNLIMITED = 1_000_000
+#: Between two lines of progress in a log.
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 class Output:
@@ -68,7 +71,7 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Show bars on stderr, in a terminal only, while the block runs."""
+        """Show bars on stderr while the block runs; where that is no terminal, a line at times."""
         progress = Progress()
         try:
             yield progress
@@ -82,6 +85,7 @@ class Progress:
     def __init__(self) -> None:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
+        self._last_line = time.monotonic()
 
     def __call__(self, what: str, done: float, total: float | None = None, note: str = "") -> None:
         """Show one part of the work.
@@ -93,6 +97,10 @@ class Progress:
             note: short text behind the bar.
         """
         if not sys.stderr.isatty():
+            if time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+                self._last_line = time.monotonic()
+                share = f"{100 * done / total:.0f} %" if total else f"{done:g}"
+                print(f"{what}: {share} {note}".rstrip(), file=sys.stderr, flush=True)
             return
         if self._bars is None:  # not before: an empty bar leaves a blank line before an error
             self._bars = _make_bars()

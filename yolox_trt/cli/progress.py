@@ -7,16 +7,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from yolox_trt.cli.output import Output
 from yolox_trt.core.progress import Progress, no_progress
 
 
 @contextlib.contextmanager
 def shown(show: bool) -> Iterator[Progress]:
     """Give what shows a progress bar for each phase, on stderr; nothing if not `show`."""
-    from yolox_trt.cli.commands.int8 import phase_progress
-
     if not show:
         yield no_progress
         return
-    with phase_progress() as update:
+    with Output().progress() as update:
         yield update

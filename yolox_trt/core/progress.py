@@ -4,12 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
-#: Called with (what is being done, steps done, steps in all or None).
-Progress: TypeAlias = Callable[[str, int, "int | None"], None]
+from typing import Protocol
 
 
-def no_progress(what: str, done: int, total: int | None) -> None:
+class Progress(Protocol):
+    """What work calls, and a progress bar is."""
+
+    def __call__(self, what: str, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell how far one part of the work is.
+
+        Args:
+            what: what is being done.
+            done: how much of it is done.
+            total: how much there is; None where that is not known.
+            note: a short text on its present state.
+        """
+
+
+def no_progress(what: str, done: float, total: float | None = None, note: str = "") -> None:
     """Show nothing."""

@@ -8,47 +8,22 @@ Teacher and student see the same view, so any distortion is allowed: the teacher
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolox_trt.training.checks import check_share
 from yolox_trt.training.image_store import PAD_VALUE, ImageStore
-
-
-@dataclass(frozen=True)
-class AugmentOptions:
-    """Shares of a batch and strengths.
-
-    :param plain: share of views as at inference: whole image, top-left, only mirrored.
-    :param mosaic: share of 2 x 2 mosaics; the rest are single images under a random affine map.
-    :param scale: range of a single view's size relative to the network's input.
-    :param mixup: share of the views that are blended with another view.
-    """
-
-    plain: float = 0.125
-    mosaic: float = 0.5
-    scale: tuple[float, float] = (0.5, 2.0)
-    mosaic_scale: tuple[float, float] = (0.8, 2.4)
-    rotate_degrees: float = 8.0
-    aspect: float = 0.25
-    mixup: float = 0.2
-    colour: float = 0.7
-
-    def __post_init__(self) -> None:
-        for name in ("plain", "mosaic", "mixup"):
-            check_share(name, getattr(self, name))
+from yolox_trt.training.options import AugmentOptions
 
 
 def uniform(n: int, low: float, high: float, device: torch.device) -> Tensor:
-    """``n`` uniform random numbers."""
+    """`n` uniform random numbers."""
     return torch.empty(n, device=device).uniform_(low, high)
 
 
 class Augmenter:
-    """Makes batches of ``size`` x ``size`` views, float32 (N, 3, size, size) BGR 0..255."""
+    """Makes batches of `size` x `size` views, float32 (N, 3, size, size) BGR 0..255."""
 
     def __init__(self, store: ImageStore, size: int, options: AugmentOptions) -> None:
         self.store = store
@@ -61,7 +36,7 @@ class Augmenter:
     def _sample(
         self, source: Tensor, index: Tensor, out: int, matrix: Tensor, shift: Tensor
     ) -> Tensor:
-        """Warp: input pixel = matrix @ output pixel + shift, in pixels of ``source``."""
+        """Warp: input pixel = matrix @ output pixel + shift, in pixels of `source`."""
         side = source.shape[-1]
         position = torch.arange(out, device=self.device) + 0.5
         # Written out, since a product of matrices with two columns is slow on any device.
@@ -102,7 +77,7 @@ class Augmenter:
         return matrix, shift
 
     def plain(self, n: int) -> Tensor:
-        """``n`` whole images as at inference, some mirrored."""
+        """`n` whole images as at inference, some mirrored."""
         index = torch.randint(len(self.store), (n,), device=self.device)
         size = self.store.sizes[index]
         inverse = size.amax(1) / self.size
@@ -158,7 +133,7 @@ class Augmenter:
 
     @torch.no_grad()
     def batch(self, n: int) -> Tensor:
-        """A batch of ``n`` views, in random order of kinds."""
+        """A batch of `n` views, in random order of kinds."""
         o = self.options
         plain = round(n * o.plain)
         # Two shares that fill the batch may both be rounded up.

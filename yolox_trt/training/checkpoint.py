@@ -5,13 +5,17 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yolox_trt.core.errors import ModelError
+from yolox_trt.core.errors import Message, ModelError
+from yolox_trt.training.options import RunOptions
+from yolox_trt.training.yolox import YOLOX
 
 _EXPECTED = "a file that `yolox_trt distill` or `yolox_trt train` wrote (student.pt, model.pt)"
 _FIX = "give the path of such a file"
@@ -20,7 +24,8 @@ _FIX = "give the path of such a file"
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read the configuration and the weights, as float32, of a run's file.
 
-    :raises ModelError: no such file, or a file of another kind.
+    Raises:
+        ModelError: no such file, or a file of another kind.
     """
     if not Path(path).is_file():
         raise ModelError(f"no file '{path}'", expected=_EXPECTED, fix=_FIX)
@@ -48,10 +53,39 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
     return config, {key: value.float() for key, value in state.items()}
 
 
-def load_state(model: nn.Module, state: dict[str, Tensor], *, source: str | Path, fix: str) -> None:
+def write_checkpoint(
+    path: Path,
+    model: YOLOX,
+    options: RunOptions,
+    *,
+    half: bool = False,
+    log: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write a model's configuration and weights, and the options and log of its run.
+
+    Args:
+        path: file; an older one stays until the new one is whole.
+        model: the model.
+        options: of the run.
+        half: keep kernels as float16, as the exported file holds them, and biases in full.
+        log: states of the run.
+    """
+    state = model.state_dict()
+    if half:
+        state = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
+    part = path.with_name(f"{path.name}.part")
+    saved = {"config": asdict(model.config), "options": asdict(options), "log": list(log)}
+    torch.save({"state": state, **saved}, part)
+    part.replace(path)
+
+
+def load_state(
+    model: nn.Module, state: dict[str, Tensor], *, source: str | Path, fix: Message
+) -> None:
     """Put weights into a model.
 
-    :raises ModelError: they are those of another network.
+    Raises:
+        ModelError: they are those of another network.
     """
     try:
         model.load_state_dict(state)

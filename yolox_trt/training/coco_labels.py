@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import options_of
+from yolox_trt.training.options import TrainJob
 
 _EXPECTED = "JSON with `images`, `annotations` and `categories`, such as instances_train2017.json"
 
@@ -22,11 +24,12 @@ _EXPECTED = "JSON with `images`, `annotations` and `categories`, such as instanc
 class CocoLabels:
     """A labelled set of images.
 
-    :ivar paths: image files.
-    :ivar boxes: for each image float32 (G, 4), x1 y1 x2 y2 in pixels of the annotated size.
-    :ivar classes: for each image int64 (G,), index into ``class_names``.
-    :ivar sizes: annotated (height, width) of each image.
-    :ivar class_names: in the order of the category ids.
+    Attributes:
+        paths: image files.
+        boxes: for each image float32 (G, 4), x1 y1 x2 y2 in pixels of the annotated size.
+        classes: for each image int64 (G,), index into `class_names`.
+        sizes: annotated (height, width) of each image.
+        class_names: in the order of the category ids.
     """
 
     paths: list[Path]
@@ -37,10 +40,11 @@ class CocoLabels:
 
     @classmethod
     def load(cls, annotations: str | Path, images: str | Path) -> CocoLabels:
-        """Read an ``instances_*.json``; crowd regions and empty boxes are left out.
+        """Read an `instances_*.json`; crowd regions and empty boxes are left out.
 
-        :raises ConfigurationError: when the file is no COCO annotation file, or an annotated image
-            is not in the folder.
+        Raises:
+            ConfigurationError: when the file is no COCO annotation file, or an annotated image is
+                not in the folder.
         """
         try:
             data = json.loads(Path(annotations).read_text(encoding="utf-8"))
@@ -49,7 +53,7 @@ class CocoLabels:
             raise ConfigurationError(
                 f"'{annotations}' cannot be read ({error.strerror or error})",
                 expected=_EXPECTED,
-                fix="give the path of such a file (--annotations)",
+                fix=("give the path of such a file as ", options_of(TrainJob)["annotations"]),
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, ConfigurationError):
@@ -58,7 +62,7 @@ class CocoLabels:
             raise ConfigurationError(
                 f"'{annotations}' that is not a COCO annotation file ({missing})",
                 expected=_EXPECTED,
-                fix="give the path of such a file (--annotations)",
+                fix=("give the path of such a file as ", options_of(TrainJob)["annotations"]),
             ) from error
 
     @classmethod

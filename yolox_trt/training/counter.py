@@ -4,10 +4,10 @@
 
 Conventions, which differ between publications, are kept apart:
 
-- ``gflops``: two operations a multiply-accumulate of the convolutions, 2 H W Cin K K Cout / groups
+- `gflops`: two operations a multiply-accumulate of the convolutions, 2 H W Cin K K Cout / groups
   / 1e9 (TIER IV, "DNN inference optimisation for edge AI", 2023). The published YOLOX figures add
-  one operation an output element for bias or batch norm and activation: ``gflops_with_pointwise``.
-- ``parameters``: all trained numbers, batch norm's scale and shift included (as published).
+  one operation an output element for bias or batch norm and activation: `gflops_with_pointwise`.
+- `parameters`: all trained numbers, batch norm's scale and shift included (as published).
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _ACTIVATIONS = (nn.SiLU, nn.ReLU, nn.ReLU6, BlendedActivation)
 class ModelCost:
     """What one image costs.
 
-    :ivar parameters: trained numbers.
-    :ivar convolution_macs: multiply-accumulates of all convolutions.
-    :ivar pointwise: outputs of batch norm (two operations each), activations and biases.
+    Attributes:
+        parameters: trained numbers.
+        convolution_macs: multiply-accumulates of all convolutions.
+        pointwise: outputs of batch norm (two operations each), activations and biases.
     """
 
     parameters: int
@@ -47,9 +48,9 @@ class ModelCost:
 
 
 def count(model: nn.Module, size: tuple[int, int]) -> ModelCost:
-    """Count a model for one image of ``size`` (height, width) in pixels.
+    """Count a model for one image of `size` (height, width) in pixels.
 
-    Runs the model on the ``meta`` device: shapes alone, no arithmetic, so YOLOX-x takes no memory.
+    Runs the model on the `meta` device: shapes alone, no arithmetic, so YOLOX-x takes no memory.
     """
     import copy
 

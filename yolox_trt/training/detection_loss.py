@@ -20,7 +20,8 @@ BOX_WEIGHT = 5.0
 class DetectionLoss(nn.Module):
     """Box (1 - IoU^2), objectness and class losses with SimOTA, per assigned anchor.
 
-    :ivar use_l1: add the L1 distance of the raw box logits, for the last epochs without mosaics.
+    Attributes:
+        use_l1: add the L1 distance of the raw box logits, for the last epochs without mosaics.
     """
 
     def __init__(self) -> None:
@@ -34,12 +35,13 @@ class DetectionLoss(nn.Module):
         classes: Sequence[Tensor],
         size: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """Return ``total``, its parts ``box``, ``objectness``, ``class``, ``l1``, and ``anchors``.
+        """Return `total`, its parts `box`, `objectness`, `class`, `l1`, and `anchors`.
 
-        :param outputs: raw heads of N images.
-        :param boxes: for each image (G, 4), x1 y1 x2 y2 in input pixels.
-        :param classes: for each image int64 (G,).
-        :param size: input (height, width).
+        Args:
+            outputs: raw heads of N images.
+            boxes: for each image (G, 4), x1 y1 x2 y2 in input pixels.
+            classes: for each image int64 (G,).
+            size: input (height, width).
         """
         flat = flatten_outputs(outputs).float()
         decoded, _ = decode_outputs(flat, size)

@@ -9,24 +9,17 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from yolox_trt.core.errors import ConfigurationError
-
 
 class WeightAverage:
-    """Keeps ``average = d * average + (1 - d) * weights``; ``d`` grows from 0.1 to ``decay``.
+    """Keeps `average = d * average + (1 - d) * weights`; `d` grows from 0.1 to `decay`.
 
     Floating-point buffers (batch-norm statistics) are averaged too, others are copied.
 
-    :ivar model: the averaged copy, in evaluation mode.
+    Attributes:
+        model: the averaged copy, in evaluation mode.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9995) -> None:
-        if not 0 <= decay < 1:
-            raise ConfigurationError(
-                f"decay {decay} of the weight average",
-                expected="0 <= decay < 1",
-                fix="give --average",
-            )
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0

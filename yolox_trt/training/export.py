@@ -1,33 +1,25 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Write a trained detector as ONNX, with the metadata that the rest of yolox_trt reads.
-
-yolox_trt export --weights run/student.pt --out models/my_model.onnx
-"""
+"""Write a trained detector as ONNX, with the metadata that the rest of yolox_trt reads."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.labels import default_class_names
-from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.option import options_of
 from yolox_trt.training.checkpoint import load_state, read_checkpoint
-from yolox_trt.training.checks import check_option
-from yolox_trt.training.yolox import STRIDES, YOLOX, ModelConfig, decode_outputs, flatten_outputs
-
-HeadForm = Literal["raw", "decoded"]
-DEFAULT_OPSET = 13
-#: Those that PyTorch's tracing exporter writes.
-OPSETS = range(9, 21)
+from yolox_trt.training.model_config import STRIDES, ModelConfig
+from yolox_trt.training.options import ExportOptions
+from yolox_trt.training.yolox import YOLOX, decode_outputs, flatten_outputs
 
 
 class _RawHeads(nn.Module):
@@ -56,14 +48,14 @@ class _Decoded(nn.Module):
         return torch.cat(((low + high) / 2, high - low, flat[..., 4:].sigmoid()), -1)
 
 
-def output_names(form: HeadForm) -> list[str]:
-    """Names of the outputs: ``reg_8, obj_8, cls_8, reg_16 ...`` or ``output``."""
+def output_names(form: str) -> list[str]:
+    """Names of the outputs: `reg_8, obj_8, cls_8, reg_16 ...` or `output`."""
     if form == "decoded":
         return ["output"]
     return [f"{kind}_{stride}" for stride in STRIDES for kind in ("reg", "obj", "cls")]
 
 
-def metadata(model: YOLOX, form: HeadForm, class_names: Sequence[str]) -> dict[str, str]:
+def metadata(model: YOLOX, form: str, class_names: Sequence[str]) -> dict[str, str]:
     """What a graph cannot say, as ONNX metadata (JSON values)."""
     return {
         "yolox_trt.preprocessing": json.dumps(
@@ -79,44 +71,32 @@ def metadata(model: YOLOX, form: HeadForm, class_names: Sequence[str]) -> dict[s
 def export_onnx(
     model: YOLOX,
     path: str | Path,
+    options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
     *,
-    size: tuple[int, int] | None = None,
-    batch: int = 1,
-    dynamic_batch: bool = False,
-    form: HeadForm = "raw",
-    half_weights: bool = False,
-    opset: int = DEFAULT_OPSET,
     class_names: Sequence[str] | None = None,
 ) -> None:
     """Export a folded model.
 
-    :param size: input (height, width) in pixels, multiples of 32; default the configuration's.
-    :param batch: images per run; the DLA takes static batches only.
-    :param dynamic_batch: leave the batch open (GPU and CPU only).
-    :param form: ``raw`` per-level heads without Reshape or Transpose, as the DLA needs them, or
-        ``decoded``: one tensor with boxes in pixels and probabilities.
-    :param class_names: default the configuration's, else COCO's for 80 classes.
-    :param half_weights: store weights as float16 behind a Cast to float32. Half the file; every
-        runtime folds the Cast when it loads the model, and computes in float32 as before.
-    :raises ModelError: for batch norm left in, or weights that float16 cannot hold.
-    :raises ConfigurationError: for a size that 32 does not divide, no image in a run, an opset
-        that PyTorch does not write, or a wrong number of class names.
+    With float16 weights a Cast to float32 stands behind each: every runtime folds it when it loads
+    the model, and computes in float32 as before.
+
+    Args:
+        model: the model, without batch norm.
+        path: file to write.
+        options: the form of the file.
+        class_names: default the configuration's, else COCO's for 80 classes.
+
+    Raises:
+        ModelError: for batch norm left in, or weights that float16 cannot hold.
+        ConfigurationError: for an opset that this PyTorch does not write, or a wrong number of
+            class names.
     """
     import onnx
 
     if class_names is None:
         config = model.config
         class_names = config.class_names or default_class_names(config.num_classes)
-    height, width = size or model.config.input_size
-    if min(height, width) <= 0 or height % STRIDES[-1] or width % STRIDES[-1]:
-        raise ConfigurationError(
-            f"input of {height}x{width} (H x W)",
-            expected=f"positive multiples of {STRIDES[-1]}",
-            fix="give another --size",
-        )
-    check_option(batch >= 1, "batch", batch, "a whole number of at least 1")
-    opsets = f"from {OPSETS[0]} to {OPSETS[-1]}, such as {DEFAULT_OPSET}"
-    check_option(opset in OPSETS, "opset", opset, opsets)
+    size = options.size or model.config.input_size
     if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         raise ModelError(
             "a model with batch norm", expected="a folded one", fix="call fold_batch_norm first"
@@ -127,17 +107,17 @@ def export_onnx(
             expected=f"{model.config.num_classes}, one for each class",
             fix="give the names in the order of the model's outputs",
         )
-    wrapped = _RawHeads(model) if form == "raw" else _Decoded(model, (height, width))
-    names = output_names(form)
+    wrapped = _RawHeads(model) if options.form == "raw" else _Decoded(model, size)
+    names = output_names(options.form)
     # A failure leaves no unfinished file, and an older file as it was.
     part = Path(f"{path}.part")
     try:
-        _trace(wrapped, (batch, 3, height, width), part, names, dynamic_batch, opset)
+        _trace(wrapped, (options.batch, 3, *size), part, names, options)
         proto = onnx.load(str(part))
         _tidy(proto)
-        if half_weights:
+        if options.half_weights:
             _store_half(proto)
-        for key, value in metadata(model, form, class_names).items():
+        for key, value in metadata(model, options.form, class_names).items():
             entry = proto.metadata_props.add()
             entry.key, entry.value = key, value
         proto.producer_name = "yolox_trt"
@@ -154,9 +134,9 @@ def _trace(
     shape: tuple[int, ...],
     path: Path,
     names: list[str],
-    dynamic_batch: bool,
-    opset: int,
+    options: ExportOptions,
 ) -> None:
+    opened = {n: {0: "batch"} for n in ("images", *names)} if options.dynamic_batch else None
     try:
         torch.onnx.export(
             wrapped.eval().cpu(),
@@ -164,8 +144,8 @@ def _trace(
             str(path),
             input_names=["images"],
             output_names=names,
-            opset_version=opset,
-            dynamic_axes={n: {0: "batch"} for n in ("images", *names)} if dynamic_batch else None,
+            opset_version=options.opset,
+            dynamic_axes=opened,
             # The tracing exporter writes plain operators at any opset from 13 and needs no
             # onnxscript.
             dynamo=False,
@@ -174,10 +154,11 @@ def _trace(
         if "opset" not in str(error):
             raise
         # Of an operator that an opset lacks, PyTorch tells at length; older ones know fewer opsets.
+        declared = options_of(ExportOptions)["opset"]
         raise ConfigurationError(
-            f"--opset {opset} ({str(error).splitlines()[0]})",
-            expected=f"one that this PyTorch writes, such as {DEFAULT_OPSET}",
-            fix="change --opset",
+            (declared, f" = {options.opset} ({str(error).splitlines()[0]})"),
+            expected=f"one that this PyTorch writes, such as {declared.default}",
+            fix=("set ", declared),
         ) from error
 
 
@@ -234,7 +215,7 @@ def _store_half(proto: Any) -> None:
             raise ModelError(
                 f"{tensor.name} has values over 65504",
                 expected="weights that float16 can hold",
-                fix="export without --half-weights",
+                fix=("leave out ", options_of(ExportOptions)["half_weights"]),
             )
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
@@ -248,9 +229,10 @@ def _store_half(proto: Any) -> None:
 
 
 def load_trained(path: str | Path) -> YOLOX:
-    """Read a model written by ``yolox_trt.training.distill`` or ``yolox_trt.training.train``.
+    """Read a model that `yolox_trt distill` or `yolox_trt train` wrote.
 
-    :raises ModelError: the file is of another kind, or of another version.
+    Raises:
+        ModelError: the file is of another kind, or of another version.
     """
     config, state = read_checkpoint(path)
     fix = "export it with the version of yolox_trt that wrote it, or train it again"
@@ -267,36 +249,3 @@ def load_trained(path: str | Path) -> YOLOX:
         ) from error
     load_state(model, state, source=path, fix=fix)
     return model.eval()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="yolox_trt export", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--weights", required=True, help="student.pt or model.pt of a run")
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--dynamic-batch", action="store_true")
-    parser.add_argument("--form", choices=("raw", "decoded"), default="raw")
-    parser.add_argument("--half-weights", action="store_true")
-    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET)
-    args = parser.parse_args(argv)
-    prepare_outputs(args.out)
-    export_onnx(
-        load_trained(args.weights),
-        args.out,
-        size=tuple(args.size) if args.size else None,
-        batch=args.batch,
-        dynamic_batch=args.dynamic_batch,
-        form=args.form,
-        half_weights=args.half_weights,
-        opset=args.opset,
-    )
-    print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -7,68 +7,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.images import images_in, read_image
+from yolox_trt.core.progress import Progress, no_progress
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 PAD_VALUE = 114
 
 
-def list_images(folders: Sequence[str | Path]) -> list[Path]:
-    """Every image file below the folders, sorted.
+def list_images(folders: Sequence[Path]) -> list[Path]:
+    """Return every image file in the folders and below them, sorted folder by folder.
 
-    :raises ConfigurationError: when a folder is missing or holds no image.
+    Raises:
+        ConfigurationError: a folder is missing or holds no image.
     """
-    found: list[Path] = []
-    for folder in folders:
-        root = Path(folder)
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise ConfigurationError(
-                f"no image in {root}",
-                expected=f"files ending in {', '.join(IMAGE_SUFFIXES)}",
-                fix="give a folder with images",
-            )
-        found += files
-    return found
-
-
-def read_bgr(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decode one image file to uint8 (H, W, 3) BGR, with OpenCV or, where it is missing, Pillow.
-
-    :raises FrameError: when the file cannot be decoded.
-    """
-    try:
-        import cv2
-    except ImportError:
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            rgb = np.asarray(picture.convert("RGB"))
-        return np.ascontiguousarray(rgb[..., ::-1])
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise FrameError(
-            f"{path} cannot be decoded",
-            expected="an image file",
-            fix="remove it from the training folder",
-        )
-    return np.asarray(image, dtype=np.uint8)
+    return [path for folder in folders for path in images_in(folder, "**/*")]
 
 
 class ImageStore:
     """Images on square canvases, padded with 114 at the right and the bottom.
 
-    :ivar canvas: uint8 (M, 3, S, S), BGR.
-    :ivar half: uint8 (M, 3, S/2, S/2), the same at half size, for views that shrink by more
-        than two.
-    :ivar sizes: float32 (M, 2), height and width in canvas pixels.
+    Attributes:
+        canvas: uint8 (M, 3, S, S), BGR.
+        half: uint8 (M, 3, S/2, S/2), the same at half size, for views that shrink by more than two.
+        sizes: float32 (M, 2), height and width in canvas pixels.
     """
 
     def __init__(self, canvas: Tensor, sizes: Tensor) -> None:
@@ -88,16 +53,31 @@ class ImageStore:
 
     @classmethod
     def load(
-        cls, paths: Sequence[Path], *, side: int, device: torch.device | str, workers: int = 8
+        cls,
+        paths: Sequence[Path],
+        *,
+        side: int,
+        device: torch.device | str = "cpu",
+        on_progress: Progress = no_progress,
     ) -> ImageStore:
-        """Decode files; images with a longer side than ``side`` are shrunk (antialiased) to it."""
+        """Decode image files.
+
+        Args:
+            paths: the files.
+            side: of the canvases in pixels; larger images are shrunk (antialiased) to it.
+            device: where they are kept.
+            on_progress: told of every image.
+
+        Raises:
+            FrameError: a file cannot be decoded.
+        """
         canvas = torch.full(
             (len(paths), 3, side, side), PAD_VALUE, dtype=torch.uint8, device=device
         )
         sizes = torch.zeros(len(paths), 2)
 
         def decode(path: Path) -> Tensor:
-            image = torch.from_numpy(read_bgr(path)).permute(2, 0, 1)
+            image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
             h, w = image.shape[1:]
             scale = side / max(h, w)
             if scale < 1:
@@ -106,8 +86,9 @@ class ImageStore:
                 image = small[0].round().clamp(0, 255).to(torch.uint8)
             return image
 
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(8) as pool:
             for i, image in enumerate(pool.map(decode, paths)):
+                on_progress("read images", i + 1, len(paths))
                 h, w = image.shape[1:]
                 canvas[i, :, :h, :w] = image.to(device)
                 sizes[i, 0], sizes[i, 1] = h, w

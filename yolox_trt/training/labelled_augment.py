@@ -7,9 +7,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yolox_trt.training.augment import Augmenter, AugmentOptions
+from yolox_trt.training.augment import Augmenter
 from yolox_trt.training.coco_labels import CocoLabels
 from yolox_trt.training.image_store import ImageStore
+from yolox_trt.training.options import AugmentOptions
 
 # A box that a crop leaves less than this share of, or smaller than this side in pixels, is dropped.
 LEAST_VISIBLE = 0.3
@@ -17,9 +18,10 @@ LEAST_SIDE = 2.0
 
 
 class LabelledAugmenter(Augmenter):
-    """An :class:`Augmenter` that carries boxes along.
+    """An `Augmenter` that carries boxes along.
 
-    :param labels: of the images in ``store``, in the same order.
+    Args:
+        labels: of the images in `store`, in the same order.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class LabelledAugmenter(Augmenter):
     def map_boxes(
         self, index: int, matrix: Tensor, shift: Tensor, out: int
     ) -> tuple[Tensor, Tensor]:
-        """Boxes of one image after the warp, clipped to ``out`` x ``out``, and their classes."""
+        """Boxes of one image after the warp, clipped to `out` x `out`, and their classes."""
         boxes = self.boxes[index]
         corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2)
         moved = (corners - shift) @ torch.linalg.inv(matrix).T
@@ -55,7 +57,9 @@ class LabelledAugmenter(Augmenter):
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Images float32 (N, 3, S, S), boxes and classes of each.
 
-        :param mosaic: make the options' share of mosaics; ``False`` for the last epochs.
+        Args:
+            n: number of images.
+            mosaic: make the options' share of mosaics; False for the last epochs.
         """
         count = round(n * self.options.mosaic) if mosaic else 0
         images, boxes, classes = [], [], []

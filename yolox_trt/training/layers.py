@@ -2,23 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The building blocks of the detectors: convolution with activation, pooling, CSP and ELAN blocks.
 
-Attribute names (``conv``, ``bn``, ``act``, ``dconv``, ``pconv``, ``conv1`` ...) follow the
+Attribute names (`conv`, `bn`, `act`, `dconv`, `pconv`, `conv1` ...) follow the
 published
 YOLOX checkpoints, so that their state dictionaries load unchanged.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolox_trt.core.errors import ConfigurationError
-
-Activation = Literal["silu", "relu", "relu6", "blend"]
-Separable = Literal["none", "depthwise", "full"]
+from yolox_trt.training.model_config import Activation, Separable
 
 # The epsilon and momentum of every batch norm in the published YOLOX training.
 BN_EPS = 1e-3
@@ -26,11 +22,12 @@ BN_MOMENTUM = 0.03
 
 
 class BlendedActivation(nn.Module):
-    """``a * SiLU(x) + (1 - a) * ReLU6(x)``: with ``a = 1`` the teacher, with ``a = 0`` the student.
+    """`a * SiLU(x) + (1 - a) * ReLU6(x)`: with `a = 1` the teacher, with `a = 0` the student.
 
     One instance serves a whole model, so that one number moves every layer.
 
-    :ivar blend: ``a``, a scalar buffer changed in place by the training schedule.
+    Attributes:
+        blend: `a`, a scalar buffer changed in place by the training schedule.
     """
 
     blend: Tensor
@@ -47,7 +44,8 @@ class BlendedActivation(nn.Module):
 def make_activation(name: Activation) -> nn.Module:
     """Return the activation module of that name.
 
-    :raises ConfigurationError: for an unknown name.
+    Raises:
+        ConfigurationError: for an unknown name.
     """
     if name == "silu":
         return nn.SiLU()
@@ -67,8 +65,8 @@ def make_activation(name: Activation) -> nn.Module:
 class ConvAct(nn.Module):
     """Convolution, batch norm (none when folded), activation: (N, Cin, H, W) to (N, Cout, H, W).
 
-    :param norm: ``False`` builds the folded form: the convolution has a bias and ``bn`` is
-        the identity.
+    Args:
+        norm: False builds the folded form: the convolution has a bias and `bn` is the identity.
     """
 
     def __init__(
@@ -99,10 +97,10 @@ class ConvAct(nn.Module):
 class SeparableConvAct(nn.Module):
     """A k x k convolution per channel, then a 1 x 1 over channels, each with its activation.
 
-    :param full: make the k x k convolution a full one (all input channels to all input
-        channels). It
-        holds the depthwise form as the case where only the diagonal is non-zero, runs on matrix
-        units (Tensor Cores, DLA), and quantises per output channel as any convolution does.
+    Args:
+        full: make the k x k convolution a full one (all input channels to all input channels). It
+            holds the depthwise form as the case where only the diagonal is non-zero, runs on matrix
+            units (Tensor Cores, DLA), and quantises per output channel as any convolution does.
     """
 
     def __init__(
@@ -141,7 +139,7 @@ class BlockFactory:
         return ConvAct(cin, cout, kernel, stride, act=self.act, norm=self.norm, padding=padding)
 
     def spatial(self, cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Module:
-        """A convolution that is separable where the model is (``nano``), plain elsewhere."""
+        """A convolution that is separable where the model is (`nano`), plain elsewhere."""
         if self.separable == "none":
             return self.conv(cin, cout, kernel, stride)
         return SeparableConvAct(
@@ -152,7 +150,7 @@ class BlockFactory:
 class Focus(nn.Module):
     """Space to depth by four strided slices, then a convolution: the published YOLOX stem.
 
-    The DLA refuses the strided slices; :class:`ConvStem` computes the same without them.
+    The DLA refuses the strided slices; `ConvStem` computes the same without them.
     """
 
     def __init__(self, make: BlockFactory, cin: int, cout: int, kernel: int) -> None:
@@ -167,7 +165,7 @@ class Focus(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """One 6 x 6 convolution of stride 2, padding 2: equal to :class:`Focus` with kernel 3."""
+    """One 6 x 6 convolution of stride 2, padding 2: equal to `Focus` with kernel 3."""
 
     def __init__(self, make: BlockFactory, cin: int, cout: int) -> None:
         super().__init__()
@@ -196,7 +194,7 @@ class Bottleneck(nn.Module):
 
 
 class CSPLayer(nn.Module):
-    """Cross-stage partial layer with three convolutions around ``n`` bottlenecks (C3)."""
+    """Cross-stage partial layer with three convolutions around `n` bottlenecks (C3)."""
 
     def __init__(self, make: BlockFactory, cin: int, cout: int, n: int, *, shortcut: bool) -> None:
         super().__init__()
@@ -218,7 +216,7 @@ class CSPLayer(nn.Module):
 class ELANLayer(nn.Module):
     """ELAN block in its C2f form: every bottleneck's output is kept and joined by one 1 x 1.
 
-    All 3 x 3 convolutions run on ``cout / 2`` channels, which stay multiples of 32.
+    All 3 x 3 convolutions run on `cout / 2` channels, which stay multiples of 32.
     """
 
     def __init__(self, make: BlockFactory, cin: int, cout: int, n: int, *, shortcut: bool) -> None:
@@ -239,7 +237,7 @@ class ELANLayer(nn.Module):
 
 
 class ThreeByThreePair(nn.Module):
-    """Two 3 x 3 convolutions with an optional residual sum, inside :class:`ELANLayer`."""
+    """Two 3 x 3 convolutions with an optional residual sum, inside `ELANLayer`."""
 
     def __init__(self, make: BlockFactory, channels: int, *, shortcut: bool) -> None:
         super().__init__()
@@ -255,8 +253,9 @@ class ThreeByThreePair(nn.Module):
 class SPPBottleneck(nn.Module):
     """Spatial pyramid pooling over 5, 9 and 13.
 
-    :param chained: three 5 x 5 pools in a row, which equal 5, 9 and 13 exactly (stride 1, padding
-        -inf) and keep every kernel under the DLA's limit of 8; otherwise three parallel pools.
+    Args:
+        chained: three 5 x 5 pools in a row, which equal 5, 9 and 13 exactly (stride 1, padding
+            -inf) and keep every kernel under the DLA's limit of 8; otherwise three parallel pools.
     """
 
     def __init__(self, make: BlockFactory, cin: int, cout: int, *, chained: bool) -> None:

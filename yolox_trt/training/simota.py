@@ -25,9 +25,10 @@ OUTSIDE_COST = 1e5
 class Assignment:
     """Result for one image with A anchors.
 
-    :ivar anchors: int64 (F,), indices of the anchors that learn an object.
-    :ivar objects: int64 (F,), the object of each.
-    :ivar iou: float (F,), their boxes' present overlap with it.
+    Attributes:
+        anchors: int64 (F,), indices of the anchors that learn an object.
+        objects: int64 (F,), the object of each.
+        iou: float (F,), their boxes' present overlap with it.
     """
 
     anchors: Tensor
@@ -57,13 +58,14 @@ def assign(
 ) -> Assignment:
     """Assign anchors to the objects of one image.
 
-    :param boxes: predicted boxes (A, 4), x1 y1 x2 y2 in input pixels.
-    :param obj: objectness logits (A,).
-    :param cls: class logits (A, C).
-    :param centres: anchor centres (A, 2) in input pixels.
-    :param strides: (A,) in pixels.
-    :param gt_boxes: objects (G, 4), x1 y1 x2 y2 in input pixels.
-    :param gt_classes: int64 (G,).
+    Args:
+        boxes: predicted boxes (A, 4), x1 y1 x2 y2 in input pixels.
+        obj: objectness logits (A,).
+        cls: class logits (A, C).
+        centres: anchor centres (A, 2) in input pixels.
+        strides: (A,) in pixels.
+        gt_boxes: objects (G, 4), x1 y1 x2 y2 in input pixels.
+        gt_classes: int64 (G,).
     """
     if len(gt_boxes) == 0:
         none = torch.zeros(0, dtype=torch.int64, device=boxes.device)

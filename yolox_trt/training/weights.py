@@ -14,9 +14,17 @@ from torch import Tensor, nn
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.model_spec import METADATA_CLASS_NAMES
+from yolox_trt.core.option import options_of
 from yolox_trt.graph.model_graph import load_model
 from yolox_trt.training.layers import BlendedActivation, ConvAct, ConvStem, Focus
-from yolox_trt.training.yolox import CONFIGS, YOLOX, ModelConfig
+from yolox_trt.training.model_config import CONFIGS, ModelConfig
+from yolox_trt.training.options import DistillJob
+from yolox_trt.training.yolox import YOLOX
+
+_NAME_IT = (
+    "name the configuration that the file was exported from by ",
+    options_of(DistillJob)["teacher_name"],
+)
 
 
 def convs_in_execution_order(model: nn.Module, size: tuple[int, int] = (64, 64)) -> list[nn.Conv2d]:
@@ -39,7 +47,8 @@ def convs_in_execution_order(model: nn.Module, size: tuple[int, int] = (64, 64))
 def load_onnx_weights(model: YOLOX, path: str | Path) -> None:
     """Copy the folded weights of an exported YOLOX ONNX into a model without batch norm.
 
-    :raises ModelError: no ONNX file, or the number of convolutions or a shape differs.
+    Raises:
+        ModelError: no ONNX file, or the number of convolutions or a shape differs.
     """
     _copy_weights(model, load_model(path).graph, path)
 
@@ -54,7 +63,7 @@ def _copy_weights(model: YOLOX, graph: Any, path: str | Path) -> None:
         raise ModelError(
             f"{path} with {len(nodes)} convolutions",
             expected=f"{len(convs)} as in {model.config.name}",
-            fix="name the configuration that the file was exported from (--teacher-name)",
+            fix=_NAME_IT,
         )
     for node, conv in zip(nodes, convs, strict=True):
         absent = [name for name in node.input[1:3] if name not in tensors]
@@ -69,7 +78,7 @@ def _copy_weights(model: YOLOX, graph: Any, path: str | Path) -> None:
             raise ModelError(
                 f"weight {tuple(weight.shape)} of {node.name} in {path}",
                 expected=f"{tuple(conv.weight.shape)} and a bias, as in {model.config.name}",
-                fix="name the configuration that the file was exported from (--teacher-name)",
+                fix=_NAME_IT,
             )
         conv.weight.data.copy_(weight)
         if len(node.input) > 2:
@@ -85,12 +94,15 @@ def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
 
     It has as many classes as the file, under the names in its metadata if there are any.
 
-    :raises ModelError: the file is no ONNX model, or one of another configuration.
-    :raises ConfigurationError: there is no configuration of this name.
+    Raises:
+        ModelError: the file is no ONNX model, or one of another configuration.
+        ConfigurationError: there is no configuration of this name.
     """
     if name not in CONFIGS:
         raise ConfigurationError(
-            f"configuration '{name}'", expected=", ".join(CONFIGS), fix="set --teacher-name"
+            f"configuration '{name}'",
+            expected=", ".join(CONFIGS),
+            fix=("set ", options_of(DistillJob)["teacher_name"]),
         )
     proto = load_model(path)
     model = YOLOX(replace(CONFIGS[name], norm=False))
@@ -146,12 +158,13 @@ def depthwise_to_full(weight: Tensor) -> Tensor:
 
 
 def rewrite(source: YOLOX, config: ModelConfig) -> YOLOX:
-    """A model of ``config`` that computes what ``source`` computes, activation aside.
+    """A model of `config` that computes what `source` computes, activation aside.
 
     Allowed differences: Focus to convolution stem, parallel to chained pools, depthwise to full
     convolutions, and the activation.
 
-    :raises ModelError: when the two do not have the same convolutions otherwise.
+    Raises:
+        ModelError: when the two do not have the same convolutions otherwise.
     """
     target = YOLOX(config)
     state = target.state_dict()
@@ -201,9 +214,9 @@ def fold_batch_norm(model: YOLOX) -> YOLOX:
 
 @torch.no_grad()
 def insert_batch_norm(model: YOLOX, images: Tensor) -> YOLOX:
-    """A copy with batch norm after each convolution that computes the same on ``images``.
+    """A copy with batch norm after each convolution that computes the same on `images`.
 
-    The statistics of each convolution's output over ``images`` (N, 3, H, W) become the running
+    The statistics of each convolution's output over `images` (N, 3, H, W) become the running
     statistics; scale and shift undo them, so the function is unchanged in evaluation mode.
     """
     normed = YOLOX(replace(model.config, norm=True)).to(images.device)

@@ -10,74 +10,21 @@ and its published configurations.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from yolox_trt.training.layers import (
-    Activation,
     BlendedActivation,
     BlockFactory,
     ConvStem,
     CSPLayer,
     ELANLayer,
     Focus,
-    Separable,
     SPPBottleneck,
     make_activation,
 )
-
-STRIDES = (8, 16, 32)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What a detector is made of.
-
-    :param depth: multiple of the base numbers of bottlenecks (3, 9, 9, 3 in YOLOX).
-    :param width: multiple of the base channels (64 at the stem to 1024 at stride 32).
-    :param separable: ``depthwise`` for the published nano; ``full`` for its superset with
-        full 3 x 3
-        convolutions before the same 1 x 1; ``none`` elsewhere.
-    :param stem: ``focus`` (published) or ``conv`` (the same computation as one 6 x 6 convolution).
-    :param pool: ``parallel`` 5/9/13 (published), ``chained`` three 5 x 5 (equal), or ``none``.
-    :param block: ``csp`` (published) or ``elan``.
-    :param norm: batch norm after each convolution; ``False`` for the folded form.
-    :param channel_multiple: channels are rounded up to this multiple; 1 rounds nothing.
-    :param input_size: default (height, width) in pixels.
-    :param class_names: one for each class, or none where they are unknown.
-    """
-
-    name: str
-    depth: float
-    width: float
-    separable: Separable = "none"
-    activation: Activation = "silu"
-    stem: Literal["focus", "conv"] = "focus"
-    pool: Literal["parallel", "chained", "none"] = "parallel"
-    block: Literal["csp", "elan"] = "csp"
-    norm: bool = True
-    num_classes: int = 80
-    channel_multiple: int = 1
-    input_size: tuple[int, int] = (640, 640)
-    class_names: tuple[str, ...] = ()
-
-    def dla_ready(self) -> ModelConfig:
-        """The same network without what a DLA refuses: conv stem, chained pools, ReLU6."""
-        return replace(
-            self,
-            name=self.name if self.activation == "relu6" else f"{self.name}_relu6",
-            stem="conv",
-            pool="none" if self.pool == "none" else "chained",
-            activation="relu6",
-        )
-
-    def channels(self, base: int) -> int:
-        """Channels for the base count, scaled by ``width`` and rounded up to the multiple."""
-        scaled = int(base * self.width)
-        return math.ceil(scaled / self.channel_multiple) * self.channel_multiple
+from yolox_trt.training.model_config import STRIDES, ModelConfig
 
 
 class CSPDarknet(nn.Module):
@@ -186,7 +133,8 @@ class YOLOXHead(nn.Module):
 class YOLOX(nn.Module):
     """A whole detector; takes BGR images 0..255 as (N, 3, H, W) float, H and W multiples of 32.
 
-    :ivar activation: the one activation module that every block shares.
+    Attributes:
+        activation: the one activation module that every block shares.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -198,7 +146,7 @@ class YOLOX(nn.Module):
         self.head = YOLOXHead(config, make)
 
     def set_blend(self, value: float) -> None:
-        """Set the share of SiLU in a model with ``activation="blend"``; no effect on others."""
+        """Set the share of SiLU in a model with `activation="blend"`; no effect on others."""
         if isinstance(self.activation, BlendedActivation):
             self.activation.blend.fill_(value)
 
@@ -214,9 +162,10 @@ def flatten_outputs(outputs: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
 
 
 def decode_outputs(flat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Decode (N, A, 5 + C) logits at input ``size`` (height, width).
+    """Decode (N, A, 5 + C) logits at input `size` (height, width).
 
-    :returns: boxes (N, A, 4) as x1 y1 x2 y2 in input pixels, scores (N, A, C) = objectness x class.
+    Returns:
+        boxes (N, A, 4) as x1 y1 x2 y2 in input pixels, scores (N, A, C) = objectness x class.
     """
     centres, strides = anchor_grid(size, flat.device)
     xy = (flat[..., :2] + centres) * strides
@@ -236,29 +185,3 @@ def anchor_grid(size: tuple[int, int], device: torch.device | str = "cpu") -> tu
         corners.append(torch.stack((x, y), -1).reshape(-1, 2).float())
         strides.append(torch.full((h * w, 1), float(stride), device=device))
     return torch.cat(corners), torch.cat(strides)
-
-
-_OPT = {
-    "activation": "relu6",
-    "stem": "conv",
-    "pool": "none",
-    "block": "elan",
-    "channel_multiple": 32,
-}
-
-CONFIGS: dict[str, ModelConfig] = {
-    c.name: c
-    for c in (
-        ModelConfig("yolox_nano", 0.33, 0.25, separable="depthwise", input_size=(416, 416)),
-        ModelConfig("yolox_tiny", 0.33, 0.375, input_size=(416, 416)),
-        ModelConfig("yolox_s", 0.33, 0.5),
-        ModelConfig("yolox_m", 0.67, 0.75),
-        ModelConfig("yolox_l", 1.0, 1.0),
-        ModelConfig("yolox_x", 1.33, 1.25),
-        # The DLA-ready family of TIER IV, "DNN inference optimisation for edge AI" (2023): strided
-        # stem, ReLU6, ELAN blocks, no SPP, channels in multiples of 32. Block details are ours,
-        # chosen to meet the published arithmetic; see docs/training.md for both figures.
-        ModelConfig("yolox_s_opt", 0.33, 0.5, input_size=(608, 960), **_OPT),  # type: ignore[arg-type]
-        ModelConfig("yolox_s_plus_opt", 0.67, 0.5, input_size=(960, 960), **_OPT),  # type: ignore[arg-type]
-    )
-}

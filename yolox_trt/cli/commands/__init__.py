@@ -6,6 +6,7 @@ from yolox_trt.cli.command import Command
 from yolox_trt.cli.commands.build import Build
 from yolox_trt.cli.commands.cache import CacheClear, CacheList, CachePrune
 from yolox_trt.cli.commands.models import ModelsFetch, ModelsList
+from yolox_trt.cli.commands.training import Distill, Export, Train
 
 COMMANDS: tuple[type[Command], ...] = (
     ModelsList,
@@ -14,6 +15,9 @@ COMMANDS: tuple[type[Command], ...] = (
     CachePrune,
     CacheClear,
     Build,
+    Train,
+    Distill,
+    Export,
 )
 
 #: Help of the groups of commands.
@@ -29,5 +33,4 @@ UNCONVERTED: tuple[str, ...] = (
     "yolox_trt.cli.commands.evaluation",
     "yolox_trt.cli.commands.compiler",
     "yolox_trt.cli.commands.planning",
-    "yolox_trt.cli.commands.training",
 )

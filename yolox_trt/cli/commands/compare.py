@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from yolox_trt.cli.commands.int8 import phase_progress
+    from yolox_trt.cli.output import Output
     from yolox_trt.compiler.int8.images import calibration_frames, network_inputs
     from yolox_trt.evaluation.compare import DEFAULT_ALGORITHMS, CompareOptions, compare
     from yolox_trt.evaluation.compare_report import write_report
@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace) -> int:
         frames, _ = calibration_frames(args.images, limit=args.limit, open_bag=args.open_bag)
         return network_inputs(frames, spec)
 
-    with phase_progress() as update:
+    with Output().progress() as update:
         variants = compare(
             model,
             open_inputs,
@@ -83,8 +83,8 @@ def _run(args: argparse.Namespace) -> int:
                 keep_fp16=tuple(item for item in args.keep_fp16.split(",") if item),
                 threads=args.threads,
             ),
-            on_progress=lambda what, done, of: update(
-                what, done, of or (total if what.startswith("calibrate") else None)
+            on_progress=lambda what, done, of=None, note="": update(
+                what, done, of or (total if what.startswith("calibrate") else None), note
             ),
         )
     ort = require("onnxruntime")

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from yolox_trt.cli.output import Output
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import prepare_outputs
 
 if TYPE_CHECKING:
@@ -162,34 +161,6 @@ def _overrides(items: Iterable[str]) -> dict[str, float]:
     return result
 
 
-@contextlib.contextmanager
-def phase_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show a progress bar for each phase, on stderr."""
-    bars = require("rich.progress", purpose="progress bars")
-    console = require("rich.console").Console(stderr=True)
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    progress = bars.Progress(*columns, console=console)
-    tasks: dict[str, Any] = {}
-
-    def update(what: str, done: int, total: int | None) -> None:
-        if not tasks:
-            progress.start()  # not before: an empty bar leaves a blank line before an error
-        if what not in tasks:
-            tasks[what] = progress.add_task(what, total=total)
-        progress.update(tasks[what], completed=done)
-
-    try:
-        yield update
-    finally:
-        if tasks:
-            progress.stop()
-
-
 def _load(path: str) -> onnx.ModelProto:
     from yolox_trt.graph.model_graph import load_model
 
@@ -254,7 +225,7 @@ def _calibrate(args: argparse.Namespace) -> int:
                 fix="give --images FOLDER|LIST|BAG",
             )
         tensors = float_tensors(model)
-        with phase_progress() as update:
+        with Output().progress() as update:
             done = 0
 
             def tick() -> None:
@@ -318,7 +289,7 @@ def _quantize(args: argparse.Namespace) -> int:
         placement=placement,
         weight_format=weight_format,
     )
-    with phase_progress() as update:
+    with Output().progress() as update:
         result = quantize(
             model,
             open_inputs,

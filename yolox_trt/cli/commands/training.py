@@ -1,41 +1,99 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt train`, `distill` and `export`.
-
-PyTorch takes seconds to import, so each command's own parser is made when the command runs; here
-stand the names and one line of help.
-"""
+"""`yolox_trt train`, `distill` and `export`."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
-from collections.abc import Callable, Sequence
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
-from yolox_trt.core.optional import require
-
-#: Command, module with main(argv), help.
-COMMANDS: tuple[tuple[str, str, str], ...] = (
-    ("train", "yolox_trt.training.train", "train a detector on labelled images (COCO)"),
-    ("distill", "yolox_trt.training.distill", "make a ReLU6 detector from a SiLU one, no labels"),
-    ("export", "yolox_trt.training.export", "write a trained detector as ONNX"),
-)
+from yolox_trt.cli.command import Command
+from yolox_trt.cli.output import Output
+from yolox_trt.core.option import nested, option, parse_path
+from yolox_trt.core.output_paths import OutputFile
+from yolox_trt.training.options import DistillJob, ExportOptions, TrainJob
 
 
-def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the commands to the command `yolox_trt`."""
-    for name, module, text in COMMANDS:
-        parser = subparsers.add_parser(name, help=text, add_help=False)
-        parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-        # Options go to the module's own parser, --help included.
-        parser.prefix_chars = "\0"
-        parser.set_defaults(run=_runner(module, name))
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Train a detector on images with COCO annotations.
+
+    SGD with Nesterov momentum, a cosine schedule, mosaics until the last steps, SimOTA and a weight
+    average, after YOLOX's published recipe. Writes model.pt, model.onnx and log.json.
+    """
+
+    name: ClassVar[str] = "train"
+    needs: ClassVar[tuple[str, ...]] = ("torch",)
+    examples: ClassVar[tuple[str, ...]] = (
+        "yolox_trt train --model yolox_s_opt --annotations instances.json --images images/ -o run/",
+    )
+
+    job: TrainJob = nested(TrainJob)
+
+    def run(self, output: Output) -> int:
+        """Train."""
+        from yolox_trt.training.train import train
+
+        begin = time.monotonic()
+        with output.progress() as progress:
+            train(self.job, progress)
+        output.print(f"{self.job.output / 'model.onnx'} after {time.monotonic() - begin:.0f} s")
+        return 0
 
 
-def _runner(module: str, name: str) -> Callable[[argparse.Namespace], int]:
-    def run(args: argparse.Namespace) -> int:
-        require("torch", purpose=f"`yolox_trt {name}`")
-        main: Callable[[Sequence[str]], int] = importlib.import_module(module).main
-        return main(args.rest)
+@dataclass(frozen=True, kw_only=True)
+class Distill(Command):
+    """Make a ReLU6 detector for the DLA from a SiLU one, with photographs and no labels.
 
-    return run
+    The student starts as an exact rewrite of the teacher. Its activation is blended from SiLU to
+    ReLU6 while it is held to the teacher's outputs and features. Writes student.pt, student.onnx
+    and log.json.
+    """
+
+    name: ClassVar[str] = "distill"
+    needs: ClassVar[tuple[str, ...]] = ("torch",)
+    examples: ClassVar[tuple[str, ...]] = (
+        "yolox_trt distill --teacher yolox_nano.onnx --images photos/ -o run/",
+    )
+
+    job: DistillJob = nested(DistillJob)
+
+    def run(self, output: Output) -> int:
+        """Distil."""
+        from yolox_trt.training.distill import distill
+
+        begin = time.monotonic()
+        with output.progress() as progress:
+            held_out = distill(self.job, progress)
+        if held_out:
+            losses = ", ".join(f"{name} {loss:.3f}" for name, loss in held_out.items())
+            output.print(f"on held-out images: {losses}")
+        output.print(f"{self.job.output / 'student.onnx'} after {time.monotonic() - begin:.0f} s")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write a trained detector as ONNX."""
+
+    name: ClassVar[str] = "export"
+    needs: ClassVar[tuple[str, ...]] = ("torch", "onnx")
+    examples: ClassVar[tuple[str, ...]] = (
+        "yolox_trt export --weights run/model.pt --size 608x960 -o s_opt_608x960.onnx",
+    )
+
+    weights: Path = option(
+        parse=parse_path, metavar="FILE", help="Trained weights: student.pt or model.pt of a run."
+    )
+    output: Path = option(parse=OutputFile(".onnx"), flag="--output -o", help="File to write.")
+    options: ExportOptions = nested(ExportOptions)
+
+    def run(self, output: Output) -> int:
+        """Export."""
+        from yolox_trt.training.export import export_onnx, load_trained
+
+        export_onnx(load_trained(self.weights), self.output, self.options)
+        output.print(f"{self.output}: {self.output.stat().st_size / 1e6:.2f} MB")
+        return 0

@@ -87,19 +87,24 @@ def pairs(model: YOLOX) -> list[tuple[ConvAct, list[nn.Conv2d]]]:
 
 
 @torch.no_grad()
-def equalise(
+def equalize(
     model: YOLOX, batches: Sequence[Tensor], *, target: float = 4.5, most: float = 64.0
 ) -> dict[str, float]:
-    """Scale, in place, every channel that stays under the clip so that it peaks at ``target``.
+    """Scale, in place, every channel that stays under the clip so that it peaks at `target`.
 
     Channels that never fire on the images are zeroed, with the full weights that read them.
 
-    :param model: folded (no batch norm), with ReLU6.
-    :param batches: images (N, 3, H, W), BGR 0..255, as at inference.
-    :param target: peak over these images after scaling; the rest up to 6 is room for other images.
-    :param most: largest factor, for channels that hardly ever fire.
-    :returns: for each scaled convolution its largest factor.
-    :raises ModelError: when the model has batch norm or another activation.
+    Args:
+        model: folded (no batch norm), with ReLU6.
+        batches: images (N, 3, H, W), BGR 0..255, as at inference.
+        target: peak over these images after scaling; the rest up to 6 is room for other images.
+        most: largest factor, for channels that hardly ever fire.
+
+    Returns:
+        for each scaled convolution its largest factor.
+
+    Raises:
+        ModelError: when the model has batch norm or another activation.
     """
     if model.config.norm or model.config.activation != "relu6":
         raise ModelError(

@@ -12,9 +12,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
 
 from yolox_trt.core.errors import ModelError
-from yolox_trt.training.equalise import equalise, pairs
+from yolox_trt.training.equalize import equalize, pairs
+from yolox_trt.training.model_config import CONFIGS
 from yolox_trt.training.weights import rewrite
-from yolox_trt.training.yolox import CONFIGS, YOLOX, flatten_outputs
+from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
 
 @pytest.mark.parametrize("form", ["full", "depthwise"])
@@ -24,7 +25,7 @@ def test_function_is_unchanged_and_channels_are_filled(teacher: Any, form: str) 
     x = torch.rand(2, 3, 96, 96) * 255
     with torch.no_grad():
         before = flatten_outputs(model(x))
-        factors = equalise(model, [x], target=4.5)
+        factors = equalize(model, [x], target=4.5)
         after = flatten_outputs(model(x))
     assert (after - before).abs().max() < 2e-3
     assert max(factors.values()) > 2
@@ -47,4 +48,4 @@ def test_function_is_unchanged_and_channels_are_filled(teacher: Any, form: str) 
 
 def test_batch_norm_must_be_folded_first() -> None:
     with pytest.raises(ModelError, match="fold_batch_norm"):
-        equalise(YOLOX(CONFIGS["yolox_nano"].dla_ready()), [])
+        equalize(YOLOX(CONFIGS["yolox_nano"].dla_ready()), [])

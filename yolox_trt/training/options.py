@@ -1,0 +1,342 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Options of training, distillation and export. No PyTorch here: help and checks need none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import (
+    Kind,
+    Option,
+    check_options,
+    nested,
+    option,
+    options_of,
+    parse_path,
+    parse_size,
+    path_option,
+)
+from yolox_trt.training.model_config import CONFIGS, STRIDES, Separable
+
+DEFAULT_OPSET = 13
+#: Configurations that can teach.
+SILU_CONFIGS = tuple(
+    c.name for c in CONFIGS.values() if c.block == "csp" and c.activation == "silu"
+)
+
+
+def _device(text: str) -> Device | None:
+    device = None if text == "auto" else Device.parse(text)
+    if device is not None and device.kind == "dla":
+        raise ConfigurationError(
+            f"device '{text}', which trains nothing", expected="auto, gpu, gpu:N or cpu"
+        )
+    return device
+
+
+def check_input_size(declared: Option, size: tuple[int, int]) -> None:
+    """Check that a network takes inputs of a size.
+
+    Args:
+        declared: the option that the error is about.
+        size: (height, width) in pixels.
+
+    Raises:
+        ConfigurationError: a side is no positive multiple of the largest stride.
+    """
+    if min(size) <= 0 or any(side % STRIDES[-1] for side in size):
+        raise ConfigurationError(
+            (declared, f" = {size[0]}x{size[1]}"),
+            expected=f"positive multiples of {STRIDES[-1]} (H x W)",
+            fix=("set ", declared),
+        )
+
+
+def _changed(name: str, default: Any) -> Any:
+    """Declare an option of RunOptions with another default."""
+    declared = options_of(RunOptions)[name]
+    own = ("name", "default", "required")
+    kept = {f.name: getattr(declared, f.name) for f in fields(Option) if f.name not in own}
+    return option(default, **kept)
+
+
+_SHARE: dict[str, Any] = {"minimum": 0.0, "maximum": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """Random views: the share of each kind in a batch, and how strong the changes are.
+
+    Attributes:
+        scale: range of a single view's size, relative to the network's input.
+        mosaic_scale: the same for a tile of a mosaic.
+        aspect: largest change of the ratio of width to height, as a logarithm.
+    """
+
+    plain: float = option(
+        0.125, group="views", **_SHARE, help="Share of whole images as at inference, only mirrored."
+    )
+    mosaic: float = option(
+        0.5,
+        group="views",
+        **_SHARE,
+        help="Share of 2 x 2 mosaics; the rest are single images under a random affine map.",
+    )
+    mixup: float = option(
+        0.2, group="views", **_SHARE, help="Share of views that another view is blended into."
+    )
+    colour: float = option(0.7, group="views", minimum=0.0, help="Strength of colour changes.")
+    rotate_degrees: float = option(
+        8.0, group="views", minimum=0.0, unit="degrees", help="Largest rotation."
+    )
+    scale: tuple[float, float] = (0.5, 2.0)
+    mosaic_scale: tuple[float, float] = (0.8, 2.4)
+    aspect: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every training run has."""
+
+    size: tuple[int, int] = option(
+        "640x640",
+        parse=parse_size,
+        metavar="HxW",
+        help="Input of the network; a square, since the views are squares.",
+    )
+    batch: int = option(16, minimum=1, help="Images a step.")
+    steps: int = option(10000, minimum=1, help="Optimiser steps.")
+    learning_rate: float = option(
+        0.01,
+        group="optimiser",
+        above=0.0,
+        help="Peak learning rate; `train` scales it with the batch, from 64 on.",
+    )
+    final_ratio: float = option(
+        0.05, group="optimiser", **_SHARE, help="Last learning rate over the peak."
+    )
+    warmup: float = option(
+        0.02, group="optimiser", **_SHARE, help="Share of the run in which the learning rate rises."
+    )
+    weight_decay: float = option(
+        5e-4, group="optimiser", minimum=0.0, help="Weight decay of kernels."
+    )
+    clip: float = option(35.0, group="optimiser", above=0.0, help="Largest norm of the gradient.")
+    average: float = option(
+        0.9998,
+        group="optimiser",
+        minimum=0.0,
+        maximum=0.999999,
+        help="Decay of the weight average, which is what is saved.",
+    )
+    seed: int = option(0, help="Seed of all random numbers.")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        size = options_of(type(self))["size"]
+        check_input_size(size, self.size)
+        if self.size[0] != self.size[1]:
+            raise ConfigurationError(
+                (size, f" = {self.size[0]}x{self.size[1]}"),
+                expected="a square: the exported model may have any size",
+                fix=("set ", size, f" to {max(self.size)}x{max(self.size)}"),
+            )
+
+    @property
+    def side(self) -> int:
+        """Side of the square input in pixels."""
+        return self.size[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """One training run on labelled images."""
+
+    momentum: float = option(
+        0.9, group="optimiser", minimum=0.0, maximum=0.999999, help="Nesterov momentum."
+    )
+    plain_share: float = option(
+        0.05,
+        **_SHARE,
+        help="Last share of the steps, without mosaics and with the L1 loss of boxes.",
+    )
+    augment: AugmentOptions = field(
+        default_factory=lambda: AugmentOptions(rotate_degrees=0.0, aspect=0.1, mixup=0.0)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions(RunOptions):
+    """One distillation."""
+
+    size: tuple[int, int] = _changed("size", "416x416")
+    batch: int = _changed("batch", 64)
+    steps: int = option(0, minimum=0, help="Optimiser steps; 0 trains for a time instead.")
+    seconds: float = option(
+        600.0, above=0.0, unit="s", help="Time of the training loop where no steps are given."
+    )
+    learning_rate: float = _changed("learning_rate", 2e-3)
+    final_ratio: float = _changed("final_ratio", 0.01)
+    warmup: float = _changed("warmup", 0.01)
+    weight_decay: float = _changed("weight_decay", 0.02)
+    clip: float = _changed("clip", 10.0)
+    average: float = _changed("average", 0.9995)
+    form: Separable = option(
+        "full",
+        choices=("full", "depthwise"),
+        help="3 x 3 convolutions of the student of a teacher with depthwise ones.",
+    )
+    batch_norm: bool = option(True, help="Batch norm behind every convolution during the training.")
+    blend_until: float = option(
+        0.4, **_SHARE, help="Share of the run after which the activation is ReLU6 alone."
+    )
+    taps: str = option(
+        "blocks",
+        group="losses",
+        choices=("blocks", "all", "none"),
+        help="Where features are compared with the teacher's: at the ends of blocks, behind every "
+        "convolution, or nowhere.",
+    )
+    feature_weight: float = option(
+        0.5, group="losses", minimum=0.0, help="Weight of the feature loss at the start."
+    )
+    feature_weight_end: float = option(
+        0.1, group="losses", minimum=0.0, help="Weight of the feature loss at the end."
+    )
+    box_weight: float = option(3.0, group="losses", minimum=0.0, help="Weight of the box loss.")
+    compile: bool = option(
+        False, help="Use torch.compile: a minute or two before the first step, then faster ones."
+    )
+    cuda_graph: bool = option(False, help="Record a whole step as a CUDA graph.")
+    canvas: int = option(
+        448,
+        minimum=2,
+        unit="pixels",
+        help="Side at which images are kept in memory; longer ones are shrunk to it.",
+    )
+    augment: AugmentOptions = nested(AugmentOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        views = self.augment
+        if views.plain + views.mosaic > 1.0:
+            plain, mosaic = (options_of(AugmentOptions)[name] for name in ("plain", "mosaic"))
+            raise ConfigurationError(
+                (plain, f" = {views.plain} and ", mosaic, f" = {views.mosaic}"),
+                expected="two shares of one batch, together at most 1",
+                fix=("lower ", plain, " or ", mosaic),
+            )
+
+
+def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
+    return tuple(map(parse_path, texts))
+
+
+_OUTPUT: dict[str, Any] = {
+    "parse": parse_path,
+    "flag": "--output -o",
+    "metavar": "FOLDER",
+    "help": "Folder for weights, ONNX file and log.",
+}
+_DEVICE: dict[str, Any] = {
+    "parse": _device,
+    "flag": "--device",
+    "help": "gpu, gpu:N or cpu; auto takes the GPU where there is one.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What `train` reads, trains and writes."""
+
+    model: str = option(
+        "yolox_s_opt", choices=tuple(sorted(CONFIGS)), help="Configuration of the network."
+    )
+    dla_ready: bool = option(
+        False, help="Give it ReLU6, a strided stem and chained pools, as a DLA needs."
+    )
+    annotations: Path = option(parse=parse_path, metavar="FILE", help="COCO instances_*.json.")
+    images: Path = option(parse=parse_path, metavar="FOLDER", help="Folder of its images.")
+    output: Path = option(**_OUTPUT)
+    device: Device | None = option("auto", **_DEVICE)
+    options: TrainOptions = nested(TrainOptions)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillJob:
+    """What `distill` reads, trains and writes."""
+
+    teacher: Path = option(parse=parse_path, metavar="FILE", help="Exported YOLOX ONNX (SiLU).")
+    teacher_name: str = option(
+        "yolox_nano", choices=SILU_CONFIGS, help="Configuration that the teacher was exported from."
+    )
+    images: tuple[Path, ...] = option(
+        kind=Kind.STRING_ARRAY, parse=_paths, metavar="FOLDER", help="Folders with photographs."
+    )
+    held_out: tuple[Path, ...] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=_paths,
+        metavar="FOLDER",
+        help="Folders that are never trained on; the student is measured on them.",
+    )
+    output: Path = option(**_OUTPUT)
+    resume: Path | None = path_option(help="Student (student.pt) to go on with.")
+    device: Device | None = option("auto", **_DEVICE)
+    save_every: float = option(
+        120.0, above=0.0, unit="s", help="Time from one checkpoint to the next."
+    )
+    equalize_images: int = option(
+        96,
+        minimum=0,
+        flag="--equalize-images --equalise-images",
+        help="Images for the ranges of channels; 0 for no equalisation.",
+    )
+    limit: int = option(0, minimum=0, help="Use only so many images; 0 for all.")
+    options: DistillOptions = nested(DistillOptions)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The form in which a trained model is written as ONNX."""
+
+    size: tuple[int, int] | None = option(
+        None,
+        kind=Kind.STRING,
+        parse=parse_size,
+        metavar="HxW",
+        help="Input of the network, multiples of 32 (default: the configuration's).",
+    )
+    batch: int = option(1, minimum=1, help="Images a run; the DLA takes fixed batches only.")
+    dynamic_batch: bool = option(False, help="Leave the batch open (GPU and CPU only).")
+    form: str = option(
+        "raw",
+        choices=("raw", "decoded"),
+        help="raw: the last convolutions' outputs, as the DLA needs them; decoded: one tensor with "
+        "boxes in pixels and probabilities.",
+    )
+    half_weights: bool = option(
+        False,
+        help="Store weights as float16: half the file. Runtimes compute in float32 as before.",
+    )
+    opset: int = option(DEFAULT_OPSET, minimum=9, maximum=20, help="ONNX operator set to write.")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.size is not None:
+            check_input_size(options_of(ExportOptions)["size"], self.size)
