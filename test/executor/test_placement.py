@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from support.executors import DLA0, DLA1, GPU
 
 from yolox_trt.core import ConfigurationError, Device
-from yolox_trt.engines.simulated import MEASURED_CONTENTION, Contention
-from yolox_trt.executor.contention import contended_loads, finish_times
+from yolox_trt.core.contention import MEASURED_CONTENTION, Contention, contended_loads, finish_times
 from yolox_trt.executor.placement import (
     BalancedPlacement,
     PlacementProblem,

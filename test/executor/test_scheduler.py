@@ -16,12 +16,8 @@ from hypothesis import strategies as st
 from support.executors import CPU, DLA0, DLA1, GPU, adds_up
 
 from yolox_trt.core import ConfigurationError, Device, Frame
-from yolox_trt.engines.simulated import (
-    MEASURED_CONTENTION,
-    ConstantLatency,
-    Contention,
-    MeasuredLatency,
-)
+from yolox_trt.core.contention import MEASURED_CONTENTION, Contention
+from yolox_trt.engines.simulated import ConstantLatency, MeasuredLatency
 from yolox_trt.executor import SchedulerOptions, StreamConfig, SubmitOutcome
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.placement import create_policy

@@ -1,11 +1,8 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Timeline: traces that Perfetto opens, and pictures."""
+"""Timeline: what an executor records, and traces that Perfetto opens."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 from support.executors import (
@@ -21,10 +18,8 @@ from support.executors import (
     wait_until,
 )
 
-from yolox_trt.core import ConfigurationError
 from yolox_trt.engines.simulated import Fault, FaultInjector
 from yolox_trt.executor import InferenceExecutor, SchedulerOptions, StreamConfig
-from yolox_trt.executor.timeline import Timeline
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +50,8 @@ def executor() -> InferenceExecutor:
     return executor
 
 
-def test_trace_has_a_lane_for_each_device_and_stream(
-    executor: InferenceExecutor, tmp_path: Path
-) -> None:
-    path = tmp_path / "deep" / "trace.json"
-    assert executor.dump_timeline(path, 60.0) == [path]
-    trace = json.loads(path.read_text())
+def test_trace_has_a_lane_for_each_device_and_stream(executor: InferenceExecutor) -> None:
+    trace = executor.timeline.trace()
     events = trace["traceEvents"]
     assert trace["displayTimeUnit"] == "ms"
     lanes = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
@@ -93,39 +84,6 @@ def test_seconds_cut_the_end_off(executor: InferenceExecutor) -> None:
     trace = executor.timeline.trace(since=last - 0.1)
     calls = [e for e in trace["traceEvents"] if e.get("cat") == "detect" and e["pid"] == 1]
     assert len(calls) == len(some)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_picture(executor: InferenceExecutor, tmp_path: Path, suffix: str) -> None:
-    pytest.importorskip("matplotlib")
-    path = tmp_path / f"gantt{suffix}"
-    executor.dump_timeline(path, 0.3)
-    data = path.read_bytes()
-    assert len(data) > 10_000
-    if suffix == ".svg":
-        text = data.decode()
-        assert "<svg" in text
-
-
-def test_no_suffix_writes_both(executor: InferenceExecutor, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    files = executor.dump_timeline(tmp_path / "run", 1.0)
-    assert [f.name for f in files] == ["run.json", "run.png"]
-    assert all(f.is_file() for f in files)
-
-
-def test_what_is_refused(executor: InferenceExecutor, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="suffix"):
-        executor.dump_timeline(tmp_path / "trace.txt")
-    with pytest.raises(ConfigurationError, match="seconds"):
-        executor.dump_timeline(tmp_path / "trace.json", 0.0)
-
-
-def test_an_empty_timeline_gives_valid_files(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    files = Timeline().dump(tmp_path / "empty", devices=["gpu"])
-    assert json.loads(files[0].read_text())["traceEvents"]
-    assert files[1].stat().st_size > 1000
 
 
 def test_the_buffer_is_bounded() -> None:

@@ -302,9 +302,13 @@ def from_plain(group: type[T], values: Mapping[str, Any]) -> T:
     """Make a dataclass of plain values; those left out take their defaults.
 
     Raises:
-        ConfigurationError: a value that its option refuses.
+        ConfigurationError: a name that is no option's, or a value that its option refuses.
     """
     declared = options_of(group)
+    if unknown := sorted(set(values) - set(declared)):
+        raise ConfigurationError(
+            f"option {', '.join(unknown)}", expected=", ".join(declared), fix="correct the name"
+        )
     return group(**{name: declared[name].typed(value) for name, value in values.items()})
 
 

@@ -12,6 +12,7 @@ import logging
 import time
 
 from yolox_trt.compiler.tensorrt.load_engine import load_tensorrt_engine
+from yolox_trt.core.contention import MEASURED_CONTENTION
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, DeviceError, EngineError
 from yolox_trt.core.model_spec import ModelSpec
@@ -24,7 +25,7 @@ from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 from yolox_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
-from yolox_trt.engines.simulated import MEASURED_CONTENTION, ConstantLatency, SharedMemoryChip
+from yolox_trt.engines.simulated import ConstantLatency, SharedMemoryChip
 from yolox_trt.engines.trt_api import load_api
 from yolox_trt.graph.open_batch import fit_batch
 from yolox_trt.graph.spec import read_spec

@@ -1,20 +1,20 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Simulated engines: latency models, contention between GPU and DLA, faults on command."""
+"""Simulated engines: latency models, devices that share a memory, faults on command."""
 
 from __future__ import annotations
 
 import enum
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.core.bound_network import BoundNetwork
+from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, ModelSpec
@@ -148,59 +148,6 @@ def _check_seconds(seconds: float) -> None:
         raise ConfigurationError(
             f"a latency of {seconds} s", expected="more than 0", fix="give seconds"
         )
-
-
-@dataclass(frozen=True)
-class Contention:
-    """How much devices of one chip slow each other down: they share its memory.
-
-    Attributes:
-        gpu_with_dla: factor on a GPU's time while a DLA works.
-        dla_with_gpu: factor on a DLA's time while a GPU works.
-        dla_with_dla: factor on a DLA's time while the other DLA works.
-    """
-
-    gpu_with_dla: float = 1.0
-    dla_with_gpu: float = 1.0
-    dla_with_dla: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("gpu_with_dla", "dla_with_gpu", "dla_with_dla"):
-            if not getattr(self, name) >= 1.0:
-                raise ConfigurationError(
-                    f"contention {name} = {getattr(self, name)}",
-                    expected="a factor of at least 1",
-                    fix=f"set `{name}`",
-                )
-
-    @property
-    def none(self) -> bool:
-        """Whether nothing slows anything down."""
-        return self.gpu_with_dla == self.dla_with_gpu == self.dla_with_dla == 1.0
-
-    def slowdown(self, device: Device, busy: Iterable[Device]) -> float:
-        """Return the factor on a device's time while others work.
-
-        Args:
-            device: the device.
-            busy: devices that work (itself may be among them).
-        """
-        kinds = {other.kind for other in busy if other != device}
-        if device.kind == "gpu":
-            return self.gpu_with_dla if "dla" in kinds else 1.0
-        if device.kind == "dla":
-            factor = self.dla_with_gpu if "gpu" in kinds else 1.0
-            return factor * (self.dla_with_dla if "dla" in kinds else 1.0)
-        return 1.0
-
-    def worst(self, device: Device, devices: Iterable[Device]) -> float:
-        """Return the factor while all of `devices` work."""
-        return self.slowdown(device, devices)
-
-
-#: What a user of NVIDIA's measured with two networks on an Orin's GPU and DLA at once: the GPU's
-#: call went from 45 to 59 ms, the DLA's from 17 to 21 ms (github.com/NVIDIA/TensorRT issue 2745).
-MEASURED_CONTENTION = Contention(gpu_with_dla=59.0 / 45.0, dla_with_gpu=21.0 / 17.0)
 
 
 class SharedMemoryChip:

@@ -13,11 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from yolox_trt.core.contention import Contention
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
@@ -30,7 +30,6 @@ from yolox_trt.detectors.detector import (
     StageTimes,
     calls_under_way,
 )
-from yolox_trt.engines.simulated import Contention
 from yolox_trt.executor.clock import Clock, MonotonicClock
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
@@ -446,10 +445,6 @@ class InferenceExecutor:
     def options(self) -> SchedulerOptions:
         """Times of watchdog, back-off, batching."""
         return self._scheduler.options
-
-    def dump_timeline(self, path: str | Path, seconds: float = 5.0) -> list[Path]:
-        """Write the last seconds as a trace and a picture (see Timeline.dump)."""
-        return self.timeline.dump(path, seconds, devices=[str(d) for d in self.devices])
 
     # Workers ---------------------------------------------------------------------------------
 

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from yolox_trt.core.contention import Contention, finish_times
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.detectors.detector import StageTimes
-from yolox_trt.engines.simulated import Contention
-from yolox_trt.executor.contention import finish_times
 from yolox_trt.executor.device_state import Batch, DeviceState, ModelServer
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
 from yolox_trt.executor.placement import PlacementPolicy, PlacementProblem, StreamDemand

@@ -1,31 +1,28 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Timeline: what ran where and when, in a ring buffer; written as a Perfetto trace or a picture."""
+"""Timeline: what ran where and when, in a ring buffer; `trace` gives it as a Perfetto trace."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import threading
 from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.executor.outcomes import DropReason
 
 if TYPE_CHECKING:
     from yolox_trt.detectors.detector import StageTimes
     from yolox_trt.executor.device_state import Batch
 
-#: Suffixes that dump() writes as pictures; .json is the trace.
-PICTURES = (".png", ".svg", ".pdf")
+#: The stages of a call, in the order of BatchSpan.stages.
+STAGES = ("preprocess", "inference", "postprocess")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class BatchSpan:
         submitted: when each frame entered its queue.
         start: start of the call.
         end: end of the call.
-        stages: (preprocess, inference, postprocess) seconds, zeros where not told apart.
+        stages: seconds of each of STAGES, zeros where not told apart.
         failed: whether the device failed in it.
     """
 
@@ -233,71 +230,8 @@ class Timeline:
         """Return the events at or after `since`."""
         return [event for event in self._events.copy() if event.time >= since]
 
-    def dump(
-        self,
-        path: str | Path,
-        seconds: float = 5.0,
-        *,
-        until: float | None = None,
-        devices: Iterable[str] = (),
-        title: str = "",
-    ) -> list[Path]:
-        """Write the last seconds to a file.
-
-        Args:
-            path: the suffix decides: .json is a trace for https://ui.perfetto.dev or
-                chrome://tracing; .png, .svg and .pdf are Gantt pictures; no suffix writes both
-                <path>.json and <path>.png.
-            seconds: how much of the end of the record, more than 0.
-            until: end of what is shown, in seconds of the executor's clock; None: the last entry.
-            devices: names of lanes that are shown even if nothing ran there.
-            title: headline of the picture.
-
-        Returns:
-            The files written.
-
-        Raises:
-            ConfigurationError: another suffix, or seconds not above 0.
-            MissingDependencyError: a picture was asked for and matplotlib is not installed.
-        """
-        target = Path(path)
-        if not seconds > 0.0:
-            raise ConfigurationError(
-                f"seconds = {seconds}", expected="more than 0", fix="set `seconds`"
-            )
-        if target.suffix and target.suffix not in (".json", *PICTURES):
-            raise ConfigurationError(
-                f"a timeline file with the suffix '{target.suffix}'",
-                expected=f".json, {', '.join(PICTURES)}, or none (trace and picture)",
-                fix="change the file's name",
-            )
-        targets = [target]
-        if not target.suffix:
-            targets = [target.with_name(target.name + s) for s in (".json", ".png")]
-        first, last = self._extent()
-        last = last if until is None else until
-        since = max(first, last - seconds)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for file in targets:
-            if file.suffix == ".json":
-                file.write_text(json.dumps(self.trace(since, devices)), encoding="utf-8")
-            else:
-                from yolox_trt.planning.gantt import draw_gantt
-
-                draw_gantt(
-                    file,
-                    self.spans(since),
-                    self.drops(since),
-                    self.events(since),
-                    since=since,
-                    until=last,
-                    devices=devices,
-                    title=title,
-                )
-        return targets
-
-    def _extent(self) -> tuple[float, float]:
-        """Return the times of the first and the last entry; zeros if there is none."""
+    def extent(self) -> tuple[float, float]:
+        """Return the times of the first and the last entry, in seconds; zeros if there is none."""
         marks = [e.time for e in self.events()] + [d.time for d in self.drops()]
         spans = self.spans()
         starts = [min((s.start, *s.submitted)) for s in spans]
@@ -326,82 +260,37 @@ class Timeline:
             out.extend(_metadata("thread_name", t, pid, i + 1) for i, t in enumerate(threads))
         lane_of = {name: i + 1 for i, name in enumerate(lanes)}
         thread_of = {name: i + 1 for i, name in enumerate(names)}
+
+        def add(pid: int, tid: int, category: str, name: str, at: float, **more: Any) -> None:
+            base = {"pid": pid, "tid": tid, "cat": category, "name": name, "ts": micro(at)}
+            out.append(base | more)
+
+        def add_slice(
+            pid: int, tid: int, category: str, name: str, begin: float, end: float, **more: Any
+        ) -> None:
+            length = round((end - begin) * 1e6, 3)
+            add(pid, tid, category, name, begin, ph="X", dur=length, **more)
+
         for span in spans:
             call = {"model": span.model, "batch": len(span.streams), "failed": span.failed}
-            base = {"ph": "X", "pid": 1, "tid": lane_of[span.device]}
-            out.append(
-                base
-                | {
-                    "name": " + ".join(span.streams),
-                    "cat": "detect",
-                    "ts": micro(span.start),
-                    "dur": round((span.end - span.start) * 1e6, 3),
-                    "args": call,
-                }
-            )
+            lane, title = lane_of[span.device], " + ".join(span.streams)
+            add_slice(1, lane, "detect", title, span.start, span.end, args=call)
             begin = span.start
-            for stage, length in zip(
-                ("preprocess", "inference", "postprocess"), span.stages, strict=True
-            ):
-                if length <= 0.0:
-                    continue
-                length = min(length, span.end - begin)
-                out.append(
-                    base
-                    | {
-                        "name": stage,
-                        "cat": "stage",
-                        "ts": micro(begin),
-                        "dur": round(length * 1e6, 3),
-                    }
-                )
-                begin += length
+            for stage, length in zip(STAGES, span.stages, strict=True):
+                if length > 0.0:
+                    end = min(begin + length, span.end)
+                    add_slice(1, lane, "stage", stage, begin, end)
+                    begin = end
             for name, submitted in zip(span.streams, span.submitted, strict=True):
-                lane = {"ph": "X", "pid": 2, "tid": thread_of[name]}
+                thread = thread_of[name]
                 if span.start > submitted:
-                    out.append(
-                        lane
-                        | {
-                            "name": "wait",
-                            "cat": "queue",
-                            "ts": micro(submitted),
-                            "dur": round((span.start - submitted) * 1e6, 3),
-                        }
-                    )
-                out.append(
-                    lane
-                    | {
-                        "name": span.device,
-                        "cat": "detect",
-                        "ts": micro(span.start),
-                        "dur": round((span.end - span.start) * 1e6, 3),
-                        "args": call,
-                    }
-                )
+                    add_slice(2, thread, "queue", "wait", submitted, span.start)
+                add_slice(2, thread, "detect", span.device, span.start, span.end, args=call)
         for drop in drops:
-            out.append(
-                {
-                    "ph": "i",
-                    "s": "t",
-                    "pid": 2,
-                    "tid": thread_of[drop.stream],
-                    "name": f"dropped: {drop.reason}",
-                    "cat": "drop",
-                    "ts": micro(drop.time),
-                }
-            )
+            thread = thread_of[drop.stream]
+            add(2, thread, "drop", f"dropped: {drop.reason}", drop.time, ph="i", s="t")
         for event in events:
-            out.append(
-                {
-                    "ph": "i",
-                    "s": "p",
-                    "pid": 1,
-                    "tid": lane_of[event.device],
-                    "name": event.text,
-                    "cat": "device",
-                    "ts": micro(event.time),
-                }
-            )
+            add(1, lane_of[event.device], "device", event.text, event.time, ph="i", s="p")
         return {"traceEvents": out, "displayTimeUnit": "ms"}
 
 

@@ -138,7 +138,7 @@ def _worst_cases(config: PlanConfig, placement: Mapping[str, Device]) -> dict[st
             ServedStream(
                 id=camera.name,
                 time=config.devices[device][load.config.model].worst
-                * config.contention.worst(device, used),
+                * config.contention.slowdown(device, used),
                 period=period,
                 jitter=2.0 * load.jitter + tolerance,
                 priority=load.config.priority,
@@ -150,7 +150,7 @@ def _worst_cases(config: PlanConfig, placement: Mapping[str, Device]) -> dict[st
             worst.update(_bounds(config, device, streams))
     for device, streams in served.items():
         if device.kind == "gpu":
-            slowdown = config.contention.worst(device, used)
+            slowdown = config.contention.slowdown(device, used)
             interference = _gpu_shares(config, served, worst, slowdown)
             worst.update(_bounds(config, device, streams, interference))
     return worst

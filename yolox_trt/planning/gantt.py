@@ -1,19 +1,22 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Gantt picture of a timeline: a lane for each device, bars in the streams' colours."""
+"""Files of a timeline: Perfetto traces, and Gantt pictures with a lane for each device."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.optional import require
+from yolox_trt.executor.timeline import BatchSpan, EventMark, Timeline
 
-if TYPE_CHECKING:
-    from yolox_trt.executor.timeline import BatchSpan, DropMark, EventMark
-
+#: Suffixes that dump_timeline() writes as pictures; .json is the trace.
+PICTURES = (".png", ".svg", ".pdf")
 #: Bars narrower than this share of the axis carry no text.
 LABEL_SHARE = 0.022
 #: Longest texts of events beside their lines.
@@ -22,24 +25,75 @@ EVENT_LENGTH = 48
 EVENT_SPACING = 0.02
 
 
+def dump_timeline(
+    timeline: Timeline,
+    path: str | Path,
+    seconds: float = 5.0,
+    *,
+    until: float | None = None,
+    devices: Iterable[Device] = (),
+    title: str = "",
+) -> list[Path]:
+    """Write the last seconds of a timeline to a file.
+
+    Args:
+        timeline: the record, such as InferenceExecutor.timeline.
+        path: the suffix decides: .json is a trace for https://ui.perfetto.dev or
+            chrome://tracing; .png, .svg and .pdf are Gantt pictures; no suffix writes both
+            <path>.json and <path>.png.
+        seconds: how much of the end of the record, more than 0.
+        until: end of what is shown, in seconds of the executor's clock; None: the last entry.
+        devices: lanes that are shown even if nothing ran there.
+        title: headline of the picture.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigurationError: another suffix, or seconds not above 0.
+        MissingDependencyError: a picture was asked for and matplotlib is not installed.
+    """
+    target = Path(path)
+    if not seconds > 0.0:
+        raise ConfigurationError(
+            f"seconds = {seconds}", expected="more than 0", fix="set `seconds`"
+        )
+    if target.suffix and target.suffix not in (".json", *PICTURES):
+        raise ConfigurationError(
+            f"a timeline file with the suffix '{target.suffix}'",
+            expected=f".json, {', '.join(PICTURES)}, or none (trace and picture)",
+            fix="change the file's name",
+        )
+    targets = [target]
+    if not target.suffix:
+        targets = [target.with_name(target.name + s) for s in (".json", ".png")]
+    first, last = timeline.extent()
+    last = last if until is None else until
+    since = max(first, last - seconds)
+    lanes = [str(device) for device in devices]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for file in targets:
+        if file.suffix == ".json":
+            file.write_text(json.dumps(timeline.trace(since, lanes)), encoding="utf-8")
+        else:
+            draw_gantt(file, timeline, since=since, until=last, devices=lanes, title=title)
+    return targets
+
+
 def draw_gantt(
     path: Path,
-    spans: Sequence[BatchSpan],
-    drops: Sequence[DropMark],
-    events: Sequence[EventMark],
+    timeline: Timeline,
     *,
     since: float,
     until: float,
     devices: Iterable[str] = (),
     title: str = "",
 ) -> None:
-    """Draw a part of a timeline.
+    """Draw a part of a timeline: calls, with dropped frames under the lanes, and events.
 
     Args:
         path: .png, .svg or .pdf.
-        spans: calls.
-        drops: dropped frames, marked under the lanes.
-        events: faults, returns, moves.
+        timeline: the record.
         since: left edge, in seconds of the executor's clock.
         until: right edge.
         devices: lanes that are shown even if nothing ran there.
@@ -48,6 +102,7 @@ def draw_gantt(
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
+    spans, drops, events = timeline.spans(since), timeline.drops(since), timeline.events(since)
     require("matplotlib", purpose="pictures of timelines")
     # The classes themselves, not pyplot: no global state, and any thread may draw.
     figure_class = require("matplotlib.figure").Figure

@@ -14,13 +14,12 @@ from typing import Any
 
 import yaml
 
+from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.engines.simulated import (
-    MEASURED_CONTENTION,
     BatchLatency,
     ConstantLatency,
-    Contention,
     LatencyModel,
     MeasuredLatency,
 )
@@ -215,7 +214,7 @@ class PlanConfig:
         return cls(
             cameras=cameras,
             devices=devices,
-            contention=read_contention(values.get("contention", "none")),
+            contention=Contention.parse(values.get("contention", "none")),
             gpu_share=_times(values, "gpu_share", [d for d in devices if d.kind == "dla"]),
             copies=_times(values, "copies", devices),
             max_batch=_whole_number(values, "max_batch", "the plan", 1),
@@ -243,36 +242,6 @@ class PlanConfig:
     def with_contention(self, contention: Contention) -> PlanConfig:
         """Return the plan with another contention."""
         return dataclasses.replace(self, contention=contention)
-
-
-def read_contention(value: Any) -> Contention:
-    """Read "none", "measured", or a mapping of factors (also as YAML text).
-
-    Raises:
-        ConfigurationError: anything else.
-    """
-    if value in (None, "none", False):
-        return Contention()
-    if value == "measured":
-        return MEASURED_CONTENTION
-    reason = ""
-    if isinstance(value, str) and value.startswith("{"):
-        try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            reason = f" that is not YAML ({error})"
-    if isinstance(value, Mapping):
-        names = [f.name for f in dataclasses.fields(Contention)]
-        _known(value, names, "contention")
-        return Contention(
-            **{str(k): _number(value, str(k), "contention", least=1.0) for k in value}
-        )
-    raise ConfigurationError(
-        f"contention = {value!r}{reason}",
-        expected="none, measured, or a mapping such as {gpu_with_dla: 1.31, dla_with_gpu: 1.24, "
-        "dla_with_dla: 1.0}",
-        fix="set `contention`",
-    )
 
 
 def _times(values: Mapping[str, Any], key: str, devices: Collection[Device]) -> dict[Device, float]:

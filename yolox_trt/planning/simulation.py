@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.detectors.detector import StageTimes
-from yolox_trt.engines.simulated import Contention, LatencyModel
+from yolox_trt.engines.simulated import LatencyModel
 from yolox_trt.executor.clock import VirtualClock
 from yolox_trt.executor.device_state import Batch, ModelServer
 from yolox_trt.executor.outcomes import DropReason

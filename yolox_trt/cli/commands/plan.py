@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.executor.outcomes import DropReason
 from yolox_trt.executor.snapshot import StreamSnapshot
-from yolox_trt.executor.timeline import PICTURES
 from yolox_trt.planning.capacity_planner import (
     BY_HAND,
     PolicyPlan,
@@ -27,7 +27,8 @@ from yolox_trt.planning.capacity_planner import (
     plan_policy,
     policies_of,
 )
-from yolox_trt.planning.plan_config import PlanConfig, read_contention
+from yolox_trt.planning.gantt import PICTURES, dump_timeline
+from yolox_trt.planning.plan_config import PlanConfig
 
 #: Names of the policies in tables.
 TITLES = {
@@ -46,7 +47,7 @@ def run_plan(args: argparse.Namespace) -> int:
     """
     config = PlanConfig.load(args.config)
     if args.contention is not None:
-        config = config.with_contention(read_contention(args.contention))
+        config = config.with_contention(Contention.parse(args.contention))
     for option in ("duration", "window"):
         seconds = getattr(args, option)
         if not (math.isfinite(seconds) and seconds > 0.0):
@@ -232,7 +233,6 @@ def _write_pictures(args: argparse.Namespace, config: PlanConfig, plan: PolicyPl
     )
     timeline = short.result.timeline
     assert timeline is not None
-    devices = [str(device) for device in config.devices]
     title = (
         f"{len(config.cameras)} cameras, {TITLES[plan.policy]}: "
         f"{plan.result.drop_rate:.1%} dropped, longest latency {_ms(plan.result.latency_max)} ms"
@@ -240,8 +240,13 @@ def _write_pictures(args: argparse.Namespace, config: PlanConfig, plan: PolicyPl
     written: list[Path] = []
     for path in (args.gantt, args.trace):
         if path is not None:
-            written += timeline.dump(
-                path, args.window, until=args.window, devices=devices, title=title
+            written += dump_timeline(
+                timeline,
+                path,
+                args.window,
+                until=args.window,
+                devices=config.devices,
+                title=title,
             )
     return written
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from yolox_trt.core.contention import Contention, contended_loads
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError
 from yolox_trt.core.optional import require
-from yolox_trt.engines.simulated import Contention
-from yolox_trt.executor.contention import contended_loads
 from yolox_trt.executor.placement.greedy import place_greedily
 from yolox_trt.executor.placement.problem import PlacementProblem, StreamDemand
 
@@ -252,7 +251,7 @@ def _least_contended(
             objectives(tuple(itertools.chain.from_iterable(choice)))
     else:
         alone = replace(problem, contention=Contention())
-        factors = {d: problem.contention.worst(d, devices) for d in devices}
+        factors = {d: problem.contention.slowdown(d, devices) for d in devices}
         worst = [
             [replace(s, times={d: t * factors[d] for d, t in s.times.items()}) for s in group]
             for group in groups

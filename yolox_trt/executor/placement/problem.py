@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from yolox_trt.core.contention import Contention, contended_loads
 from yolox_trt.core.device import Device
-from yolox_trt.engines.simulated import Contention
-from yolox_trt.executor.contention import contended_loads
 
 
 @dataclass(frozen=True)

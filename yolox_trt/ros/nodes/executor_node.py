@@ -21,6 +21,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
+from yolox_trt.core.contention import Contention
 from yolox_trt.core.errors import ConfigurationError, DeviceError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.executor.inference_executor import InferenceExecutor
@@ -28,7 +29,7 @@ from yolox_trt.executor.outcomes import SubmitOutcome
 from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot, ExecutorState
 from yolox_trt.executor.stream_config import StreamConfig
-from yolox_trt.planning.plan_config import read_contention
+from yolox_trt.planning.gantt import dump_timeline
 from yolox_trt.ros.ingest.pool import IngestPool
 from yolox_trt.ros.nodes import diagnostics
 from yolox_trt.ros.nodes.annotator import Annotator
@@ -231,7 +232,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
                 options=self._scheduler_options(),
                 factory=models.create,
                 max_batch=self.parameters["max_batch"],
-                contention=read_contention(self.parameters["contention"]),
+                contention=Contention.parse(self.parameters["contention"]),
                 profile=self.parameters["nvtx"],
             )
             self._executor = executor
@@ -578,7 +579,9 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         folder = Path(self.parameters["timeline_folder"] or ".").expanduser().resolve()
         base = folder / f"timeline_{time.strftime('%Y%m%d_%H%M%S')}"
         try:
-            executor.dump_timeline(base.with_suffix(".json"), seconds)
+            dump_timeline(
+                executor.timeline, base.with_suffix(".json"), seconds, devices=executor.devices
+            )
         except (YoloxTrtError, OSError) as error:
             response.success = False
             response.message = str(error)
@@ -596,7 +599,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
 
     def _draw_timeline(self, executor: InferenceExecutor, path: Path, seconds: float) -> None:
         try:
-            executor.dump_timeline(path, seconds)
+            dump_timeline(executor.timeline, path, seconds, devices=executor.devices)
             self.get_logger().info(f"{path} written")
         except (YoloxTrtError, OSError) as error:
             self.get_logger().error(f"{path} could not be drawn: {error}")

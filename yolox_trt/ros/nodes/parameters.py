@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.core.roi import Roi
-from yolox_trt.planning.plan_config import read_contention
 from yolox_trt.ros.parameter_spec import Applies, ParameterKind, ParameterSpec
 
 #: `device` of a camera that leaves the choice to the placement policy.
@@ -499,7 +499,7 @@ EXECUTOR_PARAMETERS: tuple[ParameterSpec, ...] = (
         description="How GPU and DLA slow each other down, for the placement: none (not known), "
         "measured (GPU x 1.31, DLA x 1.24, as a user measured on an Orin), or the factors of your "
         "board, as {gpu_with_dla: 1.31, dla_with_gpu: 1.24}.",
-        check=read_contention,
+        check=Contention.parse,
     ),
     ParameterSpec(
         name="max_batch",
