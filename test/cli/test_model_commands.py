@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
 
 import onnx
 import pytest
+from support.command_line import call
 from support.yolox_graphs import build_yolox
 
-from yolox_trt.cli.commands import model as model_cli
 from yolox_trt.compiler.dla import check
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.graph.spec import read_spec
@@ -26,20 +25,13 @@ def stock(tmp_path: Path) -> Path:
     return path
 
 
-def call(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    model_cli.add_parsers(parser.add_subparsers())
-    args = parser.parse_args([str(a) for a in arguments])
-    return args.run(args)
-
-
 def test_check_optimize_check(stock, tmp_path, capsys) -> None:
     assert call("dla-check", stock) == 1
     printed = capsys.readouterr().out
     assert "focus-to-conv" in printed and "15 nodes fall back" in printed
     out = tmp_path / "dla.onnx"
     report = tmp_path / "report.json"
-    assert call("optimize", stock, "--target", "dla", "-o", out, "--report", report) == 0
+    assert call("optimize", stock, "--target", "dla", "-o", out, "--json", report) == 0
     assert "max |after - before|" in capsys.readouterr().out
     values = json.loads(report.read_text())
     assert values["difference"] < 1e-4 and values["after"]["gpu_nodes"] == 0
@@ -70,7 +62,7 @@ def test_optimize_options(stock, tmp_path) -> None:
     labels.write_text("car\ntruck\nbus\nbicycle\npedestrian\n")
     out = tmp_path / "out.onnx"
     status = call(
-        "optimize", stock, "-o", out, "--batch", 2, "--input-size", 96, 64, "--labels", labels,
+        "optimize", stock, "-o", out, "--batch", 2, "--input-size", "96x64", "--labels", labels,
         "--preprocessing", "rgb", "--uint8-input", "--sigmoid", "keep",
     )  # fmt: skip
     assert status == 0
@@ -82,10 +74,10 @@ def test_optimize_options(stock, tmp_path) -> None:
 
 def test_nms_on_and_off(stock, tmp_path) -> None:
     with_nms, without = tmp_path / "nms.onnx", tmp_path / "plain.onnx"
-    arguments = ["--head", "efficient-nms", "--max-detections", 20, "--score-threshold", 0.1]
+    arguments = ["--head", "efficient-nms", "--max-detections", 20, "--score", 0.1]
     assert call("optimize", stock, "-o", with_nms, *arguments) == 0
     assert read_spec(with_nms).head.value == "efficient_nms"
-    assert call("optimize", with_nms, "--no-nms", "-o", without) == 0
+    assert call("optimize", with_nms, "-o", without) == 0
     assert read_spec(without).head.value == "raw_levels"
 
 
@@ -111,7 +103,8 @@ def test_missing_arguments_name_the_command() -> None:
 def test_inspect(stock, tmp_path, capsys) -> None:
     out = tmp_path / "i.json"
     assert (
-        call("inspect", stock, "--device", "orin-dla", "--time", 5, "--layers", "--json", out) == 0
+        call("inspect", stock, "--hardware", "orin-dla", "--time", 5, "--layers", "--json", out)
+        == 0
     )
     printed = capsys.readouterr().out
     assert "Efficiency" in printed and "SiLU" in printed and "YOLOX-S-plus-opt" in printed
@@ -139,13 +132,20 @@ def test_names_that_look_like_markup(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("optimize", "-o"), ("optimize", "--report"), ("dla-check", "--svg"), ("inspect", "--json")],
+    ("command", "option", "suffix"),
+    [
+        ("optimize", "-o", ".onnx"),
+        ("optimize", "--json", ".json"),
+        ("dla-check", "--svg", ".svg"),
+        ("inspect", "--json", ".json"),
+    ],
 )
-def test_outputs_that_cannot_be_written_are_refused_first(stock, tmp_path, arguments) -> None:
-    command, option = arguments
-    extra = ["-o", tmp_path / "x.onnx"] if option == "--report" else []
-    for path, message in ((stock / "file", "cannot be written"), (tmp_path, "is a folder")):
+def test_outputs_that_cannot_be_written_are_refused_first(
+    stock: Path, tmp_path: Path, command: str, option: str, suffix: str
+) -> None:
+    extra = ["-o", tmp_path / "x.onnx"] if option == "--json" and command == "optimize" else []
+    (folder := tmp_path / f"folder{suffix}").mkdir()
+    for path, message in ((stock / f"file{suffix}", "cannot be written"), (folder, "is a folder")):
         with pytest.raises(ConfigurationError, match=message):
             call(command, stock, *extra, option, path)
     assert not (tmp_path / "x.onnx").exists()

@@ -71,10 +71,10 @@ def test_plain_values_become_typed_ones() -> None:
         ("depth", 0, "at least 1"),
         ("depth", True, "a whole number"),
         ("depth", 1.5, "a whole number"),
-        ("policy", "best", "static, dynamic"),
+        ("policy", "best", "static or dynamic"),
         ("names", "front", "a list of texts"),
         ("names", [1], "a list of texts"),
-        ("parts", ["wheel", "tree"], "one of door, wheel"),
+        ("parts", ["wheel", "tree"], "door or wheel"),
         ("device", "tpu", "dla0"),
     ],
 )

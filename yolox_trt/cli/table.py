@@ -15,7 +15,7 @@ from itertools import zip_longest
 
 _GAP = "  "
 #: A cell up to this width is not broken (a number with its unit, a size); a heading may be.
-_WHOLE = 24
+_WHOLE = 16
 
 
 def table_text(
@@ -40,7 +40,7 @@ def table_text(
     if widths is None:
         lines += [line for row in cells for line in _block(heads, row, width)]
         return "\n".join(lines)
-    right = [_is_numeric(row[k] for row in cells) for k in range(len(columns))]
+    right = [bool(heads) and _is_numeric([row[k] for row in cells]) for k in range(len(columns))]
     for number, row in enumerate([*([heads] if heads else []), *cells]):
         lines += _lines(row, widths, right)
         if heads and number == 0:
@@ -119,8 +119,8 @@ def _block(heads: Sequence[str], row: Sequence[str], width: int) -> list[str]:
     return [text.rstrip(";") if text is lines[-1] else text for text in lines]
 
 
-def _is_numeric(cells: object) -> bool:
-    texts = [text for text in cells if text not in ("", "-", "none")]  # type: ignore[attr-defined]
+def _is_numeric(cells: Sequence[str]) -> bool:
+    texts = [text for text in cells if text not in ("", "-", "none")]
     return bool(texts) and all(text.lstrip("+-")[:1].isdigit() for text in texts)
 
 

@@ -138,18 +138,14 @@ class Option:
         Raises:
             ConfigurationError: wrong type, out of range, or refused by `parse`; it names the range.
         """
-        if value is None and self.default is None and not self.required:
-            return None
-        converted = _convert(self.kind, value)
-        if converted is None or not self._allows(converted):
-            raise self.refusal(value)
-        if self.parse is not None:
+        converted = self._checked(value)
+        if self.parse is not None and converted is not None:
             self._parsed(converted)
         return converted
 
     def typed(self, value: Any) -> Any:
         """Return the typed value of a plain one, checked as `plain` does."""
-        converted = self.plain(value)
+        converted = self._checked(value)
         return converted if converted is None else self._parsed(converted)
 
     def check(self, value: Any) -> None:
@@ -167,11 +163,20 @@ class Option:
     def refusal(self, value: Any) -> ConfigurationError:
         """Make the error that refuses a value and names what is allowed."""
         if self.choices:
-            expected = f"one of {self.range_text}"
+            *others, last = (choice or "'' (empty)" for choice in self.choices)
+            expected = f"{', '.join(others)} or {last}" if others else last
         else:
             expected = self.kind.words + (f", {self.range_text}" if self.range_text else "")
         found = value if isinstance(value, int | float) else repr(value)
         return ConfigurationError((self, f" = {found}"), expected=expected, fix=("set ", self))
+
+    def _checked(self, value: Any) -> Any:
+        if value is None and self.default is None and not self.required:
+            return None
+        converted = _convert(self.kind, value)
+        if converted is None or not self._allows(converted):
+            raise self.refusal(value)
+        return converted
 
     def _parsed(self, plain: Any) -> Any:
         if self.parse is None:

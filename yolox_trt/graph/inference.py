@@ -39,7 +39,7 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         raise ModelError(
             f"a graph whose shapes cannot be inferred ({error})",
             expected="consistent shapes",
-            fix="export the model again, or fix its input size (`--input-size HEIGHT WIDTH`)",
+            fix="export the model again, or fix its input size (`--input-size HxW`)",
         ) from error
     return [*inferred.value_info, *inferred.output]
 

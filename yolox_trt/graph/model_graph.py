@@ -82,7 +82,7 @@ def infer_shapes(model: onnx.ModelProto, *, in_place: bool = False) -> onnx.Mode
         raise ModelError(
             f"a graph whose shapes cannot be inferred ({error})",
             expected="consistent shapes",
-            fix="export the model again, or fix its input size (`--input-size HEIGHT WIDTH`)",
+            fix="export the model again, or fix its input size (`--input-size HxW`)",
         ) from error
     if not in_place:
         copy = onnx_.ModelProto()

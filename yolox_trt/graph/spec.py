@@ -280,7 +280,7 @@ class _Graph:
             raise ModelError(
                 f"input {described} with open height or width",
                 expected="a fixed H x W",
-                fix="give the input size (`--input-size HEIGHT WIDTH`), or export without dynamic "
+                fix="give the input size (`--input-size HxW`), or export without dynamic "
                 "height and width",
             )
         return _Image(name, batch, height, width, dtype)
@@ -349,12 +349,12 @@ def _fix_size(height: int, width: int) -> str:
     """Return how a model with a built-in size gets another one."""
     if height > 0 and width > 0 and height % 32 == 0 and width % 32 == 0:
         return (
-            f"make a model of this size (yolox_trt optimize MODEL --input-size {height} {width} "
+            f"make a model of this size (yolox_trt optimize MODEL --input-size {height}x{width} "
             "-o OUT), or leave the input size out"
         )
     return (
         "leave the input size out; a model of another size has multiples of 32 (yolox_trt "
-        "optimize MODEL --input-size HEIGHT WIDTH -o OUT)"
+        "optimize MODEL --input-size HxW -o OUT)"
     )
 
 

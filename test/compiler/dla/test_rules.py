@@ -318,7 +318,7 @@ def test_versions(given, known) -> None:
 
 @pytest.mark.parametrize(
     ("version", "match"),
-    [("8.4", "one of"), ("10.8", "JetPack 6"), ("11.4.1", "strongly"), ("abc", "--tensorrt")],
+    [("8.4", "one of"), ("10.8", "JetPack 6"), ("11.4.1", "strongly"), ("abc", "set `tensorrt`")],
 )
 def test_versions_without_known_rules(version, match) -> None:
     with pytest.raises(ConfigurationError, match=match):

@@ -157,7 +157,7 @@ class TestActivations:
 
 class TestTimes:
     def test_efficiency_of_a_measured_time(self) -> None:
-        found = inspect_model(build_yolox_s(), device="xavier-dla", time_ms=10.0)
+        found = inspect_model(build_yolox_s(), hardware="xavier-dla", time_ms=10.0)
         assert found.efficiency == pytest.approx(found.gflops / 0.010 / 5000 * 100)
         assert found.bound_ms is not None and 5.3 < found.bound_ms < 6.0
         assert [r.model for r in found.published] == ["YOLOX-S-plus-opt"] * 2
@@ -176,7 +176,7 @@ class TestTimes:
         ]
         path = tmp_path / "profile.json"
         path.write_text(json.dumps(profile))
-        found = inspect_model(model, device="orin-gpu", profile=read_profile(path))
+        found = inspect_model(model, hardware="orin-gpu", profile=read_profile(path))
         assert found.time_ms == pytest.approx(10.0)
         assert found.convs[0].time_ms == pytest.approx(3.0)
         assert found.convs[1].time_ms == pytest.approx(3.0)
@@ -201,10 +201,10 @@ class TestTimes:
 
     def test_wrong_arguments(self) -> None:
         model = build_yolox()
-        with pytest.raises(ConfigurationError, match="--device"):
+        with pytest.raises(ConfigurationError, match="hardware"):
             inspect_model(model, time_ms=1.0)
         with pytest.raises(ConfigurationError, match="orin-dla"):
-            inspect_model(model, device="tpu")
+            inspect_model(model, hardware="tpu")
         with pytest.raises(ConfigurationError, match="precision"):
             inspect_model(model, precision="fp32")
 
@@ -217,7 +217,7 @@ class TestOpenSizes:
 
     def test_open_sizes_need_the_option(self) -> None:
         model = build_yolox(style="opset13", dynamic_size=True, upsample="sizes")
-        with pytest.raises(ModelError, match="--input-size"):
+        with pytest.raises(ModelError, match="input_size"):
             inspect_model(model)
         found = inspect_model(model, input_size=(64, 96))
         assert found.gflops == pytest.approx(inspect_model(build_yolox()).gflops)
@@ -290,10 +290,10 @@ class TestParser:
 
 
 def test_json(tmp_path) -> None:
-    found = inspect_model(build_yolox(), device="orin-dla")
+    found = inspect_model(build_yolox(), hardware="orin-dla")
     values = json.loads(json.dumps(found.to_dict()))
     assert values["gflops"] == pytest.approx(found.gflops)
-    assert values["device"]["int8_tops"] == 26.25
+    assert values["hardware"]["int8_tops"] == 26.25
 
 
 def quantised_conv(shape=(6, 3, 3, 3)):

@@ -5,7 +5,10 @@
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.commands.build import Build
 from yolox_trt.cli.commands.cache import CacheClear, CacheList, CachePrune
+from yolox_trt.cli.commands.dla_check import DlaCheck
+from yolox_trt.cli.commands.inspect_model import Inspect
 from yolox_trt.cli.commands.models import ModelsFetch, ModelsList
+from yolox_trt.cli.commands.optimize import Optimize
 from yolox_trt.cli.commands.training import Distill, Export, Train
 
 COMMANDS: tuple[type[Command], ...] = (
@@ -14,6 +17,9 @@ COMMANDS: tuple[type[Command], ...] = (
     CacheList,
     CachePrune,
     CacheClear,
+    Optimize,
+    DlaCheck,
+    Inspect,
     Build,
     Train,
     Distill,

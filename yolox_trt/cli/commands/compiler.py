@@ -7,10 +7,8 @@ from __future__ import annotations
 import argparse
 
 from yolox_trt.cli.commands import int8 as int8_cli
-from yolox_trt.cli.commands import model as model_cli
 
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands; what they need is imported when they run."""
-    model_cli.add_parsers(subparsers)
     int8_cli.add_parsers(subparsers)

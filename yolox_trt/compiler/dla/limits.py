@@ -16,7 +16,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import options_of
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -153,5 +155,5 @@ def limits_for(tensorrt: str) -> DlaLimits:
     raise ConfigurationError(
         f"TensorRT version {tensorrt!r}",
         expected="one of " + ", ".join(DLA_LIMITS),
-        fix="set `--tensorrt`",
+        fix=("set ", options_of(DlaTarget)["tensorrt"]),
     )

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 from yolox_trt.compiler.dla.limits import DlaLimits, limits_for
 from yolox_trt.compiler.dla.node_checks import NodeChecks
+from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.compiler.dla.partition import partition
 from yolox_trt.compiler.dla.report import DlaReport, DlaSubgraph, NodeVerdict, Transfer
 from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import options_of
 from yolox_trt.graph.folding import fold_constants
 from yolox_trt.graph.model_graph import ModelGraph, load_model
 from yolox_trt.graph.regions import head_and_stem
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
-Precision = Literal["int8", "fp16"]
 
 _CUT = "cut-head"
 
@@ -34,9 +35,9 @@ _CUT = "cut-head"
 def check(
     model: str | Path | onnx.ModelProto,
     *,
-    tensorrt: str = "8.6",
-    precision: str = "int8",
-    soc: str = "orin",
+    tensorrt: str = DlaTarget.tensorrt,
+    precision: str = DlaTarget.precision,
+    soc: str = DlaTarget.soc,
 ) -> DlaReport:
     """Check a model against the DLA's restrictions.
 
@@ -55,17 +56,13 @@ def check(
         ModelError: the model cannot be read.
     """
     limits = limits_for(tensorrt)
-    if precision not in ("int8", "fp16"):
-        raise ConfigurationError(
-            f"precision {precision!r}",
-            expected="int8 or fp16, the only ones of a DLA",
-            fix="set `--precision`",
-        )
+    DlaTarget(tensorrt=tensorrt, precision=precision, soc=soc)
     if soc not in limits.socs:
+        declared = options_of(DlaTarget)
         raise ConfigurationError(
-            f"SoC {soc!r} with TensorRT {tensorrt}",
+            (declared["soc"], f" {soc} with TensorRT {tensorrt}"),
             expected=" or ".join(limits.socs),
-            fix="set `--soc`",
+            fix=("set ", declared["soc"], " or ", declared["tensorrt"]),
         )
     loaded = load_model(model)
     name = model.name if isinstance(model, Path) else str(model) if isinstance(model, str) else ""

@@ -116,7 +116,7 @@ def _cost(graph: ModelGraph, node: gs.Node) -> NodeCost:
                 raise ModelError(
                     f"tensor '{tensor.name}' of size {tensor.shape}",
                     expected="fixed sizes",
-                    fix="give `--input-size HEIGHT WIDTH` and `--batch N`",
+                    fix="give `--input-size HxW` and `--batch N`",
                 )
         shapes.append(shape)
     inputs, outputs = shapes[: len(variables)], shapes[len(variables) :]

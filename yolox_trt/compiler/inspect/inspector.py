@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from yolox_trt.compiler.inspect.cost import NodeCost, count_parameters, node_costs
 from yolox_trt.compiler.inspect.hardware import HARDWARE, PUBLISHED_RUNS, Hardware, PublishedRun
+from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.compiler.inspect.parser_support import ParserProblem, check_parser
 from yolox_trt.compiler.surgery.activation_patterns import is_silu
 from yolox_trt.compiler.surgery.fixed_shape import FixedShape
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.option import options_of
 from yolox_trt.graph.folding import fold_constants
 from yolox_trt.graph.model_graph import ModelGraph, load_model
 
@@ -47,10 +49,10 @@ class ConvFigures:
         share: of all operations, 0 to 1.
         utilisation: operations / operations with channels padded to the multiple, 0 to 1.
         intensity: operations for each byte moved.
-        memory_bound: whether moving its bytes takes longer than computing, on the device; None
-            without one.
+        memory_bound: whether moving its bytes takes longer than computing, on the hardware; None
+            without any.
         time_ms: measured, None where unknown.
-        efficiency: in percent of the device's peak, None where unknown.
+        efficiency: in percent of the hardware's peak, None where unknown.
     """
 
     cost: NodeCost
@@ -93,14 +95,14 @@ class Inspection:
             convolution (as kernels of its own), 0 to 1.
         pointwise_share: share of the operations in 1 x 1 convolutions.
         depthwise_share: share of the operations in depthwise convolutions.
-        device: that it was compared with, None without one.
+        hardware: that it was compared with, None without any.
         bound_ms: least time of one run on it: each convolution at the peak or at the memory's
-            bandwidth, whichever is longer; None without a device or its peak.
+            bandwidth, whichever is longer; None without hardware or its peak.
         time_ms: measured time of one run, None where unknown.
         efficiency: GFLOPs / time / TOPS in percent, None where unknown.
         silu_time_share: SiLU's share of the measured time where the profile has it as layers of
             its own; None without a profile.
-        published: runs of the sources on that device.
+        published: runs of the sources on that hardware.
         problems: what TensorRT's parser does not take.
         tensorrt: version of that parser.
     """
@@ -118,7 +120,7 @@ class Inspection:
     silu_bytes_share: float
     pointwise_share: float
     depthwise_share: float
-    device: Hardware | None
+    hardware: Hardware | None
     bound_ms: float | None
     time_ms: float | None
     efficiency: float | None
@@ -145,20 +147,20 @@ class Inspection:
 def inspect_model(
     model: str | Path | onnx.ModelProto,
     *,
-    precision: str = "int8",
-    device: str | None = None,
+    precision: str = InspectOptions.precision,
+    hardware: str | None = None,
     time_ms: float | None = None,
     profile: Mapping[str, float] | None = None,
     input_size: tuple[int, int] | None = None,
     batch: int | None = None,
-    tensorrt: str = "8.6",
+    tensorrt: str = InspectOptions.tensorrt,
 ) -> Inspection:
     """Look at a model.
 
     Args:
         model: path or loaded model (not changed).
         precision: "int8" or "fp16": channel multiples, bytes, peak.
-        device: key of HARDWARE.
+        hardware: key of HARDWARE.
         time_ms: measured time of one run in ms; the sum of `profile` where only that is given.
         profile: layer name -> ms, as TensorRT names layers.
         input_size: (height, width) to count at.
@@ -166,26 +168,20 @@ def inspect_model(
         tensorrt: version of the parser.
 
     Raises:
-        ConfigurationError: unknown precision or device, or a time without a device.
+        ConfigurationError: unknown precision or hardware, or a time without hardware.
         ModelError: the model cannot be read, or its sizes are open.
     """
-    if precision not in CHANNEL_MULTIPLES:
-        raise ConfigurationError(
-            f"precision {precision!r}", expected="int8 or fp16", fix="set `--precision`"
-        )
-    if device is not None and device not in HARDWARE:
-        raise ConfigurationError(
-            f"device {device!r}", expected=", ".join(HARDWARE), fix="set `--device`"
-        )
-    hardware = HARDWARE[device] if device else None
     if time_ms is None and profile:
         time_ms = sum(profile.values())
-    if time_ms is not None and hardware is None:
-        raise ConfigurationError(
-            f"a time of {time_ms} ms without a device",
-            expected="the device it was measured on",
-            fix="set `--device`: " + ", ".join(HARDWARE),
-        )
+    InspectOptions(
+        precision=precision,
+        hardware=hardware,
+        time_ms=time_ms,
+        input_size=input_size,
+        batch=batch,
+        tensorrt=tensorrt,
+    )
+    chip = HARDWARE[hardware] if hardware else None
     loaded = load_model(model)
     name = Path(model).name if isinstance(model, str | Path) else loaded.graph.name
     original = ModelGraph(loaded)
@@ -199,7 +195,7 @@ def inspect_model(
         raise ModelError(
             f"input of size {graph.image.shape}",
             expected="fixed sizes",
-            fix="give `--input-size HEIGHT WIDTH`",
+            fix=("set ", options_of(InspectOptions)["input_size"]),
         )
     kept = {n.name for n in graph.nodes}
     folded = frozenset(n.name for n in original.nodes if n.name not in kept)
@@ -211,7 +207,7 @@ def inspect_model(
     measured = _assign(profile or {}, list(by_name))
     convs, bound = [], 0.0
     padded = 0.0
-    peak = hardware.peak(precision) if hardware else None
+    peak = chip.peak(precision) if chip else None
     for cost in costs:
         if not cost.flops:
             continue
@@ -220,9 +216,9 @@ def inspect_model(
         padded += cost.flops / utilisation
         own_time = sum(measured.get(n, 0.0) for n in nodes) if profile else None
         compute_ms = memory_ms = None
-        if hardware is not None and peak is not None:
+        if chip is not None and peak is not None:
             compute_ms = cost.flops / (peak * 1e9)
-            memory_ms = cost.bytes_moved(bytes_each) / (hardware.bandwidth * 1e6)
+            memory_ms = cost.bytes_moved(bytes_each) / (chip.bandwidth * 1e6)
             bound += max(compute_ms, memory_ms)
         convs.append(
             ConvFigures(
@@ -234,9 +230,7 @@ def inspect_model(
                 cost.intensity(bytes_each),
                 None if compute_ms is None or memory_ms is None else memory_ms > compute_ms,
                 own_time or None,
-                hardware.efficiency(cost.gflops, own_time, precision)
-                if hardware and own_time
-                else None,
+                chip.efficiency(cost.gflops, own_time, precision) if chip and own_time else None,
             )
         )
     counts, elements = _activations(graph)
@@ -258,14 +252,12 @@ def inspect_model(
         silu_bytes_share=silu_moved / (silu_moved + moved) if silu_moved else 0.0,
         pointwise_share=sum(c.share for c in convs if c.is_pointwise),
         depthwise_share=sum(c.share for c in convs if c.is_depthwise),
-        device=hardware,
+        hardware=chip,
         bound_ms=bound if peak is not None else None,
         time_ms=time_ms,
-        efficiency=(
-            hardware.efficiency(gflops, time_ms, precision) if hardware and time_ms else None
-        ),
+        efficiency=(chip.efficiency(gflops, time_ms, precision) if chip and time_ms else None),
         silu_time_share=_silu_time(graph, profile) if profile else None,
-        published=tuple(r for r in PUBLISHED_RUNS if r.device == device),
+        published=tuple(r for r in PUBLISHED_RUNS if r.device == hardware),
         problems=tuple(problems),
         tensorrt=tensorrt,
     )
@@ -275,7 +267,7 @@ def read_profile(path: str | Path) -> dict[str, float]:
     """Read measured layer times.
 
     Args:
-        path: JSON of `trtexec --exportProfile`, of `yolox_trt build --profile --report`, or an
+        path: JSON of `trtexec --exportProfile`, of `yolox_trt build --profile --json`, or an
             object {layer: ms}.
 
     Returns:

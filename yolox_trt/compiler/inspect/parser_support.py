@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import options_of
 from yolox_trt.graph.model_graph import ModelGraph
 from yolox_trt.graph.regions import head_and_stem
 
@@ -96,7 +98,9 @@ def check_parser(
     match = re.match(r"(\d+)\.(\d+)", tensorrt)
     if match is None or (int(match[1]), int(match[2])) < (8, 5):
         raise ConfigurationError(
-            f"TensorRT version {tensorrt!r}", expected="8.5 or newer", fix="set `--tensorrt`"
+            f"TensorRT version {tensorrt!r}",
+            expected="8.5 or newer",
+            fix=("set ", options_of(InspectOptions)["tensorrt"]),
         )
     major = int(match[1])
     taken = _TAKEN_8 | (_ADDED_10 if major >= 10 else frozenset())

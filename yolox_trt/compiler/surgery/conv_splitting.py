@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ class ConvSplitting(SurgeryPass):
         limits: DlaLimits | None = None,
         *,
         max_groups: int | None = None,
-        precision: Literal["int8", "fp16"] = "int8",
+        precision: str = "int8",
     ) -> None:
         self.limits = limits or limits_for("8.6")
         self.max_groups = max_groups or self.limits.conv_groups[1]

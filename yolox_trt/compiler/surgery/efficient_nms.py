@@ -123,7 +123,7 @@ def _decode(graph: ModelGraph, level: RawLevel) -> tuple[gs.Tensor, gs.Tensor]:
         raise ModelError(
             f"level of stride {level.stride} with open height or width",
             expected="a fixed input size",
-            fix="give `--input-size HEIGHT WIDTH`",
+            fix="give `--input-size HxW`",
         )
     tag = f"nms_{level.stride}"
 

@@ -64,7 +64,7 @@ class FixedShape(SurgeryPass):
                 raise ConfigurationError(
                     f"{label} = {value}",
                     expected=f"a positive multiple of {step}",
-                    fix=f"give another {label} (`--batch`, `--input-size HEIGHT WIDTH`)",
+                    fix=f"give another {label} (`--batch`, `--input-size HxW`)",
                 )
         self.wanted = (batch, None, height, width)
 

@@ -54,7 +54,7 @@ def merge_models(models: Mapping[str, str | Path | onnx.ModelProto]) -> onnx.Mod
             raise ModelError(
                 f"input of '{key}' is {_describe(own)}",
                 expected=f"{_describe(image)}, as '{first_key}' has it",
-                fix="bring both to one size first (optimize --input-size HEIGHT WIDTH --batch N)",
+                fix="bring both to one size first (optimize --input-size HxW --batch N)",
             )
         for opset in model.opset_import:
             given = opsets.setdefault(opset.domain, opset.version)

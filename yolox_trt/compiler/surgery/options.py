@@ -7,98 +7,136 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.model_spec import Preprocessing
+from yolox_trt.core.labels import load_class_names
+from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, Preprocessing
+from yolox_trt.core.option import Kind, check_options, option, options_of, parse_size
 
-Target = Literal["gpu", "dla"]
-Head = Literal["raw", "keep", "efficient-nms"]
+_INPUT, _HEAD = "input", "head"
 
 
-@dataclass(frozen=True)
-class SurgeryOptions:
-    """What the pipeline shall make of a model.
+def _read_names(path: str) -> tuple[str, ...]:
+    return tuple(load_class_names(path))
 
-    Attributes:
-        target: "dla" (batch 1 unless told, grouped convolutions within its limits) or "gpu".
-        tensorrt: version whose DLA rules count.
-        precision: "int8" or "fp16", for the DLA's rules.
-        soc: "orin" or "xavier".
-        batch: images in one run; None keeps the model's (an open batch becomes 1 on a DLA).
-        open_batch: any number of images in one run (GPU and CPU).
-        input_size: (height, width) in pixels; None keeps the model's.
-        head: "raw" (reg_8, obj_8, cls_8, ...), "keep", or "efficient-nms".
-        sigmoid: of a raw head, "cut" (logits) or "keep" (probabilities).
-        preprocessing: what the input expects, written into the metadata; None keeps them.
-        class_names: likewise.
-        fold_preprocessing: fold the metadata's colour order and normalisation into the first
-            convolution.
-        uint8_input: uint8 input (GPU; folds the preprocessing).
-        max_groups: most groups of a convolution; None for the DLA's own limit (or, for the GPU,
-            as many as there are).
-        score_threshold, iou_threshold, max_output_boxes, class_agnostic: of EfficientNMS.
-        skip: names of passes to leave out.
+
+@dataclass(frozen=True, kw_only=True)
+class SurgeryOptions(DlaTarget):
+    """What the pipeline shall make of a model. None keeps what the model has.
+
+    Raises:
+        ConfigurationError: a value out of range, or two that exclude each other.
     """
 
-    target: Target = "gpu"
-    tensorrt: str = "8.6"
-    precision: Literal["int8", "fp16"] = "int8"
-    soc: str = "orin"
-    batch: int | None = None
-    open_batch: bool = False
-    input_size: tuple[int, int] | None = None
-    head: Head = "raw"
-    sigmoid: Literal["cut", "keep"] = "cut"
-    preprocessing: Preprocessing | None = None
-    class_names: tuple[str, ...] | None = None
-    fold_preprocessing: bool = False
-    uint8_input: bool = False
-    max_groups: int | None = None
-    score_threshold: float = 0.3
-    iou_threshold: float = 0.45
-    max_output_boxes: int = 300
-    class_agnostic: bool = False
-    skip: frozenset[str] = frozenset()
+    target: str = option(
+        "gpu",
+        choices=("gpu", "dla"),
+        help="What the model is for; dla fixes an open batch to 1 and splits grouped convolutions.",
+    )
+    skip: frozenset[str] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=frozenset,
+        metavar="PASS",
+        help="Leave a pass out.",
+    )
+    batch: int | None = option(
+        None, kind=Kind.INTEGER, minimum=1, help="Fix the batch.", group=_INPUT
+    )
+    open_batch: bool = option(
+        False, help="Let the batch be any (GPU and CPU, not the DLA).", group=_INPUT
+    )
+    input_size: tuple[int, int] | None = option(
+        None,
+        kind=Kind.STRING,
+        parse=parse_size,
+        metavar="HxW",
+        help="Fix the input's size in pixels.",
+        group=_INPUT,
+    )
+    preprocessing: Preprocessing | None = option(
+        None,
+        kind=Kind.STRING,
+        choices=tuple(sorted(PREPROCESSING_PRESETS)),
+        parse=PREPROCESSING_PRESETS.__getitem__,
+        help="What the input expects, written into the metadata (default: as they say).",
+        group=_INPUT,
+    )
+    class_names: tuple[str, ...] | None = option(
+        None,
+        kind=Kind.STRING,
+        parse=_read_names,
+        flag="--labels",
+        metavar="FILE",
+        help="Class names, one a line, written into the metadata (default: as they say).",
+        group=_INPUT,
+    )
+    fold_preprocessing: bool = option(
+        False,
+        help="Fold colour order, scale and mean into the first convolution.",
+        group=_INPUT,
+    )
+    uint8_input: bool = option(
+        False, help="Take bytes (GPU only); folds the preprocessing too.", group=_INPUT
+    )
+    head: str = option(
+        "raw",
+        choices=("raw", "keep", "efficient-nms"),
+        help="raw: reg_8, obj_8, cls_8, ..., without EfficientNMS_TRT; keep: as it is; "
+        "efficient-nms: EfficientNMS_TRT attached.",
+        group=_HEAD,
+    )
+    sigmoid: Literal["cut", "keep"] = option(
+        "cut",
+        choices=("cut", "keep"),
+        help="Of a raw head: cut gives logits, keep probabilities.",
+        group=_HEAD,
+    )
+    score_threshold: float = option(
+        0.3, minimum=0.0, maximum=1.0, flag="--score", help="Of EfficientNMS.", group=_HEAD
+    )
+    iou_threshold: float = option(
+        0.45, minimum=0.0, maximum=1.0, flag="--nms", help="IoU of EfficientNMS.", group=_HEAD
+    )
+    max_output_boxes: int = option(
+        300, minimum=1, flag="--max-detections", help="Of EfficientNMS.", group=_HEAD
+    )
+    class_agnostic: bool = option(
+        False, help="EfficientNMS lets boxes of all classes suppress each other.", group=_HEAD
+    )
+    max_groups: int | None = option(
+        None,
+        kind=Kind.INTEGER,
+        minimum=1,
+        help="Split convolutions with more groups (default: than the DLA takes).",
+        group="DLA rules",
+    )
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
-
-        Raises:
-            ConfigurationError: with the option to change.
-        """
-        for name, value, allowed in (
-            ("target", self.target, ("gpu", "dla")),
-            ("head", self.head, ("raw", "keep", "efficient-nms")),
-            ("sigmoid", self.sigmoid, ("cut", "keep")),
-            ("precision", self.precision, ("int8", "fp16")),
-        ):
-            if value not in allowed:
-                raise ConfigurationError(
-                    f"{name} = {value!r}",
-                    expected=" or ".join(allowed),
-                    fix=f"set `--{name}`",
-                )
-        if self.open_batch and self.target == "dla":
+        check_options(self)
+        declared, dla = options_of(SurgeryOptions), self.target == "dla"
+        target = (declared["target"], f" {self.target}")
+        if self.open_batch and dla:
             raise ConfigurationError(
-                "an open batch for the DLA",
-                expected="a fixed one: the DLA takes static batches only",
-                fix="leave `--open-batch` out, or `--target gpu`",
+                (declared["open_batch"], " with ", *target),
+                expected="a fixed batch: the DLA takes static batches only",
+                fix=("leave ", declared["open_batch"], " out"),
             )
         if self.open_batch and self.batch is not None:
             raise ConfigurationError(
-                f"an open batch, and batch {self.batch}",
+                (declared["open_batch"], " with ", declared["batch"], f" {self.batch}"),
                 expected="one of them",
-                fix="leave `--batch` or `--open-batch` out",
+                fix="leave one out",
             )
-        if self.target == "dla" and self.uint8_input:
+        if self.uint8_input and dla:
             raise ConfigurationError(
-                "a uint8 input for the DLA",
+                (declared["uint8_input"], " with ", *target),
                 expected="int8 or fp16: a DLA has no unsigned type",
-                fix="leave `--uint8-input` out (the engine takes int8:dla_hwc4), or `--target gpu`",
+                fix=("leave ", declared["uint8_input"], " out (the engine takes int8:dla_hwc4)"),
             )
-        if self.target == "dla" and self.head == "efficient-nms":
+        if self.head == "efficient-nms" and dla:
             raise ConfigurationError(
-                "EfficientNMS_TRT for the DLA",
+                (declared["head"], " efficient-nms with ", *target),
                 expected="a head that a DLA runs",
-                fix="use `--head raw` (this package decodes and suppresses itself), or "
-                "`--target gpu`",
+                fix=("set ", declared["head"], " to raw: this package decodes and suppresses"),
             )

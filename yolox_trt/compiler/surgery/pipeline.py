@@ -33,6 +33,7 @@ from yolox_trt.compiler.surgery.uint8_input import Uint8Input
 from yolox_trt.compiler.surgery.upsample_to_scales import UpsampleToScales
 from yolox_trt.core import model_spec
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.option import options_of
 from yolox_trt.graph.float16 import computes_in_fp16
 from yolox_trt.graph.model_graph import ModelGraph, load_model
 from yolox_trt.graph.predictions import (
@@ -99,7 +100,7 @@ def build_passes(options: SurgeryOptions, *, open_batch: bool = False) -> list[S
         raise ConfigurationError(
             f"no pass {', '.join(sorted(unknown))}",
             expected=", ".join(PASSES),
-            fix="correct `--skip`",
+            fix=("correct ", options_of(SurgeryOptions)["skip"]),
         )
     dla = options.target == "dla"
     limits = limits_for(options.tensorrt)

@@ -484,8 +484,7 @@ class BuildPlan:
             raise EngineError(
                 f"{self.model_path.name} ends in EfficientNMS_TRT, which {self.api} does not have",
                 expected="a TensorRT with its plugin library",
-                fix="remove it: yolox_trt optimize MODEL --no-nms -o OUT (this package does NMS "
-                "itself)",
+                fix="remove it: yolox_trt optimize MODEL -o OUT (this package does NMS itself)",
             )
 
     def _check_dla(self) -> None:
