@@ -1,15 +1,22 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of all tests. Its place puts test/ on the import path, for the package `support`."""
+"""Fixtures of all tests.
+
+Every folder of test/ is a package, so that two rooms may each have a test_cache.py. What several
+test modules share is in the package `support`, which is found because test/ is on the path.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_configure() -> None:

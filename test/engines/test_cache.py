@@ -15,15 +15,12 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cache_fingerprint import EXAMPLE
+from support.engine_files import EXAMPLE, SPEC
 
 from yolox_trt.core.errors import EngineError
-from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.engines import engine_file
 from yolox_trt.engines.cache import BuiltEngine, EngineCache, default_cache_folder
 from yolox_trt.engines.engine_file import read_engine, sidecar_path, write_engine
-
-SPEC = ModelSpec("images", 608, 960, 1, 80, HeadLayout.EFFICIENT_NMS, ("n", "b", "s", "c"), ())
 
 
 class Builder:
@@ -223,7 +220,7 @@ WORKER = textwrap.dedent(
     """
     import sys, time
     sys.path[:0] = sys.argv[2:]
-    from test_cache import EXAMPLE, SPEC
+    from support.engine_files import EXAMPLE, SPEC
     from yolox_trt.engines.cache import BuiltEngine, EngineCache
 
     def build():
@@ -240,10 +237,9 @@ WORKER = textwrap.dedent(
 
 
 def start(cache: EngineCache) -> subprocess.Popen[str]:
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent), str(here.parents[1])]
+    test = Path(__file__).parents[1]
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(cache.folder), *paths],
+        [sys.executable, "-c", WORKER, str(cache.folder), str(test), str(test.parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

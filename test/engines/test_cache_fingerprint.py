@@ -11,24 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from support.engine_files import EXAMPLE
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core.errors import EngineError, ModelError
 from yolox_trt.engines.fingerprint import Fingerprint, file_sha256, model_sha256
-
-EXAMPLE = Fingerprint(
-    onnx_sha256="ab" * 32,
-    precision="int8",
-    calibration_sha256="cd" * 32,
-    device="dla0",
-    batch=(1, 1, 1),
-    height=608,
-    width=960,
-    tensorrt_version="8.5.2.2",
-    flavour="tensorrt",
-    compute_capability="8.7",
-    options={"sparsity": False, "layer_precisions": {"a": "fp16"}},
-)
 
 CHANGES = {
     "onnx_sha256": "ac" * 32,

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -13,8 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cache import SPEC
-from test_cache_fingerprint import EXAMPLE
+from support.engine_files import SPEC, version
 
 from yolox_trt.cli import main as cli
 from yolox_trt.core.errors import ConfigurationError, EngineError
@@ -24,14 +22,9 @@ from yolox_trt.engines.cache import BuiltEngine, CacheEntry, EngineCache
 from yolox_trt.engines.cache_pruning import CacheLimits, clear, list_engines, prune, remove_engine
 from yolox_trt.engines.engine_file import sidecar_path
 from yolox_trt.engines.file_lock import try_lock
-from yolox_trt.engines.fingerprint import Fingerprint
 
 DAY_S = 86400.0
 NO_LIMITS = CacheLimits(None, None)
-
-
-def version(number: int) -> Fingerprint:
-    return dataclasses.replace(EXAMPLE, tensorrt_version=f"8.6.{number}")
 
 
 def put(cache: EngineCache, number: int, *, days: float = 0.0, size: int = 1000) -> CacheEntry:
@@ -169,10 +162,10 @@ WORKER = textwrap.dedent(
     """
     import sys
     sys.path[:0] = sys.argv[2:]
-    from test_cache_pruning import _no_build, version
+    from support.engine_files import version
     from yolox_trt.engines.cache import EngineCache
 
-    entry = EngineCache(sys.argv[1]).get_or_build(version(1), _no_build, name="m1")
+    entry = EngineCache(sys.argv[1]).get_or_build(version(1), None, name="m1")
     print("running", flush=True)
     sys.stdin.readline()
     """
@@ -181,10 +174,9 @@ WORKER = textwrap.dedent(
 
 def test_an_engine_of_another_process_stays_until_it_dies(cache: EngineCache) -> None:
     put(cache, 1)
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent), str(here.parents[1])]
+    test = Path(__file__).parents[1]
     with subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(cache.folder), *paths],
+        [sys.executable, "-c", WORKER, str(cache.folder), str(test), str(test.parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
