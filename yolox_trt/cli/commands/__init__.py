@@ -9,6 +9,8 @@ from yolox_trt.cli.commands.dla_check import DlaCheck
 from yolox_trt.cli.commands.inspect_model import Inspect
 from yolox_trt.cli.commands.models import ModelsFetch, ModelsList
 from yolox_trt.cli.commands.optimize import Optimize
+from yolox_trt.cli.commands.plan import Plan
+from yolox_trt.cli.commands.soak import SoakCommand
 from yolox_trt.cli.commands.training import Distill, Export, Train
 
 COMMANDS: tuple[type[Command], ...] = (
@@ -21,6 +23,8 @@ COMMANDS: tuple[type[Command], ...] = (
     DlaCheck,
     Inspect,
     Build,
+    Plan,
+    SoakCommand,
     Train,
     Distill,
     Export,
@@ -38,5 +42,4 @@ UNCONVERTED: tuple[str, ...] = (
     "yolox_trt.cli.commands.ros",
     "yolox_trt.cli.commands.evaluation",
     "yolox_trt.cli.commands.compiler",
-    "yolox_trt.cli.commands.planning",
 )

@@ -1,304 +1,303 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt plan`: run the capacity planner and print what it found."""
+"""`yolox_trt plan`: place cameras on devices, and simulate it."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from yolox_trt.core.contention import Contention
-from yolox_trt.core.device import Device
+from yolox_trt.cli.command import Command
+from yolox_trt.cli.output import Output
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.optional import require
-from yolox_trt.core.output_paths import prepare_outputs
-from yolox_trt.executor.outcomes import DropReason
-from yolox_trt.executor.snapshot import StreamSnapshot
-from yolox_trt.planning.capacity_planner import (
-    BY_HAND,
-    PolicyPlan,
-    largest_number_of_cameras,
-    largest_rate_factor,
-    plan_policy,
-    policies_of,
-)
-from yolox_trt.planning.gantt import PICTURES, dump_timeline
-from yolox_trt.planning.plan_config import PlanConfig
+from yolox_trt.core.option import Kind, option, options_of, parse_path, path_option
+from yolox_trt.core.output_paths import OutputFile
 
-#: Names of the policies in tables.
-TITLES = {
-    BY_HAND: "placed by hand",
-    "static": "static",
-    "balanced": "balanced",
-    "dynamic": "dynamic",
-}
+if TYPE_CHECKING:
+    from yolox_trt.core.device import Device
+    from yolox_trt.executor.snapshot import StreamSnapshot
+    from yolox_trt.planning.capacity_planner import PolicyPlan
+    from yolox_trt.planning.plan_config import PlanConfig
+
+_BY_HAND = "by-hand"
 
 
-def run_plan(args: argparse.Namespace) -> int:
-    """Carry out the command; see executor.cli.
+def _policies(names: list[str]) -> tuple[str, ...]:
+    return tuple("by hand" if name == _BY_HAND else name for name in names)
 
-    Raises:
-        ConfigurationError: a wrong file or option.
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Command):
+    """Place cameras on devices, and simulate it.
+
+    Cameras and devices stand in a YAML file (config/orin_agx.yaml is an example). The cameras are
+    placed, and the executor is simulated in virtual time: loads, latencies, drops, and how many
+    cameras fit. Exit status 1 if frames are dropped or late under the last policy that is shown.
     """
-    config = PlanConfig.load(args.config)
-    if args.contention is not None:
-        config = config.with_contention(Contention.parse(args.contention))
-    for option in ("duration", "window"):
-        seconds = getattr(args, option)
-        if not (math.isfinite(seconds) and seconds > 0.0):
-            raise ConfigurationError(
-                f"--{option} {seconds}",
-                expected="a finite number of seconds above 0",
-                fix=f"change --{option}",
-            )
-    if args.seed < 0:
-        raise ConfigurationError(
-            f"--seed {args.seed}", expected="a whole number from 0 on", fix="change --seed"
-        )
-    _check_outputs(args)
-    wanted = [BY_HAND if name == "by-hand" else name for name in args.policy or ()]
-    if BY_HAND in wanted and not config.has_placement_by_hand:
-        raise ConfigurationError(
-            f"--policy by-hand, but not every camera of {args.config} has `placed_by_hand`",
-            expected="a device for each camera",
-            fix="add `placed_by_hand`",
-        )
-    policies = policies_of(config, wanted)
-    console = require("rich.console").Console()
-    plans, limits = _compute(args, config, policies, console)
-    for policy in policies:
-        _print_placement(console, config, plans[policy])
-    _print_comparison(console, config, plans, limits, args.duration)
-    shown = plans[policies[-1]] if wanted else plans.get("balanced", plans[policies[-1]])
-    for path in _write_pictures(args, config, shown):
-        console.print(f"wrote {path} ({TITLES[shown.policy]})")
-    if args.json is not None:
-        text = json.dumps(_figures(args, config, plans, limits), indent=2)
-        args.json.write_text(text + "\n", encoding="utf-8")
-        console.print(f"wrote {args.json}")
-    return 0 if plans[policies[-1]].fits else 1
 
-
-def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuse wrong file names before the work, not after it."""
-    if args.gantt is not None:
-        require("matplotlib", purpose="the option --gantt")
-        if args.gantt.suffix not in PICTURES:
-            raise ConfigurationError(
-                f"--gantt {args.gantt}", expected=", ".join(PICTURES), fix="change the suffix"
-            )
-    if args.trace is not None and args.trace.suffix != ".json":
-        raise ConfigurationError(
-            f"--trace {args.trace}", expected="a name that ends in .json", fix="change the suffix"
-        )
-    prepare_outputs(args.gantt, args.trace, args.json)
-
-
-def _compute(
-    args: argparse.Namespace, config: PlanConfig, policies: list[str], console: Any
-) -> tuple[dict[str, PolicyPlan], dict[str, tuple[int, float]]]:
-    """Plan and search with a progress bar; return plans and (cameras, rate factor) limits."""
-    progress_module = require("rich.progress")
-    plans: dict[str, PolicyPlan] = {}
-    limits: dict[str, tuple[int, float]] = {}
-    columns = (
-        progress_module.TextColumn("{task.description}"),
-        progress_module.BarColumn(),
-        progress_module.TimeElapsedColumn(),
-        progress_module.TimeRemainingColumn(),
+    name: ClassVar[str] = "plan"
+    has_json: ClassVar[bool] = True
+    examples: ClassVar[tuple[str, ...]] = (
+        "yolox_trt plan config/orin_agx.yaml",
+        "yolox_trt plan config/orin_agx.yaml --policy dynamic --gantt plan.png",
     )
-    with progress_module.Progress(*columns, console=console, transient=True) as bar:
+
+    config: Path = option(parse=parse_path, flag="CONFIG", help="YAML file.")
+    policies: tuple[str, ...] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        choices=(_BY_HAND, "static", "balanced", "dynamic"),
+        parse=_policies,
+        flag="--policy",
+        help="Placement policy (default: by hand, balanced, dynamic).",
+    )
+    duration: float = option(60.0, above=0.0, unit="s", help="Virtual time to simulate.")
+    contention: str | None = option(
+        None,
+        kind=Kind.STRING,
+        choices=("none", "measured"),
+        help="How GPU and DLA slow each other down (default: what the file says).",
+    )
+    seed: int = option(0, minimum=0, help="Of jitter and measured latencies.")
+    no_search: bool = option(False, help="Do not look for the limits (seconds of work).")
+    gantt: Path | None = path_option(
+        parse=OutputFile(".png", ".svg", ".pdf"),
+        help="Picture of the first frames: .png, .svg or .pdf.",
+    )
+    trace: Path | None = path_option(
+        parse=OutputFile(".json"), help="The same for https://ui.perfetto.dev."
+    )
+    window: float = option(0.1, above=0.0, unit="s", help="Length of picture and trace.")
+
+    def run(self, output: Output) -> int:
+        """Plan, and print what was found."""
+        from yolox_trt.core.contention import Contention
+        from yolox_trt.core.optional import require
+        from yolox_trt.planning.capacity_planner import BY_HAND, policies_of
+        from yolox_trt.planning.plan_config import PlanConfig
+
+        config = PlanConfig.load(self.config)
+        if self.contention is not None:
+            config = config.with_contention(Contention.parse(self.contention))
+        if self.gantt is not None:
+            require("matplotlib", purpose="the option --gantt")
+        if BY_HAND in self.policies and not config.has_placement_by_hand:
+            raise ConfigurationError(
+                (options_of(Plan)["policies"], f" {_BY_HAND} for {self.config}"),
+                expected="a device for each camera",
+                fix="add `placed_by_hand` to each camera in the file",
+            )
+        policies = policies_of(config, self.policies)
+        plans, limits = self._compute(output, config, policies)
+        _show_cameras(output, config)
         for policy in policies:
-            title = TITLES[policy]
-            task = bar.add_task(f"simulating {title}", total=args.duration)
-            plans[policy] = plan_policy(
-                config,
-                policy,
-                duration=args.duration,
-                seed=args.seed,
-                progress=lambda done, task=task: bar.update(task, completed=done),  # type: ignore[misc]
+            _show_placement(output, config, plans[policy])
+        _show_comparison(output, config, plans, limits, self.duration)
+        last = plans[policies[-1]]
+        for path in self._write_pictures(
+            config, last if self.policies else plans.get("balanced", last)
+        ):
+            output.print(f"Wrote {path}")
+        output.json(
+            {"config": self.config, "duration": self.duration, "policies": _figures(plans, limits)}
+        )
+        return 0 if last.fits else 1
+
+    def _compute(
+        self, output: Output, config: PlanConfig, policies: list[str]
+    ) -> tuple[dict[str, PolicyPlan], dict[str, tuple[int, float]]]:
+        """Plan and search; return plans and (cameras, rate factor) limits of each policy."""
+        from yolox_trt.planning.capacity_planner import (
+            largest_number_of_cameras,
+            largest_rate_factor,
+            plan_policy,
+        )
+
+        plans: dict[str, PolicyPlan] = {}
+        limits: dict[str, tuple[int, float]] = {}
+        with output.progress() as bar:
+            for policy in policies:
+
+                def simulated(done: float, policy: str = policy) -> None:
+                    bar(f"simulating {_title(policy)}", done, self.duration)
+
+                def fitting(count: int, policy: str = policy) -> None:
+                    bar(f"limits of {_title(policy)}", count, note="cameras fit")
+
+                plans[policy] = plan_policy(
+                    config, policy, duration=self.duration, seed=self.seed, progress=simulated
+                )
+                if not self.no_search:
+                    limits[policy] = (
+                        largest_number_of_cameras(config, policy, progress=fitting),
+                        largest_rate_factor(config, policy),
+                    )
+        return plans, limits
+
+    def _write_pictures(self, config: PlanConfig, plan: PolicyPlan) -> list[Path]:
+        from yolox_trt.planning.capacity_planner import plan_policy
+        from yolox_trt.planning.gantt import dump_timeline
+
+        paths = [path for path in (self.gantt, self.trace) if path is not None]
+        if not paths:
+            return []
+        # A run of its own, as long as the window: the picture starts with the first frames.
+        short = plan_policy(
+            config, plan.policy, duration=self.window, seed=self.seed, timeline_capacity=100_000
+        )
+        timeline = short.result.timeline
+        assert timeline is not None
+        title = (
+            f"{len(config.cameras)} cameras, {_title(plan.policy)}: "
+            f"{plan.result.drop_rate:.1%} dropped, longest latency "
+            f"{_ms(plan.result.latency_max)} ms"
+        )
+        for path in paths:
+            dump_timeline(
+                timeline, path, self.window, until=self.window, devices=config.devices, title=title
             )
-            bar.update(task, completed=args.duration)
-            if args.no_search:
-                continue
-            task = bar.add_task(f"limits of {title}", total=None)
-            limits[policy] = (
-                largest_number_of_cameras(
-                    config,
-                    policy,
-                    progress=lambda count, task=task, title=title: bar.update(  # type: ignore[misc]
-                        task, description=f"limits of {title}: {count} cameras fit"
-                    ),
-                ),
-                largest_rate_factor(config, policy),
-            )
-            bar.remove_task(task)
-    return plans, limits
+        return paths
 
 
-def _print_placement(console: Any, config: PlanConfig, plan: PolicyPlan) -> None:
-    table = require("rich.table").Table(title=f"{TITLES[plan.policy]}: cameras")
-    table.add_column("camera")
-    table.add_column("model")
-    for name in ("image", "rate", "device"):
-        table.add_column(name, justify="right")
-    for name in ("mean", "p99", "longest", "bound", "due"):
-        table.add_column(f"{name} ms", justify="right")
-    table.add_column("dropped", justify="right")
+def _title(policy: str) -> str:
+    return "placed by hand" if policy == "by hand" else policy
+
+
+def _show_cameras(output: Output, config: PlanConfig) -> None:
+    rows = []
+    for camera in config.cameras:
+        size = f"{camera.resolution[1]}x{camera.resolution[0]}" if camera.resolution else "-"
+        stream = camera.load.config
+        rows.append(
+            (camera.name, stream.model, size, f"{camera.load.rate:g}", _ms(stream.deadline))
+        )
+    output.table("Cameras", ("camera", "model", "image HxW", "Hz", "due ms"), rows)
+
+
+def _show_placement(output: Output, config: PlanConfig, plan: PolicyPlan) -> None:
+    rows = []
     for camera in config.cameras:
         stream = plan.result.snapshot.streams[camera.name]
-        latencies = plan.result.latencies[camera.name]
-        mean = p99 = longest = math.nan
-        if len(latencies):
-            mean, longest = float(latencies.mean()), float(latencies.max())
-            p99 = float(np.percentile(latencies, 99))
-        size = f"{camera.resolution[0]}x{camera.resolution[1]}" if camera.resolution else ""
-        table.add_row(
-            camera.name,
-            camera.load.config.model,
-            size,
-            f"{camera.load.rate:g} Hz",
-            _where(plan, camera.name),
-            *(_ms(value) for value in (mean, p99, longest, plan.worst_case[camera.name])),
-            _ms(camera.load.config.deadline),
-            f"{_dropped(stream) / max(1, stream.received):.1%}",
-        )
-    console.print(table)
-    table = require("rich.table").Table(title=f"{TITLES[plan.policy]}: devices")
-    table.add_column("device")
-    table.add_column("load asked", justify="right")
-    table.add_column("busy (simulated)", justify="right")
-    table.add_column("cameras")
-    for device in sorted(config.devices, key=_device_order):
-        cameras = [name for name, shares in plan.shares.items() if shares.get(device, 0.0) > 0.0]
-        table.add_row(
-            str(device),
-            f"{plan.loads[device]:.1%}",
-            f"{plan.result.loads[device]:.1%}",
-            ", ".join(cameras) or "-",
-        )
-    console.print(table)
+        mean, p99, longest = _latencies(plan.result.latencies[camera.name])
+        times = (mean, p99, longest, plan.worst_case[camera.name])
+        dropped = _dropped(stream) / max(1, stream.received)
+        where = _where(plan, camera.name)
+        rows.append((camera.name, where, *map(_ms, times), f"{dropped:.1%}"))
+    headings = ("camera", "device", "mean ms", "p99 ms", "longest ms", "bound ms", "dropped")
+    output.table(f"{_title(plan.policy)}: cameras", headings, rows)
+    output.table(
+        f"{_title(plan.policy)}: devices",
+        ("device", "load asked", "busy (simulated)", "cameras"),
+        [
+            (
+                str(device),
+                f"{plan.loads[device]:.1%}",
+                f"{plan.result.loads[device]:.1%}",
+                ", ".join(name for name, shares in plan.shares.items() if shares.get(device))
+                or "-",
+            )
+            for device in sorted(config.devices, key=_device_order)
+        ],
+    )
 
 
-def _print_comparison(
-    console: Any,
+def _show_comparison(
+    output: Output,
     config: PlanConfig,
-    plans: dict[str, PolicyPlan],
-    limits: dict[str, tuple[int, float]],
+    plans: Mapping[str, PolicyPlan],
+    limits: Mapping[str, tuple[int, float]],
     duration: float,
 ) -> None:
-    table = require("rich.table").Table(
-        title=f"{len(config.cameras)} cameras, {duration:g} s of virtual time"
-    )
-    table.add_column("")
-    for name in ("highest load", "dropped", "late", "mean ms", "longest ms", "bound ms"):
-        table.add_column(name, justify="right")
-    if limits:
-        table.add_column("most cameras", justify="right")
-        table.add_column("fastest", justify="right")
+    columns = []
     for policy, plan in plans.items():
         result = plan.result
-        row = [
-            TITLES[policy],
-            f"{max(plan.loads.values()):.1%}",
-            f"{result.dropped} of {result.received} ({result.drop_rate:.1%})",
-            str(result.deadline_missed),
-            _ms(result.latency_mean),
-            _ms(result.latency_max),
-            _ms(max(plan.worst_case.values())),
-        ]
-        if limits:
+        column = {
+            "highest load": f"{max(plan.loads.values()):.1%}",
+            "dropped": f"{result.dropped} of {result.received} ({result.drop_rate:.1%})",
+            "late": str(result.deadline_missed),
+            "mean ms": _ms(result.latency_mean),
+            "longest ms": _ms(result.latency_max),
+            "bound ms": _ms(max(plan.worst_case.values())),
+        }
+        if policy in limits:
             count, factor = limits[policy]
-            row += [str(count), _rates(config, factor)]
-        table.add_row(*row)
-    console.print(table)
-    console.print(
+            column |= {"most cameras": str(count), "fastest": _rates(config, factor)}
+        columns.append(column)
+    output.table(
+        f"{len(config.cameras)} cameras, {duration:g} s of virtual time",
+        ("", *map(_title, plans)),
+        [(name, *(column[name] for column in columns)) for name in columns[0]],
+    )
+    output.print(
         "bound: worst case by response-time analysis (docs/planning.md). most cameras, fastest: "
         "the list of cameras repeated, or all rates raised, until a frame is dropped or late.",
-        style="dim",
+        colour="dim",
     )
 
 
-def _write_pictures(args: argparse.Namespace, config: PlanConfig, plan: PolicyPlan) -> list[Path]:
-    if args.gantt is None and args.trace is None:
-        return []
-    # A run of its own, as long as the window: the picture starts with the first frames.
-    short = plan_policy(
-        config, plan.policy, duration=args.window, seed=args.seed, timeline_capacity=100_000
-    )
-    timeline = short.result.timeline
-    assert timeline is not None
-    title = (
-        f"{len(config.cameras)} cameras, {TITLES[plan.policy]}: "
-        f"{plan.result.drop_rate:.1%} dropped, longest latency {_ms(plan.result.latency_max)} ms"
-    )
-    written: list[Path] = []
-    for path in (args.gantt, args.trace):
-        if path is not None:
-            written += dump_timeline(
-                timeline,
-                path,
-                args.window,
-                until=args.window,
-                devices=config.devices,
-                title=title,
-            )
-    return written
+def _latencies(values: Any) -> tuple[float, float, float]:
+    """Return mean, 99th percentile and maximum in seconds, NaN where there is nothing."""
+    if not len(values):
+        return math.nan, math.nan, math.nan
+    return float(values.mean()), float(np.percentile(values, 99)), float(values.max())
 
 
 def _figures(
-    args: argparse.Namespace,
-    config: PlanConfig,
-    plans: dict[str, PolicyPlan],
-    limits: dict[str, tuple[int, float]],
+    plans: Mapping[str, PolicyPlan], limits: Mapping[str, tuple[int, float]]
 ) -> dict[str, Any]:
-    """Return all figures as plain values: seconds, shares, counts; None for no bound."""
-    out: dict[str, Any] = {"config": str(args.config), "duration": args.duration, "policies": {}}
+    """Return the figures of each policy: seconds, shares, counts; NaN or infinity for none."""
+    out: dict[str, Any] = {}
     for policy, plan in plans.items():
         result = plan.result
-        entry: dict[str, Any] = {
+        cameras = {}
+        for name, stream in result.snapshot.streams.items():
+            mean, p99, longest = _latencies(result.latencies[name])
+            cameras[name] = {
+                "device": plan.placement.get(name),
+                "shares": plan.shares[name],
+                "bound": plan.worst_case[name],
+                "dropped": _dropped(stream),
+                "refused": _refused(stream),
+                "received": stream.received,
+                "late": stream.deadline_missed,
+                "latency_mean": mean,
+                "latency_p99": p99,
+                "latency_max": longest,
+            }
+        out[_title(policy)] = {
             "fits": plan.fits,
             "received": result.received,
             "dropped": result.dropped,
             "refused": result.refused,
             "late": result.deadline_missed,
-            "latency_mean": _finite(result.latency_mean),
-            "latency_max": _finite(result.latency_max),
+            "latency_mean": result.latency_mean,
+            "latency_max": result.latency_max,
             "devices": {
-                str(d): {"load_asked": plan.loads[d], "busy": result.loads[d]}
-                for d in config.devices
+                device: {"load_asked": load, "busy": result.loads[device]}
+                for device, load in plan.loads.items()
             },
-            "cameras": {
-                name: {
-                    "device": str(plan.placement[name]) if name in plan.placement else None,
-                    "shares": {str(d): share for d, share in plan.shares[name].items()},
-                    "bound": _finite(plan.worst_case[name]),
-                    "dropped": _dropped(stream),
-                    "refused": stream.dropped[DropReason.RATE],
-                    "received": stream.received,
-                    "late": stream.deadline_missed,
-                    "latency_mean": float(values.mean()) if len(values) else None,
-                    "latency_p99": float(np.percentile(values, 99)) if len(values) else None,
-                    "latency_max": float(values.max()) if len(values) else None,
-                }
-                for name, stream in result.snapshot.streams.items()
-                for values in (result.latencies[name],)
-            },
+            "cameras": cameras,
         }
         if policy in limits:
-            entry["most_cameras"], entry["largest_rate_factor"] = limits[policy]
-        out["policies"][TITLES[policy]] = entry
+            count, factor = limits[policy]
+            out[_title(policy)] |= {"most_cameras": count, "largest_rate_factor": factor}
     return out
+
+
+def _refused(stream: StreamSnapshot) -> int:
+    from yolox_trt.executor.outcomes import DropReason
+
+    return stream.dropped[DropReason.RATE]
 
 
 def _dropped(stream: StreamSnapshot) -> int:
     """Return the frames dropped, without those that the camera's own `max_rate` refused."""
-    return stream.dropped_total - stream.dropped[DropReason.RATE]
+    return stream.dropped_total - _refused(stream)
 
 
 def _where(plan: PolicyPlan, name: str) -> str:
@@ -326,7 +325,3 @@ def _ms(seconds: float) -> str:
     if math.isnan(seconds):
         return "-"
     return "none" if math.isinf(seconds) else f"{seconds * 1e3:.2f}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

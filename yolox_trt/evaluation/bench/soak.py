@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import itertools
-import json
-import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +28,6 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
-from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
@@ -169,16 +164,11 @@ class Soak:
         model: Path | None = None,
         progress: Callable[[float, ExecutorSnapshot], None] | None = None,
     ) -> None:
-        for name, value in (("fault_period", fault_period), ("rate", rate), ("streams", streams)):
-            if not value > 0:
-                raise ConfigurationError(
-                    f"{name} = {value}", expected="more than 0", fix=f"set `{name}`"
-                )
         if not 0.0 <= settle < seconds:
             raise ConfigurationError(
                 f"a soak of {seconds} s that settles for {settle} s",
-                expected="a shorter settling time",
-                fix="make it longer",
+                expected="seconds of load after the settling time",
+                fix="make the soak longer, or the settling time shorter",
             )
         self._seconds = seconds
         self._settle = settle
@@ -382,81 +372,3 @@ def steady_memory() -> None:
         none = ctypes.c_ulong(0)
         libc.prctl(41, ctypes.c_ulong(1), none, none, none)  # PR_SET_THP_DISABLE, linux/prctl.h
         libc.mallopt(-8, ARENAS)  # M_ARENA_MAX of malloc.h
-
-
-def run_soak(
-    *, minutes: float, fault_period: float, model: Path | None, json_path: Path | None
-) -> int:
-    """Run a soak with a progress bar and print its report; 1 if something was wrong.
-
-    Args:
-        minutes: length; memory is watched after a tenth of it, 3 minutes at most.
-        fault_period: seconds between faults.
-        model: ONNX file; None takes the shipped one.
-        json_path: where the figures are written, None for nowhere.
-    """
-    prepare_outputs(json_path)
-    # Every fault is logged as an error; here they are expected, and counted.
-    logging.getLogger("yolox_trt").setLevel(logging.CRITICAL)
-    console_module = require("rich.console")
-    progress_module = require("rich.progress")
-    console = console_module.Console()
-    seconds = 60.0 * minutes
-    columns = (
-        progress_module.TextColumn("soaking"),
-        progress_module.BarColumn(),
-        progress_module.TimeElapsedColumn(),
-        progress_module.TimeRemainingColumn(),
-        progress_module.TextColumn("{task.fields[what]}"),
-    )
-    with progress_module.Progress(
-        *columns, console=console, transient=True, refresh_per_second=1
-    ) as bar:
-        task = bar.add_task("soak", total=seconds, what="")
-
-        def show(now: float, snapshot: ExecutorSnapshot) -> None:
-            done = sum(s.processed for s in snapshot.streams.values())
-            errors = sum(d.errors for d in snapshot.devices.values())
-            bar.update(task, completed=now, what=f"{done} results, {errors} failures")
-
-        soak = Soak(
-            seconds=seconds,
-            settle=min(180.0, 0.25 * seconds),
-            fault_period=fault_period,
-            model=model,
-            progress=show,
-        )
-        steady_memory()
-        gc.collect()
-        report = soak.run()
-    _print(console, report)
-    if json_path is not None:
-        figures = asdict(report) | {"growth": report.growth, "cores": os.cpu_count()}
-        json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 1 if report.problems else 0
-
-
-def _print(console: Any, report: SoakReport) -> None:
-    table = require("rich.table").Table(title=f"soak of {report.seconds / 60.0:g} minutes")
-    table.add_column("")
-    table.add_column("", justify="right")
-    dropped = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items() if count)
-    rows = {
-        "received": f"{report.received}",
-        "processed": f"{report.processed}",
-        "dropped": dropped or "0",
-        "faults commanded": f"{report.faults}",
-        "failures, restarts": f"{report.errors}, {report.restarts}",
-        "late results discarded": f"{report.late_results}",
-        "resident memory": f"{report.memory_start / 2**20:.1f} -> {report.memory_end / 2**20:.1f} "
-        f"MiB ({report.growth:+.2%})",
-        "descriptors": f"{report.descriptors_start:.0f} -> {report.descriptors_end:.0f}",
-        "threads": f"{report.threads_start:.0f} -> {report.threads_end:.0f}",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
-    for problem in report.problems:
-        console.print(f"PROBLEM: {problem}", style="bold red")
-    if not report.problems:
-        console.print("all well: memory flat, nothing leaks, every frame is accounted for")
