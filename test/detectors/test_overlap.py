@@ -26,13 +26,13 @@ from support.executors import (
     frame,
     new_threads,
     settled,
-    simulated,
     wait_until,
 )
 
-from yolox_trt.core import Detections, Device, Frame, FrameError
-from yolox_trt.detectors.detector import Detector, OverlappingDetector, calls_under_way
-from yolox_trt.detectors.simulated import OverlappingSimulatedDetector
+from yolox_trt.core import Detections, Device, Frame, FrameError, PostprocessOptions
+from yolox_trt.core.faults import DeviceBusyError
+from yolox_trt.detectors.detector import Detector
+from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency, Fault, FaultInjector
 from yolox_trt.executor import (
     DeviceStatus,
@@ -48,14 +48,14 @@ from yolox_trt.executor.device_state import LOAD_WINDOW
 NAMES = ["a", "b", "c", "d"]
 
 
-class Watched(OverlappingSimulatedDetector):
-    """Notes the most calls that were ever under way, and enqueues and collects in their order."""
+class Watched(SimulatedDetector):
+    """Takes two calls, and notes the most that were ever under way."""
 
     most = 0
 
     def enqueue(self, frames: Sequence[Frame], options: Sequence[Any]) -> Any:
         ticket = super().enqueue(frames, options)
-        self.most = max(self.most, len(self._under_way))
+        self.most = max(self.most, self.in_flight)
         return ticket
 
 
@@ -63,7 +63,7 @@ class Held(Watched):
     """Its calls begin when `submitted` is set: where two frames are there, two get under way."""
 
     def __init__(self, gate: Gate) -> None:
-        super().__init__(GPU, ConstantLatency(0.002), copy=0.001, result=gate)
+        super().__init__(GPU, ConstantLatency(0.002), copy=0.001, max_calls=2, result=gate)
         self.submitted = threading.Event()
 
     def enqueue(self, frames: Sequence[Frame], options: Sequence[Any]) -> Any:
@@ -86,6 +86,7 @@ def overlapping(
         device,
         ConstantLatency(seconds),
         copy=copy,
+        max_calls=2,
         faults=faults,
         fails_in=fails_in,
         max_batch=max_batch,
@@ -115,12 +116,22 @@ def start(executor: InferenceExecutor, recorder: Recorder, names: Sequence[str] 
     assert executor.wait_started(PATIENCE)
 
 
-def test_which_detectors_overlap() -> None:
-    assert isinstance(overlapping(), OverlappingDetector)
-    assert not isinstance(simulated(GPU), OverlappingDetector)
-    one = OverlappingSimulatedDetector(GPU, ConstantLatency(0.001), copy=0.0, max_calls=1)
-    counts = [calls_under_way(d) for d in (overlapping(), simulated(GPU), one)]
-    assert counts == [2, 1, 1]
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_calls_are_refused_above_the_most_and_collected_in_their_order(most: int) -> None:
+    detector = SimulatedDetector(GPU, ConstantLatency(0.001), max_calls=most)
+    call = [frame("a")], [PostprocessOptions()]
+    tickets = [detector.enqueue(*call) for _ in range(most)]
+    assert detector.in_flight == most
+    with pytest.raises(DeviceBusyError, match=f"at most {most}"):
+        detector.enqueue(*call)
+    if most > 1:
+        with pytest.raises(RuntimeError, match="not the oldest"):
+            detector.collect(tickets[1])
+    for ticket in tickets:
+        assert len(detector.collect(ticket)) == 1
+    with pytest.raises(RuntimeError, match="not the oldest"):
+        detector.collect(tickets[0])
+    assert detector.in_flight == 0
 
 
 def test_more_frames_fit_and_busy_time_is_counted_once() -> None:
@@ -320,19 +331,19 @@ def test_out_of_memory_shrinks_the_batch_first(faults: FaultInjector) -> None:
 
 
 def test_a_call_that_has_to_wait_for_the_others() -> None:
-    """RuntimeError from enqueue() is no fault of the device: the calls under way come first."""
+    """DeviceBusyError is no fault of the device: the calls under way come first."""
 
     class Growing(Watched):
         had_to_wait = 0
 
         def enqueue(self, frames: Sequence[Frame], options: Sequence[Any]) -> Any:
-            if self._under_way and frames[0].stream_id == "d":
+            if self.in_flight and frames[0].stream_id == "d":
                 self.had_to_wait += 1
-                raise RuntimeError("collect() calls under way before asking for more detections")
+                raise DeviceBusyError("calls under way, and more detections wanted")
             return super().enqueue(frames, options)
 
     recorder = Recorder()
-    detector = Growing(GPU, ConstantLatency(0.004), copy=0.001)
+    detector = Growing(GPU, ConstantLatency(0.004), copy=0.001, max_calls=2)
     with InferenceExecutor([detector]) as executor:
         start(executor, recorder)
         feed_until(

@@ -88,7 +88,7 @@ def test_runs_on_the_given_stream_with_fixed_addresses(
     assert engine.input.dtype == "float32"
     assert list(engine.outputs) == ["output"]
     assert engine.outputs["output"].shape == (1, 126, 9)
-    assert engine.graph_capturable
+    assert engine.capture_refusal == ""
     stream = Stream()
     before = cupy.allocations
     for _ in range(3):
@@ -122,7 +122,7 @@ def test_batches(tmp_path: Path, name: str, cupy: Any) -> None:
             engine.run(batch)
     if name == "8.5":
         return  # one context: see below
-    assert engine.graph_capturable
+    assert engine.capture_refusal == ""
     # A graph captured from a context would break if another batch changed that context's shape.
     (two, memory), (again, _), (four, _), (one, _) = fake.contexts
     assert two is again
@@ -149,7 +149,7 @@ def test_batches_of_a_profile_that_serves_one_context(
         unshared = json.dumps({**json.loads(file.read()), "shared": False}).encode()
         file = write_engine(file.path, unshared, fingerprint=file.fingerprint, spec=file.spec)
     engine = TensorRTEngine(file, api=api)
-    assert not engine.graph_capturable
+    assert engine.capture_refusal
     assert "share one execution context, and no CUDA graph is used" in caplog.text
     for batch in (2, 2, 4, 1, 2):
         engine.run(batch)
@@ -159,7 +159,7 @@ def test_batches_of_a_profile_that_serves_one_context(
     engine.close()
     # A profile of one size needs no second context.
     fixed = engine_file(tmp_path, api, model, min_batch=4, max_batch=4)
-    assert TensorRTEngine(fixed, api=api).graph_capturable
+    assert TensorRTEngine(fixed, api=api).capture_refusal == ""
 
 
 @pytest.mark.parametrize("name", VERSIONS)
@@ -185,7 +185,7 @@ def test_warm_up_runs_before_a_capture(tmp_path: Path, name: str, cupy: Any) -> 
     fake, engine = load(tmp_path, name)
     engine.warm_up(1)
     assert len(fake.runs) == 2
-    assert engine.graph_capturable
+    assert engine.capture_refusal == ""
 
 
 @pytest.mark.parametrize("name", VERSIONS)
@@ -245,7 +245,7 @@ def make_other(fake: FakeTensorRT) -> TensorRTApi:
 def test_dla(tmp_path: Path, name: str, cupy: Any) -> None:
     fake, engine = load(tmp_path, name, device=Device("dla", 1))
     assert engine.device == Device("dla", 1)
-    assert not engine.graph_capturable
+    assert engine.capture_refusal
     assert ("Runtime.DLA_core", 1) in fake.calls
     engine.run(1)
     fake.num_dla_cores = 1
@@ -264,9 +264,9 @@ def test_native_formats_of_the_dla(tmp_path: Path, cupy: Any) -> None:
         output_type="fp16",
         output_format="chw16",
     )
-    assert engine.input_layout.format == "dla_linear"
+    assert engine.input_format == "dla_linear"
     assert engine.input.shape == (1, 3, 64, 96)  # 192 bytes a row are 3 x 64: no padding
-    assert engine.output_layouts["cls_8"].format == "chw16"
+    assert engine.output_formats["cls_8"] == "chw16"
     assert engine.outputs["cls_8"].shape == (1, 1, 8, 12, 16)
     assert engine.spec.input_dtype == "float16"
     assert engine.input_scale is None

@@ -37,7 +37,7 @@ from support.yolox_graphs import build_yolox
 from yolox_trt.core import Detections, Device, EngineError, Frame
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
-from yolox_trt.detectors.simulated import OverlappingSimulatedDetector
+from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 from yolox_trt.engines.simulated import (
     ConstantLatency,
@@ -519,7 +519,7 @@ def test_a_callback_that_does_not_return_keeps_its_stream_alone(
         return Detections.empty() if found_in.stream_id == "a" else gate(found_in)
 
     detector = (
-        OverlappingSimulatedDetector(GPU, ConstantLatency(0.003), copy=0.001, result=result)
+        SimulatedDetector(GPU, ConstantLatency(0.003), copy=0.001, max_calls=2, result=result)
         if overlap
         else simulated(GPU, 0.003, result=result)
     )

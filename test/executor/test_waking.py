@@ -15,7 +15,7 @@ import pytest
 from support.executors import DLA0, GPU, Recorder, frame, new_threads, simulated, wait_until
 
 from yolox_trt.core import Detections, Frame, PostprocessOptions
-from yolox_trt.detectors.simulated import OverlappingSimulatedDetector, SimulatedDetector
+from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import DropReason, InferenceExecutor, SchedulerOptions, StreamConfig
 from yolox_trt.executor.clock import VirtualClock
@@ -145,11 +145,11 @@ def test_an_idle_worker_keeps_no_frame_that_it_dropped() -> None:
         assert wait_until(lambda: gc.collect() >= 0 and alive() is None)
 
 
-class GatedDetector(OverlappingSimulatedDetector):
+class GatedDetector(SimulatedDetector):
     """Its enqueue() of a stream's frames returns when it may."""
 
     def __init__(self) -> None:
-        super().__init__(GPU, ConstantLatency(0.001), copy=0.0)
+        super().__init__(GPU, ConstantLatency(0.001), max_calls=2)
         self.entered, self.gate = threading.Event(), threading.Event()
 
     def enqueue(self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]) -> Any:

@@ -6,23 +6,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
-from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.postprocess_options import PostprocessOptions
-from yolox_trt.detectors.detector import StageTimes
+from yolox_trt.detectors.detector import Detector, StageTimes, Ticket
 from yolox_trt.engines.engine import Engine
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 from yolox_trt.kernels.reference.postprocess import Postprocessor
 
 
-class CpuDetector(BoundNetwork):
-    """A Detector over an engine with host buffers. Implements detectors.detector.Detector.
+class CpuDetector(Detector):
+    """A Detector over an engine with host buffers. A call is over when enqueue() returns.
 
     Args:
         engine: a host engine; the detector closes it.
@@ -38,60 +34,41 @@ class CpuDetector(BoundNetwork):
                 expected="host buffers",
                 fix="use detectors.factory.create_detector, which takes the right detector",
             )
-        self._engine: Engine | None = engine
-        self._device = engine.device
-        self._spec = engine.spec
-        self._max_batch = engine.max_batch
+        super().__init__(engine.device, engine.spec, engine.max_batch)
+        self._engine = engine
         self._preprocessor = CpuPreprocessor(engine.spec.preprocessing)
         self._postprocessor = Postprocessor(engine.spec)
         self._inputs = [engine.input[i] for i in range(engine.max_batch)]
-        self._outputs: dict[str, Any] = dict(engine.outputs)
-        self._stage_times = StageTimes()
-
-    @property
-    def stage_times(self) -> StageTimes:
-        """Times of the last detect() call, in seconds, over all its frames."""
-        return self._stage_times
-
-    def detect(
-        self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]
-    ) -> list[Detections]:
-        """Detect in 1 to max_batch frames; see detectors.detector.Detector."""
-        if self._engine is None:
-            raise EngineError("detect() of a closed detector", expected="an open one")
-        if not 1 <= len(frames) <= self._max_batch or len(frames) != len(options):
-            raise ValueError(
-                f"{len(frames)} frames with {len(options)} options; expected 1 to "
-                f"{self._max_batch} of both"
-            )
-        start = time.perf_counter()
-        letterboxes = [
-            self._preprocessor(frame, image)
-            for frame, image in zip(frames, self._inputs, strict=False)
-        ]
-        preprocessed = time.perf_counter()
-        self._engine.run(len(frames))
-        inferred = time.perf_counter()
-        detections = [
-            self._postprocessor(self._outputs, index, letterbox, option)
-            for index, (letterbox, option) in enumerate(zip(letterboxes, options, strict=True))
-        ]
-        done = time.perf_counter()
-        self._stage_times = StageTimes(
-            preprocess=preprocessed - start,
-            inference=inferred - preprocessed,
-            postprocess=done - inferred,
-        )
-        return detections
-
-    def warmup(self) -> None:
-        """Run once on grey frames of the network's size."""
-        grey = np.full((self._spec.input_height, self._spec.input_width, 3), 114, np.uint8)
-        frame = Frame.from_array(grey)
-        self.detect([frame] * self._max_batch, [PostprocessOptions()] * self._max_batch)
+        self._outputs = dict(engine.outputs)
 
     def close(self) -> None:
         """Release the engine; the detector cannot be used afterwards."""
-        if self._engine is not None:
+        if not self._closed:
+            self._closed = True
             self._engine.close()
-            self._engine = None
+
+    def _start(self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]) -> Ticket:
+        start = time.perf_counter()
+        try:
+            letterboxes = [
+                self._preprocessor(frame, image)
+                for frame, image in zip(frames, self._inputs, strict=False)
+            ]
+            preprocessed = time.perf_counter()
+            self._engine.run(len(frames))
+            inferred = time.perf_counter()
+            detections = [
+                self._postprocessor(self._outputs, index, letterbox, option)
+                for index, (letterbox, option) in enumerate(zip(letterboxes, options, strict=True))
+            ]
+        except MemoryError as error:
+            self._raise(error, "running")
+        self.stage_times = StageTimes(
+            preprocess=preprocessed - start,
+            inference=inferred - preprocessed,
+            postprocess=time.perf_counter() - inferred,
+        )
+        return Ticket(len(frames), result=detections)
+
+    def _finish(self, ticket: Ticket) -> list[Detections]:
+        return ticket.result

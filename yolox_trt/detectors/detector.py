@@ -1,15 +1,22 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Detector: the protocol of preprocess + Engine + decode and NMS on one Device."""
+"""Detector: preprocess + Engine + decode and NMS on one Device."""
 
 from __future__ import annotations
 
+import time
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
+from yolox_trt.core.errors import EngineError, YoloxTrtError
+from yolox_trt.core.faults import DeviceBusyError, library_fault
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.postprocess_options import PostprocessOptions
@@ -32,33 +39,50 @@ class StageTimes:
         return self.preprocess + self.inference + self.postprocess
 
 
-@runtime_checkable
-class Detector(Protocol):
-    """Preprocess + Engine + decode and NMS on one Device, with buffers and a stream of its own.
+@dataclass(eq=False)
+class Ticket:
+    """A call under way: made by enqueue(), given to collect() once.
 
-    Used by one thread at a time. Implementations: CpuDetector (host engines), CudaDetector
-    (CUDA engines on the GPU and the DLA), SimulatedDetector (latency model, no network).
+    Attributes:
+        batch: its frames.
+        number: running number of the Detector's call.
+        result: its Detections, where they are known before collect().
     """
 
-    @property
-    def device(self) -> Device:
-        """Where it runs."""
-        ...
+    batch: int
+    number: int = 0
+    result: list[Detections] = field(default_factory=list)
+
+
+class Detector(ABC):
+    """Preprocess + Engine + decode and NMS on one Device, with buffers and a stream of its own.
+
+    `detect` is `collect(enqueue(...))`. Where `max_calls` is more than 1, the next call may be
+    enqueued before the last one is collected: its copies then overlap the other's computation.
+    Used by one thread at a time. Implementations: CpuDetector (host engines), CudaDetector (CUDA
+    engines on the GPU and the DLA), SimulatedDetector (latency model, no network).
+
+    Attributes:
+        device: where it runs.
+        spec: what its network takes and gives.
+        max_batch: most frames of one call; 1 on the DLA.
+        max_calls: calls that may be under way at a time.
+        stage_times: times of the last detect() call.
+    """
+
+    def __init__(self, device: Device, spec: ModelSpec, max_batch: int, max_calls: int = 1) -> None:
+        self.device = device
+        self.spec = spec
+        self.max_batch = max_batch
+        self.max_calls = max_calls
+        self.stage_times = StageTimes()
+        self._closed = False
+        self._under_way: deque[Ticket] = deque()
 
     @property
-    def spec(self) -> ModelSpec:
-        """What its network takes and gives."""
-        ...
-
-    @property
-    def max_batch(self) -> int:
-        """Most frames of one detect() call; 1 on the DLA."""
-        ...
-
-    @property
-    def stage_times(self) -> StageTimes:
-        """Times of the last detect() call."""
-        ...
+    def in_flight(self) -> int:
+        """Calls enqueued and not yet collected, at most max_calls."""
+        return len(self._under_way)
 
     def detect(
         self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]
@@ -73,31 +97,21 @@ class Detector(Protocol):
             Detections in source pixels, one for each frame, in order.
 
         Raises:
-            EngineError: the network failed, gave NaN, or its Device is lost.
+            OutOfMemoryError: memory is full; a smaller batch may fit.
+            DeviceBrokenError: the CUDA context is broken.
+            DeviceBusyError: max_calls are under way already.
+            EngineError: the network failed or gave NaN.
             FrameError: a frame cannot be read; the Detector stays usable.
         """
-        ...
+        start = time.perf_counter()
+        self.stage_times = StageTimes()
+        detections = self.collect(self.enqueue(frames, options))
+        if self.stage_times.total == 0.0:  # not told apart
+            self.stage_times = StageTimes(inference=time.perf_counter() - start)
+        return detections
 
-    def warmup(self) -> None:
-        """Run once on grey frames, so that the first real frame is not slow."""
-        ...
-
-    def close(self) -> None:
-        """Release engine, buffers and stream."""
-        ...
-
-
-@runtime_checkable
-class OverlappingDetector(Detector, Protocol):
-    """A Detector that can be given its next call while the last one computes.
-
-    The copies of the one then overlap the computation of the other. `detect` is
-    `collect(enqueue(...))`, and may be called only while no call is under way. An attribute
-    `max_calls` (int), if it is there, tells how many calls may be under way; 2 if it is not.
-    """
-
-    def enqueue(self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]) -> Any:
-        """Start a call and return a ticket for `collect`, without waiting for its end.
+    def enqueue(self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]) -> Ticket:
+        """Start a call, without waiting for its end where calls overlap.
 
         Args:
             frames: as in detect(); their buffers must stay unchanged until the call is collected.
@@ -105,21 +119,64 @@ class OverlappingDetector(Detector, Protocol):
 
         Raises:
             EngineError, FrameError: as detect(); calls before this one are still to be collected.
-            RuntimeError: (this very class) not while other calls are under way; collect them.
         """
-        ...
+        if self._closed:
+            raise EngineError("a call of a closed detector", expected="an open one")
+        if not 1 <= len(frames) <= self.max_batch or len(frames) != len(options):
+            raise ValueError(
+                f"{len(frames)} frames with {len(options)} options; expected 1 to "
+                f"{self.max_batch} of both"
+            )
+        if len(self._under_way) >= self.max_calls:
+            raise DeviceBusyError(
+                f"{len(self._under_way)} calls under way on {self.device}",
+                expected=f"at most {self.max_calls}",
+                fix="collect() the oldest first",
+            )
+        ticket = self._start(frames, options)
+        self._under_way.append(ticket)
+        return ticket
 
-    def collect(self, ticket: Any) -> list[Detections]:
+    def collect(self, ticket: Ticket) -> list[Detections]:
         """Wait for the oldest call under way and return what detect() would.
 
         Raises:
             EngineError: as detect(). The call is over, too.
+            RuntimeError: another call comes first, or the ticket was collected before.
         """
-        ...
+        if not self._under_way or self._under_way[0] is not ticket:
+            raise RuntimeError(f"{ticket} is not the oldest call under way")
+        self._under_way.popleft()
+        return self._finish(ticket)
 
+    def warmup(self) -> None:
+        """Run once on grey frames, so that the first real frame is not slow."""
+        self._detect_grey(self.max_batch)
 
-def calls_under_way(detector: Detector) -> int:
-    """Return how many calls of a detector may be under way at a time: 1 if they cannot overlap."""
-    if not (hasattr(detector, "enqueue") and hasattr(detector, "collect")):
-        return 1
-    return int(getattr(detector, "max_calls", 2))
+    @abstractmethod
+    def close(self) -> None:
+        """Release engine, buffers and stream; the detector cannot be used afterwards."""
+
+    @abstractmethod
+    def _start(self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]) -> Ticket:
+        """Start a call that has been checked."""
+
+    @abstractmethod
+    def _finish(self, ticket: Ticket) -> list[Detections]:
+        """Wait for the oldest call."""
+
+    def _raise(self, error: Exception, what: str) -> NoReturn:
+        """Raise a library's error as a fault; one of this package passes through."""
+        if isinstance(error, YoloxTrtError):
+            raise error
+        raise library_fault(
+            error,
+            f"{what} on {self.device} failed",
+            expected="the device to work",
+            fix="see the log; if the device is lost, restart the process",
+        ) from error
+
+    def _detect_grey(self, batch: int) -> None:
+        grey = np.full((self.spec.input_height, self.spec.input_width, 3), 114, np.uint8)
+        frame = Frame.from_array(grey)
+        self.detect([frame] * batch, [PostprocessOptions()] * batch)

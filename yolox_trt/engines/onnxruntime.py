@@ -7,27 +7,27 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
+from yolox_trt.core.faults import library_fault
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
+from yolox_trt.engines.engine import Engine
 from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
     import onnx
 
 
-class OnnxRuntimeEngine(BoundNetwork):
+class OnnxRuntimeEngine(Engine):
     """A network in ONNX Runtime on the CPU.
 
     Input and outputs are bound once to numpy arrays of its own; a run allocates nothing in Python.
-    Implements engines.engine.Engine.
 
     Args:
         model: path of an ONNX file, or the model itself.
@@ -52,9 +52,9 @@ class OnnxRuntimeEngine(BoundNetwork):
         max_batch: int | None = None,
         intra_op_num_threads: int | None = None,
     ) -> None:
-        self._device = Device("cpu")
-        self._spec = spec or read_spec(model)
-        self._max_batch = resolve_batch(self._spec, max_batch)
+        self.device = Device("cpu")
+        self.spec = spec or read_spec(model)
+        self.max_batch = resolve_batch(self.spec, max_batch)
         threads = intra_op_num_threads or default_threads(1)
         # Threads that wait for work by spinning cost the ROS threads of the process their cores:
         # beside other work on 2 cores, a run of yolox_nano took 24 ms with it and 18 ms without,
@@ -65,53 +65,32 @@ class OnnxRuntimeEngine(BoundNetwork):
             intra_op_num_threads=threads,
             options={"session.intra_op.allow_spinning": "0"},
         )
-        self._input: npt.NDArray[Any] = np.zeros(
-            (self._max_batch, 3, self._spec.input_height, self._spec.input_width),
-            self._spec.input_dtype,
+        self.input: npt.NDArray[Any] = np.zeros(
+            (self.max_batch, 3, self.spec.input_height, self.spec.input_width),
+            self.spec.input_dtype,
         )
-        self._outputs = self._allocate_outputs()
+        self.outputs = self._allocate_outputs()
         # A fixed batch always runs whole; an open one is bound for each size when first used.
         self._bindings: dict[int, Any] = {}
-        self._binding(self._max_batch)
-
-    @property
-    def memory(self) -> Literal["host", "cuda"]:
-        """Host memory."""
-        return "host"
-
-    @property
-    def input(self) -> npt.NDArray[Any]:
-        """Input buffer (max_batch, 3, H, W)."""
-        return self._input
-
-    @property
-    def outputs(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Output buffers by name, first axis max_batch."""
-        return self._outputs
-
-    @property
-    def graph_capturable(self) -> bool:
-        """Never: there is no CUDA."""
-        return False
+        self._binding(self.max_batch)
 
     def run(self, batch: int, stream: Any = None) -> None:
         """Infer the first `batch` images of `input`; the outputs are written on return.
 
         Raises:
+            OutOfMemoryError: memory is full.
             EngineError: ONNX Runtime failed, or the engine is closed.
         """
-        if self._session is None:
-            raise EngineError("run() of a closed engine", expected="an open one")
-        if not 1 <= batch <= self._max_batch:
-            raise EngineError(f"batch {batch}", expected=f"1 to {self._max_batch}")
-        size = batch if self._spec.batch is None else self._max_batch
+        self.check_batch(batch, is_open=self._session is not None)
+        size = batch if self.spec.batch is None else self.max_batch
         try:
             self._session.run_with_iobinding(self._binding(size))
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
-            raise EngineError(
-                f"ONNX Runtime failed ({error})",
+            raise library_fault(
+                error,
+                "ONNX Runtime failed",
                 expected="the network to run",
-                fix="check the free memory, and the model with onnx.checker",
+                fix="check the model with onnx.checker",
             ) from error
 
     def close(self) -> None:
@@ -123,19 +102,20 @@ class OnnxRuntimeEngine(BoundNetwork):
         """Run once on zeros to learn every output's shape, and make buffers of these shapes."""
         try:
             values = self._session.run(
-                list(self._spec.output_names), {self._spec.input_name: self._input}
+                list(self.spec.output_names), {self.spec.input_name: self.input}
             )
         except Exception as error:
-            raise EngineError(
-                f"the model does not run in ONNX Runtime ({error})",
+            raise library_fault(
+                error,
+                "the model does not run in ONNX Runtime",
                 expected="a model that runs on the CPU",
                 fix="export it again, or use a TensorRT engine on the GPU",
             ) from error
         outputs = {}
-        for name, value in zip(self._spec.output_names, values, strict=True):
-            if value.shape[:1] != (self._max_batch,):
+        for name, value in zip(self.spec.output_names, values, strict=True):
+            if value.shape[:1] != (self.max_batch,):
                 raise EngineError(
-                    f"output {name} of shape {value.shape} for a batch of {self._max_batch}",
+                    f"output {name} of shape {value.shape} for a batch of {self.max_batch}",
                     expected="the batch as first axis",
                     fix="export the model again with this batch, or with an open one",
                 )
@@ -146,7 +126,7 @@ class OnnxRuntimeEngine(BoundNetwork):
         binding = self._bindings.get(batch)
         if binding is None:
             binding = self._session.io_binding()
-            bind_host(binding, self._spec, self._input[:batch], self._outputs, batch)
+            bind_host(binding, self.spec, self.input[:batch], self.outputs, batch)
             self._bindings[batch] = binding
         return binding
 

@@ -8,11 +8,10 @@ import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import (
     ConfigurationError,
@@ -20,9 +19,11 @@ from yolox_trt.core.errors import (
     EngineError,
     MissingDependencyError,
 )
+from yolox_trt.core.faults import library_fault
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.engines.cuda_driver import compute_capability
+from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.onnxruntime import make_session, resolve_batch
 from yolox_trt.graph.spec import read_spec
 
@@ -36,13 +37,12 @@ _MEMORY = "cuda"
 CAPTURABLE_SINCE = (1, 31)
 
 
-class OnnxRuntimeCudaEngine(BoundNetwork):
+class OnnxRuntimeCudaEngine(Engine):
     """A network in ONNX Runtime's CUDA execution provider.
 
     Buffers are cupy arrays, bound once: no value passes through the host. run() enqueues on
     `stream` and returns, so that a CUDA graph may be captured around it once it has run twice
-    with the same batch (CudaDetector does both, and keeps a graph for each batch). Implements
-    engines.engine.Engine.
+    with the same batch (CudaDetector does both, and keeps a graph for each batch).
 
     A model with an open batch has a session for each of the sizes 1, 2, 4, ... max_batch, and a
     batch runs in the next larger one. The provider plans its convolutions for one shape and
@@ -59,17 +59,20 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
             ONNX Runtime does by default: on Ampere and later several times faster.
         cuda_graph: whether ONNX Runtime keeps a CUDA graph of its own for each batch, captured at
             its second run. Not together with a graph around run(), which is faster because
-            preprocessing and NMS are in it: graph_capturable is False then.
+            preprocessing and NMS are in it: capture_refusal says so then.
         options: further options of the execution provider, by ONNX Runtime's names.
 
     Raises:
         ModelError: the model is not a YOLOX.
-        EngineError: ONNX Runtime cannot run it on the GPU, or its memory is full.
+        EngineError: ONNX Runtime cannot run it on the GPU.
+        OutOfMemoryError, DeviceBrokenError: see core.faults.
         DeviceError: there is no such GPU.
         ConfigurationError: max_batch contradicts the model's batch, or `options` hold
             enable_cuda_graph.
         MissingDependencyError: onnxruntime-gpu, its CUDA libraries or CuPy is missing.
     """
+
+    memory = "cuda"
 
     def __init__(
         self,
@@ -82,10 +85,10 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
         cuda_graph: bool = False,
         options: Mapping[str, str] | None = None,
     ) -> None:
-        self._device = device or Device("gpu")
-        if self._device.kind != "gpu":
+        self.device = device or Device("gpu")
+        if self.device.kind != "gpu":
             raise EngineError(
-                f"ONNX Runtime's CUDA provider on {self._device}",
+                f"ONNX Runtime's CUDA provider on {self.device}",
                 expected="a GPU",
                 fix="use a TensorRT engine for the DLA",
             )
@@ -97,20 +100,20 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
             )
         self._cupy: Any = require("cupy", purpose="running ONNX Runtime on the GPU")
         self._runtime = _require_cuda_provider()
-        if compute_capability(self._device.index) is None:
+        if compute_capability(self.device.index) is None:
             raise DeviceError(
-                f"no CUDA device {self._device.index}",
+                f"no CUDA device {self.device.index}",
                 expected="an NVIDIA GPU and its driver",
                 fix="check nvidia-smi, or set the parameter `device` to cpu",
             )
-        self._spec = spec or read_spec(model)
-        self._max_batch = resolve_batch(self._spec, max_batch)
+        self.spec = spec or read_spec(model)
+        self.max_batch = resolve_batch(self.spec, max_batch)
         self._own_graphs = cuda_graph
-        with self._cupy.cuda.Device(self._device.index):
-            self._stream: Any = self._cupy.cuda.Stream(non_blocking=True)
+        with self._cupy.cuda.Device(self.device.index):
+            self.stream: Any = self._cupy.cuda.Stream(non_blocking=True)
             provider_options = {
-                "device_id": str(self._device.index),
-                "user_compute_stream": str(self._stream.ptr),
+                "device_id": str(self.device.index),
+                "user_compute_stream": str(self.stream.ptr),
                 "do_copy_in_default_stream": "1",
                 "cudnn_conv_algo_search": "EXHAUSTIVE",
                 "use_tf32": "1" if tf32 else "0",
@@ -118,45 +121,25 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
                 **(options or {}),
             }
             self._sessions: dict[int, Any] = {}
-            for size in _sizes(self._spec.batch, self._max_batch):
+            for size in _sizes(self.spec.batch, self.max_batch):
                 # One thread: the work is the GPU's.
                 self._sessions[size] = make_session(
                     model, [(_PROVIDER, provider_options)], intra_op_num_threads=1
                 )
-            _check_provider(self._sessions[self._max_batch])
+            _check_provider(self._sessions[self.max_batch])
             #: Size of the session that runs a batch.
             self._size_of = [
-                min(s for s in self._sessions if s >= batch) for batch in range(self._max_batch + 1)
+                min(s for s in self._sessions if s >= batch) for batch in range(self.max_batch + 1)
             ]
-            shape = (self._max_batch, 3, self._spec.input_height, self._spec.input_width)
-            with self._stream:  # on which the zeros are written before any run reads them
-                self._input = self._cupy.zeros(shape, np.dtype(self._spec.input_dtype))
-                self._outputs = self._allocate_outputs()
-            self._stream.synchronize()
+            shape = (self.max_batch, 3, self.spec.input_height, self.spec.input_width)
+            with self.stream:  # on which the zeros are written before any run reads them
+                self.input = self._cupy.zeros(shape, np.dtype(self.spec.input_dtype))
+                self.outputs = self._allocate_outputs()
+            self.stream.synchronize()
             # The provider's stream and this one may come in any order of events.
             self._before = self._cupy.cuda.Event(disable_timing=True)
             self._after = self._cupy.cuda.Event(disable_timing=True)
         self._bound = {size: self._bind(size) for size in self._sessions}
-
-    @property
-    def memory(self) -> Literal["host", "cuda"]:
-        """CUDA memory."""
-        return "cuda"
-
-    @property
-    def input(self) -> Any:
-        """Input buffer, cupy (max_batch, 3, H, W)."""
-        return self._input
-
-    @property
-    def outputs(self) -> Mapping[str, Any]:
-        """Output buffers by name, cupy, first axis max_batch."""
-        return self._outputs
-
-    @property
-    def graph_capturable(self) -> bool:
-        """Whether run() may be captured; CudaDetector falls back if an operator refuses."""
-        return not self.capture_refusal
 
     @property
     def capture_refusal(self) -> str:
@@ -173,44 +156,38 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
             return f"ONNX Runtime {version} frees what a captured run reads; 1.31 and later do not"
         return ""
 
-    @property
-    def stream(self) -> Any:
-        """The cupy.cuda.Stream that ONNX Runtime was given when the session was made."""
-        return self._stream
-
     def run(self, batch: int, stream: Any = None) -> None:
         """Enqueue the first `batch` images; the work on `stream` before it is waited for.
 
         Raises:
-            EngineError: ONNX Runtime failed, its memory is full, or the engine is closed.
+            OutOfMemoryError, DeviceBrokenError: see core.faults.
+            EngineError: ONNX Runtime failed, or the engine is closed.
         """
-        if not self._sessions:
-            raise EngineError("run() of a closed engine", expected="an open one")
-        if not 1 <= batch <= self._max_batch:
-            raise EngineError(f"batch {batch}", expected=f"1 to {self._max_batch}")
+        self.check_batch(batch, is_open=bool(self._sessions))
         size = self._size_of[batch]
         chosen = stream or self._cupy.cuda.get_current_stream()
-        foreign = chosen.ptr != self._stream.ptr
+        foreign = chosen.ptr != self.stream.ptr
         if foreign:
             self._before.record(chosen)
-            self._stream.wait_event(self._before)
+            self.stream.wait_event(self._before)
         try:
             self._sessions[size].run_with_iobinding(*self._bound[size])
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
-            raise EngineError(
-                f"ONNX Runtime failed ({error})",
+            raise library_fault(
+                error,
+                "ONNX Runtime failed",
                 expected="the network to run",
-                fix="for lack of memory set a smaller max_batch; else check the model",
+                fix="check the model with onnx.checker",
             ) from error
         if foreign:
-            self._after.record(self._stream)
+            self._after.record(self.stream)
             chosen.wait_event(self._after)
 
     def close(self) -> None:
         """Release the sessions; the buffers live as long as somebody holds them."""
         if self._sessions:
             with contextlib.suppress(Exception):  # the device may be lost
-                self._stream.synchronize()
+                self.stream.synchronize()
         self._bound.clear()
         self._sessions.clear()
 
@@ -225,19 +202,20 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
         session = self._sessions[size]
         binding = session.io_binding()
         self._bind_input(binding, size)
-        for name in self._spec.output_names:
-            binding.bind_output(name, _MEMORY, self._device.index)
+        for name in self.spec.output_names:
+            binding.bind_output(name, _MEMORY, self.device.index)
         try:
             session.run_with_iobinding(binding, self._run_options(None))
             values = binding.get_outputs()
         except Exception as error:
-            raise EngineError(
-                f"the model does not run in ONNX Runtime on {self._device} ({error})",
+            raise library_fault(
+                error,
+                f"the model does not run in ONNX Runtime on {self.device}",
                 expected="a model of which the CUDA provider knows every operator",
                 fix="use TensorRT, or device cpu",
             ) from error
         outputs = {}
-        for name, value in zip(self._spec.output_names, values, strict=True):
+        for name, value in zip(self.spec.output_names, values, strict=True):
             shape = tuple(value.shape())
             if shape[:1] != (size,):
                 raise EngineError(
@@ -249,11 +227,11 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
         return outputs
 
     def _bind_input(self, binding: Any, batch: int) -> None:
-        value = self._input[:batch]
+        value = self.input[:batch]
         binding.bind_input(
-            self._spec.input_name,
+            self.spec.input_name,
             _MEMORY,
-            self._device.index,
+            self.device.index,
             np.dtype(value.dtype).type,
             value.shape,
             value.data.ptr,
@@ -275,12 +253,12 @@ class OnnxRuntimeCudaEngine(BoundNetwork):
         """Return the IOBinding and RunOptions of a session."""
         binding = self._sessions[size].io_binding()
         self._bind_input(binding, size)
-        for name in self._spec.output_names:
-            value = self._outputs[name][:size]
+        for name in self.spec.output_names:
+            value = self.outputs[name][:size]
             binding.bind_output(
                 name,
                 _MEMORY,
-                self._device.index,
+                self.device.index,
                 np.dtype(value.dtype).type,
                 value.shape,
                 value.data.ptr,

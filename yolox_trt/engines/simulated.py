@@ -8,16 +8,17 @@ import enum
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
+from yolox_trt.core.faults import OutOfMemoryError
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, ModelSpec
+from yolox_trt.engines.engine import Engine
 
 
 class LatencyModel(Protocol):
@@ -190,7 +191,7 @@ class Fault(enum.Enum):
     HANG = "hang"
     """Does not return for the commanded time."""
     OUT_OF_MEMORY = "out_of_memory"
-    """Raises EngineError as CUDA does when memory is short; calls with one image succeed."""
+    """Raises OutOfMemoryError; calls with one image succeed."""
 
 
 class FaultInjector:
@@ -234,7 +235,8 @@ class FaultInjector:
             Fault.NAN if the caller must give NaN, Fault.HANG after a hang, else None.
 
         Raises:
-            EngineError: for RAISE and OUT_OF_MEMORY.
+            EngineError: for RAISE.
+            OutOfMemoryError: for OUT_OF_MEMORY.
         """
         with self._lock:
             fault = self._fault
@@ -252,8 +254,8 @@ class FaultInjector:
                 fix="clear the fault (FaultInjector.clear)",
             )
         if fault is Fault.OUT_OF_MEMORY:
-            raise EngineError(
-                "simulated fault: cudaErrorMemoryAllocation: out of memory",
+            raise OutOfMemoryError(
+                "simulated fault: memory is full",
                 fix="clear the fault (FaultInjector.clear)",
             )
         if fault is Fault.HANG:
@@ -261,11 +263,10 @@ class FaultInjector:
         return fault
 
 
-class SimulatedEngine(BoundNetwork):
+class SimulatedEngine(Engine):
     """An Engine that sleeps instead of computing: outputs are zeros (no detection), or NaN.
 
     Host buffers, so that a CpuDetector runs its real preprocessing, decode and NMS around it.
-    Implements engines.engine.Engine.
 
     Args:
         device: where it pretends to run.
@@ -294,41 +295,21 @@ class SimulatedEngine(BoundNetwork):
                 expected="undecoded or decoded",
                 fix="simulate with simulated_spec()",
             )
-        self._device = device
-        self._spec = spec
+        self.device = device
+        self.spec = spec
         self._latency = latency
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._faults = faults
         self._chip = chip or SharedMemoryChip()
         self._rng = np.random.default_rng(seed)
         shape = (max_batch, 3, spec.input_height, spec.input_width)
-        self._input = np.zeros(shape, spec.input_dtype)
-        self._outputs = {
+        self.input = np.zeros(shape, spec.input_dtype)
+        self.outputs = {
             spec.output_names[0]: np.zeros(
                 (max_batch, spec.num_anchors, 5 + spec.num_classes), np.float32
             )
         }
         self._closed = False
-
-    @property
-    def memory(self) -> Literal["host", "cuda"]:
-        """Host memory, whatever the device."""
-        return "host"
-
-    @property
-    def input(self) -> npt.NDArray[Any]:
-        """Input buffer (max_batch, 3, H, W)."""
-        return self._input
-
-    @property
-    def outputs(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Output buffers by name, first axis max_batch."""
-        return self._outputs
-
-    @property
-    def graph_capturable(self) -> bool:
-        """Never: there is no CUDA."""
-        return False
 
     def run(self, batch: int, stream: Any = None) -> None:
         """Sleep for the latency of a call; or do what the FaultInjector commands.
@@ -336,14 +317,11 @@ class SimulatedEngine(BoundNetwork):
         Raises:
             EngineError: a commanded fault, a batch out of range, or a closed engine.
         """
-        if self._closed:
-            raise EngineError("run() of a closed engine", expected="an open one")
-        if not 1 <= batch <= self._max_batch:
-            raise EngineError(f"batch {batch}", expected=f"1 to {self._max_batch}")
+        self.check_batch(batch, is_open=not self._closed)
         fault = self._faults.take(batch) if self._faults is not None else None
-        self._chip.work(self._device, self._latency.sample(self._rng, batch))
+        self._chip.work(self.device, self._latency.sample(self._rng, batch))
         value = np.nan if fault is Fault.NAN else 0.0
-        for output in self._outputs.values():
+        for output in self.outputs.values():
             output[:batch] = value
 
     def close(self) -> None:

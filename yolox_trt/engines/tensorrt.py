@@ -10,14 +10,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from yolox_trt.core.bound_network import BoundNetwork
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError, EngineError
+from yolox_trt.core.faults import library_fault
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.cache_pruning import RUNTIME_CACHE
+from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.engine_file import EngineFile, read_engine, write_atomically
 from yolox_trt.engines.file_lock import FileLock
 from yolox_trt.engines.tensor_layout import TensorLayout
@@ -44,8 +45,8 @@ class _ProfileTakenError(EngineError):
     """Another execution context has the engine's only profile."""
 
 
-class TensorRTEngine(BoundNetwork):
-    """A TensorRT engine with its buffers: the protocol `Engine`, memory "cuda".
+class TensorRTEngine(Engine):
+    """A TensorRT engine with its buffers in CUDA memory.
 
     Runs are enqueued with execute_async_v3 on the caller's stream, one after another. Each batch
     has an execution context of its own, made when it first comes: a CUDA graph holds the state of
@@ -65,6 +66,8 @@ class TensorRTEngine(BoundNetwork):
         MissingDependencyError: TensorRT or CuPy is not installed.
     """
 
+    memory = "cuda"
+
     def __init__(
         self,
         file: EngineFile,
@@ -75,13 +78,13 @@ class TensorRTEngine(BoundNetwork):
     ) -> None:
         self._lease = lease
         self._file = file
-        self._device = device or Device.parse(file.fingerprint.device)
+        self.device = device or Device.parse(file.fingerprint.device)
         self._api = api or load_api(file.fingerprint.flavour)
         self._trt = self._api.module
-        check_engine_fits(file, self._device, self._api)
+        check_engine_fits(file, self.device, self._api)
         self._cupy: Any = require("cupy", purpose="running TensorRT engines")
-        self._spec = file.spec
-        self._cuda_index = self._device.index if self._device.kind == "gpu" else 0
+        self.spec = file.spec
+        self._cuda_index = self.device.index if self.device.kind == "gpu" else 0
         self._closed = False
         self._runtime: Any = None
         self._runtime_config: Any = None
@@ -94,49 +97,26 @@ class TensorRTEngine(BoundNetwork):
         self._batch = -1
         self._layouts: dict[str, TensorLayout] = {}
         self._buffers: dict[str, Any] = {}
-        self._views: dict[str, Any] = {}
-        self._outputs: dict[str, Any] = {}
         with self._cupy.cuda.Device(self._cuda_index):
             self._load()
             self._allocate()
             # The buffers' zeros are written on this stream, and runs come on others.
             self._cupy.cuda.get_current_stream().synchronize()
 
-    # ---- the protocol Engine
+    # ---- Engine
 
     @property
-    def memory(self) -> Literal["host", "cuda"]:
-        """Always "cuda": the buffers are cupy arrays."""
-        return "cuda"
-
-    @property
-    def input(self) -> Any:
-        """Input buffer (max_batch, 3, H, W), cupy; strided where input_layout pads its rows.
-
-        With a packed input_layout (chw16, chw32, dla_hwc4) it is the packed array instead.
-        """
-        return self._views[self._input_name]
-
-    @property
-    def outputs(self) -> Mapping[str, Any]:
-        """Output buffers by name, first axis max_batch, cupy; packed or strided as `input`."""
-        return self._outputs
-
-    @property
-    def graph_capturable(self) -> bool:
-        """Whether run() may be captured into a CUDA graph: on the GPU, with no layer on a DLA.
-
-        Nor where all batches share one execution context (an open batch before TensorRT 8.6).
+    def capture_refusal(self) -> str:
+        """Why run() may not be captured; empty if it may.
 
         A run must have been made with the same batch before the capture (warm_up does), because
         the first enqueue may allocate and, on TensorRT-RTX, compile.
         """
-        return self._device.kind == "gpu" and self._capturable
-
-    @property
-    def capture_refusal(self) -> str:
-        """Why run() may not be captured; empty if it may, or where graph_capturable says all."""
-        return "" if self._shares_profile else "all batches share one execution context"
+        if self.device.kind == "dla":
+            return "a DLA's work cannot be captured"
+        if not self._shares_profile:
+            return "all batches share one execution context"
+        return "" if self._capturable else "TensorRT-RTX says that its kernels cannot be captured"
 
     def run(self, batch: int, stream: Any = None) -> None:
         """Enqueue the first `batch` images on `stream` (cupy.cuda.Stream; None: the current one).
@@ -144,6 +124,7 @@ class TensorRTEngine(BoundNetwork):
         An engine with a static batch runs all its images whatever `batch` is.
 
         Raises:
+            OutOfMemoryError, DeviceBrokenError: see core.faults.
             EngineError: the batch is out of range, TensorRT refused the run, or it was closed.
         """
         if batch != self._batch:
@@ -151,7 +132,11 @@ class TensorRTEngine(BoundNetwork):
         pointer = (self._cupy.cuda.get_current_stream() if stream is None else stream).ptr
         # Not collect_messages(): it costs an allocation and a lock, and runs seldom fail.
         if not self._context.execute_async_v3(pointer):
-            self._refused(f"run with batch {batch} was refused")
+            raise library_fault(
+                self._api.last_error(),
+                f"{self._file.path.name} on {self.device}: run with batch {batch} was refused",
+                fix="see the log; if the device is lost, restart the process",
+            )
 
     def close(self) -> None:
         """Release context, engine, runtime and buffers, in this order."""
@@ -161,8 +146,8 @@ class TensorRTEngine(BoundNetwork):
         self._batch = -1
         with contextlib.suppress(Exception):  # the device may be lost
             self._cupy.cuda.Device(self._cuda_index).synchronize()
-        self._views = {}
-        self._outputs = {}
+        self.input = None
+        self.outputs = {}
         self._buffers = {}
         # TensorRT's order: what was made last goes first.
         self._context = None
@@ -178,22 +163,9 @@ class TensorRTEngine(BoundNetwork):
     # ---- more than the protocol
 
     @property
-    def input_layout(self) -> TensorLayout:
-        """How the input's elements lie in memory."""
-        return self._layouts[self._input_name]
-
-    @property
-    def output_layouts(self) -> Mapping[str, TensorLayout]:
-        """How each output's elements lie in memory."""
-        return {name: self._layouts[name] for name in self._outputs}
-
-    @property
-    def input_scale(self) -> float | None:
-        """Pixel values for one step of an INT8 input (value = code * scale); None otherwise."""
-        if self.input_layout.dtype != "int8":
-            return None
-        scale = self._file.details.get("input_scale")
-        return None if scale is None else float(scale)
+    def output_formats(self) -> Mapping[str, str]:
+        """Format of each output, as in TensorLayout."""
+        return {name: self._layouts[name].format for name in self.outputs}
 
     @property
     def file(self) -> EngineFile:
@@ -272,22 +244,23 @@ class TensorRTEngine(BoundNetwork):
         data = self._file.read()
         with api.collect_messages() as messages:
             self._runtime = self._trt.Runtime(api.logger)
-            if self._device.kind == "dla":
+            if self.device.kind == "dla":
                 cores = int(self._runtime.num_DLA_cores)
-                if self._device.index >= cores:
+                if self.device.index >= cores:
                     raise DeviceError(
-                        f"{self._device}: this machine has {cores} DLA cores",
+                        f"{self.device}: this machine has {cores} DLA cores",
                         expected="a Jetson with DLA, and /dev/nvhost-nvdla* in the container",
                         fix="use device gpu",
                     )
-                self._runtime.DLA_core = self._device.index
+                self._runtime.DLA_core = self.device.index
             if self._file.fingerprint.options.get("version_compatible"):
                 # Such an engine carries its runtime as code; the checksum has been checked.
                 self._runtime.engine_host_code_allowed = True
             self._engine = self._runtime.deserialize_cuda_engine(data)
             if self._engine is None:
-                raise EngineError(
-                    f"{api} does not load {self._file.path}: {messages_text(messages)}",
+                raise library_fault(
+                    messages_text(messages),
+                    f"{api} does not load {self._file.path}",
                     expected="an engine of this TensorRT and GPU",
                     fix="build the engine again",
                 )
@@ -297,7 +270,7 @@ class TensorRTEngine(BoundNetwork):
 
     def _context_key(self, batch: int) -> int:
         """Return the batch whose context runs a batch: without one for each, the largest."""
-        return batch if self._dynamic and self._shares_profile else self._max_batch
+        return batch if self._dynamic and self._shares_profile else self.max_batch
 
     def _context_of(self, batch: int) -> Any:
         key = self._context_key(batch)
@@ -308,8 +281,9 @@ class TensorRTEngine(BoundNetwork):
             ):
                 context = self._make_context()
                 if context is None:
-                    raise EngineError(
-                        f"no execution context for {self._file.path}: {messages_text(messages)}",
+                    raise library_fault(
+                        messages_text(messages),
+                        f"no execution context for {self._file.path}",
                         expected=f"{self.device_memory_bytes} bytes of free device memory",
                         fix="free device memory: fewer engines, a smaller batch",
                     )
@@ -400,22 +374,22 @@ class TensorRTEngine(BoundNetwork):
         engine = self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
-        if inputs != [self._spec.input_name]:
+        if inputs != [self.spec.input_name]:
             raise EngineError(
                 f"engine {self._file.path} with inputs {inputs}",
-                expected=f"one input, '{self._spec.input_name}'",
+                expected=f"one input, '{self.spec.input_name}'",
                 fix="build the engine again",
             )
         self._input_name = inputs[0]
         shape = tuple(engine.get_tensor_shape(self._input_name))
         self._dynamic = -1 in shape
-        self._min_batch = self._max_batch = int(shape[0])
+        self._min_batch = self.max_batch = int(shape[0])
         if self._dynamic:
             smallest, _, largest = engine.get_tensor_profile_shape(self._input_name, 0)
-            self._min_batch, self._max_batch = int(smallest[0]), int(largest[0])
+            self._min_batch, self.max_batch = int(smallest[0]), int(largest[0])
             shape = tuple(largest)
         self._image_shape = tuple(int(n) for n in shape[1:])
-        context = self._context_of(self._max_batch)
+        context = self._context_of(self.max_batch)
         for name in names:
             layout = TensorLayout(
                 shape=tuple(int(n) for n in context.get_tensor_shape(name)),
@@ -425,20 +399,25 @@ class TensorRTEngine(BoundNetwork):
             buffer = self._cupy.zeros(layout.buffer_shape, dtype=layout.dtype)
             self._layouts[name] = layout
             self._buffers[name] = buffer
-            self._views[name] = layout.view(buffer)
             self._set_address(context, name, buffer)
-        order = [n for n in self._spec.output_names if n in names]
+        order = [n for n in self.spec.output_names if n in names]
         if len(order) != len(names) - 1:
             raise EngineError(
                 f"engine {self._file.path} with tensors {names}",
-                expected=f"outputs {list(self._spec.output_names)}, as its sidecar says",
+                expected=f"outputs {list(self.spec.output_names)}, as its sidecar says",
                 fix="build the engine again",
             )
-        self._outputs = {name: self._views[name] for name in order}
-        dtype = self._layouts[self._input_name].dtype
-        if dtype != self._spec.input_dtype:
-            self._spec = dataclasses.replace(self._spec, input_dtype=dtype)
-        if self._dynamic and self._min_batch < self._max_batch:
+        views = {name: self._layouts[name].view(self._buffers[name]) for name in names}
+        self.input = views[self._input_name]
+        self.outputs = {name: views[name] for name in order}
+        layout = self._layouts[self._input_name]
+        self.input_format = layout.format
+        scale = self._file.details.get("input_scale")
+        if layout.dtype == "int8" and scale is not None:
+            self.input_scale = float(scale)
+        if layout.dtype != self.spec.input_dtype:
+            self.spec = dataclasses.replace(self.spec, input_dtype=layout.dtype)
+        if self._dynamic and self._min_batch < self.max_batch:
             self._try_sharing()
 
     @staticmethod
@@ -449,15 +428,8 @@ class TensorRTEngine(BoundNetwork):
             )
 
     def _set_batch(self, batch: int) -> None:
-        if self._closed:
-            raise EngineError("the engine is closed", fix="load it again")
         least = self._min_batch if self._dynamic else 1
-        if not least <= batch <= self._max_batch:
-            raise EngineError(
-                f"batch {batch}",
-                expected=f"{least} to {self._max_batch}, as the engine was built",
-                fix="build with --min-batch and --max-batch, or split the batch",
-            )
+        self.check_batch(batch, is_open=not self._closed, least=least)
         self._context = self._context_of(batch)
         if self._dynamic and not self._shares_profile:
             self._batch = -1
@@ -465,19 +437,13 @@ class TensorRTEngine(BoundNetwork):
                 self._set_shape(self._context, batch, messages)
         self._batch = batch
 
-    def _refused(self, what: str) -> None:
-        """Repeat nothing: raise with what the logger saw last."""
-        raise EngineError(
-            f"{self._file.path.name} on {self._device}: {what}: {self._api.last_error()}",
-            fix="see the log; if the device is lost, restart the process",
-        )
-
     def _synchronize(self, stream: Any) -> None:
         try:
             stream.synchronize()
         except Exception as error:  # cupy's CUDARuntimeError, which needs cupy to be named
-            raise EngineError(
-                f"{self._file.path.name} failed on {self._device}: {error}",
+            raise library_fault(
+                error,
+                f"{self._file.path.name} failed on {self.device}",
                 fix="see the log; if the device is lost, restart the process",
             ) from error
 

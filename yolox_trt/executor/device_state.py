@@ -28,7 +28,7 @@ class ModelServer:
         time: seconds for one frame; a moving average of call time / frames.
         alone: the same, freed of known contention: as if no other device had worked beside.
         measured: whether `time` was measured or given, rather than assumed.
-        calls: calls that may be under way at a time (see detector.OverlappingDetector).
+        calls: calls that may be under way at a time (Detector.max_calls).
     """
 
     __slots__ = (

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,13 @@ from yolox_trt.core.contention import Contention
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
+from yolox_trt.core.faults import DeviceBusyError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import (
     Detector,
-    OverlappingDetector,
     StageTimes,
-    calls_under_way,
 )
 from yolox_trt.executor.clock import Clock, MonotonicClock
 from yolox_trt.executor.device_state import Batch, ModelServer
@@ -86,7 +85,7 @@ class _Call(NamedTuple):
     """A call under way inside a detector."""
 
     batch: Batch
-    detector: OverlappingDetector
+    detector: Detector
     ticket: Any
 
 
@@ -143,7 +142,7 @@ class InferenceExecutor:
             in the measured times of the present placement, and no policy foresees what another
             placement does to it.
         overlap: whether a device is given its next call while it works on the last one, where its
-            detector can do that (detector.OverlappingDetector).
+            detector can do that (its `max_calls`).
         clock: where time comes from; Frame.received_ns must be of the same clock.
         timeline_capacity: entries of the timeline; 0 = record nothing.
         profile: whether detect() calls are marked as NVTX ranges (needs the package nvtx).
@@ -180,7 +179,7 @@ class InferenceExecutor:
                 1 if device.kind == "dla" else max(1, limit),
                 ASSUMED_TIME if known is None else known,
                 known is not None,
-                calls_under_way(detector) if overlap else 1,
+                detector.max_calls if overlap else 1,
             )
         self.clock = clock or MonotonicClock()
         self.timeline = Timeline(max(1, timeline_capacity))
@@ -557,22 +556,21 @@ class InferenceExecutor:
             The batch if its results are delivered already.
         """
         detector = worker.detectors[batch.server.name]
-        if batch.server.calls < 2 or calls_under_way(detector) < 2:
+        if batch.server.calls < 2:
             return batch if self._run(worker, batch) else None
-        overlapping = cast(OverlappingDetector, detector)
         frames = [pending.frame for pending in batch.frames]
         options = [stream.config.options for stream in batch.streams]
         try:
             with self._nvtx_range(batch):
-                ticket = overlapping.enqueue(frames, options)
+                ticket = detector.enqueue(frames, options)
         except Exception as error:
-            not_now = type(error) is RuntimeError and bool(worker.calls)
+            not_now = isinstance(error, DeviceBusyError) and bool(worker.calls)
             its_own = isinstance(error, FrameError | ConfigurationError)
             if not (its_own or not_now or _is_out_of_memory(error)):
                 self._fail(worker, batch, error)
                 return None
         else:
-            worker.calls.append(_Call(batch, overlapping, ticket))
+            worker.calls.append(_Call(batch, detector, ticket))
             return None
         # detect() finds out which frame it is, or how many fit; it needs the detector for itself.
         while worker.calls:

@@ -134,7 +134,11 @@ def install(
 
 
 class CUDARuntimeError(RuntimeError):
-    """Stands for cupy.cuda.runtime.CUDARuntimeError."""
+    """Stands for cupy.cuda.runtime.CUDARuntimeError, which is made of CUDA's code too."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"CUDA error {status}")
+        self.status = status
 
 
 class OutOfMemoryError(MemoryError):

@@ -65,7 +65,7 @@ WATCHDOG = 0.5
 END_LIMIT = 30.0
 
 
-class FaultyEngine:
+class FaultyEngine(Engine):
     """An Engine around another one that fails on command.
 
     Args:
@@ -75,23 +75,21 @@ class FaultyEngine:
     """
 
     def __init__(self, engine: Engine, device: Device, faults: FaultInjector) -> None:
+        self.device = device
+        self.spec, self.max_batch = engine.spec, engine.max_batch
+        self.input, self.outputs = engine.input, engine.outputs
         self._engine = engine
         self._faults = faults
-        self._device = device
-
-    @property
-    def device(self) -> Device:
-        """Where it pretends to run."""
-        return self._device
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
 
     def run(self, batch: int, stream: Any = None) -> None:
         """Run, or fail as commanded; NaN comes of a NaN input, by the network's own arithmetic."""
         if self._faults.take(batch) is Fault.NAN:
             self._engine.input[:batch] = np.nan
         self._engine.run(batch, stream)
+
+    def close(self) -> None:
+        """Close the real one."""
+        self._engine.close()
 
 
 @dataclass
