@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -18,7 +19,7 @@ from yolox_trt.detectors.detector import Detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.nodes.build_progress import BuildProgress
 from yolox_trt.ros.nodes.model_set import ModelSet
-from yolox_trt.ros.nodes.parameters import EXECUTOR_PARAMETERS
+from yolox_trt.ros.nodes.parameters import EXECUTOR_OPTIONS, ExecutorParameters
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -63,6 +64,11 @@ def start_slow(
     path = write_parameters(folder / "parameters.yaml", {"multi_camera": own})
     code = SLOW_BUILD.format(steps=steps, gate=str(gate or path))
     return start(["-c", code, "--ros-args", "--params-file", str(path)])
+
+
+def parameters(model: Path, **values: Any) -> ExecutorParameters:
+    defaults = {name: option.default for name, option in EXECUTOR_OPTIONS.items()}
+    return ExecutorParameters.of(defaults | {"model": str(model)} | values)
 
 
 def values_of(status: DiagnosticStatus) -> dict[str, str]:
@@ -134,9 +140,7 @@ def test_every_detector_of_a_model_set_is_told_apart(
         return backends.onnxruntime_cpu(options, device)
 
     monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "cpu"), create)
-    values = {spec.name: spec.default for spec in EXECUTOR_PARAMETERS}
-    values |= {"model": str(small_model), "devices": ["cpu"]}
-    models = ModelSet(values, {}, progress=progress).load()
+    models = ModelSet(parameters(small_model, devices=["cpu"]), {}, progress=progress).load()
     (device, name), detector = next(iter(models.detectors.items()))
     assert seen == ["building small for cpu, 25%: tactics"]
     # What came from a cache has no last message; it must not be shown for ever.
@@ -151,11 +155,9 @@ def test_every_detector_of_a_model_set_is_told_apart(
 
 
 def test_the_simulated_engine_takes_progress_as_well(client: Client, small_model: Path) -> None:
-    values = {spec.name: spec.default for spec in EXECUTOR_PARAMETERS}
-    values |= {"model": str(small_model), "devices": ["dla0"], "engine": "simulated"}
+    values = parameters(small_model, devices=["dla0"], engine="simulated")
     progress = BuildProgress(client.node)
     models = ModelSet(values, {}, progress=progress).load()
-    assert {str(device) for device, _ in models.detectors} == {"dla0"}
+    assert list(models.detectors) == [(Device("dla", 0), "small")]
     assert progress.text == ""  # nothing was built
-    for detector in models.detectors.values():
-        detector.close()
+    models.close()

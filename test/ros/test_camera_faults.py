@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,16 +17,19 @@ rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
-from support.ros import RELIABLE, Client, RosProcess, image_message
+from sensor_msgs.msg import CompressedImage, Image
+from support.ros import RELIABLE, Client, RosProcess, image_message, stream_snapshot
 from vision_msgs.msg import Detection2DArray
 
-from yolox_trt.core import ConfigurationError, ModelSpec
+from yolox_trt.core import ConfigurationError, Device, Roi
+from yolox_trt.ros.ingest import image_receiver
+from yolox_trt.ros.latest_worker import LatestWorker
+from yolox_trt.ros.messages.images import frame_from_image
 from yolox_trt.ros.nodes import diagnostics
-from yolox_trt.ros.nodes.annotator import Annotator
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.camera_node import CameraNode
-from yolox_trt.ros.nodes.parameters import check_topic
+from yolox_trt.ros.nodes.model_set import LoadedModel
+from yolox_trt.ros.nodes.parameter_values import check_topic
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -36,17 +39,26 @@ PICTURE = np.kron(
 ).astype(np.uint8)
 
 
-class Owner:
-    """The process that a camera lives in, as far as a camera sees it."""
+class Service:
+    """What a camera is connected to, as far as a camera sees it."""
 
     def __init__(self, ingest: Any = None) -> None:
         self.ingest = ingest
+        self.executor = self.models = self
+        self.devices = (Device("cpu"),)
         self.frames: list[Any] = []
+
+    def find(self, model: str) -> LoadedModel:
+        return LoadedModel("small", ("class0", "class1", "class2"), 3)
+
+    def add_stream(self, config: Any, on_result: Any) -> None: ...
+
+    def remove_stream(self, name: str) -> None: ...
+
+    def update_stream(self, name: str, **changes: Any) -> None: ...
 
     def submit(self, frame: Any) -> None:
         self.frames.append(frame)
-
-    def update_stream(self, config: Any) -> None: ...
 
 
 class Ingest:
@@ -55,38 +67,30 @@ class Ingest:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def subscribe(self, camera: str, sink: Any, **settings: Any) -> None:
-        self.calls.append(settings["queue_depth"])
+    def subscribe(self, camera: str, sink: Any, topic: Any, *, queue_depth: int) -> None:
+        self.calls.append(queue_depth)
 
     def unsubscribe(self, camera: str) -> None:
         self.calls.append("end")
 
 
 @pytest.fixture
-def make_camera(domain: int, small_model: Path) -> Iterator[Callable[..., CameraNode]]:
+def make_camera(domain: int) -> Iterator[Callable[..., CameraNode]]:
     """Make a camera node that is configured and active; it is subscribed without listeners."""
-    from yolox_trt.core.device import Device
-    from yolox_trt.detectors.factory import create_detector
-    from yolox_trt.detectors.options import DetectorOptions
-
-    detector = create_detector(DetectorOptions(model=small_model, device=Device("cpu"), threads=1))
-    spec: ModelSpec = detector.spec
-    detector.close()
     rclpy.init(args=[], domain_id=domain)
-    annotator, cameras = Annotator(), []
+    annotator, cameras = LatestWorker("annotate"), []
 
-    def make(owner: Any = None, rules: tuple[str, ...] = (), **values: Any) -> CameraNode:
+    def make(service: Any = None, rules: tuple[str, ...] = (), **values: Any) -> CameraNode:
         values = {"on_demand": False, **values}
         cameras.append(
             CameraNode(
                 "front",
-                owner=owner or Owner(),
                 annotator=annotator,
                 overrides=[Parameter(name, value=value) for name, value in values.items()],
                 remap_rules=rules,
             )
         )
-        cameras[-1].configure("small", spec, ("class0", "class1", "class2"))
+        cameras[-1].configure(service or Service())
         cameras[-1].activate()
         return cameras[-1]
 
@@ -96,6 +100,11 @@ def make_camera(domain: int, small_model: Path) -> Iterator[Callable[..., Camera
         camera.destroy_node()
     annotator.close()
     rclpy.try_shutdown()
+
+
+def subscription_of(camera: CameraNode) -> Any:
+    (found,) = [each for each in camera.subscriptions if "parameter" not in each.topic_name]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -115,22 +124,19 @@ def test_compressed_images_follow_a_remapping_of_the_image_topic(
     camera = make_camera(rules=rules, transport="compressed")
     assert camera.subscribed
     assert camera.image_topic == topic
-    (subscription,) = [each for each in camera.subscriptions if "parameter" not in each.topic_name]
-    assert subscription.topic_name == topic
+    assert subscription_of(camera).topic_name == topic
 
 
 def test_a_remapping_of_raw_images_is_applied_once(make_camera: Callable[..., CameraNode]) -> None:
     camera = make_camera(rules=("/a:=/b", "/b:=/a"), image_topic="/a")
-    (subscription,) = [each for each in camera.subscriptions if "parameter" not in each.topic_name]
-    assert subscription.topic_name == camera.image_topic == "/b"
+    assert subscription_of(camera).topic_name == camera.image_topic == "/b"
 
 
 def test_a_subscription_that_fails_is_tried_again(
     make_camera: Callable[..., CameraNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     camera = make_camera(transport="compressed", enabled=False)
-    monkeypatch.setattr(camera.parameters, "_values", camera.parameters.as_dict())
-    camera.parameters._values["enabled"] = True
+    assert camera.set_parameters([Parameter("enabled", value=True)])[0].successful
     before = threading.active_count()
 
     def fail(*args: Any, **kwargs: Any) -> Any:
@@ -191,7 +197,7 @@ def test_annotated_reaches_a_reliable_listener(start_cameras: Start, client: Cli
 
 def test_another_queue_depth_makes_another_ring(make_camera: Callable[..., CameraNode]) -> None:
     ingest = Ingest()
-    camera = make_camera(Owner(ingest), queue_depth=2)
+    camera = make_camera(Service(ingest), queue_depth=2)
     camera.update_subscription()
     assert ingest.calls == [2]
     assert camera.set_parameters([Parameter("queue_depth", value=7)])[0].successful
@@ -204,22 +210,79 @@ def test_another_queue_depth_keeps_a_subscription_of_its_own(
     make_camera: Callable[..., CameraNode],
 ) -> None:
     camera = make_camera()
-    former = camera._subscription
+    former = subscription_of(camera)
     assert camera.set_parameters([Parameter("queue_depth", value=7)])[0].successful
     camera.update_subscription()
-    assert camera._subscription is former
+    assert subscription_of(camera) is former
 
 
 def test_an_image_that_comes_after_the_subscription_is_left_out(
     make_camera: Callable[..., CameraNode],
 ) -> None:
-    owner = Owner()
-    camera = make_camera(owner)
-    camera._on_image(image_message(PICTURE))
-    assert len(owner.frames) == 1
+    service = Service()
+    camera = make_camera(service)
+    on_image = subscription_of(camera).callback
+    on_image(image_message(PICTURE))
+    assert len(service.frames) == 1
     camera.deactivate()
-    camera._on_image(image_message(PICTURE))
-    assert (len(owner.frames), camera.counters.messages) == (1, 1)
+    on_image(image_message(PICTURE))
+    assert (len(service.frames), camera.counters.received) == (1, 1)
+
+
+@pytest.mark.parametrize("ingest", [False, True])
+def test_the_roi_is_checked_and_counted_alike_on_both_ways(
+    make_camera: Callable[..., CameraNode], ingest: bool
+) -> None:
+    service = Service(Ingest() if ingest else None)
+    camera = make_camera(service, roi=[8, 8, 32, 16])
+
+    def give(picture: np.ndarray) -> None:
+        message = image_message(picture)
+        if ingest:
+            camera.on_frame(frame_from_image(message, stream_id="front", received_ns=1))
+        else:
+            subscription_of(camera).callback(message)
+
+    give(PICTURE)
+    give(PICTURE[:20].copy())
+    (frame,) = service.frames
+    assert (frame.stream_id, frame.roi) == ("front", Roi(8, 8, 32, 16))
+    assert (camera.counters.received, camera.counters.malformed) == (2, 1)
+    assert "a roi inside the image" in camera.counters.last_refusal
+    assert camera.set_parameters([Parameter("roi", value=[0, 0, 0, 0])])[0].successful
+    give(PICTURE[:20].copy())
+    assert service.frames[-1].roi is None
+
+
+def test_compressed_images_are_decoded_newest_first(
+    make_camera: Callable[..., CameraNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image that arrives is counted once: given on, replaced, or refused."""
+    started, gate = threading.Event(), threading.Event()
+    decode = image_receiver.frame_from_compressed
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        started.set()
+        assert gate.wait(60)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(image_receiver, "frame_from_compressed", slow)
+    service = Service()
+    camera = make_camera(service, transport="compressed")
+    on_image = subscription_of(camera).callback
+    jpeg = cv2.imencode(".jpg", PICTURE)[1].tobytes()
+    on_image(CompressedImage(format="jpeg", data=jpeg))
+    assert started.wait(60)
+    for stamp, data in ((1, jpeg), (2, b"no jpeg"), (3, jpeg)):
+        message = CompressedImage(format="jpeg", data=data)
+        message.header.stamp.nanosec = stamp
+        on_image(message)
+    gate.set()
+    end = time.monotonic() + 60
+    while len(service.frames) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [frame.stamp_ns for frame in service.frames] == [0, 3]
+    assert (camera.counters.replaced, camera.counters.received) == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -235,9 +298,17 @@ def test_a_new_subscription_gets_time_for_its_first_image(
     last_message: float, subscribed_at: float, now: float, level: bytes
 ) -> None:
     counters = CameraCounters(last_message=last_message, subscribed_at=subscribed_at)
-    stream: Any = SimpleNamespace(served=True, callback_blocked=0.0)
-    report = diagnostics.StreamReport("multi_camera", "front")
-    assert report._judge(True, True, counters, stream, {}, now)[0] == level
+    entry = diagnostics.StreamReport("front").make(
+        "multi_camera",
+        topic="/front/image_raw",
+        subscribed=True,
+        enabled=True,
+        counters=counters,
+        stream=stream_snapshot("front"),
+        now=now,
+    )
+    assert entry.level == level
+    assert entry.name == "multi_camera: stream front"
 
 
 def test_a_subscription_notes_its_time(make_camera: Callable[..., CameraNode]) -> None:

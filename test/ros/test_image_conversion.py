@@ -21,6 +21,7 @@ from yolox_trt.ros.messages.images import (
     WIDE_ENCODINGS,
     frame_from_compressed,
     frame_from_image,
+    with_roi,
 )
 
 #: Names that a driver may send for an encoding, where they differ from the canonical one.
@@ -108,10 +109,12 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], text: str) -> Non
 
 
 def test_a_roi_outside_is_the_frames_fault() -> None:
-    message = message_of(np.zeros(48), 4, 4, "bgr8", 12)
-    assert frame_from_image(message, roi=Roi(1, 1, 3, 3)).roi == Roi(1, 1, 3, 3)
+    frame = frame_from_image(message_of(np.zeros(48), 4, 4, "bgr8", 12), stream_id="front")
+    cropped = with_roi(frame, Roi(1, 1, 3, 3))
+    assert (cropped.roi, cropped.stream_id) == (Roi(1, 1, 3, 3), "front")
+    assert cropped.data is frame.data
     with pytest.raises(FrameError, match="a roi inside the image"):
-        frame_from_image(message, roi=Roi(2, 1, 3, 3))
+        with_roi(frame, Roi(2, 1, 3, 3))
 
 
 def compressed(image: np.ndarray, suffix: str, text: str) -> CompressedImage:

@@ -113,7 +113,7 @@ def connect(client: Client, camera: str) -> tuple[Any, list[Any]]:
 
 def ingest_pids(process: RosProcess) -> list[int]:
     children = psutil.Process(process.process.pid).children(recursive=True)
-    return [child.pid for child in children if "ingest_process" in " ".join(child.cmdline())]
+    return [child.pid for child in children if "ingest.process" in " ".join(child.cmdline())]
 
 
 @pytest.mark.ros

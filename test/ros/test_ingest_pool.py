@@ -18,19 +18,21 @@ import numpy as np
 import psutil
 import pytest
 
-rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("rclpy")
 
 from sensor_msgs.msg import Image
 from support.ros import Client, RosProcess, image_message
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.frame import Frame
 from yolox_trt.ros.ingest import frame_ring
 from yolox_trt.ros.ingest import pool as ingest_pool
 from yolox_trt.ros.ingest import process as ingest_process
 from yolox_trt.ros.ingest.channel import IngestChannel
+from yolox_trt.ros.ingest.image_receiver import ImageTopic
 from yolox_trt.ros.ingest.pool import IngestPool
-from yolox_trt.ros.ingest.process import CameraIntake, IngestNode
+from yolox_trt.ros.ingest.process import SharedMemorySink
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -60,26 +62,20 @@ ring = FrameRing(1, 12)
 same = {"camera": command["camera"], "generation": command["generation"] + 1}
 channel.send("ring", fd=ring.fd, slots=1, slot_bytes=ring.slot_bytes, **same)
 channel.send("frame", slot=ring.write(np.zeros(12, np.uint8)), size=12, height=2, width=2,
-             encoding="bgr8", step=6, sec=0, nanosec=1, frame_id="", received_ns=1, **same)
+             encoding="bgr8", step=6, stamp_ns=-1, frame_id="", received_ns=1, **same)
 """
 
-SETTINGS: dict[str, Any] = {
-    "topic": "/image",
-    "compressed": False,
-    "reliable": False,
-    "depth": 1,
-    "queue_depth": 1,
-}
+TOPIC = ImageTopic(name="/image", compressed=False, reliable=False, depth=1)
 
 
 class Sink:
     """Counts what a camera gets."""
 
     def __init__(self) -> None:
-        self.frames = 0
+        self.frames: list[Any] = []
 
     def on_frame(self, frame: Any) -> None:
-        self.frames += 1
+        self.frames.append(frame)
 
     def on_refused(self, reason: str) -> None: ...
 
@@ -128,7 +124,7 @@ def test_a_process_that_ends_again_and_again_is_given_up(
     wait_until(lambda: pool.pids == [])
     assert pool.restarts == ingest_pool.MAX_RESTARTS
     with pytest.raises(YoloxTrtError, match=r"ended again and again.*`ingest_processes`"):
-        pool.subscribe("front", Sink(), **SETTINGS)
+        pool.subscribe("front", Sink(), TOPIC, queue_depth=1)
 
 
 def test_the_others_take_the_cameras_of_a_process_that_is_given_up(
@@ -136,9 +132,9 @@ def test_the_others_take_the_cameras_of_a_process_that_is_given_up(
 ) -> None:
     pool = make_pool(ENDS, LISTENS)
     for name in ("front", "rear"):
-        pool.subscribe(name, Sink(), **SETTINGS)
+        pool.subscribe(name, Sink(), TOPIC, queue_depth=1)
     wait_until(lambda: len(pool.pids) == 1)
-    pool.subscribe("left", Sink(), **SETTINGS)
+    pool.subscribe("left", Sink(), TOPIC, queue_depth=1)
     log = tmp_path / "pool_ingest_1"
     wait_until(lambda: {each["camera"] for each in commands(log)} == {"front", "rear", "left"})
     assert {each["kind"] for each in commands(log)} == {"subscribe"}
@@ -151,9 +147,13 @@ def test_restarts_count_only_in_a_row(
 ) -> None:
     monkeypatch.setattr(ingest_pool, "MAX_RESTARTS", 1)
     pool, sink = make_pool(SENDS_AND_ENDS), Sink()
-    pool.subscribe("front", sink, **SETTINGS)
+    pool.subscribe("front", sink, TOPIC, queue_depth=1)
     # With the second image, the process has ended as often as it may in a row.
-    wait_until(lambda: sink.frames >= 4)
+    wait_until(lambda: len(sink.frames) >= 4)
+    # A stamp before the epoch, too, comes back as it was.
+    frame = sink.frames[0]
+    stamp = frame.header.stamp
+    assert (frame.stamp_ns, stamp.sec, stamp.nanosec) == (-1, -1, 999_999_999)
     assert pool.restarts >= 3
     assert pool.pids
 
@@ -190,33 +190,27 @@ def test_signals_leave_an_ingest_process_to_its_parent(
     assert not child.is_running()
 
 
-def test_a_ring_stays_within_its_limit(domain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ring_stays_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest_process, "LARGEST_RING", 100_000)
-    rclpy.init(args=[], domain_id=domain)
-    node = IngestNode("ingest", start_parameter_services=False)
     here, other = IngestChannel.pair()
     there = IngestChannel(other)
     warnings: list[str] = []
-    monkeypatch.setattr(
-        IngestNode, "get_logger", lambda self: type("L", (), {"warning": warnings.append})
-    )
-    settings = {"camera": "front", "topic": "/image", "compressed": False, "reliable": False}
-    intake = CameraIntake(node, here, settings | {"depth": 1, "slots": 1005, "generation": 1})
-    try:
-        for size, slots in ((10, 1005), (10_000, 10), (200_000, 1)):
-            assert intake._make_ring(size).slots == slots
-            message, fd = there.receive() or ({}, -1)
-            assert message["slots"] == slots
-            os.close(fd or 0)
-        assert len(warnings) == 2
-        assert "camera 'front': 1005 images of 10000 bytes" in warnings[0]
-        assert "`queue_depth` to 5 at most" in warnings[0]
-    finally:
-        intake.close()
-        here.close()
-        there.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    sink = SharedMemorySink("front", here, generation=1, slots=1005, warn=warnings.append)
+    for generation, (width, slots) in enumerate(((10, 1005), (10_000, 10), (200_000, 1)), start=2):
+        sink.on_frame(Frame.from_array(np.zeros((1, width), np.uint8), "mono8"))
+        ring, fd = there.receive() or ({}, -1)
+        assert (ring["kind"], ring["slots"], ring["generation"]) == ("ring", slots, generation)
+        os.close(fd or 0)
+        message, _ = there.receive() or ({}, None)
+        assert (message["kind"], message["slot"], message["size"]) == ("frame", 0, width)
+    # The only slot is taken.
+    sink.on_frame(Frame.from_array(np.zeros((1, 10), np.uint8), "mono8"))
+    assert there.receive() == ({"kind": "full", "camera": "front"}, None)
+    assert len(warnings) == 2
+    assert "camera 'front': 1005 images of 10000 bytes" in warnings[0]
+    assert "`queue_depth` to 5 at most" in warnings[0]
+    here.close()
+    there.close()
 
 
 class FailingSpinner:
@@ -246,7 +240,8 @@ def test_an_ingest_process_hears_its_channel_whatever_fails(
     spinner = FailingSpinner()
     monkeypatch.setattr(ingest_process, "create_spinner", lambda: spinner)
     monkeypatch.setattr(ingest_process, "apply_malloc_settings", lambda: True)
-    own.send("subscribe", camera="front", topic="not a topic!")
+    topic = {"name": "not a topic!", "compressed": False, "reliable": False, "depth": 1}
+    own.send("subscribe", camera="front", topic=topic, generation=1, slots=1)
     answers: list[dict[str, Any]] = []
 
     def listen() -> None:
@@ -266,7 +261,7 @@ def test_an_ingest_process_hears_its_channel_whatever_fails(
             signal.signal(number, handler)
     assert answers[0]["kind"] == "refused"
     assert answers[0]["camera"] == "front"
-    assert answers[0]["reason"].startswith("subscribe failed: ")
+    assert answers[0]["reason"].startswith("subscribe failed: InvalidTopicNameException: ")
 
 
 def test_a_ring_that_cannot_be_mapped_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:

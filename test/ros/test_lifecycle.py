@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,9 @@ from support.executors import GPU, simulated
 from support.ros import Client, RosProcess, image_message
 from vision_msgs.msg import Detection2DArray
 
-from yolox_trt.executor import InferenceExecutor
+from yolox_trt.executor import DeviceStatus, InferenceExecutor
 from yolox_trt.ros.messages.images import stamp_to_ns
-from yolox_trt.ros.nodes.diagnostics import ERROR, device_status
-from yolox_trt.ros.nodes.executor_node import ExecutorNode
+from yolox_trt.ros.nodes.diagnostics import ERROR, broken_device, device_status
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -256,17 +255,12 @@ def test_a_broken_device_ends_the_process_if_that_is_wanted() -> None:
     """What /diagnostics says of it, and what the process ends with."""
     executor = InferenceExecutor([simulated(GPU)])
     snapshot = executor.snapshot()
-    node = SimpleNamespace(_failure=None)
-    ExecutorNode._end_if_broken(node, snapshot)  # type: ignore[arg-type]
-    assert node._failure is None
-    executor._scheduler.device_failed(GPU, 1.0, "cudaErrorIllegalAddress")
-    executor._scheduler.device_broken(GPU)
-    snapshot = executor.snapshot()
-    ExecutorNode._end_if_broken(node, snapshot)  # type: ignore[arg-type]
-    assert "cudaErrorIllegalAddress" in str(node._failure)
-    assert "restart the process" in str(node._failure)
-    entry = device_status("multi_camera", "here", snapshot.devices[GPU])
+    assert broken_device(snapshot) is None
+    reason = "cudaErrorIllegalAddress; restart the process"
+    broken = replace(snapshot.devices[GPU], status=DeviceStatus.BROKEN, last_error=reason)
+    error = broken_device(replace(snapshot, devices={GPU: broken}))
+    assert str(error) == f"device gpu is broken: {reason}"
+    entry = device_status("multi_camera", broken)
     assert entry.level == ERROR
-    assert entry.message.startswith("broken: cudaErrorIllegalAddress")
-    assert "restart the process" in entry.message
+    assert entry.message == f"broken: {reason}"
     assert executor.close()

@@ -87,7 +87,11 @@ def gives_results(client: Client, camera: str) -> bool:
         (["cpu"], {"model": "/nowhere.onnx"}, "'rear' cannot be added: model '/nowhere.onnx'"),
         # What only the loaded model and the chosen device tell is found at configure.
         (["auto"], {"device": "dla0"}, "camera 'rear' is removed: device dla0"),
-        (["cpu"], {"class_thresholds": ["zebra:0.5"]}, "'rear' is removed: class_thresholds"),
+        (
+            ["cpu"],
+            {"class_thresholds": ["zebra:0.5"]},
+            "'rear' is removed: the parameter `class_t",
+        ),
     ],
 )
 def test_a_camera_that_does_not_fit_and_comes_while_engines_load_ends_nothing(

@@ -318,7 +318,7 @@ def test_a_wrong_parameter_is_refused_at_the_start(start_cameras: Start) -> None
         {"front": {"nms_threshold": 7.0}, "multi_camera": {"cameras": ["front"]}}, wait=""
     )
     assert process.process.wait(60) == 2
-    assert "nms_threshold = 7.0; expected double, 0 to 1" in process.output
+    assert "the parameter `nms_threshold` = 7.0; expected a number, 0 to 1" in process.output
 
 
 def test_unknown_and_misplaced_parameters_are_reported(start_cameras: Start) -> None:

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import yaml
 
-from yolox_trt.core import ConfigurationError, Device, Roi
+from yolox_trt.core import ConfigurationError, Device, PostprocessOptions, Roi
+from yolox_trt.core.option import Option
+from yolox_trt.executor import SchedulerOptions, StreamConfig
+from yolox_trt.ros.error_text import error_text
+from yolox_trt.ros.nodes.parameter_values import check_topic
 from yolox_trt.ros.nodes.parameters import (
-    CAMERA_PARAMETERS,
+    CAMERA_OPTIONS,
     DEPRECATED_ALIASES,
-    EXECUTOR_PARAMETERS,
-    check_topic,
-    class_thresholds_by_id,
+    EXECUTOR_OPTIONS,
+    CameraParameters,
+    ExecutorParameters,
     parameters_page,
-    parse_class_thresholds,
-    parse_device,
-    parse_roi,
 )
-from yolox_trt.ros.parameter_spec import ParameterSpec
 from yolox_trt.ros.tools.launch_arguments import (
     parameter_overrides,
     read_parameter_file,
@@ -32,11 +32,17 @@ from yolox_trt.ros.tools.launch_arguments import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ALL = (*CAMERA_PARAMETERS, *EXECUTOR_PARAMETERS)
+ALL = (*CAMERA_OPTIONS.values(), *EXECUTOR_OPTIONS.values())
 
 
-def camera(name: str) -> ParameterSpec:
-    return next(spec for spec in CAMERA_PARAMETERS if spec.name == name)
+def camera(**values: Any) -> CameraParameters:
+    defaults = {name: option.default for name, option in CAMERA_OPTIONS.items()}
+    return CameraParameters.of("front", defaults | values)
+
+
+def executor(**values: Any) -> ExecutorParameters:
+    defaults = {name: option.default for name, option in EXECUTOR_OPTIONS.items()}
+    return ExecutorParameters.of(defaults | values)
 
 
 def test_page_is_fresh() -> None:
@@ -44,39 +50,43 @@ def test_page_is_fresh() -> None:
     assert page == parameters_page(), "run `yolox_trt parameters > docs/parameters.md`"
 
 
-@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
-def test_defaults_are_allowed_and_described(spec: ParameterSpec) -> None:
-    assert spec.normalise(spec.default) == spec.default
-    assert spec.description.endswith(".")
+@pytest.mark.parametrize("option", ALL, ids=lambda option: option.name)
+def test_defaults_are_allowed_and_described(option: Option) -> None:
+    assert option.plain(option.default) == option.default
+    assert option.help.endswith(".")
+
+
+def test_defaults_are_those_of_the_rooms_below() -> None:
+    assert camera().stream == StreamConfig(id="front")
+    assert camera().stream.options == PostprocessOptions()
+    assert executor().scheduler == SchedulerOptions()
 
 
 def test_shipped_yaml_has_known_parameters_with_allowed_values() -> None:
     sections = yaml.safe_load((REPOSITORY / "config" / "multi_camera.yaml").read_text())
     sections = {name.removeprefix("/**/"): section for name, section in sections.items()}
-    executor = {spec.name: spec for spec in EXECUTOR_PARAMETERS}
-    cameras = {spec.name: spec for spec in CAMERA_PARAMETERS}
     assert set(sections) == {"/**", "multi_camera"} | set(
         sections["multi_camera"]["ros__parameters"]["cameras"]
     )
     for node, section in sections.items():
         for name, value in section["ros__parameters"].items():
-            (executor if node == "multi_camera" else cameras)[name].normalise(value)
+            (EXECUTOR_OPTIONS if node == "multi_camera" else CAMERA_OPTIONS)[name].plain(value)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
         ("score_threshold", 1.01, "0 to 1"),
-        ("score_threshold", float("nan"), "double"),
-        ("score_threshold", True, "double"),
-        ("score_threshold", "0.5", "double"),
+        ("score_threshold", float("nan"), "a number"),
+        ("score_threshold", True, "a number"),
+        ("score_threshold", "0.5", "a number"),
         ("qos_depth", 0, "1 to 1000 images"),
-        ("qos_depth", 2.0, "integer"),
-        ("enabled", 1, "bool"),
-        ("transport", "udp", "raw, compressed"),
+        ("qos_depth", 2.0, "a whole number"),
+        ("enabled", 1, "true or false"),
+        ("transport", "udp", "raw or compressed"),
         ("roi", [1, 2, 3], "whole image"),
         ("roi", [0, 0, -1, 5], "width"),
-        ("roi", [1.0, 2.0, 3.0, 4.0], "integer array"),
+        ("roi", [1.0, 2.0, 3.0, 4.0], "a list of whole numbers"),
         ("device", "tpu", "dla0"),
         ("image_topic", "bad topic", "single slashes"),
         ("image_topic", "/front//image", "single slashes"),
@@ -89,45 +99,54 @@ def test_shipped_yaml_has_known_parameters_with_allowed_values() -> None:
     ],
 )
 def test_bad_values_are_refused_with_what_is_allowed(name: str, value: Any, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=name.replace("image_topic", "topic")) as error:
-        camera(name).normalise(value)
-    assert text in str(error.value)
-    assert error.value.fix
+    for make in (CAMERA_OPTIONS[name].plain, lambda value: camera(**{name: value})):
+        with pytest.raises(ConfigurationError) as error:
+            make(value)
+        assert text in error_text(error.value)
+        assert f"the parameter `{name}`" in error_text(error.value)
+        assert error.value.fix
 
 
 def test_a_wrong_device_of_the_process_names_its_parameter() -> None:
-    devices = next(spec for spec in EXECUTOR_PARAMETERS if spec.name == "devices")
     with pytest.raises(ConfigurationError, match=r"'npu'; expected auto, gpu.*`devices`"):
-        devices.normalise(["npu"])
+        EXECUTOR_OPTIONS["devices"].plain(["npu"])
 
 
 def test_values_are_brought_into_their_type() -> None:
-    value = camera("score_threshold").normalise(1)
+    value = CAMERA_OPTIONS["score_threshold"].plain(1)
     assert (value, type(value)) == (1.0, float)
     # An empty YAML list reaches a node without a type.
-    assert camera("roi").normalise(None) == []
-    assert camera("class_thresholds").normalise(None) == []
-    assert camera("roi").normalise(array("q", [1, 2, 3, 4])) == [1, 2, 3, 4]
-    assert camera("roi").normalise((1, 2, 3, 4)) == [1, 2, 3, 4]
+    assert CAMERA_OPTIONS["class_thresholds"].plain(None) == []
+    roi = CAMERA_OPTIONS["roi"]
+    assert roi.plain(None) == []
+    assert roi.plain(array("q", [1, 2, 3, 4])) == roi.plain((1, 2, 3, 4)) == [1, 2, 3, 4]
 
 
-def test_parsers() -> None:
-    assert parse_device("auto") is None
-    assert parse_device("dla1") == Device("dla", 1)
-    assert parse_roi([]) is None
-    assert parse_roi([0, 0, 0, 0]) is None
-    assert parse_roi([1, 2, 3, 4]) == Roi(1, 2, 3, 4)
-    thresholds = parse_class_thresholds(["traffic light:0.5", "", " 2 : 0.25 "])
-    assert thresholds == {"traffic light": 0.5, "2": 0.25}
+def test_values_are_given_as_they_are_used() -> None:
+    assert camera(device="").stream.pinned_device is None
+    assert camera(device="DLA1").stream.pinned_device == Device("dla", 1)
+    assert camera(roi=[]).roi is camera(roi=[0, 0, 0, 0]).roi is None
+    assert camera(roi=[1, 2, 3, 4]).roi == Roi(1, 2, 3, 4)
+    assert camera(class_remap=["a:b:CAR", " "]).class_remap == {"a:b": "CAR"}
+    assert executor().devices == executor(devices=[]).devices == (None,)
+    assert executor(devices=["gpu", "auto"]).devices == (Device("gpu"), None)
+    assert executor(watchdog=3).scheduler == SchedulerOptions(watchdog=3.0, callback_limit=3.0)
+
+
+def test_the_stream_gets_thresholds_by_class_id() -> None:
     names = ("car", "traffic light", "bus")
-    assert class_thresholds_by_id(thresholds, names, 3) == {1: 0.5, 2: 0.25}
+    parameters = camera(class_thresholds=["traffic light:0.5", "", " 2 : 0.25 "], priority=3)
+    config = parameters.stream_config("small", names, 3)
+    assert (config.id, config.model, config.priority) == ("front", "small", 3)
+    assert config.options.class_thresholds == {1: 0.5, 2: 0.25}
+    zebra = camera(class_thresholds=["zebra:0.5"])
     with pytest.raises(ConfigurationError, match="car, traffic light, bus"):
-        class_thresholds_by_id({"zebra": 0.5}, names, 3)
+        zebra.stream_config("small", names, 3)
     many = tuple(f"class{number}" for number in range(80))
     with pytest.raises(ConfigurationError, match="class9 and 70 more"):
-        class_thresholds_by_id({"zebra": 0.5}, many, 80)
-    with pytest.raises(ConfigurationError, match="0 to 2"):
-        class_thresholds_by_id({"3": 0.5}, (), 3)
+        zebra.stream_config("small", many, 80)
+    with pytest.raises(ConfigurationError, match=r"`class_thresholds` for class '3'.*0 to 2"):
+        camera(class_thresholds=["3:0.5"]).stream_config("small", (), 3)
 
 
 @pytest.mark.parametrize("name", ["image", "/a", "~/image_raw", "/a/b_2/c", "/{ns}/x", "a/{node}"])
@@ -136,7 +155,7 @@ def test_topics_that_ros_takes(name: str) -> None:
 
 
 def test_autoware_names_lead_to_parameters() -> None:
-    names = {spec.name for spec in ALL}
+    names = {option.name for option in ALL}
     assert {new for new, _ in DEPRECATED_ALIASES.values()} <= names
     assert not names & DEPRECATED_ALIASES.keys()
     _, convert = DEPRECATED_ALIASES["dla_core_id"]

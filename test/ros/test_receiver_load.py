@@ -11,12 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from support.executors import GPU, simulated
+from support.ros import stream_snapshot
 
-from yolox_trt.executor import InferenceExecutor
+from yolox_trt.executor import DropReason, InferenceExecutor
 from yolox_trt.ros.nodes import diagnostics
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
-from yolox_trt.ros.nodes.executor_node import ExecutorNode
 
 pytestmark = pytest.mark.ros
 
@@ -50,13 +51,26 @@ def test_the_advice_needs_losses_and_a_busy_thread(load: float, lost: int, advis
 
 
 def test_only_losses_for_want_of_time_count() -> None:
-    report = diagnostics.StreamReport("multi_camera", "front")
-    stream: Any = SimpleNamespace(served=True, callback_blocked=0.0)
-    counters = CameraCounters(lost=4)
+    report = diagnostics.StreamReport("front")
     dropped = {"overflow": 2, "stale": 1, "rate": 8, "malformed": 16, "failed": 32}
-    report._judge(True, True, counters, stream, dropped, 0.0)
+    stream = stream_snapshot(
+        "front", dropped={reason: dropped.get(reason.value, 0) for reason in DropReason}
+    )
+
+    def make() -> DiagnosticStatus:
+        return report.make(
+            "multi_camera",
+            topic="",
+            subscribed=True,
+            enabled=True,
+            counters=CameraCounters(lost=4),
+            stream=stream,
+            now=0.0,
+        )
+
+    assert "2 overflow, 1 stale, " in make().message
     assert report.lost == 7
-    report._judge(True, True, counters, stream, dropped, 0.0)
+    make()
     assert report.lost == 0
 
 
@@ -65,16 +79,15 @@ def test_the_executors_entry_gives_the_advice(ingest: bool) -> None:
     executor = InferenceExecutor([simulated(GPU)])
     executor.start()
     assert executor.wait_started(30.0)
-    node: Any = SimpleNamespace(
-        _cameras={"front": None},
-        _reports={"front": SimpleNamespace(lost=3), "rear": SimpleNamespace(lost=4)},
-        _receiver_load=SimpleNamespace(read=lambda: 0.75),
-        _ingest=SimpleNamespace(pids=[1], restarts=0) if ingest else None,
-        _build_progress=SimpleNamespace(text=""),
-        _loading="",
-        get_name=lambda: "multi_camera",
+    pool: Any = SimpleNamespace(pids=[1], restarts=0)
+    entry = diagnostics.executor_status(
+        "multi_camera",
+        executor.snapshot(),
+        cameras=2,
+        lost=7,
+        load=0.75,
+        ingest=pool if ingest else None,
     )
-    entry = ExecutorNode._own_status(node, executor.snapshot())
     assert executor.close()
     values = {value.key: value.value for value in entry.values}
     assert values["receiver_load"] == "0.75"

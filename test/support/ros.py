@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from support.executors import GPU, simulated
 
+from yolox_trt.executor import InferenceExecutor, StreamConfig, StreamSnapshot
 from yolox_trt.ros.middleware import transport_environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -256,6 +259,15 @@ def image_message(image: np.ndarray, encoding: str = "bgr8", stamp_ns: int = 0) 
     message.step = image.dtype.itemsize * int(np.prod(image.shape[1:]))
     message.data = image.tobytes()
     return message
+
+
+def stream_snapshot(name: str, **changes: Any) -> StreamSnapshot:
+    """Return the counters of a stream that is served and has done nothing yet."""
+    executor = InferenceExecutor([simulated(GPU)])
+    executor.add_stream(StreamConfig(id=name), lambda result: None)
+    snapshot = executor.snapshot().streams[name]
+    assert executor.close()
+    return replace(snapshot, **{"served": True, **changes})
 
 
 def is_running(process: psutil.Process) -> bool:

@@ -40,7 +40,11 @@ class PostprocessOptions:
     )
     class_thresholds: Mapping[int, float] = field(default_factory=dict)
     max_detections: int = option(
-        300, minimum=1, applies=Applies.AT_ONCE, help="Detections of an image at most."
+        300,
+        minimum=1,
+        maximum=1000,
+        applies=Applies.AT_ONCE,
+        help="Detections of an image at most.",
     )
     class_agnostic: bool = option(
         False,

@@ -71,7 +71,8 @@ class DetectorOptions:
         kind=Kind.STRING,
         choices=tuple(sorted(PREPROCESSING_PRESETS)),
         parse=PREPROCESSING_PRESETS.__getitem__,
-        help="What the input expects (default: what the model's metadata says, else bgr).",
+        help="What the input expects (default: what the model's metadata says, else bgr, which is "
+        "YOLOX from 0.1.1 on; rgb_imagenet is YOLOX 0.1.0).",
     )
     labels: tuple[str, ...] | None = path_option(
         parse=load_class_names, help="Class names, one a line (default: the model's)."

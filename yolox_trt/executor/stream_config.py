@@ -42,7 +42,11 @@ class StreamConfig:
 
     id: str
     model: str = "default"
-    enabled: bool = option(True, applies=Applies.AT_ONCE, help="Whether images are processed.")
+    enabled: bool = option(
+        True,
+        applies=Applies.AT_ONCE,
+        help="Whether the camera's images are received and processed.",
+    )
     queue_depth: int = option(
         1,
         minimum=1,
@@ -61,6 +65,7 @@ class StreamConfig:
     max_rate: float = option(
         0.0,
         minimum=0.0,
+        maximum=1000.0,
         unit="Hz",
         applies=Applies.AT_ONCE,
         help="Images processed a second at most; 0 for all. The others are counted.",
@@ -68,6 +73,7 @@ class StreamConfig:
     stale_after: float = option(
         0.0,
         minimum=0.0,
+        maximum=3600.0,
         unit="s",
         applies=Applies.AT_ONCE,
         help="An image that has waited longer since it arrived is dropped before work is spent "
@@ -76,6 +82,7 @@ class StreamConfig:
     deadline: float = option(
         0.0,
         minimum=0.0,
+        maximum=3600.0,
         unit="s",
         applies=Applies.AT_ONCE,
         help="Time from arrival to result that the camera asks for: images with the earliest "
@@ -85,6 +92,7 @@ class StreamConfig:
     expected_rate: float = option(
         0.0,
         minimum=0.0,
+        maximum=1000.0,
         unit="Hz",
         applies=Applies.AT_ONCE,
         help="Rate that the placement reckons with until it has measured the camera; 0 for "

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import weakref
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from std_msgs.msg import Header
 
@@ -20,6 +20,7 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.detectors.host_memory import pin
 from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.frame_ring import EXTRA_SLOTS, FrameRing
+from yolox_trt.ros.ingest.image_receiver import ImageSink, ImageTopic
 from yolox_trt.ros.middleware import transport_environment
 
 _LOGGER = logging.getLogger(__name__)
@@ -32,29 +33,9 @@ HEALTHY_AFTER = 60.0
 FIRST_BACKOFF = 0.25
 
 
-class IngestSink(Protocol):
-    """Where a camera's images go; called in the pool's threads."""
-
-    def on_frame(self, frame: Frame) -> None:
-        """Take an image."""
-        ...
-
-    def on_refused(self, reason: str) -> None:
-        """Count an image that could not be read."""
-        ...
-
-    def on_full(self) -> None:
-        """Count an image for which the ring had no free slot."""
-        ...
-
-    def on_lost(self, count: int) -> None:
-        """Count images that the middleware lost."""
-        ...
-
-
 @dataclass
 class _Camera:
-    sink: IngestSink
+    sink: ImageSink
     settings: dict[str, Any]
     ring: FrameRing | None = None
     generation: int = 0
@@ -112,38 +93,20 @@ class IngestPool:
         return sum(member.restarts for member in self._members)
 
     def subscribe(
-        self,
-        camera: str,
-        sink: IngestSink,
-        *,
-        topic: str,
-        compressed: bool,
-        reliable: bool,
-        depth: int,
-        queue_depth: int,
+        self, camera: str, sink: ImageSink, topic: ImageTopic, *, queue_depth: int
     ) -> None:
         """Have the process with the fewest cameras receive a camera.
 
         Args:
             camera: its name.
-            sink: where its images go.
-            topic: the resolved topic.
-            compressed: whether it carries CompressedImage.
-            reliable: reliability of the subscription.
-            depth: depth of the subscription.
+            sink: where its images go; called in the pool's threads.
+            topic: what to subscribe to, its topic's name resolved.
             queue_depth: of the camera's Stream; the ring is sized by it.
 
         Raises:
             YoloxTrtError: every process has been given up.
         """
-        settings = {
-            "camera": camera,
-            "topic": topic,
-            "compressed": compressed,
-            "reliable": reliable,
-            "depth": depth,
-            "slots": queue_depth + EXTRA_SLOTS,
-        }
+        settings = {"topic": asdict(topic), "slots": queue_depth + EXTRA_SLOTS}
         with self._lock:
             member = self._least_loaded()
             if member is None:
@@ -223,7 +186,7 @@ class IngestPool:
         self._generation += 1 << 16
         settings = member.cameras[camera].settings | {"generation": self._generation}
         if member.channel is not None:
-            member.channel.send("subscribe", **settings)
+            member.channel.send("subscribe", camera=camera, **settings)
 
     def _listen(self, member: _Member, channel: IngestChannel) -> None:
         while (received := channel.receive()) is not None:
@@ -258,7 +221,7 @@ class IngestPool:
                 return
             member.frames += 1
             header = Header(frame_id=message["frame_id"])
-            header.stamp.sec, header.stamp.nanosec = message["sec"], message["nanosec"]
+            header.stamp.sec, header.stamp.nanosec = divmod(message["stamp_ns"], 1_000_000_000)
             camera.sink.on_frame(
                 Frame(
                     data=camera.ring.view(message["slot"], message["size"]),
@@ -266,7 +229,7 @@ class IngestPool:
                     width=message["width"],
                     encoding=message["encoding"],
                     step=message["step"],
-                    stamp_ns=message["sec"] * 1_000_000_000 + message["nanosec"],
+                    stamp_ns=message["stamp_ns"],
                     frame_id=message["frame_id"],
                     stream_id=message["camera"],
                     received_ns=message["received_ns"],

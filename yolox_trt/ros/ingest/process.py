@@ -15,23 +15,21 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CompressedImage, Image
 
-from yolox_trt.core.errors import FrameError
 from yolox_trt.core.frame import Frame
-from yolox_trt.ros.image_qos import image_qos
+from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.frame_ring import EXTRA_SLOTS, FrameRing
-from yolox_trt.ros.messages.images import frame_from_compressed, frame_from_image
+from yolox_trt.ros.ingest.image_receiver import ImageReceiver, ImageTopic
 from yolox_trt.ros.middleware import apply_malloc_settings
 from yolox_trt.ros.rclpy_versions import NoEventHandlers, create_spinner
-from yolox_trt.ros.subscription_events import POLL_PERIOD, SubscriptionEvents
+from yolox_trt.ros.subscription_events import POLL_PERIOD
 
 #: Longest time until a command is seen, in seconds.
 POLL = 0.02
@@ -39,61 +37,50 @@ POLL = 0.02
 #: Most bytes of one camera's ring: with CUDA all of it is page-locked.
 LARGEST_RING = 1 << 30
 
+#: Characters of a reason that is told back; the channel's messages have a limit.
+LONGEST_REASON = 2000
+
 
 class IngestNode(NoEventHandlers, Node):
     """The process's node."""
 
 
-class CameraIntake:
-    """One camera's subscription and its ring.
+class SharedMemorySink:
+    """Where one camera's images go: into its ring, and word of them into the channel.
 
     Args:
-        node: the process's node.
+        camera: its name.
         channel: the way to the executor's process.
-        settings: the command `subscribe`: camera, topic, compressed, reliable, depth, slots.
+        generation: number of the subscription; goes up with each ring.
+        slots: slots of a ring at most.
+        warn: called with a line about a ring that is smaller than was asked for.
     """
 
-    def __init__(self, node: Node, channel: IngestChannel, settings: dict[str, Any]) -> None:
-        self._node = node
+    def __init__(
+        self,
+        camera: str,
+        channel: IngestChannel,
+        *,
+        generation: int,
+        slots: int,
+        warn: Callable[[str], object],
+    ) -> None:
+        self._camera = camera
         self._channel = channel
-        self._camera = settings["camera"]
-        self._slots = settings["slots"]
-        self._compressed = settings["compressed"]
+        self._generation = generation
+        self._slots = slots
+        self._warn = warn
         self._ring: FrameRing | None = None
-        self._generation = settings["generation"]
-        self._subscription = node.create_subscription(
-            CompressedImage if self._compressed else Image,
-            settings["topic"],
-            self._on_image,
-            image_qos(settings["reliable"], settings["depth"]),
-        )
-        try:
-            self._events = SubscriptionEvents(
-                self._subscription, self._on_lost, node.get_logger().warning
-            )
-        except Exception:
-            node.destroy_subscription(self._subscription)
-            raise
 
-    def _on_image(self, message: Any) -> None:
-        received_ns = time.monotonic_ns()
-        convert: Any = frame_from_compressed if self._compressed else frame_from_image
-        try:
-            frame: Frame = convert(message)
-        except Exception as error:
-            reason = (
-                str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
-            )
-            self._channel.send("refused", camera=self._camera, reason=reason[:2000])
-            return
+    def on_frame(self, frame: Frame) -> None:
+        """Write an image into the ring, and send its description."""
         ring = self._ring
         if ring is None or frame.data.size > ring.slot_bytes:
             ring = self._make_ring(frame.data.size)
         slot = ring.write(frame.data)
         if slot is None:
-            self._channel.send("full", camera=self._camera)
+            self.on_full()
             return
-        stamp = message.header.stamp
         self._channel.send(
             "frame",
             camera=self._camera,
@@ -104,18 +91,29 @@ class CameraIntake:
             width=frame.width,
             encoding=frame.encoding,
             step=frame.step,
-            sec=stamp.sec,
-            nanosec=stamp.nanosec,
+            stamp_ns=frame.stamp_ns,
             frame_id=frame.frame_id,
-            received_ns=received_ns,
+            received_ns=frame.received_ns,
         )
+
+    def on_refused(self, reason: str) -> None:
+        """Tell of an image that could not be read."""
+        self._channel.send("refused", camera=self._camera, reason=reason[:LONGEST_REASON])
+
+    def on_full(self) -> None:
+        """Tell of an image that found no room."""
+        self._channel.send("full", camera=self._camera)
+
+    def on_lost(self, count: int) -> None:
+        """Tell of images that the middleware lost."""
+        self._channel.send("lost", camera=self._camera, count=count)
 
     def _make_ring(self, size: int) -> FrameRing:
         """Make a ring for images of this size; the former one lives on in its readers."""
         self._generation += 1
         slots = max(1, min(self._slots, LARGEST_RING // size))
         if slots < self._slots:
-            self._node.get_logger().warning(
+            self._warn(
                 f"camera '{self._camera}': {self._slots} images of {size} bytes in shared memory; "
                 f"expected {LARGEST_RING >> 20} MB at most, and {slots} are kept: while all are in "
                 "use, the newest image is lost; fix: set the "
@@ -133,31 +131,54 @@ class CameraIntake:
         self._ring.close_fd()
         return self._ring
 
-    def _on_lost(self, count: int) -> None:
-        self._channel.send("lost", camera=self._camera, count=count)
+
+class _Receivers:
+    """What this process subscribes to, as the executor's process says.
+
+    Args:
+        node: the process's node.
+        channel: the way to the executor's process.
+    """
+
+    def __init__(self, node: Node, channel: IngestChannel) -> None:
+        self._node = node
+        self._channel = channel
+        self._by_camera: dict[str, ImageReceiver] = {}
+
+    def obey(self, kind: str, camera: str, **settings: Any) -> None:
+        """Subscribe or unsubscribe; a failure is told back as a refused image."""
+        try:
+            former = self._by_camera.pop(camera, None)
+            if former is not None:
+                former.close()
+            if kind == "subscribe":
+                self._by_camera[camera] = self._subscribe(camera, **settings)
+        except Exception as error:
+            self._node.get_logger().error(traceback.format_exc())
+            reason = f"{kind} failed: {error_text(error)}"
+            self._channel.send("refused", camera=camera, reason=reason[:LONGEST_REASON])
+
+    def _subscribe(
+        self, camera: str, *, topic: dict[str, Any], generation: int, slots: int
+    ) -> ImageReceiver:
+        sink = SharedMemorySink(
+            camera,
+            self._channel,
+            generation=generation,
+            slots=slots,
+            warn=self._node.get_logger().warning,
+        )
+        return ImageReceiver(self._node, camera, ImageTopic(**topic), sink)
 
     def poll_events(self) -> None:
-        """Count the images that the middleware has lost; to be called now and then."""
-        self._events.poll()
+        """Count the images that the middleware has lost."""
+        for receiver in self._by_camera.values():
+            receiver.poll_events()
 
     def close(self) -> None:
-        """End the subscription."""
-        self._events.close()
-        self._node.destroy_subscription(self._subscription)
-
-
-def _obey(
-    command: dict[str, Any],
-    node: Node,
-    channel: IngestChannel,
-    intakes: dict[str, CameraIntake],
-) -> None:
-    """Subscribe or unsubscribe, as the executor's process says."""
-    former = intakes.pop(command["camera"], None)
-    if former is not None:
-        former.close()
-    if command["kind"] == "subscribe":
-        intakes[command["camera"]] = CameraIntake(node, channel, command)
+        """End all subscriptions."""
+        for receiver in self._by_camera.values():
+            receiver.close()
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -175,7 +196,7 @@ def main(args: Sequence[str] | None = None) -> int:
     node = IngestNode(options.name, start_parameter_services=False, use_global_arguments=False)
     spinner = create_spinner()
     spinner.add_node(node)
-    intakes: dict[str, CameraIntake] = {}
+    receivers = _Receivers(node, channel)
     polled = time.monotonic()
     try:
         while True:
@@ -185,8 +206,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 spinner.spin_once(timeout_sec=POLL)
                 if time.monotonic() - polled >= POLL_PERIOD:
                     polled = time.monotonic()
-                    for intake in intakes.values():
-                        intake.poll_events()
+                    receivers.poll_events()
             except Exception:
                 node.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
                 time.sleep(POLL)
@@ -195,16 +215,9 @@ def main(args: Sequence[str] | None = None) -> int:
             received = channel.receive()
             if received is None:
                 break
-            command = received[0]
-            try:
-                _obey(command, node, channel, intakes)
-            except Exception as error:
-                node.get_logger().error(traceback.format_exc())
-                reason = f"{command['kind']} failed: {type(error).__name__}: {error}"
-                channel.send("refused", camera=command["camera"], reason=reason[:2000])
+            receivers.obey(**received[0])
     finally:
-        for intake in intakes.values():
-            intake.close()
+        receivers.close()
         channel.close()
         spinner.shutdown()
         node.destroy_node()

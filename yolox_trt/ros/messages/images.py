@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -44,9 +45,7 @@ def stamp_to_ns(stamp: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
-def frame_from_image(
-    message: Image, *, stream_id: str = "", received_ns: int = 0, roi: Roi | None = None
-) -> Frame:
+def frame_from_image(message: Image, *, stream_id: str = "", received_ns: int = 0) -> Frame:
     """View a sensor_msgs/Image as a Frame, in place.
 
     8-bit encodings are viewed without a copy (the big-endian flag says nothing about single
@@ -57,43 +56,36 @@ def frame_from_image(
         message: the image; it must stay unchanged while the Frame is in use.
         stream_id: the Stream that the Frame belongs to.
         received_ns: time.monotonic_ns() of arrival.
-        roi: part of the image that the network sees.
 
     Raises:
-        FrameError: unknown encoding, sizes that do not fit the data, or a roi outside the image.
+        FrameError: unknown encoding, or sizes that do not fit the data.
     """
-    metadata: dict[str, Any] = {
-        "stamp_ns": stamp_to_ns(message.header.stamp),
-        "frame_id": message.header.frame_id,
-        "stream_id": stream_id,
-        "received_ns": received_ns,
-        "roi": roi,
-        "header": message.header,
-    }
-    check_roi(roi, message.height, message.width)
-    if encodings.lookup(message.encoding) is not None:
-        if message.step == 0 and message.height:
+    # Each look at a message's field is a call: as few as possible, for each image of each camera.
+    encoding, metadata = message.encoding, _metadata(message.header, stream_id, received_ns)
+    if encoding in encodings.ENCODINGS or encodings.lookup(encoding) is not None:
+        height, step = message.height, message.step
+        if step == 0 and height:
             raise FrameError(
-                f"{message.encoding} image with step 0",
+                f"{encoding} image with step 0",
                 expected="the bytes from one row to the next",
                 fix="set Image.step in the camera driver",
             )
         return Frame.view(
             message.data,
-            height=message.height,
+            height=height,
             width=message.width,
-            encoding=message.encoding,
-            step=message.step,
+            encoding=encoding,
+            step=step,
             **metadata,
         )
-    narrow = WIDE_ENCODINGS.get(message.encoding.lower())
+    narrow = WIDE_ENCODINGS.get(encoding.lower())
     if narrow is not None:
         return Frame.from_array(_high_bytes(message, narrow), narrow, **metadata)
     return Frame.from_array(_through_cv_bridge(message), "bgr8", **metadata)
 
 
 def frame_from_compressed(
-    message: CompressedImage, *, stream_id: str = "", received_ns: int = 0, roi: Roi | None = None
+    message: CompressedImage, *, stream_id: str = "", received_ns: int = 0
 ) -> Frame:
     """Decode a sensor_msgs/CompressedImage (JPEG, PNG, ...) into a Frame.
 
@@ -102,52 +94,55 @@ def frame_from_compressed(
     boxes refer to the pixels that are stored.
 
     Raises:
-        FrameError: OpenCV cannot decode the data, or the roi lies outside the image.
+        FrameError: OpenCV cannot decode the data.
     """
     encoding = message.format.split(";")[0].strip().lower()
     mosaic = encoding if encoding in _BAYER_8 else None
     flags = cv2.IMREAD_GRAYSCALE if mosaic else cv2.IMREAD_COLOR
     data = np.frombuffer(message.data, np.uint8)
-    image = None
-    if data.size:
-        try:
-            image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error as error:
-            raise _undecodable(message, data.size) from error
+    try:
+        image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    except cv2.error:
+        image = None
     if image is None:
-        raise _undecodable(message, data.size)
-    check_roi(roi, *image.shape[:2])
-    return Frame.from_array(
-        image,
-        mosaic or "bgr8",
-        stamp_ns=stamp_to_ns(message.header.stamp),
-        frame_id=message.header.frame_id,
-        stream_id=stream_id,
-        received_ns=received_ns,
-        roi=roi,
-        header=message.header,
-    )
-
-
-def _undecodable(message: CompressedImage, size: int) -> FrameError:
-    return FrameError(
-        f"compressed image of {size} bytes, format '{message.format}', that cannot be decoded",
-        expected="a whole JPEG, PNG or other image that OpenCV reads",
-        fix="check the camera driver or the compressed transport's publisher",
-    )
-
-
-def check_roi(roi: Roi | None, height: int, width: int) -> None:
-    """Raise FrameError if a roi leaves an image of height x width pixels.
-
-    (Roi.check_inside blames the configuration; a camera may change its resolution at any time.)
-    """
-    if roi is not None and (roi.x + roi.width > width or roi.y + roi.height > height):
         raise FrameError(
-            f"image of {width}x{height} with roi [{roi.x}, {roi.y}, {roi.width}, {roi.height}]",
+            f"compressed image of {data.size} bytes, format '{message.format}', that cannot be "
+            "decoded",
+            expected="a whole JPEG, PNG or other image that OpenCV reads",
+            fix="check the camera driver or the compressed transport's publisher",
+        )
+    return Frame.from_array(
+        image, mosaic or "bgr8", **_metadata(message.header, stream_id, received_ns)
+    )
+
+
+def _metadata(header: Any, stream_id: str, received_ns: int) -> dict[str, Any]:
+    """Return what a Frame holds beside its pixels."""
+    stamp = header.stamp
+    return {
+        "stamp_ns": stamp.sec * 1_000_000_000 + stamp.nanosec,
+        "frame_id": header.frame_id,
+        "stream_id": stream_id,
+        "received_ns": received_ns,
+        "header": header,
+    }
+
+
+def with_roi(frame: Frame, roi: Roi) -> Frame:
+    """Return a frame of whose image the network sees a rectangle.
+
+    Raises:
+        FrameError: the rectangle leaves the image. (Roi.check_inside blames the configuration; a
+            camera may change its resolution at any time.)
+    """
+    if roi.x + roi.width > frame.width or roi.y + roi.height > frame.height:
+        raise FrameError(
+            f"image of {frame.width}x{frame.height} with roi "
+            f"[{roi.x}, {roi.y}, {roi.width}, {roi.height}]",
             expected="a roi inside the image",
             fix="set the parameter `roi` to fit the camera's resolution",
         )
+    return replace(frame, roi=roi)
 
 
 def _high_bytes(message: Image, narrow: str) -> npt.NDArray[np.uint8]:

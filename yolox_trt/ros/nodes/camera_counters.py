@@ -19,10 +19,12 @@ LATENCY_WINDOW = 1000
 class CameraCounters:
     """Counters of one camera node, from the message to the published result.
 
+    One thread at a time counts each of them, so only the latencies need a lock.
+
     Attributes:
-        messages: images that arrived.
-        malformed: images that were refused before they reached the Stream.
-        replaced: compressed images that a newer one replaced before they were decoded.
+        submitted: images that were given to the executor.
+        malformed: images that were refused before.
+        replaced: images that found no room, or that a newer one replaced before it was decoded.
         lost: images that the middleware reports as lost before they arrived.
         published: results published.
         last_refusal: why the last malformed image was refused, "" if none was.
@@ -30,7 +32,7 @@ class CameraCounters:
         subscribed_at: time.monotonic() of the last subscription, 0 before the first one.
     """
 
-    messages: int = 0
+    submitted: int = 0
     malformed: int = 0
     replaced: int = 0
     lost: int = 0
@@ -42,6 +44,11 @@ class CameraCounters:
         default_factory=lambda: deque(maxlen=LATENCY_WINDOW)
     )
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def received(self) -> int:
+        """Images that arrived, whatever became of them."""
+        return self.submitted + self.malformed + self.replaced
 
     def add_latency(self, seconds: float, detect_seconds: float) -> None:
         """Add a published result.

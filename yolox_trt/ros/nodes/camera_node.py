@@ -1,90 +1,55 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""CameraNode: one camera's topics, parameters and Stream."""
+"""CameraNode: one camera's parameters, images and results."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from dataclasses import fields
 
-from rclpy.exceptions import InvalidHandle
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.publisher import Publisher
-from rclpy.qos import (
-    DurabilityPolicy,
-    QoSProfile,
-    ReliabilityPolicy,
-)
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
-from vision_msgs.msg import Detection2DArray, VisionInfo
 
-from yolox_trt.core.errors import FrameError, YoloxTrtError
+from yolox_trt.core.errors import ConfigurationError, FrameError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.model_spec import ModelSpec
-from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.executor.snapshot import StreamSnapshot
 from yolox_trt.executor.stream_config import StreamConfig
-from yolox_trt.executor.stream_result import StreamResult
-from yolox_trt.ros.image_qos import image_qos
-from yolox_trt.ros.ingest.pool import IngestPool
-from yolox_trt.ros.messages.annotated_image import AnnotatedImage
-from yolox_trt.ros.messages.autoware import ObjectMessageBuilder, label_table
-from yolox_trt.ros.messages.compressed import CompressedDecoder
-from yolox_trt.ros.messages.detections import DetectionMessageBuilder
-from yolox_trt.ros.messages.images import check_roi, frame_from_compressed, frame_from_image
-from yolox_trt.ros.nodes.annotator import Annotator
+from yolox_trt.ros.error_text import error_text
+from yolox_trt.ros.latest_worker import LatestWorker
+from yolox_trt.ros.messages.autoware import label_table
+from yolox_trt.ros.messages.images import with_roi
+from yolox_trt.ros.nodes import diagnostics
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
+from yolox_trt.ros.nodes.camera_outputs import CameraOutputs
+from yolox_trt.ros.nodes.camera_subscription import CameraSubscription, topic_of
+from yolox_trt.ros.nodes.detection_service import DetectionService
+from yolox_trt.ros.nodes.model_set import LoadedModel
 from yolox_trt.ros.nodes.node_parameters import NodeParameters
-from yolox_trt.ros.nodes.parameters import (
-    CAMERA_PARAMETERS,
-    EXECUTOR_PARAMETERS,
-    class_thresholds_by_id,
-    parse_class_thresholds,
-    parse_pairs,
-    parse_roi,
-)
+from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS, CameraParameters
 from yolox_trt.ros.rclpy_versions import NoEventHandlers
-from yolox_trt.ros.subscription_events import SubscriptionEvents
 
 #: Reasons to refuse images that are logged: a driver may send images that are wrong in many ways.
 _MOST_REFUSALS = 10
 
-#: Results are few and small: a late subscriber or a hiccup on the network loses none of the last.
-OUTPUT_DEPTH = 10
-
-
-class StreamOwner(Protocol):
-    """What a CameraNode asks of the process that it lives in."""
-
-    @property
-    def ingest(self) -> IngestPool | None:
-        """The processes that receive images; None where the node does so itself."""
-        ...
-
-    def submit(self, frame: Frame) -> object:
-        """Give a frame to the executor."""
-        ...
-
-    def update_stream(self, config: StreamConfig) -> None:
-        """Change the camera's stream; raises ConfigurationError."""
-        ...
-
 
 class CameraNode(NoEventHandlers, Node):
-    """One camera: subscribes to its images, publishes its detections.
+    """One camera: gives its images to the executor; CameraOutputs publishes the results.
 
     Its life follows the process's managed node: configure(), activate(), deactivate(), cleanup().
-    Everything but `deliver` runs in rclpy's thread; `deliver` runs in a Device's worker thread.
+    All of it runs in rclpy's thread, but for the calls of an ImageSink.
 
     Args:
         name: name of the node, and id of the Stream.
-        owner: the process's executor.
         annotator: draws ~/annotated.
         overrides: parameter overrides beside those of the process, which they go before.
         remap_rules: remappings `from:=to` of this node alone.
+
+    Attributes:
+        parameters: the present parameters.
+        counters: what has become of its images so far.
 
     Raises:
         ConfigurationError: a parameter's override is wrong.
@@ -94,8 +59,7 @@ class CameraNode(NoEventHandlers, Node):
         self,
         name: str,
         *,
-        owner: StreamOwner,
-        annotator: Annotator,
+        annotator: LatestWorker,
         overrides: Sequence[Parameter] = (),
         remap_rules: Sequence[str] = (),
     ) -> None:
@@ -104,33 +68,25 @@ class CameraNode(NoEventHandlers, Node):
         rules = [part for rule in (f"__node:={name}", *remap_rules) for part in ("-r", rule)]
         super().__init__(name, cli_args=["--ros-args", *rules], parameter_overrides=list(overrides))
         self.counters = CameraCounters()
+        self._report = diagnostics.StreamReport(name)
         self._refusals: set[str] = set()
-        self._owner = owner
         self._annotator = annotator
         self._active = False
-        self._configured = False
-        # Values of parameters that apply at configure, as they were then.
-        self._fixed: dict[str, Any] = {}
-        self._subscribed_to = ""
-        self._subscribed_depth = 0
-        self._fault = ""
-        self._subscription: Subscription | None = None
-        self._events: SubscriptionEvents | None = None
-        self._decoder: CompressedDecoder | None = None
-        self._outputs: dict[str, Publisher] = {}
-        self._builder = DetectionMessageBuilder()
-        self._objects: ObjectMessageBuilder | None = None
-        self._annotated: AnnotatedImage | None = None
-        self._spec: ModelSpec | None = None
-        self._class_names: tuple[str, ...] = ()
+        # From configure() to cleanup(); what applies at configure stays in `_configured`.
+        self._service: DetectionService | None = None
+        self._configured: CameraParameters | None = None
+        self._model: LoadedModel | None = None
+        self._outputs: CameraOutputs | None = None
+        self._subscription: CameraSubscription | None = None
         try:
             self.parameters = NodeParameters(
                 self,
-                CAMERA_PARAMETERS,
-                foreign=[spec.name for spec in EXECUTOR_PARAMETERS],
+                CAMERA_OPTIONS,
+                functools.partial(CameraParameters.of, name),
+                foreign=EXECUTOR_OPTIONS,
                 on_change=self._on_change,
             )
-            self._roi = parse_roi(self.parameters["roi"])
+            self._roi = self.parameters.current.roi
         except BaseException:
             self.destroy_node()
             raise
@@ -138,12 +94,12 @@ class CameraNode(NoEventHandlers, Node):
     @property
     def subscribed(self) -> bool:
         """Whether the camera's images are subscribed to."""
-        return bool(self._subscribed_to)
+        return self._subscription is not None and bool(self._subscription.topic)
 
     @property
     def fault(self) -> str:
         """Why the camera cannot be subscribed to, "" where it can."""
-        return self._fault
+        return self._subscription.fault if self._subscription is not None else ""
 
     @property
     def image_topic(self) -> str:
@@ -151,107 +107,43 @@ class CameraNode(NoEventHandlers, Node):
 
         A name that ROS 2 cannot resolve is returned as it is.
         """
+        parameters = self._configured or self.parameters.current
         try:
-            return str(self.resolve_topic_name(self._topic))
+            return str(self.resolve_topic_name(topic_of(self, parameters)))
         except Exception:  # RCLError or InvalidTopicNameException, by distribution
-            return str(self._values["image_topic"])
+            return parameters.image_topic
 
-    @property
-    def _values(self) -> dict[str, Any]:
-        return self._fixed or self.parameters.as_dict()
+    # Life cycle --------------------------------------------------------------------------------
 
-    @property
-    def _topic(self) -> str:
-        """The name to subscribe to, which remappings still apply to."""
-        topic = str(self._values["image_topic"])
-        if self._values["transport"] != "compressed":
-            return topic
-        # A remapping of the very name of the compressed topic goes before one of the raw topic,
-        # which image_transport applies before it appends the transport.
-        own = f"{topic}/compressed"
-        if self.resolve_topic_name(own) != self.resolve_topic_name(own, only_expand=True):
-            return own
-        return f"{self.resolve_topic_name(topic)}/compressed"
-
-    def stream_config(
-        self, model: str, *, changes: dict[str, Any] | None = None, spec: ModelSpec | None = None
-    ) -> StreamConfig:
-        """Return the configuration of the camera's Stream.
+    def configure(self, service: DetectionService) -> None:
+        """Create the outputs and the Stream.
 
         Args:
-            model: the executor's name of the model that serves it.
-            changes: parameter values that go before the present ones.
-            spec: the model, where it is known already: class thresholds are checked against it.
+            service: the executor with its models, and who receives the images.
 
         Raises:
-            ConfigurationError: a value that does not fit, such as a threshold for a class that
-                the model does not have.
-        """
-        values = self.parameters.as_dict() | (changes or {})
-        spec = spec or self._spec
-        thresholds: dict[int, float] = {}
-        if spec is not None:
-            names = self._class_names or spec.class_names
-            thresholds = class_thresholds_by_id(
-                parse_class_thresholds(values["class_thresholds"]), names, spec.num_classes
-            )
-        return StreamConfig(
-            id=self.get_name(),
-            model=model,
-            device=values["device"] or "auto",
-            queue_depth=values["queue_depth"],
-            overflow=values["overflow"],
-            stale_after=values["stale_after"],
-            priority=values["priority"],
-            weight=values["weight"],
-            max_rate=values["max_rate"],
-            deadline=values["deadline"],
-            expected_rate=values["expected_rate"],
-            enabled=values["enabled"],
-            allow_model_change=values["allow_model_change"],
-            options=PostprocessOptions(
-                score_threshold=values["score_threshold"],
-                nms_threshold=values["nms_threshold"],
-                class_thresholds=thresholds,
-                max_detections=values["max_detections"],
-                class_agnostic=values["class_agnostic"],
-            ),
-        )
-
-    def configure(self, model: str, spec: ModelSpec, class_names: Sequence[str]) -> StreamConfig:
-        """Create the outputs for a model and return the Stream's configuration.
-
-        Args:
-            model: the executor's name of the model.
-            spec: what its network takes and gives.
-            class_names: names of its classes, () where they are unknown.
-
-        Raises:
-            ConfigurationError: a parameter does not fit the model.
+            ConfigurationError: a parameter does not fit the model or the devices.
             MissingDependencyError: ~/objects is asked for without Autoware's messages.
         """
-        self._fixed = self.parameters.as_dict()
-        self._class_names = tuple(class_names)
-        config = self.stream_config(model, spec=spec)
-        self._builder = DetectionMessageBuilder(self._class_names)
-        if self.parameters["publish_objects"]:
-            remap = parse_pairs("class_remap", self.parameters["class_remap"])
-            self._objects = ObjectMessageBuilder(label_table(self._class_names, remap))
-        self._spec, self._model = spec, model
-        self._outputs["detections"] = self.create_publisher(
-            Detection2DArray, "~/detections", OUTPUT_DEPTH
+        parameters = self.parameters.current
+        model = service.models.find(parameters.model)
+        config = self._stream_config(parameters, model, service)
+        labels = None
+        if parameters.publish_objects:
+            labels = label_table(model.class_names, parameters.class_remap)
+        self._configured, self._model = parameters, model
+        self._outputs = CameraOutputs(
+            self,
+            model=model.name,
+            class_names=model.class_names,
+            labels=labels,
+            counters=self.counters,
+            annotator=self._annotator,
         )
-        # Reliable, as RViz asks for by default; the annotator's own thread publishes, so that a
-        # slow listener holds up nothing else.
-        self._outputs["annotated"] = self.create_publisher(Image, "~/annotated", 1)
-        if self._objects is not None:
-            self._outputs["objects"] = self.create_publisher(
-                self._objects.message_type, "~/objects", OUTPUT_DEPTH
-            )
-        self._publish_vision_info(model)
-        self._annotated = AnnotatedImage(self._class_names)
-        self._configured = True
-        return config
+        self.parameters.publish("class_names", list(model.class_names))
+        self._subscription = CameraSubscription(self, self, parameters, service.ingest)
+        service.executor.add_stream(config, self._outputs.publish)
+        self._service = service
 
     def activate(self) -> None:
         """Begin to subscribe, on demand or at once."""
@@ -264,194 +156,80 @@ class CameraNode(NoEventHandlers, Node):
         self.update_subscription()
 
     def cleanup(self) -> None:
-        """Remove the outputs; the counters stay."""
+        """Remove the outputs and the Stream; the counters stay."""
         self.deactivate()
-        self._configured = False
-        self._fixed = {}
-        self._annotator.discard(self.get_name())
-        for publisher in self._outputs.values():
-            self.destroy_publisher(publisher)
-        self._outputs.clear()
-        self._objects = None
-        self._annotated = None
-        self._spec = None
+        service, self._service = self._service, None
+        if service is not None:
+            service.executor.remove_stream(self.get_name())
+        outputs, self._outputs = self._outputs, None
+        if outputs is not None:
+            outputs.close()
+        self._subscription = self._configured = self._model = None
 
     def update_subscription(self) -> None:
         """Subscribe or unsubscribe, as the parameters and the listeners ask for.
 
         A camera that cannot be subscribed to says so in `fault` and in the log, and the next call
-        tries again: the other cameras go on.
+        tries again.
         """
-        try:
-            wanted = self._active and self._configured and self.parameters["enabled"]
-            if wanted and self.parameters["on_demand"]:
-                wanted = self._has_listeners()
-            if self.subscribed and not (wanted and self._ring_fits()):
-                self._unsubscribe()
-            if wanted and not self.subscribed:
-                self._subscribe()
-            self._fault = ""
-        except Exception as error:
-            text = (
-                str(error)
-                if isinstance(error, YoloxTrtError)
-                else f"{type(error).__name__}: {error}"
-            )
-            self._fault = f"{self._values['image_topic']} cannot be subscribed to: {text}"
-            self.get_logger().error(self._fault, throttle_duration_sec=10.0)
+        if self._outputs is None or self._subscription is None:
+            return
+        parameters = self.parameters.current
+        heard = self._outputs.look_for_listeners(annotated=parameters.publish_annotated)
+        wanted = self._active and parameters.stream.enabled
+        if self._subscription.update(
+            wanted and (heard or not parameters.on_demand), parameters.stream.queue_depth
+        ):
+            self.counters.subscribed_at = time.monotonic()
 
     def poll_events(self) -> None:
         """Count the images that the middleware has lost; to be called now and then."""
-        if self._events is not None:
-            self._events.poll()
+        if self._subscription is not None:
+            self._subscription.poll_events()
 
-    def _ring_fits(self) -> bool:
-        """Whether the subscription suits the queue: a ring's slots are fixed when it is made."""
-        depth = self.parameters["queue_depth"]
-        return self._owner.ingest is None or bool(self._subscribed_depth == depth)
+    def diagnose(self, node: str, stream: StreamSnapshot | None) -> DiagnosticStatus:
+        """Return the camera's entry of /diagnostics.
 
-    def _has_listeners(self) -> bool:
-        return any(
-            publisher.get_subscription_count() > 0
-            for output, publisher in self._outputs.items()
-            if output in ("detections", "objects")
-            or (output == "annotated" and self.parameters["publish_annotated"])
+        Args:
+            node: name of the executor's node.
+            stream: the executor's counters; None before the node is configured.
+        """
+        return self._report.make(
+            node,
+            topic=self.image_topic,
+            subscribed=self.subscribed,
+            enabled=self.parameters.current.stream.enabled,
+            counters=self.counters,
+            stream=stream,
+            now=time.monotonic(),
+            fault=self.fault,
         )
 
-    def _subscribe(self) -> None:
-        reliable = self._fixed["qos_reliability"] == "reliable"
-        compressed = self._fixed["transport"] == "compressed"
-        depth = self._fixed["qos_depth"]
-        topic = str(self.resolve_topic_name(self._topic))
-        queue_depth = self.parameters["queue_depth"]
-        self.counters.subscribed_at = time.monotonic()
-        try:
-            if self._owner.ingest is not None:
-                self._owner.ingest.subscribe(
-                    self.get_name(),
-                    self,
-                    topic=topic,
-                    compressed=compressed,
-                    reliable=reliable,
-                    depth=depth,
-                    queue_depth=queue_depth,
-                )
-            else:
-                if compressed:
-                    self._decoder = CompressedDecoder(
-                        self.get_name(), self._decode, self._count_replaced
-                    )
-                self._subscription = self.create_subscription(
-                    CompressedImage if compressed else Image,
-                    self._topic,
-                    self._on_compressed if compressed else self._on_image,
-                    image_qos(reliable, depth),
-                )
-                self._events = SubscriptionEvents(
-                    self._subscription, self.on_lost, self.get_logger().warning
-                )
-        except BaseException:
-            self._end_subscription()
-            raise
-        self._subscribed_to, self._subscribed_depth = topic, queue_depth
-        self.get_logger().info(f"subscribed to {topic}")
+    @property
+    def recently_lost(self) -> int:
+        """Images that were lost for want of time between the last two entries."""
+        return self._report.lost
 
-    def _unsubscribe(self) -> None:
-        topic, self._subscribed_to = self._subscribed_to, ""
-        self._end_subscription()
-        self.get_logger().info(f"unsubscribed from {topic}")
-
-    def _end_subscription(self) -> None:
-        if self._owner.ingest is not None:
-            self._owner.ingest.unsubscribe(self.get_name())
-        events, self._events = self._events, None
-        if events is not None:
-            events.close()
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
-        if self._decoder is not None:
-            self._decoder.close()
-            self._decoder = None
-
-    # IngestSink: called in the threads of the IngestPool.
+    # ImageSink: on rclpy's thread, that of the decoder, or those of the ingest pool --------------
 
     def on_frame(self, frame: Frame) -> None:
-        """Take an image that an ingest process has received."""
-        self.counters.messages += 1
-        self.counters.last_message = frame.received_ns * 1e-9
-        roi = self._roi
+        """Give an image to the executor."""
+        service, roi = self._service, self._roi
         if roi is not None:
             try:
-                check_roi(roi, frame.height, frame.width)
+                frame = with_roi(frame, roi)
             except FrameError as error:
-                self._refuse(error)
+                self.on_refused(error_text(error))
                 return
-            frame = replace(frame, roi=roi)
-        self._owner.submit(frame)
+        self.counters.submitted += 1
+        self.counters.last_message = frame.received_ns * 1e-9
+        if service is not None:
+            service.executor.submit(frame)
 
     def on_refused(self, reason: str) -> None:
-        """Count an image that an ingest process could not read."""
-        self.counters.messages += 1
-        self._count_malformed(reason)
-
-    def on_full(self) -> None:
-        """Count an image that found no free slot in shared memory."""
-        self.counters.messages += 1
-        self.counters.replaced += 1
-
-    def on_lost(self, count: int) -> None:
-        """Count images that the middleware lost on their way."""
-        self.counters.lost += count
-
-    # Callbacks of rclpy, where this process receives the images itself.
-
-    def _on_image(self, message: Image) -> None:
-        if self._subscription is None:  # it was queued when the subscription ended
-            return
-        received_ns = self._arrived()
-        try:
-            frame = frame_from_image(
-                message, stream_id=self.get_name(), received_ns=received_ns, roi=self._roi
-            )
-        except Exception as error:
-            self._refuse(error)
-            return
-        self._owner.submit(frame)
-
-    def _on_compressed(self, message: CompressedImage) -> None:
-        if self._decoder is None:  # it was queued when the subscription ended
-            return
-        self._decoder.offer(message, self._arrived())
-
-    def _decode(self, message: CompressedImage, received_ns: int) -> None:
-        try:
-            frame = frame_from_compressed(
-                message, stream_id=self.get_name(), received_ns=received_ns, roi=self._roi
-            )
-        except Exception as error:
-            self._refuse(error)
-            return
-        self._owner.submit(frame)
-
-    def _arrived(self) -> int:
-        received_ns = time.monotonic_ns()
-        self.counters.messages += 1
-        self.counters.last_message = received_ns * 1e-9
-        return received_ns
-
-    def _count_replaced(self) -> None:
-        self.counters.replaced += 1
-
-    def _refuse(self, error: Exception) -> None:
-        """Count an image that cannot be used."""
-        self._count_malformed(
-            str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
-        )
-
-    def _count_malformed(self, reason: str) -> None:
-        """Say why an image cannot be used, once for each reason."""
+        """Count an image that cannot be used; say why, once for each reason."""
         self.counters.malformed += 1
+        self.counters.last_message = time.monotonic()
         self.counters.last_refusal = reason
         if reason in self._refusals or len(self._refusals) >= _MOST_REFUSALS:
             return
@@ -460,58 +238,40 @@ class CameraNode(NoEventHandlers, Node):
         if len(self._refusals) == _MOST_REFUSALS:
             self.get_logger().warning("further reasons to refuse images are on /diagnostics only")
 
-    def deliver(self, result: StreamResult) -> None:
-        """Publish a result; called in a Device's worker thread."""
-        header = result.frame.header
-        try:
-            self._outputs["detections"].publish(self._builder.build(header, result.detections))
-            if self._objects is not None:
-                self._outputs["objects"].publish(self._objects.build(header, result.detections))
-            self.counters.add_latency(
-                (time.monotonic_ns() - result.frame.received_ns) * 1e-9, result.timing.service
+    def on_full(self) -> None:
+        """Count an image that found no room, or that a newer one has replaced."""
+        self.counters.replaced += 1
+        self.counters.last_message = time.monotonic()
+
+    def on_lost(self, count: int) -> None:
+        """Count images that the middleware lost on their way."""
+        self.counters.lost += count
+
+    # Parameters --------------------------------------------------------------------------------
+
+    def _on_change(self, parameters: CameraParameters) -> None:
+        """Take over parameters that apply at once; raises ConfigurationError to refuse them."""
+        if self._service is not None and self._model is not None:
+            config = self._stream_config(parameters, self._model, self._service)
+            changes = {each.name: getattr(config, each.name) for each in fields(config)}
+            self._service.executor.update_stream(changes.pop("id"), **changes)
+        self._roi = parameters.roi
+        # The next look at the listeners sees the others.
+
+    def _stream_config(
+        self, parameters: CameraParameters, model: LoadedModel, service: DetectionService
+    ) -> StreamConfig:
+        """Return the Stream's configuration; raises ConfigurationError for what does not fit."""
+        config = parameters.stream_config(model.name, model.class_names, model.num_classes)
+        device, devices = config.pinned_device, service.executor.devices
+        if device is not None and device not in devices:
+            raise ConfigurationError(
+                f"device {device} for camera '{config.id}'",
+                expected=f"auto or {', '.join(map(str, devices))}",
+                fix=(
+                    "add it to ",
+                    EXECUTOR_OPTIONS["devices"],
+                    " of the executor's node and configure again",
+                ),
             )
-            if (
-                self.parameters["publish_annotated"]
-                and self._outputs["annotated"].get_subscription_count()
-            ):
-                self._annotator.offer(self.get_name(), self._draw, result)
-        except (KeyError, InvalidHandle):
-            # The camera was removed, or the process is going down, while its image was in work.
-            pass
-
-    def _draw(self, result: StreamResult) -> None:
-        """Draw and publish ~/annotated; called in the annotator's thread."""
-        annotated, publisher = self._annotated, self._outputs.get("annotated")
-        if annotated is None or publisher is None:
-            return
-        try:
-            publisher.publish(annotated.draw(result.frame, result.detections))
-        except InvalidHandle:
-            pass
-        except Exception as error:
-            self.get_logger().error(
-                f"~/annotated could not be drawn: {error}", throttle_duration_sec=10.0
-            )
-
-    def _publish_vision_info(self, method: str) -> None:
-        """Publish the latched VisionInfo and the parameter that it points to."""
-        self.parameters.publish("class_names", list(self._class_names))
-        info = VisionInfo()
-        info.header.stamp = self.get_clock().now().to_msg()
-        info.method = method
-        info.database_location = f"{self.get_fully_qualified_name()}/class_names"
-        latched = QoSProfile(
-            depth=1,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL,
-            reliability=ReliabilityPolicy.RELIABLE,
-        )
-        self._outputs["vision_info"] = self.create_publisher(VisionInfo, "~/vision_info", latched)
-        self._outputs["vision_info"].publish(info)
-
-    def _on_change(self, changes: dict[str, Any]) -> None:
-        """Take over parameters that apply at once; refuses by ConfigurationError."""
-        roi = parse_roi(changes["roi"]) if "roi" in changes else self._roi
-        if self._configured:
-            self._owner.update_stream(self.stream_config(self._model, changes=changes))
-        self._roi = roi
-        # The values are stored after this callback; the next look at the listeners sees them.
+        return config

@@ -10,14 +10,14 @@ ros2 component unload /multi_camera 2
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from yolox_trt.core.errors import YoloxTrtError
-
-if TYPE_CHECKING:
-    from yolox_trt.ros.nodes.executor_node import ExecutorNode
+from yolox_trt.ros.error_text import error_text
+from yolox_trt.ros.nodes.camera_set import CameraSet
 
 #: What LoadNode may ask for, however its class is written.
 PACKAGE = "yolox_trt"
@@ -29,11 +29,13 @@ class ComponentServices:
 
     Args:
         node: the executor's node.
+        cameras: its cameras.
         types: the module composition_interfaces.srv.
     """
 
-    def __init__(self, node: ExecutorNode, types: Any) -> None:
-        self._node = node
+    def __init__(self, node: Node, cameras: CameraSet, types: Any) -> None:
+        self._namespace = node.get_namespace()
+        self._cameras = cameras
         self._ids: dict[str, int] = {}
         self._next = 1
         node.create_service(types.LoadNode, "~/_container/load_node", self._load)
@@ -42,7 +44,7 @@ class ComponentServices:
 
     def _numbered(self) -> dict[str, int]:
         """Return camera name -> id; cameras that came by the parameter get theirs now."""
-        cameras = self._node.cameras
+        cameras = self._cameras.nodes
         self._ids = {name: number for name, number in self._ids.items() if name in cameras}
         for name in cameras:
             if name not in self._ids:
@@ -52,7 +54,7 @@ class ComponentServices:
 
     def _load(self, request: Any, response: Any) -> Any:
         response.success = False
-        own = self._node.get_namespace()
+        own = self._namespace
         if request.package_name != PACKAGE or request.plugin_name not in PLUGINS:
             response.error_message = (
                 f"'{request.plugin_name}' of package '{request.package_name}'; expected "
@@ -66,7 +68,7 @@ class ComponentServices:
             )
         else:
             try:
-                camera = self._node.add_camera(
+                camera = self._cameras.add(
                     request.node_name,
                     overrides=[
                         Parameter.from_parameter_msg(parameter) for parameter in request.parameters
@@ -74,9 +76,9 @@ class ComponentServices:
                     remap_rules=list(request.remap_rules),
                 )
             except (YoloxTrtError, ValueError, RuntimeError) as error:
-                response.error_message = str(error)
+                response.error_message = error_text(error)
                 return response
-            self._node.publish_camera_names()
+            self._cameras.publish_names()
             response.success = True
             response.full_node_name = camera.get_fully_qualified_name()
             response.unique_id = self._numbered()[request.node_name]
@@ -85,8 +87,8 @@ class ComponentServices:
     def _unload(self, request: Any, response: Any) -> Any:
         for name, number in self._numbered().items():
             if number == request.unique_id:
-                self._node.remove_camera(name)
-                self._node.publish_camera_names()
+                self._cameras.remove(name)
+                self._cameras.publish_names()
                 response.success = True
                 return response
         response.success = False
@@ -95,15 +97,15 @@ class ComponentServices:
 
     def _list(self, request: Any, response: Any) -> Any:
         for name, number in self._numbered().items():
-            response.full_node_names.append(self._node.cameras[name].get_fully_qualified_name())
+            response.full_node_names.append(self._cameras.nodes[name].get_fully_qualified_name())
             response.unique_ids.append(number)
         return response
 
 
-def create_component_services(node: ExecutorNode) -> ComponentServices | None:
+def create_component_services(node: Node, cameras: CameraSet) -> None:
     """Create the services, where the package composition_interfaces is installed."""
     try:
         types = importlib.import_module("composition_interfaces.srv")
     except ImportError:
-        return None
-    return ComponentServices(node, types)
+        return
+    ComponentServices(node, cameras, types)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import threading
 import time
 from collections.abc import Mapping
@@ -13,8 +14,16 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from yolox_trt.core.errors import DeviceError
 from yolox_trt.executor.outcomes import DropReason
-from yolox_trt.executor.snapshot import DeviceSnapshot, DeviceStatus, StreamSnapshot
+from yolox_trt.executor.snapshot import (
+    DeviceSnapshot,
+    DeviceStatus,
+    ExecutorSnapshot,
+    ExecutorState,
+    StreamSnapshot,
+)
+from yolox_trt.ros.ingest.pool import IngestPool
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 
 #: Seconds without an image after which a subscribed camera is reported.
@@ -35,6 +44,14 @@ OK, WARN, ERROR, STALE = (
     DiagnosticStatus.ERROR,
     DiagnosticStatus.STALE,
 )
+
+_LEVELS = {
+    ExecutorState.RUNNING: OK,
+    ExecutorState.STARTING: OK,
+    ExecutorState.DEGRADED: WARN,
+    ExecutorState.ERROR: ERROR,
+    ExecutorState.STOPPED: STALE,
+}
 
 
 def status(
@@ -116,18 +133,18 @@ class StreamReport:
     Drops, refusals and lost images since the last entry make it WARN.
 
     Args:
-        node: name of the executor's node.
         camera: name of the camera.
     """
 
-    def __init__(self, node: str, camera: str) -> None:
-        self._name = f"{node}: stream {camera}"
+    def __init__(self, camera: str) -> None:
+        self._camera = camera
         self._last: dict[str, int] = {}
         #: Images that were lost for want of time between the last two entries.
         self.lost = 0
 
     def make(
         self,
+        node: str,
         *,
         topic: str,
         subscribed: bool,
@@ -140,6 +157,7 @@ class StreamReport:
         """Return the entry.
 
         Args:
+            node: name of the executor's node.
             topic: the camera's image topic.
             subscribed: whether it is subscribed to.
             enabled: the parameter.
@@ -156,7 +174,7 @@ class StreamReport:
         latency_p50, latency_p99, detect_p50, overhead_p50, overhead_p99 = _percentiles(counters)
         values: dict[str, Any] = {
             "subscribed": subscribed,
-            "received": counters.messages,
+            "received": counters.received,
             "processed": stream.processed if stream else 0,
             "published": counters.published,
             "in_flight": stream.in_flight if stream else 0,
@@ -186,7 +204,7 @@ class StreamReport:
         level, message = self._judge(enabled, subscribed, counters, stream, dropped, now)
         if fault:
             level, message = ERROR, fault
-        return status(self._name, topic, level, message, values)
+        return status(f"{node}: stream {self._camera}", topic, level, message, values)
 
     def _judge(
         self,
@@ -231,7 +249,57 @@ class StreamReport:
         return OK, "running"
 
 
-def device_status(node: str, hardware_id: str, snapshot: DeviceSnapshot) -> DiagnosticStatus:
+def executor_status(
+    node: str,
+    snapshot: ExecutorSnapshot | None,
+    *,
+    cameras: int,
+    lost: int,
+    load: float,
+    ingest: IngestPool | None,
+    activity: str = "",
+) -> DiagnosticStatus:
+    """Return the entry of the executor.
+
+    Args:
+        node: name of its node.
+        snapshot: its counters and states; None before the node is configured.
+        cameras: how many there are.
+        lost: images that were lost for want of time since the last entry, of all cameras.
+        load: of the thread that receives images.
+        ingest: the processes that receive them instead.
+        activity: what is going on, such as a build; goes before everything else.
+    """
+    state = ExecutorState.STOPPED if snapshot is None else snapshot.state
+    level, advice = _LEVELS[state], ""
+    values: dict[str, Any] = {"state": state.value, "cameras": cameras, "receiver_load": load}
+    if ingest is None:
+        advice = receiver_advice(load, lost)
+        if advice and level == OK:
+            level = WARN
+    else:
+        values |= {"ingest_processes": len(ingest.pids), "ingest_restarts": ingest.restarts}
+    if snapshot is not None:
+        values |= {
+            "placement": snapshot.policy,
+            "placements": snapshot.placements,
+            "removed_received": snapshot.removed_received,
+            "removed_processed": snapshot.removed_processed,
+            "removed_dropped": snapshot.removed_dropped,
+        }
+    message = activity or advice or state.value
+    return status(f"{node}: executor", platform.node(), level, message, values)
+
+
+def broken_device(snapshot: ExecutorSnapshot) -> DeviceError | None:
+    """Return an error about a device that only a restart of the process brings back, if any."""
+    for device, state in snapshot.devices.items():
+        if state.status is DeviceStatus.BROKEN:
+            return DeviceError(f"device {device} is broken: {state.last_error}")
+    return None
+
+
+def device_status(node: str, snapshot: DeviceSnapshot) -> DiagnosticStatus:
     """Return the entry of one device."""
     in_service = snapshot.status is DeviceStatus.IN_SERVICE
     starting = snapshot.status is DeviceStatus.STARTING
@@ -241,7 +309,7 @@ def device_status(node: str, hardware_id: str, snapshot: DeviceSnapshot) -> Diag
         message += f": {snapshot.last_error}"
     return status(
         f"{node}: device {snapshot.device}",
-        hardware_id,
+        platform.node(),
         level,
         message,
         {

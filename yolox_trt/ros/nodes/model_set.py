@@ -4,23 +4,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.labels import load_class_names
-from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, ModelSpec
-from yolox_trt.core.option import from_plain
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.detectors.factory import create_detector
-from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.nodes.build_progress import BuildProgress
-from yolox_trt.ros.nodes.parameters import AUTO, parse_device
+from yolox_trt.ros.nodes.parameters import (
+    EXECUTOR_OPTIONS,
+    CameraParameters,
+    ExecutorParameters,
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that the process has loaded.
+
+    Attributes:
+        name: the executor's name of it.
+        class_names: names of its classes, () where they are unknown.
+        num_classes: how many there are.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    num_classes: int
 
 
 class ModelSet:
@@ -29,14 +42,12 @@ class ModelSet:
     Making one reads parameters only; `load` makes the detectors, in any thread.
 
     Args:
-        values: the parameters of the node `multi_camera` by name.
+        parameters: those of the node `multi_camera`.
         cameras: the parameters of each camera by name.
-        progress: is told how far engines are that are built; None: the log alone.
+        progress: is told how far engines are that are built.
 
     Attributes:
         detectors: (Device, model name) -> Detector, after `load`.
-        specs: model name -> what its network takes and gives, after `load`.
-        labels: model name -> class names, () where they are unknown, after `load`.
 
     Raises:
         ConfigurationError: a device or a model file that does not exist as it is named.
@@ -44,55 +55,38 @@ class ModelSet:
 
     def __init__(
         self,
-        values: Mapping[str, Any],
-        cameras: Mapping[str, Mapping[str, Any]],
+        parameters: ExecutorParameters,
+        cameras: Mapping[str, CameraParameters],
         *,
-        progress: BuildProgress | None = None,
+        progress: BuildProgress,
     ) -> None:
-        self._values = values
         self._progress = progress
-        default = values["model"] or str(default_model())
-        self._default = default
-        wanted = [default, *(each["model"] for each in cameras.values() if each["model"])]
-        self._paths = _named_paths(wanted)
-        self._devices = _devices(values["devices"], cameras)
-        self._class_names: tuple[str, ...] | None = None
-        if values["label_path"]:
-            self._class_names = load_class_names(values["label_path"])
+        self._default = parameters.model or str(default_model())
+        wanted = [each.model for each in cameras.values() if each.model]
+        self._paths = _named_paths([self._default, *wanted])
+        self._devices = _devices(parameters.devices, cameras)
+        # 1 leaves the model's own batch as it is.
+        batch = parameters.max_batch if parameters.max_batch > 1 else None
+        self._options = replace(parameters.detector, max_batch=batch)
         self.detectors: dict[tuple[Device, str], Detector] = {}
-        self.specs: dict[str, ModelSpec] = {}
-        self.labels: dict[str, tuple[str, ...]] = {}
+        self._loaded: dict[str, LoadedModel] = {}
 
-    def name_for(self, model: str) -> str:
-        """Return the executor's name of a camera's parameter `model` ("" for the default).
+    def find(self, model: str) -> LoadedModel:
+        """Return the loaded model of a camera's parameter `model` ("" for the default).
 
         Raises:
             ConfigurationError: no detector was made for it (the camera came after configure).
         """
-        path = str(Path(model or self._default).expanduser())
-        for name, known in self._paths.items():
-            if known == path:
-                return name
-        raise ConfigurationError(
-            f"model '{model}'",
-            expected=f"one that is loaded: {', '.join(self._paths.values())}",
-            fix="deactivate, clean up and configure the node again to load another one",
-        )
+        return self._loaded[self._name_of(model)]
 
-    def check(self, camera: str, values: Mapping[str, Any]) -> None:
+    def check(self, camera: str, parameters: CameraParameters) -> None:
         """Refuse a camera that came after this was made, as far as that is known before `load`.
-
-        Args:
-            camera: its name.
-            values: its parameters.
 
         Raises:
             ConfigurationError: its model or its device will not be loaded.
         """
-        self.name_for(values["model"])
-        device = parse_device(values["device"])
-        if device is not None and None not in self._devices and device not in self._devices:
-            raise _foreign_device(camera, device, self._devices)
+        self._name_of(parameters.model)
+        _check_device(camera, parameters, self._devices)
 
     def close(self) -> None:
         """Close the detectors, where nobody else does."""
@@ -113,11 +107,10 @@ class ModelSet:
                 for device in devices:
                     detector = self._make(device, name)
                     self.detectors[detector.device, name] = detector
-                    self.specs[name] = detector.spec
                     made.append(detector.device)
                 # Where `auto` chose a device for the first model, the others go there too.
-                devices = made
-                self.labels[name] = self._class_names or detector.spec.class_names
+                devices, spec = made, detector.spec
+                self._loaded[name] = LoadedModel(name, spec.class_names, spec.num_classes)
         except BaseException:
             self.close()
             raise
@@ -127,30 +120,27 @@ class ModelSet:
         """Make a detector anew, for a device that failed."""
         return self._make(device, name)
 
-    def _make(self, device: Device | None, name: str) -> Detector:
-        options = self._options(device, name)
-        if self._progress is None:
-            return create_detector(options)
-        with self._progress.watch(name, device) as on_progress:
-            return create_detector(dataclasses.replace(options, on_progress=on_progress))
-
-    def _options(self, device: Device | None, name: str) -> DetectorOptions:
-        values = self._values
-        preprocessing = values["preprocessing"]
-        cache = values["engine_cache"]
-        build = from_plain(BuildOptions, {"calibration_cache": values["calibration_cache"] or None})
-        return DetectorOptions(
-            model=self._paths[name],
-            device=device,
-            engine=values["engine"],
-            preprocessing=None if preprocessing == AUTO else PREPROCESSING_PRESETS[preprocessing],
-            labels=self._class_names,
-            max_batch=values["max_batch"] if values["max_batch"] > 1 else None,
-            precision=values["precision"] or None,
-            threads=values["cpu_threads"] or None,
-            engine_cache=Path(cache).expanduser() if cache else None,
-            build=build,
+    def _name_of(self, model: str) -> str:
+        path = str(Path(model or self._default).expanduser())
+        for name, known in self._paths.items():
+            if known == path:
+                return name
+        raise ConfigurationError(
+            f"model '{model}'",
+            expected=f"one that is loaded: {', '.join(self._paths.values())}",
+            fix="deactivate, clean up and configure the node again to load another one",
         )
+
+    def _make(self, device: Device | None, name: str) -> Detector:
+        with self._progress.watch(name, device) as on_progress:
+            return create_detector(
+                replace(
+                    self._options,
+                    model=self._paths[name],
+                    device=device,
+                    on_progress=on_progress,
+                )
+            )
 
 
 def _named_paths(models: Iterable[str]) -> dict[str, str]:
@@ -166,7 +156,7 @@ def _named_paths(models: Iterable[str]) -> dict[str, str]:
             raise ConfigurationError(
                 f"model '{path}', which is no file",
                 expected="an ONNX or engine file",
-                fix="set the parameter `model`",
+                fix=("set ", EXECUTOR_OPTIONS["model"]),
             )
         stem = Path(path).stem
         names[path if stem in names else stem] = path
@@ -174,30 +164,30 @@ def _named_paths(models: Iterable[str]) -> dict[str, str]:
 
 
 def _devices(
-    values: Iterable[str], cameras: Mapping[str, Mapping[str, Any]]
+    listed: tuple[Device | None, ...], cameras: Mapping[str, CameraParameters]
 ) -> tuple[Device | None, ...]:
     """Return the devices of the process; None stands for `auto`.
 
     Raises:
         ConfigurationError: a camera asks for a device that the process does not own.
     """
-    listed = [parse_device(value) for value in values] or [None]
-    asked = {name: parse_device(each["device"]) for name, each in cameras.items()}
-    named = [device for device in asked.values() if device is not None]
-    if listed == [None]:
+    if listed == (None,):
         # The cameras' own devices say what the process needs; those without one share them.
-        return tuple(dict.fromkeys(named)) or (None,)
-    for name, device in asked.items():
-        if device is not None and device not in listed:
-            raise _foreign_device(name, device, listed)
+        asked = [each.stream.pinned_device for each in cameras.values()]
+        return tuple(dict.fromkeys(each for each in asked if each is not None)) or listed
+    for camera, parameters in cameras.items():
+        _check_device(camera, parameters, listed)
     return tuple(dict.fromkeys(listed))
 
 
-def _foreign_device(
-    camera: str, device: Device, devices: Iterable[Device | None]
-) -> ConfigurationError:
-    return ConfigurationError(
-        f"camera '{camera}' on device {device}",
-        expected=f"one of the process's devices: {', '.join(map(str, devices))}",
-        fix="add it to the parameter `devices` of multi_camera",
-    )
+def _check_device(
+    camera: str, parameters: CameraParameters, devices: tuple[Device | None, ...]
+) -> None:
+    """Raise ConfigurationError for a device that the process will not own, as far as is known."""
+    device = parameters.stream.pinned_device
+    if device is not None and device not in devices and None not in devices:
+        raise ConfigurationError(
+            f"camera '{camera}' on device {device}",
+            expected=f"one of the process's devices: {', '.join(map(str, devices))}",
+            fix=("add it to ", EXECUTOR_OPTIONS["devices"], " of multi_camera"),
+        )

@@ -12,6 +12,7 @@ from types import FrameType
 
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.optional import missing_requirement, require
+from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.middleware import apply_malloc_settings, transport_warning
 
 #: Longest time until the loop sees a signal, in seconds.
@@ -133,7 +134,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if node.failure is not None and not signals.received:
             raise node.failure
     except YoloxTrtError as error:
-        print(f"multi_camera: {error}", file=sys.stderr)
+        print(f"multi_camera: {error_text(error)}", file=sys.stderr)
         status = EXIT_REFUSED
     finally:
         if node is not None and not node.close():

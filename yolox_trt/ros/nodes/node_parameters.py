@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""NodeParameters: declares a table of ParameterSpecs on a node and keeps their values."""
+"""NodeParameters: declares Options as a node's parameters and keeps their values as a struct."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
 
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -17,44 +17,38 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.core.errors import ConfigurationError, YoloxTrtError, parts_of
+from yolox_trt.core.option import Applies, Kind, Option
+from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.nodes.parameters import (
     DEPRECATED_ALIASES,
     ROS_PARAMETER_PREFIXES,
     ROS_PARAMETERS,
     ROS_TOPICS,
 )
-from yolox_trt.ros.parameter_spec import Applies, ParameterKind, ParameterSpec
 
-_TYPES = {
-    ParameterKind.BOOL: Parameter.Type.BOOL,
-    ParameterKind.INTEGER: Parameter.Type.INTEGER,
-    ParameterKind.DOUBLE: Parameter.Type.DOUBLE,
-    ParameterKind.STRING: Parameter.Type.STRING,
-    ParameterKind.INTEGER_ARRAY: Parameter.Type.INTEGER_ARRAY,
-    ParameterKind.STRING_ARRAY: Parameter.Type.STRING_ARRAY,
-}
+T = TypeVar("T")
 
 
-def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
-    """Return the ROS descriptor of a parameter."""
-    message = ParameterDescriptor()
-    message.name = spec.name
-    unit = f" Unit: {spec.unit}." if spec.unit else ""
-    message.description = f"{spec.description}{unit} Changes apply: {spec.applies.value}."
-    message.additional_constraints = spec.range_text
-    message.read_only = spec.applies is Applies.READ_ONLY
-    # The type is checked by ParameterSpec.normalise, which takes an integer for a double; rclpy's
-    # own check does not, and an empty list has no type in ROS 2.
-    message.dynamic_typing = True
-    if spec.minimum is not None and spec.maximum is not None:
-        if spec.kind is ParameterKind.INTEGER:
-            message.integer_range = [
-                IntegerRange(from_value=int(spec.minimum), to_value=int(spec.maximum))
-            ]
-        elif spec.kind is ParameterKind.DOUBLE:
+def descriptor(option: Option) -> ParameterDescriptor:
+    """Return the ROS descriptor of an option."""
+    unit = f" Unit: {option.unit}." if option.unit else ""
+    message = ParameterDescriptor(
+        name=option.name,
+        description=f"{option.help}{unit} Changes apply: {option.applies.value}.",
+        additional_constraints=option.range_text,
+        read_only=option.applies is Applies.READ_ONLY,
+        # The type is checked by Option.plain, which takes an integer for a double; rclpy's own
+        # check does not, and an empty list has no type in ROS 2.
+        dynamic_typing=True,
+    )
+    low, high = option.minimum, option.maximum
+    if low is not None and high is not None:
+        if option.kind is Kind.INTEGER:
+            message.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        elif option.kind is Kind.DOUBLE:
             message.floating_point_range = [
-                FloatingPointRange(from_value=float(spec.minimum), to_value=float(spec.maximum))
+                FloatingPointRange(from_value=float(low), to_value=float(high))
             ]
     return message
 
@@ -67,16 +61,21 @@ def overrides_of(node: Node) -> dict[str, Any]:
     return {name: parameter.value for name, parameter in overrides.items()}
 
 
-class NodeParameters:
-    """The parameters of one node: declared with descriptors, checked, kept as plain values.
+class NodeParameters(Generic[T]):
+    """The parameters of one node: declared with descriptors, checked, kept as a typed struct.
 
     Args:
         node: the node to declare on.
-        specs: its table.
-        foreign: names of the other tables of the process; a `/**` section of a YAML file gives
+        options: what to declare, by name.
+        make: makes the struct of all plain values by name; raises ConfigurationError.
+        foreign: names of the process's other parameters; a `/**` section of a YAML file gives
             them to every node, so they are not reported as unknown.
-        on_change: called in the executor's thread with the changed values that apply at once,
-            before they are answered; a ConfigurationError from it refuses them.
+        on_change: called in the executor's thread with the new struct when a parameter that
+            applies at once changes, before that is answered; a YoloxTrtError from it refuses the
+            change.
+
+    Attributes:
+        current: the struct.
 
     Raises:
         ConfigurationError: an override is of the wrong type or out of range.
@@ -85,61 +84,57 @@ class NodeParameters:
     def __init__(
         self,
         node: Node,
-        specs: Sequence[ParameterSpec],
+        options: Mapping[str, Option],
+        make: Callable[[Mapping[str, Any]], T],
         *,
         foreign: Iterable[str] = (),
-        on_change: Callable[[dict[str, Any]], None] | None = None,
+        on_change: Callable[[T], None],
     ) -> None:
         self._node = node
-        self._specs = {spec.name: spec for spec in specs}
+        self._options = options
+        self._make = make
         self._on_change = on_change
-        self._values: dict[str, Any] = {}
         self._publishing = False
         overrides = overrides_of(node)
-        self._report_unknown(overrides, {*self._specs, *foreign})
+        self._report_unknown(overrides, {*options, *foreign})
         overrides = self._resolve_aliases(overrides)
-        for spec in specs:
-            given = overrides.get(spec.name, spec.default)
-            if spec.applies is Applies.BY_NODE:
-                given = spec.default
-            try:
-                value = spec.normalise(given)
-            except ConfigurationError as error:
-                raise ConfigurationError(
-                    f"node {node.get_name()}: {error.found}",
-                    expected=error.expected,
-                    fix=error.fix,
-                ) from error
-            self._values[spec.name] = value
-            node.declare_parameter(
-                spec.name,
-                Parameter(spec.name, _TYPES[spec.kind], value).value,
-                descriptor(spec),
-                ignore_override=True,
-            )
+        self._plain: dict[str, Any] = {}
+        for name, option in options.items():
+            by_node = option.applies is Applies.BY_NODE
+            given = option.default if by_node else overrides.get(name, option.default)
+            self._plain[name] = self._for_node(option.plain, given)
+        self.current = self._for_node(make, self._plain)
+        for name, option in options.items():
+            value = self._message(name, self._plain[name]).value
+            node.declare_parameter(name, value, descriptor(option), ignore_override=True)
         node.add_on_set_parameters_callback(self._on_set)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a copy of all values by name."""
-        return dict(self._values)
 
     def publish(self, name: str, value: Any) -> None:
         """Set a parameter that only the node itself may set."""
         self._publishing = True
         try:
-            self._node.set_parameters([Parameter(name, _TYPES[self._specs[name].kind], value)])
+            self._node.set_parameters([self._message(name, value)])
         finally:
             self._publishing = False
+
+    def _message(self, name: str, value: Any) -> Parameter:
+        return Parameter(name, Parameter.Type[self._options[name].kind.name], value)
+
+    def _for_node(self, function: Callable[[Any], Any], value: Any) -> Any:
+        """Call a function whose error shall name the node."""
+        try:
+            return function(value)
+        except ConfigurationError as error:
+            found, expected, fix = error.parts
+            found = (f"node {self._node.get_name()}: ", *parts_of(found))
+            raise ConfigurationError(found, expected=expected, fix=fix) from error
 
     def _resolve_aliases(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """Give Autoware's names to ours, with a warning; our own name wins."""
         resolved = dict(overrides)
         # In the table's order, so that dla_core_id, which says more than gpu_id, comes last.
         for old, (new, convert) in DEPRECATED_ALIASES.items():
-            if old not in overrides or new not in self._specs:
+            if old not in overrides or new not in self._options:
                 continue
             if new in overrides:
                 self._node.get_logger().warning(
@@ -151,8 +146,8 @@ class NodeParameters:
             except (TypeError, ValueError) as error:
                 raise ConfigurationError(
                     f"node {self._node.get_name()}: {old} = {overrides[old]!r}",
-                    expected=f"a value that stands for `{new}`",
-                    fix=f"set the parameter `{new}`",
+                    expected=("a value that stands for ", self._options[new]),
+                    fix=("set ", self._options[new]),
                 ) from error
             if value is not None:
                 resolved[new] = value
@@ -182,36 +177,33 @@ class NodeParameters:
             )
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
-        changes: dict[str, Any] = {}
-        at_once: dict[str, Any] = {}
+        changed = [each for each in parameters if each.name in self._options]
+        plain = dict(self._plain)
         try:
-            for parameter in parameters:
-                spec = self._specs.get(parameter.name)
-                if spec is None:
-                    continue
-                if spec.applies is Applies.BY_NODE and not self._publishing:
+            for parameter in changed:
+                option = self._options[parameter.name]
+                if option.applies is Applies.BY_NODE and not self._publishing:
                     raise ConfigurationError(
-                        f"a new value for {spec.name}",
+                        ("a new value for ", option),
                         expected="none: the node itself sets this parameter",
                         fix="leave it out",
                     )
-                value = spec.normalise(parameter.value)
-                changes[spec.name] = value
-                if spec.applies is Applies.AT_ONCE:
-                    at_once[spec.name] = value
-            if at_once and self._on_change is not None:
-                self._on_change(at_once)
+                plain[parameter.name] = option.plain(parameter.value)
+            new = self._make(plain)
+            applies = {self._options[each.name].applies for each in changed}
+            if Applies.AT_ONCE in applies:
+                self._on_change(new)
         except YoloxTrtError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        self._values.update(changes)
-        later = sorted(
-            name
-            for name in changes.keys() - at_once.keys()
-            if self._specs[name].applies is Applies.AT_CONFIGURE
-        )
+            return SetParametersResult(successful=False, reason=error_text(error))
+        self._plain, self.current = plain, new
+        later = [
+            each.name
+            for each in changed
+            if self._options[each.name].applies is Applies.AT_CONFIGURE
+        ]
         if later:
             # rclpy does not hand the reason of a success on.
             self._node.get_logger().info(
-                f"{', '.join(later)}: the change applies at the next configure"
+                f"{', '.join(sorted(later))}: the change applies at the next configure"
             )
         return SetParametersResult(successful=True)

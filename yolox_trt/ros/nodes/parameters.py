@@ -1,595 +1,331 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of every parameter of the process `multi_camera`. docs/parameters.md is made of them.
+"""Every parameter of the process `multi_camera`, as Options. docs/parameters.md is made of them.
 
 This module imports no ROS: the documentation is built without it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
+from yolox_trt.core.option import Applies, Kind, Option, option, options_of
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.roi import Roi
-from yolox_trt.ros.parameter_spec import Applies, ParameterKind, ParameterSpec
+from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.executor.scheduler_options import SchedulerOptions
+from yolox_trt.executor.stream_config import AUTO, StreamConfig
+from yolox_trt.ros.nodes.parameter_values import (
+    check_topic,
+    parse_class_thresholds,
+    parse_devices,
+    parse_node_names,
+    parse_pairs,
+    parse_roi,
+)
 
-#: `device` of a camera that leaves the choice to the placement policy.
-AUTO = "auto"
-
-
-def parse_device(text: str, *, name: str = "device") -> Device | None:
-    """Read the parameter `device`: a Device, or None for `auto`.
-
-    Args:
-        text: the value.
-        name: the parameter's name, for the error.
-
-    Raises:
-        ConfigurationError: neither `auto` nor a device's name.
-    """
-    if text in ("", AUTO):
-        return None
-    try:
-        return Device.parse(text)
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            error.found, expected=f"{AUTO}, {error.expected}", fix=f"set the parameter `{name}`"
-        ) from None
-
-
-def parse_roi(values: Sequence[int]) -> Roi | None:
-    """Read the parameter `roi`: [x, y, width, height] in source pixels; [] or four zeros for None.
-
-    Raises:
-        ConfigurationError: another number of values, or no rectangle.
-    """
-    if not any(values):
-        return None
-    if len(values) != 4:
-        raise ConfigurationError(
-            f"roi = {list(values)}",
-            expected="[x, y, width, height] in pixels, or [] for the whole image",
-            fix="set the parameter `roi`",
-        )
-    return Roi(*values)
-
-
-def parse_pairs(name: str, values: Iterable[str]) -> dict[str, str]:
-    """Read a string array of `key:value` entries; empty entries are left out.
-
-    Args:
-        name: the parameter's name, for the error.
-        values: the entries; the last colon separates.
-
-    Raises:
-        ConfigurationError: an entry without a key, a colon or a value.
-    """
-    pairs: dict[str, str] = {}
-    for entry in values:
-        if not entry.strip():
-            continue
-        key, colon, value = entry.rpartition(":")
-        if not (key.strip() and colon and value.strip()):
-            raise ConfigurationError(
-                f"{name} entry '{entry}'",
-                expected="class:value, such as person:0.5",
-                fix=f"set the parameter `{name}`",
-            )
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
-def parse_class_thresholds(values: Iterable[str]) -> dict[str, float]:
-    """Read `class_thresholds`: entries `class:threshold`, class a name or a number.
-
-    Raises:
-        ConfigurationError: an entry of another form, or a threshold outside 0 to 1.
-    """
-    thresholds: dict[str, float] = {}
-    for key, text in parse_pairs("class_thresholds", values).items():
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not 0.0 <= value <= 1.0:
-            raise ConfigurationError(
-                f"class_thresholds entry '{key}:{text}'",
-                expected="a threshold from 0 to 1",
-                fix="set the parameter `class_thresholds`",
-            )
-        thresholds[key] = value
-    return thresholds
-
+T = TypeVar("T")
 
 #: Names of classes in an error.
 _CLASSES_SHOWN = 10
 
 
-def class_thresholds_by_id(
-    thresholds: dict[str, float], class_names: Sequence[str], num_classes: int
-) -> dict[int, float]:
-    """Turn class names (or numbers) into class ids.
+@dataclass(frozen=True, kw_only=True)
+class CameraParameters:
+    """Parameters of a camera node that are not those of its Stream."""
 
-    Raises:
-        ConfigurationError: a class that the model does not have.
-    """
-    ids: dict[int, float] = {}
-    for key, value in thresholds.items():
-        if key in class_names:
-            ids[class_names.index(key)] = value
-        elif key.isdecimal() and int(key) < num_classes:
-            ids[int(key)] = value
-        else:
-            known = ", ".join(class_names[:_CLASSES_SHOWN]) or f"0 to {num_classes - 1}"
-            if len(class_names) > _CLASSES_SHOWN:
-                known += f" and {len(class_names) - _CLASSES_SHOWN} more"
-            raise ConfigurationError(
-                f"class_thresholds entry for class '{key}'",
-                expected=f"a class of the model: {known}",
-                fix="set the parameter `class_thresholds`",
-            )
-    return ids
-
-
-#: A topic's name as ROS 2 takes it, where the substitutions of _SUBSTITUTION stand for a letter.
-_TOPIC = re.compile(r"(?:~?/)?[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z_][A-Za-z0-9_]*)*")
-_SUBSTITUTION = re.compile(r"\{(?:node|ns|namespace)\}")
-
-
-def check_topic(text: str, *, fix: str = "set the parameter `image_topic`") -> None:
-    """Check the name of a topic (https://design.ros2.org/articles/topic_and_service_names.html).
-
-    Args:
-        text: absolute, relative or below the node (~/).
-        fix: what mends it, for the error.
-
-    Raises:
-        ConfigurationError: ROS 2 would not take it.
-    """
-    if not _TOPIC.fullmatch(_SUBSTITUTION.sub("x", text)):
-        raise ConfigurationError(
-            f"topic name '{text}'",
-            expected="letters, digits and underscores between single slashes, such as "
-            "/front/image_raw or ~/image_raw; no part begins with a digit; of substitutions "
-            "{node}, {ns} and {namespace}",
-            fix=fix,
-        )
-
-
-def _check_names(name: str, values: Sequence[str]) -> None:
-    """Check camera names: valid ROS node names, each once."""
-    for value in values:
-        if not value.isidentifier() or not value.isascii() or values.count(value) > 1:
-            raise ConfigurationError(
-                f"{name} entry '{value}'",
-                expected="letters, digits and underscores, not starting with a digit, each once",
-                fix=f"set the parameter `{name}`",
-            )
-
-
-_KIND = ParameterKind
-
-#: Parameters of every camera node.
-CAMERA_PARAMETERS: tuple[ParameterSpec, ...] = (
-    ParameterSpec(
-        name="enabled",
-        kind=_KIND.BOOL,
-        default=True,
-        applies=Applies.AT_ONCE,
-        description="Whether the camera is subscribed and its images are processed.",
-    ),
-    ParameterSpec(
-        name="image_topic",
-        kind=_KIND.STRING,
-        default="~/image_raw",
-        check=check_topic,
-        description="Topic of the camera's images; ~ stands for the camera node's own name.",
-    ),
-    ParameterSpec(
-        name="transport",
-        kind=_KIND.STRING,
-        default="raw",
+    image_topic: str = option(
+        "~/image_raw",
+        parse=check_topic,
+        help="Topic of the camera's images; ~ stands for the camera node's own name.",
+    )
+    transport: str = option(
+        "raw",
         choices=("raw", "compressed"),
-        description="raw: sensor_msgs/Image on image_topic. compressed: "
-        "sensor_msgs/CompressedImage on image_topic/compressed, as image_transport names it.",
-    ),
-    ParameterSpec(
-        name="on_demand",
-        kind=_KIND.BOOL,
-        default=True,
+        help="raw: sensor_msgs/Image on image_topic. compressed: sensor_msgs/CompressedImage on "
+        "image_topic/compressed, as image_transport names it.",
+    )
+    on_demand: bool = option(
+        True,
         applies=Applies.AT_ONCE,
-        description="Subscribe the camera only while somebody listens to one of its outputs.",
-    ),
-    ParameterSpec(
-        name="qos_reliability",
-        kind=_KIND.STRING,
-        default="best_effort",
+        help="Subscribe the camera only while somebody listens to one of its outputs.",
+    )
+    qos_reliability: str = option(
+        "best_effort",
         choices=("best_effort", "reliable"),
-        description="Reliability of the image subscription. reliable needs a reliable publisher.",
-    ),
-    ParameterSpec(
-        name="qos_depth",
-        kind=_KIND.INTEGER,
-        default=1,
+        help="Reliability of the image subscription. reliable needs a reliable publisher.",
+    )
+    qos_depth: int = option(
+        1,
         minimum=1,
         maximum=1000,
         unit="images",
-        description="Depth of the middleware's own queue, in front of queue_depth.",
-    ),
-    ParameterSpec(
-        name="queue_depth",
-        kind=_KIND.INTEGER,
-        default=1,
-        minimum=1,
-        maximum=1000,
-        unit="images",
+        help="Depth of the middleware's own queue, in front of queue_depth.",
+    )
+    model: str = option(
+        "", help="ONNX or engine file of this camera; empty for the process's `model`."
+    )
+    class_thresholds: Mapping[str, float] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=parse_class_thresholds,
         applies=Applies.AT_ONCE,
-        description="Images that wait for a device at most. 1: only the newest waits. With "
-        "`ingest_processes`, 1 GB of images at most.",
-    ),
-    ParameterSpec(
-        name="overflow",
-        kind=_KIND.STRING,
-        default="drop_oldest",
-        choices=("drop_oldest", "drop_newest"),
-        applies=Applies.AT_ONCE,
-        description="Which image is dropped when the queue is full.",
-    ),
-    ParameterSpec(
-        name="max_rate",
-        kind=_KIND.DOUBLE,
-        default=0.0,
-        minimum=0.0,
-        maximum=1000.0,
-        unit="Hz",
-        applies=Applies.AT_ONCE,
-        description="Images processed a second at most; 0 for all. The others are counted.",
-    ),
-    ParameterSpec(
-        name="stale_after",
-        kind=_KIND.DOUBLE,
-        default=0.0,
-        minimum=0.0,
-        maximum=3600.0,
-        unit="s",
-        applies=Applies.AT_ONCE,
-        description="An image that has waited longer since it arrived is dropped before work is "
-        "spent on it; 0 for never.",
-    ),
-    ParameterSpec(
-        name="deadline",
-        kind=_KIND.DOUBLE,
-        default=0.0,
-        minimum=0.0,
-        maximum=3600.0,
-        unit="s",
-        applies=Applies.AT_ONCE,
-        description="Time from arrival to result that the camera asks for; images with the "
-        "earliest deadline go first within a priority. 0 for none.",
-    ),
-    ParameterSpec(
-        name="expected_rate",
-        kind=_KIND.DOUBLE,
-        default=0.0,
-        minimum=0.0,
-        maximum=1000.0,
-        unit="Hz",
-        applies=Applies.AT_ONCE,
-        description="Rate that the placement reckons with until it has measured the camera; 0 for "
-        "unknown.",
-    ),
-    ParameterSpec(
-        name="priority",
-        kind=_KIND.INTEGER,
-        default=0,
-        minimum=-100,
-        maximum=100,
-        applies=Applies.AT_ONCE,
-        description="Cameras of a higher priority are served first.",
-    ),
-    ParameterSpec(
-        name="weight",
-        kind=_KIND.INTEGER,
-        default=1,
-        minimum=1,
-        maximum=1000,
-        applies=Applies.AT_ONCE,
-        description="Share among the cameras of one priority when a device has too much to do.",
-    ),
-    ParameterSpec(
-        name="device",
-        kind=_KIND.STRING,
-        default=AUTO,
-        check=parse_device,
-        applies=Applies.AT_ONCE,
-        description="Device that serves the camera: gpu, gpu:1, dla0, dla1, cpu, or auto: the "
-        "placement policy chooses.",
-    ),
-    ParameterSpec(
-        name="model",
-        kind=_KIND.STRING,
-        default="",
-        description="ONNX or engine file of this camera; empty for the process's `model`.",
-    ),
-    ParameterSpec(
-        name="allow_model_change",
-        kind=_KIND.BOOL,
-        default=False,
-        applies=Applies.AT_ONCE,
-        description="Whether the camera may move to a device that runs another model, or the same "
-        "one in another precision, when its own is overloaded or out of service.",
-    ),
-    ParameterSpec(
-        name="score_threshold",
-        kind=_KIND.DOUBLE,
-        default=0.3,
-        minimum=0.0,
-        maximum=1.0,
-        applies=Applies.AT_ONCE,
-        description="Least objectness x class probability of a detection.",
-    ),
-    ParameterSpec(
-        name="class_thresholds",
-        kind=_KIND.STRING_ARRAY,
-        default=[],
-        applies=Applies.AT_ONCE,
-        check=parse_class_thresholds,
-        description="Score thresholds of single classes, as class:threshold (class a name or a "
-        "number), such as [person:0.25, traffic light:0.4].",
-    ),
-    ParameterSpec(
-        name="nms_threshold",
-        kind=_KIND.DOUBLE,
-        default=0.45,
-        minimum=0.0,
-        maximum=1.0,
-        applies=Applies.AT_ONCE,
-        description="IoU above which the box with the lower score is dropped.",
-    ),
-    ParameterSpec(
-        name="class_agnostic",
-        kind=_KIND.BOOL,
-        default=False,
-        applies=Applies.AT_ONCE,
-        description="Whether boxes of different classes suppress each other.",
-    ),
-    ParameterSpec(
-        name="max_detections",
-        kind=_KIND.INTEGER,
-        default=300,
-        minimum=1,
-        maximum=1000,
-        applies=Applies.AT_ONCE,
-        description="The best N detections of an image are published.",
-    ),
-    ParameterSpec(
-        name="roi",
-        kind=_KIND.INTEGER_ARRAY,
-        default=[],
-        applies=Applies.AT_ONCE,
-        check=parse_roi,
+        help="Score thresholds of single classes, as class:threshold (class a name or a number), "
+        "such as [person:0.25, traffic light:0.4].",
+    )
+    roi: Roi | None = option(
+        [],
+        kind=Kind.INTEGER_ARRAY,
+        parse=parse_roi,
         unit="pixels",
-        description="Part of the image that the network sees, as [x, y, width, height]; [] or "
-        "four zeros for the whole image. Boxes stay in pixels of the whole image.",
-    ),
-    ParameterSpec(
-        name="publish_annotated",
-        kind=_KIND.BOOL,
-        default=True,
         applies=Applies.AT_ONCE,
-        description="Whether ~/annotated is drawn while somebody subscribes to it.",
-    ),
-    ParameterSpec(
-        name="publish_objects",
-        kind=_KIND.BOOL,
-        default=False,
-        description="Whether ~/objects is published for Autoware "
+        help="Part of the image that the network sees, as [x, y, width, height]; [] or four zeros "
+        "for the whole image. Boxes stay in pixels of the whole image.",
+    )
+    publish_annotated: bool = option(
+        True,
+        applies=Applies.AT_ONCE,
+        help="Whether ~/annotated is drawn while somebody subscribes to it.",
+    )
+    publish_objects: bool = option(
+        False,
+        help="Whether ~/objects is published for Autoware "
         "(tier4_perception_msgs/DetectedObjectsWithFeature).",
-    ),
-    ParameterSpec(
-        name="class_remap",
-        kind=_KIND.STRING_ARRAY,
-        default=[],
-        description="Autoware labels of single classes for ~/objects, as class:LABEL, such as "
+    )
+    class_remap: Mapping[str, str] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=parse_pairs,
+        help="Autoware labels of single classes for ~/objects, as class:LABEL, such as "
         "[dog:ANIMAL]; it goes before the built-in table. Classes without a label are UNKNOWN.",
-    ),
-    ParameterSpec(
-        name="class_names",
-        kind=_KIND.STRING_ARRAY,
-        default=[],
+    )
+    class_names: tuple[str, ...] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=tuple,
         applies=Applies.BY_NODE,
-        description="Class names of the model that serves the camera, in the order of its outputs. "
+        help="Class names of the model that serves the camera, in the order of its outputs. "
         "~/vision_info points here.",
-    ),
-)
+    )
 
-#: Parameters of the node `multi_camera`.
-EXECUTOR_PARAMETERS: tuple[ParameterSpec, ...] = (
-    ParameterSpec(
-        name="cameras",
-        kind=_KIND.STRING_ARRAY,
-        default=["camera"],
+    stream: StreamConfig
+
+    @classmethod
+    def of(cls, name: str, values: Mapping[str, Any]) -> CameraParameters:
+        """Make the parameters of a camera of plain values.
+
+        Raises:
+            ConfigurationError: a value that its option refuses.
+        """
+        options = _part(PostprocessOptions, values)
+        return _part(cls, values, stream=_part(StreamConfig, values, id=name, options=options))
+
+    def stream_config(
+        self, model: str, class_names: Sequence[str], num_classes: int
+    ) -> StreamConfig:
+        """Return the configuration of the camera's Stream.
+
+        Args:
+            model: the executor's name of the model that serves it.
+            class_names: names of the model's classes, () where they are unknown.
+            num_classes: how many there are.
+
+        Raises:
+            ConfigurationError: a threshold for a class that the model does not have.
+        """
+        thresholds: dict[int, float] = {}
+        for name, threshold in self.class_thresholds.items():
+            if name in class_names:
+                thresholds[class_names.index(name)] = threshold
+            elif name.isdecimal() and int(name) < num_classes:
+                thresholds[int(name)] = threshold
+            else:
+                known = ", ".join(class_names[:_CLASSES_SHOWN]) or f"0 to {num_classes - 1}"
+                if len(class_names) > _CLASSES_SHOWN:
+                    known += f" and {len(class_names) - _CLASSES_SHOWN} more"
+                own = options_of(type(self))["class_thresholds"]
+                raise ConfigurationError(
+                    (own, f" for class '{name}'"),
+                    expected=f"a class of the model: {known}",
+                    fix=("set ", own),
+                )
+        options = replace(self.stream.options, class_thresholds=thresholds)
+        return replace(self.stream, model=model, options=options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorParameters:
+    """Parameters of the node `multi_camera`."""
+
+    cameras: tuple[str, ...] = option(
+        ["camera"],
         applies=Applies.AT_ONCE,
-        check=lambda values: _check_names("cameras", values),
-        description="Names of the camera nodes. Changed at run time, cameras are added and "
-        "removed.",
-    ),
-    ParameterSpec(
-        name="model",
-        kind=_KIND.STRING,
-        default="",
-        description="ONNX or engine file; empty for the one that is shipped in models/, or the "
+        parse=parse_node_names,
+        help="Names of the camera nodes. Changed at run time, cameras are added and removed.",
+    )
+    model: str = option(
+        "",
+        help="ONNX or engine file; empty for the one that is shipped in models/, or the "
         "environment variable YOLOX_TRT_MODEL.",
-    ),
-    ParameterSpec(
-        name="label_path",
-        kind=_KIND.STRING,
-        default="",
-        description="Text file with one class name a line; empty for the model's own names.",
-    ),
-    ParameterSpec(
-        name="preprocessing",
-        kind=_KIND.STRING,
-        default=AUTO,
-        choices=(AUTO, *PREPROCESSING_PRESETS),
-        description="What the network expects in its input; auto reads the ONNX metadata and "
-        "falls back to bgr (YOLOX from 0.1.1 on). rgb_imagenet is YOLOX 0.1.0.",
-    ),
-    ParameterSpec(
-        name="devices",
-        kind=_KIND.STRING_ARRAY,
-        default=[AUTO],
-        check=lambda values: [parse_device(value, name="devices") for value in values],
-        description="Devices that the process owns, such as [gpu, dla0, dla1]; [auto] for the GPU "
+    )
+    devices: tuple[Device | None, ...] = option(
+        [AUTO],
+        parse=parse_devices,
+        help="Devices that the process owns, such as [gpu, dla0, dla1]; [auto] for the GPU "
         "where there is one, else the CPU.",
-    ),
-    ParameterSpec(
-        name="engine",
-        kind=_KIND.STRING,
-        default=AUTO,
-        choices=(AUTO, "tensorrt", "onnxruntime", "simulated"),
-        description="What runs the network; auto takes TensorRT where it works, else ONNX Runtime.",
-    ),
-    ParameterSpec(
-        name="precision",
-        kind=_KIND.STRING,
-        default="",
-        choices=("", "fp32", "fp16", "int8"),
-        description="Precision of TensorRT engines that are built from an ONNX file; empty for the "
-        "engine's default. ONNX Runtime runs the file as it is.",
-    ),
-    ParameterSpec(
-        name="calibration_cache",
-        kind=_KIND.STRING,
-        default="",
-        description="INT8 calibration cache, as `yolox_trt calibrate` writes it.",
-    ),
-    ParameterSpec(
-        name="engine_cache",
-        kind=_KIND.STRING,
-        default="",
-        description="Folder of built engines; empty for ~/.cache/yolox_trt.",
-    ),
-    ParameterSpec(
-        name="cpu_threads",
-        kind=_KIND.INTEGER,
-        default=0,
-        minimum=0,
-        maximum=256,
-        description="Threads of ONNX Runtime on the CPU; 0 for one a core.",
-    ),
-    ParameterSpec(
-        name="placement",
-        kind=_KIND.STRING,
-        default="dynamic",
+    )
+    placement: str = option(
+        "dynamic",
         choices=("static", "balanced", "dynamic"),
-        description="static: each camera on its parameter `device`. balanced: least load of the "
+        help="static: each camera on its parameter `device`. balanced: least load of the "
         "busiest device, from measured times and rates. dynamic: each image to the device that "
         "will be done first.",
-    ),
-    ParameterSpec(
-        name="contention",
-        kind=_KIND.STRING,
-        default="none",
-        description="How GPU and DLA slow each other down, for the placement: none (not known), "
+    )
+    contention: Contention = option(
+        "none",
+        help="How GPU and DLA slow each other down, for the placement: none (not known), "
         "measured (GPU x 1.31, DLA x 1.24, as a user measured on an Orin), or the factors of your "
         "board, as {gpu_with_dla: 1.31, dla_with_gpu: 1.24}.",
-        check=Contention.parse,
-    ),
-    ParameterSpec(
-        name="max_batch",
-        kind=_KIND.INTEGER,
-        default=1,
+        parse=Contention.parse,
+    )
+    max_batch: int = option(
+        1,
         minimum=1,
         maximum=64,
         unit="images",
-        description="Images of cameras with the same model that share one run on the GPU or the "
+        help="Images of cameras with the same model that share one run on the GPU or the "
         "CPU. A model with batch 1 built in is opened for it. The DLA always takes one.",
-    ),
-    ParameterSpec(
-        name="batch_window",
-        kind=_KIND.DOUBLE,
-        default=0.0,
-        minimum=0.0,
-        maximum=1.0,
-        unit="s",
-        description="How long a run waits for further images of its batch.",
-    ),
-    ParameterSpec(
-        name="watchdog",
-        kind=_KIND.DOUBLE,
-        default=5.0,
-        minimum=0.0,
-        maximum=3600.0,
-        unit="s",
-        description="A device that has not answered for this long is taken out of service and "
-        "tried again later; a camera whose result has not been published for this long no longer "
-        "holds up its device. 0 for never.",
-    ),
-    ParameterSpec(
-        name="exit_on_broken_device",
-        kind=_KIND.BOOL,
-        default=False,
-        description="Whether the process ends, with an error, when a device can only be brought "
+    )
+    exit_on_broken_device: bool = option(
+        False,
+        help="Whether the process ends, with an error, when a device can only be brought "
         "back by a restart of the process (a broken CUDA context); for launch files that respawn "
         "it. Otherwise the other devices go on without it.",
         applies=Applies.AT_ONCE,
-    ),
-    ParameterSpec(
-        name="ingest_processes",
-        kind=_KIND.INTEGER,
-        default=0,
+    )
+    ingest_processes: int = option(
+        0,
         minimum=0,
         maximum=64,
-        description="Processes that receive the images and hand them over in shared memory; 0: "
-        "this process receives them itself (about 100 images of 1920x1280 a second).",
-    ),
-    ParameterSpec(
-        name="autostart",
-        kind=_KIND.BOOL,
-        default=True,
+        help="Processes that receive the images and hand them over in shared memory; 0: "
+        "this process receives them itself (about 100 images of 1920x1280 a second). Those of one "
+        "camera take 1 GB at most.",
+    )
+    autostart: bool = option(
+        True,
         applies=Applies.READ_ONLY,
-        description="Whether the node configures and activates itself at its start.",
-    ),
-    ParameterSpec(
-        name="diagnostics_period",
-        kind=_KIND.DOUBLE,
-        default=1.0,
+        help="Whether the node configures and activates itself at its start.",
+    )
+    diagnostics_period: float = option(
+        1.0,
         minimum=0.1,
         maximum=60.0,
         unit="s",
         applies=Applies.READ_ONLY,
-        description="Time between two messages on /diagnostics.",
-    ),
-    ParameterSpec(
-        name="timeline_seconds",
-        kind=_KIND.DOUBLE,
-        default=10.0,
+        help="Time between two messages on /diagnostics.",
+    )
+    timeline_seconds: float = option(
+        10.0,
         minimum=0.1,
         maximum=600.0,
         unit="s",
         applies=Applies.AT_ONCE,
-        description="How far back the service ~/timeline reaches.",
-    ),
-    ParameterSpec(
-        name="timeline_folder",
-        kind=_KIND.STRING,
-        default="",
+        help="How far back the service ~/timeline reaches.",
+    )
+    timeline_folder: str = option(
+        "",
         applies=Applies.AT_ONCE,
-        description="Folder that ~/timeline writes into; empty for the working directory.",
-    ),
-    ParameterSpec(
-        name="nvtx",
-        kind=_KIND.BOOL,
-        default=False,
-        description="Whether the devices' work is marked with NVTX ranges for Nsight Systems.",
-    ),
-)
+        help="Folder that ~/timeline writes into; empty for the working directory.",
+    )
+    nvtx: bool = option(
+        False,
+        help="Whether the devices' work is marked with NVTX ranges for Nsight Systems.",
+    )
+
+    detector: DetectorOptions
+    scheduler: SchedulerOptions
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ExecutorParameters:
+        """Make the parameters of plain values, as CameraParameters.of does."""
+        shared = {name: each.typed(values[name]) for name, each in _SHARED.items()}
+        scheduler = SchedulerOptions(
+            batch_window=shared["batch_window"],
+            watchdog=shared["watchdog"],
+            callback_limit=shared["watchdog"],
+        )
+        detector = DetectorOptions(
+            engine=shared["engine"],
+            precision=shared["precision"],
+            preprocessing=shared["preprocessing"],
+            labels=shared["label_path"],
+            threads=shared["cpu_threads"],
+            engine_cache=shared["engine_cache"],
+            build=BuildOptions(calibration_cache=shared["calibration_cache"]),
+        )
+        return _part(cls, values, detector=detector, scheduler=scheduler)
+
+
+def _part(group: type[T], values: Mapping[str, Any], **others: Any) -> T:
+    """Make an option group of those plain values that are its own."""
+    own = options_of(group).items()
+    return group(**{name: each.typed(values[name]) for name, each in own}, **others)
+
+
+def _unset(option: Option, empty: str | int, **changes: Any) -> Option:
+    """Return an option that may be None for ROS 2, whose parameters always have a value.
+
+    Args:
+        option: the option.
+        empty: the value that stands for None.
+        changes: other attributes that differ.
+    """
+    parse = option.parse
+    return replace(
+        option,
+        default=empty,
+        choices=option.choices and (str(empty), *option.choices),
+        minimum=option.minimum and 0,
+        parse=lambda value: None if value == empty else parse(value) if parse else value,
+        **changes,
+    )
+
+
+_SCHEDULER, _DETECTOR = options_of(SchedulerOptions), options_of(DetectorOptions)
+#: Parameters of `multi_camera` that other rooms declare.
+_SHARED = {
+    each.name: each
+    for each in (
+        _DETECTOR["engine"],
+        _unset(_DETECTOR["precision"], ""),
+        _unset(_DETECTOR["preprocessing"], AUTO),
+        _unset(_DETECTOR["labels"], "", name="label_path"),
+        _unset(_DETECTOR["engine_cache"], ""),
+        _unset(options_of(BuildOptions)["calibration_cache"], ""),
+        _unset(_DETECTOR["threads"], 0, name="cpu_threads", maximum=256),
+        # Longer than between two images of a camera, it would only delay them.
+        replace(_SCHEDULER["batch_window"], maximum=1.0),
+        replace(
+            _SCHEDULER["watchdog"],
+            help=f"{_SCHEDULER['watchdog'].help} A camera whose result has not been published for "
+            "this long no longer holds up its device.",
+        ),
+    )
+}
+
+#: Parameters of every camera node, and of the node `multi_camera`, by name.
+CAMERA_OPTIONS: Mapping[str, Option] = {
+    **options_of(CameraParameters),
+    **options_of(StreamConfig),
+    **options_of(PostprocessOptions),
+}
+EXECUTOR_OPTIONS: Mapping[str, Option] = {**options_of(ExecutorParameters), **_SHARED}
 
 #: Autoware's names (autoware_tensorrt_yolox): name -> (name here, how its value is turned).
 #: An entry whose value turns into None changes nothing (dla_core_id -1: no DLA).
@@ -608,23 +344,23 @@ ROS_PARAMETER_PREFIXES = ("qos_overrides.",)
 ROS_TOPICS = ("/clock", "/parameter_events", "/rosout")
 
 
-def _table(specs: Sequence[ParameterSpec]) -> list[str]:
+def _table(options: Mapping[str, Option]) -> list[str]:
     lines = [
         "| parameter | type | default | range | change applies | description |",
         "|---|---|---|---|---|---|",
     ]
-    for spec in specs:
-        default = spec.default
+    for each in options.values():
+        default = each.default
         if isinstance(default, bool):
             shown = str(default).lower()
         elif isinstance(default, list):
             shown = "[" + ", ".join(map(str, default)) + "]"
         else:
             shown = str(default) if default != "" else "''"
-        unit = f" {spec.unit}" if spec.unit and not isinstance(default, list) else ""
+        unit = f" {each.unit}" if each.unit and not isinstance(default, list) else ""
         lines.append(
-            f"| `{spec.name}` | {spec.kind.value} | `{shown}`{unit} | {spec.range_text} "
-            f"| {spec.applies.value} | {spec.description} |"
+            f"| `{each.name}` | {each.kind.value} | `{shown}`{unit} | {each.range_text} "
+            f"| {each.applies.value} | {each.help} |"
         )
     return lines
 
@@ -635,7 +371,7 @@ def parameters_page() -> str:
     lines = [
         "# Parameters",
         "",
-        "Made from the tables in `yolox_trt/ros/nodes/parameters.py` by `yolox_trt parameters`; "
+        "Made from the declarations of the options by `yolox_trt parameters`; "
         "a test checks that it is fresh.",
         "",
         "A value of the wrong type or out of its range is refused, and the answer names the range. "
@@ -645,11 +381,11 @@ def parameters_page() -> str:
         "",
         "## Camera nodes",
         "",
-        *_table(CAMERA_PARAMETERS),
+        *_table(CAMERA_OPTIONS),
         "",
         "## The node `multi_camera`",
         "",
-        *_table(EXECUTOR_PARAMETERS),
+        *_table(EXECUTOR_OPTIONS),
         "",
         "## Autoware's names",
         "",

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.ros.nodes.parameters import CAMERA_PARAMETERS, EXECUTOR_PARAMETERS
-from yolox_trt.ros.parameter_spec import ParameterKind, ParameterSpec
+from yolox_trt.core.option import Kind, Option
+from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS
 
 #: Name of the node that owns the devices.
 EXECUTOR_NODE = "multi_camera"
@@ -42,8 +42,8 @@ def parameter_overrides(values: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             texts[node, parameter] = value
     overrides: dict[str, dict[str, Any]] = {}
     for (node, parameter), text in texts.items():
-        spec = _spec(node, parameter)
-        overrides.setdefault(node, {})[parameter] = spec.normalise(_value(spec, text))
+        option = _option(node, parameter)
+        overrides.setdefault(node, {})[parameter] = option.plain(_value(option, text))
     return overrides
 
 
@@ -108,7 +108,7 @@ def unknown_cameras(
     """
     cameras = overrides.get(EXECUTOR_NODE, {}).get("cameras")
     if cameras is None:
-        cameras = next(spec.default for spec in EXECUTOR_PARAMETERS if spec.name == "cameras")
+        cameras = EXECUTOR_OPTIONS["cameras"].default
         for name, section in sections.items():
             if name.rpartition("/")[2] in (EXECUTOR_NODE, "*", "**"):
                 given = section.get("ros__parameters") or {}
@@ -176,27 +176,26 @@ def write_parameter_file(overrides: Mapping[str, Mapping[str, Any]]) -> Path:
     return Path(file.name)
 
 
-def _spec(node: str, parameter: str) -> ParameterSpec:
-    specs = EXECUTOR_PARAMETERS if node == EXECUTOR_NODE else CAMERA_PARAMETERS
-    for spec in specs:
-        if spec.name == parameter:
-            return spec
-    raise ConfigurationError(
-        f"launch argument '{node}.{parameter}'",
-        expected=f"a parameter of {node}: {', '.join(spec.name for spec in specs)}",
-        fix="see docs/parameters.md",
-    )
+def _option(node: str, parameter: str) -> Option:
+    options = EXECUTOR_OPTIONS if node == EXECUTOR_NODE else CAMERA_OPTIONS
+    if parameter not in options:
+        raise ConfigurationError(
+            f"launch argument '{node}.{parameter}'",
+            expected=f"a parameter of {node}: {', '.join(options)}",
+            fix="see docs/parameters.md",
+        )
+    return options[parameter]
 
 
-def _value(spec: ParameterSpec, text: str) -> Any:
+def _value(option: Option, text: str) -> Any:
     """Return a launch argument's text as a value; arrays are written [a, b] or a,b."""
-    if spec.kind is ParameterKind.STRING:
+    if option.kind is Kind.STRING:
         return text
-    if spec.kind is ParameterKind.STRING_ARRAY:
+    if option.kind is Kind.STRING_ARRAY:
         # Entries such as person:0.5 would become mappings in YAML.
         items = (item.strip().strip("'\"") for item in text.strip().strip("[]").split(","))
         return [item for item in items if item]
-    if spec.kind is ParameterKind.INTEGER_ARRAY and not text.startswith("["):
+    if option.kind is Kind.INTEGER_ARRAY and not text.startswith("["):
         text = f"[{text}]"
     try:
         return yaml.safe_load(text)

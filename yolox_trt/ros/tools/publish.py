@@ -15,7 +15,7 @@ from rich.console import Console
 
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.images import ImageSource, open_images
-from yolox_trt.ros.nodes.parameters import check_topic
+from yolox_trt.ros.nodes.parameter_values import check_topic
 from yolox_trt.ros.tools.bag import detection_topics
 from yolox_trt.ros.tools.image_publisher import ImagePublisher
 from yolox_trt.ros.tools.pacer import Pacer

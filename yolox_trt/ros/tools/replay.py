@@ -21,7 +21,7 @@ from rich.console import Console
 from rosgraph_msgs.msg import Clock
 
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
-from yolox_trt.ros.nodes.parameters import check_topic
+from yolox_trt.ros.nodes.parameter_values import check_topic
 from yolox_trt.ros.tools.bag import detection_topics, open_reader
 from yolox_trt.ros.tools.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
 from yolox_trt.ros.tools.result_window import ResultWindow

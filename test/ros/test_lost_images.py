@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from yolox_trt.ros.image_qos import lost_images
+from yolox_trt.ros.subscription_events import lost_images
 
 
 @pytest.mark.parametrize(("change", "lost"), [(1, 1), (7, 7), (0, 0), (-3, 0), (2**31 - 1, 0)])

@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""CameraSubscription: a camera's images, subscribed to here or by an ingest process."""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+
+from yolox_trt.ros.error_text import error_text
+from yolox_trt.ros.ingest.image_receiver import ImageReceiver, ImageSink, ImageTopic
+from yolox_trt.ros.ingest.pool import IngestPool
+from yolox_trt.ros.nodes.parameters import CameraParameters
+
+
+def topic_of(node: Node, parameters: CameraParameters) -> str:
+    """Return the name of the images' topic, which remappings still apply to.
+
+    Raises whatever rclpy raises for a name that ROS 2 cannot resolve.
+    """
+    topic = parameters.image_topic
+    if parameters.transport != "compressed":
+        return topic
+    # A remapping of the very name of the compressed topic goes before one of the raw topic,
+    # which image_transport applies before it appends the transport.
+    own = f"{topic}/compressed"
+    if node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True):
+        return own
+    return f"{node.resolve_topic_name(topic)}/compressed"
+
+
+class CameraSubscription:
+    """Subscribes while that is wanted; what fails is told, and tried again.
+
+    Args:
+        node: the camera node.
+        sink: where the images go; called in rclpy's thread, that of the decoder of compressed
+            images, or those of the pool.
+        parameters: what the camera was configured with.
+        ingest: the processes that receive images; None where this one does so itself.
+
+    Attributes:
+        fault: why the camera cannot be subscribed to, "" where it can.
+        topic: what is subscribed to, "" while nothing is.
+    """
+
+    def __init__(
+        self, node: Node, sink: ImageSink, parameters: CameraParameters, ingest: IngestPool | None
+    ) -> None:
+        self._node = node
+        self._sink = sink
+        self._parameters = parameters
+        self._ingest = ingest
+        self._queue_depth = 0
+        self._receiver: ImageReceiver | None = None
+        self.fault = ""
+        self.topic = ""
+
+    def update(self, wanted: bool, queue_depth: int) -> bool:
+        """Subscribe or unsubscribe; the other cameras go on whatever fails.
+
+        Args:
+            wanted: whether images are wanted.
+            queue_depth: of the camera's Stream; a ring's slots are fixed when it is made.
+
+        Returns:
+            Whether a subscription was made.
+        """
+        began = False
+        try:
+            fits = self._ingest is None or self._queue_depth == queue_depth
+            if self.topic and not (wanted and fits):
+                self._unsubscribe()
+            if wanted and not self.topic:
+                self._subscribe(queue_depth)
+                began = True
+            self.fault = ""
+        except Exception as error:
+            name = self._parameters.image_topic
+            self.fault = f"{name} cannot be subscribed to: {error_text(error)}"
+            self._node.get_logger().error(self.fault, throttle_duration_sec=10.0)
+        return began
+
+    def poll_events(self) -> None:
+        """Count the images that the middleware has lost; to be called now and then."""
+        if self._receiver is not None:
+            self._receiver.poll_events()
+
+    def _subscribe(self, queue_depth: int) -> None:
+        name, camera = topic_of(self._node, self._parameters), self._node.get_name()
+        resolved = str(self._node.resolve_topic_name(name))
+        topic = ImageTopic(
+            name=name if self._ingest is None else resolved,
+            compressed=self._parameters.transport == "compressed",
+            reliable=self._parameters.qos_reliability == "reliable",
+            depth=self._parameters.qos_depth,
+        )
+        if self._ingest is not None:
+            self._ingest.subscribe(camera, self._sink, topic, queue_depth=queue_depth)
+        else:
+            self._receiver = ImageReceiver(self._node, camera, topic, self._sink, decode_apart=True)
+        self.topic, self._queue_depth = resolved, queue_depth
+        self._node.get_logger().info(f"subscribed to {resolved}")
+
+    def _unsubscribe(self) -> None:
+        topic, self.topic = self.topic, ""
+        if self._ingest is not None:
+            self._ingest.unsubscribe(self._node.get_name())
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.close()
+        self._node.get_logger().info(f"unsubscribed from {topic}")
