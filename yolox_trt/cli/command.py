@@ -258,11 +258,14 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, program=self.prog)
 
 
+def _width() -> int:
+    """Return the columns that a help may take."""
+    return min(shutil.get_terminal_size().columns, 100) - 2
+
+
 class _HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(
-            prog, max_help_position=28, width=min(shutil.get_terminal_size().columns, 100) - 2
-        )
+        super().__init__(prog, max_help_position=28, width=_width())
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
@@ -278,15 +281,16 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 def usage_of(command: type[Command]) -> str:
     """Return the command with what must be given, for the first line of its help."""
-    words = [f"yolox_trt {command.name} [OPTION ...]"]
+    flags, positional = [], []
     for argument in arguments_of(command):
         flag, option = argument.flags[0], argument.option
         if not flag.startswith("-"):
             word = flag + " ..." * (option.kind in _ARRAYS)
-            words.append(word if option.required else f"[{word}]")
+            positional.append(word if option.required else f"[{word}]")
         elif option.required:
-            words.insert(1, f"{flag} {option.metavar or _metavar(option)}")
-    return " ".join(words)
+            flags.append(f"{flag} {option.metavar or _metavar(option)}")
+    words = " ".join([f"yolox_trt {command.name} [OPTION ...]", *flags, *positional])
+    return "\n  ".join(textwrap.wrap(words, _width() - len("usage: "), break_on_hyphens=False))
 
 
 def describe(command: type[Command]) -> tuple[str, str, str]:

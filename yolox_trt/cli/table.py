@@ -36,7 +36,7 @@ def table_text(
     heads = [clean(heading) for heading in headings]
     columns = list(zip(*([heads] if heads else []), *cells, strict=True))
     widths = _widths(columns, len(heads[:1]), width)
-    lines = [clean(title)] if title else []
+    lines = fill(clean(title), width) if title else []
     if widths is None:
         lines += [line for row in cells for line in _block(heads, row, width)]
         return "\n".join(lines)

@@ -180,7 +180,7 @@ class Option:
 
     def _parsed(self, plain: Any) -> Any:
         if self.parse is None:
-            return plain
+            return tuple(plain) if isinstance(plain, list) else plain
         try:
             return self.parse(plain)
         except ConfigurationError as error:  # `parse` need not know what the option is called

@@ -41,8 +41,8 @@ def parse_layer_precisions(texts: list[str]) -> dict[str, str]:
         if not name:
             raise ConfigurationError(
                 f"layer precision '{text}'",
-                expected=f"NAME:PRECISION, precision one of {', '.join(PRECISIONS)}",
-                fix="such as '*cls_preds*:fp16'",
+                expected=f"NAME:PRECISION, precision one of {', '.join(PRECISIONS)}, such as "
+                "'*cls_preds*:fp16'",
             )
         chosen[name] = precision
     return chosen

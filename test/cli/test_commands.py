@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every command: help, --json, errors in the user's words, tables, pipes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.cli import main as cli
+from yolox_trt.cli.command import Command, arguments_of
+from yolox_trt.cli.commands import COMMANDS, UNCONVERTED
+from yolox_trt.cli.output import Output
+
+#: What a machine may lack; no help may need one of them.
+OPTIONAL = (
+    "cupy", "cv2", "graphsurgeon", "matplotlib", "onnx", "onnx_graphsurgeon", "onnxruntime",
+    "psutil", "pycocotools", "rclpy", "rich", "rosbags", "scipy", "skimage", "tensorrt",
+    "tensorrt_rtx", "torch", "torchvision", "vision_msgs",
+)  # fmt: skip
+ANY = [pytest.param(command, id=command.name) for command in COMMANDS]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "stock.onnx"
+    onnx.save(build_yolox(num_classes=5), str(path))
+    return path
+
+
+@pytest.mark.parametrize("command", ANY)
+def test_the_help_fits_the_terminal_and_names_every_option(
+    command: type[Command], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command.name.split(), "--help"])
+    assert end.value.code == 0
+    text, _, examples = capsys.readouterr().out.partition("\nexamples:")
+    words = text.split()
+    for argument in arguments_of(command):
+        assert argument.flags[0] in text.replace("[", " ").replace("]", " ")
+    assert ("--json" in words) == command.has_json
+    for line in text.splitlines():
+        assert len(line) <= 80 or "{" in line  # a list of choices is one word
+    for example in examples.split("\n"):
+        assert not example or example.startswith("  yolox_trt ")
+
+
+@pytest.mark.parametrize("command", ANY)
+def test_the_examples_can_be_parsed(command: type[Command]) -> None:
+    parser = cli.make_parser()
+    for example in command.examples:
+        first, *words = example.split()
+        assert first == "yolox_trt"
+        assert cli.parse(parser, words).chosen is command
+
+
+@pytest.mark.skipif(bool(UNCONVERTED), reason="some commands are not yet of the class Command")
+def test_no_help_needs_an_optional_package() -> None:
+    program = f"""
+import sys
+for name in {OPTIONAL!r}:
+    sys.modules[name] = None
+from yolox_trt.cli import main
+from yolox_trt.cli.commands import COMMANDS, UNCONVERTED
+for command in COMMANDS:
+    try:
+        main.main([*command.name.split(), "--help"])
+    except SystemExit as end:
+        assert end.code == 0, command
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("usage: ") == len(COMMANDS)
+
+
+def quick(model: Path, tmp_path: Path) -> list[list[str]]:
+    """Return command lines that print a table within a second or so."""
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("{devices: {gpu: {m: 4.0}}, cameras: {a: {rate: 30}, b: {rate: 10}}}")
+    return [
+        ["models", "list"],
+        ["cache", "list"],
+        ["cache", "prune", "--dry-run"],
+        ["optimize", "--list-passes"],
+        ["optimize", str(model), "--target", "dla", "-o", str(tmp_path / "o.onnx"), "--no-verify"],
+        ["dla-check", str(model), "--all"],
+        ["inspect", str(model), "--hardware", "orin-dla", "--layers"],
+        ["plan", str(plan), "--duration", "1", "--no-search"],
+    ]
+
+
+def test_json_goes_to_the_standard_output_or_a_file(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in quick(model, tmp_path):
+        status = cli.main(words)
+        assert status in (0, 1), words
+        tables = capsys.readouterr().out
+        assert cli.main([*words, "--json"]) == status
+        document = json.loads(capsys.readouterr().out)
+        path = tmp_path / "out" / f"{words[0]}.json"
+        assert cli.main([*words, "--json", str(path)]) == status
+        assert json.loads(path.read_text()) == document, words
+        assert capsys.readouterr().out == f"{tables}Wrote {path}\n"
+
+
+def test_a_document_may_not_take_the_place_of_a_model(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = model.read_bytes()
+    assert cli.main(["dla-check", str(model), "--json", str(model)]) == 2
+    assert "expected a name that ends in .json; fix: set --json" in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
+def test_tables_fit_80_columns_and_lose_nothing(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("YOLOX_TRT_CACHE", str(tmp_path))
+    for words in quick(model, tmp_path):
+        cli.main(words)
+        piped = capsys.readouterr().out
+        with monkeypatch.context() as narrow:
+            narrow.setattr(Output, "width", 80)
+            cli.main(words)
+        text = capsys.readouterr().out
+        for line in text.splitlines():
+            assert len(line) <= 80 or str(tmp_path) in line, (words, line)
+        assert "…" not in text
+        if words[0] != "inspect":  # which shows fewer columns where there is less room
+            missing = {w.strip(",;:-") for w in piped.split()} - {
+                w.strip(",;:-") for w in text.split()
+            }
+            assert missing <= {"node"}, words
+
+
+WRONG = [
+    ("models fetch yolox-z", "yolox_trt models list"),
+    ("models fetch", "NAME"),
+    ("models list --json m.onnx", "set --json"),
+    ("cache prune --max-gib -1", "set --max-gib"),
+    ("cache prune --max-days x", "set --max-days"),
+    ("cache list --cache nowhere", "give another --cache"),
+    ("optimize", "MODEL"),
+    ("optimize m.onnx", "no --output"),
+    ("optimize m.onnx -o o.onnx --target npu", "set --target"),
+    ("optimize m.onnx -o o.onnx --input-size 96", "set --input-size"),
+    ("optimize m.onnx -o o.onnx --batch 0", "set --batch"),
+    ("optimize m.onnx -o o.onnx --target dla --open-batch", "leave --open-batch out"),
+    ("optimize m.onnx -o o.onnx --target dla --uint8-input", "leave --uint8-input out"),
+    ("optimize m.onnx -o o.onnx --merge other.onnx", "set --merge"),
+    ("optimize m.onnx -o o.onnx --score 2", "set --score"),
+    ("optimize m.onnx -o o.onnx --labels nowhere.txt", "set --labels"),
+    ("dla-check m.onnx --soc nano", "set --soc"),
+    ("dla-check m.onnx --svg out.png", "set --svg"),
+    ("dla-check MODEL --tensorrt 7", "set --tensorrt"),
+    ("inspect m.onnx --time 5", "set --hardware"),
+    ("inspect m.onnx --hardware gpu", "set --hardware"),
+    ("inspect MODEL --tensorrt 8.4", "set --tensorrt"),
+    ("build m.onnx --device cpu", "--device = cpu"),
+    ("build m.onnx --device npu", "set --device"),
+    ("build m.onnx --max-batch 0", "set --max-batch"),
+    ("build m.onnx --input-size 608", "set --input-size"),
+    ("build m.onnx --dla-sram-kib 3 --device dla0", "set --dla-sram-kib"),
+    ("build m.onnx --layer-precision conv", "set --layer-precision"),
+    ("build m.onnx --dla-standalone", "drop --dla-standalone"),
+    ("build m.onnx --device dla0 --dla-standalone", "--no-gpu-fallback"),
+    ("plan p.yaml --policy best", "set --policy"),
+    ("plan p.yaml --duration 0", "set --duration"),
+    ("plan p.yaml --window nan", "set --window"),
+    ("plan p.yaml --seed -1", "set --seed"),
+    ("plan p.yaml --gantt plan.bmp", "set --gantt"),
+    ("plan p.yaml --trace plan.txt", "set --trace"),
+    ("soak --minutes 0", "set --minutes"),
+    ("soak --fault-period -1", "set --fault-period"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), WRONG, ids=[words for words, _ in WRONG])
+def test_a_wrong_input_is_one_line_that_names_the_argument(
+    words: str, expected: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(model) if word == "MODEL" else word for word in words.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.startswith(f"yolox_trt {words.split()[0]}")
+    assert expected in captured.err
+
+
+def test_the_nearest_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cache", "prune", "--max-gb", "3"]) == 2
+    assert "unknown argument --max-gb; fix: did you mean --max-gib?" in capsys.readouterr().err
+
+
+def test_verbose_stands_before_or_after_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["-v", "models", "list"], ["models", "list", "-v"]):
+        assert cli.main(words) == 0
+
+
+def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m yolox_trt.cli models list --cache {tmp_path} | head -1"
+    run = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    assert len(run.stdout.splitlines()) == 1
