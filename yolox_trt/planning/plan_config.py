@@ -292,6 +292,18 @@ def _number(
     )
 
 
+def _seconds(values: Mapping[str, Any], key: str, where: str, *, below: float = 3600.0) -> float:
+    """Read milliseconds, 0 where there are none; return seconds."""
+    seconds = _number(values, key, where, 0.0) / 1e3
+    if not 0.0 <= seconds < below:
+        raise ConfigurationError(
+            f"{key} = {values[key]!r} of {where}",
+            expected=f"milliseconds, from 0 to less than {1e3 * below:.7g}",
+            fix=f"set `{key}` of {where}",
+        )
+    return seconds
+
+
 def _whole_number(values: Mapping[str, Any], key: str, where: str, default: int) -> int:
     """Read a count: a whole number from 1 on."""
     value = values.get(key, default)
@@ -343,15 +355,15 @@ def _camera(
             if key in values
         },
         max_rate=_number(values, "max_rate", where, 0.0),
-        stale_after=_number(values, "stale_after", where, 0.0) / 1e3,
+        stale_after=_seconds(values, "stale_after", where),
         # Without a deadline of its own a result is due when the next frame comes.
-        deadline=_number(values, "deadline", where) / 1e3 if "deadline" in values else 1.0 / rate,
+        deadline=_seconds(values, "deadline", where) if "deadline" in values else 1.0 / rate,
     )
     load = CameraLoad(
         config=config,
         rate=rate,
-        phase=_number(values, "phase", where, 0.0, least=0.0) / 1e3,
-        jitter=_number(values, "jitter", where, 0.0) / 1e3,
+        phase=_seconds(values, "phase", where),
+        jitter=_seconds(values, "jitter", where, below=0.5 / rate),
     )
     hand = values.get("placed_by_hand")
     hand_device = _device(hand, f"placed_by_hand of {where}") if hand is not None else None
@@ -389,6 +401,8 @@ def _latency(value: Any, where: str, folder: Path) -> LatencyModel:
             return BatchLatency({size: float(table[size]) / 1e3 for size in table})
     except (TypeError, ValueError, AttributeError) as error:
         reason = f" ({error})"
+        if isinstance(error, ConfigurationError):
+            reason = f" ({error.found}, expected {error.expected})"
     if isinstance(value, Mapping) and "file" in value and set(value) <= {"file", "field"}:
         return MeasuredLatency(_samples(folder / str(value["file"]), value.get("field"), where))
     raise ConfigurationError(
