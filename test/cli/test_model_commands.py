@@ -15,6 +15,7 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.compiler.dla import check
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.engines.engine_file import open_model
 from yolox_trt.graph.spec import read_spec
 
 
@@ -155,7 +156,7 @@ def test_a_built_engine_is_told_from_a_broken_download(tmp_path) -> None:
     for name, data in (("x.engine", b"any"), ("named_wrongly.onnx", b"ftrt\x00\x01")):
         path = tmp_path / name
         path.write_bytes(data)
-        for read in (lambda p: call("inspect", p), read_spec):
+        for read in (lambda p: call("inspect", p), open_model):
             with pytest.raises(ModelError, match=r"built TensorRT engine.*yolox_trt detect"):
                 read(path)
 

@@ -196,11 +196,14 @@ def test_graphs_of_several_batches_do_not_disturb_each_other(own: bool) -> None:
     import cupy
     import onnxruntime
 
-    from yolox_trt.graph.batch_axis import open_batch
+    from yolox_trt.graph.batch import open_batch
+    from yolox_trt.graph.graph import Graph
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime without the CUDA provider")
-    model, _ = open_batch(build_yolox(num_classes=3, head="decoded"))
+    graph = Graph(build_yolox(num_classes=3, head="decoded"))
+    open_batch(graph)
+    model = graph.to_model()
     engine = OnnxRuntimeCudaEngine(model, max_batch=4, tf32=False, cuda_graph=own)
     host = OnnxRuntimeEngine(model, max_batch=4)
     graphs = {}

@@ -36,7 +36,7 @@ from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.engine_file import EngineFile, write_engine
 from yolox_trt.engines.tensorrt import TensorRTEngine
 from yolox_trt.engines.trt_api import TensorRTApi
-from yolox_trt.graph import open_batch
+from yolox_trt.graph import batch as open_batch
 
 DLA = Device("dla", 0)
 GPU = Device("gpu")

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from support.onnx_graphs import make_graph, random_feeds, run
+from support.onnx_graphs import in_float16, make_graph, random_feeds, run
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.surgery.head_cut import HeadCut
-from yolox_trt.graph.batch_axis import open_batch
-from yolox_trt.graph.float16 import to_fp16
+from yolox_trt.graph.batch import open_batch
+from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.model_graph import ModelGraph, load_model
 from yolox_trt.graph.normalization import PLUGIN_DOMAIN, normalized
 
@@ -44,10 +44,17 @@ def convolution() -> onnx.ModelProto:
     )
 
 
+def opened(model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = Graph(model)
+    open_batch(graph)
+    return graph.to_model()
+
+
 REWRITES: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "surgery": lambda model: ModelGraph(model).to_model(),
-    "FP16": to_fp16,
-    "open batch": lambda model: open_batch(model)[0],
+    "FP16": in_float16,
+    "open batch": opened,
+    "graph": lambda model: Graph(model).to_model(),
     "Q/DQ": lambda model: insert_qdq(model, DynamicRanges.from_amax({"x": 4.0})),
     "load": load_model,
 }
@@ -86,7 +93,7 @@ def test_a_plugin_in_the_default_domain_can_be_cut_off() -> None:
 
 def test_a_plugin_in_the_default_domain_in_fp16() -> None:
     model = without_domain(build_yolox(head="efficient_nms", width=0.125, num_classes=3))
-    half = to_fp16(model)
+    half = in_float16(model)
     assert [n.domain for n in half.graph.node if n.op_type == "EfficientNMS_TRT"] == ["TRT"]
     assert any(entry.domain == "TRT" for entry in half.opset_import)
 

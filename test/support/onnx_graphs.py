@@ -19,6 +19,9 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from yolox_trt.graph.float16 import to_float16
+from yolox_trt.graph.graph import Graph
+
 Node = tuple[str, Sequence[str], Sequence[str], Mapping[str, Any]]
 
 
@@ -94,3 +97,12 @@ def worst(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> 
         scale = float(np.abs(a).max()) or 1.0
         found = max(found, float(np.abs(a.astype(np.float64) - b).max()) / scale)
     return found
+
+
+def in_float16(
+    model: onnx.ModelProto, *, float16_input: bool = False, float16_outputs: bool = False
+) -> onnx.ModelProto:
+    """Return a copy that computes in FP16 up to its last convolutions."""
+    graph = Graph(model)
+    to_float16(graph, float16_input=float16_input, float16_outputs=float16_outputs)
+    return graph.to_model()

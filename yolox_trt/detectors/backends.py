@@ -23,11 +23,13 @@ from yolox_trt.detectors.cuda import CudaDetector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines import cuda_driver
+from yolox_trt.engines.engine_file import open_model
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 from yolox_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from yolox_trt.engines.simulated import ConstantLatency, SharedMemoryChip
 from yolox_trt.engines.trt_api import load_api
-from yolox_trt.graph.open_batch import fit_batch
+from yolox_trt.graph.batch import fit_batch
+from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.spec import read_spec
 
 _LOGGER = logging.getLogger(__name__)
@@ -95,12 +97,16 @@ def onnxruntime_cuda(options: DetectorOptions, device: Device) -> CudaDetector:
         EngineError: a precision that is not in the model itself, or see OnnxRuntimeCudaEngine.
         MissingDependencyError: onnxruntime-gpu or CuPy is missing.
     """
-    spec = _read_spec(options)
+    graph, spec = _read(options)
     own = {"float32": "fp32", "float16": "fp16"}.get(spec.input_dtype, spec.input_dtype)
     _check_precision(options, device, own)
-    model, spec, max_batch = fit_batch(options.source, spec, options.max_batch)
+    opened, spec, max_batch = fit_batch(graph, spec, options.max_batch)
     engine = OnnxRuntimeCudaEngine(
-        model, device=device, spec=spec, max_batch=max_batch, tf32=options.build.tf32
+        opened or options.source,
+        device=device,
+        spec=spec,
+        max_batch=max_batch,
+        tf32=options.build.tf32,
     )
     return CudaDetector(engine, **options.cuda)
 
@@ -113,10 +119,14 @@ def onnxruntime_cpu(options: DetectorOptions, device: Device) -> CpuDetector:
         MissingDependencyError: onnxruntime is missing.
     """
     _check_precision(options, device, "fp32")
-    model, spec, max_batch = fit_batch(options.source, _read_spec(options), options.max_batch)
+    graph, spec = _read(options)
+    opened, spec, max_batch = fit_batch(graph, spec, options.max_batch)
     return CpuDetector(
         OnnxRuntimeEngine(
-            model, spec=spec, max_batch=max_batch, intra_op_num_threads=options.threads
+            opened or options.source,
+            spec=spec,
+            max_batch=max_batch,
+            intra_op_num_threads=options.threads,
         )
     )
 
@@ -134,7 +144,7 @@ def simulated(options: DetectorOptions, device: Device) -> SimulatedDetector:
             expected="an ONNX file",
             fix="name the ONNX file that it was built from",
         )
-    spec = _read_spec(options)
+    _, spec = _read(options)
     return SimulatedDetector(
         device,
         ConstantLatency(options.latency or DEFAULT_LATENCY[device.kind]),
@@ -144,9 +154,10 @@ def simulated(options: DetectorOptions, device: Device) -> SimulatedDetector:
     )
 
 
-def _read_spec(options: DetectorOptions) -> ModelSpec:
-    return read_spec(
-        options.source,
+def _read(options: DetectorOptions) -> tuple[Graph, ModelSpec]:
+    graph = open_model(options.source)
+    return graph, read_spec(
+        graph,
         preprocessing=options.preprocessing,
         class_names=options.labels,
         input_size=options.input_size,

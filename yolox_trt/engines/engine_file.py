@@ -12,11 +12,15 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.errors import EngineError, ModelError, YoloxTrtError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.engines.fingerprint import Fingerprint, file_sha256
+from yolox_trt.graph.graph import Graph
+
+if TYPE_CHECKING:
+    import onnx
 
 #: Suffixes of files that are built engines.
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
@@ -87,6 +91,17 @@ def refuse_engine(path: Path) -> None:
             fix=f"give that file; an engine is run by `yolox_trt detect IMAGES --model {path}` and "
             "`yolox_trt evaluate`",
         )
+
+
+def open_model(model: str | Path | onnx.ModelProto | Graph) -> Graph:
+    """Return the graph of an ONNX file or a loaded model; a graph is returned as it is.
+
+    Raises:
+        ModelError: the file is no ONNX model; a built engine is told as such.
+    """
+    if isinstance(model, str | Path):
+        refuse_engine(Path(model))
+    return Graph.of(model)
 
 
 def write_engine(

@@ -30,7 +30,8 @@ from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.coco_metrics import CocoMetrics
 from yolox_trt.evaluation.dataset import Dataset
 from yolox_trt.evaluation.evaluate import evaluate
-from yolox_trt.graph.float16 import to_fp16
+from yolox_trt.graph.float16 import to_float16
+from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.int8_graph import with_opset
 
 if TYPE_CHECKING:
@@ -205,7 +206,9 @@ def compare(
 
     variants = [measure("FP32", "fp32", model)]
     try:
-        variants.append(measure("FP16", "fp16", to_fp16(model)))
+        float16 = Graph(model)
+        to_float16(float16)
+        variants.append(measure("FP16", "fp16", float16.to_model()))
     except ModelError as error:
         raise ModelError(
             f"a model that has no FP16 form ({error})",

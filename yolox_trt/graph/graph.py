@@ -57,6 +57,7 @@ class Graph:
         metadata: ONNX metadata_props.
         opsets: version by operator domain.
         name: the graph's name.
+        path: the file that it came from, None for a model that was in memory.
     """
 
     nodes: list[Node]
@@ -68,14 +69,14 @@ class Graph:
     _names: set[str]
     _inferred: bool
 
-    def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, path: Path | None = None) -> None:
         """Read a model (it is not changed, and must not be changed afterwards).
 
         Args:
             model: the model.
-            folder: where the files lie in which it keeps its large weights.
+            path: the file that it came from; others with its large weights lie beside it.
         """
-        self._folder = folder
+        self.path = path
         self._read(model)
 
     @classmethod
@@ -101,7 +102,7 @@ class Graph:
             raise ModelError(
                 f"'{path}' holds no graph", expected="an ONNX file", fix="check the file"
             )
-        return cls(model, path.parent)
+        return cls(model, path)
 
     @classmethod
     def of(cls, model: str | Path | onnx.ModelProto | Graph) -> Graph:
@@ -435,11 +436,11 @@ class Graph:
         self.opsets = {
             "" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import
         }
-        graph = model.graph
+        graph, folder = model.graph, self.path.parent if self.path else None
         self.name = graph.name
         self._inferred = False
         values: dict[str, Value] = {
-            tensor.name: Value.of_tensor(tensor, self._folder) for tensor in graph.initializer
+            tensor.name: Value.of_tensor(tensor, folder) for tensor in graph.initializer
         }
 
         def of(name: str) -> Value:
@@ -460,7 +461,7 @@ class Graph:
         for index, proto in enumerate(graph.node):
             tensor = _constant_tensor(proto)
             if tensor is not None and not of(proto.output[0]).is_output:
-                made = Value.of_tensor(tensor, self._folder)
+                made = Value.of_tensor(tensor, folder)
                 made.name = proto.output[0]
                 values[made.name] = made
                 continue
@@ -485,8 +486,11 @@ class Graph:
 
 
 def _value_info(value: Value) -> onnx.ValueInfoProto:
-    onnx_ = require("onnx", purpose="writing the model")
-    info: onnx.ValueInfoProto = onnx_.helper.make_tensor_value_info(
+    helper = require("onnx.helper", purpose="writing the model")
+    if not value.elem_type:
+        empty: onnx.ValueInfoProto = helper.make_empty_tensor_value_info(value.name)
+        return empty
+    info: onnx.ValueInfoProto = helper.make_tensor_value_info(
         value.name, value.elem_type, value.shape
     )
     return info

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadLayout, HeadTensor, ModelSpec
 from yolox_trt.core.optional import require
-from yolox_trt.graph.model_graph import drop_unused_nodes
+from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.spec import read_spec
+from yolox_trt.graph.values import Value
 
 if TYPE_CHECKING:
     import onnx
@@ -84,7 +85,9 @@ def sample_images(batch: int, height: int, width: int, seed: int = 0) -> Array:
     return np.clip(image + 128, 0, 255).astype(np.uint8)
 
 
-def predict(model: onnx.ModelProto, images: Array, *, spec: ModelSpec | None = None) -> Predictions:
+def predict(
+    model: onnx.ModelProto | Graph, images: Array, *, spec: ModelSpec | None = None
+) -> Predictions:
     """Preprocess images as the model's description says, run it, and bring its outputs to one form.
 
     A model with EfficientNMS is run up to the plugin, which ONNX Runtime does not have.
@@ -97,21 +100,24 @@ def predict(model: onnx.ModelProto, images: Array, *, spec: ModelSpec | None = N
     Raises:
         ModelError: not a YOLOX that this package can run.
     """
+    graph = Graph.of(model)
     if spec is None:
-        spec = read_spec(model)
+        spec = read_spec(graph)
+    nms_inputs = ("", "")
     if spec.head is HeadLayout.EFFICIENT_NMS:
-        model, nms_inputs = _before_nms(model)
+        graph, nms_inputs = _before_nms(graph)
     multiplier, offset = spec.preprocessing.factors
     feed = images if spec.preprocessing.color_order == "bgr" else images[:, ::-1]
     if not spec.preprocessing.is_identity:
         feed = feed * np.reshape(multiplier, (1, 3, 1, 1)) + np.reshape(offset, (1, 3, 1, 1))
     feed = np.ascontiguousarray(feed.astype(spec.input_dtype))
     step = spec.batch or len(images)
+    whole = graph.to_model()
     parts: list[dict[str, Array]] = []
     for start in range(0, len(images), step):
         chunk = feed[start : start + step]
         filled = np.concatenate([chunk, np.repeat(chunk[-1:], step - len(chunk), 0)])
-        result = run_model(model, {spec.input_name: filled})
+        result = run_model(whole, {spec.input_name: filled})
         parts.append({k: v[: len(chunk)] for k, v in result.items()})
     outputs = {k: np.concatenate([p[k] for p in parts]).astype(np.float64) for k in parts[0]}
     if spec.head is HeadLayout.EFFICIENT_NMS:
@@ -192,22 +198,18 @@ def _from_levels(spec: ModelSpec, outputs: dict[str, Array]) -> Predictions:
     return Predictions(boxes, _probability(objectness, spec), _probability(classes, spec))
 
 
-def _before_nms(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, str]]:
-    """Cut a model in front of EfficientNMS; return it and the names of (boxes, scores).
+def _before_nms(graph: Graph) -> tuple[Graph, tuple[str, str]]:
+    """Cut a graph in front of EfficientNMS; return it and the names of (boxes, scores).
 
     The two become float64: their own type (FP16 where the whole graph is) is not written down.
     """
-    onnx_ = require("onnx", purpose="checking a rewritten model")
-    copy = onnx_.ModelProto()
-    copy.CopyFrom(model)
-    node = next(n for n in copy.graph.node if n.op_type.startswith("EfficientNMS"))
-    inputs = (node.input[0], node.input[1])
-    names = (f"{inputs[0]}_before_nms", f"{inputs[1]}_before_nms")
-    copy.graph.node.remove(node)
-    del copy.graph.output[:]
-    double = onnx_.TensorProto.DOUBLE
-    for given, name in zip(inputs, names, strict=True):
-        copy.graph.node.append(onnx_.helper.make_node("Cast", [given], [name], name, to=double))
-        copy.graph.output.append(onnx_.helper.make_tensor_value_info(name, double, None))
-    drop_unused_nodes(copy)
-    return copy, names
+    twin = graph.copy()
+    node = next(node for node in twin.nodes if node.op.startswith("EfficientNMS"))
+    double = {"to": 11}  # onnx.TensorProto.DOUBLE
+    boxes, scores = (
+        twin.add_node("Cast", "before_nms", [value], double, output=Value(f"{value.name}_before"))
+        for value in node.inputs[:2]
+    )
+    twin.outputs = [boxes, scores]
+    twin.sort()
+    return twin, (boxes.name, scores.name)

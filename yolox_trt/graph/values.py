@@ -255,6 +255,11 @@ class Node:
         return [value.producer for value in read if value.producer is not None]
 
     @property
+    def has_graph(self) -> bool:
+        """Whether it has graphs inside (If, Loop, Scan)."""
+        return any(hasattr(value, "node") for value in self.attrs.values())
+
+    @property
     def variables(self) -> list[Value]:
         """Its inputs that are neither left out nor constants."""
         return [value for value in self._inputs if value.name and not value.is_constant]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from support.onnx_graphs import make_graph
+from support.onnx_graphs import in_float16, make_graph
 from support.onnx_graphs import run as run_as_is
 from support.yolox_graphs import build_yolox, random_images
 
@@ -33,7 +33,6 @@ from yolox_trt.compiler.int8.sensitivity import (
 )
 from yolox_trt.compiler.int8.translate import remove_qdq
 from yolox_trt.core.errors import ConfigurationError, EngineError, ModelError
-from yolox_trt.graph.float16 import to_fp16
 from yolox_trt.graph.int8_graph import Graph
 
 SILU = build_yolox(depthwise=True)
@@ -393,7 +392,7 @@ def convolution(**shape: int) -> onnx.ModelProto:
 
 
 def half_input() -> onnx.ModelProto:
-    return to_fp16(convolution(), fp16_input=True, fp16_outputs=True)
+    return in_float16(convolution(), float16_input=True, float16_outputs=True)
 
 
 @pytest.mark.parametrize(
@@ -426,7 +425,7 @@ def test_a_model_in_fp16_is_not_quantised():
         insert_qdq(half_input(), DynamicRanges.from_amax({"x": 4.0, "y": 4.0}))
     seen: list[str] = []
     with pytest.raises(ModelError, match="weights in FP16"):
-        quantize(to_fp16(convolution()), lambda: iter(seen.append("opened") or []),
+        quantize(in_float16(convolution()), lambda: iter(seen.append("opened") or []),
                  QuantizeOptions())  # fmt: skip
     assert not seen, "it is refused before the images are opened"
 

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import onnx
 import pytest
-from support.onnx_graphs import make_graph, operators, run
+from support.onnx_graphs import in_float16, make_graph, operators, run
 from support.yolox_graphs import build_yolox, build_yolox_s, random_images
 
 from yolox_trt.compiler.dla import check
@@ -26,7 +26,6 @@ from yolox_trt.compiler.surgery.efficient_nms import EfficientNmsAttachment
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, HeadLayout
-from yolox_trt.graph.float16 import to_fp16
 from yolox_trt.graph.model_graph import load_model
 from yolox_trt.graph.predictions import predict, relative_difference, sample_images
 from yolox_trt.graph.spec import read_spec
@@ -155,7 +154,7 @@ def test_what_a_later_pass_mends_is_compared_in_the_end(monkeypatch) -> None:
 
 def test_weights_in_fp16_constant_nodes_count_as_fp16(monkeypatch) -> None:
     """Rewriting FP16 arithmetic rounds in other places: the tolerance follows the type."""
-    model = to_fp16(build_yolox(width=0.125))
+    model = in_float16(build_yolox(width=0.125))
     tensors = list(model.graph.initializer)
     del model.graph.initializer[:]
     nodes = list(model.graph.node)
@@ -371,7 +370,7 @@ def test_the_activation_is_noted(activation, word) -> None:
 
 @pytest.mark.parametrize("head", ["raw", "efficient-nms"])
 def test_graphs_in_fp16(head) -> None:
-    model = to_fp16(build_yolox(normalize="sub_div", channel_swap="gather", num_classes=3))
+    model = in_float16(build_yolox(normalize="sub_div", channel_swap="gather", num_classes=3))
     result = optimize(model, SurgeryOptions(head=head))
     assert result.report.difference is not None and result.report.difference < 2e-3
     assert all(r.difference is not None for r in result.report.passes if r.changes), "all run"

@@ -34,7 +34,8 @@ from yolox_trt.compiler.surgery.upsample_to_scales import UpsampleToScales
 from yolox_trt.core import model_spec
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
-from yolox_trt.graph.float16 import computes_in_fp16
+from yolox_trt.graph.float16 import computes_in_float16
+from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.model_graph import ModelGraph, load_model
 from yolox_trt.graph.predictions import (
     Predictions,
@@ -174,7 +175,7 @@ def optimize(
     shape = graph.image.shape or [None]
     passes = build_passes(options, open_batch=not isinstance(shape[0], int))
     comparison = _Comparison(original, options) if verify else None
-    tolerance = TOLERANCE_FP16 if computes_in_fp16(original) else TOLERANCE
+    tolerance = TOLERANCE_FP16 if computes_in_float16(Graph(original)) else TOLERANCE
     steps = len(passes) + 1
     current = original
     records: list[PassRecord] = []

@@ -25,12 +25,12 @@ from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.fingerprint import Fingerprint, file_sha256, model_sha256
 from yolox_trt.engines.trt_api import TensorRTApi, load_api
 from yolox_trt.engines.trt_features import TENSORRT_RTX
-from yolox_trt.graph import float16 as half
-from yolox_trt.graph import open_batch as open_batch_module
-from yolox_trt.graph.batch_axis import open_batch
-from yolox_trt.graph.float16 import computes_in_fp16, to_fp16
+from yolox_trt.graph import batch as batch_module
+from yolox_trt.graph import float16
+from yolox_trt.graph.batch import check_open_batch, open_batch
+from yolox_trt.graph.float16 import computes_in_float16, to_float16
+from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.model_graph import load_model
-from yolox_trt.graph.open_batch import check_open_batch
 from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class BuildPlan:
             int8 = self.has_qdq or options.has_scales
             self.options = dataclasses.replace(options, precision="int8" if int8 else "fp16")
         self.has_int8_weights = self.has_qdq and self._finds_int8_weights()
-        self.has_fp16 = computes_in_fp16(self.model)
+        self.has_fp16 = computes_in_float16(Graph(self.model))
         self.strongly_typed = self._choose_typing()
         self.batch = self._choose_batch()
         self._check_version()
@@ -222,15 +222,16 @@ class BuildPlan:
                 gives other predictions than the file.
         """
         if self._unopened is not None:
-            check_open_batch(self._unopened[0], self.model, self._unopened[1])
+            check_open_batch(Graph(self._unopened[0]), Graph(self.model), self._unopened[1])
         if not self._converts:
             return bytes(self.model.SerializeToString()) if self._rewritten else None
-        converted = to_fp16(
-            self.model,
-            fp16_input=self.input_type == "fp16",
-            fp16_outputs=self.output_type == "fp16",
+        converted = Graph(self.model)
+        to_float16(
+            converted,
+            float16_input=self.input_type == "fp16",
+            float16_outputs=self.output_type == "fp16",
         )
-        return bytes(converted.SerializeToString())
+        return bytes(converted.to_model().SerializeToString())
 
     def check_files(self) -> None:
         """Check that the files are those of the fingerprint still, after TensorRT has read them.
@@ -268,9 +269,9 @@ class BuildPlan:
         """What is done to the file's graph, and how: another way gives another engine."""
         done = {}
         if self._unopened is not None:
-            done["open_batch"] = open_batch_module.REVISION
+            done["open_batch"] = batch_module.REVISION
         if self._converts:
-            done["half"] = half.REVISION
+            done["half"] = float16.REVISION
         return done
 
     def _native_type(self, *, for_input: bool) -> str | None:
@@ -317,9 +318,10 @@ class BuildPlan:
         fixed = self.graph_spec.batch
         if fixed is None or set(self._wanted_batches) <= {fixed}:
             return
-        opened, _ = open_batch(self.model)
+        opened = Graph(self.model)
+        open_batch(opened)
         self._unopened = self.model, self.graph_spec
-        self.model, self._rewritten = opened, True
+        self.model, self._rewritten = opened.to_model(), True
         self.graph_spec = dataclasses.replace(self.graph_spec, batch=None)
 
     def _close_input(self) -> None:

@@ -94,9 +94,12 @@ def measure(
     """
     cupy = require("cupy")
     if precision == "fp16":
-        from yolox_trt.graph.float16 import to_fp16
+        from yolox_trt.graph.float16 import to_float16
+        from yolox_trt.graph.graph import Graph
 
-        model = to_fp16(model, fp16_input=True)
+        converted = Graph(model)
+        to_float16(converted, float16_input=True)
+        model = converted.to_model()
     options_ = DetectorOptions(model=model, max_batch=batch)
     detector = backends.onnxruntime_cuda(options_, Device("gpu"))
     engine = detector._engine

@@ -10,20 +10,31 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support.onnx_graphs import make_graph, operators, run
+from support.onnx_graphs import in_float16, make_graph, operators, run
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.surgery import SurgeryOptions, optimize
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.shipped_files import default_model
-from yolox_trt.graph import open_batch as open_batch_module
-from yolox_trt.graph.batch_axis import open_batch
-from yolox_trt.graph.float16 import to_fp16
-from yolox_trt.graph.open_batch import check_open_batch, fit_batch
+from yolox_trt.graph import batch as batch_module
+from yolox_trt.graph.batch import fit_batch
+from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.predictions import predict, relative_difference, sample_images
 from yolox_trt.graph.spec import read_spec
+
+
+def open_batch(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    graph = Graph(model)
+    changes = batch_module.open_batch(graph)
+    return graph.to_model(), changes
+
+
+def check_open_batch(model: onnx.ModelProto, opened: onnx.ModelProto, spec: ModelSpec) -> float:
+    return batch_module.check_open_batch(Graph(model), Graph(opened), spec)
+
 
 SMALL = {"width": 0.125, "num_classes": 4}
 FORMS: dict[str, dict[str, Any]] = {
@@ -95,7 +106,7 @@ def test_names_stay() -> None:
 def test_an_open_batch_is_left_alone() -> None:
     model = build_yolox(**SMALL, style="opset13", batch=None)
     opened, changes = open_batch(model)
-    assert opened is model
+    assert opened == Graph(model).to_model()
     assert not changes
 
 
@@ -103,7 +114,7 @@ def test_qdq_and_fp16_graphs() -> None:
     model = build_yolox(**SMALL, head="raw_levels")
     tensors = {name for n in model.graph.node for name in (*n.input, *n.output)}
     ranges = DynamicRanges.from_amax(dict.fromkeys(tensors, 6.0) | {"images": 255.0})
-    for other in (insert_qdq(model, ranges), to_fp16(model, fp16_input=True)):
+    for other in (insert_qdq(model, ranges), in_float16(model, float16_input=True)):
         opened, _ = open_batch(other)
         check_open_batch(other, opened, read_spec(other))
 
@@ -390,7 +401,7 @@ def test_optimize(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"target": "dla"}, "static batches only"), ({"batch": 2}, "and batch 2")],
+    [({"target": "dla"}, "static batches only"), ({"batch": 2}, "with `batch` 2")],
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -401,17 +412,18 @@ def test_fit_batch(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyP
     caplog.set_level("INFO", "yolox_trt")
     model = build_yolox(**SMALL)
     spec = read_spec(model)
+    graph = Graph(model)
     for wanted in (None, 1):
-        assert fit_batch(model, spec, wanted) == (model, spec, wanted)
-    opened, found, batch = fit_batch(model, spec, 4)
+        assert fit_batch(graph, spec, wanted) == (None, spec, wanted)
+    opened, found, batch = fit_batch(graph, spec, 4)
     assert (found.batch, batch) == (None, 4)
     assert isinstance(opened, onnx.ModelProto)
     assert read_spec(opened).batch is None
     assert "opened for max_batch 4" in caplog.text
 
-    def refuse(model: onnx.ModelProto) -> Any:
+    def refuse(graph: Graph) -> Any:
         raise ModelError("node 'n' mixes images")
 
-    monkeypatch.setattr(open_batch_module, "open_batch", refuse)
-    assert fit_batch(model, spec, 4) == (model, spec, 1)
+    monkeypatch.setattr(batch_module, "open_batch", refuse)
+    assert fit_batch(graph, spec, 4) == (None, spec, 1)
     assert "runs with batch 1, not 4: node 'n' mixes images" in caplog.text

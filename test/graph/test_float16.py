@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from support.onnx_graphs import make_graph
+from support.onnx_graphs import in_float16, make_graph
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.core.errors import ModelError
-from yolox_trt.graph.float16 import computes_in_fp16, nodes_before_heads, to_fp16
+from yolox_trt.graph.float16 import computes_in_float16, nodes_before_heads
+from yolox_trt.graph.graph import Graph
 
 FORMS: list[dict[str, Any]] = [
     {},
@@ -45,7 +46,7 @@ def run(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
 @pytest.mark.parametrize("fp16_io", [False, True])
 def test_outputs_stay(options: dict[str, Any], fp16_io: bool) -> None:
     model = build_yolox(width=0.125, num_classes=4, **options)
-    half = to_fp16(model, fp16_input=fp16_io, fp16_outputs=fp16_io)
+    half = in_float16(model, float16_input=fp16_io, float16_outputs=fp16_io)
     feeds = random_images(model)
     expected = run(model, feeds)
     kind = np.float16 if fp16_io else np.float32
@@ -58,19 +59,19 @@ def test_outputs_stay(options: dict[str, Any], fp16_io: bool) -> None:
 
 def test_weights_are_halved_and_decoding_stays_in_fp32() -> None:
     model = build_yolox(width=0.125, num_classes=4, head="decoded")
-    half = to_fp16(model)
+    half = in_float16(model)
     types = {t.name: t.data_type for t in half.graph.initializer}
     for node in half.graph.node:
         if node.op_type == "Conv":
             assert types[node.input[1]] == onnx.TensorProto.FLOAT16
     inferred = onnx.shape_inference.infer_shapes(half)
     elements = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
-    behind = [n for i, n in enumerate(half.graph.node) if i not in nodes_before_heads(half)]
-    decoders = [n for n in behind if n.op_type in ("Exp", "Mul", "Add", "Concat", "Sigmoid")]
-    assert decoders
-    for node in decoders:
-        for name in node.output:
-            assert elements.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
+    graph = Graph(half)
+    decoding = set(graph.find("Exp", "Mul", "Add", "Concat", "Sigmoid")) - nodes_before_heads(graph)
+    assert decoding
+    for node in decoding:
+        for value in node.outputs:
+            assert elements.get(value.name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
 
 
 def test_int8_stays_int8() -> None:
@@ -79,7 +80,7 @@ def test_int8_stays_int8() -> None:
     ranges = DynamicRanges.from_amax(dict.fromkeys(tensors, 6.0) | {"images": 255.0})
     heads = {n.name for n in model.graph.node if "_preds" in "".join(n.input)}
     quantized = insert_qdq(model, ranges, keep_float=heads)
-    half = to_fp16(quantized)
+    half = in_float16(quantized)
     types = {t.name: t.data_type for t in half.graph.initializer}
     for node in half.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -95,7 +96,7 @@ def test_int8_stays_int8() -> None:
 def test_the_model_itself_is_not_changed() -> None:
     model = build_yolox(width=0.125)
     before = model.SerializeToString()
-    to_fp16(model, fp16_input=True, fp16_outputs=True)
+    in_float16(model, float16_input=True, float16_outputs=True)
     assert model.SerializeToString() == before
 
 
@@ -117,9 +118,9 @@ def test_weights_that_are_only_stored_in_fp16() -> None:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    assert not computes_in_fp16(model)
-    half = to_fp16(model)
-    assert computes_in_fp16(half)
+    assert not computes_in_float16(Graph(model))
+    half = in_float16(model)
+    assert computes_in_float16(Graph(half))
     feeds = random_images(model)
     for want, got in zip(run(model, feeds), run(half, feeds), strict=True):
         assert np.abs(want - got).max() <= 0.02 * np.abs(want).max()
@@ -133,7 +134,7 @@ def test_weights_beyond_fp16_are_refused() -> None:
             values = onnx.numpy_helper.to_array(tensor) + 1e5
             tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), tensor.name))
     with pytest.raises(ModelError, match=r"magnitude of 1000\d\d.*65504"):
-        to_fp16(model)
+        in_float16(model)
 
 
 def test_branches_are_refused() -> None:
@@ -143,7 +144,7 @@ def test_branches_are_refused() -> None:
     node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     graph = helper.make_graph([node], "g", [value("c", 9, [])], [value("y", 1, [1])])
     with pytest.raises(ModelError, match="a graph inside"):
-        to_fp16(helper.make_model(graph))
+        in_float16(helper.make_model(graph))
 
 
 def test_names_that_are_taken() -> None:
@@ -158,7 +159,7 @@ def test_names_that_are_taken() -> None:
     ]
     model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y", "z"], {"w": weights})
     model.graph.node[0].name = "x_to_fp16"
-    half = to_fp16(model, fp16_outputs=True)
+    half = in_float16(model, float16_outputs=True)
     names = [node.name for node in half.graph.node]
     assert len(set(names)) == len(names)
     x = np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)
@@ -176,11 +177,11 @@ def test_constants_that_are_made_in_the_graph_are_cast() -> None:
     constants = {"size": [1, 3, 1, 1], "w": np.ones((2, 3, 1, 1), np.float32)}
     model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"], constants)
     x = np.ones((1, 3, 4, 4), np.float32)
-    np.testing.assert_array_equal(run(to_fp16(model), {"x": x})[0], run(model, {"x": x})[0])
+    np.testing.assert_array_equal(run(in_float16(model), {"x": x})[0], run(model, {"x": x})[0])
 
 
 def test_a_graph_that_is_not_valid_is_refused() -> None:
     model = make_graph([("Relu", ["x"], ["y"], {})], {"x": (1, 3, 4, 4)}, ["y"])
     model.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(ModelError, match=r"not valid in FP16 \(.*NoSuchOperator"):
-        to_fp16(model)
+        in_float16(model)

@@ -1,0 +1,248 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Head: what lies between a detector's outputs and its last convolutions.
+
+A YOLOX has three convolutions a level (box 4, objectness 1, classes C channels), or fewer where an
+optimiser merged them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from yolox_trt.core.errors import ModelError
+from yolox_trt.core.model_spec import HeadLevel, HeadTensor
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.inference import Shape
+from yolox_trt.graph.values import Node, Value
+
+_EXPECTED = (
+    "a YOLOX: one image input (N, 3, H, W) and as outputs (N, A, 5 + C), or box, objectness and "
+    "class tensors of each level (N, channels, h, w), or the four of EfficientNMS_TRT"
+)
+_FIX = "export it with YOLOX's tools/export_onnx.py, or give another model"
+
+_CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger", "FusedConv"})
+#: Operators that keep each channel where it is.
+_CHANNELWISE = frozenset(
+    {"Identity", "Cast", "Sigmoid", "QuantizeLinear", "DequantizeLinear", "Relu", "Clip"}
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A convolution of the head (or an output that comes from none), with its channels.
+
+    Attributes:
+        tensor: name of what it makes.
+        channels: of it.
+        height: of it.
+        width: of it.
+        feature: name of the convolution's input, "" without one.
+        output: graph output that carries it, "" where none does.
+        offset: its first channel there.
+    """
+
+    tensor: str
+    channels: int
+    height: int
+    width: int
+    feature: str = ""
+    output: str = ""
+    offset: int = 0
+
+
+class Head:
+    """The nodes between a graph's outputs and its last convolutions.
+
+    Args:
+        graph: the graph.
+        size: (height, width) of its input.
+        shape: where the shapes of its tensors are known.
+
+    Attributes:
+        nodes: the nodes, without the convolutions.
+        convs: the last convolutions, in the order in which the outputs join them.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        size: tuple[int, int],
+        shape: Callable[[Value], Shape | None] = lambda value: value.shape,
+    ) -> None:
+        self.graph, self.size, self.shape = graph, size, shape
+        self.nodes: list[Node] = []
+        self.convs: list[Node] = []
+        seen: set[Node] = set()
+        stack = list(reversed(graph.outputs))
+        while stack:
+            node = stack.pop().producer
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if node.op in _CONVOLUTIONS:
+                self.convs.append(node)
+            elif node.op not in ("Shape", "Constant"):
+                # Shape only reads sizes: what lies behind it is not the head.
+                self.nodes.append(node)
+                stack.extend(reversed(node.inputs))
+
+    def error(self, found: str, fix: str = _FIX) -> ModelError:
+        """Make the error of a graph that is not understood; it lists the outputs."""
+        return head_error(self.graph, found, fix, self.shape)
+
+    def has(self, *ops: str) -> bool:
+        """Whether any of some operators is in it."""
+        return any(node.op in ops for node in self.nodes)
+
+    def parts(self) -> list[Part]:
+        """Return the last convolutions as parts that no output carries."""
+        return [self.part(conv.outputs[0], conv) for conv in self.convs]
+
+    def part(self, value: Value, conv: Node | None = None, output: str = "") -> Part:
+        """Describe what a convolution makes, or an output that comes from none.
+
+        Raises:
+            ModelError: its size is not known.
+        """
+        shape = self.shape(value) or ()
+        sizes = [size for size in shape[1:] if isinstance(size, int)]
+        if len(shape) != 4 or len(sizes) != 3:
+            fix = "simplify the model (onnxslim MODEL OUT), or export with fixed sizes"
+            if any(node.domain == "com.microsoft" for node in self.graph.nodes):
+                fix = "export it with Q/DQ nodes (QuantFormat.QDQ) in place of ONNX Runtime's own"
+            raise self.error(f"tensor '{value.name}' whose size shape inference does not find", fix)
+        feature = conv.inputs[0].name if conv is not None else ""
+        channels, height, width = sizes
+        return Part(value.name, channels, height, width, feature, output)
+
+    def channel_layout(self, value: Value) -> list[Part] | None:
+        """Return the convolutions in the channels of an NCHW tensor; None if it is not plain."""
+        node = value.producer
+        if node is None:
+            return None
+        if node.op in _CONVOLUTIONS:
+            return [self.part(value, node)]
+        if node.op == "Concat" and node.attrs.get("axis", 0) in (1, -3):
+            layouts = [self.channel_layout(v) for v in node.inputs]
+            return None if None in layouts else [p for parts in layouts if parts for p in parts]
+        if node.op in _CHANNELWISE:
+            return self.channel_layout(node.inputs[0])
+        return None
+
+    def levels(self, parts: Sequence[Part]) -> tuple[tuple[HeadLevel, ...], int]:
+        """Group parts by grid size.
+
+        Returns:
+            The levels in the order of the parts, and the number of classes.
+
+        Raises:
+            ModelError: they are not those of a YOLOX.
+        """
+        height, width = self.size
+        by_size: dict[tuple[int, int], list[Part]] = {}
+        for part in parts:
+            by_size.setdefault((part.height, part.width), []).append(part)
+        levels, counts = [], set()
+        for (rows, columns), members in by_size.items():
+            stride = height // rows
+            if stride * rows != height or stride * columns != width or stride < 2:
+                raise self.error(
+                    f"a head convolution of {rows}x{columns} cells for a {height}x{width} input"
+                )
+            box, objectness, classes, count = self._roles(members)
+            levels.append(HeadLevel(stride, rows, columns, box, objectness, classes))
+            counts.add(count)
+        if len(counts) != 1:
+            raise self.error(f"levels with different class counts {sorted(counts)}")
+        return tuple(levels), counts.pop()
+
+    def _roles(
+        self, members: list[Part]
+    ) -> tuple[HeadTensor | None, HeadTensor | None, HeadTensor | None, int]:
+        """Tell box, objectness and classes of one level apart; return the number of classes too."""
+
+        def at(part: Part, channel: int = 0) -> HeadTensor | None:
+            return HeadTensor(part.output, part.offset + channel) if part.output else None
+
+        channels = [part.channels for part in members]
+        if len(members) == 1 and channels[0] > 5:
+            part = members[0]
+            return at(part), at(part, 4), at(part, 5), channels[0] - 5
+        if len(members) == 2 and 5 in channels:
+            # Box and objectness in one convolution: an optimiser merged them.
+            first = _pick([p for p in members if p.channels == 5], r"reg|box|obj")
+            other = members[1] if first is members[0] else members[0]
+            return at(first), at(first, 4), at(other), other.channels
+        if len(members) == 3 and 4 in channels and 1 in channels:
+            # Box and objectness read one feature map, classes another one. This settles one class
+            # and four classes, where channel counts alone do not.
+            features = [part.feature for part in members]
+            own = [p for p in members if features.count(p.feature) == 1 and p.feature]
+            if len(own) == 1 and sorted(p.channels for p in members if p is not own[0]) == [1, 4]:
+                classes = own[0]
+            else:
+                other_counts = [p for p in members if p.channels not in (1, 4)]
+                classes = _pick(other_counts or members, r"cls|class")
+                if {p.channels for p in members if p is not classes} != {1, 4}:
+                    # Neither graph nor names tell: YOLOX's own order is box, objectness, classes.
+                    classes = members[2]
+            rest = [p for p in members if p is not classes]
+            if sorted(p.channels for p in rest) == [1, 4]:
+                box, objectness = sorted(rest, key=lambda p: -p.channels)
+                return at(box), at(objectness), at(classes), classes.channels
+        raise self.error(
+            f"a level of {members[0].height}x{members[0].width} cells whose last convolutions have "
+            f"{channels} channels (a YOLOX has 4, 1 and C)"
+        )
+
+
+def head_error(
+    graph: Graph,
+    found: str,
+    fix: str = _FIX,
+    shape: Callable[[Value], Shape | None] = lambda value: value.shape,
+) -> ModelError:
+    """Make the error of a graph that is no YOLOX; it lists the outputs."""
+    outputs = ", ".join(f"{v.name} {describe(shape(v))}" for v in graph.outputs[:12])
+    return ModelError(f"{found} (outputs: {outputs})", expected=_EXPECTED, fix=fix)
+
+
+def describe(shape: Shape | None) -> str:
+    """Return a shape as a reader sees it, "?" for what is open."""
+    if shape is None:
+        return "of unknown shape"
+    numbers = tuple(d if isinstance(d, int) else None for d in shape)
+    return str(numbers).replace("None", "?")
+
+
+def head_and_stem(graph: Graph) -> tuple[frozenset[Node], frozenset[Node]]:
+    """Return the nodes behind the last convolutions, and those before the first ones.
+
+    A node that no convolution comes before belongs to the stem.
+    """
+
+    def region(start: list[Node | None], onwards: Callable[[Node], list[Node]]) -> set[Node]:
+        found: set[Node] = set()
+        while start:
+            node = start.pop()
+            if node is not None and node not in found and node.op != "Conv":
+                found.add(node)
+                start += onwards(node)
+        return found
+
+    head = region([value.producer for value in graph.outputs], lambda node: node.sources)
+    stem = region(
+        [reader for value in graph.inputs for reader in value.readers],
+        lambda node: [reader for value in node.outputs for reader in value.readers],
+    )
+    return frozenset(head - stem), frozenset(stem)
+
+
+def _pick(candidates: list[Part], name: str) -> Part:
+    """Choose a part by its name, else the first."""
+    named = [p for p in candidates if re.search(name, p.output or p.tensor, re.IGNORECASE)]
+    return (named or candidates)[0]
