@@ -30,6 +30,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -44,10 +45,11 @@ PROFILES = {
 #: Extras for machines that take ROS 2 from PyPI.
 WHEEL_EXTRAS = ("ros", "interfaces")
 
-#: Message packages that every environment needs, and those that only Autoware output needs;
-#: each list in build order.
+#: Message packages that every environment needs, and those that only Autoware output needs.
 INTERFACES = ("vision_msgs", "composition_interfaces")
 AUTOWARE_INTERFACES = ("autoware_perception_msgs", "tier4_perception_msgs")
+#: Those that are built against another package of interfaces/, which is installed before.
+LATER_INTERFACES = {"tier4_perception_msgs"}
 
 #: Requirements that a distribution's own package serves as well: name -> module that proves it.
 SYSTEM_PACKAGES = {"opencv-python-headless": "cv2", "PyYAML": "yaml", "psutil": "psutil"}
@@ -99,7 +101,8 @@ def child_environment() -> dict[str, str]:
     env = dict(os.environ)
     if env.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None):
         env.pop("LD_LIBRARY_PATH", None)
-    env.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
+    # Most modules of the requirements are never imported: Python compiles the others when they are.
+    env.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_NO_COMPILE="1")
     return env
 
 
@@ -331,7 +334,7 @@ def install_local_torch(env: Environment) -> None:
 
 
 def build_interfaces(env: Environment, packages: tuple[str, ...]) -> None:
-    """Step 3. A wheel is built once for its content and kept beside the stamps."""
+    """Step 3. Build the packages that do not need each other at the same time."""
     if env.distribution:
         if not env.imports("vision_msgs.msg"):
             raise BootstrapError(
@@ -340,21 +343,29 @@ def build_interfaces(env: Environment, packages: tuple[str, ...]) -> None:
             )
         return
     shared = REPOSITORY / "interfaces" / "cmake"
-    for package in packages:
-        source = REPOSITORY / "interfaces" / package
-        key = digest(source, shared)
-        if env.is_done(package, key):
+    keys = {package: digest(REPOSITORY / "interfaces" / package, shared) for package in packages}
+    changed = [package for package in packages if not env.is_done(package, keys[package])]
+    for later in (False, True):
+        group = [package for package in changed if (package in LATER_INTERFACES) == later]
+        if not group:
             continue
-        with Step(f"building interfaces/{package}"):
-            wheels = env.state / "wheels" / f"{package}-{key}"
-            if not list(wheels.glob("*.whl")):
-                env.pip(
-                    "wheel", "--no-deps", "--no-build-isolation", "--no-index",
-                    "--wheel-dir", str(wheels), str(source),
-                )  # fmt: skip
-            (wheel,) = wheels.glob("*.whl")
-            env.pip("install", "--no-index", "--no-deps", "--force-reinstall", str(wheel))
-        env.mark_done(package, key)
+        with Step(f"building {', '.join(group)}"), ThreadPoolExecutor() as pool:
+            wheels = list(pool.map(lambda package: build_wheel(env, package, keys[package]), group))
+            env.pip("install", "--no-index", "--no-deps", "--force-reinstall", *wheels)
+        for package in group:
+            env.mark_done(package, keys[package])
+
+
+def build_wheel(env: Environment, package: str, key: str) -> str:
+    """Give a message package's wheel, built once for its content and kept beside the stamps."""
+    folder = env.state / "wheels" / f"{package}-{key}"
+    if not list(folder.glob("*.whl")):
+        env.pip(
+            "wheel", "--no-deps", "--no-build-isolation", "--no-index",
+            "--wheel-dir", str(folder), str(REPOSITORY / "interfaces" / package),
+        )  # fmt: skip
+    (wheel,) = folder.glob("*.whl")
+    return str(wheel)
 
 
 def install_package(env: Environment) -> None:

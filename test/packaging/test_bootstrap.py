@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
@@ -142,6 +143,17 @@ def test_without_a_distribution_the_wheels_are_chosen(
         assert {"ros-kilted-rclpy", "opencv-python-headless", "scikit-build-core"} <= names
     demo, test = (bootstrap.named_requirements(env, profile) for profile in ("demo", "test"))
     assert set(demo) < set(test), "a test environment must serve the demo as well"
+
+
+def test_a_message_package_is_built_after_those_that_it_needs(
+    bootstrap: ModuleType, repository: Path
+) -> None:
+    packages = {*bootstrap.INTERFACES, *bootstrap.AUTOWARE_INTERFACES}
+    for package in packages:
+        text = (repository / "interfaces" / package / "CMakeLists.txt").read_text()
+        needs = packages & set(re.findall(r"find_package\((\w+)", text))
+        assert bool(needs) == (package in bootstrap.LATER_INTERFACES)
+        assert not needs & bootstrap.LATER_INTERFACES
 
 
 def test_no_environment_pulls_torch_from_the_index(bootstrap: ModuleType, tmp_path: Path) -> None:
