@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
 from itertools import pairwise
@@ -13,19 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.executors import CPU, DLA0, DLA1, GPU, adds_up
+from support.executors import CPU, DLA0, DLA1, GPU, adds_up, frame
 
-from yolox_trt.core import ConfigurationError, Device, Frame
+from yolox_trt.core import ConfigurationError, Device, EngineError
 from yolox_trt.core.contention import MEASURED_CONTENTION, Contention
 from yolox_trt.engines.simulated import ConstantLatency, MeasuredLatency
 from yolox_trt.executor import SchedulerOptions, StreamConfig, SubmitOutcome
-from yolox_trt.executor.device_state import Batch, ModelServer
+from yolox_trt.executor.device_state import Batch, LoadedModel
+from yolox_trt.executor.events import StreamMoved
 from yolox_trt.executor.placement import create_policy
 from yolox_trt.executor.scheduler import Scheduler
 from yolox_trt.executor.timeline import BatchSpan
 from yolox_trt.planning.simulation import CameraLoad, Outage, Simulation, SimulationResult
 
-FRAME = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
 POLICIES = ["static", "balanced", "dynamic"]
 
 
@@ -208,14 +207,14 @@ def test_earliest_deadline_first() -> None:
     scheduler = one_device_scheduler()
     for name, deadline in deadlines.items():
         add(scheduler, name, deadline=deadline)
-        scheduler.submit(name, FRAME, 0.0, 0.0)
+        scheduler.submit(frame(name), 0.0, 0.0)
     order = []
     for now in (0.0, 0.01, 0.02):
-        batch = scheduler.next_batch(GPU, now)
+        batch, _ = scheduler.next_batch(GPU, now)
         assert isinstance(batch, Batch)
         order.append(batch.streams[0].config.id)
         scheduler.finish(batch, now + 0.01)
-        scheduler.release(batch)
+        scheduler.release(batch, now + 0.01)
     assert order == ["c", "b", "a"]
 
 
@@ -226,7 +225,7 @@ def one_device_scheduler(
     calls: int = 1,
 ) -> Scheduler:
     scheduler = Scheduler(
-        {device: {"default": ModelServer("default", max_batch, 0.01, True, calls)}},
+        {device: {"default": LoadedModel("default", 0.01, max_batch=max_batch, calls=calls)}},
         create_policy("static"),
         options,
     )
@@ -244,11 +243,11 @@ def test_a_batch_gathers_only_what_can_come() -> None:
     scheduler = one_device_scheduler(max_batch=4, options=SchedulerOptions(batch_window=0.005))
     for name in ("a", "b", "c"):
         add(scheduler, name)
-    scheduler.submit("a", FRAME, 0.0, 0.0)
-    scheduler.submit("b", FRAME, 0.001, 0.001)
-    assert scheduler.next_batch(GPU, 0.002) == pytest.approx(0.005)
-    scheduler.submit("c", FRAME, 0.003, 0.003)
-    batch = scheduler.next_batch(GPU, 0.003)
+    scheduler.submit(frame("a"), 0.0, 0.0)
+    scheduler.submit(frame("b"), 0.001, 0.001)
+    assert scheduler.next_batch(GPU, 0.002)[0] == pytest.approx(0.005)
+    scheduler.submit(frame("c"), 0.003, 0.003)
+    batch, _ = scheduler.next_batch(GPU, 0.003)
     assert isinstance(batch, Batch)
     assert len(batch.frames) == 3
 
@@ -260,9 +259,9 @@ def test_rate_limit_tolerates_jitter_and_holds_in_the_long_run() -> None:
     period = 1.0 / 30.0
     for number in range(300):  # a camera at just this rate, with jitter: nothing is refused
         now = 1.0 + number * period + rng.uniform(-0.2, 0.2) * period
-        assert scheduler.submit("a", FRAME, now, now).accepted
+        assert scheduler.submit(frame("a"), now, now)[0].accepted
     accepted = sum(  # twice as fast: half of it
-        scheduler.submit("a", FRAME, now, now) is not SubmitOutcome.RATE_LIMITED
+        scheduler.submit(frame("a"), now, now)[0] is not SubmitOutcome.RATE_LIMITED
         for now in np.arange(20.0, 30.0, period / 2)
     )
     assert accepted == pytest.approx(300, abs=2)
@@ -271,15 +270,14 @@ def test_rate_limit_tolerates_jitter_and_holds_in_the_long_run() -> None:
 def test_update_stream_checks_before_it_changes() -> None:
     scheduler = one_device_scheduler()
     add(scheduler, "a", queue_depth=3)
-    for now in (0.0, 0.001, 0.002):
-        scheduler.submit("a", FRAME, now, now)
+    for number, now in enumerate((0.0, 0.001, 0.002)):
+        scheduler.submit(frame("a", number), now, now)
     with pytest.raises(ConfigurationError):
         scheduler.update_stream("a", {"queue_depth": 1, "model": "missing"}, 0.003)
     assert scheduler.streams["a"].config.queue_depth == 3
-    scheduler.update_stream("a", {"queue_depth": 1}, 0.003)
-    assert len(scheduler.streams["a"].queue) == 1
-    assert scheduler.streams["a"].queue[0].submitted == 0.002
-    assert len(scheduler.drops) == 2
+    outcome = scheduler.update_stream("a", {"queue_depth": 1}, 0.003)
+    assert [drop.frame.stamp_ns for drop in outcome.drops] == [0, 1]
+    assert scheduler.snapshot(0.003).streams["a"].waiting == 1
 
 
 def test_pinned_stream_goes_back_to_its_device() -> None:
@@ -300,7 +298,7 @@ def test_pinned_stream_goes_back_to_its_device() -> None:
 
 def test_moves_are_logged_with_their_reason() -> None:
     scheduler = Scheduler(
-        {d: {"default": ModelServer("default", 1, 0.01, True)} for d in (GPU, DLA0)},
+        {d: {"default": LoadedModel("default", 0.01)} for d in (GPU, DLA0)},
         create_policy("balanced"),
     )
     for device in (GPU, DLA0):
@@ -308,13 +306,14 @@ def test_moves_are_logged_with_their_reason() -> None:
     scheduler.accepting = True
     add(scheduler, "a")
     scheduler.replan(0.0, "start")
-    placed = scheduler.streams["a"].placed
+    placed = scheduler.snapshot(0.0).streams["a"].device
     assert placed is not None
-    scheduler.events.clear()
-    scheduler.device_failed(placed, 1.0, "illegal memory access")
-    moves = [text for level, text in scheduler.events if level == logging.WARNING]
+    outcome = scheduler.device_failed(placed, 1.0, EngineError("illegal memory access"))
     other = DLA0 if placed == GPU else GPU
-    assert moves == [f"stream a moves {placed} -> {other}: {placed} out of service"]
+    assert StreamMoved("a", placed, other, f"{placed} out of service") in outcome.events
+    assert f"stream a moves {placed} -> {other}: {placed} out of service" in map(
+        str, outcome.events
+    )
     assert scheduler.snapshot(1.0).streams["a"].moves == 1
 
 
@@ -360,24 +359,24 @@ def test_a_call_behind_another_is_timed_from_its_turn() -> None:
     scheduler = one_device_scheduler(calls=2)
     for name in ("a", "b", "c"):
         add(scheduler, name)
-        scheduler.submit(name, FRAME, 0.0, 0.0)
-    first, second = scheduler.next_batch(GPU, 0.0), scheduler.next_batch(GPU, 0.001)
+        scheduler.submit(frame(name), 0.0, 0.0)
+    (first, _), (second, _) = scheduler.next_batch(GPU, 0.0), scheduler.next_batch(GPU, 0.001)
     assert isinstance(first, Batch) and isinstance(second, Batch)
-    assert scheduler.next_batch(GPU, 0.002) is None, "two at a time"
+    assert scheduler.next_batch(GPU, 0.002)[0] is None, "two at a time"
     assert first.watchdog_at == scheduler.options.watchdog
     assert second.watchdog_at == math.inf
-    assert scheduler.finish(first, 0.5)
+    assert scheduler.finish(first, 0.5) is not None
     assert second.began == 0.5
     assert second.watchdog_at == 0.5 + scheduler.options.watchdog
-    scheduler.release(first)
-    third = scheduler.next_batch(GPU, 0.6)
+    scheduler.release(first, 0.5)
+    third, _ = scheduler.next_batch(GPU, 0.6)
     assert isinstance(third, Batch)
     assert scheduler.snapshot(0.7).devices[GPU].load == pytest.approx(0.7 / 5.0)
-    scheduler.device_failed(GPU, 0.7, "both are lost")
+    scheduler.device_failed(GPU, 0.7, EngineError("both are lost"))
     snapshot = scheduler.snapshot(0.7)
     assert [s.dropped_total for s in snapshot.streams.values()] == [0, 1, 1]
     assert all(adds_up(s) and not s.in_flight for s in snapshot.streams.values())
-    assert not scheduler.finish(second, 0.8) and not scheduler.finish(third, 0.8)
+    assert scheduler.finish(second, 0.8) is None and scheduler.finish(third, 0.8) is None
     assert scheduler.snapshot(0.8).devices[GPU].late_results == 2
 
 

@@ -12,55 +12,77 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.executors import DLA0, GPU, Recorder, frame, new_threads, simulated, wait_until
+from support.executors import DLA0, DLA1, GPU, Recorder, frame, new_threads, wait_until
 
-from yolox_trt.core import Detections, Frame, PostprocessOptions
+from yolox_trt.core import Detections, Device, EngineError, Frame, PostprocessOptions
 from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import DropReason, InferenceExecutor, SchedulerOptions, StreamConfig
 from yolox_trt.executor.clock import VirtualClock
-from yolox_trt.executor.device_state import Batch, ModelServer
+from yolox_trt.executor.device_state import Batch, LoadedModel
 from yolox_trt.executor.placement import create_policy
 from yolox_trt.executor.scheduler import Scheduler
 
-FRAME = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
+
+def dynamic_scheduler(times: dict[Device, float]) -> Scheduler:
+    """Return a scheduler with the dynamic policy whose devices are in service and wait for work."""
+    models = {device: {"default": LoadedModel("default", time)} for device, time in times.items()}
+    scheduler = Scheduler(models, create_policy("dynamic"))
+    for device in models:
+        scheduler.device_started(device, 0.0)
+    scheduler.accepting = True
+    return scheduler
 
 
-def test_a_frame_that_takes_anothers_place_wakes_a_device_for_the_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def asked(scheduler: Scheduler, name: str, now: float) -> set[Device]:
+    """Submit a frame, and return the devices that must ask for work."""
+    outcome, states, _ = scheduler.submit(frame(name), now, now)
+    assert outcome.accepted
+    return {state.device for state in states}
+
+
+def test_one_device_is_woken_for_one_frame() -> None:
+    """With the dynamic policy every idle device could take it; only the fastest is asked."""
+    scheduler = dynamic_scheduler({GPU: 0.002, DLA0: 0.01, DLA1: 0.01})
+    scheduler.add_stream(StreamConfig(id="a", expected_rate=10.0), lambda _: None, None, 0.0)
+    for number in range(3):
+        now = 0.1 * number
+        assert asked(scheduler, "a", now) == {GPU}
+        batch, _ = scheduler.next_batch(GPU, now)
+        assert isinstance(batch, Batch)
+        assert scheduler.finish(batch, now + 0.002) is not None
+        assert not scheduler.release(batch, now + 0.002), "no frame waits"
+
+
+def test_all_idle_devices_are_woken_where_a_callback_may_keep_the_fastest() -> None:
+    scheduler = dynamic_scheduler({GPU: 0.002, DLA0: 0.01, DLA1: 0.01})
+    scheduler.add_stream(StreamConfig(id="a", expected_rate=10.0), lambda _: None, None, 0.0)
+    scheduler.devices[GPU].waiting = False
+    assert asked(scheduler, "a", 0.0) == {GPU, DLA0, DLA1}
+
+
+def test_a_frame_that_takes_anothers_place_wakes_a_device_for_the_other() -> None:
     """`a` comes while all is idle: the GPU alone is woken. `b`, which only the GPU may serve, comes
     before the GPU has asked, and goes first: `a` is for the DLA, which must not sleep on.
     """
-    recorder = Recorder()
-    times = {(GPU, "default"): 0.3, (DLA0, "default"): 0.4}
-    detectors = [simulated(GPU, 0.3), simulated(DLA0, 0.4)]
-    with InferenceExecutor(detectors, policy="dynamic", times=times) as executor:
-        executor.add_stream(StreamConfig(id="a", expected_rate=0.1), recorder.on_result)
-        executor.add_stream(
-            StreamConfig(id="b", device="gpu", priority=1, expected_rate=0.1), recorder.on_result
-        )
-        assert executor.wait_started(30.0)
-        scheduler = executor._scheduler
-        monkeypatch.setattr(scheduler, "drifted", lambda now: False)
-        assert wait_until(  # a placement wakes all
-            lambda: (
-                not (executor._planning or scheduler.replan_needed)
-                and all(worker.waiting for worker in executor._workers.values())
-            )
-        )
-        with executor._lock:  # as two calls of submit() that nobody comes between
-            now = executor.clock.now()
-            for name in ("a", "b"):
-                assert scheduler.submit(name, frame(name), now, now).accepted
-                executor._wake_idle(scheduler.streams[name], now)
-        assert recorder.wait(lambda: bool(recorder.results["a"] and recorder.results["b"]), 30.0)
-    assert recorder.results["a"][0].device == DLA0
+    scheduler = dynamic_scheduler({GPU: 0.3, DLA0: 0.4})
+    configs = [
+        StreamConfig(id="a", expected_rate=0.1),
+        StreamConfig(id="b", device="gpu", priority=1, expected_rate=0.1),
+    ]
+    for config in configs:
+        scheduler.add_stream(config, lambda _: None, None, 0.0)
+    assert asked(scheduler, "a", 0.0) == {GPU}
+    assert asked(scheduler, "b", 0.0) >= {DLA0}
+    for device, name in ((GPU, "b"), (DLA0, "a")):
+        batch, _ = scheduler.next_batch(device, 0.0)
+        assert isinstance(batch, Batch)
+        assert [stream.config.id for stream in batch.streams] == [name]
 
 
 def make_scheduler(options: SchedulerOptions, max_batch: int = 1) -> Scheduler:
-    servers = {GPU: {"default": ModelServer("default", max_batch, 0.01, True, 1)}}
-    scheduler = Scheduler(servers, create_policy("static"), options)
+    models = {GPU: {"default": LoadedModel("default", 0.01, max_batch=max_batch)}}
+    scheduler = Scheduler(models, create_policy("static"), options)
     scheduler.accepting = True
     return scheduler
 
@@ -74,15 +96,15 @@ def test_newer_frames_do_not_begin_the_batch_window_anew() -> None:
     began = []
     for number in range(30):
         now = number / 30.0
-        scheduler.submit("a", FRAME, now, now)
-        choice = scheduler.next_batch(GPU, now)
+        scheduler.submit(frame("a"), now, now)
+        choice, _ = scheduler.next_batch(GPU, now)
         if isinstance(choice, float) and choice < (number + 1) / 30.0:
             now = choice  # the worker sleeps until then
-            choice = scheduler.next_batch(GPU, now)
+            choice, _ = scheduler.next_batch(GPU, now)
         if isinstance(choice, Batch):
             began.append(now)
             scheduler.finish(choice, now)
-            scheduler.release(choice)
+            scheduler.release(choice, now)
     assert began[0] == pytest.approx(0.05)
     assert len(began) == 15  # every second frame
 
@@ -92,10 +114,12 @@ def test_a_frame_that_goes_stale_does_not_use_up_the_batch_window_of_the_next() 
     for name in ("a", "silent"):
         scheduler.add_stream(StreamConfig(id=name, stale_after=0.03), lambda _: None, None, 0.0)
     scheduler.device_started(GPU, 0.0)
-    scheduler.submit("a", FRAME, 0.0, 0.0)
-    assert scheduler.next_batch(GPU, 0.04) is None  # stale
-    scheduler.submit("a", FRAME, 1.0, 1.0)
-    assert scheduler.next_batch(GPU, 1.0) == pytest.approx(1.05)
+    scheduler.submit(frame("a"), 0.0, 0.0)
+    choice, outcome = scheduler.next_batch(GPU, 0.04)
+    assert choice is None
+    assert [drop.reason for drop in outcome.drops] == [DropReason.STALE]
+    scheduler.submit(frame("a"), 1.0, 1.0)
+    assert scheduler.next_batch(GPU, 1.0)[0] == pytest.approx(1.05)
     # It waits for service since the first one, which starvation goes by.
     assert scheduler.streams["a"].waiting_since == 0.0
 
@@ -103,9 +127,9 @@ def test_a_frame_that_goes_stale_does_not_use_up_the_batch_window_of_the_next() 
 def test_frames_that_waited_for_a_device_which_does_not_start_are_dropped() -> None:
     scheduler = make_scheduler(SchedulerOptions())
     scheduler.add_stream(StreamConfig(id="a"), lambda _: None, None, 0.0)
-    assert scheduler.submit("a", FRAME, 0.0, 0.0).accepted
-    scheduler.device_failed(GPU, 1.0, "no memory")
-    assert [reason for _, _, reason in scheduler.drops] == [DropReason.NO_DEVICE]
+    assert scheduler.submit(frame("a"), 0.0, 0.0)[0].accepted
+    outcome = scheduler.device_failed(GPU, 1.0, EngineError("no engine"))
+    assert [drop.reason for drop in outcome.drops] == [DropReason.NO_DEVICE]
     assert scheduler.streams["a"].in_flight == 0
 
 

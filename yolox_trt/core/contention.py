@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from yolox_trt.core.device import Device
@@ -20,14 +20,21 @@ _NOTHING = 1e-12
 
 @dataclass(frozen=True)
 class Contention:
-    """Factors on the devices' times: they share one memory."""
+    """Factors on the devices' times: they share one memory.
+
+    Attributes:
+        none: whether nothing slows anything down.
+    """
 
     gpu_with_dla: float = option(1.0, minimum=1.0, help="On a GPU's time while a DLA works.")
     dla_with_gpu: float = option(1.0, minimum=1.0, help="On a DLA's time while a GPU works.")
     dla_with_dla: float = option(1.0, minimum=1.0, help="On a DLA's time beside the other DLA.")
+    none: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_options(self)
+        none = self.gpu_with_dla == self.dla_with_gpu == self.dla_with_dla == 1.0
+        object.__setattr__(self, "none", none)
 
     @classmethod
     def parse(cls, value: Any) -> Contention:
@@ -53,11 +60,6 @@ class Contention:
             "dla_with_dla: 1.0}",
             fix="set `contention`",
         )
-
-    @property
-    def none(self) -> bool:
-        """Whether nothing slows anything down."""
-        return self.gpu_with_dla == self.dla_with_gpu == self.dla_with_dla == 1.0
 
     def slowdown(self, device: Device, busy: Iterable[Device]) -> float:
         """Return the factor on a device's time while others work.

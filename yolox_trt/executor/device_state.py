@@ -1,34 +1,37 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""DeviceState: what the scheduler knows of one device and its detectors."""
+"""DeviceState: what the scheduler knows of one device, its models and the calls it works on."""
 
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 
 from yolox_trt.core.device import Device
+from yolox_trt.detectors.detector import Ticket
+from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import DeviceSnapshot, DeviceStatus
 from yolox_trt.executor.stream import PendingFrame, Stream
 
-#: Weight of the newest measurement in the moving average of service times.
+#: Weight of the newest measurement in the moving average of a model's time.
 TIME_SMOOTHING = 0.1
 #: Seconds over which a device's load is reported.
 LOAD_WINDOW = 5.0
 
 
-class ModelServer:
-    """One model on one device.
+class LoadedModel:
+    """One model on one device: the time that it takes, and the size of its calls.
 
     Attributes:
         name: the model's name.
-        max_batch: most frames of one call, by the detector.
-        batch_limit: most frames of one call at present (halved by out-of-memory errors).
-        limited_at: when batch_limit was last reduced, in seconds.
         time: seconds for one frame; a moving average of call time / frames.
-        alone: the same, freed of known contention: as if no other device had worked beside.
-        measured: whether `time` was measured or given, rather than assumed.
-        calls: calls that may be under way at a time (Detector.max_calls).
+        alone: the same as if no other device had worked at the same time (core.contention).
+        measured: whether `time` was measured or given; otherwise it is assumed.
+        max_batch: most frames of one call, by the detector.
+        batch_limit: most frames of one call at present; halved when memory is short.
+        limited_at: when batch_limit last changed, in seconds.
+        calls: how many calls may be under way at a time (Detector.max_calls).
     """
 
     __slots__ = (
@@ -43,110 +46,121 @@ class ModelServer:
     )
 
     def __init__(
-        self, name: str, max_batch: int, time: float, measured: bool, calls: int = 1
+        self, name: str, time: float, *, measured: bool = True, max_batch: int = 1, calls: int = 1
     ) -> None:
         self.name = name
-        self.calls = calls
-        self.max_batch = max_batch
-        self.batch_limit = max_batch
-        self.limited_at = -math.inf
-        self.time = time
-        self.alone = time
+        self.time = self.alone = time
         self.measured = measured
+        self.max_batch = self.batch_limit = max_batch
+        self.limited_at = -math.inf
+        self.calls = calls
 
-    def record(self, seconds: float, frames: int, alone: float | None = None) -> None:
+    def record(self, seconds: float, alone: float, frames: int) -> None:
         """Take in the duration of one call.
 
         Args:
             seconds: the duration.
+            alone: the duration as if no other device had worked at the same time.
             frames: frames of the call.
-            alone: the duration freed of contention; None if that is the same.
         """
-        value = seconds / frames
-        value_alone = value if alone is None else alone / frames
-        if self.measured:
-            self.time += TIME_SMOOTHING * (value - self.time)
-            self.alone += TIME_SMOOTHING * (value_alone - self.alone)
-        else:
-            self.time, self.alone = value, value_alone
-            self.measured = True
+        weight = TIME_SMOOTHING if self.measured else 1.0
+        self.measured = True
+        self.time += weight * (seconds / frames - self.time)
+        self.alone += weight * (alone / frames - self.alone)
 
 
 class Batch:
-    """Frames of one detect() call, one of each stream.
+    """Frames of one call of a detector, one of each stream.
 
     Attributes:
-        device: where it runs.
-        server: the model that runs.
+        state: the device where it runs.
+        model: the model that runs.
         streams: the streams, in the order of `frames`.
         frames: the frames.
-        started: when it was given to the detector, in seconds of the executor's clock.
-        began: when the device could begin it: `started`, or the end of the call before it; infinite
-            until then, as are the two that follow.
-        expected_end: began + expected duration.
-        watchdog_at: when the call counts as hung.
-        done: seconds of its work done until `since`, as if the device had worked alone.
-        since: when `done` was reckoned last.
-        slowdown: factor of the devices that have worked beside it since then.
+        watchdog: seconds after its beginning when the call counts as hung.
+        ticket: what the detector gave for the call, until it is collected.
+        began: when the device began the call, in seconds: when the detector got it, or at the end
+            of the call before. Infinite until then, like `expected_end` and `watchdog_at`.
+        expected_end: when it should end.
+        watchdog_at: when it counts as hung.
+        done: seconds of the work that was done at the time `since`, as if alone.
+        since: the time up to which `done` counts.
+        slowdown: factor of the devices that have worked at the same time since `since`.
     """
+
+    ticket: Ticket
 
     __slots__ = (
         "began",
-        "device",
         "done",
         "expected_end",
         "frames",
-        "server",
+        "model",
         "since",
         "slowdown",
-        "started",
+        "state",
         "streams",
+        "ticket",
         "watchdog",
         "watchdog_at",
     )
 
     def __init__(
         self,
-        device: Device,
-        server: ModelServer,
+        state: DeviceState,
+        model: LoadedModel,
         streams: list[Stream],
         frames: list[PendingFrame],
-        started: float,
         watchdog: float,
     ) -> None:
-        self.device = device
-        self.server = server
+        self.state = state
+        self.model = model
         self.streams = streams
         self.frames = frames
-        self.started = started
         self.watchdog = watchdog
         self.began = self.expected_end = self.watchdog_at = math.inf
         self.done = 0.0
-        self.since = started
+        self.since = math.inf
         self.slowdown = 1.0
 
     def begin(self, now: float) -> None:
-        """Note that no call before it is under way any more."""
+        """Note that the device begins the call."""
         self.began = self.since = now
-        self.expected_end = now + self.server.time * len(self.frames)
+        self.expected_end = now + self.model.time * len(self.frames)
         self.watchdog_at = now + self.watchdog
 
-    def settle(self, now: float) -> None:
-        """Reckon `done` up to now."""
+    def advance(self, now: float) -> None:
+        """Bring `done` up to now."""
         self.done += (now - self.since) / self.slowdown
         self.since = now
 
+    def rearm(self, now: float) -> None:
+        """Start its watchdog anew: the call could not end, for its worker was kept by callbacks."""
+        self.watchdog_at = max(self.watchdog_at, now + self.watchdog)
+
 
 class DeviceState:
-    """State of one device. Not thread safe: the Scheduler's owner holds a lock."""
+    """State of one device. Not thread safe: the Scheduler's owner holds a lock.
 
-    def __init__(self, device: Device, servers: dict[str, ModelServer]) -> None:
+    Attributes:
+        device: which.
+        name: its name.
+        models: what it can run, by name.
+        under_way: calls that its detector was given and that have not ended, the running one first.
+        placed: streams that are placed on it.
+        waiting: whether its worker waits for work, and takes it as soon as it is woken.
+        wakeup: what its worker waits on; the WorkerPool replaces it by one of its lock.
+    """
+
+    def __init__(self, device: Device, models: dict[str, LoadedModel]) -> None:
         self.device = device
-        self.servers = servers
+        self.name = str(device)
+        self.models = models
         self.status = DeviceStatus.STARTING
-        #: Calls that its detector was given and that have not ended, the one that runs first.
         self.under_way: deque[Batch] = deque()
         self.placed: list[Stream] = []
+        self.waiting = True
+        self.wakeup = threading.Condition()
         self.frames = 0
         self.batches = 0
         self.errors = 0
@@ -156,8 +170,8 @@ class DeviceState:
         self.late_results = 0
         self.last_error = ""
         self.retry_at = math.nan
-        self.backoff = 0.0
-        self.in_service_since = math.nan
+        self._backoff = 0.0
+        self._in_service_since = math.nan
         self._busy_spans: deque[tuple[float, float]] = deque(maxlen=2048)
 
     @property
@@ -169,7 +183,7 @@ class DeviceState:
     def has_room(self) -> bool:
         """Whether it may be given a call now."""
         under_way = self.under_way
-        return not under_way or len(under_way) < under_way[0].server.calls
+        return not under_way or len(under_way) < under_way[0].model.calls
 
     def take(self, batch: Batch, now: float) -> None:
         """Add a call."""
@@ -178,15 +192,59 @@ class DeviceState:
             batch.begin(now)
 
     def end(self, batch: Batch, now: float) -> None:
-        """Remove the call that runs; the next one begins."""
-        self.under_way.remove(batch)
-        self.record_busy(min(batch.began, now), now)
-        if self.under_way and self.under_way[0].began == math.inf:
-            self.under_way[0].begin(now)
+        """Remove a call; the next one begins."""
+        under_way = self.under_way
+        under_way.remove(batch)
+        self._busy_spans.append((min(batch.began, now), now))
+        if under_way and under_way[0].began == math.inf:
+            under_way[0].begin(now)
 
-    def record_busy(self, start: float, end: float) -> None:
-        """Note that the device worked from `start` to `end`, in seconds."""
-        self._busy_spans.append((start, end))
+    def free_at(self, now: float) -> float:
+        """Return when all calls under way should have ended, in seconds."""
+        if not self.under_way:
+            return now
+        calls = iter(self.under_way)
+        end = next(calls).expected_end
+        if end <= now:
+            # An overdue call may hang: the longer it has been overdue, the longer it may be.
+            end = now + (now - end)
+        for call in calls:
+            end += call.model.time * len(call.frames)
+        return end
+
+    def start(self, now: float) -> None:
+        """Put it in service."""
+        self.status = DeviceStatus.IN_SERVICE
+        self.retry_at = math.nan
+        self._in_service_since = now
+
+    def fail(self, now: float, error: str, options: SchedulerOptions) -> list[Batch]:
+        """Take it out of service until `retry_at`, and return the calls that are lost with it.
+
+        The time to the next restart doubles with each failure, until the device has worked for
+        ten times as long.
+        """
+        proved = now - self._in_service_since > 10.0 * max(self._backoff, options.backoff)
+        self._backoff = (
+            min(2.0 * self._backoff, options.backoff_max)
+            if self._backoff and not proved
+            else options.backoff
+        )
+        self.errors += 1
+        self.last_error = error
+        self.status = DeviceStatus.OUT_OF_SERVICE
+        self.retry_at = now + self._backoff
+        self._in_service_since = math.nan
+        if self.running is not None:
+            self._busy_spans.append((self.running.began, now))
+        lost = list(self.under_way)
+        self.under_way.clear()
+        return lost
+
+    def give_up(self, status: DeviceStatus) -> None:
+        """Plan no restart any more: it is LOST or BROKEN."""
+        self.status = status
+        self.retry_at = math.nan
 
     def load(self, now: float) -> float:
         """Share of the last LOAD_WINDOW seconds that the device was busy, 0 to 1."""
@@ -200,14 +258,14 @@ class DeviceState:
             busy += now - max(self.running.began, begin)
         return min(1.0, busy / LOAD_WINDOW)
 
-    def snapshot(self, now: float, streams: tuple[str, ...]) -> DeviceSnapshot:
+    def snapshot(self, now: float) -> DeviceSnapshot:
         """Return counters and state."""
         return DeviceSnapshot(
             device=self.device,
             status=self.status,
-            models={name: server.time for name, server in self.servers.items()},
-            batch_limits={name: server.batch_limit for name, server in self.servers.items()},
-            streams=streams,
+            models={name: model.time for name, model in self.models.items()},
+            batch_limits={name: model.batch_limit for name, model in self.models.items()},
+            streams=tuple(stream.config.id for stream in self.placed),
             load=self.load(now),
             frames=self.frames,
             batches=self.batches,

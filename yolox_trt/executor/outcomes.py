@@ -1,10 +1,18 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""What may become of a frame: SubmitOutcome at the door, DropReason for every lost frame."""
+"""What may become of a frame, and Outcome: what a change of the scheduler brought about."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from yolox_trt.core.frame import Frame
+    from yolox_trt.executor.events import Event
+    from yolox_trt.executor.stream import Stream
+    from yolox_trt.executor.timeline import Timeline
 
 
 class DropReason(enum.Enum):
@@ -54,3 +62,84 @@ class SubmitOutcome(enum.Enum):
     def accepted(self) -> bool:
         """Whether the executor took the frame."""
         return self in (SubmitOutcome.ACCEPTED, SubmitOutcome.REPLACED_OLDEST)
+
+
+#: As what a refused frame is counted.
+REFUSALS = {
+    SubmitOutcome.QUEUE_FULL: DropReason.OVERFLOW,
+    SubmitOutcome.STALE: DropReason.STALE,
+    SubmitOutcome.RATE_LIMITED: DropReason.RATE,
+    SubmitOutcome.DISABLED: DropReason.DISABLED,
+    SubmitOutcome.NO_DEVICE: DropReason.NO_DEVICE,
+    SubmitOutcome.STOPPED: DropReason.STOPPED,
+}
+
+
+class Drop(NamedTuple):
+    """An accepted frame that gives no result."""
+
+    stream: Stream
+    frame: Frame
+    reason: DropReason
+
+
+class Outcome(NamedTuple):
+    """What a call of the Scheduler brought about, for whoever called it.
+
+    Attributes:
+        drops: accepted frames that were dropped, for on_drop.
+        events: what happened to devices and streams, for the log.
+    """
+
+    drops: Sequence[Drop] = ()
+    events: Sequence[Event] = ()
+
+
+#: What most calls bring about.
+NOTHING = Outcome()
+
+
+class Ledger:
+    """Counts the drops and events of the call under way, and enters them in the timeline.
+
+    Args:
+        timeline: where they are entered, None for nowhere.
+
+    Attributes:
+        empty: whether nothing has been counted since the last call of `outcome`.
+    """
+
+    def __init__(self, timeline: Timeline | None) -> None:
+        self.empty = True
+        self._timeline = timeline
+        self._drops: list[Drop] = []
+        self._events: list[Event] = []
+
+    def refuse(self, stream: Stream, reason: DropReason, now: float) -> None:
+        """Count a frame that was not accepted."""
+        stream.dropped[reason] += 1
+        if self._timeline is not None:
+            self._timeline.add_drop(now, stream.config.id, reason)
+
+    def drop(self, stream: Stream, frame: Frame, reason: DropReason, now: float) -> None:
+        """Count an accepted frame that gives no result."""
+        self.refuse(stream, reason, now)
+        self._drops.append(Drop(stream, frame, reason))
+        self.empty = False
+
+    def happened(self, event: Event, now: float) -> None:
+        """Enter an event."""
+        self._events.append(event)
+        self.empty = False
+        if self._timeline is not None and event.mark:
+            device, text = "{0.device}", event.mark
+            self._timeline.add_event(now, device.format(event), text.format(event))
+
+    def outcome(self) -> Outcome:
+        """Return what has been counted since the last call."""
+        if self.empty:
+            return NOTHING
+        self.empty = True
+        outcome = Outcome(self._drops, self._events)
+        self._drops, self._events = [], []
+        return outcome

@@ -9,16 +9,17 @@ from collections import deque
 
 
 class RateMeter:
-    """Mean rate of the last `window` events; falls towards 0 when they cease."""
+    """Mean rate of the last `window` events; falls towards 0 when they cease.
 
-    __slots__ = ("_times",)
+    Attributes:
+        add: counts an event; its argument is the event's time, in seconds.
+    """
+
+    __slots__ = ("_times", "add")
 
     def __init__(self, window: int = 32) -> None:
         self._times: deque[float] = deque(maxlen=window)
-
-    def add(self, now: float) -> None:
-        """Count an event at `now`, in seconds."""
-        self._times.append(now)
+        self.add = self._times.append
 
     def rate(self, now: float) -> float:
         """Return events a second, NaN before the third event."""

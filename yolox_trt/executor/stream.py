@@ -7,16 +7,19 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
-from yolox_trt.executor.outcomes import DropReason
+from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
 from yolox_trt.executor.rate_meter import RateMeter
 from yolox_trt.executor.snapshot import StreamSnapshot
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.stream_result import StreamResult
+
+if TYPE_CHECKING:
+    from yolox_trt.executor.device_state import DeviceState, LoadedModel
 
 #: Called with a result, on the thread of the device that made it.
 ResultCallback = Callable[[StreamResult], None]
@@ -52,13 +55,13 @@ class Stream:
             device that its configuration names while that is in service.
         served: whether a device that is in service, or about to be, may serve it.
         placed: the device that the policy gave it (dynamic: where its last frame went).
-        settled: whether a policy has placed it; moves before that are no moves.
+        placed_by_policy: whether a policy has placed it yet; a change before that is no move.
         credits: services left in the present round of the weighted round robin.
         served_order: running number of its last service, for the round robin.
-        waiting_since: when it began to wait for the service that it has not had, NaN if not; frames
-            that go stale meanwhile do not end that.
-        gathering_since: since when its queue holds something, whatever frames come and go: a batch
-            gathers from then on. Of no meaning while the queue is empty.
+        waiting_since: when it began to wait to be served, NaN while it does not; a frame that goes
+            stale does not end the wait.
+        gathering_since: when its queue began to hold frames, whichever they are; a batch gathers
+            from then on. Meaningless while the queue is empty.
     """
 
     def __init__(
@@ -71,10 +74,10 @@ class Stream:
         self.running: PendingFrame | None = None
         self.busy = False
         self.removed = False
-        self.devices: dict[Device, str] = {}
+        self.devices: dict[DeviceState, LoadedModel] = {}
         self.served = False
-        self.placed: Device | None = None
-        self.settled = False
+        self.placed: DeviceState | None = None
+        self.placed_by_policy = False
         self.credits = config.weight
         self.served_order = 0
         self.waiting_since = math.nan
@@ -94,27 +97,54 @@ class Stream:
         self.latencies: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self._rate_time = -math.inf
 
-    def allow_rate(self, now: float) -> bool:
+    def offer(self, frame: Frame, received: float, now: float, *, accepting: bool) -> SubmitOutcome:
+        """Take a frame into the queue, or refuse it.
+
+        Args:
+            frame: the frame.
+            received: its time of arrival, in seconds.
+            now: the present, in seconds.
+            accepting: whether the executor runs.
+
+        Returns:
+            What became of it; after REPLACED_OLDEST the queue holds one frame too many, and the
+            caller drops the oldest.
+        """
+        self.received += 1
+        self.arrivals.add(now)
+        config, queue = self.config, self.queue
+        full = len(queue) >= config.queue_depth
+        if not accepting:
+            return SubmitOutcome.STOPPED
+        if not config.enabled:
+            return SubmitOutcome.DISABLED
+        if not self.served:
+            return SubmitOutcome.NO_DEVICE
+        if config.stale_after and now - received > config.stale_after:
+            return SubmitOutcome.STALE
+        if full and config.overflow == "drop_newest":
+            return SubmitOutcome.QUEUE_FULL
+        if config.max_rate and not self._allow_rate(config.max_rate, now):
+            return SubmitOutcome.RATE_LIMITED
+        if not queue:
+            self.gathering_since = now
+        if self.waiting_since != self.waiting_since:  # NaN
+            self.waiting_since = now
+        deadline = received + config.deadline if config.deadline else math.inf
+        queue.append(PendingFrame(frame, received, now, deadline))
+        return SubmitOutcome.REPLACED_OLDEST if full else SubmitOutcome.ACCEPTED
+
+    def _allow_rate(self, max_rate: float, now: float) -> bool:
         """Tell whether `max_rate` lets a frame in now, and count it if so.
 
         Generic cell rate algorithm (ITU-T I.371) with half a period of tolerance: a camera at
         just `max_rate` loses nothing to jitter, and the long-run rate stays at `max_rate`.
         """
-        if not self.config.max_rate:
-            return True
-        period = 1.0 / self.config.max_rate
+        period = 1.0 / max_rate
         if now < self._rate_time - 0.5 * period:
             return False
         self._rate_time = max(self._rate_time, now) + period
         return True
-
-    def enqueue(self, pending: PendingFrame, *, replaces: bool = False) -> None:
-        """Append a frame; the caller has made room, by dropping one if it `replaces` it."""
-        if not (self.queue or replaces):
-            self.gathering_since = pending.submitted
-        if self.waiting_since != self.waiting_since:  # NaN
-            self.waiting_since = pending.submitted
-        self.queue.append(pending)
 
     def take(self, now: float) -> PendingFrame:
         """Start the oldest waiting frame."""
@@ -152,7 +182,7 @@ class Stream:
             model=self.config.model,
             enabled=self.config.enabled,
             priority=self.config.priority,
-            device=self.placed,
+            device=None if self.placed is None else self.placed.device,
             served=self.served,
             received=self.received,
             processed=self.processed,

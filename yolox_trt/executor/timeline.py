@@ -8,7 +8,7 @@ import itertools
 import math
 import threading
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,23 +110,17 @@ class _Ring:
         return np.asarray(np.roll(self._rows, -(self._count % capacity)))
 
 
-class _Names:
-    """Names as numbers, for rows of fixed size."""
+class _Numbers(dict[str, int]):
+    """Name -> its number, for rows of fixed size; a name that is asked for gets the next one."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Hashable, int] = {}
-        self._names: list[str] = []
+        super().__init__()
+        self.names: list[str] = []
 
-    def number(self, thing: Hashable) -> int:
-        """Return the number of a name, or of an object that str() names."""
-        number = self._numbers.get(thing)
-        if number is None:
-            number = self._numbers[thing] = len(self._names)
-            self._names.append(str(thing))
+    def __missing__(self, name: str) -> int:
+        number = self[name] = len(self.names)
+        self.names.append(name)
         return number
-
-    def __getitem__(self, number: int) -> str:
-        return self._names[number]
 
 
 class Timeline:
@@ -144,7 +138,7 @@ class Timeline:
         self._frames = _Ring(_FRAME, capacity)
         self._drops = _Ring(_DROP, max(1, capacity // 2))
         self._events: deque[EventMark] = deque(maxlen=1000)
-        self._names = _Names()
+        self._numbers = _Numbers()
         self._reasons = tuple(DropReason)
         self._reason_numbers = {reason: i for i, reason in enumerate(self._reasons)}
         self._calls = 0
@@ -158,10 +152,10 @@ class Timeline:
             if stages is None
             else (stages.preprocess, stages.inference, stages.postprocess)
         )
-        number = self._names.number
+        numbers = self._numbers
         with self._lock:
             self._calls += 1
-            device, model = number(batch.device), number(batch.server.name)
+            device, model = numbers[batch.state.name], numbers[batch.model.name]
             for stream, pending in zip(batch.streams, batch.frames, strict=True):
                 self._frames.append(
                     (
@@ -172,7 +166,7 @@ class Timeline:
                         *times,
                         device,
                         model,
-                        number(stream.config.id),
+                        numbers[stream.config.id],
                         failed,
                     )
                 )
@@ -180,7 +174,7 @@ class Timeline:
     def add_drop(self, time: float, stream: str, reason: DropReason) -> None:
         """Record a dropped frame."""
         with self._lock:
-            self._drops.append((time, self._names.number(stream), self._reason_numbers[reason]))
+            self._drops.append((time, self._numbers[stream], self._reason_numbers[reason]))
 
     def add_event(self, time: float, device: str, text: str) -> None:
         """Record a fault, a return to service, a move."""
@@ -198,7 +192,7 @@ class Timeline:
         with self._lock:
             rows = self._frames.rows()
         rows = rows[rows["end"] >= since]
-        names = self._names
+        names = self._numbers.names
         spans = []
         for _, group in itertools.groupby(rows.tolist(), key=lambda row: row[0]):
             frames = list(group)
@@ -222,7 +216,7 @@ class Timeline:
         with self._lock:
             rows = self._drops.rows()
         return [
-            DropMark(time, self._names[stream], self._reasons[reason].value)
+            DropMark(time, self._numbers.names[stream], self._reasons[reason].value)
             for time, stream, reason in rows[rows["time"] >= since].tolist()
         ]
 

@@ -8,7 +8,7 @@ import heapq
 import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.frame import Frame
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.engines.simulated import LatencyModel
 from yolox_trt.executor.clock import VirtualClock
-from yolox_trt.executor.device_state import Batch, ModelServer
+from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
 from yolox_trt.executor.outcomes import DropReason
 from yolox_trt.executor.placement import PlacementPolicy, create_policy
 from yolox_trt.executor.scheduler import Scheduler
@@ -212,12 +212,11 @@ class Simulation:
             {
                 device: {
                     # Known from a device that works alone, as after a warm-up.
-                    name: ModelServer(
+                    name: LoadedModel(
                         name,
-                        1 if device.kind == "dla" else max_batch,
                         latency.mean,
-                        True,
-                        2 if device in self._copies else 1,
+                        max_batch=1 if device.kind == "dla" else max_batch,
+                        calls=2 if device in self._copies else 1,
                     )
                     for name, latency in models.items()
                 }
@@ -238,12 +237,15 @@ class Simulation:
         #: Devices whose worker waits for the oldest call, and takes no other frame meanwhile.
         self._collecting: set[Device] = set()
         self._busy_time = dict.fromkeys(devices, 0.0)
-        self._wake_at: dict[Device, float] = {}
+        self._wake_at: dict[DeviceState, float] = {}
         self._measured: dict[str, array[float]] = {}
         self._served_by: dict[str, dict[Device, int]] = {}
         self._duration = 0.0
-        # Pixels do not matter here: every simulated frame is this one.
-        self._frame = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
+        # Pixels do not matter here: all frames of a camera are this one.
+        self._frames = [
+            Frame.view(bytes(3), height=1, width=1, encoding="bgr8", stream_id=camera.config.id)
+            for camera in self._cameras
+        ]
 
     def run(
         self,
@@ -265,7 +267,7 @@ class Simulation:
         for camera in self._cameras:
             config = camera.config
             if not config.expected_rate:
-                config = StreamConfig(**{**_fields(config), "expected_rate": camera.rate})
+                config = replace(config, expected_rate=camera.rate)
             scheduler.add_stream(config, _ignore, None, 0.0)
             self._measured[config.id] = array("d")
             self._served_by[config.id] = dict.fromkeys(scheduler.devices, 0)
@@ -284,7 +286,7 @@ class Simulation:
             time, _, action, argument = heapq.heappop(self._events)
             self.clock.advance_to(time)
             action(argument)
-            if scheduler.replan_needed:
+            if scheduler.placements.needed:
                 self._replan("streams or devices changed")
             steps += 1
             if progress is not None and steps % 20_000 == 0:
@@ -293,7 +295,6 @@ class Simulation:
                 break
         end = max(self.clock.now(), duration)
         scheduler.drop_waiting(end)
-        scheduler.drops.clear()
         return SimulationResult(
             duration=duration,
             snapshot=scheduler.snapshot(end),
@@ -323,53 +324,51 @@ class Simulation:
         index, count = which
         camera = self._cameras[index]
         now = self.clock.now()
-        scheduler = self.scheduler
-        outcome = scheduler.submit(camera.config.id, self._frame, now, now)
+        _, asked, _ = self.scheduler.submit(self._frames[index], now, now)
         # Times are multiples of the period, not sums, so that no rounding piles up.
         following = camera.phase + (count + 1) / camera.rate
         if camera.jitter:
             following += float(self._rng.uniform(-camera.jitter, camera.jitter))
         if following < self._duration:
             self._at(max(following, now), self._arrive, (index, count + 1))
-        if outcome.accepted:
-            for state in scheduler.idle_devices(scheduler.streams[camera.config.id]):
-                self._dispatch(state.device)
-        scheduler.drops.clear()
+        for state in asked:
+            self._dispatch(state)
 
-    def _dispatch(self, device: Device) -> None:
-        calls = self._calls.get(device)
-        if calls and (device in self._collecting or not calls[-1].copied):
+    def _dispatch(self, state: DeviceState) -> None:
+        calls = self._calls.get(state.device) if self._calls else None
+        if calls and (state.device in self._collecting or not calls[-1].copied):
             return  # its worker is in a call of the detector
         now = self.clock.now()
-        choice = self.scheduler.next_batch(device, now)
+        choice, _ = self.scheduler.next_batch(state.device, now)
         if choice is None:
             return
         if isinstance(choice, Batch):
             self._start(choice, now)
-        elif not now < self._wake_at.get(device, -math.inf) <= choice:
-            self._wake_at[device] = choice
-            self._at(choice, self._wake, device)
+        elif not now < self._wake_at.get(state, -math.inf) <= choice:
+            self._wake_at[state] = choice
+            self._at(choice, self._wake, state)
 
-    def _wake(self, device: Device) -> None:
-        self._wake_at.pop(device, None)
-        self._dispatch(device)
+    def _wake(self, state: DeviceState) -> None:
+        self._wake_at.pop(state, None)
+        self._dispatch(state)
 
     def _start(self, batch: Batch, now: float) -> None:
-        latency = self._latencies[batch.device][batch.server.name]
+        device = batch.state.device
+        latency = self._latencies[device][batch.model.name]
         work = _Work(batch, latency.sample(self._rng, len(batch.frames)), now)
-        if batch.device not in self._copies:
+        if device not in self._copies:
             self._compute(work, now)
             return
-        copying = min(work.left, self._copies[batch.device] * len(batch.frames))
+        copying = min(work.left, self._copies[device] * len(batch.frames))
         work.left -= copying
-        self._calls[batch.device].append(work)
+        self._calls[device].append(work)
         self._at(now + copying, self._copied, work)
 
     def _copied(self, work: _Work) -> None:
         """The worker is back from enqueueing a call: another one, or wait for the oldest."""
         now = self.clock.now()
-        device = work.batch.device
-        calls = self._calls[device]
+        state = work.batch.state
+        calls = self._calls[state.device]
         if not any(call is work for call in calls):
             return  # lost in an outage
         work.copied = True
@@ -379,20 +378,20 @@ class Simulation:
             self._compute(work, now)
             self._finish(calls.pop(0), now)
             return
-        self._dispatch(device)
+        self._dispatch(state)
         if calls[-1].copied:
-            self._collecting.add(device)
+            self._collecting.add(state.device)
 
     def _compute(self, work: _Work, now: float) -> None:
-        batch = work.batch
+        device = work.batch.state.device
         work.since = now
-        self._working[batch.device] = work
-        share = self._gpu_share.get(batch.device, 0.0)
+        self._working[device] = work
+        share = self._gpu_share.get(device, 0.0)
         lengthened = None
         if share:
             lengthened = next((w for d, w in self._working.items() if d.kind == "gpu"), None)
             if lengthened is not None:
-                self._settle(lengthened, now)
+                self._advance(lengthened, now)
                 lengthened.left += share
         if self._contention.none:
             self._schedule_end(work, now)
@@ -401,14 +400,14 @@ class Simulation:
         else:
             self._reschedule(now)
 
-    def _settle(self, work: _Work, now: float) -> None:
+    def _advance(self, work: _Work, now: float) -> None:
         work.left -= (now - work.since) / work.factor
         work.since = now
 
     def _reschedule(self, now: float) -> None:
         """The set of working devices has changed: all go on at their new speeds."""
         for device, work in self._working.items():
-            self._settle(work, now)
+            self._advance(work, now)
             work.factor = self._contention.slowdown(device, self._working)
             self._schedule_end(work, now)
 
@@ -419,20 +418,20 @@ class Simulation:
 
     def _end(self, which: tuple[_Work, int]) -> None:
         work, version = which
-        batch = work.batch
-        if version != work.version or self._working.get(batch.device) is not work:
+        device = work.batch.state.device
+        if version != work.version or self._working.get(device) is not work:
             return
         now = self.clock.now()
-        del self._working[batch.device]
+        del self._working[device]
         if not self._contention.none:
             self._reschedule(now)
-        calls = self._calls.get(batch.device)
+        calls = self._calls.get(device)
         if calls is not None:
             work.computed = True
             following = calls[1] if len(calls) > 1 else None
             if following is not None and not following.copied:
                 return  # the worker still copies; it collects afterwards
-            self._collecting.discard(batch.device)
+            self._collecting.discard(device)
             calls.pop(0)
             if following is not None:
                 self._compute(following, now)
@@ -440,22 +439,20 @@ class Simulation:
 
     def _finish(self, work: _Work, now: float) -> None:
         batch = work.batch
-        scheduler = self.scheduler
-        self._count_busy(batch.began, now, batch.device)
-        scheduler.finish(batch, now, None, StageTimes(inference=now - batch.began))
+        state, device = batch.state, batch.state.device
+        self._count_busy(batch.began, now, device)
+        self.scheduler.finish(batch, now, None, StageTimes(inference=now - batch.began))
         for stream, pending in zip(batch.streams, batch.frames, strict=True):
             self._measured[stream.config.id].append(now - pending.received)
-            self._served_by[stream.config.id][batch.device] += 1
-        scheduler.release(batch)
-        self._dispatch(batch.device)
-        calls = self._calls.get(batch.device)
+            self._served_by[stream.config.id][device] += 1
+        asked = self.scheduler.release(batch, now)
+        self._dispatch(state)
+        calls = self._calls.get(device)
         if calls and calls[-1].copied:
-            self._collecting.add(batch.device)
-        if scheduler.policy.per_frame:
-            for stream in batch.streams:
-                if stream.queue:
-                    for state in scheduler.idle_devices(stream):
-                        self._dispatch(state.device)
+            self._collecting.add(device)
+        for other in asked:
+            if other is not state:
+                self._dispatch(other)
 
     def _count_busy(self, start: float, end: float, device: Device) -> None:
         self._busy_time[device] += max(0.0, min(end, self._duration) - start)
@@ -470,7 +467,7 @@ class Simulation:
         self._collecting.discard(outage.device)
         if work is not None and not self._contention.none:
             self._reschedule(now)
-        self.scheduler.device_failed(outage.device, now, "simulated outage")
+        self.scheduler.device_failed(outage.device, now, EngineError("simulated outage"))
         back = max(outage.end, self.scheduler.devices[outage.device].retry_at)
         self._at(back, self._recover, outage.device)
         self._dispatch_all()
@@ -484,23 +481,18 @@ class Simulation:
         now = self.clock.now()
         if now + DRIFT_PERIOD < self._duration:
             self._at(now + DRIFT_PERIOD, self._check_drift, None)
-        if self.scheduler.drifted(now):
+        if self.scheduler.placements.drifted(now):
             self.scheduler.replan(now, "rates or times changed", drifted=True)
             self._dispatch_all()
 
     def _replan(self, reason: str) -> None:
         self.scheduler.replan(self.clock.now(), reason)
-        self.scheduler.events.clear()
         self._dispatch_all()
 
     def _dispatch_all(self) -> None:
-        for device, state in self.scheduler.devices.items():
+        for state in self.scheduler.devices.values():
             if state.has_room:
-                self._dispatch(device)
-
-
-def _fields(config: StreamConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+                self._dispatch(state)
 
 
 def _ignore(_: Any) -> None:

@@ -71,7 +71,6 @@ class BalancedPlacement:
     """
 
     name = "balanced"
-    per_frame = False
     replans = True
 
     def __init__(self, slack: float = 0.02, hysteresis: float = 0.05) -> None:

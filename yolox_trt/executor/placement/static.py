@@ -18,7 +18,6 @@ class StaticPlacement:
     """
 
     name = "static"
-    per_frame = False
     replans = False
 
     def place(self, problem: PlacementProblem) -> dict[str, Device]:

@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Supervisor: finds what hangs, and has streams placed anew when demands have changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from yolox_trt.core.faults import HungError
+from yolox_trt.executor.callbacks import report
+from yolox_trt.executor.outcomes import Outcome
+from yolox_trt.executor.placement import PlacementProblem
+from yolox_trt.executor.snapshot import DeviceStatus
+from yolox_trt.executor.worker import Worker
+from yolox_trt.executor.worker_pool import WorkerPool
+
+#: Seconds between looks at drifted rates and times.
+DRIFT_PERIOD = 1.0
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """A thread that watches a pool's workers, from its creation until the pool stops."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+        self._scheduler = pool.scheduler
+        options = pool.scheduler.options
+        limits = (options.watchdog, options.callback_limit)
+        self._period = min(0.25, *(limit / 4.0 for limit in limits if limit))
+        self._next_look = pool.clock.now() + DRIFT_PERIOD
+        self._planner: threading.Thread | None = None
+        self._planning = False
+        self._thread = threading.Thread(
+            target=self._supervise, name="executor-supervisor", daemon=True
+        )
+        self._thread.start()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread, and for a placement that is being made, to end."""
+        end = time.monotonic() + timeout
+        self._thread.join(timeout)
+        if self._planner is not None:
+            self._planner.join(max(0.0, end - time.monotonic()))
+
+    def _supervise(self) -> None:
+        pool = self._pool
+        while True:
+            with pool.lock:
+                if not pool.stopping and (self._planning or not self._scheduler.placements.needed):
+                    pool.attention.wait(self._period)
+                if pool.stopping:
+                    return
+                now = pool.clock.now()
+                outcomes = [o for w in list(pool.workers.values()) for o in self._check(w, now)]
+                problem, reason = self._problem(now)
+                if problem is not None:
+                    self._scheduler.placements.note_planned(now)
+                    self._planning = True
+            for outcome in outcomes:
+                report(outcome)
+            if problem is not None:
+                # On a thread of its own: a placement may take long, and watchdogs may not wait.
+                self._planner = threading.Thread(
+                    target=self._plan, args=(problem, reason), name="executor-planner", daemon=True
+                )
+                self._planner.start()
+
+    def _check(self, worker: Worker, now: float) -> list[Outcome]:
+        """Look whether a worker's callback, call or restart hangs."""
+        options, batch = self._scheduler.options, worker.state.running
+        if worker.callback is not None:
+            # What is under way waits for the callback: it does not hang itself.
+            limit = options.callback_limit
+            if limit and now - worker.callback[2] > limit:
+                return [self._pool.take_over(worker, now)]
+            return []
+        if batch is not None and now > batch.watchdog_at:
+            error = HungError(
+                f"detect() of {batch.model.name} has not returned for {now - batch.began:.2f} s "
+                f"(expected {batch.expected_end - batch.began:.3f} s)"
+            )
+        elif now > worker.restart_watchdog_at:
+            error = HungError(f"restart has not returned for {options.restart_watchdog:g} s")
+        else:
+            return []
+        return self._pool.give_up(worker, error, now)
+
+    def _problem(self, now: float) -> tuple[PlacementProblem | None, str]:
+        """Return what a policy is to be asked now, None for nothing, and why."""
+        placements = self._scheduler.placements
+        if self._planning:
+            return None, ""
+        if placements.needed:
+            statuses = [state.status for state in self._scheduler.devices.values()]
+            if DeviceStatus.STARTING in statuses:
+                self._pool.attention.wait(self._period)  # the last one to start replans for all
+                return None, ""
+            return placements.problem(now), "streams or devices changed"
+        if self._scheduler.policy.replans and now >= self._next_look:
+            self._next_look = now + DRIFT_PERIOD
+            if placements.drifted(now):
+                return placements.problem(now, drifted=True), "rates or times changed"
+        return None, ""
+
+    def _plan(self, problem: PlacementProblem, reason: str) -> None:
+        """Ask the policy, and move the streams."""
+        try:
+            placement = self._scheduler.policy.place(problem)
+        except Exception:
+            _LOGGER.exception("placement failed; streams stay where they are")
+            placement = {}
+        with self._pool.lock:
+            self._planning = False
+            now = self._pool.clock.now()
+            outcome = self._scheduler.apply_placement(placement, reason, now)
+            self._pool.wake_all()
+        report(outcome)

@@ -1,0 +1,453 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Worker: one device's thread. It runs calls, delivers results, and restarts a failed device."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import enum
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolox_trt.core.detections import Detections
+from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
+from yolox_trt.core.faults import DeviceBusyError
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.detectors.detector import Detector, StageTimes
+from yolox_trt.executor.callbacks import call_back, report
+from yolox_trt.executor.device_state import Batch, DeviceState
+from yolox_trt.executor.events import worth_logging
+from yolox_trt.executor.outcomes import NOTHING, DropReason, Outcome
+from yolox_trt.executor.snapshot import DeviceStatus
+from yolox_trt.executor.stream import Stream
+from yolox_trt.executor.stream_result import ResultTiming, StreamResult
+
+if TYPE_CHECKING:
+    from yolox_trt.executor.worker_pool import WorkerPool
+
+_LOGGER = logging.getLogger(__name__)
+_UNMARKED = contextlib.nullcontext()
+
+
+class _Step(enum.Enum):
+    """What a worker does next."""
+
+    RUN = enum.auto()
+    """Give a batch to its detector."""
+    COLLECT = enum.auto()
+    """Wait for the oldest call under way."""
+    RESTART = enum.auto()
+    """Warm up, rebuild or probe the detectors."""
+    RETURN = enum.auto()
+    """Come back after the watchdog has given this worker up."""
+    REPORT = enum.auto()
+    """Nothing but to report what has happened."""
+    END = enum.auto()
+    """End the thread."""
+
+
+class Worker:
+    """One thread that owns a device's detectors.
+
+    Attributes:
+        detectors: by model.
+        calls: what the detectors were given and what is to be collected, oldest first.
+        in_hand: a batch that the scheduler gave out and no detector has got yet, while callbacks
+            run.
+        callback: the callback that runs (its stream and name), and since when.
+        retired: whether another worker has taken over because a callback does not return.
+        blocked: the streams whose callbacks kept this worker until then.
+        abandoned: whether the watchdog has given it up.
+        restart_watchdog_at: when a restart that is under way counts as hung, in seconds.
+    """
+
+    def __init__(self, pool: WorkerPool, state: DeviceState) -> None:
+        self.state = state
+        self.detectors: dict[str, Detector] = {}
+        self.calls: deque[Batch] = deque()
+        self.in_hand: Batch | None = None
+        self.callback: tuple[Stream, str, float] | None = None
+        self.retired = False
+        self.blocked: list[Stream] = []
+        self.abandoned = False
+        self.restart_watchdog_at = math.nan
+        self._pool = pool
+        self._scheduler = pool.scheduler
+        self._lock = pool.lock
+        self._now = pool.clock.now
+        self._nvtx = pool.nvtx
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self.state.waiting = False
+        name = f"executor-{self.state.name}"
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def join(self, until: float) -> None:
+        """Wait for the thread to end, until a time of time.monotonic()."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, until - time.monotonic()))
+
+    def close_detectors(self) -> None:
+        """Close the detectors."""
+        detectors, self.detectors = self.detectors, {}
+        for detector in detectors.values():
+            try:
+                detector.close()
+            except Exception:
+                _LOGGER.exception("close() of a detector on %s raised", self.state.device)
+
+    def _work(self) -> None:
+        finished: Batch | None = None
+        step: _Step | None
+        batch: Batch | None
+        outcome: Outcome | None
+        while True:
+            step = batch = outcome = None  # a worker that waits keeps no frame
+            with self._lock:
+                if finished is not None:
+                    self._release(finished)
+                    finished = None
+                step, batch, outcome = self._next_step()
+                if outcome is not NOTHING:
+                    self.in_hand = batch
+            if outcome is not NOTHING:
+                self._report(outcome)
+                with self._lock:
+                    self.in_hand = self.callback = None
+                    if self.retired:
+                        continue  # its batch and its calls are its successor's
+                    if batch is not None and self.state.running is not None:
+                        self.state.running.rearm(self._now())
+            if batch is not None:
+                finished = self._start_call(batch)
+            elif step is _Step.COLLECT:
+                finished = self._collect()
+            elif step is _Step.RESTART:
+                self._restart()
+            elif step is _Step.END or (step is _Step.RETURN and not self._return_to_work()):
+                return
+
+    def _next_step(self) -> tuple[_Step, Batch | None, Outcome]:
+        """Wait (lock held) for something to do; RUN comes with its batch."""
+        state, scheduler = self.state, self._scheduler
+        self.callback = None
+        while True:
+            if self.retired:
+                for stream in self.blocked:
+                    stream.callback_blocked_since = math.nan
+                return _Step.END, None, NOTHING
+            if self.abandoned:
+                return _Step.RETURN, None, NOTHING
+            if self.in_hand is not None:
+                batch, self.in_hand = self.in_hand, None
+                return _Step.RUN, batch, NOTHING
+            now = self._now()
+            wake_at: float | None = None
+            outcome = NOTHING
+            if state.status is DeviceStatus.IN_SERVICE:
+                choice: Batch | float | None = None
+                if not self._pool.stopping:
+                    choice, outcome = scheduler.next_batch(state.device, now)
+                if isinstance(choice, Batch):
+                    return _Step.RUN, choice, outcome
+                if self.calls:  # a result never waits for a frame
+                    return _Step.COLLECT, None, outcome
+                wake_at = choice
+            if self._pool.stopping:
+                return _Step.END, None, outcome
+            if state.status is not DeviceStatus.IN_SERVICE:
+                if state.status is DeviceStatus.STARTING or now >= state.retry_at:
+                    if state.status is DeviceStatus.OUT_OF_SERVICE:
+                        state.status = DeviceStatus.RESTARTING
+                    self.restart_watchdog_at = now + scheduler.options.restart_watchdog
+                    return _Step.RESTART, None, outcome
+                wake_at = None if math.isnan(state.retry_at) else state.retry_at
+            if outcome is not NOTHING:
+                return _Step.REPORT, None, outcome
+            state.waiting = True
+            state.wakeup.wait(None if wake_at is None else max(0.0, wake_at - now))
+            state.waiting = False
+
+    def _release(self, batch: Batch) -> None:
+        """Let the streams of a delivered batch go on (lock held)."""
+        for state in self._scheduler.release(batch, self._now()):
+            state.wakeup.notify()
+
+    # Calls -----------------------------------------------------------------------------------
+
+    def _start_call(self, batch: Batch) -> Batch | None:
+        """Give a batch to its detector, or run it if calls cannot overlap.
+
+        Returns:
+            The batch if its results are delivered already.
+        """
+        if batch.model.calls < 2:
+            return self._run(batch)
+        detector = self.detectors[batch.model.name]
+        frames = [pending.frame for pending in batch.frames]
+        options = [stream.config.options for stream in batch.streams]
+        try:
+            with self._mark(batch) if self._nvtx else _UNMARKED:
+                batch.ticket = detector.enqueue(frames, options)
+        except (FrameError, ConfigurationError, DeviceBusyError, MemoryError):
+            pass
+        except Exception as error:
+            self._fail(batch, error)
+            return None
+        else:
+            self.calls.append(batch)
+            return None
+        # detect() finds out which frame it is, or how many fit; it needs the detector for itself.
+        while self.calls:
+            self.in_hand = batch
+            before = self._collect()
+            with self._lock:
+                self.in_hand = self.callback = None
+                if before is not None:
+                    self._release(before)
+                # Else the device has failed, and this batch is lost with it.
+                if before is None or self.retired:
+                    return None
+        return self._run(batch)
+
+    def _collect(self) -> Batch | None:
+        """Wait for the oldest call and deliver its results; None if it was lost."""
+        batch = self.calls.popleft()
+        detector = self.detectors[batch.model.name]
+        try:
+            with self._mark(batch) if self._nvtx else _UNMARKED:
+                results = detector.collect(batch.ticket)
+            _check_finite(results)
+        except Exception as error:
+            self._fail(batch, error)
+            return None
+        return self._deliver(batch, results, None, None)
+
+    def _run(self, batch: Batch) -> Batch | None:
+        """Run a batch and deliver its results; None if it was given up or its device failed."""
+        detector = self.detectors[batch.model.name]
+        try:
+            with self._mark(batch) if self._nvtx else _UNMARKED:
+                results, failures = self._detect(detector, batch)
+            stages = detector.stage_times
+        except Exception as error:
+            self._fail(batch, error)
+            return None
+        return self._deliver(batch, results, failures, stages)
+
+    def _detect(
+        self, detector: Detector, batch: Batch
+    ) -> tuple[Sequence[Detections | None], list[DropReason | None] | None]:
+        """Detect in all frames of a batch, in smaller pieces where that is needed."""
+        frames = [pending.frame for pending in batch.frames]
+        options = [stream.config.options for stream in batch.streams]
+        count = len(frames)
+        results: list[Detections | None] = []
+        failures: list[DropReason | None] | None = None
+        step = count
+        while (start := len(results)) < count:
+            part = slice(start, min(start + step, count))
+            size = part.stop - start
+            try:
+                found = detector.detect(frames[part], options[part])
+                _check_finite(found)
+                results += found
+            except (FrameError, ConfigurationError) as error:
+                if size > 1:
+                    step = 1  # find out which one it is
+                    continue
+                results.append(None)
+                failures = failures or [None] * count
+                failures[start] = DropReason.MALFORMED
+                number = batch.streams[start].dropped[DropReason.MALFORMED] + 1
+                if worth_logging(number):
+                    _LOGGER.warning(
+                        "stream %s: %s (%d so far)", frames[start].stream_id, error, number
+                    )
+            except MemoryError:
+                if size == 1:
+                    raise
+                step = size // 2
+                with self._lock:
+                    outcome = self._scheduler.shrink_batch(batch, step, self._now())
+                report(outcome)
+        return results, failures
+
+    def _deliver(
+        self,
+        batch: Batch,
+        results: Sequence[Detections | None],
+        failures: list[DropReason | None] | None,
+        stages: StageTimes | None,
+    ) -> Batch | None:
+        """Count a batch as finished and call back; None if it was given up meanwhile."""
+        with self._lock:
+            now = self._now()
+            if stages is None:  # calls overlap: what a detector measures would belong to two
+                stages = StageTimes(inference=max(0.0, now - batch.began))
+            outcome = self._scheduler.finish(batch, now, failures, stages)
+        if outcome is None:
+            return None
+        if outcome is not NOTHING:
+            self._report(outcome)
+        for stream, pending, detections in zip(batch.streams, batch.frames, results, strict=True):
+            if detections is None or stream.removed:
+                continue
+            timing = ResultTiming(
+                pending.received, pending.submitted, batch.began, now, stages, len(results)
+            )
+            result = StreamResult(
+                pending.frame,
+                detections,
+                self.state.device,
+                batch.model.name,
+                timing,
+                now > pending.deadline,
+            )
+            self.callback = (stream, "on_result", self._now())
+            call_back(stream, "on_result", stream.on_result, result)
+        return batch
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        with self._lock:
+            if batch not in self.state.under_way:  # given up before: it has been counted as hung
+                self.state.late_results += 1
+                return
+            outcome = self._scheduler.device_failed(self.state.device, self._now(), error)
+            self._pool.wake_all()
+        self._report(outcome)
+
+    def _report(self, outcome: Outcome) -> None:
+        report(outcome, self._watch)
+
+    def _watch(self, stream: Stream, name: str) -> None:
+        """Let the supervisor watch a callback.
+
+        It does so until this worker holds the lock again: otherwise it might find that a callback
+        which has just returned has used up the watchdog time of the next call.
+        """
+        self.callback = (stream, name, self._now())
+
+    def _mark(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+        """Return an NVTX range; only where calls are marked."""
+        assert self._nvtx is not None
+        names = " + ".join(stream.config.id for stream in batch.streams)
+        return self._nvtx.annotate(f"{self.state.name} {names}")  # type: ignore[no-any-return]
+
+    # Restarts --------------------------------------------------------------------------------
+
+    def _restart(self) -> None:
+        """Warm up detectors (first start), or rebuild or probe them (after a failure)."""
+        device, state = self.state.device, self.state
+        first = state.status is DeviceStatus.STARTING
+        times: dict[str, float] = {}
+        fault: Exception | None = None
+        self._discard_calls()
+        try:
+            for name, model in state.models.items():
+                if not first and self._pool.factory is not None:
+                    old = self.detectors.pop(name, None)
+                    if old is not None:
+                        with contextlib.suppress(Exception):
+                            old.close()
+                    del old  # with its buffers, before its successor makes new ones
+                    self.detectors[name] = self._pool.factory(device, name)
+                if name not in self.detectors:
+                    raise EngineError(
+                        f"no detector for {name} on {device}",
+                        expected="a detector factory",
+                        fix="give the executor `factory`",
+                    )
+                detector = self.detectors[name]
+                model.calls = min(model.calls, detector.max_calls)
+                detector.warmup()
+                if not model.measured:
+                    times[name] = _time_of_one_frame(detector)
+        except Exception as error:
+            fault = error
+        if not first:
+            _return_freed_memory()
+        with self._lock:
+            self.restart_watchdog_at = math.nan
+            outcome = NOTHING
+            if self.abandoned:
+                state.late_results += 1
+            elif fault is None:
+                outcome = self._scheduler.device_started(device, self._now(), times)
+            else:
+                outcome = self._scheduler.device_failed(device, self._now(), fault)
+            self._pool.wake_all()
+        self._report(outcome)
+
+    def _discard_calls(self) -> None:
+        """Wait for the calls that were lost with their device, so that the detector is at rest."""
+        while self.calls:
+            batch = self.calls.popleft()
+            with contextlib.suppress(Exception):
+                detector = self.detectors[batch.model.name]
+                detector.collect(batch.ticket)
+                with self._lock:
+                    self.state.late_results += 1
+
+    def _return_to_work(self) -> bool:
+        """After a hung call has returned: serve the device again if nobody else does."""
+        self._discard_calls()
+        with self._lock:
+            if self._pool.take_back(self):
+                self.abandoned = False
+                self.state.status = DeviceStatus.OUT_OF_SERVICE
+                self.state.retry_at = self._now()
+                return True
+        self.close_detectors()
+        return False
+
+
+def _time_of_one_frame(detector: Detector) -> float:
+    """Return the seconds of a call with one grey frame of the network's size: the better of two."""
+    spec = detector.spec
+    frame = Frame.from_array(np.full((spec.input_height, spec.input_width, 3), 114, np.uint8))
+    best = math.inf
+    for _ in range(2):
+        begin = time.perf_counter()
+        detector.detect([frame], [PostprocessOptions()])
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def _return_freed_memory() -> None:
+    """Hand the replaced detectors' memory back to the operating system (glibc).
+
+    Networks leave holes between what lives on. Without this, resident memory grows by about a
+    third over the first sixty restarts before it levels off.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _check_finite(results: Sequence[Detections]) -> None:
+    for found in results:
+        if found.scores.size and not (
+            np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()
+        ):
+            raise EngineError(
+                "detections with NaN or infinity",
+                expected="finite boxes and scores",
+                fix="check the engine's precision and calibration",
+            )
