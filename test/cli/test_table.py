@@ -77,4 +77,4 @@ def test_every_word_of_every_cell_is_printed(rows: list[tuple[str, str, str]], w
             assert word in words
     for line in text.splitlines():
         # A word that is longer than the line stays whole, with its heading and its indent.
-        assert len(line) <= max(width, 8 + max(map(len, words)) + len("second: ;"))
+        assert len(line) <= max(width, 8 + max(map(len, words), default=0) + len("second: ;"))
