@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands calibrate, quantize and translate, on files, from images to files and back."""
 
-import argparse
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 from support.bags import write_bag
+from support.command_line import call as run
 from support.yolox_graphs import build_yolox
 
-from yolox_trt.cli.commands import int8 as cli
 from yolox_trt.cli.main import main
 from yolox_trt.compiler.int8.calibration_cache import read_cache
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
@@ -31,13 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = cv2.resize(rng.integers(0, 255, (6, 8, 3), np.uint8), (160, 120))
         cv2.imwrite(str(path / "images" / f"{number}.png"), image)
     return path
-
-
-def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    cli.add_parsers(parser.add_subparsers())
-    args = parser.parse_args([str(a) for a in arguments])
-    return args.run(args)
 
 
 def test_from_images_to_qdq_to_cache_and_back(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -80,19 +73,44 @@ def test_calibrate_writes_cache_and_json_of_every_tensor(folder: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--algorithm", "max", "--cache", "x"], "no calibration images"),
-        (["--images", "nowhere", "--cache", "x"], "no file or folder"),
+        (["--algorithm", "max", "--cache", "x"], "no calibration image.*give --images"),
+        (["--images", "nowhere", "--cache", "x"], "no file or folder.*give --images"),
         (["--algorithm", "fixed", "--cache", "x"], "bounded"),
-        (["--images", ".", "--algorithm", "best", "--cache", "x"], "algorithm"),
-        (["--images", ".", "--cache", "x", "--tensorrt", "11.0"], "quantize"),
-        (["--images", "."], "no output"),
-        (["--algorithm", "fixed", "--cache", "x", "--set", "a"], "TENSOR=RANGE"),
+        (["--images", ".", "--algorithm", "best", "--cache", "x"], "'best'.*set --algorithm"),
+        (["--images", ".", "--cache", "x", "--tensorrt", "11.0"], "quantize MODEL -o"),
+        (["--images", ".", "--cache", "x", "--calibrator", "mine"], "IInt8EntropyCalibrator2"),
+        (["--images", "."], "no output file.*give --cache or --ranges"),
+        (["--algorithm", "fixed", "--cache", "x", "--set", "a"], "'a'.*TENSOR=RANGE.*set --set"),
     ],
 )
-def test_what_cannot_work_is_refused(folder: Path, arguments: list[str], message: str):
-    with pytest.raises(ConfigurationError, match=message):
-        run("calibrate", folder / "model.onnx", *arguments)
+def test_what_cannot_work_is_refused(
+    folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["calibrate", str(folder / "model.onnx"), *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)
     assert not Path("x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--equalize", "7"], "--equalize = 7.*0 to 1.*set --equalize"),
+        (["--equalize", "--algorithm", "fixed"], "leave out --equalize, or set --algorithm to"),
+        (["--keep-fp16", "auto:many"], "'many' layers.*set --keep-fp16"),
+        (["--keep-fp16", "a.json"], "a.json.*translate MODEL --precisions"),
+        (["--placement", "some"], "--placement = 'some'.*conv_inputs or all"),
+        (
+            ["--from-ranges", "c", "--keep-fp16", "auto:3"],
+            "--from-ranges with.*--images",
+        ),
+        (["--algorithm", "fixed", "--set", "nothing=3"], "bounded|no tensor 'nothing'"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused(
+    folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["quantize", str(folder / "model.onnx"), "-o", "x.onnx", *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_image_sources(folder: Path, tmp_path: Path):
@@ -105,7 +123,7 @@ def test_image_sources(folder: Path, tmp_path: Path):
     (folder / "broken.txt").write_text("images/9.png\n")
     with pytest.raises(ConfigurationError, match=r"9\.png"):
         image_paths(folder / "broken.txt")
-    with pytest.raises(ConfigurationError, match="no image"):
+    with pytest.raises(ConfigurationError, match="without images"):
         image_paths(tmp_path)
 
 

@@ -3,7 +3,6 @@
 """Comparison of quantised forms: every row measured, one HTML file; and the bars on real data."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,13 +12,15 @@ import pytest
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.cli.main import main
-from yolox_trt.compiler.int8.images import calibration_frames, network_inputs
-from yolox_trt.compiler.int8.quantizer import QuantizeOptions, quantize
+from yolox_trt.compiler.int8.images import CalibrationInputs
+from yolox_trt.compiler.int8.options import QuantizeOptions
+from yolox_trt.compiler.int8.quantizer import quantize
 from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.dataset import DatasetOptions, load_dataset
 from yolox_trt.evaluation.evaluate import evaluate
+from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.spec import read_spec
 
 
@@ -77,18 +78,14 @@ def test_compare_measures_every_form_and_writes_one_file(folder: Path, tmp_path:
 
 
 def test_silu_nano_keeps_its_accuracy_in_int8(data_dir: Path):
-    model = onnx.load(str(data_dir / "models" / "yolox_nano.onnx"))
-    spec = read_spec(model)
+    graph = Graph.load(data_dir / "models" / "yolox_nano.onnx")
     dataset = load_dataset(DatasetOptions(coco=data_dir / "coco_mini_val79"))
 
-    def open_inputs() -> Iterator[np.ndarray]:
-        frames, _ = calibration_frames(data_dir / "coco_mini_train80", limit=24)
-        return network_inputs(frames, spec)
-
-    result = quantize(model, open_inputs, QuantizeOptions(equalize_alpha=0.75))
+    inputs = CalibrationInputs(data_dir / "coco_mini_train80", read_spec(graph), limit=24)
+    result = quantize(graph, inputs, QuantizeOptions(equalize=0.75))
     assert result.kept_macs == 0.0
     detector = create_detector(
-        DetectorOptions(model=result.model, device=Device("cpu"), engine="onnxruntime")
+        DetectorOptions(model=result.graph.to_model(), device=Device("cpu"), engine="onnxruntime")
     )
     try:
         measured = evaluate(detector, dataset).metrics.mean_ap

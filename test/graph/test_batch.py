@@ -114,7 +114,8 @@ def test_qdq_and_fp16_graphs() -> None:
     model = build_yolox(**SMALL, head="raw_levels")
     tensors = {name for n in model.graph.node for name in (*n.input, *n.output)}
     ranges = DynamicRanges.from_amax(dict.fromkeys(tensors, 6.0) | {"images": 255.0})
-    for other in (insert_qdq(model, ranges), in_float16(model, float16_input=True)):
+    quantized = insert_qdq(Graph(model), ranges).to_model()
+    for other in (quantized, in_float16(model, float16_input=True)):
         opened, _ = open_batch(other)
         check_open_batch(other, opened, read_spec(other))
 

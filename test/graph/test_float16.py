@@ -79,7 +79,7 @@ def test_int8_stays_int8() -> None:
     tensors = {name for n in model.graph.node for name in (*n.input, *n.output)}
     ranges = DynamicRanges.from_amax(dict.fromkeys(tensors, 6.0) | {"images": 255.0})
     heads = {n.name for n in model.graph.node if "_preds" in "".join(n.input)}
-    quantized = insert_qdq(model, ranges, keep_float=heads)
+    quantized = insert_qdq(Graph(model), ranges, keep_float=heads).to_model()
     half = in_float16(quantized)
     types = {t.name: t.data_type for t in half.graph.initializer}
     for node in half.graph.node:

@@ -55,7 +55,7 @@ REWRITES: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "FP16": in_float16,
     "open batch": opened,
     "graph": lambda model: Graph(model).to_model(),
-    "Q/DQ": lambda model: insert_qdq(model, DynamicRanges.from_amax({"x": 4.0})),
+    "Q/DQ": lambda model: insert_qdq(Graph(model), DynamicRanges.from_amax({"x": 4.0})).to_model(),
     "load": load_model,
 }
 

@@ -85,7 +85,7 @@ def make_parser() -> Parser:
         leaf.set_defaults(chosen=command)
     for module in UNCONVERTED:
         importlib.import_module(module).add_parsers(subparsers[""])
-    for word in ("detect", "calibrate", "quantize", "compare"):
+    for word in ("detect",):
         if word in subparsers[""].choices:
             subparsers[""].choices[word].set_defaults(open_bag=_open_bag)
     return parser

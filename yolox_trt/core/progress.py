@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
 
 
 class Progress(Protocol):
@@ -23,3 +27,11 @@ class Progress(Protocol):
 
 def no_progress(what: str, done: float, total: float | None = None, note: str = "") -> None:
     """Show nothing."""
+
+
+def track(what: str, items: Iterable[Item], on_progress: Progress) -> Iterator[Item]:
+    """Yield the items, and tell of each one that is done."""
+    total = operator.length_hint(items) or None
+    for done, item in enumerate(items, start=1):
+        yield item
+        on_progress(what, done, total)

@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import equalize
 from yolox_trt.compiler.int8.infer_ranges import fixed_ranges
 from yolox_trt.compiler.int8.layer_error import layer_errors
-from yolox_trt.compiler.int8.qdq import Placement, insert_qdq
-from yolox_trt.compiler.int8.quantizer import SENSITIVITY_IMAGES, OpenInputs
+from yolox_trt.compiler.int8.layers import QDQ_OPSET
+from yolox_trt.compiler.int8.options import Placement
+from yolox_trt.compiler.int8.qdq import insert_qdq
+from yolox_trt.compiler.int8.quantizer import SENSITIVITY_IMAGES, Inputs
 from yolox_trt.compiler.int8.sensitivity import (
     choose_float_layers,
     layer_macs,
@@ -24,7 +25,7 @@ from yolox_trt.compiler.int8.sensitivity import (
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import Kind, check_options, option, options_of
-from yolox_trt.core.progress import Progress, no_progress
+from yolox_trt.core.progress import Progress, no_progress, track
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.coco_metrics import CocoMetrics
@@ -32,10 +33,6 @@ from yolox_trt.evaluation.dataset import Dataset
 from yolox_trt.evaluation.evaluate import evaluate
 from yolox_trt.graph.float16 import to_float16
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.int8_graph import with_opset
-
-if TYPE_CHECKING:
-    import onnx
 
 DEFAULT_ALGORITHMS = (
     "max",
@@ -102,8 +99,8 @@ class CompareOptions:
 
 
 def compare(
-    model: onnx.ModelProto,
-    open_inputs: OpenInputs,
+    model: Graph,
+    inputs: Inputs,
     dataset: Dataset,
     options: CompareOptions,
     *,
@@ -118,47 +115,39 @@ def compare(
 
     Args:
         model: float model.
-        open_inputs: opens the calibration inputs anew.
+        inputs: calibration inputs, which may be iterated over again.
         dataset: labelled images, others than the calibration images.
         options: the ways.
         on_progress: told of every image, layer and variant.
     """
-    model = with_opset(model, 13)
+    model = model.copy()
+    model.upgrade(QDQ_OPSET)
     threads = options.threads or 0
 
-    def tick(what: str) -> Callable[[], None]:
-        counter = itertools.count(1)
-        return lambda: on_progress(what, next(counter), None)
-
-    plain = collect_statistics(
-        model,
-        open_inputs(),
-        tensors=float_tensors(model),
-        threads=threads,
-        on_image=tick("calibrate"),
-    )
+    images = track("calibrate", inputs, on_progress)
+    plain = collect_statistics(model, images, tensors=float_tensors(model), threads=threads)
     bases = [("conv inputs", model, plain)]
     equalized_model, records = equalize(model, plain.channel_amax, alpha=options.alpha)
     if records:
-        equalized = collect_statistics(
-            equalized_model, open_inputs(), threads=threads, on_image=tick("calibrate, equalised")
-        )
+        images = track("calibrate, equalised", inputs, on_progress)
+        equalized = collect_statistics(equalized_model, images, threads=threads)
         bases.append(("equalised", equalized_model, equalized))
-    probes = list(itertools.islice(open_inputs(), SENSITIVITY_IMAGES))
+    probes = list(itertools.islice(inputs, SENSITIVITY_IMAGES))
     macs = layer_macs(model)
     total_macs = max(sum(macs.values()), 1)
-    done = tick("evaluate")
+    done = itertools.count(1)
 
     def measure(
         name: str,
         precision: str,
-        candidate: onnx.ModelProto,
+        candidate: Graph,
         ranges: DynamicRanges | None = None,
         kept: Sequence[str] = (),
     ) -> Variant:
+        whole = candidate.to_model()
         detector = create_detector(
             DetectorOptions(
-                model=candidate, device=Device("cpu"), engine="onnxruntime", threads=options.threads
+                model=whole, device=Device("cpu"), engine="onnxruntime", threads=options.threads
             )
         )
         try:
@@ -166,19 +155,19 @@ def compare(
         finally:
             detector.close()
         errors = layer_errors(model, candidate, probes, threads=threads) if ranges else {}
-        done()
+        on_progress("evaluate", next(done))
         return Variant(
             name=name,
             precision=precision,
             metrics=result.metrics,
-            size=len(candidate.SerializeToString()),
+            size=whole.ByteSize(),
             inference=result.stage_times.inference,
             float_macs=sum(macs.get(n, 0) for n in kept) / total_macs if ranges else 1.0,
             layer_errors=errors,
             ranges=ranges,
         )
 
-    def int8_forms() -> Iterator[tuple[str, onnx.ModelProto, DynamicRanges, Sequence[str]]]:
+    def int8_forms() -> Iterator[tuple[str, Graph, DynamicRanges, Sequence[str]]]:
         """Yield (name, Q/DQ model, ranges, layers in floating point)."""
         last = options.algorithms[-1]
         for algorithm in dict.fromkeys(("max", last)):
@@ -197,8 +186,9 @@ def compare(
             yield "fixed ranges", insert_qdq(model, ranges), ranges, ()
         for title, base, statistics in bases:
             ranges = statistics.ranges(last)
-            on_layer = tick(f"sensitivity, {title}")
-            ranking = layer_sensitivity(base, ranges, probes, threads=threads, on_layer=on_layer)
+            ranking = layer_sensitivity(
+                base, ranges, probes, threads=threads, on_progress=on_progress
+            )
             for request in options.keep_fp16:
                 kept = choose_float_layers(ranking, request)
                 quantized = insert_qdq(base, ranges, keep_float=kept)
@@ -206,9 +196,9 @@ def compare(
 
     variants = [measure("FP32", "fp32", model)]
     try:
-        float16 = Graph(model)
+        float16 = model.copy()
         to_float16(float16)
-        variants.append(measure("FP16", "fp16", float16.to_model()))
+        variants.append(measure("FP16", "fp16", float16))
     except ModelError as error:
         raise ModelError(
             f"a model that has no FP16 form ({error})",

@@ -13,12 +13,14 @@ from onnx import helper, numpy_helper
 from support.onnx_graphs import operators, run
 from support.yolox_graphs import build_yolox, random_images
 
-from yolox_trt.compiler.int8.collect import quantizable_inputs
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.qdq import WeightFormat, insert_qdq
+from yolox_trt.compiler.int8.layers import quantizable_inputs
+from yolox_trt.compiler.int8.options import WeightFormat
+from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.surgery.head_cut import HeadCut
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadLayout
+from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.predictions import predict, relative_difference, sample_images
 from yolox_trt.graph.spec import read_spec
 
@@ -146,8 +148,9 @@ def test_merged_convolutions_are_divided_again() -> None:
 @pytest.mark.parametrize("weight_format", WeightFormat)
 def test_merged_convolutions_behind_qdq_are_divided_again(weight_format) -> None:
     merged = merge_predictions(build_yolox(num_classes=6, style="opset13", width=0.125))
-    ranges = DynamicRanges.from_amax(dict.fromkeys(quantizable_inputs(merged), 8.0))
-    quantized = insert_qdq(merged, ranges, weight_format=weight_format)
+    graph = Graph(merged)
+    ranges = DynamicRanges.from_amax(dict.fromkeys(quantizable_inputs(graph), 8.0))
+    quantized = insert_qdq(graph, ranges, weight_format=weight_format).to_model()
     cut = HeadCut().run(quantized).model
     feeds = random_images(merged)
     whole = onnx.ModelProto()

@@ -14,7 +14,8 @@ import pytest
 from support.tensorrt_fixtures import save_model, small_model
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.qdq import WeightFormat, insert_qdq
+from yolox_trt.compiler.int8.options import WeightFormat
+from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.surgery import SurgeryOptions, optimize
 from yolox_trt.compiler.tensorrt.build import EngineBuilder, build_engine
 from yolox_trt.compiler.tensorrt.load_engine import cached_engine
@@ -25,6 +26,7 @@ from yolox_trt.core.errors import EngineError
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.engines.cache import BuiltEngine, EngineCache
 from yolox_trt.engines.trt_api import load_api
+from yolox_trt.graph.graph import Graph
 
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
 
@@ -141,11 +143,11 @@ def test_qdq_graphs_are_int8_in_the_engine_and_fp16_around(
     heads = {n.name for n in float_model.graph.node if "_preds" in "".join(n.input)}
     tensors = {name for n in float_model.graph.node for name in (*n.input, *n.output)}
     quantized = insert_qdq(
-        float_model,
+        Graph(float_model),
         DynamicRanges.from_amax(dict.fromkeys(tensors, 6.0) | {"images": 255.0}),
         keep_float=heads,
         weight_format=WeightFormat(weights),
-    )
+    ).to_model()
     model = tmp_path / "qdq.onnx"
     onnx.save(onnx.version_converter.convert_version(quantized, opset), str(model))
     _, report = build(model, precision="int8")

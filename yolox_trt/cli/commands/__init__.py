@@ -7,6 +7,7 @@ from yolox_trt.cli.commands.build import Build
 from yolox_trt.cli.commands.cache import CacheClear, CacheList, CachePrune
 from yolox_trt.cli.commands.dla_check import DlaCheck
 from yolox_trt.cli.commands.inspect_model import Inspect
+from yolox_trt.cli.commands.int8 import Calibrate, Quantize, Translate
 from yolox_trt.cli.commands.models import ModelsFetch, ModelsList
 from yolox_trt.cli.commands.optimize import Optimize
 from yolox_trt.cli.commands.plan import Plan
@@ -22,6 +23,9 @@ COMMANDS: tuple[type[Command], ...] = (
     Optimize,
     DlaCheck,
     Inspect,
+    Calibrate,
+    Quantize,
+    Translate,
     Build,
     Plan,
     SoakCommand,
@@ -41,5 +45,4 @@ GROUPS: dict[str, str] = {
 UNCONVERTED: tuple[str, ...] = (
     "yolox_trt.cli.commands.ros",
     "yolox_trt.cli.commands.evaluation",
-    "yolox_trt.cli.commands.compiler",
 )

@@ -6,19 +6,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import platform
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.shipped_files import default_model
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +24,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Calibrate with every algorithm, measure mAP, size and time of each form.",
     )
     parser.add_argument("model", nargs="?", type=Path, help="float ONNX model (default: shipped)")
-    parser.add_argument("--images", required=True, help="calibration images (see `calibrate`)")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="calibration images (see `calibrate`)"
+    )
     parser.add_argument("--limit", type=int, default=1000, help="calibration images at most")
     parser.add_argument(
         "--coco", type=Path, metavar="DIR", help="labelled images: images/ and instances_*.json"
@@ -51,31 +48,27 @@ def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from yolox_trt.cli.commands.int8 import calibration_inputs
     from yolox_trt.cli.output import Output
-    from yolox_trt.compiler.int8.images import calibration_frames, network_inputs
+    from yolox_trt.compiler.int8.options import ImageOptions
     from yolox_trt.evaluation.compare import DEFAULT_ALGORITHMS, CompareOptions, compare
     from yolox_trt.evaluation.compare_report import write_report
     from yolox_trt.evaluation.dataset import DatasetOptions, load_dataset
-    from yolox_trt.graph.model_graph import load_model
-    from yolox_trt.graph.spec import read_spec
+    from yolox_trt.graph.graph import Graph
 
     prepare_outputs(args.output, args.json)
     path = args.model or default_model()
-    model = load_model(path)
-    spec = read_spec(model)
+    model = Graph.load(path)
     dataset = load_dataset(
         DatasetOptions(coco=args.coco, bdd100k=args.bdd100k, images=args.labelled_images)
     )
-    _, total = calibration_frames(args.images, limit=args.limit, open_bag=args.open_bag)
-
-    def open_inputs() -> Iterator[npt.NDArray[np.float32]]:
-        frames, _ = calibration_frames(args.images, limit=args.limit, open_bag=args.open_bag)
-        return network_inputs(frames, spec)
-
+    inputs = calibration_inputs(model, ImageOptions(images=args.images, limit=args.limit))
+    assert inputs is not None
+    total = operator.length_hint(inputs)
     with Output().progress() as update:
         variants = compare(
             model,
-            open_inputs,
+            inputs,
             dataset,
             CompareOptions(
                 algorithms=tuple((args.algorithms or ",".join(DEFAULT_ALGORITHMS)).split(",")),
@@ -83,9 +76,7 @@ def _run(args: argparse.Namespace) -> int:
                 keep_fp16=tuple(item for item in args.keep_fp16.split(",") if item),
                 threads=args.threads,
             ),
-            on_progress=lambda what, done, of=None, note="": update(
-                what, done, of or (total if what.startswith("calibrate") else None), note
-            ),
+            on_progress=update,
         )
     ort = require("onnxruntime")
     notes = [

@@ -29,9 +29,7 @@ def percentile_range(histogram: Histogram, percentile: float = 99.9999) -> float
         ConfigurationError: percentile is not in (0, 100].
     """
     if not 0.0 < percentile <= 100.0:
-        raise ConfigurationError(
-            f"percentile {percentile}", expected="a number above 0, up to 100", fix="--percentile"
-        )
+        raise ConfigurationError(f"percentile {percentile}", expected="a number above 0, up to 100")
     total = histogram.zeros + int(histogram.counts.sum())
     if total == 0 or percentile == 100.0:
         return histogram.amax
@@ -142,6 +140,5 @@ def parse_algorithm(text: str) -> Callable[[Histogram], float]:
         raise ConfigurationError(
             f"calibration algorithm '{text}'",
             expected="max, entropy, mse, percentile or percentile:NUMBER",
-            fix="--algorithm",
         )
     return ALGORITHMS[name]

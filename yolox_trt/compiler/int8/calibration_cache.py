@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX, SMALLEST_AMAX, DynamicRanges
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import check_options, option
 from yolox_trt.engines.engine_file import write_atomically
+
+_WRITE_ONE = "yolox_trt calibrate MODEL --images FOLDER --cache FILE"
 
 #: Calibrator class -> its name in the header. The DLA takes EntropyCalibration2 only.
 HEADER_ALGORITHMS: dict[str, str] = {
@@ -46,41 +50,57 @@ def version_number(tensorrt_version: str) -> int:
         raise ConfigurationError(
             f"TensorRT version '{tensorrt_version}'",
             expected="a version such as 8.5.2, 8.6.1 or 10.3.0",
-            fix="set --tensorrt to the version that builds the engine",
         )
     major, minor, patch = (int(part or 0) for part in match.groups())
     if major >= 11:
         raise ConfigurationError(
             f"TensorRT {tensorrt_version}, which has no calibration caches",
             expected="TensorRT 8.5 to 10.x",
-            fix="yolox_trt quantize MODEL --qdq FILE writes the Q/DQ ONNX that 11.x takes",
+            fix="yolox_trt quantize MODEL -o FILE writes the Q/DQ ONNX that 11.x takes",
         )
     return major * (1000 if major < 10 else 10000) + minor * 100 + patch
 
 
+def _version(text: str) -> str:
+    version_number(text)
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """What will read a calibration cache: TensorRT refuses another version's or class's header."""
+
+    tensorrt: str = option(
+        "8.6.1", parse=_version, metavar="VERSION", help="TensorRT version that reads the cache."
+    )
+    calibrator: str = option(
+        "IInt8EntropyCalibrator2",
+        choices=tuple(HEADER_ALGORITHMS),
+        metavar="CLASS",
+        help="TensorRT class that reads the cache; the DLA has only the default one. The header's "
+        "name says nothing about the algorithm that found the ranges.",
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
 def write_cache(
-    path: str | Path,
-    ranges: DynamicRanges,
-    *,
-    tensorrt_version: str = "8.6.1",
-    calibrator: str = "IInt8EntropyCalibrator2",
+    path: str | Path, ranges: DynamicRanges, options: CacheOptions | None = None
 ) -> None:
     """Write a calibration cache, atomically.
 
     Args:
         path: file to write.
         ranges: the scales.
-        tensorrt_version: version that will read it; it refuses another version's header.
-        calibrator: TensorRT's calibrator class that will read it (a key of HEADER_ALGORITHMS).
+        options: what will read it, None for the defaults.
 
     Raises:
-        ConfigurationError: unknown version or calibrator, or a tensor name with a line break.
+        ConfigurationError: a tensor name with a line break.
     """
-    if calibrator not in HEADER_ALGORITHMS:
-        raise ConfigurationError(
-            f"calibrator '{calibrator}'", expected=f"one of {', '.join(HEADER_ALGORITHMS)}"
-        )
-    lines = [f"TRT-{version_number(tensorrt_version)}-{HEADER_ALGORITHMS[calibrator]}"]
+    options = options or CacheOptions()
+    algorithm = HEADER_ALGORITHMS[options.calibrator]
+    lines = [f"TRT-{version_number(options.tensorrt)}-{algorithm}"]
     for name, scale in ranges.scales.items():
         if "\n" in name or "\r" in name:
             raise ConfigurationError(
@@ -109,14 +129,14 @@ def read_cache(path: str | Path) -> DynamicRanges:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"calibration cache '{path}' that cannot be read ({error})",
-            fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE",
+            fix=_WRITE_ONE,
         ) from error
     header = _HEADER.fullmatch(lines[0].strip()) if lines else None
     if header is None:
         raise ConfigurationError(
             f"first line {lines[0] if lines else ''!r} of '{path}'",
             expected="TRT-<version>-<algorithm>, such as TRT-8601-EntropyCalibration2",
-            fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE",
+            fix=_WRITE_ONE,
         )
     ranges = DynamicRanges(algorithm=header["algorithm"])
     for number, line in enumerate(lines[1:], start=2):
@@ -129,7 +149,7 @@ def read_cache(path: str | Path) -> DynamicRanges:
             raise ConfigurationError(
                 f"line {number} of '{path}': {line!r}",
                 expected="'<tensor>: <8 hex digits of a positive float32>'",
-                fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE",
+                fix=_WRITE_ONE,
             )
         # With a scale of 0 nothing can be divided; the tensor is zero with a tiny one, too.
         ranges.scales[match["name"]] = np.float32(scale or SMALLEST_AMAX / INT8_MAX)

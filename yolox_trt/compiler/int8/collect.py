@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,10 +15,14 @@ import onnx
 from yolox_trt.compiler.int8.algorithms import parse_algorithm
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.histogram import Histogram
-from yolox_trt.compiler.int8.infer_ranges import input_copies
+from yolox_trt.compiler.int8.infer_ranges import input_copies, unknown_tensor
+from yolox_trt.compiler.int8.layers import quantizable_inputs
+from yolox_trt.compiler.int8.options import ImageOptions
 from yolox_trt.compiler.int8.session import Session, check_input
 from yolox_trt.core.errors import ConfigurationError, EngineError
-from yolox_trt.graph.int8_graph import Graph
+from yolox_trt.core.option import options_of
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Value
 
 #: Bytes of activations fetched from one run; more tensors mean more runs of each image.
 GROUP_BYTES = 512 * 2**20
@@ -56,36 +61,28 @@ class Statistics:
         )
 
 
-def float_tensors(model: onnx.ModelProto) -> list[str]:
-    """Return the graph's inputs and every computed float tensor, in topological order."""
-    graph = Graph(model)
-    inferred = onnx.shape_inference.infer_shapes(graph.model)
-    types = {
-        v.name: v.type.tensor_type.elem_type
-        for v in (*inferred.graph.value_info, *inferred.graph.output)
-    }
-    names = [
-        name
-        for node in graph.nodes
-        if node.op_type != "Constant"
-        for name in node.output
-        if types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
+def float_tensors(graph: Graph) -> list[str]:
+    """Return the graph's inputs and every float tensor that follows from them, in order."""
+    graph.infer_shapes()
+    computed = set(graph.inputs)
+    for node in graph.nodes:
+        if not computed.isdisjoint(node.inputs):
+            computed.update(node.outputs)
+    every = (*graph.inputs, *(value for node in graph.nodes for value in node.outputs))
+    # A type that is not known is taken for float.
+    return [
+        value.name
+        for value in every
+        if value in computed and value.elem_type in (0, onnx.TensorProto.FLOAT) and value.name
     ]
-    return graph.inputs + names
-
-
-def quantizable_inputs(model: onnx.ModelProto) -> list[str]:
-    """Return the tensors that layers with weights read: those that Q/DQ is placed on."""
-    return list(dict.fromkeys(node.input[0] for node in Graph(model).weighted_nodes()))
 
 
 def collect_statistics(
-    model: onnx.ModelProto,
+    graph: Graph,
     images: Iterable[npt.NDArray[np.float32]],
     *,
     tensors: Sequence[str] | None = None,
     threads: int = 0,
-    on_image: Callable[[], None] | None = None,
 ) -> Statistics:
     """Run images through a model and keep a histogram of each tensor.
 
@@ -93,34 +90,28 @@ def collect_statistics(
     if that is larger).
 
     Args:
-        model: float model, batch 1 or dynamic.
+        graph: float model, batch 1 or dynamic.
         images: preprocessed inputs, float32 (1, 3, H, W) each.
         tensors: names to watch; by default the inputs of layers with weights.
         threads: ONNX Runtime's intra-op threads, 0 for its default.
-        on_image: called after each image, for a progress bar.
 
     Raises:
         ConfigurationError: there was no image, or a tensor is not in the graph.
         ModelError: the model does not take one float32 image at a time.
         EngineError: ONNX Runtime does not run it, or it gave NaN or infinity.
     """
-    graph = Graph(model)
-    names = list(tensors) if tensors is not None else quantizable_inputs(model)
-    unknown = [n for n in names if n not in graph.producer and n not in graph.inputs]
-    if unknown:
-        raise ConfigurationError(
-            f"tensor '{unknown[0]}'", expected="a computed tensor of the model", fix="inspect MODEL"
-        )
-    input_name = graph.inputs[0]
-    watched = [n for n in names if n != input_name]
     check_input(graph)
+    names = list(tensors) if tensors is not None else quantizable_inputs(graph)
+    values = graph.values()
+    for name in names:
+        if name not in values or values[name].is_constant:
+            raise unknown_tensor(name, values)
+    input_name = graph.inputs[0].name
+    watched = [values[name] for name in names if name != input_name]
     # An arena for each group's session would keep that group's activations for good.
     sessions = [
-        (
-            group,
-            Session(graph.model, group, purpose="calibration", threads=threads, keep_memory=False),
-        )
-        for group in _groups(graph.model, watched)
+        (group, Session(graph, group, purpose="calibration", threads=threads, keep_memory=False))
+        for group in _groups(graph, watched)
     ]
     statistics = Statistics({name: Histogram() for name in names}, input_copies=input_copies(graph))
     channel_sums: dict[str, npt.NDArray[np.float64]] = {}
@@ -145,11 +136,11 @@ def collect_statistics(
             for name, value in zip(group, session.run(image), strict=True):
                 add(name, value)
         statistics.images += 1
-        if on_image is not None:
-            on_image()
     if statistics.images == 0:
         raise ConfigurationError(
-            "no calibration image", expected="at least one", fix="--images FOLDER|LIST|BAG"
+            "no calibration image",
+            expected="at least one",
+            fix=("give ", options_of(ImageOptions)["images"]),
         )
     statistics.channel_amax = {
         name: (total / statistics.images).astype(np.float32) for name, total in channel_sums.items()
@@ -157,20 +148,16 @@ def collect_statistics(
     return statistics
 
 
-def _groups(model: onnx.ModelProto, names: Sequence[str]) -> list[list[str]]:
+def _groups(graph: Graph, values: Sequence[Value]) -> list[list[str]]:
     """Split tensors so that one run's fetched activations stay within GROUP_BYTES."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    sizes = {
-        v.name: 4 * int(np.prod([max(1, d.dim_value) for d in v.type.tensor_type.shape.dim]))
-        for v in (*inferred.graph.value_info, *inferred.graph.output)
-    }
+    graph.infer_shapes()
     groups: list[list[str]] = [[]]
     used = 0
-    for name in names:
-        size = sizes.get(name, 0)
+    for value in values:
+        size = 4 * math.prod(d for d in value.shape or () if isinstance(d, int))
         if groups[-1] and used + size > GROUP_BYTES:
             groups.append([])
             used = 0
-        groups[-1].append(name)
+        groups[-1].append(value.name)
         used += size
     return groups if groups[-1] else []

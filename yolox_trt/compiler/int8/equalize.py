@@ -25,10 +25,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
-from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.graph.int8_graph import Graph, attribute
+from yolox_trt.compiler.int8.layers import weighted_layers
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Node, Value
 
 #: Smallest factor above which a tensor is left alone: less than one bit would be won.
 LEAST_FACTOR = 0.5
@@ -55,113 +55,74 @@ class EqualizedTensor:
 
 
 def equalize(
-    model: onnx.ModelProto,
-    channel_amax: Mapping[str, npt.NDArray[np.float32]],
-    *,
-    alpha: float = 1.0,
-    depthwise_only: bool = False,
-) -> tuple[onnx.ModelProto, list[EqualizedTensor]]:
+    graph: Graph, channel_amax: Mapping[str, npt.NDArray[np.float32]], *, alpha: float = 1.0
+) -> tuple[Graph, list[EqualizedTensor]]:
     """Equalise the inputs of all convolutions.
 
     Args:
-        model: a float model.
+        graph: a float model.
         channel_amax: tensor name -> float32 (C,), largest magnitude of each channel over the
             calibration images (collect.collect_statistics gives them).
         alpha: 0 to 1 for layers that are not depthwise; 1 equalises the activation fully.
-        depthwise_only: leave layers that are not depthwise as they are (fewer added nodes).
 
     Returns:
         (a model that computes the same function, one record for each equalised tensor). The
         graph's own inputs are left alone.
-
-    Raises:
-        ConfigurationError: alpha is not in 0..1.
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ConfigurationError(f"alpha {alpha}", expected="0 to 1", fix="--alpha")
-    graph = Graph(model)
-    inputs = set(graph.inputs)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.weighted_nodes():
-        tensor = node.input[0]
-        if node.op_type == "Conv" and tensor in channel_amax and tensor not in inputs:
+    graph = graph.copy()
+    readers: dict[Value, list[Node]] = {}
+    for node in weighted_layers(graph):
+        tensor = node.inputs[0]
+        if node.op == "Conv" and tensor.name in channel_amax and tensor not in graph.inputs:
             readers.setdefault(tensor, []).append(node)
-    divided: dict[str, str] = {}  # tensor -> its equalised form
-    divisor_nodes: dict[str, onnx.NodeProto] = {}
-    new_weights: dict[str, str] = {}  # a layer's output -> its new weights
     report = []
     for tensor, nodes in readers.items():
-        depthwise = all(_is_depthwise(graph, node) for node in nodes)
-        if depthwise_only and not depthwise:
-            continue
-        used_alpha = 1.0 if depthwise else alpha
-        factors = _factors(graph, nodes, channel_amax[tensor], used_alpha)
+        used_alpha = 1.0 if all(_is_depthwise(node) for node in nodes) else alpha
+        before = channel_amax[tensor.name]
+        factors = _factors(nodes, before, used_alpha)
         if factors is None:
             continue
-        name = graph.unique(f"{tensor}_equalized")
-        reciprocal = graph.add_constant(
-            f"{tensor}_equalizer", (1.0 / factors).astype(np.float32).reshape(1, -1, 1, 1)
-        )
-        divided[tensor] = name
-        divisor_nodes[tensor] = onnx.helper.make_node(
-            "Mul", [tensor, reciprocal], [name], name=graph.unique(f"{name}_mul")
+        reciprocal = (1.0 / factors).astype(np.float32).reshape(1, -1, 1, 1)
+        divided = graph.add_node(
+            "Mul",
+            f"{tensor.name}_equalize",
+            [tensor, graph.constant(f"{tensor.name}_equalizer", reciprocal)],
+            output=Value(graph.unused_name(f"{tensor.name}_equalized")),
         )
         for node in nodes:
-            weights = graph.weights(node)
+            weights = node.weights()
             assert weights is not None
-            shape = (-1, 1, 1, 1) if _is_depthwise(graph, node) else (1, -1, 1, 1)
-            new_weights[node.output[0]] = graph.add_constant(
-                f"{node.input[1]}_equalized",
-                (weights * factors.astype(np.float32).reshape(shape)).astype(weights.dtype),
-            )
-        before = channel_amax[tensor]
-        after = before / factors
-        report.append(
-            EqualizedTensor(
-                tensor,
-                tuple(node.name or node.output[0] for node in nodes),
-                used_alpha,
-                float(_spread(before) / _spread(after)),
-            )
-        )
-    nodes_out: list[onnx.NodeProto] = []
-    emitted: set[str] = set()
-    for node in graph.nodes:
-        if node.output[0] in new_weights:
-            tensor = node.input[0]
-            if tensor not in emitted:
-                nodes_out.append(divisor_nodes[tensor])
-                emitted.add(tensor)
-            node.input[0] = divided[tensor]
-            node.input[1] = new_weights[node.output[0]]
-        nodes_out.append(node)
-    graph.set_nodes(nodes_out)
-    return graph.finish(), report
+            shape = (-1, 1, 1, 1) if _is_depthwise(node) else (1, -1, 1, 1)
+            scaled = weights * factors.astype(np.float32).reshape(shape)
+            name = f"{node.inputs[1].name}_equalized"
+            node.set_input(0, divided)
+            node.set_input(1, graph.constant(name, scaled, weights.dtype))
+        names = tuple(node.name for node in nodes)
+        gain = float(_spread(before) / _spread(before / factors))
+        report.append(EqualizedTensor(tensor.name, names, used_alpha, gain))
+    graph.sort()
+    return graph, report
 
 
-def _is_depthwise(graph: Graph, node: onnx.NodeProto) -> bool:
+def _is_depthwise(node: Node) -> bool:
     """Whether each input channel has a filter of its own, so that k only rescales filters."""
-    weights = graph.weights(node)
-    groups = int(attribute(node, "group", 1))
+    weights, groups = node.weights(), node.attrs.get("group", 1)
     return weights is not None and groups > 1 and weights.shape[0] == groups
 
 
 def _factors(
-    graph: Graph,
-    nodes: list[onnx.NodeProto],
-    amax: npt.NDArray[np.float32],
-    alpha: float,
+    nodes: list[Node], amax: npt.NDArray[np.float32], alpha: float
 ) -> npt.NDArray[np.float64] | None:
     """Return k (C,) with the largest at 1.0, or None where nothing can be won."""
     weight_amax = np.zeros(len(amax))
     for node in nodes:
-        weights = graph.weights(node)
+        weights = node.weights()
         if weights is None or weights.ndim != 4:
             return None
         magnitude = np.abs(weights)
-        if _is_depthwise(graph, node):
+        if _is_depthwise(node):
             per_channel = magnitude.max(axis=(1, 2, 3))
-        elif int(attribute(node, "group", 1)) == 1:
+        elif node.attrs.get("group", 1) == 1:
             per_channel = magnitude.max(axis=(0, 2, 3))
         else:
             return None  # grouped, not depthwise: k would have to be shared inside a group

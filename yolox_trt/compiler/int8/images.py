@@ -4,21 +4,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.compiler.int8.options import ImageOptions
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.frame import Frame
-from yolox_trt.core.images import IMAGE_SUFFIXES, is_bag, read_image
+from yolox_trt.core.images import ImageFiles, ImageSource, images_in, is_bag
 from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.option import options_of
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 
+OpenBag = Callable[[Path, Sequence[str]], ImageSource]
+
 _EXPECTED = "calibration images: a folder, a list file, a COCO json, or a bag"
-_FIX = "give --images FOLDER, a text file with one image path a line, a COCO folder, or a bag"
+_FIX = (
+    "give ",
+    options_of(ImageOptions)["images"],
+    ", a folder, a text file with one image path a line, a COCO folder, or a bag",
+)
 
 
 def image_paths(source: str | Path) -> list[Path]:
@@ -35,7 +43,7 @@ def image_paths(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
         folder = path / "images" if (path / "images").is_dir() else path
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        return images_in(folder, "**/*")
     elif path.suffix == ".json" and path.is_file():
         try:
             names = [image["file_name"] for image in json.loads(path.read_text())["images"]]
@@ -66,66 +74,56 @@ def image_paths(source: str | Path) -> list[Path]:
     return paths
 
 
-def calibration_frames(
-    source: str | Path,
-    *,
-    limit: int = 0,
-    open_bag: Callable[[Path, Sequence[str]], Iterable[Frame]] | None = None,
-) -> tuple[Iterator[Frame], int | None]:
-    """Open calibration images.
+class CalibrationInputs:
+    """Calibration images as inputs of a network; they may be iterated over again.
+
+    Iterating gives float32 (1, 3, H, W) arrays, a new one each time, preprocessed as for inference.
+    An image that cannot be read raises FrameError when it is reached: a calibration set with broken
+    images is to be mended, not skipped over.
 
     Args:
-        source: see image_paths; a bag needs `open_bag`.
+        source: see image_paths; or a bag, which needs `open_bag`.
+        spec: of the network.
         limit: at most so many, spread evenly over the source where its length is known; 0: all.
-        open_bag: gives the frames of a bag's topics, () for all of them (ros.bag does).
-
-    Returns:
-        (frames, their number or None where it is not known before). Files that OpenCV cannot
-        decode raise FrameError when they are reached: a calibration set with broken
-        images is to be mended, not skipped over.
-    """
-    if is_bag(source):
-        if open_bag is None:
-            raise ConfigurationError(
-                f"bag '{source}' without a bag reader",
-                expected="the package rosbags",
-                fix="pip install rosbags",
-            )
-        bag = open_bag(Path(source), ())
-        total = len(bag) if isinstance(bag, Sized) else None
-        if limit:
-            total = limit if total is None else min(limit, total)
-        return _first(bag, limit), total
-    paths = image_paths(source)
-    if 0 < limit < len(paths):
-        paths = [paths[i * len(paths) // limit] for i in range(limit)]
-    return (read_frame(path) for path in paths), len(paths)
-
-
-def _first(frames: Iterable[Frame], limit: int) -> Iterator[Frame]:
-    for number, frame in enumerate(frames, start=1):
-        yield frame
-        if number == limit:
-            return
-
-
-def read_frame(path: Path) -> Frame:
-    """Read an image file as a bgr8 Frame.
+        open_bag: opens the images of a bag's topics, () for all of them (ros.tools.bag does).
 
     Raises:
-        FrameError: OpenCV cannot read it.
+        ConfigurationError: there are no images.
     """
-    return Frame.from_array(read_image(path), stream_id=str(path))
 
+    def __init__(
+        self,
+        source: str | Path,
+        spec: ModelSpec,
+        *,
+        limit: int = 0,
+        open_bag: OpenBag | None = None,
+    ) -> None:
+        self._spec, self._limit = spec, limit
+        self._images: ImageSource
+        if is_bag(source):
+            if open_bag is None:
+                raise ConfigurationError(
+                    f"bag '{source}' without a bag reader",
+                    expected="the package rosbags",
+                    fix="pip install rosbags",
+                )
+            self._images = open_bag(Path(source), ())
+        else:
+            paths = image_paths(source)
+            if 0 < limit < len(paths):
+                paths = [paths[i * len(paths) // limit] for i in range(limit)]
+            self._images = ImageFiles(paths, strict=True)
 
-def network_inputs(frames: Iterable[Frame], spec: ModelSpec) -> Iterator[npt.NDArray[np.float32]]:
-    """Preprocess frames as inference does.
+    def __length_hint__(self) -> int:
+        """Return their number, 0 where it is not known."""
+        found = len(self._images)
+        return min(found or self._limit, self._limit) if self._limit else found
 
-    Yields:
-        float32 (1, 3, H, W) each, a new array every time.
-    """
-    preprocess = CpuPreprocessor(spec.preprocessing)
-    buffer = np.empty((3, spec.input_height, spec.input_width), np.float32)
-    for frame in frames:
-        preprocess(frame, buffer)
-        yield buffer[None].copy()
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Read and preprocess one image after the other."""
+        preprocess = CpuPreprocessor(self._spec.preprocessing)
+        buffer = np.empty((3, self._spec.input_height, self._spec.input_width), np.float32)
+        for frame in itertools.islice(self._images, self._limit or None):
+            preprocess(frame, buffer)
+            yield buffer[None].copy()

@@ -11,16 +11,19 @@ pooling.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import onnx
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.options import RangeOptions
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
-from yolox_trt.graph.int8_graph import Graph, attribute
+from yolox_trt.core.option import options_of
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Node, Value
 
 #: The output holds values of the input only, so both have one range.
 PASS_THROUGH = frozenset(
@@ -45,9 +48,13 @@ PASS_THROUGH = frozenset(
 )
 #: The output cannot exceed this magnitude, whatever the input.
 BOUNDED = {"Sigmoid": 1.0, "Tanh": 1.0, "HardSigmoid": 1.0, "Softmax": 1.0}
+#: The output's magnitude is that of the input at most.
+_NO_LARGER = frozenset({"Relu", "LeakyRelu", "PRelu", "Abs", "Neg"})
+#: Operators whose output's range follows from those of the inputs.
+_DERIVED = PASS_THROUGH | _NO_LARGER | {"Clip", "Concat", "Max", "Min", "Add", "Sub", "Sum", "Mul"}
 
 
-def infer_missing(model: onnx.ModelProto, ranges: DynamicRanges) -> list[str]:
+def infer_missing(graph: Graph, ranges: DynamicRanges) -> list[str]:
     """Fill in ranges from neighbours, forwards and backwards, until nothing changes.
 
     Forwards: pass-through layers keep the range, Concat takes the largest, Sigmoid 1, SiLU
@@ -56,34 +63,31 @@ def infer_missing(model: onnx.ModelProto, ranges: DynamicRanges) -> list[str]:
     layers, Concat and Add hand theirs to their inputs.
 
     Args:
-        model: float model.
+        graph: float model.
         ranges: changed in place.
 
     Returns:
         Names of the tensors that were filled in, in order.
     """
-    graph = Graph(model)
     filled: list[str] = []
 
-    def set_amax(name: str, value: float | None) -> bool:
-        if value is None or name in ranges or graph.is_constant(name):
+    def fill(values: Iterable[Value], amax: float | None) -> bool:
+        new = [v.name for v in values if v.name and v.name not in ranges and not v.is_constant]
+        if amax is None:
             return False
-        ranges.set_amax(name, value)
-        filled.append(name)
-        return True
+        for name in new:
+            ranges.set_amax(name, amax)
+        filled.extend(new)
+        return bool(new)
 
     changed = True
     while changed:
-        changed = False
-        for node in graph.nodes:
-            value = _forward(graph, node, ranges)
-            changed |= any([set_amax(output, value) for output in node.output])
+        changed = any([fill(node.outputs, _forward(node, ranges)) for node in graph.nodes])
         if changed:
             continue  # what can be derived forwards is better founded than backwards
         for node in reversed(graph.nodes):
-            if node.output[0] in ranges:
-                value = ranges.amax(node.output[0])
-                changed |= any([set_amax(n, value) for n in _backward_inputs(graph, node)])
+            if node.outputs[0].name in ranges:
+                changed |= fill(_backward_inputs(node), ranges.amax(node.outputs[0].name))
     return filled
 
 
@@ -91,145 +95,120 @@ def input_copies(graph: Graph) -> set[str]:
     """Return the graph's inputs and the tensors that only rearrange them (Focus' slices)."""
     copies = set(graph.inputs)
     for node in graph.nodes:
-        sources = [name for name in node.input if name and not graph.is_constant(name)]
-        if (node.op_type in PASS_THROUGH or node.op_type == "Concat") and copies.issuperset(
-            sources
-        ):
-            copies.update(node.output)
-    return copies
+        moves = node.op in PASS_THROUGH or node.op == "Concat"
+        if moves and copies.issuperset(node.variables):
+            copies.update(node.outputs)
+    return {value.name for value in copies}
 
 
-def _amax_of(graph: Graph, name: str, ranges: DynamicRanges) -> float | None:
-    constant = graph.constant(name)
-    if constant is not None:
-        return float(np.abs(constant).max()) if constant.size else 0.0
-    return ranges.amax(name) if name in ranges else None
+def _amax_of(value: Value, ranges: DynamicRanges) -> float | None:
+    if value.is_constant:
+        values = value.values
+        return float(np.abs(values).max()) if values is not None and values.size else 0.0
+    return ranges.amax(value.name) if value.name in ranges else None
 
 
-def _forward(graph: Graph, node: onnx.NodeProto, ranges: DynamicRanges) -> float | None:
-    op = node.op_type
+def _forward(node: Node, ranges: DynamicRanges) -> float | None:
+    op = node.op
     if op in BOUNDED:
         return BOUNDED[op]
-    inputs = [_amax_of(graph, name, ranges) for name in node.input if name]
-    if not inputs or inputs[0] is None:
-        return _clip_bound(graph, node) if op == "Clip" else None
-    known = [value for value in inputs if value is not None]
-    if op in PASS_THROUGH or op in ("Relu", "LeakyRelu", "PRelu", "Abs", "Neg"):
-        return inputs[0]
-    if op == "Clip":
-        bound = _clip_bound(graph, node)
-        return inputs[0] if bound is None else min(bound, inputs[0])
-    if len(known) != len(inputs):
+    if op not in _DERIVED:
         return None
-    if op == "Concat" or op in ("Max", "Min"):
-        return max(known)
+    first = _amax_of(node.inputs[0], ranges)
+    if op == "Clip":
+        bounds = [bound for bound in (_clip_bound(node), first) if bound is not None]
+        return min(bounds, default=None)
+    if first is None or op in PASS_THROUGH or op in _NO_LARGER:
+        return first
+    known = [_amax_of(value, ranges) for value in node.inputs if value.name]
+    if None in known:
+        return None
+    every = [amax for amax in known if amax is not None]
     if op in ("Add", "Sub", "Sum"):
-        return sum(known)
+        return sum(every)
     if op == "Mul":
-        return _silu_input(graph, node, ranges) or float(np.prod(known))
-    return None
+        return _silu_input(node, ranges) or float(np.prod(every))
+    return max(every)
 
 
-def _silu_input(graph: Graph, node: onnx.NodeProto, ranges: DynamicRanges) -> float | None:
+def _silu_input(node: Node, ranges: DynamicRanges) -> float | None:
     """Return the range of x where the node is x * sigmoid(x)."""
-    for gate, value in (tuple(node.input), tuple(reversed(node.input))):
-        producer = graph.producer.get(gate)
-        if producer is not None and producer.op_type == "Sigmoid" and producer.input[0] == value:
-            return _amax_of(graph, value, ranges)
+    for gate, value in (node.inputs, reversed(node.inputs)):
+        source = gate.producer
+        if source is not None and source.op == "Sigmoid" and source.inputs[0] is value:
+            return _amax_of(value, ranges)
     return None
 
 
-def _clip_bound(graph: Graph, node: onnx.NodeProto) -> float | None:
-    low, high = clip_bounds(graph, node)
-    return None if low is None or high is None else max(abs(low), abs(high))
+def _made_by(value: Value, *ops: str) -> bool:
+    return value.producer is not None and value.producer.op in ops
 
 
-def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float | None, float | None]:
-    """Return a Clip node's (minimum, maximum), from its attributes or its constant inputs."""
-    bounds: list[float | None] = []
+def _clip_bound(node: Node) -> float | None:
+    """Return the largest magnitude that a Clip node lets through, None where a side is open."""
+    bounds = []
     for index, name in ((1, "min"), (2, "max")):
-        value = attribute(node, name, None)
-        if value is None and len(node.input) > index and node.input[index]:
-            constant = graph.constant(node.input[index])
-            value = None if constant is None else float(constant.reshape(-1)[0])
-        bounds.append(value)
-    return bounds[0], bounds[1]
+        constant = node.constant(index)
+        bound = node.attrs.get(name) if constant is None else constant.reshape(-1)[0]
+        if bound is None:
+            return None
+        bounds.append(abs(float(bound)))
+    return max(bounds)
 
 
-def _backward_inputs(graph: Graph, node: onnx.NodeProto) -> list[str]:
+def _backward_inputs(node: Node) -> list[Value]:
     """Return the inputs that may take over the node's output range."""
-    op = node.op_type
-    if op in PASS_THROUGH:
-        return [node.input[0]]
-    if op in ("Concat", "Add", "Sum"):
+    if node.op in PASS_THROUGH:
+        return [node.inputs[0]]
+    if node.op in ("Concat", "Add", "Sum"):
         # An addend of non-negative activations cannot exceed the sum.
-        return list(node.input)
-    if op in ("Relu", "Clip", "LeakyRelu", "PRelu"):
-        candidates = [node.input[0]]
-    elif op == "Mul":
-        candidates = [
-            name
-            for name in node.input
-            if getattr(graph.producer.get(name), "op_type", "") != "Sigmoid"
-        ]
+        return list(node.inputs)
+    if node.op in ("Relu", "Clip", "LeakyRelu", "PRelu"):
+        candidates = [node.inputs[0]]
+    elif node.op == "Mul":
+        candidates = [value for value in node.inputs if not _made_by(value, "Sigmoid")]
     else:
         return []
-    return [
-        name
-        for name in candidates
-        if getattr(graph.producer.get(name), "op_type", "") in ("Conv", "ConvTranspose", "Gemm")
-    ]
+    return [value for value in candidates if _made_by(value, "Conv", "ConvTranspose", "Gemm")]
 
 
-def unify_for_dla(model: onnx.ModelProto, ranges: DynamicRanges) -> list[set[str]]:
+def unify_for_dla(graph: Graph, ranges: DynamicRanges) -> list[set[str]]:
     """Give tensors one range where the DLA takes one only: the largest of the group.
 
     Concat: all inputs and the output. MaxPool and other pass-through layers: input and output.
     Add, Sub, Max, Min: the two inputs. (DLA restrictions in TensorRT's guide.)
 
     Args:
-        model: float model.
+        graph: float model.
         ranges: changed in place.
 
     Returns:
         The groups of tensors that now share a range.
     """
-    graph = Graph(model)
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        parent.setdefault(name, name)
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
+    groups: dict[str, set[str]] = {}  # tensor -> its group, the same object for all in it
     for node in graph.nodes:
-        members = [n for n in node.input if n and not graph.is_constant(n)]
-        if node.op_type in PASS_THROUGH:
-            # The others are sizes, which several layers may share.
-            members = [*node.input[:1], *node.output]
-        elif node.op_type == "Concat":
-            members = [*members, *node.output]
-        elif node.op_type not in ("Add", "Sub", "Max", "Min"):
+        if node.op in PASS_THROUGH:
+            # The other inputs are sizes, which several layers may share.
+            members = [*node.inputs[:1], *node.outputs]
+        elif node.op == "Concat":
+            members = [*node.variables, *node.outputs]
+        elif node.op in ("Add", "Sub", "Max", "Min"):
+            members = node.variables
+        else:
             continue
-        for other in members[1:]:
-            parent[root(other)] = root(members[0])
-    groups: dict[str, set[str]] = {}
-    for name in list(parent):
-        if name in ranges:
-            groups.setdefault(root(name), set()).add(name)
-    shared = [group for group in groups.values() if len(group) > 1]
-    for group in shared:
-        largest = max(ranges.scales[name] for name in group)
-        for name in group:
-            ranges.scales[name] = largest
+        joined = set[str]().union(*(groups.get(v.name, {v.name}) for v in members))
+        groups.update(dict.fromkeys(joined, joined))
+    shared = []
+    for group in {id(group): group for group in groups.values()}.values():
+        known = {name for name in group if name in ranges}
+        if len(known) > 1:
+            largest = max(ranges.scales[name] for name in known)
+            ranges.scales.update(dict.fromkeys(known, largest))
+            shared.append(known)
     return shared
 
 
-def fixed_ranges(
-    model: onnx.ModelProto, overrides: Mapping[str, float] | None = None
-) -> DynamicRanges:
+def fixed_ranges(graph: Graph, overrides: Mapping[str, float] | None = None) -> DynamicRanges:
     """Ranges without any calibration, for networks whose activations are bounded (ReLU6).
 
     Each Clip's output has its bound (0..6), the input what the preprocessing makes of 0..255,
@@ -237,7 +216,7 @@ def fixed_ranges(
     is all that the DLA takes, and it costs YOLOX 11 points.
 
     Args:
-        model: float model with Clip (ReLU6) activations.
+        graph: float model with Clip (ReLU6) activations.
         overrides: tensor name or shell pattern -> range, for tensors that no Clip bounds.
 
     Returns:
@@ -248,59 +227,55 @@ def fixed_ranges(
         ConfigurationError: the model has no bounded Clip (a SiLU model must be calibrated), or
             a pattern of `overrides` matches no tensor.
     """
-    graph = Graph(model)
     ranges = DynamicRanges(algorithm="fixed")
-    clips = [node for node in graph.nodes if node.op_type == "Clip"]
-    for node in clips:
-        bound = _clip_bound(graph, node)
+    for node in graph.find("Clip"):
+        bound = _clip_bound(node)
         if bound is not None:
-            ranges.set_amax(node.output[0], bound)
+            ranges.set_amax(node.outputs[0].name, bound)
     if not len(ranges):
         raise ConfigurationError(
             "a model without bounded activations",
             expected="Clip (ReLU6) activations, whose ranges are known without calibration",
             fix="yolox_trt calibrate MODEL --images FOLDER",
         )
-    preprocessing = Preprocessing()
-    for item in graph.model.metadata_props:
-        if item.key == METADATA_PREPROCESSING:
-            preprocessing = Preprocessing.from_json(item.value)
-    multiplier, offset = preprocessing.factors
-    for name in graph.inputs:
-        ranges.set_amax(
-            name,
-            max(abs(v * m + o) for m, o in zip(multiplier, offset, strict=True) for v in (0, 255)),
-        )
-    override_ranges(model, ranges, overrides or {})
-    infer_missing(model, ranges)
+    stored = graph.metadata.get(METADATA_PREPROCESSING)
+    multiplier, offset = (Preprocessing.from_json(stored) if stored else Preprocessing()).factors
+    largest = max(abs(v * m + o) for m, o in zip(multiplier, offset, strict=True) for v in (0, 255))
+    for value in graph.inputs:
+        ranges.set_amax(value.name, largest)
+    override_ranges(graph, ranges, overrides or {})
+    infer_missing(graph, ranges)
     return ranges
 
 
-def override_ranges(
-    model: onnx.ModelProto, ranges: DynamicRanges, overrides: Mapping[str, float]
-) -> None:
+def override_ranges(graph: Graph, ranges: DynamicRanges, overrides: Mapping[str, float]) -> None:
     """Set ranges that the user gives.
 
     Args:
-        model: float model.
+        graph: float model.
         ranges: changed in place.
         overrides: tensor name or shell pattern -> range.
 
     Raises:
         ConfigurationError: a pattern matches no tensor.
     """
-    if not overrides:
-        return
-    graph = Graph(model)
-    names = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
-    for pattern, value in overrides.items():
+    names = [value.name for value in graph.inputs]
+    names += [value.name for node in graph.nodes for value in node.outputs]
+    for pattern, amax in overrides.items():
         # Exact names first: those of ONNX may hold characters of a pattern.
         matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
         if not matches:
-            raise ConfigurationError(
-                f"range override for '{pattern}'",
-                expected="a tensor of the model, or a pattern that matches one",
-                fix="correct `--set`; yolox_trt inspect MODEL lists the tensors",
-            )
+            raise unknown_tensor(pattern, names)
         for name in matches:
-            ranges.set_amax(name, value)
+            ranges.set_amax(name, amax)
+
+
+def unknown_tensor(name: str, known: Iterable[str]) -> ConfigurationError:
+    """Make the error of a tensor or pattern that a model does not have."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3) or names[-3:]
+    return ConfigurationError(
+        f"no tensor '{name}' in the model",
+        expected=f"a computed tensor, or a pattern of them, such as {', '.join(close)}",
+        fix=("correct ", options_of(RangeOptions)["overrides"]),
+    )

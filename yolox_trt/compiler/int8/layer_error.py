@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from yolox_trt.compiler.int8.layers import weighted_layers
 from yolox_trt.compiler.int8.session import Session
-from yolox_trt.graph.int8_graph import Graph
+from yolox_trt.graph.graph import Graph
 
 
 def layer_errors(
-    model: onnx.ModelProto,
-    quantized: onnx.ModelProto,
+    graph: Graph,
+    quantized: Graph,
     images: Sequence[npt.NDArray[np.float32]],
     *,
     threads: int = 0,
@@ -24,7 +24,7 @@ def layer_errors(
     """Compare the outputs of the layers with weights, errors of earlier layers included.
 
     Args:
-        model: float model.
+        graph: float model.
         quantized: the same network with Q/DQ; layers are matched by the names of their outputs.
         images: preprocessed inputs, float32 (1, 3, H, W).
         threads: ONNX Runtime's intra-op threads, 0 for its default.
@@ -32,11 +32,15 @@ def layer_errors(
     Returns:
         Layer name -> ||quantised - float|| / ||float||, in the order of the network.
     """
-    layers = {node.output[0]: node.name or node.output[0] for node in Graph(model).weighted_nodes()}
-    present = {name for node in quantized.graph.node for name in node.output}
-    outputs = [name for name in layers if name in present]
+    present = quantized.values()
+    layers = {
+        node.outputs[0].name: node.name
+        for node in weighted_layers(graph)
+        if node.outputs[0].name in present
+    }
+    outputs = list(layers)
     sessions = [
-        Session(m, outputs, purpose="comparing layers", threads=threads) for m in (model, quantized)
+        Session(g, outputs, purpose="comparing layers", threads=threads) for g in (graph, quantized)
     ]
     signal, noise = np.zeros(len(outputs)), np.zeros(len(outputs))
     for image in images:

@@ -1,58 +1,98 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""The whole way from a float model and images to a quantised model."""
+"""The whole way from a float model and images to ranges, or to a quantised model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from yolox_trt.compiler.int8.calibration_cache import read_cache
 from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import EqualizedTensor, equalize
-from yolox_trt.compiler.int8.infer_ranges import fixed_ranges, override_ranges
-from yolox_trt.compiler.int8.qdq import Placement, WeightFormat, insert_qdq, refuse_half
+from yolox_trt.compiler.int8.infer_ranges import (
+    fixed_ranges,
+    infer_missing,
+    override_ranges,
+    unify_for_dla,
+)
+from yolox_trt.compiler.int8.layers import QDQ_OPSET
+from yolox_trt.compiler.int8.options import (
+    FIXED,
+    CalibrateOptions,
+    Placement,
+    QuantizeOptions,
+    RangeOptions,
+    no_images,
+)
+from yolox_trt.compiler.int8.qdq import insert_qdq, refuse_half
 from yolox_trt.compiler.int8.sensitivity import (
     LayerSensitivity,
     choose_float_layers,
     layer_macs,
     layer_sensitivity,
 )
-from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.graph.int8_graph import Graph, with_opset
+from yolox_trt.core.progress import Progress, no_progress, track
+from yolox_trt.graph.graph import Graph
 
 #: Images that the sensitivity search runs for each layer: enough for a stable ranking.
 SENSITIVITY_IMAGES = 8
 
-OpenInputs = Callable[[], Iterator[npt.NDArray[np.float32]]]
-#: (what is being done, steps done, steps in all or None)
-Progress = Callable[[str, int, int | None], None]
+#: Calibration inputs, float32 (1, 3, H, W) each, that may be iterated over again.
+Inputs = Iterable[npt.NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
-class QuantizeOptions:
-    """How to quantise.
+@dataclass
+class Calibration:
+    """What calibrate returned.
 
     Attributes:
-        algorithm: see algorithms.parse_algorithm; "fixed" takes ReLU6's bounds, without images.
-        equalize_alpha: None leaves channels as they are; see equalize.equalize.
-        keep_fp16: layer names, or "auto:N" or "auto:P%" (see sensitivity.choose_float_layers).
-        range_overrides: tensor name or pattern -> range, in place of what was found.
-        placement: which activations carry Q/DQ.
-        weight_format: how the weights are stored.
+        ranges: the scales.
+        inferred: names of the tensors whose ranges follow from their neighbours'.
+        missing: names of the float tensors that have none.
     """
 
-    algorithm: str = "percentile:99.999"
-    equalize_alpha: float | None = None
-    keep_fp16: Sequence[str] = ()
-    range_overrides: dict[str, float] = field(default_factory=dict)
-    placement: Placement = Placement.CONV_INPUTS
-    weight_format: WeightFormat = WeightFormat.INT8
+    ranges: DynamicRanges
+    inferred: list[str]
+    missing: list[str]
+
+
+def calibrate(
+    graph: Graph,
+    inputs: Inputs | None,
+    options: CalibrateOptions,
+    *,
+    on_progress: Progress = no_progress,
+) -> Calibration:
+    """Find the ranges of all tensors of a float model, for a builder that calibrates.
+
+    Args:
+        graph: float model.
+        inputs: calibration inputs; None only with algorithm "fixed".
+        options: how.
+        on_progress: told of every image.
+
+    Raises:
+        ConfigurationError: images are needed and missing, or an override matches no tensor.
+        ModelError: the model does not take one float32 image at a time.
+    """
+    tensors = float_tensors(graph)
+    ranges = _find_ranges(graph, inputs, options, tensors, on_progress)
+    inferred = infer_missing(graph, ranges)
+    if options.dla:
+        unify_for_dla(graph, ranges)
+    return Calibration(ranges, inferred, [name for name in tensors if name not in ranges])
+
+
+def read_ranges(path: Path) -> DynamicRanges:
+    """Read a calibration cache, or the JSON file of DynamicRanges."""
+    return DynamicRanges.load_json(path) if path.suffix == ".json" else read_cache(path)
 
 
 @dataclass
@@ -60,18 +100,16 @@ class QuantizedModel:
     """What quantize returned.
 
     Attributes:
-        model: the Q/DQ model.
+        graph: the Q/DQ model.
         ranges: scales of its activations.
-        images: calibration images used.
         equalized: tensors that were equalised.
         sensitivities: layers by error, where a search was made.
         kept: layers that stay in floating point.
         kept_macs: their share of all multiply-accumulates, 0 to 1.
     """
 
-    model: onnx.ModelProto
+    graph: Graph
     ranges: DynamicRanges
-    images: int
     equalized: list[EqualizedTensor]
     sensitivities: list[LayerSensitivity]
     kept: list[str]
@@ -79,101 +117,81 @@ class QuantizedModel:
 
 
 def quantize(
-    model: onnx.ModelProto,
-    open_inputs: OpenInputs | None,
+    graph: Graph,
+    inputs: Inputs | None,
     options: QuantizeOptions,
     *,
-    threads: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: Progress = no_progress,
 ) -> QuantizedModel:
     """Calibrate and quantise a model.
 
     The images are run once for equalisation (if asked for) and once for calibration.
 
     Args:
-        model: float model.
-        open_inputs: opens the calibration inputs anew, float32 (1, 3, H, W) each; None only with
-            algorithm "fixed" and no automatic choice of layers.
+        graph: float model (it is not changed).
+        inputs: calibration inputs; None only where the options take the ranges from elsewhere
+            and name the layers.
         options: how.
-        threads: ONNX Runtime's intra-op threads, 0 for its default.
         on_progress: told of every image and layer.
 
     Raises:
         ConfigurationError: an option does not fit, or images are needed and missing.
         ModelError: the model computes in FP16, or does not take one float32 image at a time.
     """
-    automatic = [name for name in options.keep_fp16 if name.startswith("auto:")]
-    named = [name for name in options.keep_fp16 if not name.startswith("auto:")]
-    fixed = options.algorithm == "fixed"
-    if fixed and options.equalize_alpha is not None:
-        raise ConfigurationError(
-            "fixed ranges for equalised channels",
-            expected="ranges that are found with images: no activation bounds an equalised tensor",
-            fix="--algorithm percentile:99.999 with --equalize, or --algorithm fixed without it",
-        )
-    if open_inputs is None and (not fixed or automatic):
-        raise ConfigurationError(
-            "no calibration images",
-            expected="images, unless ranges are fixed and layers named",
-            fix="--images FOLDER|LIST|BAG",
-        )
-    model = with_opset(model, 13)
-    refuse_half(Graph(model))  # before an hour of calibration
-    images = 0
+    if inputs is None and (options.automatic or options.equalize is not None):
+        raise no_images()
+    graph = graph.copy()
+    graph.upgrade(QDQ_OPSET)
+    refuse_half(graph)  # before an hour of calibration
     equalized: list[EqualizedTensor] = []
-
-    def tick(what: str, total: int | None = None) -> Callable[[], None]:
-        done = 0
-
-        def step() -> None:
-            nonlocal done
-            done += 1
-            if on_progress is not None:
-                on_progress(what, done, total)
-
-        return step
-
-    if options.equalize_alpha is not None and open_inputs is not None:
-        statistics = collect_statistics(
-            model, open_inputs(), threads=threads, on_image=tick("equalise")
-        )
-        model, equalized = equalize(model, statistics.channel_amax, alpha=options.equalize_alpha)
-    if fixed:
-        ranges = fixed_ranges(model, options.range_overrides)
+    if options.equalize is not None and inputs is not None:
+        images = track("equalise", inputs, on_progress)
+        statistics = collect_statistics(graph, images, threads=options.threads)
+        graph, equalized = equalize(graph, statistics.channel_amax, alpha=options.equalize)
+    if options.from_ranges is not None:
+        ranges = read_ranges(options.from_ranges)
+        override_ranges(graph, ranges, options.overrides)
     else:
-        assert open_inputs is not None
-        everything = options.placement is Placement.ALL
-        statistics = collect_statistics(
-            model,
-            open_inputs(),
-            tensors=float_tensors(model) if everything else None,
-            threads=threads,
-            on_image=tick("calibrate"),
-        )
-        ranges, images = statistics.ranges(options.algorithm), statistics.images
-        override_ranges(model, ranges, options.range_overrides)
+        tensors = float_tensors(graph) if options.placement is Placement.ALL else None
+        ranges = _find_ranges(graph, inputs, options, tensors, on_progress)
     sensitivities: list[LayerSensitivity] = []
-    kept = list(named)
-    if automatic:
-        assert open_inputs is not None
-        layers = sum(1 for _ in Graph(model).weighted_nodes())
+    kept = list(options.named)
+    if options.automatic and inputs is not None:
         sensitivities = layer_sensitivity(
-            model,
+            graph,
             ranges,
-            list(islice(open_inputs(), SENSITIVITY_IMAGES)),
-            threads=threads,
-            on_layer=tick("sensitivity", layers),
+            list(islice(inputs, SENSITIVITY_IMAGES)),
+            threads=options.threads,
+            on_progress=on_progress,
         )
-        for request in automatic:
-            kept.extend(choose_float_layers(sensitivities, request.removeprefix("auto:")))
+        for request in options.automatic:
+            kept += choose_float_layers(sensitivities, request)
     kept = list(dict.fromkeys(kept))
-    macs = layer_macs(model)
+    macs = layer_macs(graph)
     quantized = insert_qdq(
-        model,
+        graph,
         ranges,
         keep_float=kept,
         placement=options.placement,
-        weight_format=options.weight_format,
+        weight_format=options.weights,
     )
     share = sum(macs.get(name, 0) for name in kept) / max(sum(macs.values()), 1)
-    return QuantizedModel(quantized, ranges, images, equalized, sensitivities, kept, share)
+    return QuantizedModel(quantized, ranges, equalized, sensitivities, kept, share)
+
+
+def _find_ranges(
+    graph: Graph,
+    inputs: Inputs | None,
+    options: RangeOptions,
+    tensors: list[str] | None,
+    on_progress: Progress,
+) -> DynamicRanges:
+    if options.algorithm == FIXED:
+        return fixed_ranges(graph, options.overrides)
+    if inputs is None:
+        raise no_images()
+    images = track("calibrate", inputs, on_progress)
+    statistics = collect_statistics(graph, images, tensors=tensors, threads=options.threads)
+    ranges = statistics.ranges(options.algorithm)
+    override_ranges(graph, ranges, options.overrides)
+    return ranges

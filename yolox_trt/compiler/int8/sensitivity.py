@@ -4,18 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.layers import QDQ_OPSET, weighted_layers
+from yolox_trt.compiler.int8.options import parse_float_layers
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.int8.session import Session
-from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.graph.int8_graph import Graph, with_opset
+from yolox_trt.core.progress import Progress, no_progress, track
+from yolox_trt.graph.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class LayerSensitivity:
     """One layer's share in the quantisation error.
 
     Attributes:
-        layer: its name (or output, where it has none).
+        layer: its name.
         error: sum over the network's outputs of ||quantised - float||^2 / ||float||^2 with this
             layer alone in INT8; box channels and score channels of a joint output apart.
         macs: multiply-accumulates of the layer for one image.
@@ -34,70 +36,59 @@ class LayerSensitivity:
     macs: int
 
 
-def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
+def layer_macs(graph: Graph) -> dict[str, int]:
     """Return multiply-accumulates of each layer with weights, for one image, by layer name.
 
     Output positions x weights an output position: H_out * W_out * C_out * C_in / groups * K * K.
     """
-    inferred = onnx.shape_inference.infer_shapes(model)
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*inferred.graph.value_info, *inferred.graph.output)
-    }
-    graph = Graph(model)
+    graph.infer_shapes()
     macs = {}
-    for node in graph.weighted_nodes():
-        weights = graph.weights(node)
-        shape = shapes.get(node.output[0], [])
-        if weights is None or len(shape) < 3:
-            continue
-        positions = int(np.prod(shape[2:]))
-        macs[node.name or node.output[0]] = positions * int(weights.size)
+    for node in weighted_layers(graph):
+        weights, shape = node.weights(), node.outputs[0].shape or ()
+        if weights is not None and len(shape) >= 3:
+            positions = math.prod(d if isinstance(d, int) else 0 for d in shape[2:])
+            macs[node.name] = positions * int(weights.size)
     return macs
 
 
 def layer_sensitivity(
-    model: onnx.ModelProto,
+    graph: Graph,
     ranges: DynamicRanges,
     images: Sequence[npt.NDArray[np.float32]],
     *,
     threads: int = 0,
-    on_layer: Callable[[], None] | None = None,
+    on_progress: Progress = no_progress,
 ) -> list[LayerSensitivity]:
     """Quantise each layer alone and compare the outputs with the float model's.
 
     Args:
-        model: float model.
+        graph: float model.
         ranges: activation scales.
         images: preprocessed inputs, float32 (1, 3, H, W); 4 to 16 are enough for a ranking.
         threads: ONNX Runtime's intra-op threads, 0 for its default.
-        on_layer: called after each layer, for a progress bar.
+        on_progress: told of each layer.
 
     Returns:
         One record a layer, largest error first.
     """
-    model = with_opset(model, 13)
-    graph = Graph(model)
-    layers = [node.name or node.output[0] for node in graph.weighted_nodes()]
-    macs = layer_macs(model)
-    reference = _run(model, images, threads)
+    graph = graph.copy()
+    graph.upgrade(QDQ_OPSET)
+    layers = [node.name for node in weighted_layers(graph)]
+    macs = layer_macs(graph)
+    reference = _run(graph, images, threads)
     result = []
-    for layer in layers:
+    for layer in track("sensitivity", layers, on_progress):
         others = [name for name in layers if name != layer]
-        quantized = insert_qdq(model, ranges, keep_float=others, quantize_residual=False)
+        quantized = insert_qdq(graph, ranges, keep_float=others, quantize_residual=False)
         outputs = _run(quantized, images, threads)
         result.append(LayerSensitivity(layer, _error(reference, outputs), macs.get(layer, 0)))
-        if on_layer is not None:
-            on_layer()
     return sorted(result, key=lambda record: record.error, reverse=True)
 
 
 def _run(
-    model: onnx.ModelProto,
-    images: Sequence[npt.NDArray[np.float32]],
-    threads: int,
+    graph: Graph, images: Sequence[npt.NDArray[np.float32]], threads: int
 ) -> list[npt.NDArray[np.float32]]:
-    session = Session(model, purpose="the sensitivity search", threads=threads)
+    session = Session(graph, purpose="the sensitivity search", threads=threads)
     runs = [session.run(image) for image in images]
     return [np.concatenate([run[i] for run in runs]) for i in range(len(runs[0]))]
 
@@ -126,16 +117,8 @@ def choose_float_layers(sensitivities: Sequence[LayerSensitivity], request: str)
     Raises:
         ConfigurationError: `request` is neither.
     """
-    text = request.strip()
-    try:
-        amount = float(text.removesuffix("%"))
-        if amount < 0 or (text.endswith("%") and amount > 100):
-            raise ValueError
-    except ValueError:
-        raise ConfigurationError(
-            f"--keep-fp16 auto:{request}", expected="auto:N layers or auto:P% of the operations"
-        ) from None
-    if not text.endswith("%"):
+    amount, is_share = parse_float_layers(request)
+    if not is_share:
         ordered = sorted(sensitivities, key=lambda record: record.error, reverse=True)
         return [record.layer for record in ordered[: int(amount)]]
     budget = amount / 100.0 * sum(record.macs for record in sensitivities)

@@ -13,16 +13,15 @@ import onnx
 
 from yolox_trt.core.errors import EngineError, ModelError
 from yolox_trt.core.optional import require
-from yolox_trt.graph.int8_graph import Graph
-from yolox_trt.graph.normalization import is_plugin
+from yolox_trt.graph.graph import Graph, is_plugin
 
 
 class Session:
     """Runs a model on one image at a time, on the CPU.
 
     Args:
-        model: a float or Q/DQ model.
-        outputs: tensors to return; the graph's own outputs when None.
+        graph: a float or Q/DQ model.
+        outputs: names of the tensors to return; the graph's own outputs when None.
         purpose: what for, for the error where ONNX Runtime is missing.
         threads: ONNX Runtime's intra-op threads, 0 for its default.
         keep_memory: let ONNX Runtime keep the memory of one run for the next.
@@ -34,7 +33,7 @@ class Session:
 
     def __init__(
         self,
-        model: onnx.ModelProto,
+        graph: Graph,
         outputs: Sequence[str] | None = None,
         *,
         purpose: str,
@@ -42,16 +41,12 @@ class Session:
         keep_memory: bool = True,
     ) -> None:
         ort = require("onnxruntime", purpose=purpose)
-        graph = Graph(model)
         check_input(graph)
-        self._input = graph.inputs[0]
-        self._outputs = None if outputs is None else list(outputs)
-        extended = graph.model
+        self._input = graph.inputs[0].name
+        model = graph.to_model()
         if outputs is not None:
-            del extended.graph.output[:]
-            extended.graph.output.extend(
-                onnx.helper.make_empty_tensor_value_info(name) for name in outputs
-            )
+            del model.graph.output[:]
+            model.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, outputs))
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -59,7 +54,7 @@ class Session:
         options.enable_mem_pattern = keep_memory
         try:
             self._session = ort.InferenceSession(
-                extended.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises pybind exceptions of many classes
             raise _failure("load", error) from error
@@ -71,7 +66,7 @@ class Session:
             EngineError: ONNX Runtime does not run the model.
         """
         try:
-            return list(self._session.run(self._outputs, {self._input: image}))
+            return list(self._session.run(None, {self._input: image}))
         except Exception as error:
             raise _failure("run", error) from error
 
@@ -82,24 +77,23 @@ def check_input(graph: Graph) -> None:
     Raises:
         ModelError: it cannot; the text has the way round.
     """
-    plugin = next((node.op_type for node in graph.nodes if is_plugin(node.op_type)), None)
+    plugin = next((node.op for node in graph.nodes if is_plugin(node.op)), None)
     if plugin is not None:
         raise ModelError(
             f"a model that ends in {plugin}, which ONNX Runtime does not have",
             expected="a model that ends in its last convolutions, or in decoded boxes",
             fix="yolox_trt optimize MODEL --head raw, and quantise what it writes",
         )
-    image = next(value for value in graph.model.graph.input if value.name == graph.inputs[0])
-    kind = image.type.tensor_type
-    if kind.elem_type != onnx.TensorProto.FLOAT:
-        found = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+    image = graph.inputs[0]
+    if image.elem_type != onnx.TensorProto.FLOAT:
+        found = onnx.TensorProto.DataType.Name(image.elem_type).lower()
         raise ModelError(
             f"input '{image.name}' of type {found}",
             expected="float32",
             fix="quantise the FP32 model from which this one was made",
         )
-    batch = kind.shape.dim[0].dim_value if kind.shape.dim else 0
-    if batch > 1:
+    batch = image.shape[0] if image.shape else None
+    if isinstance(batch, int) and batch > 1:
         raise ModelError(
             f"input '{image.name}' with a batch of {batch} built in",
             expected="batch 1 or an open batch: images are run one at a time",

@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.infer_ranges import infer_missing, unify_for_dla
+from yolox_trt.compiler.int8.layers import weighted_layers
 from yolox_trt.core.errors import ModelError
-from yolox_trt.graph.int8_graph import WEIGHTED_OPS, Graph
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Node, Value, folded
 
 
 @dataclass
@@ -24,102 +25,91 @@ class ImplicitModel:
     """An INT8 model in the form that calibration-based builders take.
 
     Attributes:
-        model: float model without Q/DQ.
+        graph: float model without Q/DQ.
         ranges: scales of the tensors that carried Q/DQ, and of inferred ones where asked for.
         explicit: names of the tensors that carried Q/DQ.
         keep_float: names of the layers that were not quantised: build them in FP16
             (layer precisions).
     """
 
-    model: onnx.ModelProto
+    graph: Graph
     ranges: DynamicRanges
     explicit: tuple[str, ...]
     keep_float: tuple[str, ...]
 
 
-def remove_qdq(model: onnx.ModelProto, *, for_dla: bool = False) -> ImplicitModel:
+def remove_qdq(graph: Graph, *, for_dla: bool = False) -> ImplicitModel:
     """Turn a Q/DQ model into a float model, its scales and its layer precisions.
 
     Weights become what they dequantise to, so that TensorRT finds the same codes again.
 
     Args:
-        model: model with QuantizeLinear/DequantizeLinear.
+        graph: model with QuantizeLinear/DequantizeLinear.
         for_dla: infer the ranges of all other tensors and make equal those that the DLA wants
             equal.
 
     Raises:
-        ModelError: zero points other than 0, per-channel activations, one tensor quantised
-            with two scales, or a DequantizeLinear without a constant or QuantizeLinear before it.
+        ModelError: no QuantizeLinear, zero points other than 0, per-channel activations, one
+            tensor quantised with two scales, or a DequantizeLinear without a constant or
+            QuantizeLinear before it.
     """
-    graph = Graph(model)
+    graph = graph.copy()
     ranges = DynamicRanges(algorithm="qdq")
-    renamed: dict[str, str] = {}
-    outputs = set(graph.outputs)
-    kept: list[onnx.NodeProto] = []
-    for node in graph.nodes:
-        if node.op_type == "QuantizeLinear":
+    kept = [
+        node.name
+        for node in weighted_layers(graph)
+        if getattr(node.source(0), "op", "") != "DequantizeLinear"
+    ]
+    for node in graph.find("DequantizeLinear"):
+        _check_zero_point(node)
+        output = node.outputs[0]
+        weights = folded(output)
+        if weights is not None:
+            name = _weight_name(node.inputs[0].name)
+            graph.replace(output, graph.constant(name, weights, np.float32))
             continue
-        if node.op_type == "DequantizeLinear":
-            _check_zero_point(graph, node)
-            constant = graph.folded(node.output[0])
-            if constant is not None:
-                renamed[node.output[0]] = graph.add_constant(
-                    _weight_name(node.input[0]), constant.astype(np.float32)
-                )
-                continue
-            source = graph.producer.get(node.input[0])
-            scale = graph.constant(node.input[1])
-            if source is None or source.op_type != "QuantizeLinear" or scale is None:
-                raise ModelError(
-                    f"DequantizeLinear '{node.name}' on '{node.input[0]}'",
-                    expected="a constant, or a QuantizeLinear with a constant scale, before it",
-                )
-            if scale.size != 1:
-                raise ModelError(
-                    f"activation '{source.input[0]}' with {scale.size} scales",
-                    expected="one scale a tensor, as TensorRT takes activations",
-                    fix="yolox_trt quantize --equalize for channels of different ranges",
-                )
-            # Behind another pair it is the tensor in front of that one.
-            tensor = renamed.get(source.input[0], source.input[0])
-            value = np.float32(scale.reshape(-1)[0])
-            if ranges.scales.setdefault(tensor, value) != value:
-                raise ModelError(
-                    f"tensor '{tensor}' quantised with scales {ranges.scales[tensor]} and {value}",
-                    expected="one scale a tensor: a calibration cache holds one",
-                )
-            renamed[node.output[0]] = tensor
-            if node.output[0] in outputs:
-                name = graph.unique(f"{node.output[0]}_identity")
-                kept.append(onnx.helper.make_node("Identity", [tensor], [node.output[0]], name))
-            continue
-        kept.append(node)
-    for node in kept:
-        for index, name in enumerate(node.input):
-            if name in renamed:
-                node.input[index] = renamed[name]
-    quantized_layers = {
-        node.output[0] for node in kept if node.op_type in WEIGHTED_OPS and node.input[0] in ranges
-    }
-    # A layer whose input is quantised for another reader only, but which itself reads float.
-    read_quantized = {
-        reader.output[0]
-        for dequantized, tensor in renamed.items()
-        if tensor in ranges
-        for reader in graph.consumers[dequantized]
-    }
-    graph.set_nodes(kept)
-    clean = graph.finish()
+        # Behind another pair it is the tensor in front of that one, which was replaced already.
+        tensor, scale = _quantized_tensor(node)
+        if ranges.scales.setdefault(tensor.name, scale) != scale:
+            raise ModelError(
+                f"tensor '{tensor.name}' quantised with scales {ranges.scales[tensor.name]} and "
+                f"{scale}",
+                expected="one scale a tensor: a calibration cache holds one",
+            )
+        if output.is_output:
+            graph.add_node("Identity", f"{output.name}_identity", [tensor], output=output)
+        for reader in output.readers:
+            reader.replace_input(output, tensor)
+    graph.sort()
     explicit = tuple(ranges)
-    keep_float = tuple(
-        node.name or node.output[0]
-        for node in Graph(clean).weighted_nodes()
-        if node.output[0] not in quantized_layers & read_quantized
-    )
+    if not explicit:
+        raise ModelError(
+            "a model without QuantizeLinear",
+            expected="a Q/DQ model",
+            fix="yolox_trt calibrate MODEL for a float model",
+        )
     if for_dla:
-        infer_missing(clean, ranges)
-        unify_for_dla(clean, ranges)
-    return ImplicitModel(clean, ranges, explicit, keep_float)
+        infer_missing(graph, ranges)
+        unify_for_dla(graph, ranges)
+    return ImplicitModel(graph, ranges, explicit, tuple(kept))
+
+
+def _quantized_tensor(node: Node) -> tuple[Value, np.float32]:
+    """Return what a DequantizeLinear's QuantizeLinear reads, and their scale."""
+    source, scale = node.source(), node.constant(1)
+    if source is None or source.op != "QuantizeLinear" or scale is None:
+        raise ModelError(
+            f"DequantizeLinear '{node.name}' on '{node.inputs[0].name}'",
+            expected="a constant, or a QuantizeLinear with a constant scale, before it",
+        )
+    tensor = source.inputs[0]
+    if scale.size != 1:
+        raise ModelError(
+            f"activation '{tensor.name}' with {scale.size} scales",
+            expected="one scale a tensor, as TensorRT takes activations",
+            fix="yolox_trt quantize --equalize for channels of different ranges",
+        )
+    return tensor, np.float32(scale.reshape(-1)[0])
 
 
 def _weight_name(name: str) -> str:
@@ -128,9 +118,9 @@ def _weight_name(name: str) -> str:
     return name
 
 
-def _check_zero_point(graph: Graph, node: onnx.NodeProto) -> None:
-    if len(node.input) > 2 and node.input[2]:
-        zero = graph.constant(node.input[2])
+def _check_zero_point(node: Node) -> None:
+    if node.input(2) is not None:
+        zero = node.constant(2)
         if zero is None or np.any(zero != 0):
             raise ModelError(
                 f"DequantizeLinear '{node.name}' with a zero point other than 0",

@@ -1,0 +1,222 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Options of calibration and quantisation."""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from yolox_trt.compiler.int8.algorithms import parse_algorithm
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import Kind, check_options, option, options_of, path_option
+
+#: Algorithm that takes ReLU6's bounds in place of images.
+FIXED = "fixed"
+_AUTOMATIC = "auto:"
+
+
+class Placement(enum.Enum):
+    """Which activations carry Q/DQ."""
+
+    CONV_INPUTS = "conv_inputs"
+    """Inputs of layers with weights, as TensorRT fuses."""
+    ALL = "all"
+    """Every tensor that has a range, convolution outputs included: ONNX Runtime's default, and
+    what the DLA's implicit mode amounts to without fusion. For comparison."""
+
+
+class WeightFormat(enum.Enum):
+    """How quantised weights are stored."""
+
+    INT8 = "int8"
+    """INT8 constant + DequantizeLinear: a quarter of the size; TensorRT 10, 11, RTX."""
+    FLOAT = "float"
+    """Float constant + QuantizeLinear + DequantizeLinear: TensorRT 8.5 and 8.6."""
+
+
+def parse_float_layers(text: str) -> tuple[float, bool]:
+    """Read how many layers stay in floating point: "N" layers or "P%" of the operations.
+
+    Returns:
+        The number, and whether it is a percentage.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    number, is_share = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        amount = float(number)
+    except ValueError:
+        amount = -1.0
+    if not 0.0 <= amount <= (100.0 if is_share else math.inf):
+        raise ConfigurationError(
+            f"'{text}' layers to keep in floating point",
+            expected="a number of layers, or a percentage of the operations such as 5%",
+        )
+    return amount, is_share
+
+
+def _algorithm(text: str) -> str:
+    if text != FIXED:
+        parse_algorithm(text)
+    return text
+
+
+def _overrides(texts: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = 0.0
+        if not name or not found[name] > 0:
+            raise ConfigurationError(
+                f"'{text}'", expected="TENSOR=RANGE with a positive range, such as reg_8=6.0"
+            )
+    return found
+
+
+def _float_layers(text: str) -> tuple[str, ...]:
+    if text.endswith(".json"):
+        try:
+            return tuple(json.loads(Path(text).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigurationError(
+                f"'{text}', which cannot be read ({error})",
+                expected="a JSON object of layer names",
+                fix="yolox_trt translate MODEL --precisions FILE writes it",
+            ) from error
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name.startswith(_AUTOMATIC):
+            parse_float_layers(name.removeprefix(_AUTOMATIC))
+    return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """Calibration images."""
+
+    images: Path | None = path_option(
+        metavar="SOURCE",
+        help="Calibration images: a folder, a list file, a COCO folder or json, or a bag.",
+    )
+    limit: int = option(1000, minimum=0, help="Use at most so many images; 0 for all.")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def no_images() -> ConfigurationError:
+    """Make the error of missing calibration images."""
+    return ConfigurationError(
+        "no calibration images",
+        expected="at least one, unless ranges are fixed and layers are named",
+        fix=("give ", options_of(ImageOptions)["images"]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeOptions:
+    """How the range of each tensor is found."""
+
+    algorithm: str = option(
+        "percentile:99.999",
+        parse=_algorithm,
+        metavar="NAME",
+        help="max, entropy, mse, percentile, percentile:NUMBER, or fixed (ReLU6's bounds, no "
+        "images).",
+    )
+    overrides: Mapping[str, float] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=_overrides,
+        flag="--set",
+        metavar="TENSOR=RANGE",
+        help="Set a tensor's range, by name or pattern, as for the heads of a ReLU6 model.",
+    )
+    threads: int = option(0, minimum=0, help="Threads of ONNX Runtime; 0 for one a core.")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions(RangeOptions):
+    """How ranges are found for a builder that calibrates."""
+
+    dla: bool = option(False, help="Make ranges equal where the DLA takes one only.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions(RangeOptions):
+    """How a model is quantised."""
+
+    equalize: float | None = option(
+        None,
+        kind=Kind.DOUBLE,
+        minimum=0.0,
+        maximum=1.0,
+        implied=0.75,
+        metavar="ALPHA",
+        help="Move channel ranges into the weights first, by this share (0.75 where none is "
+        "given): SiLU and depthwise networks need it.",
+    )
+    keep_fp16: tuple[str, ...] = option(
+        "",
+        parse=_float_layers,
+        metavar="LIST",
+        help="Layers to leave in floating point: names with commas, auto:N (the N most sensitive), "
+        "auto:P% (within P percent of the operations), or the JSON file of `translate`.",
+    )
+    placement: Placement = option(
+        "conv_inputs",
+        choices=tuple(each.value for each in Placement),
+        parse=Placement,
+        help="conv_inputs: as TensorRT fuses; all: every tensor.",
+    )
+    weights: WeightFormat = option(
+        "int8",
+        choices=tuple(each.value for each in WeightFormat),
+        parse=WeightFormat,
+        help="int8: a quarter of the size, TensorRT 10, 11, RTX; float: TensorRT 8.x.",
+    )
+    from_ranges: Path | None = path_option(
+        help="Take the ranges from a calibration cache or JSON file instead of images."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        declared = options_of(QuantizeOptions)
+        equalize, algorithm = declared["equalize"], declared["algorithm"]
+        if self.equalize is not None and self.algorithm == FIXED:
+            raise ConfigurationError(
+                "fixed ranges for equalised channels",
+                expected="ranges that are found with images: no activation bounds an equalised "
+                "tensor",
+                fix=("leave out ", equalize, ", or set ", algorithm, " to ", algorithm.default),
+            )
+        if self.from_ranges is not None and (self.equalize is not None or self.automatic):
+            source, keep = declared["from_ranges"], declared["keep_fp16"]
+            raise ConfigurationError(
+                (source, " with ", equalize, " or ", keep, f" {_AUTOMATIC}"),
+                expected="ranges found on this same model, and layers by name",
+                fix=("give ", options_of(ImageOptions)["images"], " instead of ", source),
+            )
+
+    @property
+    def automatic(self) -> tuple[str, ...]:
+        """What is asked of the sensitivity search: "N" or "P%"."""
+        found = (name for name in self.keep_fp16 if name.startswith(_AUTOMATIC))
+        return tuple(name.removeprefix(_AUTOMATIC) for name in found)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Layers that stay in floating point by name."""
+        return tuple(name for name in self.keep_fp16 if not name.startswith(_AUTOMATIC))
