@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -28,7 +29,6 @@ from yolox_trt.ros.messages.images import frame_from_image
 from yolox_trt.ros.nodes import diagnostics
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.camera_node import CameraNode
-from yolox_trt.ros.nodes.model_set import LoadedModel
 from yolox_trt.ros.nodes.parameter_values import check_topic
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
@@ -48,8 +48,8 @@ class Service:
         self.devices = (Device("cpu"),)
         self.frames: list[Any] = []
 
-    def find(self, model: str) -> LoadedModel:
-        return LoadedModel("small", ("class0", "class1", "class2"), 3)
+    def find(self, model: str) -> tuple[str, Any]:
+        return "small", SimpleNamespace(class_names=("class0", "class1", "class2"), num_classes=3)
 
     def add_stream(self, config: Any, on_result: Any) -> None: ...
 
@@ -122,7 +122,7 @@ def test_compressed_images_follow_a_remapping_of_the_image_topic(
     make_camera: Callable[..., CameraNode], rules: tuple[str, ...], topic: str
 ) -> None:
     camera = make_camera(rules=rules, transport="compressed")
-    assert camera.subscribed
+    assert camera.counters.topic
     assert camera.image_topic == topic
     assert subscription_of(camera).topic_name == topic
 
@@ -146,13 +146,13 @@ def test_a_subscription_that_fails_is_tried_again(
         patch.setattr(camera, "create_subscription", fail)
         for _ in range(2):
             camera.update_subscription()
-            assert not camera.subscribed
-            assert "no room for another subscription" in camera.fault
-            assert "~/image_raw" in camera.fault
+            assert not camera.counters.topic
+            assert "no room for another subscription" in camera.counters.fault
+            assert "~/image_raw" in camera.counters.fault
     assert threading.active_count() == before
     camera.update_subscription()
-    assert camera.subscribed
-    assert camera.fault == ""
+    assert camera.counters.topic
+    assert camera.counters.fault == ""
 
 
 @pytest.mark.parametrize("name", ["/{foo}/image", "/{}/image", "/a{node", "/a}b", "{nodes}/x"])
@@ -297,18 +297,12 @@ def test_compressed_images_are_decoded_newest_first(
 def test_a_new_subscription_gets_time_for_its_first_image(
     last_message: float, subscribed_at: float, now: float, level: bytes
 ) -> None:
-    counters = CameraCounters(last_message=last_message, subscribed_at=subscribed_at)
-    entry = diagnostics.StreamReport("front").make(
-        "multi_camera",
-        topic="/front/image_raw",
-        subscribed=True,
-        enabled=True,
-        counters=counters,
-        stream=stream_snapshot("front"),
-        now=now,
+    counters = CameraCounters(
+        topic="/front/image_raw", last_message=last_message, subscribed_at=subscribed_at
     )
+    report = diagnostics.StreamReport()
+    entry = report.make("stream front", counters.topic, counters, stream_snapshot("front"), now)
     assert entry.level == level
-    assert entry.name == "multi_camera: stream front"
 
 
 def test_a_subscription_notes_its_time(make_camera: Callable[..., CameraNode]) -> None:

@@ -18,7 +18,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
-from support.ros import Client, RosProcess, image_message, is_running
+from support.ros import Client, RosProcess, detections_from_message, image_message, is_running
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import PostprocessOptions
@@ -27,7 +27,6 @@ from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.frame_ring import FrameRing
-from yolox_trt.ros.messages.detections import detections_from_message
 from yolox_trt.ros.messages.images import frame_from_image, stamp_to_ns
 
 Start = Callable[..., RosProcess]

@@ -61,8 +61,9 @@ command, _ = channel.receive()
 ring = FrameRing(1, 12)
 same = {"camera": command["camera"], "generation": command["generation"] + 1}
 channel.send("ring", fd=ring.fd, slots=1, slot_bytes=ring.slot_bytes, **same)
-channel.send("frame", slot=ring.write(np.zeros(12, np.uint8)), size=12, height=2, width=2,
-             encoding="bgr8", step=6, stamp_ns=-1, frame_id="", received_ns=1, **same)
+frame = {"height": 2, "width": 2, "encoding": "bgr8", "step": 6, "stamp_ns": -1, "frame_id": "",
+         "stream_id": command["camera"], "received_ns": 1}
+channel.send("frame", slot=ring.write(np.zeros(12, np.uint8)), size=12, frame=frame, **same)
 """
 
 TOPIC = ImageTopic(name="/image", compressed=False, reliable=False, depth=1)
@@ -195,7 +196,7 @@ def test_a_ring_stays_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     here, other = IngestChannel.pair()
     there = IngestChannel(other)
     warnings: list[str] = []
-    sink = SharedMemorySink("front", here, generation=1, slots=1005, warn=warnings.append)
+    sink = SharedMemorySink("front", here, warnings.append, generation=1, slots=1005)
     for generation, (width, slots) in enumerate(((10, 1005), (10_000, 10), (200_000, 1)), start=2):
         sink.on_frame(Frame.from_array(np.zeros((1, width), np.uint8), "mono8"))
         ring, fd = there.receive() or ({}, -1)

@@ -260,7 +260,7 @@ def test_a_broken_device_ends_the_process_if_that_is_wanted() -> None:
     broken = replace(snapshot.devices[GPU], status=DeviceStatus.BROKEN, last_error=reason)
     error = broken_device(replace(snapshot, devices={GPU: broken}))
     assert str(error) == f"device gpu is broken: {reason}"
-    entry = device_status("multi_camera", broken)
+    entry = device_status("device gpu", broken)
     assert entry.level == ERROR
     assert entry.message == f"broken: {reason}"
     assert executor.close()

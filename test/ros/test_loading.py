@@ -86,7 +86,7 @@ def gives_results(client: Client, camera: str) -> bool:
         (["cpu"], {"device": "dla0"}, "'rear' cannot be added: camera 'rear' on device dla0"),
         (["cpu"], {"model": "/nowhere.onnx"}, "'rear' cannot be added: model '/nowhere.onnx'"),
         # What only the loaded model and the chosen device tell is found at configure.
-        (["auto"], {"device": "dla0"}, "camera 'rear' is removed: device dla0"),
+        (["auto"], {"device": "dla0"}, "camera 'rear' is removed: camera 'rear' on device dla0"),
         (
             ["cpu"],
             {"class_thresholds": ["zebra:0.5"]},

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from sensor_msgs.msg import Image
-from support.ros import LATCHED, Client, RosProcess, image_message
+from support.ros import LATCHED, Client, RosProcess, detections_from_message, image_message
 from vision_msgs.msg import Detection2DArray, VisionInfo
 
 from yolox_trt.core import PostprocessOptions
 from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
-from yolox_trt.ros.messages.detections import detections_from_message
 from yolox_trt.ros.messages.images import frame_from_image, stamp_to_ns
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
-from support.ros import Client, RosProcess, image_message
+from support.ros import Client, RosProcess, detections_from_message, image_message
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import Detections, Frame, PostprocessOptions, Roi
@@ -21,7 +21,6 @@ from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.kernels.draw import draw_detections
 from yolox_trt.ros.messages.autoware import AUTOWARE_LABELS, label_table
-from yolox_trt.ros.messages.detections import detections_from_message
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from array import array
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -134,19 +135,21 @@ def test_values_are_given_as_they_are_used() -> None:
 
 
 def test_the_stream_gets_thresholds_by_class_id() -> None:
-    names = ("car", "traffic light", "bus")
+    def spec(*names: str, count: int = 0) -> Any:
+        return SimpleNamespace(class_names=names, num_classes=count or len(names))
+
+    three = spec("car", "traffic light", "bus")
     parameters = camera(class_thresholds=["traffic light:0.5", "", " 2 : 0.25 "], priority=3)
-    config = parameters.stream_config("small", names, 3)
+    config = parameters.stream_config("small", three)
     assert (config.id, config.model, config.priority) == ("front", "small", 3)
     assert config.options.class_thresholds == {1: 0.5, 2: 0.25}
     zebra = camera(class_thresholds=["zebra:0.5"])
     with pytest.raises(ConfigurationError, match="car, traffic light, bus"):
-        zebra.stream_config("small", names, 3)
-    many = tuple(f"class{number}" for number in range(80))
+        zebra.stream_config("small", three)
     with pytest.raises(ConfigurationError, match="class9 and 70 more"):
-        zebra.stream_config("small", many, 80)
+        zebra.stream_config("small", spec(*(f"class{number}" for number in range(80))))
     with pytest.raises(ConfigurationError, match=r"`class_thresholds` for class '3'.*0 to 2"):
-        camera(class_thresholds=["3:0.5"]).stream_config("small", (), 3)
+        camera(class_thresholds=["3:0.5"]).stream_config("small", spec(count=3))
 
 
 @pytest.mark.parametrize("name", ["image", "/a", "~/image_raw", "/a/b_2/c", "/{ns}/x", "a/{node}"])

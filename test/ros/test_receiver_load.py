@@ -51,22 +51,14 @@ def test_the_advice_needs_losses_and_a_busy_thread(load: float, lost: int, advis
 
 
 def test_only_losses_for_want_of_time_count() -> None:
-    report = diagnostics.StreamReport("front")
+    report = diagnostics.StreamReport()
     dropped = {"overflow": 2, "stale": 1, "rate": 8, "malformed": 16, "failed": 32}
     stream = stream_snapshot(
         "front", dropped={reason: dropped.get(reason.value, 0) for reason in DropReason}
     )
 
     def make() -> DiagnosticStatus:
-        return report.make(
-            "multi_camera",
-            topic="",
-            subscribed=True,
-            enabled=True,
-            counters=CameraCounters(lost=4),
-            stream=stream,
-            now=0.0,
-        )
+        return report.make("stream front", "/front", CameraCounters(lost=4), stream, 0.0)
 
     assert "2 overflow, 1 stale, " in make().message
     assert report.lost == 7
@@ -81,7 +73,7 @@ def test_the_executors_entry_gives_the_advice(ingest: bool) -> None:
     assert executor.wait_started(30.0)
     pool: Any = SimpleNamespace(pids=[1], restarts=0)
     entry = diagnostics.executor_status(
-        "multi_camera",
+        "multi_camera: executor",
         executor.snapshot(),
         cameras=2,
         lost=7,

@@ -16,7 +16,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from support.bags import write_bag
-from support.ros import RELIABLE, Client, RosProcess
+from support.ros import RELIABLE, Client, RosProcess, detections_from_message
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import ConfigurationError, PostprocessOptions
@@ -24,7 +24,6 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.images import open_images
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
-from yolox_trt.ros.messages.detections import detections_from_message
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.tools import source_node
 from yolox_trt.ros.tools.bag import iter_images

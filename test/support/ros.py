@@ -26,7 +26,9 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from support.executors import GPU, simulated
+from vision_msgs.msg import Detection2DArray
 
+from yolox_trt.core.detections import Detections
 from yolox_trt.executor import InferenceExecutor, StreamConfig, StreamSnapshot
 from yolox_trt.ros.middleware import transport_environment
 
@@ -259,6 +261,40 @@ def image_message(image: np.ndarray, encoding: str = "bgr8", stamp_ns: int = 0) 
     message.step = image.dtype.itemsize * int(np.prod(image.shape[1:]))
     message.data = image.tobytes()
     return message
+
+
+def detections_from_message(
+    message: Detection2DArray, class_names: Sequence[str] = ()
+) -> Detections:
+    """Read a Detection2DArray back: the best hypothesis of each detection.
+
+    Args:
+        message: the message; its boxes are taken as axis-aligned.
+        class_names: names in the order of the class ids; a name that is not among them must be
+            a number.
+
+    Raises:
+        ValueError: a class that is neither.
+    """
+    ids = {name: index for index, name in enumerate(class_names)}
+    boxes, scores, class_ids = [], [], []
+    for detection in message.detections:
+        if not detection.results:
+            continue
+        best = max((result.hypothesis for result in detection.results), key=lambda h: h.score)
+        position, box = detection.bbox.center.position, detection.bbox
+        half_x, half_y = box.size_x / 2, box.size_y / 2
+        boxes.append(
+            (position.x - half_x, position.y - half_y, position.x + half_x, position.y + half_y)
+        )
+        scores.append(best.score)
+        name = best.class_id
+        class_ids.append(ids[name] if name in ids else int(name))
+    return Detections(
+        np.asarray(boxes, np.float32).reshape(-1, 4),
+        np.asarray(scores, np.float32),
+        np.asarray(class_ids, np.int32),
+    )
 
 
 def stream_snapshot(name: str, **changes: Any) -> StreamSnapshot:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from std_msgs.msg import Header
@@ -41,20 +41,20 @@ class _Camera:
     generation: int = 0
 
 
+@dataclass
 class _Member:
-    """One ingest process and the thread that listens to it."""
+    """One ingest process and the thread that listens to it; the last three are set by _start."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.cameras: dict[str, _Camera] = {}
-        self.restarts = 0
-        self.failures = 0
-        self.frames = 0
-        self.started = 0.0
-        self.given_up = False
-        self.process: subprocess.Popen[bytes] | None = None
-        self.channel: IngestChannel | None = None
-        self.thread: threading.Thread | None = None
+    name: str
+    cameras: dict[str, _Camera] = field(default_factory=dict)
+    restarts: int = 0
+    failures: int = 0
+    frames: int = 0
+    started: float = 0.0
+    given_up: bool = False
+    process: subprocess.Popen[bytes] = field(init=False)
+    channel: IngestChannel = field(init=False)
+    thread: threading.Thread = field(init=False)
 
 
 class IngestPool:
@@ -81,11 +81,7 @@ class IngestPool:
     @property
     def pids(self) -> list[int]:
         """Process ids."""
-        return [
-            member.process.pid
-            for member in self._members
-            if member.process is not None and not member.given_up
-        ]
+        return [member.process.pid for member in self._members if not member.given_up]
 
     @property
     def restarts(self) -> int:
@@ -123,7 +119,7 @@ class IngestPool:
         """End a camera's subscription; images of it that are under way are still handed over."""
         with self._lock:
             for member in self._members:
-                if member.cameras.pop(camera, None) is not None and member.channel is not None:
+                if member.cameras.pop(camera, None) is not None:
                     member.channel.send("unsubscribe", camera=camera)
 
     def close(self, timeout: float = 3.0) -> bool:
@@ -135,21 +131,18 @@ class IngestPool:
         end = time.monotonic() + timeout
         with self._lock:
             self._closing.set()
-            channels = [m.channel for m in self._members if m.channel is not None]
+            channels = [member.channel for member in self._members]
         for channel in channels:
             channel.close()
         ended = True
         for member in self._members:
-            if member.process is None:
-                continue
             try:
                 member.process.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 ended = False
                 member.process.kill()
                 member.process.wait()
-            if member.thread is not None:
-                member.thread.join(1.0)  # the channel has ended: it is on its way
+            member.thread.join(1.0)  # the channel has ended: it is on its way
         return ended
 
     def _least_loaded(self) -> _Member | None:
@@ -185,8 +178,7 @@ class IngestPool:
         # process that was replaced, never finds a ring of another.
         self._generation += 1 << 16
         settings = member.cameras[camera].settings | {"generation": self._generation}
-        if member.channel is not None:
-            member.channel.send("subscribe", camera=camera, **settings)
+        member.channel.send("subscribe", camera=camera, **settings)
 
     def _listen(self, member: _Member, channel: IngestChannel) -> None:
         while (received := channel.receive()) is not None:
@@ -220,22 +212,11 @@ class IngestPool:
             if camera.ring is None or camera.generation != message["generation"]:
                 return
             member.frames += 1
-            header = Header(frame_id=message["frame_id"])
-            header.stamp.sec, header.stamp.nanosec = divmod(message["stamp_ns"], 1_000_000_000)
-            camera.sink.on_frame(
-                Frame(
-                    data=camera.ring.view(message["slot"], message["size"]),
-                    height=message["height"],
-                    width=message["width"],
-                    encoding=message["encoding"],
-                    step=message["step"],
-                    stamp_ns=message["stamp_ns"],
-                    frame_id=message["frame_id"],
-                    stream_id=message["camera"],
-                    received_ns=message["received_ns"],
-                    header=header,
-                )
-            )
+            fields = message["frame"]
+            header = Header(frame_id=fields["frame_id"])
+            header.stamp.sec, header.stamp.nanosec = divmod(fields["stamp_ns"], 1_000_000_000)
+            data = camera.ring.view(message["slot"], message["size"])
+            camera.sink.on_frame(Frame(data=data, header=header, **fields))
         elif kind == "refused":
             camera.sink.on_refused(message["reason"])
         elif kind == "full":
@@ -245,7 +226,6 @@ class IngestPool:
 
     def _replace(self, member: _Member) -> None:
         """Start a process again that has ended by itself; called in its thread."""
-        assert member.process is not None and member.channel is not None
         status = member.process.wait()
         member.channel.close()
         if member.frames or time.monotonic() - member.started > HEALTHY_AFTER:

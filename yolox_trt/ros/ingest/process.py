@@ -15,7 +15,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import rclpy
@@ -40,6 +41,12 @@ LARGEST_RING = 1 << 30
 #: Characters of a reason that is told back; the channel's messages have a limit.
 LONGEST_REASON = 2000
 
+#: What the executor's process is told of a Frame beside its bytes.
+FRAME_FIELDS = (
+    *("height", "width", "encoding", "step"),
+    *("stamp_ns", "frame_id", "stream_id", "received_ns"),
+)
+
 
 class IngestNode(NoEventHandlers, Node):
     """The process's node."""
@@ -51,19 +58,18 @@ class SharedMemorySink:
     Args:
         camera: its name.
         channel: the way to the executor's process.
+        warn: called with a line about a ring that is smaller than was asked for.
         generation: number of the subscription; goes up with each ring.
         slots: slots of a ring at most.
-        warn: called with a line about a ring that is smaller than was asked for.
     """
 
     def __init__(
         self,
         camera: str,
         channel: IngestChannel,
-        *,
-        generation: int,
-        slots: int,
         warn: Callable[[str], object],
+        generation: int = 0,
+        slots: int = 1,
     ) -> None:
         self._camera = camera
         self._channel = channel
@@ -87,13 +93,7 @@ class SharedMemorySink:
             generation=self._generation,
             slot=slot,
             size=frame.data.size,
-            height=frame.height,
-            width=frame.width,
-            encoding=frame.encoding,
-            step=frame.step,
-            stamp_ns=frame.stamp_ns,
-            frame_id=frame.frame_id,
-            received_ns=frame.received_ns,
+            frame={name: getattr(frame, name) for name in FRAME_FIELDS},
         )
 
     def on_refused(self, reason: str) -> None:
@@ -132,53 +132,30 @@ class SharedMemorySink:
         return self._ring
 
 
-class _Receivers:
-    """What this process subscribes to, as the executor's process says.
+def _obey(
+    node: Node,
+    channel: IngestChannel,
+    receivers: dict[str, ImageReceiver],
+    *,
+    kind: str,
+    camera: str,
+    topic: Mapping[str, Any] = MappingProxyType({}),
+    **ring: int,
+) -> None:
+    """Subscribe or unsubscribe, as the executor's process says.
 
-    Args:
-        node: the process's node.
-        channel: the way to the executor's process.
+    A subscription that fails is told back as a refused image.
     """
-
-    def __init__(self, node: Node, channel: IngestChannel) -> None:
-        self._node = node
-        self._channel = channel
-        self._by_camera: dict[str, ImageReceiver] = {}
-
-    def obey(self, kind: str, camera: str, **settings: Any) -> None:
-        """Subscribe or unsubscribe; a failure is told back as a refused image."""
-        try:
-            former = self._by_camera.pop(camera, None)
-            if former is not None:
-                former.close()
-            if kind == "subscribe":
-                self._by_camera[camera] = self._subscribe(camera, **settings)
-        except Exception as error:
-            self._node.get_logger().error(traceback.format_exc())
-            reason = f"{kind} failed: {error_text(error)}"
-            self._channel.send("refused", camera=camera, reason=reason[:LONGEST_REASON])
-
-    def _subscribe(
-        self, camera: str, *, topic: dict[str, Any], generation: int, slots: int
-    ) -> ImageReceiver:
-        sink = SharedMemorySink(
-            camera,
-            self._channel,
-            generation=generation,
-            slots=slots,
-            warn=self._node.get_logger().warning,
-        )
-        return ImageReceiver(self._node, camera, ImageTopic(**topic), sink)
-
-    def poll_events(self) -> None:
-        """Count the images that the middleware has lost."""
-        for receiver in self._by_camera.values():
-            receiver.poll_events()
-
-    def close(self) -> None:
-        """End all subscriptions."""
-        for receiver in self._by_camera.values():
-            receiver.close()
+    sink = SharedMemorySink(camera, channel, node.get_logger().warning, **ring)
+    try:
+        former = receivers.pop(camera, None)
+        if former is not None:
+            former.close()
+        if kind == "subscribe":
+            receivers[camera] = ImageReceiver(node, camera, ImageTopic(**topic), sink)
+    except Exception as error:
+        node.get_logger().error(traceback.format_exc())
+        sink.on_refused(f"{kind} failed: {error_text(error)}")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -196,7 +173,7 @@ def main(args: Sequence[str] | None = None) -> int:
     node = IngestNode(options.name, start_parameter_services=False, use_global_arguments=False)
     spinner = create_spinner()
     spinner.add_node(node)
-    receivers = _Receivers(node, channel)
+    receivers: dict[str, ImageReceiver] = {}
     polled = time.monotonic()
     try:
         while True:
@@ -206,7 +183,8 @@ def main(args: Sequence[str] | None = None) -> int:
                 spinner.spin_once(timeout_sec=POLL)
                 if time.monotonic() - polled >= POLL_PERIOD:
                     polled = time.monotonic()
-                    receivers.poll_events()
+                    for receiver in receivers.values():
+                        receiver.poll_events()
             except Exception:
                 node.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
                 time.sleep(POLL)
@@ -215,9 +193,10 @@ def main(args: Sequence[str] | None = None) -> int:
             received = channel.receive()
             if received is None:
                 break
-            receivers.obey(**received[0])
+            _obey(node, channel, receivers, **received[0])
     finally:
-        receivers.close()
+        for receiver in receivers.values():
+            receiver.close()
         channel.close()
         spinner.shutdown()
         node.destroy_node()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Detections <-> vision_msgs/Detection2DArray."""
+"""Detections -> vision_msgs/Detection2DArray."""
 
 from __future__ import annotations
 
@@ -67,37 +67,3 @@ class DetectionMessageBuilder:
         self._message.header = header
         self._message.detections = self._pool[:count]
         return self._message
-
-
-def detections_from_message(
-    message: Detection2DArray, class_names: Sequence[str] = ()
-) -> Detections:
-    """Read a Detection2DArray back: the best hypothesis of each detection.
-
-    Args:
-        message: the message; its boxes are taken as axis-aligned.
-        class_names: names in the order of the class ids; a name that is not among them must be
-            a number.
-
-    Raises:
-        ValueError: a class that is neither.
-    """
-    ids = {name: index for index, name in enumerate(class_names)}
-    boxes, scores, class_ids = [], [], []
-    for detection in message.detections:
-        if not detection.results:
-            continue
-        best = max((result.hypothesis for result in detection.results), key=lambda h: h.score)
-        position, box = detection.bbox.center.position, detection.bbox
-        half_x, half_y = box.size_x / 2, box.size_y / 2
-        boxes.append(
-            (position.x - half_x, position.y - half_y, position.x + half_x, position.y + half_y)
-        )
-        scores.append(best.score)
-        name = best.class_id
-        class_ids.append(ids[name] if name in ids else int(name))
-    return Detections(
-        np.asarray(boxes, np.float32).reshape(-1, 4),
-        np.asarray(scores, np.float32),
-        np.asarray(class_ids, np.int32),
-    )

@@ -5,19 +5,21 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
 from yolox_trt.ros.nodes import diagnostics
+from yolox_trt.ros.nodes.camera_outputs import latched_qos
 
 #: Least seconds between two messages of one build, and between two lines in the log.
 PUBLISH_PERIOD = 0.5
@@ -43,20 +45,14 @@ class BuildProgress:
         self._running: dict[str, str] = {}
         self._cancelled = False
         self._publisher = node.create_publisher(
-            DiagnosticStatus,
-            "~/build_progress",
-            QoSProfile(
-                depth=10,
-                durability=DurabilityPolicy.TRANSIENT_LOCAL,
-                reliability=ReliabilityPolicy.RELIABLE,
-            ),
+            DiagnosticStatus, "~/build_progress", latched_qos(10)
         )
 
     @property
     def text(self) -> str:
         """The builds that go on, in words; "" where there is none."""
         with self._lock:
-            return "; ".join(self._running.values())
+            return "; ".join(filter(None, self._running.values()))
 
     def cancel(self) -> None:
         """Let every build end at its next step: the process is going down."""
@@ -72,54 +68,43 @@ class BuildProgress:
             model: name of the model.
             device: what the engine is built for; None for the one that works.
         """
-        what = f"{model} for {'auto' if device is None else device}"
+        where = "auto" if device is None else str(device)
+        what = f"{model} for {where}"
+        started = time.monotonic()
+        published = logged = -math.inf
+
+        def on_progress(fraction: float, phase: str) -> None:
+            nonlocal published, logged
+            if self._cancelled:
+                raise EngineError(f"the build of {what} was cancelled")
+            done, now = fraction >= 1.0, time.monotonic()
+            text = f"building {what}, {fraction:.0%}: {phase}"
+            with self._lock:
+                self._running[what] = "" if done else text
+                publish = done or now - published >= PUBLISH_PERIOD
+                log = done or now - logged >= LOG_PERIOD
+                published, logged = now if publish else published, now if log else logged
+            if publish:
+                values = {"model": model, "device": where, "fraction": fraction}
+                self._publish(what, phase, values | {"elapsed_s": now - started})
+            if log:
+                self._node.get_logger().info(
+                    f"{what}: {phase}, {now - started:.0f} s" if done else text
+                )
+
         try:
-            yield self._callback(model, device, what)
+            yield on_progress
         finally:
             with self._lock:
                 self._running.pop(what, None)
 
-    def _callback(
-        self, model: str, device: Device | None, what: str
-    ) -> Callable[[float, str], None]:
-        started = time.monotonic()
-        last = {"published": float("-inf"), "logged": float("-inf")}
-
-        def on_progress(fraction: float, phase: str) -> None:
-            if self._cancelled:
-                raise EngineError(f"the build of {what} was cancelled")
-            done = fraction >= 1.0
-            now = time.monotonic()
-            with self._lock:
-                if done:
-                    self._running.pop(what, None)
-                else:
-                    self._running[what] = f"building {what}, {fraction:.0%}: {phase}"
-                publish = done or now - last["published"] >= PUBLISH_PERIOD
-                log = done or now - last["logged"] >= LOG_PERIOD
-                last.update({"published": now} if publish else {})
-                last.update({"logged": now} if log else {})
-            if publish:
-                self._publish(model, device, fraction, phase, now - started)
-            if log:
-                self._node.get_logger().info(
-                    f"{what}: {phase}, {now - started:.0f} s"
-                    if done
-                    else f"building {what}, {fraction:.0%}: {phase}"
-                )
-
-        return on_progress
-
-    def _publish(
-        self, model: str, device: Device | None, fraction: float, phase: str, elapsed: float
-    ) -> None:
-        where = "auto" if device is None else str(device)
+    def _publish(self, what: str, phase: str, values: Mapping[str, Any]) -> None:
         message = diagnostics.status(
-            f"{self._node.get_name()}: build {model} for {where}",
+            f"{self._node.get_name()}: build {what}",
             platform.node(),
             diagnostics.OK,
             phase,
-            {"model": model, "device": where, "fraction": fraction, "elapsed_s": elapsed},
+            values,
         )
         # The node may go down while TensorRT is at work.
         with contextlib.suppress(InvalidHandle):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""CameraCounters: what a camera node counts beside its Stream."""
+"""CameraCounters: what a camera node counts and tells of itself beside its Stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class CameraCounters:
         published: results published.
         last_refusal: why the last malformed image was refused, "" if none was.
         last_message: time.monotonic() of the last image, 0 if none arrived.
+        topic: what is subscribed to, "" while nothing is.
         subscribed_at: time.monotonic() of the last subscription, 0 before the first one.
+        fault: why the camera cannot be subscribed to, "" where it can.
     """
 
     submitted: int = 0
@@ -39,7 +41,9 @@ class CameraCounters:
     published: int = 0
     last_refusal: str = ""
     last_message: float = 0.0
+    topic: str = ""
     subscribed_at: float = 0.0
+    fault: str = ""
     _latencies: deque[tuple[float, float]] = field(
         default_factory=lambda: deque(maxlen=LATENCY_WINDOW)
     )

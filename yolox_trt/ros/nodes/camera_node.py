@@ -9,24 +9,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields
 
-from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.errors import FrameError
 from yolox_trt.core.frame import Frame
-from yolox_trt.executor.snapshot import StreamSnapshot
+from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.latest_worker import LatestWorker
 from yolox_trt.ros.messages.autoware import label_table
 from yolox_trt.ros.messages.images import with_roi
-from yolox_trt.ros.nodes import diagnostics
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.camera_outputs import CameraOutputs
 from yolox_trt.ros.nodes.camera_subscription import CameraSubscription, topic_of
 from yolox_trt.ros.nodes.detection_service import DetectionService
-from yolox_trt.ros.nodes.model_set import LoadedModel
+from yolox_trt.ros.nodes.diagnostics import StreamReport
+from yolox_trt.ros.nodes.model_set import refuse_foreign_device
 from yolox_trt.ros.nodes.node_parameters import NodeParameters
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS, CameraParameters
 from yolox_trt.ros.rclpy_versions import NoEventHandlers
@@ -50,6 +49,7 @@ class CameraNode(NoEventHandlers, Node):
     Attributes:
         parameters: the present parameters.
         counters: what has become of its images so far.
+        report: makes its entries of /diagnostics.
 
     Raises:
         ConfigurationError: a parameter's override is wrong.
@@ -68,14 +68,14 @@ class CameraNode(NoEventHandlers, Node):
         rules = [part for rule in (f"__node:={name}", *remap_rules) for part in ("-r", rule)]
         super().__init__(name, cli_args=["--ros-args", *rules], parameter_overrides=list(overrides))
         self.counters = CameraCounters()
-        self._report = diagnostics.StreamReport(name)
+        self.report = StreamReport()
         self._refusals: set[str] = set()
         self._annotator = annotator
         self._active = False
         # From configure() to cleanup(); what applies at configure stays in `_configured`.
         self._service: DetectionService | None = None
         self._configured: CameraParameters | None = None
-        self._model: LoadedModel | None = None
+        self._model: tuple[str, ModelSpec] | None = None
         self._outputs: CameraOutputs | None = None
         self._subscription: CameraSubscription | None = None
         try:
@@ -90,16 +90,6 @@ class CameraNode(NoEventHandlers, Node):
         except BaseException:
             self.destroy_node()
             raise
-
-    @property
-    def subscribed(self) -> bool:
-        """Whether the camera's images are subscribed to."""
-        return self._subscription is not None and bool(self._subscription.topic)
-
-    @property
-    def fault(self) -> str:
-        """Why the camera cannot be subscribed to, "" where it can."""
-        return self._subscription.fault if self._subscription is not None else ""
 
     @property
     def image_topic(self) -> str:
@@ -126,22 +116,24 @@ class CameraNode(NoEventHandlers, Node):
             MissingDependencyError: ~/objects is asked for without Autoware's messages.
         """
         parameters = self.parameters.current
-        model = service.models.find(parameters.model)
-        config = self._stream_config(parameters, model, service)
+        self._model = model, spec = service.models.find(parameters.model)
+        config = self._stream_config(parameters, service)
         labels = None
         if parameters.publish_objects:
-            labels = label_table(model.class_names, parameters.class_remap)
-        self._configured, self._model = parameters, model
+            labels = label_table(spec.class_names, parameters.class_remap)
+        self._configured = parameters
         self._outputs = CameraOutputs(
             self,
-            model=model.name,
-            class_names=model.class_names,
+            model=model,
+            class_names=spec.class_names,
             labels=labels,
             counters=self.counters,
             annotator=self._annotator,
         )
-        self.parameters.publish("class_names", list(model.class_names))
-        self._subscription = CameraSubscription(self, self, parameters, service.ingest)
+        self.parameters.publish("class_names", list(spec.class_names))
+        self._subscription = CameraSubscription(
+            self, self, parameters, service.ingest, self.counters
+        )
         service.executor.add_stream(config, self._outputs.publish)
         self._service = service
 
@@ -169,46 +161,21 @@ class CameraNode(NoEventHandlers, Node):
     def update_subscription(self) -> None:
         """Subscribe or unsubscribe, as the parameters and the listeners ask for.
 
-        A camera that cannot be subscribed to says so in `fault` and in the log, and the next call
-        tries again.
+        A camera that cannot be subscribed to says so in `counters.fault` and in the log, and the
+        next call tries again.
         """
         if self._outputs is None or self._subscription is None:
             return
         parameters = self.parameters.current
         heard = self._outputs.look_for_listeners(annotated=parameters.publish_annotated)
         wanted = self._active and parameters.stream.enabled
-        if self._subscription.update(
-            wanted and (heard or not parameters.on_demand), parameters.stream.queue_depth
-        ):
-            self.counters.subscribed_at = time.monotonic()
+        wanted = wanted and (heard or not parameters.on_demand)
+        self._subscription.update(wanted, parameters.stream.queue_depth)
 
     def poll_events(self) -> None:
         """Count the images that the middleware has lost; to be called now and then."""
         if self._subscription is not None:
             self._subscription.poll_events()
-
-    def diagnose(self, node: str, stream: StreamSnapshot | None) -> DiagnosticStatus:
-        """Return the camera's entry of /diagnostics.
-
-        Args:
-            node: name of the executor's node.
-            stream: the executor's counters; None before the node is configured.
-        """
-        return self._report.make(
-            node,
-            topic=self.image_topic,
-            subscribed=self.subscribed,
-            enabled=self.parameters.current.stream.enabled,
-            counters=self.counters,
-            stream=stream,
-            now=time.monotonic(),
-            fault=self.fault,
-        )
-
-    @property
-    def recently_lost(self) -> int:
-        """Images that were lost for want of time between the last two entries."""
-        return self._report.lost
 
     # ImageSink: on rclpy's thread, that of the decoder, or those of the ingest pool --------------
 
@@ -251,27 +218,18 @@ class CameraNode(NoEventHandlers, Node):
 
     def _on_change(self, parameters: CameraParameters) -> None:
         """Take over parameters that apply at once; raises ConfigurationError to refuse them."""
-        if self._service is not None and self._model is not None:
-            config = self._stream_config(parameters, self._model, self._service)
+        if self._service is not None:
+            config = self._stream_config(parameters, self._service)
             changes = {each.name: getattr(config, each.name) for each in fields(config)}
             self._service.executor.update_stream(changes.pop("id"), **changes)
         self._roi = parameters.roi
         # The next look at the listeners sees the others.
 
     def _stream_config(
-        self, parameters: CameraParameters, model: LoadedModel, service: DetectionService
+        self, parameters: CameraParameters, service: DetectionService
     ) -> StreamConfig:
         """Return the Stream's configuration; raises ConfigurationError for what does not fit."""
-        config = parameters.stream_config(model.name, model.class_names, model.num_classes)
-        device, devices = config.pinned_device, service.executor.devices
-        if device is not None and device not in devices:
-            raise ConfigurationError(
-                f"device {device} for camera '{config.id}'",
-                expected=f"auto or {', '.join(map(str, devices))}",
-                fix=(
-                    "add it to ",
-                    EXECUTOR_OPTIONS["devices"],
-                    " of the executor's node and configure again",
-                ),
-            )
+        assert self._model is not None
+        config = parameters.stream_config(*self._model)
+        refuse_foreign_device(config, service.executor.devices)
         return config

@@ -48,24 +48,6 @@ class CameraSet:
 
     # Cameras that come and go ------------------------------------------------------------------
 
-    def create(
-        self, name: str, *, overrides: Sequence[Parameter] = (), remap_rules: Sequence[str] = ()
-    ) -> CameraNode:
-        """Make a camera's node, which is not connected yet.
-
-        Raises:
-            ConfigurationError: the name is taken, or a parameter's override is wrong.
-        """
-        self.refuse_names([name])
-        if name in self.nodes:
-            raise self._name_is_taken(name)
-        camera = CameraNode(
-            name, annotator=self._annotator, overrides=overrides, remap_rules=remap_rules
-        )
-        self.nodes[name] = camera
-        self._spinner.add_node(camera)
-        return camera
-
     def add(
         self, name: str, *, overrides: Sequence[Parameter] = (), remap_rules: Sequence[str] = ()
     ) -> CameraNode:
@@ -74,10 +56,15 @@ class CameraSet:
         Raises:
             YoloxTrtError: the name is taken, or a parameter does not fit; nothing is left over.
         """
-        camera = self.create(name, overrides=overrides, remap_rules=remap_rules)
+        self.check_new([name])
+        camera = CameraNode(
+            name, annotator=self._annotator, overrides=overrides, remap_rules=remap_rules
+        )
+        self.nodes[name] = camera
+        self._spinner.add_node(camera)
         try:
             if self._loading is not None:
-                self._loading.check(name, camera.parameters.current)
+                self._loading.check(camera.parameters.current)
             if self._service is not None:
                 camera.configure(self._service)
             if self._active:
@@ -107,22 +94,20 @@ class CameraSet:
         if set(self.nodes) != set(wanted):
             self.publish_names()
 
-    def refuse_names(self, names: Collection[str]) -> None:
-        """Raise ConfigurationError if a camera would be called like the executor's node."""
-        if self._node.get_name() in names:
-            raise self._name_is_taken(self._node.get_name())
+    def check_new(self, names: Collection[str]) -> None:
+        """Raise ConfigurationError if a node of the process has one of the names."""
+        taken = (self._node.get_name(), *self.nodes)
+        for name in taken:
+            if name in names:
+                raise ConfigurationError(
+                    f"a camera called '{name}'",
+                    expected=f"a name other than {', '.join(taken)}",
+                    fix=("set ", EXECUTOR_OPTIONS["cameras"]),
+                )
 
     def publish_names(self) -> None:
         """Tell what cameras there are."""
         self._on_names(list(self.nodes))
-
-    def _name_is_taken(self, name: str) -> ConfigurationError:
-        taken = ", ".join((self._node.get_name(), *self.nodes))
-        return ConfigurationError(
-            f"a camera called '{name}'",
-            expected=f"a name other than {taken}",
-            fix=("set ", EXECUTOR_OPTIONS["cameras"]),
-        )
 
     def _destroy(self, name: str) -> None:
         camera = self.nodes.pop(name)

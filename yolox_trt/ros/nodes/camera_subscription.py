@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import time
+
 from rclpy.node import Node
 
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.ingest.image_receiver import ImageReceiver, ImageSink, ImageTopic
 from yolox_trt.ros.ingest.pool import IngestPool
+from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.parameters import CameraParameters
 
 
@@ -37,48 +40,44 @@ class CameraSubscription:
             images, or those of the pool.
         parameters: what the camera was configured with.
         ingest: the processes that receive images; None where this one does so itself.
-
-    Attributes:
-        fault: why the camera cannot be subscribed to, "" where it can.
-        topic: what is subscribed to, "" while nothing is.
+        counters: is told what is subscribed to, or why nothing is.
     """
 
     def __init__(
-        self, node: Node, sink: ImageSink, parameters: CameraParameters, ingest: IngestPool | None
+        self,
+        node: Node,
+        sink: ImageSink,
+        parameters: CameraParameters,
+        ingest: IngestPool | None,
+        counters: CameraCounters,
     ) -> None:
         self._node = node
         self._sink = sink
         self._parameters = parameters
         self._ingest = ingest
         self._queue_depth = 0
+        self._counters = counters
         self._receiver: ImageReceiver | None = None
-        self.fault = ""
-        self.topic = ""
 
-    def update(self, wanted: bool, queue_depth: int) -> bool:
+    def update(self, wanted: bool, queue_depth: int) -> None:
         """Subscribe or unsubscribe; the other cameras go on whatever fails.
 
         Args:
             wanted: whether images are wanted.
             queue_depth: of the camera's Stream; a ring's slots are fixed when it is made.
-
-        Returns:
-            Whether a subscription was made.
         """
-        began = False
+        counters = self._counters
         try:
             fits = self._ingest is None or self._queue_depth == queue_depth
-            if self.topic and not (wanted and fits):
+            if counters.topic and not (wanted and fits):
                 self._unsubscribe()
-            if wanted and not self.topic:
+            if wanted and not counters.topic:
                 self._subscribe(queue_depth)
-                began = True
-            self.fault = ""
+            counters.fault = ""
         except Exception as error:
             name = self._parameters.image_topic
-            self.fault = f"{name} cannot be subscribed to: {error_text(error)}"
-            self._node.get_logger().error(self.fault, throttle_duration_sec=10.0)
-        return began
+            counters.fault = f"{name} cannot be subscribed to: {error_text(error)}"
+            self._node.get_logger().error(counters.fault, throttle_duration_sec=10.0)
 
     def poll_events(self) -> None:
         """Count the images that the middleware has lost; to be called now and then."""
@@ -94,15 +93,16 @@ class CameraSubscription:
             reliable=self._parameters.qos_reliability == "reliable",
             depth=self._parameters.qos_depth,
         )
+        self._counters.subscribed_at = time.monotonic()
         if self._ingest is not None:
             self._ingest.subscribe(camera, self._sink, topic, queue_depth=queue_depth)
         else:
             self._receiver = ImageReceiver(self._node, camera, topic, self._sink, decode_apart=True)
-        self.topic, self._queue_depth = resolved, queue_depth
+        self._counters.topic, self._queue_depth = resolved, queue_depth
         self._node.get_logger().info(f"subscribed to {resolved}")
 
     def _unsubscribe(self) -> None:
-        topic, self.topic = self.topic, ""
+        topic, self._counters.topic = self._counters.topic, ""
         if self._ingest is not None:
             self._ingest.unsubscribe(self._node.get_name())
         receiver, self._receiver = self._receiver, None

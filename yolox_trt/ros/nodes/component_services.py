@@ -53,46 +53,49 @@ class ComponentServices:
         return self._ids
 
     def _load(self, request: Any, response: Any) -> Any:
-        response.success = False
-        own = self._namespace
+        response.error_message = self._refusal(request)
+        if response.error_message:
+            return response
+        try:
+            camera = self._cameras.add(
+                request.node_name,
+                overrides=[Parameter.from_parameter_msg(each) for each in request.parameters],
+                remap_rules=list(request.remap_rules),
+            )
+        except (YoloxTrtError, ValueError, RuntimeError) as error:
+            response.error_message = error_text(error)
+            return response
+        self._cameras.publish_names()
+        response.success = True
+        response.full_node_name = camera.get_fully_qualified_name()
+        response.unique_id = self._numbered()[request.node_name]
+        return response
+
+    def _refusal(self, request: Any) -> str:
+        """Return why a request cannot be met, "" where it can be tried."""
         if request.package_name != PACKAGE or request.plugin_name not in PLUGINS:
-            response.error_message = (
+            return (
                 f"'{request.plugin_name}' of package '{request.package_name}'; expected "
                 f"CameraNode of {PACKAGE}"
             )
-        elif not request.node_name:
-            response.error_message = "no node name; expected the camera's name"
-        elif request.node_namespace.rstrip("/") not in ("", own.rstrip("/")):
-            response.error_message = (
-                f"namespace '{request.node_namespace}'; expected that of the process, {own}"
+        if not request.node_name:
+            return "no node name; expected the camera's name"
+        if request.node_namespace.rstrip("/") not in ("", self._namespace.rstrip("/")):
+            return (
+                f"namespace '{request.node_namespace}'; expected that of the process, "
+                f"{self._namespace}"
             )
-        else:
-            try:
-                camera = self._cameras.add(
-                    request.node_name,
-                    overrides=[
-                        Parameter.from_parameter_msg(parameter) for parameter in request.parameters
-                    ],
-                    remap_rules=list(request.remap_rules),
-                )
-            except (YoloxTrtError, ValueError, RuntimeError) as error:
-                response.error_message = error_text(error)
-                return response
-            self._cameras.publish_names()
-            response.success = True
-            response.full_node_name = camera.get_fully_qualified_name()
-            response.unique_id = self._numbered()[request.node_name]
-        return response
+        return ""
 
     def _unload(self, request: Any, response: Any) -> Any:
-        for name, number in self._numbered().items():
-            if number == request.unique_id:
-                self._cameras.remove(name)
-                self._cameras.publish_names()
-                response.success = True
-                return response
-        response.success = False
-        response.error_message = f"no camera has the id {request.unique_id}"
+        names = {number: name for name, number in self._numbered().items()}
+        name = names.get(request.unique_id)
+        response.success = name is not None
+        if name is None:
+            response.error_message = f"no camera has the id {request.unique_id}"
+        else:
+            self._cameras.remove(name)
+            self._cameras.publish_names()
         return response
 
     def _list(self, request: Any, response: Any) -> Any:

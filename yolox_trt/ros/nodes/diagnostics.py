@@ -128,43 +128,34 @@ def receiver_advice(load: float, lost: int) -> str:
 
 
 class StreamReport:
-    """Makes the entry of one camera; remembers the last one, to tell what is new.
+    """Makes the entries of one camera; remembers the last one, to tell what is new.
 
     Drops, refusals and lost images since the last entry make it WARN.
 
-    Args:
-        camera: name of the camera.
+    Attributes:
+        lost: images that were lost for want of time between the last two entries.
     """
 
-    def __init__(self, camera: str) -> None:
-        self._camera = camera
-        self._last: dict[str, int] = {}
-        #: Images that were lost for want of time between the last two entries.
+    def __init__(self) -> None:
         self.lost = 0
+        self._last: dict[str, int] = {}
 
     def make(
         self,
-        node: str,
-        *,
+        name: str,
         topic: str,
-        subscribed: bool,
-        enabled: bool,
         counters: CameraCounters,
         stream: StreamSnapshot | None,
         now: float,
-        fault: str = "",
     ) -> DiagnosticStatus:
         """Return the entry.
 
         Args:
-            node: name of the executor's node.
+            name: its name.
             topic: the camera's image topic.
-            subscribed: whether it is subscribed to.
-            enabled: the parameter.
-            counters: the camera node's own counters.
+            counters: what the camera node tells of itself.
             stream: the executor's counters; None before the node is configured.
             now: time.monotonic().
-            fault: why it cannot be subscribed to, "" where it can.
         """
         dropped = {reason.value: 0 for reason in DropReason}
         if stream is not None:
@@ -173,7 +164,7 @@ class StreamReport:
         dropped["overflow"] += counters.replaced
         latency_p50, latency_p99, detect_p50, overhead_p50, overhead_p99 = _percentiles(counters)
         values: dict[str, Any] = {
-            "subscribed": subscribed,
+            "subscribed": bool(counters.topic),
             "received": counters.received,
             "processed": stream.processed if stream else 0,
             "published": counters.published,
@@ -201,15 +192,11 @@ class StreamReport:
                 "callback_errors": stream.callback_errors,
                 "callback_hangs": stream.callback_hangs,
             }
-        level, message = self._judge(enabled, subscribed, counters, stream, dropped, now)
-        if fault:
-            level, message = ERROR, fault
-        return status(f"{node}: stream {self._camera}", topic, level, message, values)
+        level, message = self._judge(counters, stream, dropped, now)
+        return status(name, topic, level, message, values)
 
     def _judge(
         self,
-        enabled: bool,
-        subscribed: bool,
         counters: CameraCounters,
         stream: StreamSnapshot | None,
         dropped: Mapping[str, int],
@@ -226,22 +213,22 @@ class StreamReport:
         }
         self._last = present
         self.lost = sum(new.get(name, 0) for name in _FOR_WANT_OF_TIME)
+        if counters.fault:
+            return ERROR, counters.fault
         if stream is None:
             return STALE, "not configured"
-        if not enabled:
+        if not stream.enabled:
             return OK, "disabled"
         if not stream.served:
             return ERROR, "no device in service serves this camera"
         if stream.callback_blocked:
-            return (
-                ERROR,
-                f"publishing a result has not returned for {stream.callback_blocked:.1f} s",
-            )
+            seconds = f"{stream.callback_blocked:.1f} s"
+            return ERROR, f"publishing a result has not returned for {seconds}"
         if new:
             losses = ", ".join(f"{count} {name}" for name, count in new.items())
             refusal = f": {counters.last_refusal}" if "malformed" in new else ""
             return WARN, f"dropped since the last report: {losses}{refusal}"
-        if not subscribed:
+        if not counters.topic:
             return OK, "nobody listens"
         # A camera that is subscribed to on demand gets the same time for its first image.
         if now - max(counters.last_message, counters.subscribed_at) > SILENT_AFTER:
@@ -250,7 +237,7 @@ class StreamReport:
 
 
 def executor_status(
-    node: str,
+    name: str,
     snapshot: ExecutorSnapshot | None,
     *,
     cameras: int,
@@ -262,7 +249,7 @@ def executor_status(
     """Return the entry of the executor.
 
     Args:
-        node: name of its node.
+        name: the entry's name.
         snapshot: its counters and states; None before the node is configured.
         cameras: how many there are.
         lost: images that were lost for want of time since the last entry, of all cameras.
@@ -288,7 +275,7 @@ def executor_status(
             "removed_dropped": snapshot.removed_dropped,
         }
     message = activity or advice or state.value
-    return status(f"{node}: executor", platform.node(), level, message, values)
+    return status(name, platform.node(), level, message, values)
 
 
 def broken_device(snapshot: ExecutorSnapshot) -> DeviceError | None:
@@ -299,18 +286,17 @@ def broken_device(snapshot: ExecutorSnapshot) -> DeviceError | None:
     return None
 
 
-def device_status(node: str, snapshot: DeviceSnapshot) -> DiagnosticStatus:
+def device_status(name: str, snapshot: DeviceSnapshot) -> DiagnosticStatus:
     """Return the entry of one device."""
     in_service = snapshot.status is DeviceStatus.IN_SERVICE
-    starting = snapshot.status is DeviceStatus.STARTING
-    level = OK if in_service or starting else ERROR
+    well = in_service or snapshot.status is DeviceStatus.STARTING
     message = snapshot.status.value.replace("_", " ")
     if snapshot.last_error and not in_service:
         message += f": {snapshot.last_error}"
     return status(
-        f"{node}: device {snapshot.device}",
+        name,
         platform.node(),
-        level,
+        OK if well else ERROR,
         message,
         {
             "status": snapshot.status.value,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +83,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             )
             parameters = self.parameters.current
             for name in parameters.cameras:
-                self._cameras.create(name)
+                self._cameras.add(name)
         except BaseException:
             self.close()
             raise
@@ -246,33 +247,39 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
     def _on_change(self, parameters: ExecutorParameters) -> None:
         """Take over parameters that apply at once; raises ConfigurationError to refuse them."""
         if parameters.cameras != self.parameters.current.cameras:
-            self._cameras.refuse_names(parameters.cameras)
+            self._cameras.check_new(set(parameters.cameras) - self._cameras.nodes.keys())
             # Nodes must not come and go inside a callback of the executor that spins them.
             self._pending.append(lambda: self._cameras.replace(parameters.cameras))
 
     def _publish_diagnostics(self) -> None:
-        executor, name = self._executor, self.get_name()
+        executor, name, now = self._executor, self.get_name(), time.monotonic()
         snapshot = executor.snapshot() if executor is not None else None
-        cameras = self._cameras.nodes.values()
         streams = snapshot.streams if snapshot is not None else {}
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        entries = [camera.diagnose(name, streams.get(camera.get_name())) for camera in cameras]
+        cameras = self._cameras.nodes
+        entries = [
+            each.report.make(
+                f"{name}: stream {camera}",
+                each.image_topic,
+                each.counters,
+                streams.get(camera),
+                now,
+            )
+            for camera, each in cameras.items()
+        ]
         own = diagnostics.executor_status(
-            name,
+            f"{name}: executor",
             snapshot,
             cameras=len(cameras),
-            lost=sum(camera.recently_lost for camera in cameras),
+            lost=sum(each.report.lost for each in cameras.values()),
             load=self._receiver_load.read(),
             ingest=self._service.ingest if self._service is not None else None,
             activity=self._build_progress.text or ("loading engines" if self._loading else ""),
         )
-        devices = snapshot.devices.values() if snapshot is not None else ()
-        message.status = [
-            own,
-            *entries,
-            *(diagnostics.device_status(name, device) for device in devices),
-        ]
+        message.status = [own, *entries]
+        for device, state in snapshot.devices.items() if snapshot is not None else ():
+            message.status.append(diagnostics.device_status(f"{name}: device {device}", state))
         self._diagnostics.publish(message)
         if snapshot is not None and self.parameters.current.exit_on_broken_device:
             self.failure = diagnostics.broken_device(snapshot) or self.failure

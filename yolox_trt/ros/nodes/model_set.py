@@ -4,36 +4,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.detectors.factory import create_detector
+from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.ros.nodes.build_progress import BuildProgress
 from yolox_trt.ros.nodes.parameters import (
     EXECUTOR_OPTIONS,
     CameraParameters,
     ExecutorParameters,
 )
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model that the process has loaded.
-
-    Attributes:
-        name: the executor's name of it.
-        class_names: names of its classes, () where they are unknown.
-        num_classes: how many there are.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    num_classes: int
 
 
 class ModelSet:
@@ -69,24 +56,25 @@ class ModelSet:
         batch = parameters.max_batch if parameters.max_batch > 1 else None
         self._options = replace(parameters.detector, max_batch=batch)
         self.detectors: dict[tuple[Device, str], Detector] = {}
-        self._loaded: dict[str, LoadedModel] = {}
+        self._specs: dict[str, ModelSpec] = {}
 
-    def find(self, model: str) -> LoadedModel:
-        """Return the loaded model of a camera's parameter `model` ("" for the default).
+    def find(self, model: str) -> tuple[str, ModelSpec]:
+        """Return the name and the spec of a camera's parameter `model` ("" for the default).
 
         Raises:
             ConfigurationError: no detector was made for it (the camera came after configure).
         """
-        return self._loaded[self._name_of(model)]
+        name = self._name_of(model)
+        return name, self._specs[name]
 
-    def check(self, camera: str, parameters: CameraParameters) -> None:
+    def check(self, parameters: CameraParameters) -> None:
         """Refuse a camera that came after this was made, as far as that is known before `load`.
 
         Raises:
             ConfigurationError: its model or its device will not be loaded.
         """
         self._name_of(parameters.model)
-        _check_device(camera, parameters, self._devices)
+        refuse_foreign_device(parameters.stream, self._devices)
 
     def close(self) -> None:
         """Close the detectors, where nobody else does."""
@@ -105,20 +93,22 @@ class ModelSet:
             for name in self._paths:
                 made = []
                 for device in devices:
-                    detector = self._make(device, name)
+                    detector = self.create(device, name)
                     self.detectors[detector.device, name] = detector
                     made.append(detector.device)
                 # Where `auto` chose a device for the first model, the others go there too.
-                devices, spec = made, detector.spec
-                self._loaded[name] = LoadedModel(name, spec.class_names, spec.num_classes)
+                devices = made
+                self._specs[name] = detector.spec
         except BaseException:
             self.close()
             raise
         return self
 
-    def create(self, device: Device, name: str) -> Detector:
-        """Make a detector anew, for a device that failed."""
-        return self._make(device, name)
+    def create(self, device: Device | None, name: str) -> Detector:
+        """Make a detector; anew, for a device that failed. The device None stands for `auto`."""
+        with self._progress.watch(name, device) as on_progress:
+            options = replace(self._options, model=self._paths[name], device=device)
+            return create_detector(replace(options, on_progress=on_progress))
 
     def _name_of(self, model: str) -> str:
         path = str(Path(model or self._default).expanduser())
@@ -130,17 +120,6 @@ class ModelSet:
             expected=f"one that is loaded: {', '.join(self._paths.values())}",
             fix="deactivate, clean up and configure the node again to load another one",
         )
-
-    def _make(self, device: Device | None, name: str) -> Detector:
-        with self._progress.watch(name, device) as on_progress:
-            return create_detector(
-                replace(
-                    self._options,
-                    model=self._paths[name],
-                    device=device,
-                    on_progress=on_progress,
-                )
-            )
 
 
 def _named_paths(models: Iterable[str]) -> dict[str, str]:
@@ -175,19 +154,22 @@ def _devices(
         # The cameras' own devices say what the process needs; those without one share them.
         asked = [each.stream.pinned_device for each in cameras.values()]
         return tuple(dict.fromkeys(each for each in asked if each is not None)) or listed
-    for camera, parameters in cameras.items():
-        _check_device(camera, parameters, listed)
+    for each in cameras.values():
+        refuse_foreign_device(each.stream, listed)
     return tuple(dict.fromkeys(listed))
 
 
-def _check_device(
-    camera: str, parameters: CameraParameters, devices: tuple[Device | None, ...]
-) -> None:
-    """Raise ConfigurationError for a device that the process will not own, as far as is known."""
-    device = parameters.stream.pinned_device
+def refuse_foreign_device(stream: StreamConfig, devices: Collection[Device | None]) -> None:
+    """Raise ConfigurationError for a device that the process does not own.
+
+    Args:
+        stream: asks for the device.
+        devices: those of the process; None stands for one that is not known yet.
+    """
+    device = stream.pinned_device
     if device is not None and device not in devices and None not in devices:
         raise ConfigurationError(
-            f"camera '{camera}' on device {device}",
-            expected=f"one of the process's devices: {', '.join(map(str, devices))}",
-            fix=("add it to ", EXECUTOR_OPTIONS["devices"], " of multi_camera"),
+            f"camera '{stream.id}' on device {device}",
+            expected=f"auto or {', '.join(map(str, devices))}",
+            fix=("add it to ", EXECUTOR_OPTIONS["devices"], " of multi_camera, and configure it"),
         )

@@ -7,7 +7,7 @@ This module imports no ROS: the documentation is built without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.option import Applies, Kind, Option, option, options_of
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.roi import Roi
@@ -126,29 +127,27 @@ class CameraParameters:
         options = _part(PostprocessOptions, values)
         return _part(cls, values, stream=_part(StreamConfig, values, id=name, options=options))
 
-    def stream_config(
-        self, model: str, class_names: Sequence[str], num_classes: int
-    ) -> StreamConfig:
+    def stream_config(self, model: str, spec: ModelSpec) -> StreamConfig:
         """Return the configuration of the camera's Stream.
 
         Args:
             model: the executor's name of the model that serves it.
-            class_names: names of the model's classes, () where they are unknown.
-            num_classes: how many there are.
+            spec: has the model's classes.
 
         Raises:
             ConfigurationError: a threshold for a class that the model does not have.
         """
+        names = spec.class_names
         thresholds: dict[int, float] = {}
         for name, threshold in self.class_thresholds.items():
-            if name in class_names:
-                thresholds[class_names.index(name)] = threshold
-            elif name.isdecimal() and int(name) < num_classes:
+            if name in names:
+                thresholds[names.index(name)] = threshold
+            elif name.isdecimal() and int(name) < spec.num_classes:
                 thresholds[int(name)] = threshold
             else:
-                known = ", ".join(class_names[:_CLASSES_SHOWN]) or f"0 to {num_classes - 1}"
-                if len(class_names) > _CLASSES_SHOWN:
-                    known += f" and {len(class_names) - _CLASSES_SHOWN} more"
+                known = ", ".join(names[:_CLASSES_SHOWN]) or f"0 to {spec.num_classes - 1}"
+                if len(names) > _CLASSES_SHOWN:
+                    known += f" and {len(names) - _CLASSES_SHOWN} more"
                 own = options_of(type(self))["class_thresholds"]
                 raise ConfigurationError(
                     (own, f" for class '{name}'"),
@@ -254,22 +253,17 @@ class ExecutorParameters:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ExecutorParameters:
         """Make the parameters of plain values, as CameraParameters.of does."""
-        shared = {name: each.typed(values[name]) for name, each in _SHARED.items()}
-        scheduler = SchedulerOptions(
-            batch_window=shared["batch_window"],
-            watchdog=shared["watchdog"],
-            callback_limit=shared["watchdog"],
+        scheduler, detector = (
+            {field: each.typed(values[each.name]) for field, each in options.items()}
+            for options in (_SCHEDULER, _DETECTOR)
         )
-        detector = DetectorOptions(
-            engine=shared["engine"],
-            precision=shared["precision"],
-            preprocessing=shared["preprocessing"],
-            labels=shared["label_path"],
-            threads=shared["cpu_threads"],
-            engine_cache=shared["engine_cache"],
-            build=BuildOptions(calibration_cache=shared["calibration_cache"]),
+        build = BuildOptions(calibration_cache=_CALIBRATION.typed(values[_CALIBRATION.name]))
+        return _part(
+            cls,
+            values,
+            detector=DetectorOptions(**detector, build=build),
+            scheduler=SchedulerOptions(**scheduler, callback_limit=scheduler["watchdog"]),
         )
-        return _part(cls, values, detector=detector, scheduler=scheduler)
 
 
 def _part(group: type[T], values: Mapping[str, Any], **others: Any) -> T:
@@ -297,27 +291,26 @@ def _unset(option: Option, empty: str | int, **changes: Any) -> Option:
     )
 
 
-_SCHEDULER, _DETECTOR = options_of(SchedulerOptions), options_of(DetectorOptions)
-#: Parameters of `multi_camera` that other rooms declare.
-_SHARED = {
-    each.name: each
-    for each in (
-        _DETECTOR["engine"],
-        _unset(_DETECTOR["precision"], ""),
-        _unset(_DETECTOR["preprocessing"], AUTO),
-        _unset(_DETECTOR["labels"], "", name="label_path"),
-        _unset(_DETECTOR["engine_cache"], ""),
-        _unset(options_of(BuildOptions)["calibration_cache"], ""),
-        _unset(_DETECTOR["threads"], 0, name="cpu_threads", maximum=256),
-        # Longer than between two images of a camera, it would only delay them.
-        replace(_SCHEDULER["batch_window"], maximum=1.0),
-        replace(
-            _SCHEDULER["watchdog"],
-            help=f"{_SCHEDULER['watchdog'].help} A camera whose result has not been published for "
-            "this long no longer holds up its device.",
-        ),
-    )
+_OF_SCHEDULER, _OF_DETECTOR = options_of(SchedulerOptions), options_of(DetectorOptions)
+#: Parameters of `multi_camera` that other rooms declare, by their field there.
+_SCHEDULER = {
+    # Longer than between two images of a camera, it would only delay them.
+    "batch_window": replace(_OF_SCHEDULER["batch_window"], maximum=1.0),
+    "watchdog": replace(
+        _OF_SCHEDULER["watchdog"],
+        help=f"{_OF_SCHEDULER['watchdog'].help} A camera whose result has not been published for "
+        "this long no longer holds up its device.",
+    ),
 }
+_DETECTOR = {
+    "engine": _OF_DETECTOR["engine"],
+    "precision": _unset(_OF_DETECTOR["precision"], ""),
+    "preprocessing": _unset(_OF_DETECTOR["preprocessing"], AUTO),
+    "labels": _unset(_OF_DETECTOR["labels"], "", name="label_path"),
+    "engine_cache": _unset(_OF_DETECTOR["engine_cache"], ""),
+    "threads": _unset(_OF_DETECTOR["threads"], 0, name="cpu_threads", maximum=256),
+}
+_CALIBRATION = _unset(options_of(BuildOptions)["calibration_cache"], "")
 
 #: Parameters of every camera node, and of the node `multi_camera`, by name.
 CAMERA_OPTIONS: Mapping[str, Option] = {
@@ -325,7 +318,10 @@ CAMERA_OPTIONS: Mapping[str, Option] = {
     **options_of(StreamConfig),
     **options_of(PostprocessOptions),
 }
-EXECUTOR_OPTIONS: Mapping[str, Option] = {**options_of(ExecutorParameters), **_SHARED}
+EXECUTOR_OPTIONS: Mapping[str, Option] = {
+    **options_of(ExecutorParameters),
+    **{each.name: each for each in (*_DETECTOR.values(), _CALIBRATION, *_SCHEDULER.values())},
+}
 
 #: Autoware's names (autoware_tensorrt_yolox): name -> (name here, how its value is turned).
 #: An entry whose value turns into None changes nothing (dla_core_id -1: no DLA).
