@@ -25,7 +25,7 @@ from yolox_trt.ros.ingest.process import IngestNode
 from yolox_trt.ros.nodes.camera_node import CameraNode
 from yolox_trt.ros.nodes.executor_node import ExecutorNode
 from yolox_trt.ros.rclpy_versions import NoEventHandlers, create_spinner
-from yolox_trt.ros.subscription_events import SubscriptionEvents
+from yolox_trt.ros.subscription_events import SubscriptionEvents, lost_images
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -50,6 +50,11 @@ def wait_until(done: Any, timeout: float = 60.0) -> None:
     while not done():
         assert time.monotonic() < end, "not in time"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("change", "lost"), [(1, 1), (7, 7), (0, 0), (-3, 0), (2**31 - 1, 0)])
+def test_counts_that_no_image_belongs_to_are_left_out(change: int, lost: int) -> None:
+    assert lost_images(SimpleNamespace(total_count_change=change)) == lost
 
 
 @pytest.mark.parametrize("kind", [CameraNode, ExecutorNode, IngestNode])

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from array import array
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from support.ros import REPOSITORY
 
 from yolox_trt.core import ConfigurationError, Device, PostprocessOptions, Roi
 from yolox_trt.core.option import Option
@@ -25,14 +25,7 @@ from yolox_trt.ros.nodes.parameters import (
     ExecutorParameters,
     parameters_page,
 )
-from yolox_trt.ros.tools.launch_arguments import (
-    parameter_overrides,
-    read_parameter_file,
-    unknown_cameras,
-    write_parameter_file,
-)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 ALL = (*CAMERA_OPTIONS.values(), *EXECUTOR_OPTIONS.values())
 
 
@@ -163,72 +156,3 @@ def test_autoware_names_lead_to_parameters() -> None:
     assert not names & DEPRECATED_ALIASES.keys()
     _, convert = DEPRECATED_ALIASES["dla_core_id"]
     assert (convert(-1), convert(1)) == (None, "dla1")
-
-
-def test_launch_arguments_become_overrides_of_single_cameras(tmp_path: Path) -> None:
-    overrides = parameter_overrides(
-        {
-            "config": "x.yaml",
-            "model": "",
-            "cameras": "front, rear",
-            "front.score_threshold": "1",
-            "front.class_thresholds": "traffic light:0.5,car:0.25",
-            "rear.roi": "0,10,100,200",
-            "rear.enabled": "false",
-            "multi_camera.placement": "static",
-        }
-        | {"rear.device": "dla0"}
-    )
-    assert overrides == {
-        "multi_camera": {"cameras": ["front", "rear"], "placement": "static"},
-        "front": {
-            "score_threshold": 1.0,
-            "class_thresholds": ["traffic light:0.5", "car:0.25"],
-        },
-        "rear": {"roi": [0, 10, 100, 200], "enabled": False, "device": "dla0"},
-    }
-    path = write_parameter_file(overrides)
-    try:
-        written = yaml.safe_load(path.read_text())
-    finally:
-        path.unlink()
-    assert written["/**/rear"]["ros__parameters"] == overrides["rear"]
-    with pytest.raises(ConfigurationError, match=r"front\.placement"):
-        parameter_overrides({"front.placement": "static"})
-    with pytest.raises(ConfigurationError, match="0 to 1"):
-        parameter_overrides({"front.nms_threshold": "2"})
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("a: [1,\nb: 2\n", "line 3"),
-        ("- front\n", "ros__parameters"),
-        ("front:\n  score_threshold: 0.5\n", "front/score_threshold"),
-        ("car:\n  front:\n    ros__parameters: {}\n  rear: 1\n", "car/rear"),
-    ],
-)
-def test_a_parameter_file_of_another_form_is_refused(tmp_path: Path, text: str, found: str) -> None:
-    path = tmp_path / "cameras.yaml"
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        read_parameter_file(path)
-    path.write_text(text)
-    with pytest.raises(ConfigurationError, match="parameter file") as error:
-        read_parameter_file(path)
-    assert found in str(error.value)
-
-
-def test_arguments_for_cameras_that_will_not_be_there_are_named() -> None:
-    shipped = read_parameter_file(REPOSITORY / "config" / "multi_camera.yaml")
-    given = parameter_overrides({"front.priority": "1", "frnt.priority": "1"})
-    (line,) = unknown_cameras(given, shipped)
-    assert "'frnt'" in line
-    assert "expected front, rear, left, right" in line
-    assert "cameras:=front,rear,left,right,frnt" in line
-    given = parameter_overrides({"cameras": "frnt", "front.priority": "1", "frnt.priority": "1"})
-    assert "'front'" in unknown_cameras(given, shipped)[0]
-    anywhere = {"/**/multi_camera": {"ros__parameters": {"cameras": ["a"]}}}
-    (line,) = unknown_cameras({"a": {}, "b": {}}, anywhere)
-    assert "'b'" in line
-    (line,) = unknown_cameras({"camera": {}, "b": {}}, {})
-    assert "'b'" in line

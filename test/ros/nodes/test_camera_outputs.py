@@ -20,7 +20,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.kernels.draw import draw_detections
-from yolox_trt.ros.messages.autoware import AUTOWARE_LABELS, label_table
+from yolox_trt.ros.messages.autoware import AUTOWARE_LABELS
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -155,21 +155,3 @@ def test_annotated_is_drawn_while_somebody_looks(
 
     assert client.set_parameter("/front", "publish_annotated", False).successful
     client.spin_until(lambda: publisher.get_subscription_count() == 0)
-
-
-def test_autoware_labels() -> None:
-    names = ("person", "car", "zebra", "pizza", "Truck")
-    table = label_table(names, {"pizza": "hazard"})
-    assert [next(k for k, v in AUTOWARE_LABELS.items() if v == label) for label in table] == [
-        "PEDESTRIAN",
-        "CAR",
-        "ANIMAL",
-        "HAZARD",
-        "TRUCK",
-    ]
-
-
-def test_autoware_labels_are_those_of_the_message() -> None:
-    messages = pytest.importorskip("autoware_perception_msgs.msg")
-    for name, label in AUTOWARE_LABELS.items():
-        assert getattr(messages.ObjectClassification, name) == label

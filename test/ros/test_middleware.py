@@ -1,10 +1,14 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""The variable that names the Fast DDS profile, in each ROS distribution."""
+"""The Fast DDS profile in each ROS distribution, malloc, and what multi_camera says of them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import pytest
+from support.ros import Client, RosProcess
 
 from yolox_trt.ros import middleware
 
@@ -57,3 +61,32 @@ def test_kilted_reads_the_former_name_as_well(monkeypatch: pytest.MonkeyPatch) -
 def test_other_middleware_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp")
     assert middleware.transport_warning() == ""
+
+
+@pytest.mark.ros
+@pytest.mark.timeout(180, method="signal")
+def test_says_so_when_it_runs_without_the_profile(
+    start_cameras: Callable[..., RosProcess], client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start_cameras(
+        {"multi_camera": {"cameras": ["front"]}}, FASTDDS_DEFAULT_PROFILES_FILE=""
+    )
+    assert "512 kB shared-memory segment" in process.output
+    assert str(middleware.profile_path()) in process.output
+
+
+def test_malloc_settings_are_in_force_without_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in middleware.MALLOC_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    assert middleware.transport_settings().keys() >= middleware.MALLOC_SETTINGS.keys()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if middleware.apply_malloc_settings() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_profile_of_the_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/own.xml")
+    assert middleware.transport_environment()["FASTDDS_DEFAULT_PROFILES_FILE"] == "/own.xml"

@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to start multi_camera: `yolox_trt up`, the launch file; what it says of its transport."""
+"""Ways to start multi_camera: `yolox_trt up` and the launch file."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from typing import Any
 import pytest
 from rcl_interfaces.srv import GetParameters
 from support.ros import REPOSITORY, Client, RosProcess
-
-from yolox_trt.ros import middleware
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -129,30 +126,3 @@ def test_launch_file(start: Start, client: Client, small_model: Path, tmp_path: 
     status, _ = process.stop()
     assert status == 0
     assert "process has finished cleanly" in process.output
-
-
-def test_says_so_when_it_runs_without_the_profile(
-    start_cameras: Start, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process = start_cameras(
-        {"multi_camera": {"cameras": ["front"]}}, FASTDDS_DEFAULT_PROFILES_FILE=""
-    )
-    assert "512 kB shared-memory segment" in process.output
-    assert str(middleware.profile_path()) in process.output
-
-
-def test_malloc_settings_are_in_force_without_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in middleware.MALLOC_SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-    assert middleware.transport_settings().keys() >= middleware.MALLOC_SETTINGS.keys()
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if middleware.apply_malloc_settings() else 1)
-    assert os.waitpid(pid, 0)[1] == 0
-
-
-def test_a_profile_of_the_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/own.xml")
-    assert middleware.transport_environment()["FASTDDS_DEFAULT_PROFILES_FILE"] == "/own.xml"
