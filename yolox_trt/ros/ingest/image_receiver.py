@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from yolox_trt.core.frame import Frame
@@ -35,17 +35,6 @@ class ImageTopic:
     compressed: bool
     reliable: bool
     depth: int
-
-    @property
-    def qos(self) -> QoSProfile:
-        """The subscription's quality of service."""
-        reliable, best_effort = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
-        return QoSProfile(
-            depth=self.depth,
-            history=HistoryPolicy.KEEP_LAST,
-            durability=DurabilityPolicy.VOLATILE,
-            reliability=reliable if self.reliable else best_effort,
-        )
 
 
 class ImageSink(Protocol):
@@ -98,11 +87,14 @@ class ImageReceiver:
         self._decoder = LatestWorker(f"decode {camera}") if apart else None
         convert = frame_from_compressed if topic.compressed else frame_from_image
         self._convert: Callable[..., Frame] = convert
+        reliability = ReliabilityPolicy.BEST_EFFORT
+        if topic.reliable:
+            reliability = ReliabilityPolicy.RELIABLE
         self._subscription = node.create_subscription(
             CompressedImage if topic.compressed else Image,
             topic.name,
             self._take if self._decoder is None else self._decode_later,
-            topic.qos,
+            QoSProfile(depth=topic.depth, reliability=reliability),
         )
         try:
             self._events = SubscriptionEvents(

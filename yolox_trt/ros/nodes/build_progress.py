@@ -15,11 +15,11 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
 from yolox_trt.ros.nodes import diagnostics
-from yolox_trt.ros.nodes.camera_outputs import latched_qos
 
 #: Least seconds between two messages of one build, and between two lines in the log.
 PUBLISH_PERIOD = 0.5
@@ -45,7 +45,9 @@ class BuildProgress:
         self._running: dict[str, str] = {}
         self._cancelled = False
         self._publisher = node.create_publisher(
-            DiagnosticStatus, "~/build_progress", latched_qos(10)
+            DiagnosticStatus,
+            "~/build_progress",
+            QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL),
         )
 
     @property

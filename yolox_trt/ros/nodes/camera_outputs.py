@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, VisionInfo
 
@@ -25,14 +25,8 @@ from yolox_trt.ros.nodes.camera_counters import CameraCounters
 #: Results are few and small: a late subscriber or a hiccup on the network loses none of the last.
 OUTPUT_DEPTH = 10
 
-
-def latched_qos(depth: int) -> QoSProfile:
-    """Return a profile that gives the last messages to those who come late."""
-    return QoSProfile(
-        depth=depth,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL,
-        reliability=ReliabilityPolicy.RELIABLE,
-    )
+#: Who comes late gets the last message.
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class CameraOutputs:
@@ -80,7 +74,7 @@ class CameraOutputs:
         info = VisionInfo(method=model)
         info.header.stamp = node.get_clock().now().to_msg()
         info.database_location = f"{node.get_fully_qualified_name()}/class_names"
-        self._publisher(VisionInfo, "~/vision_info", latched_qos(1)).publish(info)
+        self._publisher(VisionInfo, "~/vision_info", LATCHED).publish(info)
 
     def publish(self, result: StreamResult) -> None:
         """Publish a result; called in a Device's worker thread."""

@@ -9,19 +9,26 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.optional import missing_requirement, require
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.middleware import apply_malloc_settings, transport_warning
 
+if TYPE_CHECKING:
+    from rclpy.executors import Executor
+
+    from yolox_trt.ros.nodes.executor_node import ExecutorNode
+
 #: Longest time until the loop sees a signal, in seconds.
 POLL = 0.1
 
-#: Exit status of a start that failed on a parameter, a model or a device.
-EXIT_REFUSED = 2
 #: Faults in a row by what is gone already, from which on they are told.
 GONE_IN_A_ROW = 20
+
+#: Exit status of a start that failed on a parameter, a model or a device.
+EXIT_REFUSED = 2
 
 
 def _nothing() -> None:
@@ -70,79 +77,85 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     malloc_set = apply_malloc_settings()
     try:
-        rclpy = require("rclpy", purpose="the ROS nodes")
+        require("rclpy", purpose="the ROS nodes")
         require("vision_msgs", purpose="~/detections")
-        from rclpy.exceptions import InvalidHandle
-        from rclpy.signals import SignalHandlerOptions
-
-        from yolox_trt.ros.nodes.executor_node import ExecutorNode
-        from yolox_trt.ros.rclpy_versions import create_spinner
+        return _run(args, malloc_set)
     except YoloxTrtError as error:
-        print(f"multi_camera: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        refusal = error
     except ModuleNotFoundError as error:
         missing = missing_requirement(error)
         if missing is None:
             raise
-        print(f"multi_camera: {missing}", file=sys.stderr)
-        return EXIT_REFUSED
+        refusal = missing
+    print(f"multi_camera: {error_text(refusal)}", file=sys.stderr)
+    return EXIT_REFUSED
+
+
+def _run(args: Sequence[str] | None, malloc_set: bool) -> int:
+    """Run the nodes; raises what the start fails with, or a device, after all has been closed."""
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    from yolox_trt.ros.nodes.executor_node import ExecutorNode
+    from yolox_trt.ros.rclpy_versions import create_spinner
 
     signals = _StopSignals()
     command_line = None if args is None else ["multi_camera", *args]
     try:
         rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # RCLError and its kin: which one differs between distributions
-        print(
-            f"multi_camera: {' '.join(str(error).split())}; fix: the arguments after --ros-args, "
-            "or the file that they name",
-            file=sys.stderr,
-        )
         signals.restore()
-        return EXIT_REFUSED
+        fix = "the arguments after --ros-args, or the file that they name"
+        raise YoloxTrtError(" ".join(str(error).split()), fix=fix) from error
     spinner = create_spinner()
     node: ExecutorNode | None = None
-    status = 0
+    ended = True
     try:
         node = ExecutorNode(spinner)
         # An engine that is built at the transition `configure` is built in this thread.
         signals.on_signal = node.cancel_builds
-        logger = node.get_logger()
         if warning := transport_warning():
-            logger.warning(warning)
+            node.get_logger().warning(warning)
         if not malloc_set:
-            logger.warning("this C library has no mallopt: large images cost more to receive")
-        gone = 0
-        while not signals.received and node.failure is None and rclpy.ok():
-            try:
-                spinner.spin_once(timeout_sec=POLL)
-                node.run_pending()
-                gone = 0
-            except YoloxTrtError:
-                raise
-            except (InvalidHandle, ReferenceError):
-                # A request to a camera's parameters that was queued when the camera was removed:
-                # nobody waits for the response. What does not end is something else.
-                gone += 1
-                if gone <= GONE_IN_A_ROW:
-                    logger.debug(traceback.format_exc())
-                else:
-                    logger.error(traceback.format_exc(), throttle_duration_sec=1.0)
-            except Exception:
-                # A fault in one callback must not take the other cameras along.
-                logger.error(traceback.format_exc(), throttle_duration_sec=1.0)
+            node.get_logger().warning(
+                "this C library has no mallopt: large images cost more to receive"
+            )
+        _spin(spinner, node, signals)
         # A signal ends a build, which fails with it: that is no failed start.
         if node.failure is not None and not signals.received:
             raise node.failure
-    except YoloxTrtError as error:
-        print(f"multi_camera: {error_text(error)}", file=sys.stderr)
-        status = EXIT_REFUSED
     finally:
-        if node is not None and not node.close():
-            status = status or 1
+        if node is not None:
+            ended = node.close()
         spinner.shutdown()
         rclpy.try_shutdown()
         signals.restore()
-    return status
+    return 0 if ended else 1
+
+
+def _spin(spinner: Executor, node: ExecutorNode, signals: _StopSignals) -> None:
+    """Call what is due, until a signal, a failure or a shutdown."""
+    import rclpy
+    from rclpy.exceptions import InvalidHandle
+
+    logger, gone = node.get_logger(), 0
+    while not signals.received and node.failure is None and rclpy.ok():
+        try:
+            spinner.spin_once(timeout_sec=POLL)
+            node.run_pending()
+            gone = 0
+        except YoloxTrtError:
+            raise
+        except Exception as error:
+            # A fault in one callback must not take the other cameras along. A request to a
+            # camera's parameters that was queued when the camera was removed is none: nobody
+            # waits for the response. What does not end is something else.
+            is_gone = isinstance(error, InvalidHandle | ReferenceError)
+            gone += is_gone
+            if is_gone and gone <= GONE_IN_A_ROW:
+                logger.debug(traceback.format_exc())
+            else:
+                logger.error(traceback.format_exc(), throttle_duration_sec=1.0)
 
 
 if __name__ == "__main__":

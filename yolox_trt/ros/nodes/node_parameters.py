@@ -20,14 +20,15 @@ from rclpy.parameter import Parameter
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError, parts_of
 from yolox_trt.core.option import Applies, Kind, Option
 from yolox_trt.ros.error_text import error_text
-from yolox_trt.ros.nodes.parameters import (
-    DEPRECATED_ALIASES,
-    ROS_PARAMETER_PREFIXES,
-    ROS_PARAMETERS,
-    ROS_TOPICS,
-)
+from yolox_trt.ros.nodes.parameters import DEPRECATED_ALIASES
 
 T = TypeVar("T")
+
+#: Names that ROS 2 itself gives to every node, and their beginnings.
+_ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
+_QOS_OVERRIDES = "qos_overrides."
+#: Topics of ROS 2 itself, whose QoS a `/**` section may override for nodes of other kinds.
+_ROS_TOPICS = ("/clock", "/parameter_events", "/rosout")
 
 
 def descriptor(option: Option) -> ParameterDescriptor:
@@ -157,13 +158,13 @@ class NodeParameters(Generic[T]):
         return resolved
 
     def _report_unknown(self, overrides: Mapping[str, Any], known: set[str]) -> None:
-        accepted = {*known, *DEPRECATED_ALIASES, *ROS_PARAMETERS}
+        accepted = {*known, *DEPRECATED_ALIASES, *_ROS_PARAMETERS}
         for name in sorted(overrides):
             if name in accepted or self._node.has_parameter(name):
                 continue
-            if name.startswith(ROS_PARAMETER_PREFIXES):
+            if name.startswith(_QOS_OVERRIDES):
                 # rclpy declares those that it takes, with the publisher or the subscription.
-                if name.split(".")[1] not in ROS_TOPICS:
+                if name.split(".")[1] not in _ROS_TOPICS:
                     self._node.get_logger().warning(
                         f"parameter '{name}' has no effect here; fix: for a camera's images set "
                         "`qos_reliability` and `qos_depth`"

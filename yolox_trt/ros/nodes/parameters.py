@@ -333,12 +333,6 @@ DEPRECATED_ALIASES: dict[str, tuple[str, Any]] = {
     "is_publish_debug_image": ("publish_annotated", lambda value: value),
 }
 
-#: Names that ROS 2 itself gives to every node.
-ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
-ROS_PARAMETER_PREFIXES = ("qos_overrides.",)
-#: Topics of ROS 2 itself, whose QoS a `/**` section may override for nodes of other kinds.
-ROS_TOPICS = ("/clock", "/parameter_events", "/rosout")
-
 
 def _table(options: Mapping[str, Option]) -> list[str]:
     lines = [
