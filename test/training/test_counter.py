@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
+torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch")
 
 from yolox_trt.training.counter import count
 from yolox_trt.training.model_config import CONFIGS

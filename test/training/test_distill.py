@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
+torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch")
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError

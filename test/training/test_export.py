@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch missing: pip install yolox_trt[train]")
+torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 

@@ -184,6 +184,8 @@ def make_session(
     *,
     intra_op_num_threads: int | None = None,
     options: Mapping[str, str] | None = None,
+    keep_memory: bool = True,
+    purpose: str = "running ONNX models",
 ) -> Any:
     """Make an onnxruntime.InferenceSession.
 
@@ -192,14 +194,18 @@ def make_session(
         providers: execution providers, best first, as ONNX Runtime takes them.
         intra_op_num_threads: threads of one operator; None leaves it to ONNX Runtime.
         options: session configuration entries (onnxruntime_session_options_config_keys.h).
+        keep_memory: keep the memory of one run for the next.
+        purpose: what for, for the error where ONNX Runtime is missing.
 
     Raises:
         EngineError: the model cannot be loaded.
         MissingDependencyError: onnxruntime is missing.
     """
-    runtime = require("onnxruntime", purpose="running ONNX models")
+    runtime = require("onnxruntime", purpose=purpose)
     session_options = runtime.SessionOptions()
     session_options.log_severity_level = 3
+    session_options.enable_cpu_mem_arena = keep_memory
+    session_options.enable_mem_pattern = keep_memory
     if intra_op_num_threads is not None:
         session_options.intra_op_num_threads = intra_op_num_threads
     for key, value in (options or {}).items():

@@ -66,7 +66,12 @@ def _changed(name: str, default: Any) -> Any:
     return option(default, **kept)
 
 
-_SHARE: dict[str, Any] = {"minimum": 0.0, "maximum": 1.0}
+def _share(default: float, group: str, help: str) -> Any:  # noqa: A002
+    return option(default, group=group, minimum=0.0, maximum=1.0, help=help)
+
+
+def _weight(default: float, group: str, help: str) -> Any:  # noqa: A002
+    return option(default, group=group, minimum=0.0, help=help)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +84,14 @@ class AugmentOptions:
         aspect: largest change of the ratio of width to height, as a logarithm.
     """
 
-    plain: float = option(
-        0.125, group="views", **_SHARE, help="Share of whole images as at inference, only mirrored."
-    )
-    mosaic: float = option(
+    plain: float = _share(0.125, "views", "Share of whole images as at inference, only mirrored.")
+    mosaic: float = _share(
         0.5,
-        group="views",
-        **_SHARE,
-        help="Share of 2 x 2 mosaics; the rest are single images under a random affine map.",
+        "views",
+        "Share of 2 x 2 mosaics; the rest are single images under a random affine map.",
     )
-    mixup: float = option(
-        0.2, group="views", **_SHARE, help="Share of views that another view is blended into."
-    )
-    colour: float = option(0.7, group="views", minimum=0.0, help="Strength of colour changes.")
+    mixup: float = _share(0.2, "views", "Share of views that another view is blended into.")
+    colour: float = _weight(0.7, "views", "Strength of colour changes.")
     rotate_degrees: float = option(
         8.0, group="views", minimum=0.0, unit="degrees", help="Largest rotation."
     )
@@ -121,15 +121,9 @@ class RunOptions:
         above=0.0,
         help="Peak learning rate; `train` scales it with the batch, from 64 on.",
     )
-    final_ratio: float = option(
-        0.05, group="optimiser", **_SHARE, help="Last learning rate over the peak."
-    )
-    warmup: float = option(
-        0.02, group="optimiser", **_SHARE, help="Share of the run in which the learning rate rises."
-    )
-    weight_decay: float = option(
-        5e-4, group="optimiser", minimum=0.0, help="Weight decay of kernels."
-    )
+    final_ratio: float = _share(0.05, "optimiser", "Last learning rate over the peak.")
+    warmup: float = _share(0.02, "optimiser", "Share of the run in which the learning rate rises.")
+    weight_decay: float = _weight(5e-4, "optimiser", "Weight decay of kernels.")
     clip: float = option(35.0, group="optimiser", above=0.0, help="Largest norm of the gradient.")
     average: float = option(
         0.9998,
@@ -164,10 +158,8 @@ class TrainOptions(RunOptions):
     momentum: float = option(
         0.9, group="optimiser", minimum=0.0, maximum=0.999999, help="Nesterov momentum."
     )
-    plain_share: float = option(
-        0.05,
-        **_SHARE,
-        help="Last share of the steps, without mosaics and with the L1 loss of boxes.",
+    plain_share: float = _share(
+        0.05, "optimiser", "Last share of the steps, without mosaics and with the L1 loss of boxes."
     )
     augment: AugmentOptions = field(
         default_factory=lambda: AugmentOptions(rotate_degrees=0.0, aspect=0.1, mixup=0.0)
@@ -196,8 +188,8 @@ class DistillOptions(RunOptions):
         help="3 x 3 convolutions of the student of a teacher with depthwise ones.",
     )
     batch_norm: bool = option(True, help="Batch norm behind every convolution during the training.")
-    blend_until: float = option(
-        0.4, **_SHARE, help="Share of the run after which the activation is ReLU6 alone."
+    blend_until: float = _share(
+        0.4, "", "Share of the run after which the activation is ReLU6 alone."
     )
     taps: str = option(
         "blocks",
@@ -206,13 +198,9 @@ class DistillOptions(RunOptions):
         help="Where features are compared with the teacher's: at the ends of blocks, behind every "
         "convolution, or nowhere.",
     )
-    feature_weight: float = option(
-        0.5, group="losses", minimum=0.0, help="Weight of the feature loss at the start."
-    )
-    feature_weight_end: float = option(
-        0.1, group="losses", minimum=0.0, help="Weight of the feature loss at the end."
-    )
-    box_weight: float = option(3.0, group="losses", minimum=0.0, help="Weight of the box loss.")
+    feature_weight: float = _weight(0.5, "losses", "Weight of the feature loss at the start.")
+    feature_weight_end: float = _weight(0.1, "losses", "Weight of the feature loss at the end.")
+    box_weight: float = _weight(3.0, "losses", "Weight of the box loss.")
     compile: bool = option(
         False, help="Use torch.compile: a minute or two before the first step, then faster ones."
     )

@@ -4,18 +4,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
-from yolox_trt.core.model_spec import METADATA_CLASS_NAMES
 from yolox_trt.core.option import options_of
-from yolox_trt.graph.model_graph import load_model
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.spec import read_spec
 from yolox_trt.training.layers import BlendedActivation, ConvAct, ConvStem, Focus
 from yolox_trt.training.model_config import CONFIGS, ModelConfig
 from yolox_trt.training.options import DistillJob
@@ -44,58 +42,44 @@ def convs_in_execution_order(model: nn.Module, size: tuple[int, int] = (64, 64))
     return order
 
 
-def load_onnx_weights(model: YOLOX, path: str | Path) -> None:
-    """Copy the folded weights of an exported YOLOX ONNX into a model without batch norm.
+def load_onnx_weights(model: YOLOX, source: Graph) -> None:
+    """Copy the folded weights of an exported YOLOX into a model without batch norm.
 
     Raises:
-        ModelError: no ONNX file, or the number of convolutions or a shape differs.
+        ModelError: the number of convolutions or a shape differs, or weights are computed.
     """
-    _copy_weights(model, load_model(path).graph, path)
-
-
-def _copy_weights(model: YOLOX, graph: Any, path: str | Path) -> None:
-    from onnx import numpy_helper
-
-    tensors = {t.name: t for t in graph.initializer}
-    nodes = [n for n in graph.node if n.op_type == "Conv"]
-    convs = convs_in_execution_order(model)
+    nodes, convs = source.find("Conv"), convs_in_execution_order(model)
     if len(nodes) != len(convs):
         raise ModelError(
-            f"{path} with {len(nodes)} convolutions",
+            f"{source.path} with {len(nodes)} convolutions",
             expected=f"{len(convs)} as in {model.config.name}",
             fix=_NAME_IT,
         )
     for node, conv in zip(nodes, convs, strict=True):
-        absent = [name for name in node.input[1:3] if name not in tensors]
-        if absent:
+        weight, bias = node.constant(1), node.constant(2)
+        if weight is None or (bias is None and node.input(2) is not None):
             raise ModelError(
-                f"{', '.join(absent)} of {node.name} in {path}, computed by other nodes",
-                expected="weights as float32 initializers",
+                f"weights of {node.name} in {source.path} that other nodes compute",
+                expected="weights as float32 constants",
                 fix="give the published float model (yolox_trt models list)",
             )
-        weight = torch.from_numpy(numpy_helper.to_array(tensors[node.input[1]]).copy())
         if weight.shape != conv.weight.shape or conv.bias is None:
             raise ModelError(
-                f"weight {tuple(weight.shape)} of {node.name} in {path}",
+                f"weight {weight.shape} of {node.name} in {source.path}",
                 expected=f"{tuple(conv.weight.shape)} and a bias, as in {model.config.name}",
                 fix=_NAME_IT,
             )
-        conv.weight.data.copy_(weight)
-        if len(node.input) > 2:
-            conv.bias.data.copy_(
-                torch.from_numpy(numpy_helper.to_array(tensors[node.input[2]]).copy())
-            )
-        else:
-            conv.bias.data.zero_()
+        conv.weight.data.copy_(torch.tensor(weight))
+        conv.bias.data.copy_(torch.tensor(0.0 if bias is None else bias))
 
 
 def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
     """The published SiLU network with the weights of its exported ONNX, in evaluation mode.
 
-    It has as many classes as the file, under the names in its metadata if there are any.
+    It has as many classes as the file, under the file's names.
 
     Raises:
-        ModelError: the file is no ONNX model, or one of another configuration.
+        ModelError: the file is no YOLOX, or one of another configuration.
         ConfigurationError: there is no configuration of this name.
     """
     if name not in CONFIGS:
@@ -104,37 +88,18 @@ def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
             expected=", ".join(CONFIGS),
             fix=("set ", options_of(DistillJob)["teacher_name"]),
         )
-    proto = load_model(path)
-    model = YOLOX(replace(CONFIGS[name], norm=False))
-    classes = _class_count(model, proto.graph)
-    names = _class_names(proto)
-    if classes != model.config.num_classes or names:
-        names = names if len(names) == classes else ()
-        model = YOLOX(replace(model.config, num_classes=classes, class_names=names))
-    _copy_weights(model, proto.graph, path)
+    graph = Graph.load(path)
+    spec = read_spec(graph)
+    model = YOLOX(
+        replace(
+            CONFIGS[name],
+            norm=False,
+            num_classes=spec.num_classes,
+            class_names=tuple(spec.class_names),
+        )
+    )
+    load_onnx_weights(model, graph)
     return model.eval()
-
-
-def _class_count(model: YOLOX, graph: Any) -> int:
-    """Channels of the convolution in the place of the model's first class prediction."""
-    convs = convs_in_execution_order(model)
-    nodes = [node for node in graph.node if node.op_type == "Conv"]
-    if len(nodes) == len(convs):
-        place = next(i for i, conv in enumerate(convs) if conv is model.head.cls_preds[0])
-        for tensor in graph.initializer:
-            if tensor.name == nodes[place].input[1] and len(tensor.dims) == 4:
-                return int(tensor.dims[0])
-    return model.config.num_classes
-
-
-def _class_names(proto: Any) -> tuple[str, ...]:
-    for entry in proto.metadata_props:
-        if entry.key == METADATA_CLASS_NAMES:
-            try:
-                return tuple(str(name) for name in json.loads(entry.value))
-            except (TypeError, ValueError):
-                return ()
-    return ()
 
 
 def focus_to_conv(weight: Tensor) -> Tensor:

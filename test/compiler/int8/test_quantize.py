@@ -382,7 +382,7 @@ def test_what_onnx_runtime_says_is_in_the_error():
     with pytest.raises(EngineError, match=r"does not run the model \(.*Got invalid dimensions"):
         collect_statistics(model, [np.ones((1, 3, 5, 5), np.float32)], tensors=["y"])
     model.nodes[0].attrs["group"] = 2
-    with pytest.raises(EngineError, match=r"does not (load|run) the model"):
+    with pytest.raises(EngineError, match=r"does not run the model|cannot load the model"):
         layer_sensitivity(model, DynamicRanges(), [np.ones((1, 3, 4, 4), np.float32)])
 
 

@@ -45,13 +45,11 @@ class EqualizedTensor:
         tensor: name of the activation.
         layers: names of the layers that read it.
         alpha: share of the range's ratio that the weights took over, 1 for depthwise.
-        gain: largest over median channel range before, divided by the same after.
     """
 
     tensor: str
     layers: tuple[str, ...]
     alpha: float
-    gain: float
 
 
 def equalize(
@@ -78,8 +76,7 @@ def equalize(
     report = []
     for tensor, nodes in readers.items():
         used_alpha = 1.0 if all(_is_depthwise(node) for node in nodes) else alpha
-        before = channel_amax[tensor.name]
-        factors = _factors(nodes, before, used_alpha)
+        factors = _factors(nodes, channel_amax[tensor.name], used_alpha)
         if factors is None:
             continue
         reciprocal = (1.0 / factors).astype(np.float32).reshape(1, -1, 1, 1)
@@ -98,8 +95,7 @@ def equalize(
             node.set_input(0, divided)
             node.set_input(1, graph.constant(name, scaled, weights.dtype))
         names = tuple(node.name for node in nodes)
-        gain = float(_spread(before) / _spread(before / factors))
-        report.append(EqualizedTensor(tensor.name, names, used_alpha, gain))
+        report.append(EqualizedTensor(tensor.name, names, used_alpha))
     graph.sort()
     return graph, report
 
@@ -133,7 +129,3 @@ def _factors(
     factors = activation**alpha / np.maximum(weight_amax, 1e-5) ** (1.0 - alpha)
     factors = np.maximum(factors / factors.max(), 1.0 / MAX_RATIO)
     return None if factors.min() > LEAST_FACTOR else np.asarray(factors)
-
-
-def _spread(amax: npt.NDArray[np.floating]) -> float:
-    return float(amax.max() / max(float(np.median(amax)), 1e-12))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from yolox_trt.core.errors import EngineError, ModelError
-from yolox_trt.core.optional import require
+from yolox_trt.engines.onnxruntime import make_session
 from yolox_trt.graph.graph import Graph, is_plugin
 
 
@@ -40,24 +40,19 @@ class Session:
         threads: int = 0,
         keep_memory: bool = True,
     ) -> None:
-        ort = require("onnxruntime", purpose=purpose)
         check_input(graph)
         self._input = graph.inputs[0].name
         model = graph.to_model()
         if outputs is not None:
             del model.graph.output[:]
             model.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, outputs))
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.enable_cpu_mem_arena = keep_memory
-        options.enable_mem_pattern = keep_memory
-        try:
-            self._session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises pybind exceptions of many classes
-            raise _failure("load", error) from error
+        self._session = make_session(
+            model,
+            ["CPUExecutionProvider"],
+            intra_op_num_threads=threads,
+            keep_memory=keep_memory,
+            purpose=purpose,
+        )
 
     def run(self, image: npt.NDArray[np.float32]) -> list[Any]:
         """Return the outputs for one image, float32 (1, 3, H, W).
@@ -67,8 +62,12 @@ class Session:
         """
         try:
             return list(self._session.run(None, {self._input: image}))
-        except Exception as error:
-            raise _failure("run", error) from error
+        except Exception as error:  # onnxruntime raises pybind exceptions of many classes
+            raise EngineError(
+                f"ONNX Runtime does not run the model ({error})",
+                expected="a model that ONNX Runtime can run, and images of its input size",
+                fix="yolox_trt optimize MODEL, or export the model again",
+            ) from error
 
 
 def check_input(graph: Graph) -> None:
@@ -99,11 +98,3 @@ def check_input(graph: Graph) -> None:
             expected="batch 1 or an open batch: images are run one at a time",
             fix="yolox_trt optimize MODEL --head keep --open-batch, and quantise what it writes",
         )
-
-
-def _failure(what: str, error: Exception) -> EngineError:
-    return EngineError(
-        f"ONNX Runtime does not {what} the model ({error})",
-        expected="a model that ONNX Runtime can run, and images of its input size",
-        fix="yolox_trt optimize MODEL, or export the model again",
-    )
