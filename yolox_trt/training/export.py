@@ -8,14 +8,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.labels import default_class_names
 from yolox_trt.core.option import options_of
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Value
 from yolox_trt.training.checkpoint import load_state, read_checkpoint
 from yolox_trt.training.model_config import STRIDES, ModelConfig
 from yolox_trt.training.options import ExportOptions
@@ -113,13 +115,13 @@ def export_onnx(
     part = Path(f"{path}.part")
     try:
         _trace(wrapped, (options.batch, 3, *size), part, names, options)
-        proto = onnx.load(str(part))
-        _tidy(proto)
+        graph = Graph.load(part)
+        _tidy(graph)
         if options.half_weights:
-            _store_half(proto)
-        for key, value in metadata(model, options.form, class_names).items():
-            entry = proto.metadata_props.add()
-            entry.key, entry.value = key, value
+            _store_half(graph)
+        graph.sort()
+        graph.metadata = metadata(model, options.form, class_names)
+        proto = graph.to_model()
         proto.producer_name = "yolox_trt"
         proto.producer_version = ""
         onnx.checker.check_model(proto, full_check=True)
@@ -151,10 +153,10 @@ def _trace(
             dynamo=False,
         )
     except (ValueError, RuntimeError) as error:
-        if "opset" not in str(error):
+        declared = options_of(ExportOptions)["opset"]
+        if options.opset == declared.default:
             raise
         # Of an operator that an opset lacks, PyTorch tells at length; older ones know fewer opsets.
-        declared = options_of(ExportOptions)["opset"]
         raise ConfigurationError(
             (declared, f" = {options.opset} ({str(error).splitlines()[0]})"),
             expected=f"one that this PyTorch writes, such as {declared.default}",
@@ -162,14 +164,12 @@ def _trace(
         ) from error
 
 
-def _tidy(proto: Any) -> None:
-    """Name nodes after their modules, and hold each constant once, as an initializer."""
-    from onnx import numpy_helper
-
-    renamed: dict[str, str] = {}
-    known: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    kept = []
-    for node in proto.graph.node:
+def _tidy(graph: Graph) -> None:
+    """Name nodes after their modules, and hold each constant of the exporter's own once."""
+    for node in graph.find("Identity"):
+        graph.replace(node.outputs[0], node.inputs[0])
+    known: dict[tuple[object, ...], Value] = {}
+    for node in graph.nodes:
         # Traced names read /model/backbone/backbone/dark2/dark2.0/conv/Conv.
         parts: list[str] = []
         for part in node.name.removeprefix("/model/").strip("/").split("/"):
@@ -178,54 +178,33 @@ def _tidy(proto: Any) -> None:
             else:
                 parts.append(part)
         node.name = ".".join(parts)
-        if node.op_type == "Identity":
-            # The exporter shares equal tensors through these.
-            renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
-            continue
-        if node.op_type != "Constant":
-            kept.append(node)
-            continue
-        value = node.attribute[0].t
-        key = (value.data_type, tuple(value.dims), numpy_helper.to_array(value).tobytes())
-        if key not in known:
-            known[key] = f"constant_{len(known)}"
-            value.name = known[key]
-            proto.graph.initializer.append(value)
-        renamed[node.output[0]] = known[key]
-    for node in kept:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
-    del proto.graph.node[:]
-    proto.graph.node.extend(kept)
+        for value in node.inputs:
+            # Those of the model are called after their modules, with dots.
+            if value.values is not None and value.name.startswith("/"):
+                key = (value.elem_type, value.shape, value.values.tobytes())
+                if key not in known:
+                    known[key] = graph.constant(f"constant_{len(known)}", value.values)
+                node.replace_input(value, known[key])
 
 
-def _store_half(proto: Any) -> None:
+def _store_half(graph: Graph) -> None:
     """Replace float32 weights of two and more dimensions by float16 and a Cast."""
-    import numpy as np
-    import onnx
-    from onnx import helper, numpy_helper
-
-    casts = []
-    for tensor in proto.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
+    for name, value in graph.values().items():
+        if value.values is None or value.dtype != np.float32 or value.values.ndim < 2:
             continue
-        values = numpy_helper.to_array(tensor)
-        half = values.astype(np.float16)
+        half = value.values.astype(np.float16)
         if not np.isfinite(half).all():
             raise ModelError(
-                f"{tensor.name} has values over 65504",
+                f"{name} has values over 65504",
                 expected="weights that float16 can hold",
                 fix=("leave out ", options_of(ExportOptions)["half_weights"]),
             )
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
-        casts.append(
-            helper.make_node(
-                "Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT
-            )
-        )
-    for i, node in enumerate(casts):
-        proto.graph.node.insert(i, node)
+        stored = graph.constant(f"{name}.half", half)
+        readers = value.readers
+        to_float = {"to": value.elem_type}
+        cast = graph.add_node("Cast", f"{name}.cast", [stored], to_float, output=Value(name))
+        for reader in readers:
+            reader.replace_input(value, cast)
 
 
 def load_trained(path: str | Path) -> YOLOX:
