@@ -24,7 +24,7 @@ from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.labelled_augment import LabelledAugmenter
 from yolox_trt.training.model_config import CONFIGS
 from yolox_trt.training.options import AugmentOptions, TrainJob, TrainOptions
-from yolox_trt.training.simota import assign, pairwise_iou
+from yolox_trt.training.simota import assign, box_iou
 from yolox_trt.training.yolox import YOLOX, anchor_grid
 
 
@@ -131,7 +131,7 @@ def test_boxes_follow_their_pixels(labels: CocoLabels, mosaic: bool) -> None:
 def test_iou_by_hand() -> None:
     a = torch.tensor([[0.0, 0, 10, 10]])
     b = torch.tensor([[5.0, 0, 15, 10], [20, 20, 30, 30], [0, 0, 10, 10]])
-    assert pairwise_iou(a, b)[0].tolist() == pytest.approx([50 / 150, 0, 1])
+    assert box_iou(a, b).tolist() == pytest.approx([50 / 150, 0, 1])
 
 
 def test_simota_takes_the_best_anchors_and_gives_each_one_object() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolox_trt.training.simota import assign
+from yolox_trt.training.simota import assign, box_iou
 from yolox_trt.training.yolox import anchor_grid, decode_outputs, flatten_outputs
 
 # Weight of the box loss (YOLOX's published setting).
@@ -66,7 +66,7 @@ class DetectionLoss(nn.Module):
             count += len(found.anchors)
             wanted_obj[i, found.anchors] = 1.0
             target = gt[found.objects]
-            box_loss = box_loss + (1 - self._iou(decoded[i, found.anchors], target).square()).sum()
+            box_loss = box_loss + (1 - box_iou(decoded[i, found.anchors], target).square()).sum()
             wanted_cls = F.one_hot(labels[found.objects], flat.shape[2] - 5).float()
             class_loss = class_loss + F.binary_cross_entropy_with_logits(
                 flat[i, found.anchors, 5:], wanted_cls * found.iou[:, None], reduction="sum"
@@ -87,11 +87,3 @@ class DetectionLoss(nn.Module):
         }
         total = torch.stack(list(parts.values())).sum()
         return {"total": total, **parts, "anchors": torch.tensor(float(count))}
-
-    @staticmethod
-    def _iou(a: Tensor, b: Tensor) -> Tensor:
-        """Overlap of each pair of boxes (F, 4)."""
-        low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
-        inter = (high - low).clamp(min=0).prod(1)
-        areas = (a[:, 2:] - a[:, :2]).clamp(min=0).prod(1) + (b[:, 2:] - b[:, :2]).prod(1)
-        return inter / (areas - inter).clamp(min=1e-9)

@@ -59,8 +59,7 @@ class OutputLoss(nn.Module):
 
     Objectness: binary cross-entropy with the teacher's probability, over all anchors. Class: the
     same per class; box: smooth L1 of the four logits; both weighted by the teacher's score where it
-    is over `floor`. All divided by the sum of these scores; the teacher's own entropy is
-    taken off,
+    is over `floor`. All divided by the sum of these scores; the teacher's own entropy is taken off,
     so a perfect student has zero.
     """
 
@@ -88,9 +87,8 @@ class OutputLoss(nn.Module):
 class FeatureLoss(nn.Module):
     """Squared distance of the tapped features, each channel relative to the teacher's variance.
 
-    Compared after a SiLU, which flattens values that the next layer hardly sees; the
-    student's get a
-    learned scale and shift per channel first, because its next layer could undo those.
+    Compared after a SiLU, which flattens values that the next layer hardly sees; the student's get
+    a learned scale and shift per channel first, because its next layer could undo those.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:

@@ -3,8 +3,7 @@
 """The building blocks of the detectors: convolution with activation, pooling, CSP and ELAN blocks.
 
 Attribute names (`conv`, `bn`, `act`, `dconv`, `pconv`, `conv1` ...) follow the
-published
-YOLOX checkpoints, so that their state dictionaries load unchanged.
+published YOLOX checkpoints, so that their state dictionaries load unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.training.model_config import Activation, Separable
 
 # The epsilon and momentum of every batch norm in the published YOLOX training.
@@ -41,25 +39,13 @@ class BlendedActivation(nn.Module):
         return a * F.silu(x) + (1 - a) * F.relu6(x)
 
 
-def make_activation(name: Activation) -> nn.Module:
-    """Return the activation module of that name.
-
-    Raises:
-        ConfigurationError: for an unknown name.
-    """
-    if name == "silu":
-        return nn.SiLU()
-    if name == "relu":
-        return nn.ReLU()
-    if name == "relu6":
-        return nn.ReLU6()
-    if name == "blend":
-        return BlendedActivation()
-    raise ConfigurationError(
-        f"activation {name!r}",
-        expected="silu, relu, relu6 or blend",
-        fix="set ModelConfig.activation",
-    )
+#: Activation modules by their names in a configuration.
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "blend": BlendedActivation,
+}
 
 
 class ConvAct(nn.Module):

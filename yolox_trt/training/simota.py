@@ -36,14 +36,12 @@ class Assignment:
     iou: Tensor
 
 
-def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Overlap (N, M) of boxes (N, 4) and (M, 4), x1 y1 x2 y2."""
-    low = torch.maximum(a[:, None, :2], b[None, :, :2])
-    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap of boxes (..., 4), x1 y1 x2 y2, whose leading dimensions are broadcast."""
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     inter = (high - low).clamp(min=0).prod(-1)
-    area_a = (a[:, 2:] - a[:, :2]).clamp(min=0).prod(-1)
-    area_b = (b[:, 2:] - b[:, :2]).clamp(min=0).prod(-1)
-    return inter / (area_a[:, None] + area_b[None] - inter).clamp(min=1e-9)
+    area_a, area_b = ((box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (a, b))
+    return inter / (area_a + area_b - inter).clamp(min=1e-9)
 
 
 @torch.no_grad()
@@ -83,7 +81,7 @@ def assign(
     candidates = (in_box | in_centre).any(0).nonzero()[:, 0]
     both = (in_box & in_centre)[:, candidates]
 
-    iou = pairwise_iou(gt_boxes, boxes[candidates])
+    iou = box_iou(gt_boxes[:, None], boxes[candidates])
     # Joint probability; the square root keeps its scale that of one factor.
     joint = (cls[candidates].float().sigmoid() * obj[candidates, None].float().sigmoid()).sqrt()
     wanted = F.one_hot(gt_classes, cls.shape[1]).float()

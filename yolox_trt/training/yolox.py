@@ -3,8 +3,7 @@
 """YOLOX: CSPDarknet backbone, path-aggregation neck, decoupled anchor-free head.
 
 Structure and channel counts: Z. Ge et al., "YOLOX: Exceeding YOLO Series in 2021" (arXiv
-2107.08430)
-and its published configurations.
+2107.08430) and its published configurations.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from yolox_trt.training.layers import (
+    ACTIVATIONS,
     BlendedActivation,
     BlockFactory,
     ConvStem,
@@ -22,7 +22,6 @@ from yolox_trt.training.layers import (
     ELANLayer,
     Focus,
     SPPBottleneck,
-    make_activation,
 )
 from yolox_trt.training.model_config import STRIDES, ModelConfig
 
@@ -140,7 +139,7 @@ class YOLOX(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.activation = make_activation(config.activation)
+        self.activation = ACTIVATIONS[config.activation]()
         make = BlockFactory(self.activation, norm=config.norm, separable=config.separable)
         self.backbone = YOLOPAFPN(config, make)
         self.head = YOLOXHead(config, make)
