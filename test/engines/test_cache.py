@@ -19,7 +19,7 @@ from support.engine_files import EXAMPLE, SPEC
 
 from yolox_trt.core.errors import EngineError
 from yolox_trt.engines import engine_file
-from yolox_trt.engines.cache import BuiltEngine, EngineCache, default_cache_folder
+from yolox_trt.engines.cache import BuiltEngine, EngineCache
 from yolox_trt.engines.engine_file import read_engine, sidecar_path, write_engine
 
 
@@ -187,7 +187,7 @@ def test_a_write_that_breaks_off_leaves_no_engine(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(EngineError, match="No space left"):
         cache.get_or_build(EXAMPLE, Builder(), name="m")
     monkeypatch.undo()
@@ -298,9 +298,9 @@ def test_a_file_that_changes_under_the_writer_is_not_trusted(
 
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("YOLOX_TRT_CACHE", str(tmp_path))
-    assert default_cache_folder() == tmp_path / "engines"
+    assert EngineCache().folder == tmp_path / "engines"
     monkeypatch.delenv("YOLOX_TRT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert EngineCache().folder == tmp_path / "xdg" / "yolox_trt" / "engines"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_cache_folder() == Path.home() / ".cache" / "yolox_trt" / "engines"
+    assert EngineCache().folder == Path.home() / ".cache" / "yolox_trt" / "engines"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.server
 import json
@@ -16,6 +17,7 @@ import pytest
 
 from yolox_trt.cli.main import main
 from yolox_trt.core import ConfigurationError, ModelError
+from yolox_trt.core.files import CACHE_VARIABLE
 from yolox_trt.engines import download as download_module
 from yolox_trt.engines import model_zoo
 from yolox_trt.engines.download import download
@@ -177,8 +179,6 @@ def test_offline(tmp_path: Path) -> None:
 
 
 def test_two_at_once(server: Server, tmp_path: Path) -> None:
-    import fcntl
-
     with (tmp_path / "net.onnx.part").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(ModelError, match="another process"):
@@ -190,15 +190,15 @@ def test_another_process_that_ends_first_is_not_written_over(
 ) -> None:
     """Between open and lock, the partial file becomes the file itself."""
     path, part = tmp_path / "net.onnx", tmp_path / "net.onnx.part"
-    lock = download_module._lock
+    flock = fcntl.flock
 
-    def late(target: object, opened: Path) -> None:
+    def late(descriptor: int, kind: int) -> None:
         if not path.exists():
             part.write_bytes(CONTENT)
             part.replace(path)
-        lock(target, opened)  # type: ignore[arg-type]
+        flock(descriptor, kind)
 
-    monkeypatch.setattr(download_module, "_lock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     assert download(server.url, path, sha256=DIGEST).read_bytes() == CONTENT
     assert not server.ranges and leftovers(path) == []
 
@@ -212,7 +212,7 @@ def test_commands(
     labels = ZooFile(server.url.replace("net.onnx", "labels.txt"), DIGEST)
     model = ZooModel("test-model", "a test", ZooFile(server.url, DIGEST), labels)
     monkeypatch.setitem(model_zoo.MODELS, "test-model", model)
-    monkeypatch.setenv(model_zoo.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     assert main(["models", "fetch", "test_model"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         str(tmp_path / "models" / "test-model" / "net.onnx"),

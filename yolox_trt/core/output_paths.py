@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.files import write_atomically
 from yolox_trt.core.option import parse_path
 
 
@@ -85,17 +86,8 @@ def json_text(document: Any) -> str:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a document as json_text gives it.
-
-    It is written beside the file and renamed: whoever reads it finds the old one or the new one,
-    whole.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json_text(document), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a document as json_text gives it, whole or not at all."""
+    write_atomically(path, json_text(document).encode())
 
 
 def _plain(value: Any) -> Any:

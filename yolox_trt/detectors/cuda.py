@@ -131,6 +131,7 @@ class CudaDetector(Detector):
         for batch in range(1, self.max_batch + 1):
             for _ in range(SLOTS):  # each slot has graphs of its own
                 self._detect_grey(batch)
+        self._engine.keep_compiled()
 
     def close(self) -> None:
         """Release engine, buffers and stream; the detector cannot be used afterwards."""

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from yolox_trt.core.errors import EngineError
+from yolox_trt.core.files import cache_folder
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.engines.cache_pruning import (
     BUILD_LOCK,
@@ -23,25 +23,21 @@ from yolox_trt.engines.cache_pruning import (
     CacheLimits,
     prune,
 )
-from yolox_trt.engines.engine_file import EngineFile, read_engine, sidecar_path, write_engine
-from yolox_trt.engines.file_lock import FileLock, try_lock
+from yolox_trt.engines.engine_file import (
+    EngineFile,
+    cannot_write,
+    read_engine,
+    sidecar_path,
+    write_engine,
+)
+from yolox_trt.engines.file_lock import FileLock, try_lock, wait_for_lock
 from yolox_trt.engines.fingerprint import Fingerprint
 from yolox_trt.engines.trt_api import ProgressCallback
 
 _log = logging.getLogger("yolox_trt.engine_cache")
 
-_LOCK_POLL_S = 0.1
 _LEASE_POLL_S = 0.01
 _LEASE_WAIT_S = 5.0
-
-
-def default_cache_folder() -> Path:
-    """Return $YOLOX_TRT_CACHE/engines, or else $XDG_CACHE_HOME (~/.cache)/yolox_trt/engines."""
-    own = os.environ.get("YOLOX_TRT_CACHE")
-    if own:
-        return Path(own).expanduser() / "engines"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "yolox_trt" / "engines"
 
 
 @dataclass(frozen=True)
@@ -86,14 +82,14 @@ class EngineCache:
     used longest ago make room where the cache has grown over its limits.
 
     Args:
-        folder: made when something is written; default_cache_folder() when None.
+        folder: made when something is written; the user's when None.
         limits: CacheLimits.of(), which the environment may set, when None.
     """
 
     def __init__(
         self, folder: Path | str | None = None, *, limits: CacheLimits | None = None
     ) -> None:
-        self.folder = Path(folder).expanduser() if folder else default_cache_folder()
+        self.folder = Path(folder).expanduser() if folder else cache_folder("engines")
         self.limits = CacheLimits.of() if limits is None else limits
 
     def path_of(self, fingerprint: Fingerprint, *, name: str) -> Path:
@@ -218,35 +214,26 @@ class EngineCache:
             with contextlib.suppress(FileNotFoundError):
                 file.unlink()
 
-    @contextlib.contextmanager
-    def _locked(self, path: Path, on_progress: ProgressCallback | None) -> Iterator[None]:
-        """Hold the engine's lock, waiting for another process or thread that builds it.
+    def _locked(self, path: Path, on_progress: ProgressCallback | None) -> FileLock:
+        """Return the engine's lock, waiting for another process or thread that builds it.
 
         The kernel releases a lock when its process dies, so no lock outlives its owner.
         """
-        lock_path = path.with_name(path.name + BUILD_LOCK)
-        waited = False
-        while True:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                lock = try_lock(lock_path)
-            except OSError as error:
-                raise EngineError(
-                    f"engine cache {self.folder} cannot be written ({error.strerror or error})",
-                    expected="a folder with write permission",
-                    fix="set the engine cache (--cache, parameter `engine_cache`) to another "
-                    "folder",
-                ) from error
-            if lock is not None:
-                break
-            if not waited:
+        logged = False
+
+        def on_wait() -> None:
+            nonlocal logged
+            if not logged:
                 _log.info("waiting for another process that builds %s", path.name)
-                waited = True
+                logged = True
             if on_progress is not None:
                 on_progress(0.0, "waiting for another process that builds this engine")
-            time.sleep(_LOCK_POLL_S)
-        with lock:
-            yield
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return wait_for_lock(path.with_name(path.name + BUILD_LOCK), on_wait=on_wait)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import http.client
 import logging
 import os
@@ -19,6 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from yolox_trt.core.errors import ModelError
+from yolox_trt.core.files import sha256_of
+from yolox_trt.engines.file_lock import FileLock, try_lock
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -58,21 +57,21 @@ def download(
     record = path.with_name(path.name + ".sha256")
     expected = sha256 or _recorded(record)
     if path.is_file():
-        if expected and file_digest(path) == expected:
+        if expected and sha256_of(path) == expected:
             return path
         _LOGGER.warning("%s is damaged or has no known digest: it is fetched again", path)
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _open_locked(part) as target:
+        with _locked(part), part.open("ab") as target:
             # Another process may have brought it between the look above and the lock.
-            if expected and path.is_file() and file_digest(path) == expected:
+            if expected and path.is_file() and sha256_of(path) == expected:
                 part.unlink()
                 return path
             _receive(url, target, on_progress)
             target.flush()
             os.fsync(target.fileno())
-            found = file_digest(part)
+            found = sha256_of(part)
             if expected and found != expected:
                 part.unlink()
                 _version(part).unlink(missing_ok=True)
@@ -98,15 +97,6 @@ def download(
             fix="set YOLOX_TRT_CACHE to another folder",
         ) from error
     return path
-
-
-def file_digest(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _receive(
@@ -196,32 +186,16 @@ def _recorded(record: Path) -> str:
         return ""
 
 
-def _open_locked(part: Path) -> IO[bytes]:
-    """Open a partial file that no other process writes."""
-    while True:
-        target = part.open("ab")
-        try:
-            _lock(target, part)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(target.fileno()), part.stat()):
-                    return target
-        except BaseException:
-            target.close()
-            raise
-        # Another process finished it between open and lock, and it has its own name by now: what
-        # is written here would go into that file.
-        target.close()
-
-
-def _lock(target: IO[bytes], part: Path) -> None:
-    try:
-        fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+def _locked(part: Path) -> FileLock:
+    """Lock a partial file, which no other process writes then."""
+    lock = try_lock(part)
+    if lock is None:
         raise ModelError(
             f"'{part}' that another process is writing",
             expected="one download at a time",
             fix="wait for it to end",
-        ) from error
+        )
+    return lock
 
 
 def _is_unreachable(error: Exception) -> bool:

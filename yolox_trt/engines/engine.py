@@ -64,6 +64,10 @@ class Engine(ABC):
             EngineError: the run failed, the batch is out of range, or the engine is closed.
         """
 
+    def keep_compiled(self) -> None:
+        """Keep for the next process what the first runs compiled; by default there is nothing."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Release the engine's resources; it cannot be used afterwards."""

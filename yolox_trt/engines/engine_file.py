@@ -7,15 +7,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.errors import EngineError, ModelError, YoloxTrtError
+from yolox_trt.core.files import write_atomically
 from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.output_paths import write_json
 from yolox_trt.engines.fingerprint import Fingerprint, file_sha256
 from yolox_trt.graph.graph import Graph
 
@@ -132,15 +132,19 @@ def write_engine(
             "model_spec": spec.to_dict(),
             "details": details,
         }
-        text = json.dumps(sidecar, indent=1)
-        write_atomically(sidecar_path(path), text.encode())
+        write_json(sidecar_path(path), sidecar)
     except OSError as error:
-        raise EngineError(
-            f"engine cannot be written to {path.parent} ({error.strerror or error})",
-            expected="a folder with write permission and free space",
-            fix="set the engine cache (--cache, parameter `engine_cache`) to another folder",
-        ) from error
+        raise cannot_write(path.parent, error) from error
     return EngineFile(path, fingerprint, spec, details)
+
+
+def cannot_write(folder: Path, error: OSError) -> EngineError:
+    """Return the error of a folder in which an engine cannot be put."""
+    return EngineError(
+        f"engine cache {folder} cannot be written ({error.strerror or error})",
+        expected="a folder with write permission and free space",
+        fix="set the engine cache (--cache, parameter `engine_cache`) to another folder",
+    )
 
 
 def read_engine(path: Path) -> EngineFile:
@@ -182,23 +186,3 @@ def read_engine(path: Path) -> EngineFile:
             fix=fix,
         )
     return EngineFile(path, fingerprint, spec, details)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing.
-
-    Raises:
-        OSError: as open() and rename() do.
-    """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes files that only their owner may read
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise

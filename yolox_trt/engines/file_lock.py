@@ -7,7 +7,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+_POLL_S = 0.1
 
 
 class FileLock:
@@ -71,6 +75,23 @@ def try_lock(path: Path, *, shared: bool = False, create: bool = True) -> FileLo
             raise
         # It was removed, or replaced, between open and lock: that lock keeps nobody out.
         os.close(descriptor)
+
+
+def wait_for_lock(path: Path, *, on_wait: Callable[[], None] | None = None) -> FileLock:
+    """Lock a file alone, once nobody else holds it.
+
+    Args:
+        path: the file; made where it is missing.
+        on_wait: called every 0.1 s while another holds it.
+
+    Raises:
+        OSError: the file cannot be opened or made.
+    """
+    while (lock := try_lock(path)) is None:
+        if on_wait is not None:
+            on_wait()
+        time.sleep(_POLL_S)
+    return lock
 
 
 def _is_still(descriptor: int, path: Path) -> bool:

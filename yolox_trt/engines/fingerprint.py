@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.errors import EngineError, ModelError
+from yolox_trt.core.files import sha256_of
 from yolox_trt.core.optional import require
 
 if TYPE_CHECKING:
     import onnx
-
-_CHUNK = 1 << 20
 
 
 def file_sha256(path: Path) -> str:
@@ -27,18 +26,14 @@ def file_sha256(path: Path) -> str:
     Raises:
         EngineError: the file cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return sha256_of(path)
     except OSError as error:
         raise EngineError(
             f"{path} cannot be read ({error.strerror or error})",
             expected="a readable file",
             fix="check the path and its permissions",
         ) from error
-    return digest.hexdigest()
 
 
 def model_sha256(path: Path) -> str:

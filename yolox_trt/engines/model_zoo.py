@@ -10,16 +10,13 @@ digest nobody has published is trusted when it first comes, and checked against 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.files import cache_folder
 from yolox_trt.engines.download import download
-
-#: Environment variable that replaces the user's cache folder, for engines as well (engines.cache).
-CACHE_VARIABLE = "YOLOX_TRT_CACHE"
 
 _YOLOX = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
 _AUTOWARE = "https://awf.ml.dev.web.auto/perception/models"
@@ -218,15 +215,6 @@ MODELS: dict[str, ZooModel] = {
 }
 
 
-def cache_folder() -> Path:
-    """Return $YOLOX_TRT_CACHE/models, or else $XDG_CACHE_HOME (~/.cache)/yolox_trt/models."""
-    own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(own).expanduser() / "models"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "yolox_trt" / "models"
-
-
 def find(name: str) -> ZooModel:
     """Return a model by its name.
 
@@ -248,7 +236,7 @@ def fetch(
 
     Args:
         model: which one.
-        folder: the cache; None for cache_folder().
+        folder: the cache; None for the user's.
         on_progress: told how far each file is.
 
     Returns:
@@ -257,7 +245,7 @@ def fetch(
     Raises:
         ModelError: a file could not be downloaded, or its digest is wrong.
     """
-    target = (folder or cache_folder()) / model.name
+    target = (folder or cache_folder("models")) / model.name
     paths = {}
     for file in model.files:
         paths[file.name] = download(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,15 @@ from typing import Any
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError, EngineError
 from yolox_trt.core.faults import library_fault
+from yolox_trt.core.files import write_atomically
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.cache_pruning import RUNTIME_CACHE
 from yolox_trt.engines.engine import Engine
-from yolox_trt.engines.engine_file import EngineFile, read_engine, write_atomically
+from yolox_trt.engines.engine_file import EngineFile
 from yolox_trt.engines.file_lock import FileLock
 from yolox_trt.engines.tensor_layout import TensorLayout
 from yolox_trt.engines.trt_api import TensorRTApi, load_api, messages_text
-from yolox_trt.engines.trt_features import TENSORRT_RTX
 
 _log = logging.getLogger("yolox_trt.tensorrt")
 
@@ -107,16 +106,12 @@ class TensorRTEngine(Engine):
 
     @property
     def capture_refusal(self) -> str:
-        """Why run() may not be captured; empty if it may.
-
-        A run must have been made with the same batch before the capture (warm_up does), because
-        the first enqueue may allocate and, on TensorRT-RTX, compile.
-        """
+        """Why run() may not be captured into a CUDA graph; empty if it may."""
         if self.device.kind == "dla":
             return "a DLA's work cannot be captured"
         if not self._shares_profile:
             return "all batches share one execution context"
-        return "" if self._capturable else "TensorRT-RTX says that its kernels cannot be captured"
+        return ""
 
     def run(self, batch: int, stream: Any = None) -> None:
         """Enqueue the first `batch` images on `stream` (cupy.cuda.Stream; None: the current one).
@@ -163,11 +158,6 @@ class TensorRTEngine(Engine):
     # ---- more than the protocol
 
     @property
-    def output_formats(self) -> Mapping[str, str]:
-        """Format of each output, as in TensorLayout."""
-        return {name: self._layouts[name].format for name in self.outputs}
-
-    @property
     def file(self) -> EngineFile:
         """The engine file."""
         return self._file
@@ -177,26 +167,6 @@ class TensorRTEngine(Engine):
         """Scratch memory of the execution contexts together, in bytes (without I/O buffers)."""
         size = getattr(self._engine, "device_memory_size_v2", None)
         return int(self._engine.device_memory_size if size is None else size)
-
-    def inspect(self) -> str:
-        """Return the engine inspector's JSON."""
-        inspector = self._engine.create_engine_inspector()
-        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
-
-    def warm_up(self, batch: int, stream: Any = None) -> None:
-        """Run twice and wait: the first enqueue may allocate or compile, the second may not.
-
-        Raises:
-            EngineError: a run failed, when it was enqueued or on the device.
-        """
-        with self._cupy.cuda.Device(self._cuda_index):
-            chosen = self._cupy.cuda.get_current_stream() if stream is None else stream
-            for _ in range(2):
-                self.run(batch, chosen)
-            self._synchronize(chosen)
-        if self._api.flavour == TENSORRT_RTX:
-            self._capturable = bool(self._context.is_stream_capturable(chosen.ptr))
-            self._save_runtime_cache()
 
     def profile_layers(self, batch: int = 1, runs: int = 10) -> list[LayerTime]:
         """Measure each layer's time on the device (slower than a run without).
@@ -266,7 +236,6 @@ class TensorRTEngine(Engine):
                 )
             if api.has("runtime_cache"):
                 self._load_runtime_cache()
-        self._capturable = True
 
     def _context_key(self, batch: int) -> int:
         """Return the batch whose context runs a batch: without one for each, the largest."""
@@ -335,7 +304,7 @@ class TensorRTEngine(Engine):
                     "clear` and start again"
                 )
         if reason:
-            self._shares_profile = self._capturable = False
+            self._shares_profile = False
             _log.warning(
                 "%s: all batches share one execution context, and no CUDA graph is used: %s",
                 self._file.path,
@@ -464,7 +433,8 @@ class TensorRTEngine(Engine):
                 )
         self._runtime_config.set_runtime_cache(self._runtime_cache)
 
-    def _save_runtime_cache(self) -> None:
+    def keep_compiled(self) -> None:
+        """Write what TensorRT-RTX compiled in the first runs beside the engine."""
         if self._runtime_cache is None:
             return
         try:
@@ -473,17 +443,6 @@ class TensorRTEngine(Engine):
             )
         except OSError as error:
             _log.warning("compiled kernels are not kept: %s", error)
-
-
-def open_engine(path: Path | str, *, device: Device | None = None) -> TensorRTEngine:
-    """Load an engine file that `yolox_trt build --output` wrote.
-
-    Raises:
-        EngineError: the file or its sidecar is missing or damaged, or it is of another device,
-            GPU or TensorRT.
-        DeviceError, MissingDependencyError: as TensorRTEngine.
-    """
-    return TensorRTEngine(read_engine(Path(path)), device=device)
 
 
 def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> None:

@@ -139,16 +139,9 @@ class TensorRTApi:
             ) from None
 
     def data_type(self, name: str) -> Any:
-        """Return trt.DataType of "fp32", "fp16", "int8" or a numpy name."""
+        """Return trt.DataType of "fp32", "fp16" or "int8"."""
         types = self.module.DataType
-        return {
-            "fp32": types.FLOAT,
-            "float32": types.FLOAT,
-            "fp16": types.HALF,
-            "float16": types.HALF,
-            "int8": types.INT8,
-            "int32": types.INT32,
-        }[name]
+        return {"fp32": types.FLOAT, "fp16": types.HALF, "int8": types.INT8}[name]
 
 
 _NUMPY_NAMES = {
@@ -282,12 +275,3 @@ def load_api(flavour: str | None = None) -> TensorRTApi:
         expected="the Python module tensorrt (8.5 or newer) or tensorrt_rtx",
         fix="; ".join(INSTALL_COMMANDS[name] for name in names),
     )
-
-
-def tensorrt_installed() -> bool:
-    """Tell whether a TensorRT module is installed and can be imported."""
-    try:
-        load_api()
-    except MissingDependencyError:
-        return False
-    return True

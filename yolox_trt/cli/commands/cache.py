@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.files import cache_folder
 from yolox_trt.core.option import Kind, option, options_of, path_option
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ class _CacheCommand(Command):
     @property
     def folder(self) -> Path:
         """The folder; the default one may be missing until the first build, a named one not."""
-        from yolox_trt.engines.cache import default_cache_folder
-
         if self.cache is not None and not self.cache.is_dir():
             raise ConfigurationError(
                 f"no folder '{self.cache}'",
@@ -46,7 +45,7 @@ class _CacheCommand(Command):
                     "it",
                 ),
             )
-        return self.cache or default_cache_folder()
+        return self.cache or cache_folder("engines")
 
     def show(self, output: Output, title: str, engines: list[CachedEngine], total: str) -> None:
         """Print the engines, and how many there are."""

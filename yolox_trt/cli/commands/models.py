@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
+from yolox_trt.core.files import cache_folder, sha256_of
 from yolox_trt.core.option import option, path_option
 
 
@@ -32,16 +33,15 @@ class ModelsList(_ModelsCommand):
     def run(self, output: Output) -> int:
         """Show one line for each model."""
         from yolox_trt.engines import model_zoo
-        from yolox_trt.engines.download import file_digest
 
-        folder = self.cache or model_zoo.cache_folder()
+        folder = self.cache or cache_folder("models")
         headings = ("name", "what", "licence", "in the cache")
         rows, document = [], []
         for model in model_zoo.MODELS.values():
             path, digest = folder / model.name / model.onnx.name, model.onnx.sha256
             state = "-"
             if path.is_file():
-                state = "yes" if not digest or file_digest(path) == digest else "damaged"
+                state = "yes" if not digest or sha256_of(path) == digest else "damaged"
             rows.append((model.name, model.summary, model.licence, state))
             document.append(dict(zip(headings, rows[-1], strict=True)) | {"sha256": digest})
         output.table(f"Models; cache: {folder}", headings, rows)

@@ -17,8 +17,8 @@ import numpy as np
 
 from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX, SMALLEST_AMAX, DynamicRanges
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.files import write_atomically
 from yolox_trt.core.option import check_options, option
-from yolox_trt.engines.engine_file import write_atomically
 
 _WRITE_ONE = "yolox_trt calibrate MODEL --images FOLDER --cache FILE"
 

@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +28,10 @@ from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.compiler.tensorrt.progress import Heartbeat, make_monitor
 from yolox_trt.compiler.tensorrt.report import BuildReport, read_layers
 from yolox_trt.core.errors import DeviceError, EngineError
+from yolox_trt.core.files import write_atomically
 from yolox_trt.core.optional import require
 from yolox_trt.engines.cache import BuiltEngine
-from yolox_trt.engines.engine_file import write_atomically
+from yolox_trt.engines.file_lock import wait_for_lock
 from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi, messages_text
 from yolox_trt.engines.trt_features import TENSORRT
 
@@ -378,17 +377,13 @@ class EngineBuilder:
         if cache is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with wait_for_lock(path.with_name(path.name + ".lock")):
             # Another build may have written since: keep its timings too, if they are of this GPU.
             if path.is_file():
                 other = config.create_timing_cache(path.read_bytes())
                 if other is not None:
                     cache.combine(other, False)
             write_atomically(path, bytes(memoryview(cache.serialize())))
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

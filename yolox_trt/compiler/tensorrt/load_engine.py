@@ -18,9 +18,10 @@ from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError, ModelError
+from yolox_trt.core.files import write_atomically
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.engines.cache import CacheEntry, EngineCache
-from yolox_trt.engines.engine_file import EngineFile, is_engine_file, read_engine, write_atomically
+from yolox_trt.engines.engine_file import EngineFile, cannot_write, is_engine_file, read_engine
 from yolox_trt.engines.tensorrt import TensorRTEngine
 from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi
 from yolox_trt.graph.spec import read_spec
@@ -165,9 +166,5 @@ def _as_file(model: Path | str | onnx.ModelProto, cache: EngineCache) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data)
         except OSError as error:
-            raise EngineError(
-                f"engine cache {cache.folder} cannot be written ({error.strerror or error})",
-                expected="a folder with write permission",
-                fix="set the engine cache (--cache, parameter `engine_cache`) to another folder",
-            ) from error
+            raise cannot_write(cache.folder, error) from error
     return path
