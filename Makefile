@@ -25,11 +25,14 @@ ifeq ($(wildcard models/*.onnx),)
 MODEL ?= $(wildcard $(YOLOX_TRT_DATA)/models/yolox_nano.onnx)
 endif
 
+# Processes of `make test`.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
+
 # Benchmarks that `make bench` runs, by their names in `yolox_trt bench`.
 BENCH ?= cpu executor ros-transport
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test demo test lint soak bench clean
+.PHONY: help venv venv-test demo test lint pytest soak bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -45,12 +48,19 @@ demo: venv
 
 lint: venv-test
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
-# Each file's tests stay in one process: many of them share what their module has made.
-test: lint
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+# mypy and the others work while the tests wait.
+test: venv-test
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+# One process more than cores, because the tests of ROS wait for other processes. Each file's tests
+# stay in one process: many of them share what their module has made. The order is kept, because the
+# soak, which sleeps for a minute, comes first.
+pytest: venv-test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: venv
 	$(BIN)/yolox_trt soak $(ARGS)

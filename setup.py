@@ -56,6 +56,7 @@ setup(
     author_email="yolox-trt@users.noreply.github.com",
     maintainer="The yolox_trt authors",
     maintainer_email="yolox-trt@users.noreply.github.com",
+    url="https://github.com/yolox-trt/yolox_trt",
     license="Apache-2.0",
     python_requires=">=3.10",  # from setup.cfg it would be an object that colcon cannot read
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
