@@ -24,8 +24,8 @@ from support.executors import (
     feed,
     feed_until,
     frame,
+    idle,
     new_threads,
-    settled,
     wait_until,
 )
 
@@ -163,7 +163,7 @@ def test_more_frames_fit_and_busy_time_is_counted_once() -> None:
                 break
         else:
             pytest.fail(f"{frames} frames took {seconds:.3f} s, one counts as {time_of_one:.4f} s")
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         snapshot = executor.snapshot()
         elapsed = time.monotonic() - begin
         spans = executor.timeline.spans()
@@ -197,7 +197,7 @@ def test_without_overlap_if_it_is_not_wanted() -> None:
     with InferenceExecutor([detector], overlap=False) as executor:
         start(executor, recorder)
         feed(executor, NAMES, 100.0, 0.2)
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
     assert detector.most == 1
 
 
@@ -217,7 +217,7 @@ def test_two_models_do_not_overlap() -> None:
             60.0,
             lambda: all(s.processed >= 5 for s in executor.snapshot().streams.values()),
         )
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         snapshot = executor.snapshot()
     check_counters(snapshot)
 
@@ -264,7 +264,7 @@ def test_a_failing_device_loses_all_its_frames_once(
         for name in NAMES:
             executor.submit(frame(name, 2))
         assert recorder.wait(lambda: all(recorder.numbers(n)[-1:] == [2] for n in NAMES))
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         if fault is Fault.HANG:
             faults.clear()
             assert wait_until(lambda: executor.snapshot().devices[GPU].late_results >= 1)
@@ -299,7 +299,7 @@ def test_a_malformed_frame_costs_only_itself() -> None:
             60.0,
             lambda: executor.snapshot().streams["b"].dropped[DropReason.MALFORMED] >= 5,
         )
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         snapshot = executor.snapshot()
     check_counters(snapshot)
     assert snapshot.devices[GPU].errors == 0
@@ -322,7 +322,7 @@ def test_out_of_memory_shrinks_the_batch_first(faults: FaultInjector) -> None:
             60.0,
             lambda: executor.snapshot().devices[GPU].batch_limits == {"default": 1},
         )
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         snapshot = executor.snapshot()
     check_counters(snapshot)
     assert all(s.processed for s in snapshot.streams.values())
@@ -352,7 +352,7 @@ def test_a_call_that_has_to_wait_for_the_others() -> None:
             50.0,
             lambda: len(recorder.results["d"]) >= 10 and detector.had_to_wait > 0,
         )
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         snapshot = executor.snapshot()
     check_counters(snapshot)
     assert snapshot.devices[GPU].errors == 0
@@ -441,7 +441,7 @@ def test_many_faults_lose_no_count(
             injectors[(GPU, DLA0)[rng.integers(2)]].inject(kind, seconds=0.2)
             number = feed(executor, NAMES, 150.0, 0.2, number)
             check_counters(executor.snapshot())
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         snapshot = executor.snapshot()
     check_counters(snapshot)
     for name in NAMES:

@@ -57,7 +57,7 @@ def test_a_leak_is_found(model: Path) -> None:
             self.kept.append(b"x" * self.share)
             super()._sample(now, executor)
 
-    soak = Leaking(seconds=3.0, settle=0.4, fault_period=100.0, model=model)
+    soak = Leaking(seconds=3.0, warm_up=0.4, fault_period=100.0, model=model)
     report = soak.run()
     Leaking.kept.clear()
     assert any("resident memory grew" in problem for problem in report.problems)
@@ -71,12 +71,12 @@ def test_a_lost_count_is_found(model: Path) -> None:
             if result.frame.stamp_ns != 5:
                 super()._on_result(result)
 
-    report = Forgetful(seconds=2.0, settle=1.9, fault_period=100.0, model=model).run()
+    report = Forgetful(seconds=2.0, warm_up=1.9, fault_period=100.0, model=model).run()
     assert any("counted" in problem for problem in report.problems)
 
 
 def test_lengths_are_checked(model: Path) -> None:
-    with pytest.raises(ConfigurationError, match="settles"):
-        Soak(seconds=5.0, settle=5.0, fault_period=1.0, model=model)
+    with pytest.raises(ConfigurationError, match="warm_up"):
+        Soak(seconds=5.0, warm_up=5.0, fault_period=1.0, model=model)
     with pytest.raises(ConfigurationError, match="rate"):
-        Soak(seconds=5.0, settle=1.0, fault_period=1.0, rate=0.0, model=model)
+        Soak(seconds=5.0, warm_up=1.0, fault_period=1.0, rate=0.0, model=model)

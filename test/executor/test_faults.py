@@ -27,8 +27,8 @@ from support.executors import (
     feed,
     feed_until,
     frame,
+    idle,
     new_threads,
-    settled,
     simulated,
     wait_until,
 )
@@ -182,7 +182,7 @@ def test_streams_move_within_a_frame_and_the_device_comes_back(
         )
         number = run_frames(executor, lambda: recorder.results["a"][-1].device == GPU, number)
         assert built == [GPU]
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         if fault is Fault.HANG:
             # The hung call has a result after all; it must not come out.
             faults.clear()
@@ -459,7 +459,7 @@ def test_many_faults_lose_no_count(faults: FaultInjector) -> None:
             injectors[(GPU, DLA0)[rng.integers(2)]].inject(kind, seconds=0.2)
             number = feed(executor, names, 100.0, 0.2, number)
             check_counters(executor.snapshot())
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         snapshot = executor.snapshot()
     check_counters(snapshot)
     for name in names:
@@ -571,7 +571,7 @@ def test_a_callback_that_does_not_return_keeps_its_stream_alone(
         returns.set()
         assert wait_until(lambda: len(recorder.results["a"]) >= 2), "it goes on"
         feed(executor, ["a", "b", "c"], 100.0, 0.2, number)
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         snapshot = executor.snapshot()
         check_counters(snapshot)
         assert snapshot.streams["a"].callback_blocked == 0.0

@@ -29,8 +29,8 @@ from support.executors import (
     check_counters,
     feed_until,
     frame,
+    idle,
     new_threads,
-    settled,
     simulated,
     wait_until,
 )
@@ -94,7 +94,7 @@ def test_order_is_kept_across_devices(policy: str) -> None:
                 lambda: {r.device for n in names for r in recorder.results[n]} == {GPU, DLA0, DLA1},
                 end,
             )
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
         snapshot = executor.snapshot()
     check_counters(snapshot)
     for name in names:

@@ -13,7 +13,7 @@ from support.executors import (
     feed,
     feed_until,
     frame,
-    settled,
+    idle,
     simulated,
     wait_until,
 )
@@ -46,7 +46,7 @@ def executor() -> InferenceExecutor:
             lambda: executor.snapshot().devices[GPU].restarts == 1,
             number,
         )
-        assert wait_until(lambda: settled(executor))
+        assert wait_until(lambda: idle(executor))
     return executor
 
 

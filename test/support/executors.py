@@ -105,7 +105,7 @@ def simulated(
     )
 
 
-def settled(executor: InferenceExecutor) -> bool:
+def idle(executor: InferenceExecutor) -> bool:
     """Whether no frame waits or is worked on."""
     return all(stream.in_flight == 0 for stream in executor.snapshot().streams.values())
 

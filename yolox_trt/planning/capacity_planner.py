@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from yolox_trt.core.device import Device
+from yolox_trt.core.option import options_of
 from yolox_trt.executor.placement import PlacementProblem
+from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.planning.plan_config import PlanConfig
 from yolox_trt.planning.response_time import ServedStream, worst_response_times
 from yolox_trt.planning.simulation import Simulation, SimulationResult
@@ -228,11 +230,14 @@ def largest_rate_factor(config: PlanConfig, policy: str, *, tolerance: float = 0
         tolerance: relative width of the bracket at the end; its lower end is returned.
 
     Returns:
-        Factor on the cameras' rates; 0 if they do not fit at a hundredth of theirs.
+        Factor on the cameras' rates, below that at which one exceeds the highest rate that a
+        stream may expect; 0 if they do not fit at a hundredth of theirs.
     """
+    highest = options_of(StreamConfig)["expected_rate"].maximum or math.inf
+    limit = highest / max(camera.load.rate for camera in config.cameras)
 
     def fits(factor: float) -> bool:
-        return _fits(config.with_rates(factor), policy)
+        return factor <= limit and _fits(config.with_rates(factor), policy)
 
     low, high = (1.0, 2.0) if fits(1.0) else (0.5, 1.0)
     while low < 1.0 and not fits(low):

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import Kind, Option, option, options_of
 from yolox_trt.engines.simulated import (
     BatchLatency,
     ConstantLatency,
@@ -26,24 +26,6 @@ from yolox_trt.engines.simulated import (
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.planning.simulation import CameraLoad
 
-#: Keys of a camera: those of StreamConfig that a plan heeds (times in ms), and its own.
-CAMERA_KEYS = (
-    "model",
-    "rate",
-    "resolution",
-    "device",
-    "placed_by_hand",
-    "queue_depth",
-    "overflow",
-    "stale_after",
-    "priority",
-    "weight",
-    "max_rate",
-    "deadline",
-    "phase",
-    "jitter",
-    "allow_model_change",
-)
 TOP_KEYS = (
     "devices",
     "cameras",
@@ -55,19 +37,37 @@ TOP_KEYS = (
 )
 
 
+def _in_milliseconds(seconds: Option) -> Option:
+    """Return an option as plan files have it: their times are milliseconds."""
+    if seconds.unit != "s":
+        return seconds
+    bounds = {name: getattr(seconds, name) for name in ("minimum", "maximum", "above")}
+    scaled = {name: 1e3 * bound for name, bound in bounds.items() if bound is not None}
+    return dataclasses.replace(seconds, unit="ms", parse=lambda value: value / 1e3, **scaled)
+
+
+def _size(values: Sequence[int]) -> tuple[int, int]:
+    """Read [WIDTH, HEIGHT]."""
+    if len(values) != 2:
+        raise ConfigurationError(f"resolution = {values}", expected="[WIDTH, HEIGHT] in pixels")
+    return values[0], values[1]
+
+
 @dataclass(frozen=True)
 class PlannedCamera:
     """One camera of a plan.
 
     Attributes:
         load: its stream and rate.
-        resolution: (width, height) in pixels, for the report; None if unknown.
-        placed_by_hand: device of the placement to compare with, None if there is none.
     """
 
     load: CameraLoad
-    resolution: tuple[int, int] | None = None
-    placed_by_hand: Device | None = None
+    resolution: tuple[int, int] | None = option(
+        None, kind=Kind.INTEGER_ARRAY, parse=_size, help="[WIDTH, HEIGHT], for the report."
+    )
+    placed_by_hand: Device | None = option(
+        None, kind=Kind.STRING, parse=Device.parse, help="Device of a placement to compare with."
+    )
 
     @property
     def name(self) -> str:
@@ -122,7 +122,6 @@ class PlanConfig:
         contention: how devices slow one another down.
         gpu_share: DLA -> seconds of the GPU for each of its frames.
         copies: device whose calls overlap -> seconds of a frame's time in which the host copies it.
-        max_batch: most frames of one call on the GPU.
     """
 
     cameras: tuple[PlannedCamera, ...]
@@ -130,7 +129,7 @@ class PlanConfig:
     contention: Contention = field(default_factory=Contention)
     gpu_share: Mapping[Device, float] = field(default_factory=dict)
     copies: Mapping[Device, float] = field(default_factory=dict)
-    max_batch: int = 1
+    max_batch: int = option(1, minimum=1, help="Most frames of one call on a GPU.")
 
     @property
     def has_placement_by_hand(self) -> bool:
@@ -200,7 +199,7 @@ class PlanConfig:
                     fix=f"write `{device}: {{MODEL: MILLISECONDS}}`, or remove {device}",
                 )
         defaults = _mapping(values.get("camera_defaults", {}), "camera_defaults")
-        _known(defaults, CAMERA_KEYS, "camera_defaults")
+        _known(defaults, ("model", *CAMERA_OPTIONS), "camera_defaults")
         cameras = tuple(
             _camera(str(name), {**defaults, **_mapping(value or {}, f"cameras.{name}")}, devices)
             for name, value in _mapping(values.get("cameras"), "cameras").items()
@@ -217,7 +216,7 @@ class PlanConfig:
             contention=Contention.parse(values.get("contention", "none")),
             gpu_share=_times(values, "gpu_share", [d for d in devices if d.kind == "dla"]),
             copies=_times(values, "copies", devices),
-            max_batch=_whole_number(values, "max_batch", "the plan", 1),
+            max_batch=options_of(cls)["max_batch"].typed(values.get("max_batch", 1)),
         )
 
     def with_cameras(self, count: int) -> PlanConfig:
@@ -244,18 +243,29 @@ class PlanConfig:
         return dataclasses.replace(self, contention=contention)
 
 
+#: The keys of a camera but `model`: what CameraLoad, PlannedCamera and StreamConfig declare.
+CAMERA_OPTIONS: Mapping[str, Option] = {
+    name: _in_milliseconds(declared)
+    for group in (CameraLoad, PlannedCamera, StreamConfig)
+    for name, declared in options_of(group).items()
+    if name not in ("enabled", "expected_rate")
+}
+
+
 def _times(values: Mapping[str, Any], key: str, devices: Collection[Device]) -> dict[Device, float]:
     """Read a mapping of some of the devices to milliseconds; returns seconds."""
-    times = {str(k): v for k, v in _mapping(values.get(key, {}), key).items()}
-    found = {_device(name, key): _number(times, name, key, least=0.0) / 1e3 for name in times}
-    for device in found:
+    times: dict[Device, float] = {}
+    for name, value in _mapping(values.get(key, {}), key).items():
+        device = _device(name, key)
         if device not in devices:
             raise ConfigurationError(
                 f"{device} in {key} of the plan",
                 expected=f"one of {', '.join(map(str, devices)) or 'no device of this plan'}",
                 fix=f"remove {device} from {key}, or add it to `devices`",
             )
-    return found
+        limits = Option(name=f"{key}.{name}", kind=Kind.DOUBLE, default=0.0, minimum=0.0, help="")
+        times[device] = dataclasses.replace(limits, unit="ms").plain(value) / 1e3
+    return times
 
 
 def _device(name: Any, where: str) -> Device:
@@ -269,120 +279,51 @@ def _device(name: Any, where: str) -> Device:
         ) from error
 
 
-def _number(
-    values: Mapping[str, Any],
-    key: str,
-    where: str,
-    default: float | None = None,
-    *,
-    least: float | None = None,
-) -> float:
-    value = values.get(key, default)
-    limit = "" if least is None else f" of at least {least:g}"
-    try:
-        number = float(value)
-        if math.isfinite(number) and (least is None or number >= least):
-            return number
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ConfigurationError(
-        f"{key} = {value!r} of {where}",
-        expected=f"a finite number{limit}",
-        fix=f"set `{key}` of {where}",
-    )
-
-
-def _seconds(values: Mapping[str, Any], key: str, where: str, *, below: float = 3600.0) -> float:
-    """Read milliseconds, 0 where there are none; return seconds."""
-    seconds = _number(values, key, where, 0.0) / 1e3
-    if not 0.0 <= seconds < below:
-        raise ConfigurationError(
-            f"{key} = {values[key]!r} of {where}",
-            expected=f"milliseconds, from 0 to less than {1e3 * below:.7g}",
-            fix=f"set `{key}` of {where}",
-        )
-    return seconds
-
-
-def _whole_number(values: Mapping[str, Any], key: str, where: str, default: int) -> int:
-    """Read a count: a whole number from 1 on."""
-    value = values.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(
-            f"{key} = {value!r} of {where}",
-            expected="a whole number of at least 1",
-            fix=f"set `{key}` of {where}",
-        )
-    return value
-
-
 def _camera(
     name: str, values: Mapping[str, Any], devices: Mapping[Device, Mapping[str, LatencyModel]]
 ) -> PlannedCamera:
-    _known(values, CAMERA_KEYS, f"camera {name}")
-    if "rate" not in values:
-        raise ConfigurationError(f"camera {name} without a rate", expected="Hz", fix="set `rate`")
     where = f"camera {name}"
-    rate = _number(values, "rate", where)
-    if not (math.isfinite(rate) and rate > 0.0):
-        raise ConfigurationError(
-            f"rate = {rate} of {where}", expected="more than 0 Hz", fix=f"set `rate` of {where}"
-        )
+    _known(values, ("model", *CAMERA_OPTIONS), where)
+    if "rate" not in values:
+        raise ConfigurationError(f"{where} without a rate", expected="Hz", fix="set `rate`")
     models = sorted({model for each in devices.values() for model in each})
     model = values.get("model", models[0] if len(models) == 1 else None)
     if model not in models:
         raise ConfigurationError(
-            f"model {model!r} of camera {name}",
+            f"model {model!r} of {where}",
             expected=f"one that a device has a time for: {', '.join(models)}",
             fix="set `model`, or add its time under `devices`",
         )
-    if values.get("device", "auto") != "auto":
-        _device(values["device"], where)
-    config = StreamConfig(
-        id=name,
-        model=str(model),
-        expected_rate=rate,
-        **{
-            key: values[key]
-            for key in (
-                "device",
-                "queue_depth",
-                "overflow",
-                "priority",
-                "weight",
-                "allow_model_change",
-            )
+    try:
+        typed = {
+            key: declared.typed(values[key])
+            for key, declared in CAMERA_OPTIONS.items()
             if key in values
-        },
-        max_rate=_number(values, "max_rate", where, 0.0),
-        stale_after=_seconds(values, "stale_after", where),
-        # Without a deadline of its own a result is due when the next frame comes.
-        deadline=_seconds(values, "deadline", where) if "deadline" in values else 1.0 / rate,
-    )
-    load = CameraLoad(
-        config=config,
-        rate=rate,
-        phase=_seconds(values, "phase", where),
-        jitter=_seconds(values, "jitter", where, below=0.5 / rate),
-    )
-    hand = values.get("placed_by_hand")
-    hand_device = _device(hand, f"placed_by_hand of {where}") if hand is not None else None
-    if hand_device is not None and model not in devices.get(hand_device, {}):
+        }
+    except ConfigurationError as error:
+        fix = f"{error.fix} of {where}"
         raise ConfigurationError(
-            f"placed_by_hand = {hand} of camera {name}",
+            f"{error.found} of {where}", expected=error.expected, fix=fix
+        ) from error
+
+    def declared_by(group: type) -> dict[str, Any]:
+        return {key: value for key, value in typed.items() if key in options_of(group)}
+
+    rate = typed["rate"]
+    # Without a deadline of its own a result is due when the next frame comes.
+    stream = {"deadline": 1.0 / rate, "expected_rate": rate} | declared_by(StreamConfig)
+    load = CameraLoad(
+        config=StreamConfig(id=name, model=str(model), **stream), **declared_by(CameraLoad)
+    )
+    camera = PlannedCamera(load, **declared_by(PlannedCamera))
+    hand = camera.placed_by_hand
+    if hand is not None and model not in devices.get(hand, {}):
+        raise ConfigurationError(
+            f"placed_by_hand = {hand} of {where}",
             expected=f"a device with a time for {model}",
             fix="correct `placed_by_hand`, or add the time",
         )
-    resolution = values.get("resolution")
-    try:
-        size = (int(resolution[0]), int(resolution[1])) if resolution is not None else None
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise ConfigurationError(
-            f"resolution = {resolution!r} of {where}",
-            expected="[WIDTH, HEIGHT] in pixels",
-            fix=f"set `resolution` of {where}",
-        ) from error
-    return PlannedCamera(load, size, hand_device)
+    return camera
 
 
 def _latency(value: Any, where: str, folder: Path) -> LatencyModel:

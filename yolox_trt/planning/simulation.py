@@ -18,6 +18,7 @@ from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.option import Kind, check_options, option
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.engines.simulated import LatencyModel
 from yolox_trt.executor.clock import VirtualClock
@@ -42,33 +43,21 @@ class CameraLoad:
 
     Attributes:
         config: its stream.
-        rate: frames a second, more than 0.
-        phase: time of its first frame, in seconds.
-        jitter: each frame comes up to this many seconds early or late (uniform).
     """
 
     config: StreamConfig
-    rate: float
-    phase: float = 0.0
-    jitter: float = 0.0
+    rate: float = option(kind=Kind.DOUBLE, above=0.0, unit="Hz", help="Frames a second.")
+    phase: float = option(0.0, minimum=0.0, unit="s", help="Time of the first frame.")
+    jitter: float = option(
+        0.0, minimum=0.0, unit="s", help="Each frame comes up to so much early or late (uniform)."
+    )
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.rate) and self.rate > 0.0):
+        check_options(self)
+        if self.jitter >= 0.5 / self.rate:
             raise ConfigurationError(
-                f"rate = {self.rate} of camera {self.config.id}",
-                expected="more than 0 Hz",
-                fix="set `rate`",
-            )
-        if not (math.isfinite(self.phase) and self.phase >= 0.0):
-            raise ConfigurationError(
-                f"phase = {self.phase} s of camera {self.config.id}",
-                expected="a finite time of at least 0",
-                fix="set `phase`",
-            )
-        if not 0.0 <= self.jitter < 0.5 / self.rate:
-            raise ConfigurationError(
-                f"jitter = {self.jitter} s of camera {self.config.id}",
-                expected="from 0 to less than half a period",
+                f"jitter = {1e3 * self.jitter:g} ms of camera {self.config.id}",
+                expected=f"less than half a period, {500.0 / self.rate:g} ms",
                 fix="set `jitter`",
             )
 

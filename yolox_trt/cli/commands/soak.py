@@ -55,7 +55,7 @@ class SoakCommand(Command):
 
             soak = Soak(
                 seconds=seconds,
-                settle=min(180.0, 0.25 * seconds),
+                warm_up=min(180.0, 0.25 * seconds),
                 fault_period=self.fault_period,
                 model=self.model,
                 progress=show,

@@ -50,9 +50,9 @@ from yolox_trt.graph.spec import read_spec
 #: Devices and the faults that take turns.
 DEVICES = (Device("cpu"), Device("gpu"), Device("dla"))
 FAULTS = (Fault.RAISE, Fault.NAN, Fault.HANG, Fault.OUT_OF_MEMORY)
-#: Largest growth of resident memory after the settling time, as a share.
+#: Largest growth of resident memory after the warm-up, as a share.
 GROWTH_LIMIT = 0.02
-#: The same for soaks under LONG seconds: the first restarts still settle into their pools.
+#: The same for soaks under LONG seconds: the first restarts still fill their pools.
 SHORT_GROWTH_LIMIT = 0.10
 LONG = 600.0
 #: Memory arenas of glibc, as in the process multi_camera: each abandoned thread would make one.
@@ -105,11 +105,11 @@ class SoakReport:
         errors: failures that the executor counted.
         restarts: returns to service.
         late_results: results of given-up calls that were discarded.
-        memory_start: resident bytes, median after the settling time.
+        memory_start: resident bytes, median after the warm-up.
         memory_end: resident bytes, median at the end.
-        descriptors_start: open files after the settling time.
+        descriptors_start: open files after the warm-up.
         descriptors_end: open files at the end.
-        threads_start: threads after the settling time.
+        threads_start: threads after the warm-up.
         threads_end: threads at the end.
         memory: resident bytes over time, (seconds, bytes).
         problems: what was wrong; empty if all was well.
@@ -134,7 +134,7 @@ class SoakReport:
 
     @property
     def growth(self) -> float:
-        """Growth of resident memory after the settling time, as a share."""
+        """Growth of resident memory after the warm-up, as a share."""
         return self.memory_end / self.memory_start - 1.0
 
 
@@ -143,7 +143,7 @@ class Soak:
 
     Args:
         seconds: length of the soak.
-        settle: seconds at the start that do not count for memory.
+        warm_up: seconds at the start that do not count for memory, less than `seconds`.
         fault_period: seconds from one fault to the next.
         streams: cameras.
         rate: frames a second of each.
@@ -155,21 +155,21 @@ class Soak:
         self,
         *,
         seconds: float,
-        settle: float,
+        warm_up: float,
         fault_period: float,
         streams: int = 4,
         rate: float = 10.0,
         model: Path | None = None,
         progress: Callable[[float, ExecutorSnapshot], None] | None = None,
     ) -> None:
-        if not 0.0 <= settle < seconds:
+        if not 0.0 <= warm_up < seconds:
             raise ConfigurationError(
-                f"a soak of {seconds} s that settles for {settle} s",
-                expected="seconds of load after the settling time",
-                fix="make the soak longer, or the settling time shorter",
+                f"warm_up = {warm_up} s in a soak of {seconds} s",
+                expected="from 0 to less than its length",
+                fix="set `warm_up`",
             )
         self._seconds = seconds
-        self._settle = settle
+        self._warm_up = warm_up
         self._fault_period = fault_period
         self._names = [f"camera{i}" for i in range(streams)]
         self._rate = rate
@@ -328,10 +328,10 @@ class Soak:
             memory=[(time, memory) for time, memory, _, _ in self._samples],
             problems=self._problems,
         )
-        settled = np.array([s for s in self._samples if s[0] >= self._settle])
-        if len(settled) >= 4:
-            count = max(2, int(WINDOW * len(settled)))
-            first, last = np.median(settled[:count], axis=0), np.median(settled[-count:], axis=0)
+        counted = np.array([s for s in self._samples if s[0] >= self._warm_up])
+        if len(counted) >= 4:
+            count = max(2, int(WINDOW * len(counted)))
+            first, last = np.median(counted[:count], axis=0), np.median(counted[-count:], axis=0)
             report.memory_start, report.memory_end = float(first[1]), float(last[1])
             report.descriptors_start, report.descriptors_end = float(first[2]), float(last[2])
             report.threads_start, report.threads_end = float(first[3]), float(last[3])
