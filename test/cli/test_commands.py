@@ -15,7 +15,7 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.cli import main as cli
 from yolox_trt.cli.command import Command, arguments_of
-from yolox_trt.cli.commands import COMMANDS, UNCONVERTED
+from yolox_trt.cli.commands import COMMANDS
 from yolox_trt.cli.output import Output
 
 #: What a machine may lack; no help may need one of them.
@@ -62,14 +62,13 @@ def test_the_examples_can_be_parsed(command: type[Command]) -> None:
         assert cli.parse(parser, words).chosen is command
 
 
-@pytest.mark.skipif(bool(UNCONVERTED), reason="some commands are not yet of the class Command")
 def test_no_help_needs_an_optional_package() -> None:
     program = f"""
 import sys
 for name in {OPTIONAL!r}:
     sys.modules[name] = None
 from yolox_trt.cli import main
-from yolox_trt.cli.commands import COMMANDS, UNCONVERTED
+from yolox_trt.cli.commands import COMMANDS
 for command in COMMANDS:
     try:
         main.main([*command.name.split(), "--help"])

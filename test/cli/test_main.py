@@ -38,12 +38,12 @@ def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -
         ["detect", "x.png", "--batch", "0"],
         ["detect", "x.png", "--threads", "-1"],
         ["demo", "--duration", "-3"],
-        ["demo", "--size", "0", "10"],
+        ["demo", "--size", "0x10"],
         ["publish", "x.png", "--loop", "-1"],
-        ["publish", "x.png", "--size", "0", "0"],
+        ["publish", "x.png", "--size", "0x0"],
         ["bench", "cameras", "--cameras", "0"],
         ["bench", "cameras", "--max-batch", "0"],
-        ["bench", "cameras", "--size", "0", "10"],
+        ["bench", "cameras", "--size", "0x10"],
         ["bench", "cameras", "--rate", "0"],
         ["bench", "ros", "--cameras", "0"],
         ["bench", "ros-transport", "--duration", "0"],
@@ -55,10 +55,7 @@ def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -
 def test_numbers_out_of_range_are_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        assert cli.main(arguments) == 2
-    except SystemExit as end:  # a benchmark's own parser
-        assert end.code == 2
+    assert cli.main(arguments) == 2
     option = next(each for each in reversed(arguments) if each.startswith("--"))
     assert option in capsys.readouterr().err
 
@@ -104,16 +101,15 @@ def test_the_fix_is_an_option_of_the_command(
     cv2.imwrite(str(tmp_path / "image.png"), np.zeros((64, 64, 3), np.uint8))
     source = [str(tmp_path / "image.png"), "--no-images", "--device", "cpu"]
     assert cli.main(["detect", *source, option, value]) == 2
-    assert f"set `{option}`" in capsys.readouterr().err
+    assert f"set {option}" in capsys.readouterr().err
 
 
 def test_a_missing_requirement_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "yolox_trt.evaluation.detect", raising=False)
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert cli.main(["detect", "image.png"]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
-    assert "'cv2' is missing" in error
+    assert "'cv2'" in error
     assert "pip install opencv-python-headless" in error

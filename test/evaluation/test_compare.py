@@ -18,8 +18,9 @@ from yolox_trt.compiler.int8.quantizer import quantize
 from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
-from yolox_trt.evaluation.dataset import DatasetOptions, load_dataset
+from yolox_trt.evaluation.dataset import load_dataset
 from yolox_trt.evaluation.evaluate import evaluate
+from yolox_trt.evaluation.options import DatasetOptions
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.spec import read_spec
 
@@ -57,7 +58,7 @@ def test_compare_measures_every_form_and_writes_one_file(folder: Path, tmp_path:
     status = main(
         [
             "compare", str(folder / "model.onnx"), "--images", str(folder), "--coco", str(folder),
-            "--algorithms", "max,percentile:99.9", "--keep-fp16", "20%",
+            "--algorithm", "max", "--algorithm", "percentile:99.9", "--keep-fp16", "20%",
             "-o", str(report), "--json", str(figures), "--threads", "1",
         ]
     )  # fmt: skip
@@ -75,6 +76,15 @@ def test_compare_measures_every_form_and_writes_one_file(folder: Path, tmp_path:
     assert text.count("data:image/png;base64,") == 3
     assert "src='http" not in text
     assert all(name in text for name in ("FP32", "fixed ranges", "conv inputs, max"))
+
+
+def test_what_is_missing_is_named_as_this_command_does(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["compare", str(folder / "model.onnx"), "--images", str(folder)]
+    assert main([*given, "--bdd100k", str(folder / "labels.json")]) == 2
+    assert "--bdd100k alone" in (error := capsys.readouterr().err)
+    assert "give --labelled-images DIR" in error
 
 
 def test_silu_nano_keeps_its_accuracy_in_int8(data_dir: Path):

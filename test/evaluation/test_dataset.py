@@ -14,7 +14,8 @@ import pytest
 
 from yolox_trt.core import ConfigurationError
 from yolox_trt.core.labels import COCO_CATEGORY_IDS, COCO_CLASSES
-from yolox_trt.evaluation.dataset import Dataset, DatasetOptions, load_dataset
+from yolox_trt.evaluation.dataset import Dataset, load_dataset
+from yolox_trt.evaluation.options import DatasetOptions
 
 COCO: dict[str, Any] = {
     "images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "b.png"}],

@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rich.console import Console
 from support.ros import Client, RosProcess
 
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
@@ -49,7 +48,7 @@ def test_demo_sees_something_in_every_camera(start: Start, domain: int, tmp_path
     except ConfigurationError:
         pytest.skip("no model is shipped")
     output = tmp_path / "out"
-    options = ["--duration", "3", "--rate", "5", "--size", "640", "480", "--device", "cpu"]
+    options = ["--duration", "3", "--rate", "5", "--size", "480x640", "--device", "cpu"]
     process = start(["-m", "yolox_trt.cli", "demo", *options, "--output", str(output)])
     assert process.process.wait(150) == 0, process.output
     assert "every camera detected something" in process.output
@@ -67,7 +66,7 @@ def test_demo_sees_something_in_every_camera(start: Start, domain: int, tmp_path
 def test_demo_fails_when_a_camera_sees_nothing(
     start: Start, domain: int, tmp_path: Path, small_model: Path
 ) -> None:
-    options = ["--duration", "1", "--rate", "5", "--size", "320", "240", "--device", "cpu"]
+    options = ["--duration", "1", "--rate", "5", "--size", "240x320", "--device", "cpu"]
     options += ["--model", str(small_model), "--score", "1.0", "--output", str(tmp_path / "out")]
     process = start(["-m", "yolox_trt.cli", "demo", *options])
     assert process.process.wait(150) == 1, process.output
@@ -78,18 +77,17 @@ def test_one_blind_camera_is_enough_to_fail(client: Client, tmp_path: Path) -> N
     node = demo.DemoNode(["front", "rear"], tmp_path, context=client.context)
     try:
         node.views["front"].detections = node.views["rear"].detections = 5
-        assert demo._summary(Console(quiet=True), node, [], tmp_path) == 0
+        assert demo.problems(node, []) == []
         node.views["rear"].detections = 0
-        assert demo._summary(Console(quiet=True), node, [], tmp_path) == 1
+        assert demo.problems(node, []) == ["no detection by rear"]
     finally:
         node.destroy_node()
 
 
 def test_a_camera_that_dies_is_named(tmp_path: Path) -> None:
     child = ChildProcess("yolox_trt.no_such_module", [], log=tmp_path / "child.log")
-    child._process.wait(60)
     with pytest.raises(YoloxTrtError, match=r"no_such_module ended with status 1: .*fix: see"):
-        child.check_alive()
+        child.wait_for("what it never says", 60.0)
 
 
 def test_photographs_are_there() -> None:

@@ -163,7 +163,7 @@ def test_replay_with_present_stamps(start: Start, client: Client, tmp_path: Path
     images = client.collect(Image, "/front/image_raw")
     bag = str(tmp_path / "bag")
     before = time.time_ns()
-    process = start([*CLI, "replay", bag, "--restamp", "--topics", "/front/image_raw"])
+    process = start([*CLI, "replay", bag, "--restamp", "--topic", "/front/image_raw"])
     assert wait_for_end(client, process) == 0
     client.spin_until(lambda: len(images) >= 3, what=f"3 images: {process.output}")
     assert len(images) == 3

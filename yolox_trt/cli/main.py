@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib
 import logging
 import os
 import sys
@@ -29,7 +28,7 @@ from yolox_trt.cli.command import (
     name_in,
     usage_of,
 )
-from yolox_trt.cli.commands import COMMANDS, GROUPS, UNCONVERTED
+from yolox_trt.cli.commands import COMMANDS, GROUPS
 from yolox_trt.cli.output import STANDARD_OUTPUT, Output
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.option import Kind, Option
@@ -83,18 +82,7 @@ def make_parser() -> Parser:
             )
         _add_general(general)
         leaf.set_defaults(chosen=command)
-    for module in UNCONVERTED:
-        importlib.import_module(module).add_parsers(subparsers[""])
-    for word in ("detect",):
-        if word in subparsers[""].choices:
-            subparsers[""].choices[word].set_defaults(open_bag=_open_bag)
     return parser
-
-
-def _open_bag(path: Path, topics: Sequence[str]) -> object:
-    from yolox_trt.ros.tools import bag
-
-    return bag.open_bag(path, topics)
 
 
 def parse(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -132,9 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(parser, argv)
         traceback = getattr(arguments, "traceback", False)
-        if hasattr(arguments, "run"):  # a command that is not yet a Command
-            program = f"yolox_trt {arguments.command}"
-            return int(arguments.run(arguments) or 0)
         if not hasattr(arguments, "chosen"):
             parser.print_help()
             return 0

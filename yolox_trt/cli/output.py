@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,33 @@ class Output:
         if not self.silent:
             print(table_text(title, headings, rows, self.width) + "\n", flush=True)
 
+    @contextlib.contextmanager
+    def live(self) -> Iterator[Callable[[str, Sequence[str], Sequence[Sequence[object]]], None]]:
+        """Show a table, redrawn in a terminal at each call of what it yields (as `table`).
+
+        What is not a terminal, and the terminal when the block ends, gets the last one alone.
+        """
+        last: tuple[str, Sequence[str], Sequence[Sequence[object]]] | None = None
+        with contextlib.ExitStack() as stack:
+            screen: Any = None
+            if sys.stdout.isatty() and not self.silent:
+                from rich.live import Live
+
+                screen = stack.enter_context(Live(auto_refresh=False, transient=True))
+
+            def show(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+                nonlocal last
+                last = title, headings, rows
+                if screen is not None:
+                    from rich.text import Text
+
+                    text = table_text(title, headings, rows, self.width)
+                    screen.update(Text(text), refresh=True)
+
+            yield show
+        if last is not None:
+            self.table(*last)
+
     def print(self, text: str, *, colour: str = "") -> None:
         """Print a line; in a terminal it is broken between words, and coloured if asked for."""
         if self.silent:
@@ -70,9 +97,13 @@ class Output:
             self.print(f"Wrote {self._json}")
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[Progress]:
-        """Show bars on stderr while the block runs; where that is no terminal, a line at times."""
-        progress = Progress()
+    def progress(self, per_second: float = 10.0) -> Iterator[Progress]:
+        """Show bars on stderr while the block runs; where that is no terminal, a line at times.
+
+        Args:
+            per_second: how often they are drawn, which takes milliseconds of this process.
+        """
+        progress = Progress(per_second)
         try:
             yield progress
         finally:
@@ -82,7 +113,8 @@ class Output:
 class Progress:
     """Bars that show how far a command is; call it with how far each part of the work is."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._last_line = time.monotonic()
@@ -103,7 +135,7 @@ class Progress:
                 print(f"{what}: {share} {note}".rstrip(), file=sys.stderr, flush=True)
             return
         if self._bars is None:  # not before: an empty bar leaves a blank line before an error
-            self._bars = _make_bars()
+            self._bars = _make_bars(self._per_second)
             self._bars.start()
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total or None, note=note)
@@ -115,7 +147,7 @@ class Progress:
             self._bars.stop()
 
 
-def _make_bars() -> Any:
+def _make_bars(per_second: float) -> Any:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -134,4 +166,5 @@ def _make_bars() -> Any:
         TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
         transient=True,
+        refresh_per_second=per_second,
     )

@@ -49,7 +49,9 @@ class DetectorOptions:
     """
 
     model: Path | str | onnx.ModelProto | None = path_option(
-        flag="MODEL", help="ONNX file or built engine (default: the shipped model)."
+        flag="MODEL",
+        metavar="MODEL",
+        help="ONNX file or built engine (default: the shipped model).",
     )
     device: Device | None = option(
         "auto",

@@ -24,24 +24,15 @@ from yolox_trt.compiler.int8.sensitivity import (
 )
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, ModelError
-from yolox_trt.core.option import Kind, check_options, option, options_of
 from yolox_trt.core.progress import Progress, no_progress, track
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.coco_metrics import CocoMetrics
 from yolox_trt.evaluation.dataset import Dataset
 from yolox_trt.evaluation.evaluate import evaluate
+from yolox_trt.evaluation.options import CompareOptions
 from yolox_trt.graph.float16 import to_float16
 from yolox_trt.graph.graph import Graph
-
-DEFAULT_ALGORITHMS = (
-    "max",
-    "entropy",
-    "mse",
-    "percentile:99.9999",
-    "percentile:99.999",
-    "percentile:99.99",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,34 +59,6 @@ class Variant:
     float_macs: float = 1.0
     layer_errors: dict[str, float] = field(default_factory=dict)
     ranges: DynamicRanges | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions:
-    """Which ways to quantise are compared."""
-
-    algorithms: tuple[str, ...] = option(
-        list(DEFAULT_ALGORITHMS), metavar="NAME", help="Calibration algorithms."
-    )
-    alpha: float = option(
-        0.75, minimum=0.0, maximum=1.0, help="Share of the equalisation that the weights take."
-    )
-    keep_fp16: tuple[str, ...] = option(
-        ["5%", "15%"],
-        metavar="P%|N",
-        help="Mixed precision: shares of the operations, or numbers of layers, that stay in FP16.",
-    )
-    threads: int | None = option(
-        None, kind=Kind.INTEGER, minimum=1, metavar="N", help="Threads of ONNX Runtime."
-    )
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        if not self.algorithms:
-            declared = options_of(type(self))["algorithms"]
-            raise ConfigurationError(
-                "no calibration algorithm", fix=("give one with ", declared, " max, entropy, ...")
-            )
 
 
 def compare(

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Kind, Option, check_options, option, options_of
+from yolox_trt.core.option import Option
+from yolox_trt.evaluation.options import DatasetOptions
 
 #: Other names of a class, so that a model trained on one data set is measured on another one.
 _SYNONYMS: dict[str, str] = {
@@ -146,52 +147,6 @@ def normal_name(name: str) -> str:
     """Return a class name as it is compared: lower case, blanks, one of its synonyms."""
     name = _plain_name(name)
     return _SYNONYMS.get(name, name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetOptions:
-    """Which labelled images to take: a COCO folder, or a label file and its images."""
-
-    coco: Path | None = option(
-        None,
-        kind=Kind.STRING,
-        parse=Path,
-        metavar="DIR",
-        help="Folder with instances_*.json (in it or in annotations/) and images (in images/, "
-        "val2017/, train2017/ or itself).",
-    )
-    annotations: Path | None = option(
-        None,
-        kind=Kind.STRING,
-        parse=Path,
-        metavar="FILE",
-        help="COCO label file, where the folder has none or several.",
-    )
-    bdd100k: Path | None = option(
-        None,
-        kind=Kind.STRING,
-        parse=Path,
-        metavar="LABELS",
-        help="BDD100K label file, or folder of label files.",
-    )
-    images: Path | None = option(
-        None,
-        kind=Kind.STRING,
-        parse=Path,
-        metavar="DIR",
-        help="Folder of the images, where it is not beside the labels.",
-    )
-    limit: int | None = option(
-        None, kind=Kind.INTEGER, minimum=1, metavar="N", help="The first N images only."
-    )
-
-    def __post_init__(self) -> None:
-        check_options(self)
-
-    @property
-    def named(self) -> Mapping[str, Option]:
-        """The options by name, for errors."""
-        return options_of(type(self))
 
 
 def load_dataset(options: DatasetOptions) -> Dataset:

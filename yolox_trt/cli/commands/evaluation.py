@@ -1,113 +1,337 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of the room evaluation: detect, evaluate, compare, bench."""
+"""`yolox_trt detect`, `evaluate` and `compare`."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+import difflib
+import operator
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from yolox_trt.cli.command import Command
+from yolox_trt.cli.commands.int8 import calibration_inputs
+from yolox_trt.cli.output import Output
+from yolox_trt.compiler.int8.options import ImageOptions, no_images
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.images import ImageFiles, Video, is_bag, open_images
+from yolox_trt.core.option import Kind, Option, nested, option, options_of, parse_path, path_option
+from yolox_trt.core.output_paths import OutputFile, write_json
+from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.shipped_files import default_model
+from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.evaluation.options import CompareOptions, DatasetOptions, NamedModelOptions
+
+if TYPE_CHECKING:
+    from yolox_trt.evaluation.detect import ResultWriter
+    from yolox_trt.evaluation.evaluate import Evaluation
+    from yolox_trt.ros.tools.bag import ImageBag
+
+_SIMULATION = ("latency", "contention")
 
 
-def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the commands; what they need is imported when they run."""
-    from yolox_trt.cli.arguments import (
-        add_model_arguments,
-        add_threshold_arguments,
-        whole_number,
+def _class_score_option() -> Sequence[str]:
+    scores: Sequence[str] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        metavar="CLASS=SCORE",
+        help="Threshold of one class, by its name or number.",
     )
-    from yolox_trt.cli.commands import compare as compare_command
-    from yolox_trt.evaluation import bench
+    return scores
 
-    parser = subparsers.add_parser(
-        "detect",
-        help="detect in images, a video or a bag, without ROS",
-        description="Detect in an image, a folder of images, a video or a rosbag2 bag. Images and "
-        "videos come out with boxes drawn in, a bag as a new mcap bag with the detections "
-        "beside the images.",
+
+@dataclass(frozen=True, kw_only=True)
+class Detect(Command):
+    """Detect in images, a video or a bag, without ROS.
+
+    Images and videos come out with boxes drawn in, a rosbag2 bag as a new mcap bag with the
+    detections beside the images. --json writes COCO results. The exit status is 1 where some of
+    the images could not be read.
+    """
+
+    name: ClassVar[str] = "detect"
+    has_json: ClassVar[bool] = True
+    examples: ClassVar[tuple[str, ...]] = (
+        "yolox_trt detect photographs/ -o boxes/ --json boxes.json",
+        "yolox_trt detect drive.mcap --topic /front/image_raw --model yolox_s.onnx --device gpu",
     )
-    parser.add_argument("source", type=Path, metavar="IMAGE|FOLDER|VIDEO|BAG")
-    parser.add_argument(
-        "--output",
-        "-o",
-        type=Path,
+
+    source: Path = option(
+        parse=parse_path, flag="SOURCE", help="Image, folder of images, video or rosbag2 bag."
+    )
+    output: Path | None = path_option(
+        flag="--output -o",
         metavar="PATH",
-        help="folder of results (default: detections), or the new bag (default: SOURCE_detections)",
+        help="Folder of the results (default: detections), or the new bag (default: "
+        "SOURCE_detections).",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO results")
-    parser.add_argument(
-        "--no-images", action="store_true", help="write no annotated images or video"
+    no_images: bool = option(False, help="Write no annotated images, no video and no new bag.")
+    topic: Sequence[str] = option(
+        [], kind=Kind.STRING_ARRAY, help="Image topic of a bag (default: all)."
     )
-    parser.add_argument("--topic", action="append", default=[], help="image topics of a bag")
-    add_model_arguments(parser, positional=False)
-    add_threshold_arguments(parser, score=0.3, nms=0.45, max_detections=300)
-    parser.set_defaults(run=_detect, open_bag=None)
+    detector: NamedModelOptions = nested(NamedModelOptions, without=_SIMULATION)
+    thresholds: PostprocessOptions = nested(PostprocessOptions)
+    class_score: Sequence[str] = _class_score_option()
 
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure COCO mAP on labelled images",
-        description="Measure mAP (pycocotools) on images with COCO or BDD100K labels.",
-    )
-    add_model_arguments(parser)
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--coco", type=Path, metavar="DIR", help="folder with images/ and instances_*.json"
-    )
-    data.add_argument("--annotations", type=Path, metavar="FILE", help="COCO label file")
-    data.add_argument("--bdd100k", type=Path, metavar="LABELS", help="BDD100K label file or folder")
-    data.add_argument("--images", type=Path, metavar="DIR", help="folder of the images")
-    data.add_argument("--limit", type=whole_number, metavar="N", help="the first N images only")
-    add_threshold_arguments(parser, score=0.01, nms=0.65, max_detections=1000)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write metrics and settings")
-    parser.add_argument("--detections", type=Path, metavar="FILE", help="write COCO results")
-    parser.set_defaults(run=_evaluate)
+    def run(self, output: Output) -> int:
+        """Detect in every image."""
+        from yolox_trt.detectors.factory import create_detector
+        from yolox_trt.evaluation.detect import detect_all
 
-    compare_command.add_parser(subparsers)
-    bench.add_parser(subparsers)
-
-
-def _detect(args: argparse.Namespace) -> int:
-    import contextlib
-    import json
-    import sys
-
-    from yolox_trt.cli.arguments import detector_from, options_from
-    from yolox_trt.cli.progress import shown
-    from yolox_trt.core.images import is_bag, open_images
-    from yolox_trt.core.output_paths import prepare_outputs
-    from yolox_trt.evaluation.detect import annotation_writer, detect_all
-
-    prepare_outputs(args.json)
-    with contextlib.ExitStack() as stack:
-        # A wrong source is told before the model is loaded.
-        bag = args.open_bag(args.source, args.topic) if is_bag(args.source) else None
-        source = stack.enter_context(contextlib.closing(bag or open_images(args.source)))
-        detector = stack.enter_context(contextlib.closing(detector_from(args)))
-        names = detector.spec.class_names
-        options = options_from(args, names)
-        writer = None
-        if not args.no_images:
-            folder = args.output or Path("detections")
-            if bag is not None:
-                folder = args.output or args.source.with_name(f"{args.source.stem}_detections")
-                writer = bag.detection_writer(folder, names)
-            else:
-                writer = annotation_writer(source, folder, names)
-            stack.enter_context(contextlib.closing(writer))
-        on_progress = stack.enter_context(shown(sys.stderr.isatty()))
-        images, results = detect_all(
-            detector, source, options, writer=writer, on_progress=on_progress
+        with ExitStack() as stack:
+            # A wrong source is told before the model is loaded.
+            source = stack.enter_context(closing(self._open_source()))
+            detector = stack.enter_context(closing(create_detector(self.detector)))
+            names = detector.spec.class_names
+            thresholds = with_class_scores(self.thresholds, self.class_score, names)
+            writer: ResultWriter | None = None
+            if not self.no_images:
+                writer = stack.enter_context(closing(self._make_writer(source, names)))
+            with output.progress() as progress:
+                images, results = detect_all(
+                    detector, source, thresholds, writer=writer, on_progress=progress
+                )
+        output.json(results)
+        output.print(
+            f"{images} images, {len(results)} detections"
+            + (f", {source.refused} images could not be read" if source.refused else "")
+            + (f"; written to {writer.path}" if writer else "")
         )
-    if args.json:
-        args.json.write_text(json.dumps(results) + "\n")
-    print(
-        f"{images} images, {len(results)} detections"
-        + (f", {source.refused} images could not be read" if source.refused else "")
-        + (f"; written to {writer.path}" if writer else "")
+        return 1 if source.refused else 0
+
+    def _open_source(self) -> ImageFiles | Video | ImageBag:
+        if not is_bag(self.source):
+            return open_images(self.source)
+        from yolox_trt.ros.tools.bag import ImageBag
+
+        return ImageBag(self.source, self.topic)
+
+    def _make_writer(
+        self, source: ImageFiles | Video | ImageBag, class_names: Sequence[str]
+    ) -> ResultWriter:
+        from yolox_trt.evaluation.detect import annotation_writer
+
+        if isinstance(source, ImageFiles | Video):
+            return annotation_writer(source, self.output or Path("detections"), class_names)
+        beside = self.source.with_name(f"{self.source.stem}_detections")
+        return source.detection_writer(self.output or beside, class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Measure COCO mAP on labelled images (COCO or BDD100K labels)."""
+
+    name: ClassVar[str] = "evaluate"
+    has_json: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("pycocotools",)
+    examples: ClassVar[tuple[str, ...]] = ("yolox_trt evaluate yolox_nano.onnx --coco coco/",)
+
+    detector: DetectorOptions = nested(DetectorOptions, without=_SIMULATION)
+    data: DatasetOptions = nested(DatasetOptions)
+    # The thresholds of the published YOLOX figures.
+    thresholds: PostprocessOptions = nested(
+        PostprocessOptions, score_threshold=0.01, nms_threshold=0.65, max_detections=1000
     )
-    return 1 if source.refused else 0
+    class_score: Sequence[str] = _class_score_option()
+    detections: Path | None = path_option(
+        parse=OutputFile(".json"), help="Write the detections as COCO results."
+    )
+
+    def run(self, output: Output) -> int:
+        """Evaluate, and print the metrics."""
+        from yolox_trt.detectors.factory import create_detector
+        from yolox_trt.evaluation.dataset import load_dataset
+        from yolox_trt.evaluation.evaluate import evaluate
+
+        dataset = load_dataset(self.data)
+        with closing(create_detector(self.detector)) as detector:
+            names = detector.spec.class_names
+            thresholds = with_class_scores(self.thresholds, self.class_score, names)
+            with output.progress() as progress:
+                result = evaluate(detector, dataset, thresholds, on_progress=progress)
+        if self.detections is not None:
+            write_json(self.detections, result.results)
+        output.json(
+            {
+                "model": self.detector.name,
+                "device": detector.device,
+                "images": result.images,
+                "options": thresholds,
+                "metrics": result.metrics,
+                "categories_left_out": result.left_out,
+                "stage_times": result.stage_times,
+            }
+        )
+        _show(output, result)
+        return 0
 
 
-def _evaluate(args: argparse.Namespace) -> int:
-    from yolox_trt.cli.commands.evaluate import run_evaluate
+@dataclass(frozen=True, kw_only=True)
+class _ComparedImages(DatasetOptions):
+    """DatasetOptions of a command whose --images are those of the calibration."""
 
-    return run_evaluate(args)
+    images: Path | None = path_option(
+        flag="--labelled-images",
+        metavar="DIR",
+        help="Folder of the labelled images, where it is not beside the labels.",
+    )
+    limit: int | None = option(
+        None, kind=Kind.INTEGER, minimum=1, flag="--labelled-limit", help="The first N images only."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Command):
+    """Compare all ways to quantise a model, in one HTML report.
+
+    The model is calibrated with every algorithm, and mAP, size and time of each form are measured.
+    """
+
+    name: ClassVar[str] = "compare"
+    has_json: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "matplotlib", "pycocotools")
+    examples: ClassVar[tuple[str, ...]] = (
+        "yolox_trt compare yolox_s.onnx --images calibration/ --coco coco/ -o report.html",
+    )
+
+    model: Path | None = path_option(
+        flag="MODEL", metavar="MODEL", help="Float ONNX model (default: the shipped model)."
+    )
+    calibration: ImageOptions = nested(ImageOptions)
+    data: _ComparedImages = nested(_ComparedImages)
+    ways: CompareOptions = nested(CompareOptions)
+    output: Path = option(
+        "quantization.html", flag="--output -o", parse=OutputFile(".html"), help="The report."
+    )
+
+    def run(self, output: Output) -> int:
+        """Compare, and write the report."""
+        from yolox_trt.evaluation.bench.timing import describe_machine
+        from yolox_trt.evaluation.compare import compare
+        from yolox_trt.evaluation.compare_report import write_report
+        from yolox_trt.evaluation.dataset import load_dataset
+        from yolox_trt.graph.graph import Graph
+
+        path = self.model or default_model()
+        model = Graph.load(path)
+        dataset = load_dataset(self.data)
+        inputs = calibration_inputs(model, self.calibration)
+        if inputs is None:
+            raise no_images()
+        with output.progress() as progress:
+            variants = compare(model, inputs, dataset, self.ways, on_progress=progress)
+        images = operator.length_hint(inputs) or self.calibration.limit
+        notes = [
+            f"model {path.name}; calibrated on {images} images of "
+            f"{self.calibration.images}; measured on {len(dataset.images)} images",
+            describe_machine("onnxruntime"),
+        ]
+        write_report(self.output, variants, title=f"INT8 of {path.stem}", notes=notes)
+        rows = [
+            (
+                v.name,
+                f"{v.metrics.mean_ap:.4f}",
+                f"{v.metrics.map50:.4f}",
+                f"{100 * v.float_macs:.1f} %",
+                f"{v.size / 1e6:.2f}",
+            )
+            for v in variants
+        ]
+        output.table(notes[0], ("form", "mAP", "mAP50", "outside INT8", "MB"), rows)
+        documents = [
+            {
+                "form": v.name,
+                "metrics": v.metrics,
+                "size": v.size,
+                "inference": v.inference,
+                "float_macs": v.float_macs,
+                "layer_errors": v.layer_errors,
+            }
+            for v in variants
+        ]
+        output.json({"notes": notes, "variants": documents})
+        output.print(f"Wrote {self.output}")
+        return 0
+
+
+def with_class_scores(
+    options: PostprocessOptions, texts: Sequence[str], class_names: Sequence[str]
+) -> PostprocessOptions:
+    """Return the thresholds with those of single classes.
+
+    Args:
+        options: the thresholds of all classes.
+        texts: CLASS=SCORE each, the class by name or number.
+        class_names: the model's classes.
+
+    Raises:
+        ConfigurationError: a threshold out of range, or an unknown class.
+    """
+    declared: Option = options_of(Detect)["class_score"]
+    thresholds: dict[int, float] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            class_id = class_names.index(name) if name in class_names else int(name)
+            score = float(value)
+        except ValueError:
+            close = difflib.get_close_matches(name, class_names, n=1)
+            some = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
+            raise ConfigurationError(
+                (declared, f" {text}"),
+                expected="CLASS=SCORE with a class of the model, such as person=0.4 or 0=0.4",
+                fix=f"did you mean {close[0]}?" if close else f"take one of {some}",
+            ) from None
+        if not 0.0 <= score <= 1.0:
+            raise ConfigurationError(
+                (declared, f" {text}"), expected="a score from 0 to 1", fix=("set ", declared)
+            )
+        thresholds[class_id] = score
+    return dataclasses.replace(options, class_thresholds=thresholds)
+
+
+def _show(output: Output, result: Evaluation) -> None:
+    """Print an evaluation's tables."""
+    metrics = result.metrics
+    names = ("mAP", "mAP50", "mAP75", "small", "medium", "large", "recall")
+    values = (
+        metrics.mean_ap,
+        metrics.map50,
+        metrics.map75,
+        metrics.map_small,
+        metrics.map_medium,
+        metrics.map_large,
+        metrics.recall,
+    )
+    output.table(f"{result.images} images", names, [[_average(v) for v in values]])
+    classes = sorted(metrics.per_class, key=metrics.per_class.__getitem__, reverse=True)
+    rows = [
+        (name, _average(metrics.per_class[name]), _average(metrics.per_class50[name]))
+        for name in classes
+    ]
+    # Two classes a line: there are 80 of them.
+    half = -(-len(rows) // 2)
+    pairs = [sum(rows[i::half], ()) for i in range(half)]
+    output.table(
+        "Average precision of each class",
+        ("class", "AP", "AP50") * 2,
+        [[*pair, *[""] * (6 - len(pair))] for pair in pairs],
+    )
+    if result.left_out:
+        output.print(
+            f"not counted, no class of the model has this name: {', '.join(result.left_out)}",
+            colour="yellow",
+        )
+    times = result.stage_times
+    output.print(
+        f"median ms an image: preprocess {times.preprocess * 1e3:.2f}, inference "
+        f"{times.inference * 1e3:.2f}, postprocess {times.postprocess * 1e3:.2f}"
+    )
+
+
+def _average(value: float) -> str:
+    return "-" if value < 0 else f"{value:.4f}"

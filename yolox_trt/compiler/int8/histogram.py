@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -78,6 +77,8 @@ class Histogram:
         flat = np.ascontiguousarray(values, np.float32).reshape(1, -1)
         for start in range(0, flat.shape[1], _CHUNK):
             magnitudes = np.abs(flat[:, start : start + _CHUNK])
+            import cv2  # here: the options of commands import this module
+
             zeros = magnitudes.size - cv2.countNonZero(magnitudes)
             # Values beyond the range would be dropped: the last bin reaches a little further.
             counts = cv2.calcHist(

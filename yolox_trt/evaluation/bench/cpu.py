@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt bench cpu`: our CPU path against the way of YOLOX's ONNX demo, in one run.
+"""Our CPU path against the way of YOLOX's ONNX demo, in one run.
 
 The demo's way, in our words (the algorithm of demo/ONNXRuntime in YOLOX): a fresh canvas of 114,
 cv2.resize into its corner, transpose, a float32 copy; onnxruntime's session.run; grids made for
@@ -10,12 +10,6 @@ anchors above the score and a NumPy NMS with areas of + 1 pixel.
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
-import os
-import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,47 +18,41 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.cli.arguments import positive_number, whole_number
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.images import read_image
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
-from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.option import options_of
 from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, make_session
+from yolox_trt.evaluation.bench.report import Report, Table
+from yolox_trt.evaluation.bench.timing import alternating_times, describe_machine
+from yolox_trt.evaluation.options import CpuOptions
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 from yolox_trt.kernels.reference.postprocess import Postprocessor
 
-SUMMARY = "CPU preprocessing, decode + NMS and the whole path, against YOLOX's ONNX demo"
-
 Image = npt.NDArray[np.uint8]
 #: Thresholds of the demo.
 SCORE, NMS = 0.1, 0.45
+_COLUMNS = {
+    "stage": "{stage}",
+    "YOLOX ONNX demo's way, ms": "{demo:.3f}",
+    "yolox_trt, ms": "{ours:.3f}",
+    "times faster": "{ratio:.1f}",
+}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's arguments."""
-    parser.add_argument(
-        "--model", type=Path, help="undecoded YOLOX ONNX (default: the shipped one)"
-    )
-    parser.add_argument(
-        "--source", type=Path, help="photograph (default: scikit-image's, side by side)"
-    )
-    parser.add_argument(
-        "--size", type=whole_number, nargs=2, default=(1280, 1920), metavar=("H", "W")
-    )
-    parser.add_argument("--seconds", type=positive_number, default=3.0, help="for each stage")
-    parser.add_argument("--threads", type=whole_number, help="of ONNX Runtime")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+def measure(options: CpuOptions, on_progress: Progress = no_progress) -> Report:
+    """Time both ways.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Run the benchmark and print its table."""
-    prepare_outputs(args.json)
-    model = args.model or default_model()
+    Raises:
+        ConfigurationError: a model that the demo cannot run, or no photograph.
+    """
+    model = options.model or default_model()
     spec = read_spec(model)
     if spec.head not in (HeadLayout.UNDECODED, HeadLayout.RAW_LEVELS) or spec.batch not in (
         1,
@@ -73,22 +61,27 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"{model} with {spec.head.value} output and batch {spec.batch}",
             expected="a YOLOX with undecoded or raw output and batch 1",
-            fix="give another one with --model",
+            fix=("give another one with ", options_of(CpuOptions)["model"]),
         )
-    image = _photograph(args.source, *args.size)
-    engine = OnnxRuntimeEngine(model, spec=spec, intra_op_num_threads=args.threads)
-    session = make_session(model, ["CPUExecutionProvider"], intra_op_num_threads=args.threads)
-    figures = measure(image, spec, engine, session, args.seconds)
-    figures["machine"] = describe_machine()
+    image = _photograph(options)
+    engine = OnnxRuntimeEngine(model, spec=spec, intra_op_num_threads=options.threads)
+    session = make_session(model, ["CPUExecutionProvider"], intra_op_num_threads=options.threads)
+    figures = measure_stages(image, spec, engine, session, options.seconds, on_progress)
+    figures["machine"] = describe_machine("numpy", "cv2", "onnxruntime")
     figures["model"] = f"{Path(model).name} {spec.input_height}x{spec.input_width}"
-    _print(figures, args.size)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0
+    stages = [{"stage": k, **value} for k, value in figures.items() if isinstance(value, dict)]
+    height, width = options.size
+    title = f"{figures['model']}, image {height}x{width}, {figures['detections']} detections"
+    return Report(figures, [Table.of(_COLUMNS, stages, title)], [figures["machine"]])
 
 
-def measure(
-    image: Image, spec: ModelSpec, engine: OnnxRuntimeEngine, session: Any, seconds: float
+def measure_stages(
+    image: Image,
+    spec: ModelSpec,
+    engine: OnnxRuntimeEngine,
+    session: Any,
+    seconds: float,
+    on_progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Time both ways, taking turns so that a busy moment hits both.
 
@@ -150,9 +143,10 @@ def measure(
     for encoding in ("rgb8", "bgra8", "mono8", "uyvy", "nv12"):
         stages[f"preprocess {encoding}"] = _encoded(image, encoding, size, preprocessor, scratch)
     figures: dict[str, Any] = {}
-    for name, (demo, own) in stages.items():
-        demo_ms, own_ms = _alternate(demo, own, seconds, before=restore)
-        figures[name] = {"demo": demo_ms, "ours": own_ms, "ratio": demo_ms / own_ms}
+    for done, (name, calls) in enumerate(stages.items()):
+        on_progress("measuring", done, len(stages))
+        demo, own = alternating_times(calls, seconds, before=restore)
+        figures[name] = {"demo": 1e3 * demo, "ours": 1e3 * own, "ratio": demo / own}
     figures["detections"] = len(ours)
     return figures
 
@@ -282,76 +276,20 @@ def _single_tensor(values: list[Any], spec: ModelSpec) -> npt.NDArray[np.float32
     return np.ascontiguousarray(joined)
 
 
-def _alternate(
-    demo: Callable[[], Any],
-    own: Callable[[], Any],
-    seconds: float,
-    before: Callable[[], None],
-) -> tuple[float, float]:
-    """Return the median milliseconds of both, measured in turns; `before` is not measured."""
-    for _ in range(3):
-        before()
-        demo()
-        own()
-    times: tuple[list[float], list[float]] = ([], [])
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times[0]) < 5:
-            for function, found in zip((demo, own), times, strict=True):
-                before()
-                start = time.perf_counter()
-                function()
-                found.append(time.perf_counter() - start)
-    finally:
-        if enabled:
-            gc.enable()
-    return float(np.median(times[0]) * 1e3), float(np.median(times[1]) * 1e3)
-
-
-def describe_machine() -> str:
-    """Return CPU, cores and versions, for the table's caption."""
-    import onnxruntime
-
-    cpu = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                cpu = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (
-        f"{cpu}, {cores} cores, Python {platform.python_version()}, NumPy {np.__version__}, "
-        f"OpenCV {cv2.__version__}, ONNX Runtime {onnxruntime.__version__}"
-    )
-
-
-def _photograph(source: Path | None, height: int, width: int) -> Image:
-    if source is not None:
-        return np.asarray(cv2.resize(read_image(source), (width, height)), np.uint8)
+def _photograph(options: CpuOptions) -> Image:
+    height, width = options.size
+    if options.source is not None:
+        return np.asarray(cv2.resize(read_image(options.source), (width, height)), np.uint8)
+    source = options_of(CpuOptions)["source"]
     try:
         from skimage import data
     except ImportError as error:
         raise ConfigurationError(
             f"no photograph ({error})",
-            expected="--source, or scikit-image's photographs",
-            fix="give --source IMAGE, or pip install scikit-image",
+            expected="one, or scikit-image's photographs",
+            fix=("give ", source, " IMAGE, or pip install scikit-image"),
         ) from error
     parts = [data.astronaut(), data.chelsea(), data.coffee(), data.stereo_motorcycle()[0]]
     tiles = [cv2.resize(p[..., ::-1], (width // 2, height // 2)) for p in parts]
     rows = [np.hstack(tiles[:2]), np.hstack(tiles[2:])]
     return np.ascontiguousarray(np.vstack(rows), np.uint8)
-
-
-def _print(figures: dict[str, Any], size: tuple[int, int]) -> None:
-    print(f"{figures['model']}, image {size[1]}x{size[0]}, {figures['detections']} detections")
-    print(figures["machine"])
-    print()
-    print("| stage | YOLOX ONNX demo's way, ms | yolox_trt, ms | times faster |")
-    print("|---|---|---|---|")
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            print(f"| {name} | {value['demo']:.3f} | {value['ours']:.3f} | {value['ratio']:.1f} |")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt bench executor`: the executor's own time for each frame, with simulated engines.
+"""The executor's own time for each frame, with simulated engines.
 
 The engines sleep for a constant time, so what is left is the executor: from submit() to the start
 of detect() (less the time that the device was still busy with another frame), and from the end of
@@ -9,34 +9,37 @@ detect() to the call of on_result.
 
 from __future__ import annotations
 
-import argparse
-import json
+import itertools
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from yolox_trt.cli.arguments import options_named, positive_number, whole_number
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.optional import require
-from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
+from yolox_trt.evaluation.bench.report import Report, Table
+from yolox_trt.evaluation.bench.timing import describe_machine, percentiles
+from yolox_trt.evaluation.options import ExecutorOptions
+from yolox_trt.evaluation.pacing import Pacer
 from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.stream_result import StreamResult
 
-SUMMARY = "the executor's own time for each frame, with simulated engines"
-
-Times = npt.NDArray[np.float64]
+_PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+_STAGES = {
+    "to_engine": "queue to engine",
+    "to_result": "engine to result",
+    "own": "the executor's own",
+    "engine": "engine (asked to sleep)",
+    "total": "submit to result",
+}
 
 
 class _Stamps:
@@ -79,105 +82,69 @@ class _StampingDetector(SimulatedDetector):
         return results
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's arguments."""
-    parser.add_argument("--streams", type=whole_number, default=8)
-    parser.add_argument(
-        "--rate", type=positive_number, default=30.0, metavar="HZ", help="of each stream"
-    )
-    parser.add_argument(
-        "--engine-ms", type=positive_number, default=1.0, help="time of a simulated call"
-    )
-    parser.add_argument("--devices", default="gpu,dla0,dla1", help="separated by commas")
-    parser.add_argument("--policy", default="balanced", choices=("static", "balanced", "dynamic"))
-    parser.add_argument(
-        "--arrival",
-        default="staggered",
-        choices=("staggered", "together"),
-        help="whether the streams' frames come evenly spread or all at once",
-    )
-    parser.add_argument("--seconds", type=positive_number, default=20.0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+def measure(options: ExecutorOptions, on_progress: Progress = no_progress) -> Report:
+    """Run the load.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Run the benchmark and print its table."""
-    prepare_outputs(args.json)
-    with options_named(device="--devices"):
-        devices = [Device.parse(name) for name in args.devices.split(",")]
-    if args.rate * args.seconds < 1.0:
-        raise ConfigurationError(
-            f"--rate {args.rate:g} for --seconds {args.seconds:g}",
-            expected="at least one frame of each stream",
-            fix=f"raise --seconds to {1.0 / args.rate:g} or more",
-        )
-    figures = measure(
-        devices,
-        streams=args.streams,
-        rate=args.rate,
-        engine_seconds=args.engine_ms / 1e3,
-        policy=args.policy,
-        staggered=args.arrival == "staggered",
-        seconds=args.seconds,
-    )
-    from yolox_trt.evaluation.bench.cpu import describe_machine
-
-    figures["machine"] = describe_machine()
-    _print(args, figures)
-    if args.json is not None:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0
-
-
-def measure(
-    devices: Sequence[Device],
-    *,
-    streams: int,
-    rate: float,
-    engine_seconds: float,
-    policy: str,
-    staggered: bool,
-    seconds: float,
-    show: bool = True,
-) -> dict[str, Any]:
-    """Run the load and return figures.
+    The document has percentiles in seconds by stage ("to_engine", "to_result", "own", "engine",
+    "total"), each a dict of p50, p90, p99 and max; counters; CPU seconds for each frame.
 
     Args:
-        devices: simulated devices.
-        streams: number of streams.
-        rate: frames a second of each stream.
-        engine_seconds: length of a simulated call.
-        policy: placement policy.
-        staggered: whether the streams' frames come evenly spread.
-        seconds: length of the measurement; another second before it is not counted.
-        show: whether to show progress.
-
-    Returns:
-        Percentiles in seconds by stage ("to_engine", "to_result", "own", "total"), each a dict
-        of p50, p90, p99 and max; counters; CPU seconds for each frame.
+        options: the load.
+        on_progress: told once a second: what it takes of this process is measured, too.
     """
+    figures = measure_executor(options, on_progress)
+    figures["machine"] = describe_machine("numpy")
+    stages = [
+        {"stage": title} | {key: 1e3 * value for key, value in figures["stages"][name].items()}
+        for name, title in _STAGES.items()
+    ]
+    devices = ", ".join(map(str, options.devices))
+    title = (
+        f"{options.streams} streams x {options.rate:g} Hz ({options.arrival}), engines of "
+        f"{options.engine_ms:g} ms on {devices}, {options.policy}, {figures['frames']} frames"
+    )
+    counters = (
+        f"received {figures['received']}, processed {figures['processed']}, dropped "
+        f"{figures['dropped']}; CPU {figures['cpu_seconds_per_frame'] * 1e3:.3f} ms a frame "
+        "(with the source of the frames)"
+    )
+    columns = {"ms": "{stage}", **{key: f"{{{key}:.3f}}" for key in _PERCENTILES}}
+    table = Table.of(columns, stages, title)
+    return Report(figures, [table], [counters, figures["machine"]])
+
+
+def measure_executor(
+    options: ExecutorOptions, on_progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Run the load and return the figures of `measure`."""
+    streams, rate, seconds = options.streams, options.rate, options.seconds
+    engine_seconds = options.engine_ms / 1e3
     periods = int((1.0 + seconds) * rate)
     stamps = _Stamps(periods * streams)
-    detectors = [_StampingDetector(device, engine_seconds, stamps) for device in devices]
+    detectors = [_StampingDetector(device, engine_seconds, stamps) for device in options.devices]
 
     def on_result(result: StreamResult) -> None:
         stamps.delivered[result.frame.stamp_ns] = time.monotonic()
 
     names = [f"camera{i}" for i in range(streams)]
-    executor = InferenceExecutor(detectors, policy=policy)
+    executor = InferenceExecutor(detectors, policy=options.policy)
     for name in names:
         executor.add_stream(StreamConfig(id=name, expected_rate=rate), on_result)
     with executor:
         executor.wait_started(10.0)
         source = threading.Thread(
             target=_submit,
-            args=(executor, names, rate, staggered, periods, stamps),
+            args=(executor, names, rate, options.arrival == "staggered", periods, stamps),
             daemon=True,
         )
         time.sleep(0.2)
         begin, cpu_begin = time.monotonic(), time.process_time()
         source.start()
-        _wait(source, 1.0 + seconds, show)
+        for second in itertools.count():
+            on_progress("measuring", second, int(1.0 + seconds))
+            source.join(1.0)
+            if not source.is_alive():
+                break
         elapsed, cpu = time.monotonic() - begin, time.process_time() - cpu_begin
         time.sleep(0.05 + 2.0 * engine_seconds)
         snapshot = executor.snapshot()
@@ -193,7 +160,12 @@ def measure(
     }
     counters = snapshot.streams.values()
     return {
-        "stages": {name: _percentiles(values[counted]) for name, values in stages.items()},
+        "stages": {
+            name: dict(
+                zip(_PERCENTILES, percentiles(values[counted], 50, 90, 99, 100), strict=True)
+            )
+            for name, values in stages.items()
+        },
         "frames": int(counted.sum()),
         "received": sum(s.received for s in counters),
         "processed": sum(s.processed for s in counters),
@@ -214,13 +186,11 @@ def _submit(
 ) -> None:
     """Submit frames on time, as a node's callback thread does."""
     pixels = np.zeros(3, np.uint8)
-    step = 1.0 / rate / len(names) if staggered else 0.0
-    begin = time.monotonic()
+    pacer = Pacer(rate * len(names) if staggered else rate, catch_up=True)
     for number in range(periods * len(names)):
-        period, index = divmod(number, len(names))
-        pause = begin + period / rate + index * step - time.monotonic()
-        if pause > 0.0:
-            time.sleep(pause)
+        index = number % len(names)
+        if staggered or index == 0:
+            pacer.wait()
         frame = Frame(
             pixels,
             1,
@@ -233,56 +203,3 @@ def _submit(
         )
         stamps.submitted[number] = time.monotonic()
         executor.submit(frame)
-
-
-def _wait(thread: threading.Thread, seconds: float, show: bool) -> None:
-    """Wait for the source, with a bar that is drawn once a second, on this thread.
-
-    A redraw takes milliseconds of this process; more of them would be measured with the frames.
-    """
-    if not show:
-        thread.join()
-        return
-    progress_module = require("rich.progress")
-    console = require("rich.console").Console(stderr=True)
-    bar = progress_module.Progress(console=console, transient=True, auto_refresh=False)
-    with bar:
-        task = bar.add_task("measuring", total=seconds)
-        while thread.is_alive():
-            thread.join(1.0)
-            bar.update(task, advance=1.0, refresh=console.is_terminal)
-
-
-def _percentiles(values: Times) -> dict[str, float]:
-    if not len(values):
-        return dict.fromkeys(("p50", "p90", "p99", "max"), float("nan"))
-    p50, p90, p99, highest = np.percentile(values, (50, 90, 99, 100))
-    return {"p50": float(p50), "p90": float(p90), "p99": float(p99), "max": float(highest)}
-
-
-def _print(args: argparse.Namespace, figures: dict[str, Any]) -> None:
-    console = require("rich.console").Console()
-    table = require("rich.table").Table(
-        title=f"{args.streams} streams x {args.rate:g} Hz ({args.arrival}), engines of "
-        f"{args.engine_ms:g} ms on {args.devices}, {args.policy}, {figures['frames']} frames"
-    )
-    table.add_column("ms")
-    for name in ("p50", "p90", "p99", "max"):
-        table.add_column(name, justify="right")
-    titles = {
-        "to_engine": "queue to engine",
-        "to_result": "engine to result",
-        "own": "the executor's own",
-        "engine": "engine (asked to sleep)",
-        "total": "submit to result",
-    }
-    for name, title in titles.items():
-        values = figures["stages"][name]
-        table.add_row(title, *(f"{values[key] * 1e3:.3f}" for key in ("p50", "p90", "p99", "max")))
-    console.print(table)
-    console.print(
-        f"received {figures['received']}, processed {figures['processed']}, dropped "
-        f"{figures['dropped']}; CPU {figures['cpu_seconds_per_frame'] * 1e3:.3f} ms a frame "
-        "(with the source of the frames)"
-    )
-    console.print(figures["machine"], style="dim")

@@ -1,107 +1,89 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt bench kernels`: the CUDA kernels alone, against the memory's bandwidth."""
+"""The CUDA kernels alone, against the memory's bandwidth."""
 
 from __future__ import annotations
 
-import argparse
-import functools
-import json
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
+from itertools import product
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.cli.arguments import whole_number
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, ModelSpec
 from yolox_trt.core.optional import require
-from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.evaluation.bench.device_timing import (
     copy_bandwidth,
     describe_device,
     device_time,
     streaming_time,
 )
+from yolox_trt.evaluation.bench.report import Report, Table
+from yolox_trt.evaluation.bench.timing import median_time
+from yolox_trt.evaluation.options import KernelsOptions
 from yolox_trt.kernels.cuda import descriptors
 from yolox_trt.kernels.cuda.postprocess import CudaPostprocess
 from yolox_trt.kernels.cuda.preprocess import CudaPreprocess, Tile
 from yolox_trt.kernels.reference.postprocess import Postprocessor
-
-SUMMARY = "CUDA kernels: preprocessing against the copy bandwidth, decode + NMS"
 
 SOURCE_HEIGHT, SOURCE_WIDTH = 1280, 1920
 #: Network inputs, width x height.
 SIZES = ((960, 608), (960, 960), (1280, 960), (416, 416))
 #: Source bytes that are rotated: several times the L2 of any GPU, so that it does not serve them.
 _ROTATED = 400e6
+_PREPROCESS = {
+    "encoding": "{encoding}",
+    "input": "{height}x{width}",
+    "type": "{dtype}",
+    "batch": "{batch}",
+    "us": "{us:.2f}",
+    "floor us": "{floor_us:.2f}",
+    "of copy bandwidth": "{fraction:.0%}",
+    "plain kernel us": "{streaming_us:.2f}",
+}
+_POSTPROCESS = {
+    "input": "{height}x{width}",
+    "classes": "{classes}",
+    "type": "{dtype}",
+    "candidates": "{candidates}",
+    "device us": "{us:.1f}",
+    "torchvision us": "{torch}",
+    "CPU us": "{cpu_us:.0f}",
+}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's arguments."""
-    parser.add_argument(
-        "--encodings", nargs="+", choices=sorted(ENCODINGS), default=["bgr8", "nv12", "uyvy"]
-    )
-    parser.add_argument("--batches", nargs="+", type=whole_number, default=[1, 8])
-    parser.add_argument(
-        "--tile",
-        nargs=5,
-        type=int,
-        help="WARPS TILE_ROWS STAGE_BYTES BATCH BLOCKS of preprocess.cu (default: the shipped)",
-    )
-    parser.add_argument("--skip", choices=("preprocess", "postprocess"), action="append")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the benchmark and print its tables."""
-    prepare_outputs(args.json)
+def measure(options: KernelsOptions, on_progress: Progress = no_progress) -> Report:
+    """Measure both kernels."""
     require("cupy", purpose="the CUDA kernels")
-    skip = args.skip or []
-    tile: Tile | None = tuple(args.tile) if args.tile else None
+    tile = cast(Tile, tuple(options.tile)) if options.tile else None
     bandwidth = copy_bandwidth()
     figures: dict[str, Any] = {"device": describe_device(), "copy_bandwidth": bandwidth}
-    print(f"{figures['device']}; device copy {bandwidth / 1e12:.3f} TB/s")
-    if "preprocess" not in skip:
-        figures["preprocess"] = []
-        print(
-            "| encoding | input | type | batch | us | floor us | of copy bandwidth "
-            "| plain kernel us |"
-        )
-        print("|---|---|---|---|---|---|---|---|")
-        for encoding in args.encodings:
-            for batch in args.batches:
-                for figure in measure_preprocess(encoding, batch, bandwidth, tile):
-                    figures["preprocess"].append(figure)
-                    print(
-                        "| {encoding} | {width}x{height} | {dtype} | {batch} | {us:.2f} "
-                        "| {floor_us:.2f} | {fraction:.0%} | {streaming_us:.2f} |".format(**figure),
-                        flush=True,
-                    )
-    if "postprocess" not in skip:
-        figures["postprocess"] = []
-        print("| input | classes | type | candidates | device us | torchvision us | CPU us |")
-        print("|---|---|---|---|---|---|---|")
-        for figure in measure_postprocess():
-            figures["postprocess"].append(figure)
-            torch = "-" if figure["torchvision_us"] is None else f"{figure['torchvision_us']:.0f}"
-            print(
-                "| {width}x{height} | {classes} | {dtype} | {candidates} | {us:.1f} ".format(
-                    **figure
-                )
-                + f"| {torch} | {figure['cpu_us']:.0f} |",
-                flush=True,
-            )
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1))
-    return 0
+    tables = []
+    if "preprocess" not in options.skip:
+        runs = list(product(options.encodings, options.batches))
+        found: list[dict[str, Any]] = []
+        for done, (encoding, batch) in enumerate(runs):
+            on_progress("preprocess", done, len(runs))
+            found += measure_preprocess(encoding, batch, bandwidth, tile)
+        figures["preprocess"] = found
+        tables.append(Table.of(_PREPROCESS, found, "preprocess"))
+    if "postprocess" not in options.skip:
+        found = measure_postprocess(on_progress)
+        figures["postprocess"] = found
+        shown = [
+            each | {"torch": "-" if (us := each["torchvision_us"]) is None else f"{us:.0f}"}
+            for each in found
+        ]
+        tables.append(Table.of(_POSTPROCESS, shown, "decode + NMS"))
+    device = f"{figures['device']}; device copy {bandwidth / 1e12:.3f} TB/s"
+    return Report(figures, tables, [device])
 
 
 def measure_preprocess(
@@ -163,52 +145,44 @@ def measure_preprocess(
     return figures
 
 
-def measure_postprocess() -> list[dict[str, Any]]:
+def measure_postprocess(on_progress: Progress = no_progress) -> list[dict[str, Any]]:
     """Measure decode + NMS of one image with 10 to 3,000 candidates above the threshold."""
     cupy = require("cupy")
     figures = []
-    for size in (416, 960):
-        for classes in (80, 8):
-            for dtype in ("float32", "float16"):
-                for candidates in (10, 100, 1000, 3000):
-                    spec = _spec(size, classes)
-                    values = _values(spec, candidates, dtype)
-                    output = cupy.asarray(values)
-                    kernels = CudaPostprocess(spec, {"output": output}, max_batch=1)
-                    letterbox = Letterbox.fit(2 * size, 2 * size, size, size)  # no padding
-                    options = PostprocessOptions(0.3, 0.45)
-                    posts = bytearray(descriptors.POST.size)
-                    descriptors.pack_post(posts, 0, letterbox, options)
-                    post = cupy.asarray(np.frombuffer(posts, np.uint8))
-                    thresholds = cupy.asarray(options.threshold_array(classes))
-
-                    def enqueue(
-                        _: int,
-                        kernels: CudaPostprocess = kernels,
-                        post: Any = post,
-                        thresholds: Any = thresholds,
-                    ) -> None:
-                        kernels(post.data.ptr, thresholds.data.ptr, 1)
-
-                    seconds = device_time(enqueue, 10)
-                    results = cupy.asnumpy(kernels.results).view(kernels.dtype)[:, 0]
-                    reference = Postprocessor(spec)
-                    outputs = {"output": values}
-                    figures.append(
-                        {
-                            "width": size,
-                            "height": size,
-                            "classes": classes,
-                            "dtype": dtype,
-                            "candidates": int(results[0]["candidates"]),
-                            "us": seconds * 1e6,
-                            "torchvision_us": _torchvision(spec, values, options),
-                            "cpu_us": _median(
-                                functools.partial(reference, outputs, 0, letterbox, options)
-                            ),
-                        }
-                    )
+    runs = list(product((416, 960), (80, 8), ("float32", "float16"), (10, 100, 1000, 3000)))
+    for done, (size, classes, dtype, candidates) in enumerate(runs):
+        on_progress("decode + NMS", done, len(runs))
+        spec = _spec(size, classes)
+        values = _values(spec, candidates, dtype)
+        output = cupy.asarray(values)
+        kernels = CudaPostprocess(spec, {"output": output}, max_batch=1)
+        letterbox = Letterbox.fit(2 * size, 2 * size, size, size)  # no padding
+        options = PostprocessOptions(0.3, 0.45)
+        posts = bytearray(descriptors.POST.size)
+        descriptors.pack_post(posts, 0, letterbox, options)
+        post = cupy.asarray(np.frombuffer(posts, np.uint8))
+        thresholds = cupy.asarray(options.threshold_array(classes))
+        enqueue = partial(_enqueue_post, kernels, post, thresholds)
+        seconds = device_time(enqueue, 10)
+        results = cupy.asnumpy(kernels.results).view(kernels.dtype)[:, 0]
+        reference = partial(Postprocessor(spec), {"output": values}, 0, letterbox, options)
+        figures.append(
+            {
+                "width": size,
+                "height": size,
+                "classes": classes,
+                "dtype": dtype,
+                "candidates": int(results[0]["candidates"]),
+                "us": seconds * 1e6,
+                "torchvision_us": _torchvision(spec, values, options),
+                "cpu_us": _microseconds(reference),
+            }
+        )
     return figures
+
+
+def _enqueue_post(kernels: CudaPostprocess, post: Any, thresholds: Any, number: int) -> None:
+    kernels(post.data.ptr, thresholds.data.ptr, 1)
 
 
 def _spec(size: int, classes: int) -> ModelSpec:
@@ -268,14 +242,8 @@ def _torchvision(
         kept = batched_nms(boxes, scores, ids, options.nms_threshold)[: options.max_detections]
         return boxes[kept].cpu(), scores[kept].cpu(), ids[kept].cpu()
 
-    return _median(chain)
+    return _microseconds(chain)
 
 
-def _median(call: Callable[[], Any], repeats: int = 15) -> float:
-    """Return the median wall-clock time of a call, in microseconds, after two to warm up."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[2:]) * 1e6
+def _microseconds(call: Callable[[], Any]) -> float:
+    return 1e6 * median_time(lambda _: call(), 15, warmup=2)

@@ -1,90 +1,77 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt bench pipeline`: from host bytes to host detections on the GPU, part by part."""
+"""From host bytes to host detections on the GPU, part by part."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import logging
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolox_trt.cli.arguments import whole_number
 from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
-from yolox_trt.core.output_paths import prepare_outputs
 from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors import backends
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.engines.engine import Engine
 from yolox_trt.evaluation.bench.device_timing import between_events, describe_device
+from yolox_trt.evaluation.bench.report import Report, Table
+from yolox_trt.evaluation.bench.timing import median_time
+from yolox_trt.evaluation.options import PipelineOptions
 
 if TYPE_CHECKING:
     import onnx
 
-SUMMARY = "host bytes to host detections on the GPU: engine, copy, and everything else"
+_LOGGER = logging.getLogger(__name__)
 
 #: Frames that are rotated, for each place in the batch.
 _SETS = 4
+_COLUMNS = {
+    "type": "{precision}",
+    "batch": "{batch}",
+    "detect ms": "{detect_ms:.3f}",
+    "engine ms": "{engine_ms:.3f}",
+    "PCIe copy ms": "{copy_ms:.3f}",
+    "else us/frame": "{else_us:.0f}",
+    "two under way: ms/call": "{pipelined_ms:.3f}",
+    "their else us/frame": "{pipelined_else_us:.0f}",
+    "pinned frames: detect ms": "{pinned_ms:.3f}",
+    "pinned else us/frame": "{pinned_else_us:.0f}",
+    "graph": "{graph}",
+}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's arguments."""
-    parser.add_argument("--model", type=Path, help="FP32 ONNX model (default: the shipped one)")
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "fp16"])
-    parser.add_argument("--batches", nargs="+", type=whole_number, default=[1, 8])
-    parser.add_argument(
-        "--size", type=whole_number, nargs=2, default=(1280, 1920), metavar=("H", "W")
-    )
-    parser.add_argument("--encoding", default="bgr8", choices=("bgr8", "rgb8"))
-    parser.add_argument("--calls", type=whole_number, default=60, help="timed calls of each kind")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the benchmark and print its table."""
-    prepare_outputs(args.json)
-    path = str(args.model or default_model())
+def measure(options: PipelineOptions, on_progress: Progress = no_progress) -> Report:
+    """Measure every precision with every batch."""
+    path = str(options.model or default_model())
     model: onnx.ModelProto = require("onnx", purpose="reading the model").load(path)
-    print(describe_device())
-    print(
-        "| type | batch | detect ms | engine ms | PCIe copy ms | else us/frame | two under way: "
-        "ms/call | else us/frame | pinned frames: detect ms | else us/frame | graph |"
-    )
-    print("|" + "---|" * 11)
+    device = describe_device()
     figures = []
-    for precision in args.precisions:
-        for batch in args.batches:
-            figure = measure(model, precision, batch, tuple(args.size), args.encoding, args.calls)
-            if figure is None:
-                print(f"batch {batch} left out: the model's batch is fixed, and cannot be opened")
-                continue
+    left_out: set[int] = set()
+    runs = list(product(options.precisions, options.batches))
+    for done, (precision, batch) in enumerate(runs):
+        on_progress("measuring", done, len(runs))
+        figure = measure_calls(model, precision, batch, options)
+        if figure is None:
+            left_out.add(batch)
+        else:
             figures.append(figure)
-            print(
-                "| {precision} | {batch} | {detect_ms:.3f} | {engine_ms:.3f} | {copy_ms:.3f} "
-                "| {else_us:.0f} | {pipelined_ms:.3f} | {pipelined_else_us:.0f} "
-                "| {pinned_ms:.3f} | {pinned_else_us:.0f} | {graph} |".format(**figure),
-                flush=True,
-            )
-    if args.json:
-        args.json.write_text(json.dumps({"device": describe_device(), "runs": figures}, indent=1))
-    return 0
+    notes = [device] + [
+        f"batch {batch} left out: the model's batch is fixed, and cannot be opened"
+        for batch in sorted(left_out)
+    ]
+    return Report({"device": device, "runs": figures}, [Table.of(_COLUMNS, figures)], notes)
 
 
-def measure(
-    model: onnx.ModelProto,
-    precision: str,
-    batch: int,
-    size: tuple[int, int],
-    encoding: str,
-    calls: int,
+def measure_calls(
+    model: onnx.ModelProto, precision: str, batch: int, settings: PipelineOptions
 ) -> dict[str, Any] | None:
     """Measure one precision and batch; None if the model cannot take that batch.
 
@@ -100,27 +87,28 @@ def measure(
         converted = Graph(model)
         to_float16(converted, float16_input=True)
         model = converted.to_model()
-    options_ = DetectorOptions(model=model, max_batch=batch)
-    detector = backends.onnxruntime_cuda(options_, Device("gpu"))
+    wanted = DetectorOptions(model=model, max_batch=batch)
+    detector = backends.onnxruntime_cuda(wanted, Device("gpu"))
     engine = detector._engine
     assert engine is not None
     if detector.max_batch < batch:
         detector.close()
         return None
     rng = np.random.default_rng(0)
-    shape = (*size, 3)
+    shape = (*settings.size, 3)
+    calls = settings.calls
     images = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(_SETS * batch)]
     options = [PostprocessOptions(0.5, 0.45)] * batch
 
     def frame_sets(arrays: list[Any]) -> list[list[Frame]]:
-        frames = [Frame.from_array(array, encoding) for array in arrays]
+        frames = [Frame.from_array(array, settings.encoding) for array in arrays]
         return [frames[i * batch : (i + 1) * batch] for i in range(_SETS)]
 
     sets = frame_sets(images)
     detector.warmup()
     for frames in sets:
         detector.detect(frames, options)
-    detect = _wall(lambda i: detector.detect(sets[i % _SETS], options), calls)
+    detect = median_time(lambda i: detector.detect(sets[i % _SETS], options), calls)
 
     def pipelined() -> float:
         start = time.perf_counter()
@@ -142,7 +130,7 @@ def measure(
         pinned_images.append(pinned)
     pinned_sets = frame_sets(pinned_images)
     detector.detect(pinned_sets[0], options)
-    pinned_detect = _wall(lambda i: detector.detect(pinned_sets[i % _SETS], options), calls)
+    pinned_detect = median_time(lambda i: detector.detect(pinned_sets[i % _SETS], options), calls)
 
     stream = detector._stream
     engine_time = _engine_time(engine, batch, stream)
@@ -188,7 +176,7 @@ def _engine_time(engine: Engine, batch: int, stream: Any) -> float:
         try:
             graph = stream.end_capture()
         except Exception as error:
-            print(f"engine timed without a graph: {error}")
+            _LOGGER.warning("engine timed without a graph: %s", error)
 
     def launch() -> None:
         if graph is None:
@@ -199,12 +187,3 @@ def _engine_time(engine: Engine, batch: int, stream: Any) -> float:
     for _ in range(3):
         launch()
     return statistics.median(between_events(launch, stream) for _ in range(30))
-
-
-def _wall(call: Callable[[int], Any], calls: int) -> float:
-    times = []
-    for i in range(calls):
-        start = time.perf_counter()
-        call(i)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)

@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from yolox_trt.core.errors import DeviceError, YoloxTrtError
 from yolox_trt.ros.middleware import transport_environment
+from yolox_trt.ros.tools.launch_arguments import write_parameter_file
+from yolox_trt.ros.tools.options import CameraOptions
 
 
 class ChildProcess:
@@ -22,8 +27,8 @@ class ChildProcess:
         module: name of the module, run as `python -m module`.
         arguments: its command line, turned into text.
         log: file that takes stdout and stderr.
-        environment: variables beside the inherited ones.
-        inherit: whether it gets this process's environment and the settings for large images.
+        environment: all its variables; None for those of this process, with the settings for
+            large images.
     """
 
     def __init__(
@@ -33,18 +38,17 @@ class ChildProcess:
         *,
         log: Path,
         environment: Mapping[str, str] | None = None,
-        inherit: bool = True,
     ) -> None:
         self.module = module
         self.log = log
-        base = transport_environment() if inherit else {}
+        base = transport_environment() if environment is None else environment
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env={**base, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                env={**base, "PYTHONUNBUFFERED": "1"},
                 # Ctrl-C in the terminal goes to the parent alone, which ends its children in order.
                 start_new_session=True,
             )
@@ -88,20 +92,73 @@ class ChildProcess:
                 )
             time.sleep(0.02)
 
-    def interrupt(self) -> None:
-        """Send SIGINT, as Ctrl-C does."""
-        if self.status is None:
-            self._process.send_signal(signal.SIGINT)
-
     def stop(self, timeout: float = 5.0) -> int:
-        """Send SIGINT and wait; kill after `timeout` seconds.
+        """Send SIGINT, as Ctrl-C does, and wait; kill after `timeout` seconds.
 
         Returns:
             The exit status; negative: the signal that ended it.
         """
-        self.interrupt()
+        if self.status is None:
+            self._process.send_signal(signal.SIGINT)
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+class ChildProcesses:
+    """Context of a command that starts processes: their logs lie in one folder.
+
+    At its end the one that was started last is stopped first: what cameras sent last shall still
+    be worked on.
+
+    Args:
+        folder: folder of the logs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.children: list[ChildProcess] = []
+
+    def __enter__(self) -> ChildProcesses:
+        """Give this object."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop the processes."""
+        for child in reversed(self.children):
+            child.stop()
+
+    def start(self, module: str, arguments: Sequence[object], **settings: Any) -> ChildProcess:
+        """Start a process; see ChildProcess. Its log has the module's name by default."""
+        settings.setdefault("log", self.folder / f"{module.rpartition('.')[2]}.log")
+        self.children.append(ChildProcess(module, arguments, **settings))
+        return self.children[-1]
+
+    def start_multi_camera(
+        self, sections: Mapping[str, Mapping[str, Any]], parameters: Path, timeout: float
+    ) -> ChildProcess:
+        """Start multi_camera and wait until it is active.
+
+        Args:
+            sections: node, or pattern of nodes -> its parameters.
+            parameters: file to be written for them.
+            timeout: longest time in seconds; engines may have to be built.
+        """
+        write_parameter_file(sections, parameters)
+        arguments = ["--ros-args", "--params-file", parameters]
+        child = self.start("yolox_trt.ros.nodes.multi_camera", arguments)
+        child.wait_for("active:", timeout)
+        return child
+
+    def start_camera(self, options: CameraOptions, **settings: Any) -> ChildProcess:
+        """Start a camera."""
+        arguments = [json.dumps(dataclasses.asdict(options))]
+        settings.setdefault("log", self.folder / f"{options.name}.log")
+        return self.start("yolox_trt.ros.tools.demo_camera", arguments, **settings)
+
+    def check_alive(self) -> None:
+        """Raise YoloxTrtError if one of them has ended."""
+        for child in self.children:
+            child.check_alive()

@@ -1,41 +1,32 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt demo`: four moving cameras, the real multi_camera process, a live table."""
+"""Four moving cameras, the real multi_camera process, and a table of what it finds."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import math
 import os
 import tempfile
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-import rclpy
-import yaml
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core.errors import MissingDependencyError, YoloxTrtError
 from yolox_trt.core.optional import INSTALL_COMMANDS
 from yolox_trt.core.shipped_files import default_model
+from yolox_trt.evaluation.bench.timing import percentiles
 from yolox_trt.ros.messages.images import stamp_to_ns
-from yolox_trt.ros.middleware import apply_malloc_settings, transport_settings
-from yolox_trt.ros.tools.child_process import ChildProcess
-from yolox_trt.ros.tools.source_node import private_domain
+from yolox_trt.ros.tools.child_process import ChildProcess, ChildProcesses
+from yolox_trt.ros.tools.options import CameraOptions, DemoOptions
+from yolox_trt.ros.tools.session import ResultListener, private_domain, ros_node
 
 #: Camera -> photograph of scikit-image (free of rights, see its data/README.txt).
 CAMERAS = {
@@ -44,6 +35,9 @@ CAMERAS = {
     "coffee": "coffee.png",
     "motorcycle": "motorcycle_left.png",
 }
+
+HEADINGS = ("camera", "device", "Hz", "ms p50/p99", "drops", "detections")
+Show: TypeAlias = Callable[[str, Sequence[Sequence[str]]], None]
 
 #: Seconds that everything may take to start; engines may have to be built.
 START_TIMEOUT = 120.0
@@ -58,7 +52,6 @@ class CameraView:
         self.arrivals: deque[float] = deque(maxlen=50)
         self.latencies: deque[float] = deque(maxlen=500)
         self.last: Counter[str] = Counter()
-        self.status: dict[str, str] = {}
         self.pictures = 0
 
     def add(self, message: Detection2DArray, now_ns: int) -> None:
@@ -78,41 +71,21 @@ class CameraView:
 
     def latency(self, percentile: float) -> float:
         """Milliseconds from the picture's stamp to its result in this process."""
-        if not self.latencies:
-            return math.nan
-        return float(np.percentile(self.latencies, percentile)) * 1e3
+        return percentiles(self.latencies, percentile)[0] * 1e3
 
 
-class DemoNode(Node):
+class DemoNode(ResultListener):
     """Listens to the results; looks at one annotated picture after the other."""
 
-    def __init__(self, cameras: list[str], folder: Path, *, context: Any = None) -> None:
-        super().__init__("yolox_trt_demo", context=context, start_parameter_services=False)
+    def __init__(self, cameras: Sequence[str], folder: Path, *, context: Any = None) -> None:
+        super().__init__(cameras, self._on_result, context=context)
         self.views = {name: CameraView() for name in cameras}
-        self.device_load: dict[str, str] = {}
         self._folder = folder
         self._turn = 0
         self._watching: Any = None
-        for name in cameras:
-            self.create_subscription(
-                Detection2DArray,
-                f"/{name}/detections",
-                lambda message, name=name: self._on_result(name, message),
-                10,
-            )
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _on_result(self, name: str, message: Detection2DArray) -> None:
         self.views[name].add(message, self.get_clock().now().nanoseconds)
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            values = {item.key: item.value for item in status.values}
-            kind, _, name = status.name.partition(": ")[2].partition(" ")
-            if kind == "stream" and name in self.views:
-                self.views[name].status = values
-            elif kind == "device":
-                self.device_load[name] = values.get("load", "nan")
 
     def watch_next(self) -> None:
         """Subscribe to the annotated pictures of the camera whose turn it is, for one picture.
@@ -141,34 +114,28 @@ class DemoNode(Node):
         subscription, self._watching = self._watching, None
         self.destroy_subscription(subscription)
 
-    def table(self, title: str, caption: str) -> Table:
-        """Return the table of all cameras."""
-        table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-        table.add_column("camera", no_wrap=True)
-        table.add_column("device", no_wrap=True)
-        for column in ("Hz", "ms p50/p99", "drops"):
-            table.add_column(column, justify="right", no_wrap=True)
-        # The other columns keep their width; this one takes what is left of 80 columns.
-        table.add_column("detections", no_wrap=True, max_width=24)
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the table's cells under HEADINGS, a row for each camera."""
+        rows: list[tuple[str, ...]] = []
         for name, view in self.views.items():
-            device = view.status.get("device", "")
-            if device in self.device_load:
-                device += f" {float(self.device_load[device]):.0%}"
-            drops = int(view.status.get("dropped", 0)) + int(
-                view.status.get("lost_in_middleware", 0)
-            )
+            status = self.diagnostics.get(f"stream {name}", {})
+            device = status.get("device", "")
+            load = self.diagnostics.get(f"device {device}", {}).get("load")
+            drops = int(status.get("dropped", 0)) + int(status.get("lost_in_middleware", 0))
             classes = ", ".join(
                 f"{count} {label}" if count > 1 else label for label, count in view.last.items()
             )
-            table.add_row(
-                name,
-                device,
-                f"{view.rate:.1f}",
-                f"{view.latency(50):.0f}/{view.latency(99):.0f}",
-                str(drops),
-                classes,
+            rows.append(
+                (
+                    name,
+                    device if load is None else f"{device} {float(load):.0%}",
+                    f"{view.rate:.1f}",
+                    f"{view.latency(50):.0f}/{view.latency(99):.0f}",
+                    str(drops),
+                    classes,
+                )
             )
-        return table
+        return rows
 
 
 def photographs() -> dict[str, Path]:
@@ -187,128 +154,86 @@ def photographs() -> dict[str, Path]:
     return {name: folder / file for name, file in CAMERAS.items()}
 
 
-def run_demo(args: argparse.Namespace) -> int:
+def run_demo(options: DemoOptions, *, say: Callable[[str], None], show: Show) -> list[str]:
     """Run the demonstration.
 
+    Args:
+        options: cameras and model.
+        say: takes a line.
+        show: takes (title, rows) four times a second while it runs, and at its end.
+
     Returns:
-        0 if every camera had a detection, else 1.
+        What went wrong, a line each; nothing if every camera had a detection.
     """
-    console = Console()
-    model = Path(args.model) if args.model else default_model()
+    model = options.model or default_model()
     pictures = photographs()
-    folder = Path(args.output).resolve()
+    folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    apply_malloc_settings()
+    sections: dict[str, dict[str, Any]] = {
+        "multi_camera": {
+            "cameras": list(pictures),
+            "model": str(model.resolve()),
+            "devices": [options.device],
+        },
+        "/**": {"score_threshold": options.score},
+    }
     # For this process's own participant and for the children.
-    os.environ.update(transport_settings())
-    os.environ["ROS_DOMAIN_ID"] = private_domain(os.environ)
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    children: list[ChildProcess] = []
-    with tempfile.TemporaryDirectory(prefix="yolox_trt_demo_") as scratch:
-        parameters = Path(scratch) / "parameters.yaml"
-        parameters.write_text(
-            yaml.safe_dump(
-                {
-                    "multi_camera": {
-                        "ros__parameters": {
-                            "cameras": list(pictures),
-                            "model": str(model.resolve()),
-                            "devices": [args.device],
-                        }
-                    },
-                    "/**": {"ros__parameters": {"score_threshold": args.score}},
-                }
-            ),
-            encoding="utf-8",
-        )
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        node = DemoNode(list(pictures), folder)
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        try:
-            consumer = ChildProcess(
-                "yolox_trt.ros.nodes.multi_camera",
-                ["--ros-args", "--params-file", str(parameters)],
-                log=folder / "multi_camera.log",
-            )
-            children.append(consumer)
-            with console.status(f"starting multi_camera with {model.name}"):
-                consumer.wait_for("active:", START_TIMEOUT)
+    os.environ.update(private_domain(os.environ))
+    with (
+        tempfile.TemporaryDirectory(prefix="yolox_trt_demo_") as scratch,
+        ros_node(lambda: DemoNode(list(pictures), folder)) as (node, executor),
+    ):
+        with ChildProcesses(folder) as processes:
+            say(f"starting multi_camera with {model.name}; logs and annotated pictures: {folder}")
+            parameters = Path(scratch) / "parameters.yaml"
+            processes.start_multi_camera(sections, parameters, START_TIMEOUT)
             for name, path in pictures.items():
-                children.append(
-                    ChildProcess(
-                        "yolox_trt.ros.tools.demo_camera",
-                        [name, str(path), "--rate", str(args.rate), "--size", *args.size],
-                        log=folder / f"{name}.log",
+                processes.start_camera(
+                    CameraOptions(
+                        name=name, photograph=str(path), rate=options.rate, size=options.size
                     )
                 )
-            _watch(console, node, executor, children, args.duration, folder)
-        finally:
-            # The cameras first: what they sent last shall still be worked on.
-            for child in reversed(children):
-                child.stop()
-            executor.shutdown()
-            node.destroy_node()
-            rclpy.try_shutdown()
-    return _summary(console, node, children, folder)
+            _watch(node, executor, processes, options.duration, show)
+        show("result", node.rows())
+    return problems(node, processes.children)
 
 
 def _watch(
-    console: Console,
-    node: DemoNode,
-    executor: SingleThreadedExecutor,
-    children: list[ChildProcess],
-    duration: float,
-    folder: Path,
+    node: DemoNode, executor: Any, processes: ChildProcesses, duration: float, show: Show
 ) -> None:
     """Show the table until the duration is over, counted from the first result of all cameras."""
-    domain = os.environ["ROS_DOMAIN_ID"]
     waiting_since = time.monotonic()
     started: float | None = None
     shown = watched = 0.0
-
-    def table() -> Table:
-        left = duration if started is None else max(0.0, started + duration - time.monotonic())
-        return node.table(
-            f"multi_camera, ROS_DOMAIN_ID={domain}, {left:.0f} s left",
-            f"annotated pictures: {folder}",
-        )
-
-    with Live(table(), console=console, auto_refresh=False, transient=True) as live:
-        while started is None or time.monotonic() < started + duration:
-            executor.spin_once(timeout_sec=0.05)
-            now = time.monotonic()
-            if started is None and all(view.results for view in node.views.values()):
-                started = now
-            if started is None and now - waiting_since > START_TIMEOUT:
-                silent = [name for name, view in node.views.items() if not view.results]
-                raise YoloxTrtError(
-                    f"no result of {', '.join(silent)} in {START_TIMEOUT:.0f} s",
-                    fix=f"see the logs in {folder}",
-                )
-            if now - shown > 0.25:
-                shown = now
-                for child in children:
-                    child.check_alive()
-                live.update(table(), refresh=True)
-            # From the beginning: a camera must have found this listener before its first picture.
-            if now - watched > 1.0:
-                watched = now
-                node.watch_next()
+    while started is None or time.monotonic() < started + duration:
+        executor.spin_once(timeout_sec=0.05)
+        now = time.monotonic()
+        if started is None and all(view.results for view in node.views.values()):
+            started = now
+        if started is None and now - waiting_since > START_TIMEOUT:
+            silent = [name for name, view in node.views.items() if not view.results]
+            raise YoloxTrtError(
+                f"no result of {', '.join(silent)} in {START_TIMEOUT:.0f} s",
+                fix=f"see the logs in {processes.folder}",
+            )
+        if now - shown > 0.25:
+            shown = now
+            processes.check_alive()
+            left = duration if started is None else max(0.0, started + duration - now)
+            domain = os.environ["ROS_DOMAIN_ID"]
+            show(f"multi_camera, ROS_DOMAIN_ID={domain}, {left:.0f} s left", node.rows())
+        # From the beginning: a camera must have found this listener before its first picture.
+        if now - watched > 1.0:
+            watched = now
+            node.watch_next()
 
 
-def _summary(console: Console, node: DemoNode, children: list[ChildProcess], folder: Path) -> int:
-    """Print the last table and the verdict; return the exit status."""
-    console.print(node.table("result", f"annotated pictures and logs: {folder}"))
-    status = 0
-    for child in children:
-        if child.status:
-            console.print(f"{child.module} ended with status {child.status}: see {child.log}")
-            status = 1
+def problems(node: DemoNode, children: Sequence[ChildProcess]) -> list[str]:
+    """Return what went wrong, a line each."""
+    lines = [
+        f"{child.module} ended with status {child.status}: see {child.log}"
+        for child in children
+        if child.status
+    ]
     blind = [name for name, view in node.views.items() if not view.detections]
-    if blind:
-        console.print(f"no detection by {', '.join(blind)}")
-        status = 1
-    if not status:
-        console.print("every camera detected something")
-    return status
+    return lines + ([f"no detection by {', '.join(blind)}"] if blind else [])

@@ -4,26 +4,22 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import math
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from pathlib import Path
-from types import FrameType
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import rclpy
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.images import read_image
+from yolox_trt.evaluation.pacing import Pacer
 from yolox_trt.ros.middleware import apply_malloc_settings
 from yolox_trt.ros.tools.image_publisher import ImagePublisher
-from yolox_trt.ros.tools.pacer import Pacer
+from yolox_trt.ros.tools.options import CameraOptions
+from yolox_trt.ros.tools.session import plain_node, ros_node
 from yolox_trt.ros.tools.source_node import source_qos
 
 #: Seconds of one round of the movement.
@@ -65,61 +61,39 @@ class MovingPicture:
         cv2.resize(window, self._size, dst=canvas, interpolation=cv2.INTER_LINEAR)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Publish until SIGINT or SIGTERM; prints "LATE n" for pictures that came late."""
-    parser = argparse.ArgumentParser(prog="python -m yolox_trt.ros.tools.demo_camera")
-    parser.add_argument("name", help="camera's name: it publishes /NAME/image_raw")
-    parser.add_argument("photograph", type=Path)
-    parser.add_argument("--rate", type=float, default=10.0, help="pictures a second")
-    parser.add_argument("--size", type=int, nargs=2, default=(1920, 1280), help="width height")
-    parser.add_argument("--still", action="store_true", help="draw one picture, send it again")
-    parser.add_argument("--plain", action="store_true", help="leave malloc as it is")
-    parser.add_argument("--reliable", action="store_true", help="reliable quality of service")
-    parser.add_argument(
-        "--number", action="store_true", help="write each picture's number into its frame_id"
-    )
-    options = parser.parse_args(args)
+def publish(options: CameraOptions, stop: threading.Event) -> None:
+    """Publish until `stop` is set; prints how many were published, and how many came late."""
+    photograph = read_image(options.photograph)
     if not options.plain:
         apply_malloc_settings()
-    cv2.setNumThreads(1)
-    photograph = cv2.imread(str(options.photograph), cv2.IMREAD_COLOR)
-    if photograph is None:
-        raise ConfigurationError(
-            f"'{options.photograph}', which OpenCV cannot decode",
-            expected="a JPEG or PNG file",
-            fix="pip install --force-reinstall scikit-image",
-        )
-    stop = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = Node(f"{options.name}_driver", start_parameter_services=False)
-    try:
+    with ros_node(plain_node(f"{options.name}_driver"), large_images=False) as (node, _):
         publisher = ImagePublisher(
             node,
             f"/{options.name}/image_raw",
             frame_id=f"{options.name}_optical",
             qos=source_qos(options.reliable),
         )
-        width, height = options.size
-        picture = MovingPicture(photograph, height, width)
+        picture = MovingPicture(photograph, *options.size)
         pacer = Pacer(options.rate)
-        canvas = publisher.canvas(height, width)
+        canvas = publisher.canvas(*options.size)
         while not stop.is_set():
             if not options.still or not publisher.published:
                 picture.draw(publisher.published / options.rate, canvas)
-            if options.number:
+            if options.numbered:
                 publisher.frame_id = str(publisher.published)
-            publisher.publish(canvas)
             pacer.wait()
+            publisher.publish(canvas)
         print(f"PUBLISHED {publisher.published} LATE {pacer.late}", flush=True)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+
+
+def main() -> int:
+    """Publish until SIGINT or SIGTERM; the argument is CameraOptions as JSON."""
+    options = CameraOptions(**json.loads(sys.argv[1]))
+    cv2.setNumThreads(1)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    publish(options, stop)
     return 0
 
 

@@ -160,20 +160,27 @@ def _node_names(sections: Mapping[str, Any], above: str = "") -> list[str]:
     return names
 
 
-def write_parameter_file(overrides: Mapping[str, Mapping[str, Any]]) -> Path:
+def write_parameter_file(
+    overrides: Mapping[str, Mapping[str, Any]], path: Path | None = None
+) -> Path:
     """Write a ROS parameter file that reaches the nodes in any namespace.
 
-    ROS 2 launch leaves its own parameter files in the temporary folder as well: the process that
-    reads this one starts later, and may be started again.
+    Args:
+        overrides: node name, or "/**" for every node -> its parameters.
+        path: the file; None for one in the temporary folder, where ROS 2 launch leaves its own
+            as well: the process that reads it starts later, and may be started again.
     """
     sections = {
-        f"/**/{node}": {"ros__parameters": dict(values)} for node, values in overrides.items()
+        node if node.startswith("/") else f"/**/{node}": {"ros__parameters": dict(values)}
+        for node, values in overrides.items()
     }
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="yolox_trt_launch_", suffix=".yaml", delete=False, encoding="utf-8"
-    ) as file:
-        yaml.safe_dump(sections, file)
-    return Path(file.name)
+    if path is None:
+        with tempfile.NamedTemporaryFile(
+            prefix="yolox_trt_launch_", suffix=".yaml", delete=False
+        ) as file:
+            path = Path(file.name)
+    path.write_text(yaml.safe_dump(sections), encoding="utf-8")
+    return path
 
 
 def _option(node: str, parameter: str) -> Option:

@@ -1,15 +1,13 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt replay`: a rosbag2 bag on its topics again, without rosbag2."""
+"""A rosbag2 bag on its topics again, without rosbag2."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import itertools
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -17,62 +15,70 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rich.console import Console
 from rosgraph_msgs.msg import Clock
 
-from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import options_of
+from yolox_trt.core.progress import Progress, no_progress
+from yolox_trt.evaluation.pacing import sleep_until
 from yolox_trt.ros.nodes.parameter_values import check_topic
 from yolox_trt.ros.tools.bag import detection_topics, open_reader
 from yolox_trt.ros.tools.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
+from yolox_trt.ros.tools.options import ReplayOptions
 from yolox_trt.ros.tools.result_window import ResultWindow
+from yolox_trt.ros.tools.session import plain_node, ros_node
 from yolox_trt.ros.tools.source_node import (
     DISCOVERY,
-    SourceNode,
-    make_progress,
+    rounds,
     wait_for_subscribers,
     wait_until_delivered,
 )
 
 #: Rate of /clock between messages, as `ros2 bag play --clock` has it, in Hz.
 CLOCK_RATE = 40.0
+_NAMED = options_of(ReplayOptions)
 
 
-def run_replay(args: argparse.Namespace) -> int:
-    """Publish a bag's messages; see `yolox_trt replay --help`.
+def run_replay(
+    options: ReplayOptions, *, say: Callable[[str], None], on_progress: Progress = no_progress
+) -> int:
+    """Publish a bag's messages.
+
+    Args:
+        options: the bag, and how it is published.
+        say: takes a line.
+        on_progress: told of each message.
 
     Returns:
         0, also after Ctrl-C; 1 if no message was published.
     """
-    console = Console(stderr=True)
-    remaps = parse_remaps(args.remap)
-    with closing(open_reader(args.bag)) as reader, SourceNode("yolox_trt_replay") as (node, spin):
-        player = BagPlayer(reader, node, spin, topics=args.topics, remaps=remaps, console=console)
-        if args.clock:
+    remaps = parse_remaps(options.remap)
+    node_name = plain_node("yolox_trt_replay")
+    with closing(open_reader(options.bag)) as reader, ros_node(node_name) as (node, executor):
+        player = BagPlayer(reader, node, executor, topics=options.topics, remaps=remaps, say=say)
+        player.restamp = options.restamp
+        if options.clock:
             player.publish_clock()
-        if args.restamp:
-            player.restamp = True
-        if args.max:
-            player.follow_results(args.results, args.wait, args.window)
+        if options.max:
+            player.follow_results(options.results, options.wait, options.window)
         # With --max a consumer is there, but its subscriptions may be found later than its results.
-        needed = player.image_publishers if args.max else ()
-        timeout = max(DISCOVERY, args.wait) if args.max else DISCOVERY
-        if not wait_for_subscribers(spin, player.publishers, timeout, needed=needed):
-            console.print("nobody subscribes to the bag's topics yet")
-        loops: Iterator[int] = itertools.count() if args.loop == 0 else iter(range(args.loop))
-        total = player.count * args.loop if args.loop else None
+        needed = player.image_publishers if options.max else ()
+        timeout = max(DISCOVERY, options.wait) if options.max else DISCOVERY
+        if not wait_for_subscribers(executor, player.publishers, timeout, needed=needed):
+            say("nobody subscribes to the bag's topics yet")
+        total = player.count * options.loop or None
         try:
-            with make_progress(console) as progress:
-                task = progress.add_task(str(args.bag), total=total)
-                for _ in loops:
-                    player.play(args.speed, lambda: progress.advance(task))
+            for _ in rounds(options.loop):
+                for _ in player.play(options.speed):
+                    on_progress(str(options.bag), player.published, total)
             wait_until_delivered(player.publishers)
         except KeyboardInterrupt:
             pass
-        console.print(player.summary())
+        say(player.summary())
         return 0 if player.published else 1
 
 
-def parse_remaps(rules: list[str]) -> dict[str, str]:
+def parse_remaps(rules: Sequence[str]) -> dict[str, str]:
     """Read `from:=to` rules.
 
     Raises:
@@ -85,10 +91,9 @@ def parse_remaps(rules: list[str]) -> dict[str, str]:
             raise ConfigurationError(
                 f"remapping '{rule}'",
                 expected="/topic_in_the_bag:=/topic_to_publish",
-                fix="give --remap in this form, once for each topic",
+                fix=("give ", _NAMED["remap"], " in this form, once for each topic"),
             )
-        check_topic(new, fix="give --remap with another name")
-        remaps[old] = new
+        remaps[old] = check_topic(new)
     return remaps
 
 
@@ -103,7 +108,7 @@ class BagPlayer:
         executor: spins the node.
         topics: topics to play, empty for all.
         remaps: topic in the bag -> topic to publish.
-        console: where left-out topics are named.
+        say: takes a line for each topic that is left out.
 
     Attributes:
         published: messages published so far.
@@ -120,9 +125,9 @@ class BagPlayer:
         node: Node,
         executor: SingleThreadedExecutor,
         *,
-        topics: list[str],
+        topics: Sequence[str],
         remaps: dict[str, str],
-        console: Console,
+        say: Callable[[str], None],
     ) -> None:
         self._reader = reader
         self._node = node
@@ -138,7 +143,7 @@ class BagPlayer:
                 raise ConfigurationError(
                     f"topic '{name}', which the bag does not have",
                     expected=f"one of {', '.join(sorted(known))}",
-                    fix="check --topics and --remap",
+                    fix=("check ", _NAMED["topics"], " and ", _NAMED["remap"]),
                 )
         store = make_typestore()
         self._publishers: dict[int, Publisher] = {}
@@ -150,9 +155,7 @@ class BagPlayer:
                 continue
             message_type = _message_type(connection.msgtype)
             if message_type is None:
-                console.print(
-                    f"{connection.topic} is left out: {connection.msgtype} is not installed"
-                )
+                say(f"{connection.topic} is left out: {connection.msgtype} is not installed")
                 continue
             topic = remaps.get(connection.topic, connection.topic)
             self._connections.append(connection)
@@ -165,7 +168,7 @@ class BagPlayer:
             if connection.msgtype in (IMAGE_TYPE, COMPRESSED_TYPE):
                 self._images[connection.id] = topic
         if not self._connections:
-            raise ConfigurationError("a bag with nothing to play", fix="check --topics")
+            raise ConfigurationError("a bag with nothing to play", fix=("check ", _NAMED["topics"]))
 
     @property
     def publishers(self) -> list[Publisher]:
@@ -186,7 +189,7 @@ class BagPlayer:
         """Publish /clock: the time of recording."""
         self._clock = self._node.create_publisher(Clock, "/clock", 10)
 
-    def follow_results(self, result_topics: list[str], timeout: float, window: int) -> None:
+    def follow_results(self, result_topics: Sequence[str], timeout: float, window: int) -> None:
         """Send images only as fast as their results come.
 
         Args:
@@ -205,22 +208,16 @@ class BagPlayer:
             raise ConfigurationError(
                 f"{len(result_topics)} topics of results for {len(images)} image topics",
                 expected=f"one for each of {', '.join(images)}",
-                fix="give --results once for each image topic",
+                fix=("give ", _NAMED["results"], " once for each image topic"),
             )
         self._window = ResultWindow(self._node, self._executor, named, depth=window)
-        if not self._window.wait_for_consumer(timeout):
-            raise YoloxTrtError(
-                f"nobody publishes {', '.join(named.values())}",
-                expected="a consumer, whose results set the pace with --max",
-                fix="start multi_camera first, or name its topics with --results",
-            )
+        self._window.wait_for_consumer(timeout)
 
-    def play(self, speed: float, on_message: Callable[[], object]) -> None:
-        """Publish every message once.
+    def play(self, speed: float) -> Iterator[None]:
+        """Publish every message once, and yield after each one.
 
         Args:
             speed: 1 for the speed of the recording; not used when results set the pace.
-            on_message: called after each one.
         """
         start: float | None = None
         first = 0
@@ -245,7 +242,7 @@ class BagPlayer:
             if self._window is not None and image is not None:
                 self._window.sent(image, stamp)
             self._executor.spin_once(timeout_sec=0.0)
-            on_message()
+            yield
         if self._window is not None:
             self._window.drain()
 
@@ -255,14 +252,14 @@ class BagPlayer:
         if self.late:
             text += f", {self.late} more than 50 ms late"
         if self._window is not None:
-            text += f", {self._window.results} results, {self._window.missed} missed"
+            text += f", {self._window.summary}"
         return text
 
     def _wait_until(self, due: float, timestamp: int, speed: float) -> None:
         """Sleep until a message is due, keeping /clock going."""
         while (left := due - time.monotonic()) > 0.0:
             if self._clock is None:
-                time.sleep(left)
+                sleep_until(due)
                 return
             if left > 1.0 / CLOCK_RATE:
                 time.sleep(1.0 / CLOCK_RATE)

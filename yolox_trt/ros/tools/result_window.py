@@ -11,7 +11,10 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from vision_msgs.msg import Detection2DArray
 
+from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.option import options_of
 from yolox_trt.ros.messages.images import stamp_to_ns
+from yolox_trt.ros.tools.options import SourceOptions
 
 
 class ResultWindow:
@@ -53,14 +56,22 @@ class ResultWindow:
             for image, results in topics.items()
         ]
 
-    def wait_for_consumer(self, timeout: float) -> bool:
-        """Wait until every topic of results has a publisher; False after `timeout` seconds."""
+    def wait_for_consumer(self, timeout: float) -> None:
+        """Wait until every topic of results has a publisher.
+
+        Raises:
+            YoloxTrtError: nobody publishes one of them after `timeout` seconds.
+        """
         end = time.monotonic() + timeout
-        while not all(self._node.count_publishers(topic) for topic in self._topics):
+        while silent := [t for t in self._topics if not self._node.count_publishers(t)]:
             if time.monotonic() > end:
-                return False
+                named = options_of(SourceOptions)
+                raise YoloxTrtError(
+                    f"nobody publishes {', '.join(silent)}",
+                    expected=("a consumer, whose results set the pace with ", named["max"]),
+                    fix=("start multi_camera first, or name its topics with ", named["results"]),
+                )
             self._executor.spin_once(timeout_sec=0.05)
-        return True
 
     def sent(self, topic: str, stamp_ns: int) -> None:
         """Note that an image was sent."""
@@ -80,6 +91,11 @@ class ResultWindow:
             self._executor.spin_once(timeout_sec=0.05)
             for waiting in self._under_way.values():
                 self._give_up(waiting)
+
+    @property
+    def summary(self) -> str:
+        """What came back, in words."""
+        return f"{self.results} results, {self.missed} missed"
 
     def _give_up(self, waiting: dict[int, float]) -> None:
         now = time.monotonic()

@@ -1,74 +1,23 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that publish have in common: a node, its quality of service, a progress bar."""
+"""What the commands that publish have in common: quality of service, and waiting for others."""
 
 from __future__ import annotations
 
-import os
-import random
+import itertools
 import time
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
 
-import rclpy
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
-from yolox_trt.ros.middleware import apply_malloc_settings, transport_settings
 
 #: Seconds that subscribers get to be found before the first message; and the others after one.
 DISCOVERY = 5.0
 SETTLE = 0.5
 #: Seconds between the last message and the publisher's end.
 LINGER = 0.5
-
-
-class SourceNode:
-    """Context of a command: (node, executor), with the settings for large images.
-
-    A Fast DDS profile that the user has chosen stays; without one the shipped one is taken.
-    Ctrl-C raises KeyboardInterrupt, as in any Python program.
-
-    Args:
-        name: name of the node.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> tuple[Node, SingleThreadedExecutor]:
-        """Start ROS."""
-        apply_malloc_settings()
-        os.environ.update(transport_settings())
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = Node(self._name, start_parameter_services=False)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        return self._node, self._executor
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End ROS."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.try_shutdown()
 
 
 def source_qos(reliable: bool) -> QoSProfile:
@@ -80,17 +29,9 @@ def source_qos(reliable: bool) -> QoSProfile:
     )
 
 
-def make_progress(console: Console) -> Progress:
-    """Return a progress bar that counts messages."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+def rounds(loop: int) -> Iterator[int]:
+    """Count the rounds of a source; 0 never ends."""
+    return itertools.count() if loop == 0 else iter(range(loop))
 
 
 def wait_for_subscribers(
@@ -134,8 +75,3 @@ def wait_until_delivered(publishers: Sequence[Publisher], timeout: float = 2.0) 
     for publisher in publishers:
         publisher.wait_for_all_acked(Duration(seconds=timeout))
     time.sleep(LINGER)
-
-
-def private_domain(environment: Mapping[str, str]) -> str:
-    """Return ROS_DOMAIN_ID of the environment, or one of its own in the range safe on Linux."""
-    return environment.get("ROS_DOMAIN_ID") or str(random.SystemRandom().randint(1, 101))

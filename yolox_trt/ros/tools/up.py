@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt up`: the launch file's work on machines without ros2 launch."""
+"""The launch file's work on machines without ros2 launch."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from collections.abc import Callable
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.shipped_files import shared_folder
@@ -18,19 +18,28 @@ from yolox_trt.ros.tools.launch_arguments import (
     unreached_sections,
     write_parameter_file,
 )
+from yolox_trt.ros.tools.options import UpOptions
 
 #: Arguments of the launch file without a dot that are taken here.
 _ARGUMENTS = ("config", "model", "cameras", "namespace", "log_level")
 
 
-def run_up(args: argparse.Namespace) -> int:
+def run_up(options: UpOptions, say: Callable[[str], None]) -> int:
     """Become the process multi_camera; returns only by raising.
+
+    Args:
+        options: what it is started with.
+        say: takes a line for each argument or section that reaches no node.
 
     Raises:
         ConfigurationError: an argument that is no NAME:=VALUE, a bad parameter or a bad file.
     """
-    values = {"config": args.config or "", "namespace": args.namespace, "log_level": "info"}
-    for argument in args.arguments:
+    values = {
+        "config": str(options.config or ""),
+        "namespace": options.namespace,
+        "log_level": "info",
+    }
+    for argument in options.arguments:
         name, separator, value = argument.partition(":=")
         if not separator or not ("." in name or name in _ARGUMENTS):
             raise ConfigurationError(
@@ -45,11 +54,10 @@ def run_up(args: argparse.Namespace) -> int:
     command += ["--log-level", values["log_level"], "--params-file", config]
     overrides = parameter_overrides(values)
     sections = read_parameter_file(config)
-    for line in [
-        *unknown_cameras(overrides, sections),
-        *unreached_sections(sections, values["namespace"]),
-    ]:
-        print(f"yolox_trt up: {line}", file=sys.stderr)
+    for line in unknown_cameras(overrides, sections):
+        say(line)
+    for line in unreached_sections(sections, values["namespace"]):
+        say(line)
     if overrides:
         command += ["--params-file", str(write_parameter_file(overrides))]
     if values["namespace"]:

@@ -13,7 +13,8 @@ from yolox_trt.cli.main import main
 def test_every_frame_is_counted(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     command = ["bench", "cameras", "--device", "gpu", "--engine", "simulated", "--seconds", "1"]
-    command += ["--cameras", "2", "--rate", "10", "--size", "64", "96", "--overlap", "yes", "no"]
+    command += ["--cameras", "2", "--rate", "10", "--size", "64x96"]
+    command += ["--overlap", "yes", "--overlap", "no"]
     assert main([*command, "--json", str(file)]) == 0
     figures = json.loads(file.read_text())
     assert [figure["overlap"] for figure in figures] == ["yes", "no"]

@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Options of demo, up, replay, publish and the benchmarks through ROS. Imports no ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from yolox_trt.core.option import Kind, check_options, option, parse_path, parse_size, path_option
+from yolox_trt.ros.nodes.parameter_values import check_topic
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(_Checked):
+    """Moving cameras and what detects in them."""
+
+    model: Path | None = path_option(help="ONNX or engine file (default: the shipped model).")
+    device: str = option("auto", help="auto, cpu, gpu, gpu:N, dla0 or dla1.")
+    duration: float = option(20.0, above=0.0, unit="s", help="Time to run.")
+    rate: float = option(10.0, above=0.0, unit="Hz", help="Pictures a second of each camera.")
+    size: tuple[int, int] = option(
+        "1280x1920", parse=parse_size, metavar="HxW", help="Size of a picture."
+    )
+    score: float = option(0.3, minimum=0.0, maximum=1.0, help="Least score of a detection.")
+    output: Path = option(
+        "demo_output",
+        parse=parse_path,
+        flag="--output -o",
+        metavar="FOLDER",
+        help="Folder of the annotated pictures and the logs.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions(_Checked):
+    """What multi_camera is started with."""
+
+    config: Path | None = path_option(
+        metavar="FILE.yaml", help="Parameter file (default: config/multi_camera.yaml)."
+    )
+    namespace: str = option("", help="Namespace of all nodes.")
+    arguments: Sequence[str] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        flag="NAME:=VALUE",
+        help="Arguments of the launch file: model:=..., cameras:=front,rear, "
+        "<camera>.<parameter>:=<value>, multi_camera.<parameter>:=<value>.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(_Checked):
+    """What publish and replay have in common."""
+
+    speed: float = option(1.0, above=0.0, help="Times the source's own speed.")
+    loop: int = option(1, minimum=0, help="Rounds; 0 for as many as there are until Ctrl-C.")
+    max: bool = option(
+        False, help="As fast as the consumer takes it: --window images of a topic are under way."
+    )
+    window: int = option(
+        1, minimum=1, help="With --max; more than 1 needs larger qos_depth and queue_depth."
+    )
+    results: Sequence[str] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=lambda topics: tuple(map(check_topic, topics)),
+        metavar="TOPIC",
+        help="With --max: the consumer's Detection2DArray topic, once for each image topic "
+        "(default: detections beside the images).",
+    )
+    wait: float = option(10.0, minimum=0.0, unit="s", help="With --max: time for the consumer.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(SourceOptions):
+    """A bag, and how it is published."""
+
+    bag: Path = option(parse=parse_path, flag="BAG", help="Folder, .mcap or .db3 file.")
+    clock: bool = option(False, help="Publish the recording's /clock.")
+    topics: Sequence[str] = option(
+        [], kind=Kind.STRING_ARRAY, flag="--topic", help="Topic to publish (default: all)."
+    )
+    remap: Sequence[str] = option(
+        [], kind=Kind.STRING_ARRAY, metavar="/OLD:=/NEW", help="Publish a topic under another name."
+    )
+    restamp: bool = option(False, help="Put the present time into the headers.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions(SourceOptions):
+    """Images, and how they are published."""
+
+    source: str = option(
+        flag="SOURCE", help="Image, folder of images, video, or device such as /dev/video0."
+    )
+    topic: str = option("/camera/image_raw", parse=check_topic, help="Image topic.")
+    rate: float | None = option(
+        None,
+        kind=Kind.DOUBLE,
+        above=0.0,
+        unit="Hz",
+        help="Pictures a second (default: a video's own, 10 for images).",
+    )
+    frame_id: str = option("camera", help="Coordinate frame in the headers.")
+    size: tuple[int, int] | None = option(
+        None, kind=Kind.STRING, parse=parse_size, metavar="HxW", help="Resize to this size."
+    )
+    compressed: bool = option(False, help="Send JPEGs.")
+    reliable: bool = option(False, help="Reliable quality of service.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RosBenchOptions(_Checked):
+    """Cameras as processes, and the multi_camera that detects in them."""
+
+    cameras: int = option(1, minimum=1, help="Number of cameras.")
+    rate: float = option(10.0, above=0.0, unit="Hz", help="Rate of each camera.")
+    size: tuple[int, int] = option(
+        "1280x1920", parse=parse_size, metavar="HxW", help="Size of the images."
+    )
+    model: Path | None = path_option(help="ONNX or engine file (default: the shipped model).")
+    devices: Sequence[str] = option(
+        ["auto"], flag="--device", help="Device, such as gpu, dla0 or dla1."
+    )
+    engine: str = option("auto", help="auto, tensorrt, onnxruntime or simulated.")
+    precision: str = option("", help="fp32, fp16 or int8.")
+    placement: str = option("dynamic", help="static, balanced or dynamic.")
+    max_batch: int = option(1, minimum=1, help="Most images of a call.")
+    batch_window: float = option(0.0, minimum=0.0, unit="s", help="Time to wait for a batch.")
+    ingest: int = option(0, minimum=0, help="Processes that receive the images.")
+    queue_depth: int = option(1, minimum=1, help="Images of a camera that may wait.")
+    qos_depth: int = option(1, minimum=1, help="Messages of a camera in the middleware's queue.")
+    duration: float = option(10.0, above=0.0, unit="s", help="Measured time.")
+    warmup: float = option(3.0, minimum=0.0, unit="s", help="Time before it.")
+    logs: Path | None = path_option(metavar="FOLDER", help="Keep the processes' logs here.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransportOptions(_Checked):
+    """Images from one publisher to one subscriber."""
+
+    size: tuple[int, int] = option(
+        "1280x1920", parse=parse_size, metavar="HxW", help="Size of the images."
+    )
+    rate: float = option(10.0, above=0.0, unit="Hz", help="Rate at which latency is measured.")
+    duration: float = option(6.0, above=0.0, unit="s", help="Length of each run.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraOptions(_Checked):
+    """A camera of the demonstration or of a benchmark, as a process of its own."""
+
+    name: str = option(help="It publishes /NAME/image_raw.")
+    photograph: str = option(help="Image file that it shows.")
+    rate: float = option(10.0, above=0.0, unit="Hz", help="Pictures a second.")
+    size: tuple[int, int] = option("1280x1920", parse=parse_size, help="Size of a picture.")
+    still: bool = option(False, help="Whether one picture is drawn and sent again and again.")
+    numbered: bool = option(False, help="Whether each picture's number is its frame_id.")
+    reliable: bool = option(False, help="Reliable quality of service.")
+    plain: bool = option(False, help="Whether malloc stays as it is.")
