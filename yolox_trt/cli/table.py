@@ -102,7 +102,7 @@ def _lines(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> 
 
 def _block(heads: Sequence[str], row: Sequence[str], width: int) -> list[str]:
     """Return a row as its first cell and, below it, the others with their headings."""
-    lines, line = [row[0]], "   "
+    lines, line = fill(row[0], width), "   "
     for name, value in zip(heads[1:] or [""] * len(row[1:]), row[1:], strict=True):
         if not value:
             continue
