@@ -117,6 +117,7 @@ def test_lost_images_are_counted_and_publishers_told_once(
         def destroy_when_not_in_use(self) -> None: ...
 
     monkeypatch.setattr(subscription_events, "EventHandle", Event)
+    monkeypatch.setattr(subscription_events, "POLL_PERIOD", 0.0)
     node = PlainNode("listener")
     subscription = node.create_subscription(Image, "/image", lambda message: None, RELIABLE)
     lost: list[int] = []
@@ -153,6 +154,7 @@ def test_a_middleware_without_a_count_is_asked_once(
         def destroy_when_not_in_use(self) -> None: ...
 
     monkeypatch.setattr(subscription_events, "EventHandle", Event)
+    monkeypatch.setattr(subscription_events, "POLL_PERIOD", 0.0)
     node = PlainNode("listener")
     subscription = node.create_subscription(Image, "/image", lambda message: None, RELIABLE)
     warnings: list[str] = []

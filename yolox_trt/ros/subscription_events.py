@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,7 @@ class SubscriptionEvents:
         self._on_lost = on_lost
         self._warn = warn
         self._events: dict[str, Any] = {}
+        self._looked = time.monotonic()
         with subscription.handle:
             for name in (_LOST, _INCOMPATIBLE_QOS, _INCOMPATIBLE_TYPE):
                 kind = getattr(QoSSubscriptionEventType, name, None)
@@ -71,7 +73,12 @@ class SubscriptionEvents:
                     continue
 
     def poll(self) -> None:
-        """Look at what has happened since the last time."""
+        """Look at what has happened since the last time, if that is POLL_PERIOD ago."""
+        if time.monotonic() - self._looked >= POLL_PERIOD:
+            self._look()
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
         for name, handle in list(self._events.items()):
             try:
                 with handle:
@@ -90,7 +97,7 @@ class SubscriptionEvents:
 
     def close(self) -> None:
         """Look for a last time, and release the events, before the subscription is destroyed."""
-        self.poll()
+        self._look()
         for handle in self._events.values():
             handle.destroy_when_not_in_use()
         self._events.clear()

@@ -54,11 +54,11 @@ def test_a_slot_is_free_again_when_its_view_has_gone() -> None:
         views[0][0] = 1
     views.pop(0)
     gc.collect()
-    assert (writer.taken, reader.taken) == (1, 1)
     assert writer.write(second) == 0
+    assert writer.write(second) is None
     views.clear()
     gc.collect()
-    assert reader.taken == 1
+    assert writer.write(first) == 1
 
 
 def test_views_outlive_their_ring() -> None:

@@ -66,11 +66,6 @@ class FrameRing:
         """All slots, uint8 (slots * slot_bytes,), page-aligned."""
         return self._memory[_PAGE:]
 
-    @property
-    def taken(self) -> int:
-        """Slots that are in use."""
-        return int(np.count_nonzero(self._flags))
-
     def write(self, data: npt.NDArray[np.uint8]) -> int | None:
         """Copy bytes into a free slot and take it; None if every slot is in use.
 

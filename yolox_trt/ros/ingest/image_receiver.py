@@ -105,7 +105,7 @@ class ImageReceiver:
             raise
 
     def poll_events(self) -> None:
-        """Count the images that the middleware has lost; to be called now and then."""
+        """Count the images that the middleware has lost; to be called often, looks seldom."""
         self._events.poll()
 
     def close(self) -> None:

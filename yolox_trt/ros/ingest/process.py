@@ -30,7 +30,6 @@ from yolox_trt.ros.ingest.frame_ring import EXTRA_SLOTS, FrameRing
 from yolox_trt.ros.ingest.image_receiver import ImageReceiver, ImageTopic
 from yolox_trt.ros.middleware import apply_malloc_settings
 from yolox_trt.ros.rclpy_versions import NoEventHandlers, create_spinner
-from yolox_trt.ros.subscription_events import POLL_PERIOD
 
 #: Longest time until a command is seen, in seconds.
 POLL = 0.02
@@ -174,17 +173,14 @@ def main(args: Sequence[str] | None = None) -> int:
     spinner = create_spinner()
     spinner.add_node(node)
     receivers: dict[str, ImageReceiver] = {}
-    polled = time.monotonic()
     try:
         while True:
             # A fault of one camera must not take the others of this process along, nor keep it
             # from hearing that the executor's process has ended.
             try:
                 spinner.spin_once(timeout_sec=POLL)
-                if time.monotonic() - polled >= POLL_PERIOD:
-                    polled = time.monotonic()
-                    for receiver in receivers.values():
-                        receiver.poll_events()
+                for receiver in receivers.values():
+                    receiver.poll_events()
             except Exception:
                 node.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
                 time.sleep(POLL)

@@ -18,7 +18,6 @@ from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.latest_worker import LatestWorker
-from yolox_trt.ros.messages.autoware import label_table
 from yolox_trt.ros.messages.images import with_roi
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.camera_outputs import CameraOutputs
@@ -118,17 +117,9 @@ class CameraNode(NoEventHandlers, Node):
         parameters = self.parameters.current
         self._model = model, spec = service.models.find(parameters.model)
         config = self._stream_config(parameters, service)
-        labels = None
-        if parameters.publish_objects:
-            labels = label_table(spec.class_names, parameters.class_remap)
         self._configured = parameters
         self._outputs = CameraOutputs(
-            self,
-            model=model,
-            class_names=spec.class_names,
-            labels=labels,
-            counters=self.counters,
-            annotator=self._annotator,
+            self, model, spec.class_names, parameters, self.counters, self._annotator
         )
         self.parameters.publish("class_names", list(spec.class_names))
         self._subscription = CameraSubscription(
@@ -159,7 +150,7 @@ class CameraNode(NoEventHandlers, Node):
         self._subscription = self._configured = self._model = None
 
     def update_subscription(self) -> None:
-        """Subscribe or unsubscribe, as the parameters and the listeners ask for.
+        """Subscribe or unsubscribe, as the parameters and the listeners ask for; count lost images.
 
         A camera that cannot be subscribed to says so in `counters.fault` and in the log, and the
         next call tries again.
@@ -171,11 +162,6 @@ class CameraNode(NoEventHandlers, Node):
         wanted = self._active and parameters.stream.enabled
         wanted = wanted and (heard or not parameters.on_demand)
         self._subscription.update(wanted, parameters.stream.queue_depth)
-
-    def poll_events(self) -> None:
-        """Count the images that the middleware has lost; to be called now and then."""
-        if self._subscription is not None:
-            self._subscription.poll_events()
 
     # ImageSink: on rclpy's thread, that of the decoder, or those of the ingest pool --------------
 

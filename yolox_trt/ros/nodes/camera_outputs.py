@@ -18,9 +18,10 @@ from yolox_trt.executor.stream_result import StreamResult
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.latest_worker import LatestWorker
 from yolox_trt.ros.messages.annotated_image import AnnotatedImage
-from yolox_trt.ros.messages.autoware import ObjectMessageBuilder
+from yolox_trt.ros.messages.autoware import ObjectMessageBuilder, label_table
 from yolox_trt.ros.messages.detections import DetectionMessageBuilder
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
+from yolox_trt.ros.nodes.parameters import CameraParameters
 
 #: Results are few and small: a late subscriber or a hiccup on the network loses none of the last.
 OUTPUT_DEPTH = 10
@@ -36,21 +37,21 @@ class CameraOutputs:
         node: the camera node.
         model: name of the model that serves the camera.
         class_names: names of its classes, () where they are unknown.
-        labels: Autoware label of each class; None publishes no ~/objects.
+        parameters: what the camera is configured with.
         counters: counts the results.
         annotator: draws ~/annotated.
 
     Raises:
+        ConfigurationError: `class_remap` does not fit the model.
         MissingDependencyError: ~/objects is asked for without Autoware's messages.
     """
 
     def __init__(
         self,
         node: Node,
-        *,
         model: str,
         class_names: Sequence[str],
-        labels: Sequence[int] | None,
+        parameters: CameraParameters,
         counters: CameraCounters,
         annotator: LatestWorker,
     ) -> None:
@@ -61,7 +62,10 @@ class CameraOutputs:
         self._annotated_wanted = False
         self._publishers: list[Publisher] = []
         self._detection_builder = DetectionMessageBuilder(class_names)
-        self._object_builder = None if labels is None else ObjectMessageBuilder(labels)
+        self._object_builder: ObjectMessageBuilder | None = None
+        if parameters.publish_objects:
+            labels = label_table(class_names, parameters.class_remap)
+            self._object_builder = ObjectMessageBuilder(labels)
         self._drawing = AnnotatedImage(class_names)
         self._detections = self._publisher(Detection2DArray, "~/detections", OUTPUT_DEPTH)
         # Reliable, as RViz asks for by default; the annotator's own thread publishes, so that a

@@ -171,15 +171,10 @@ class CameraSet:
 
     # What is done now and then -----------------------------------------------------------------
 
-    def look_for_listeners(self) -> None:
-        """Subscribe the cameras that somebody listens to, and no others."""
+    def update_subscriptions(self) -> None:
+        """Subscribe the cameras that somebody listens to, and no others; count lost images."""
         for camera in self.nodes.values():
             camera.update_subscription()
-
-    def poll_events(self) -> None:
-        """Count the images that the middleware has lost."""
-        for camera in self.nodes.values():
-            camera.poll_events()
 
     def report_misplaced(self) -> None:
         """Report parameters that stand in another node's section of the YAML file.

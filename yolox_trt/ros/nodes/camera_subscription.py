@@ -60,7 +60,9 @@ class CameraSubscription:
         self._receiver: ImageReceiver | None = None
 
     def update(self, wanted: bool, queue_depth: int) -> None:
-        """Subscribe or unsubscribe; the other cameras go on whatever fails.
+        """Subscribe or unsubscribe, and count lost images; to be called now and then.
+
+        The other cameras go on whatever fails.
 
         Args:
             wanted: whether images are wanted.
@@ -73,16 +75,13 @@ class CameraSubscription:
                 self._unsubscribe()
             if wanted and not counters.topic:
                 self._subscribe(queue_depth)
+            if self._receiver is not None:
+                self._receiver.poll_events()
             counters.fault = ""
         except Exception as error:
             name = self._parameters.image_topic
             counters.fault = f"{name} cannot be subscribed to: {error_text(error)}"
             self._node.get_logger().error(counters.fault, throttle_duration_sec=10.0)
-
-    def poll_events(self) -> None:
-        """Count the images that the middleware has lost; to be called now and then."""
-        if self._receiver is not None:
-            self._receiver.poll_events()
 
     def _subscribe(self, queue_depth: int) -> None:
         name, camera = topic_of(self._node, self._parameters), self._node.get_name()

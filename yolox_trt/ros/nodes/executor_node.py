@@ -30,7 +30,6 @@ from yolox_trt.ros.nodes.node_parameters import NodeParameters
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS, ExecutorParameters
 from yolox_trt.ros.nodes.timeline_service import TimelineService
 from yolox_trt.ros.rclpy_versions import NoEventHandlers
-from yolox_trt.ros.subscription_events import POLL_PERIOD
 
 #: Longest wait, at the end, for engines that are being loaded, in seconds.
 LOADER_JOIN = 1.0
@@ -92,8 +91,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(parameters.diagnostics_period, self._publish_diagnostics, clock=steady)
-        self.create_timer(DEMAND_PERIOD, self._cameras.look_for_listeners, clock=steady)
-        self.create_timer(POLL_PERIOD, self._cameras.poll_events, clock=steady)
+        self.create_timer(DEMAND_PERIOD, self._cameras.update_subscriptions, clock=steady)
         TimelineService(self, lambda: self.parameters.current, lambda: self._executor)
         create_component_services(self, self._cameras)
         if parameters.autostart:
@@ -223,10 +221,8 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         self._pending.append(lambda: rclpy.try_shutdown(context=self.context))
         return TransitionCallbackReturn.SUCCESS
 
-    def on_error(self, state: Any) -> TransitionCallbackReturn:
-        """Go back to unconfigured."""
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
+    #: After a fault in a transition the node is as after a cleanup.
+    on_error = on_cleanup
 
     def _release(self) -> bool:
         """Undo configure and activate; return whether every thread and process has ended."""

@@ -100,11 +100,16 @@ class NodeParameters(Generic[T]):
         self._report_unknown(overrides, {*options, *foreign})
         overrides = self._resolve_aliases(overrides)
         self._plain: dict[str, Any] = {}
-        for name, option in options.items():
-            by_node = option.applies is Applies.BY_NODE
-            given = option.default if by_node else overrides.get(name, option.default)
-            self._plain[name] = self._for_node(option.plain, given)
-        self.current = self._for_node(make, self._plain)
+        try:
+            for name, option in options.items():
+                by_node = option.applies is Applies.BY_NODE
+                given = option.default if by_node else overrides.get(name, option.default)
+                self._plain[name] = option.plain(given)
+            self.current = make(self._plain)
+        except ConfigurationError as error:
+            found, expected, fix = error.parts
+            found = (f"node {node.get_name()}: ", *parts_of(found))
+            raise ConfigurationError(found, expected=expected, fix=fix) from error
         for name, option in options.items():
             value = self._message(name, self._plain[name]).value
             node.declare_parameter(name, value, descriptor(option), ignore_override=True)
@@ -120,15 +125,6 @@ class NodeParameters(Generic[T]):
 
     def _message(self, name: str, value: Any) -> Parameter:
         return Parameter(name, Parameter.Type[self._options[name].kind.name], value)
-
-    def _for_node(self, function: Callable[[Any], Any], value: Any) -> Any:
-        """Call a function whose error shall name the node."""
-        try:
-            return function(value)
-        except ConfigurationError as error:
-            found, expected, fix = error.parts
-            found = (f"node {self._node.get_name()}: ", *parts_of(found))
-            raise ConfigurationError(found, expected=expected, fix=fix) from error
 
     def _resolve_aliases(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """Give Autoware's names to ours, with a warning; our own name wins."""
