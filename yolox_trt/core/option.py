@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -332,6 +333,23 @@ def parse_size(text: str) -> tuple[int, int]:
     if height.isdecimal() and width.isdecimal() and int(height) and int(width):
         return int(height), int(width)
     raise ConfigurationError(f"size '{text}'", expected="HxW, such as 608x960")
+
+
+def parse_pairs(entries: Iterable[str]) -> dict[str, str]:
+    """Read "key:value" entries, which the last colon or "=" separates; for Option.parse.
+
+    Empty entries are left out, and white space around keys and values does not count.
+
+    Raises:
+        ConfigurationError: an entry without a key or a value.
+    """
+    pairs = {}
+    for entry in filter(str.strip, entries):
+        match = re.fullmatch(r"\s*(.*\S)\s*[:=]\s*([^:=]*[^:=\s])\s*", entry)
+        if match is None:
+            raise ConfigurationError(f"entry '{entry}'", expected="name:value")
+        pairs[match[1]] = match[2]
+    return pairs
 
 
 def _kind_of(default: Any) -> Kind:

@@ -4,14 +4,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Applies, check_options, option
+from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.option import Applies, Option, check_options, option, parse_pairs
+
+#: Names of classes in an error.
+_CLASSES_SHOWN = 10
+
+
+def parse_class_thresholds(entries: Iterable[str]) -> dict[str, float]:
+    """Read entries "class:threshold", class a name or a number; for Option.parse.
+
+    Raises:
+        ConfigurationError: an entry of another form, or a threshold outside 0 to 1.
+    """
+    thresholds = {}
+    for name, text in parse_pairs(entries).items():
+        try:
+            thresholds[name] = float(text)
+        except ValueError:
+            thresholds[name] = float("nan")
+        if not 0.0 <= thresholds[name] <= 1.0:
+            raise ConfigurationError(f"entry '{name}:{text}'", expected="a threshold from 0 to 1")
+    return thresholds
 
 
 @dataclass(frozen=True)
@@ -78,3 +99,33 @@ class PostprocessOptions:
                 )
             thresholds[class_id] = value
         return thresholds
+
+    def with_classes(
+        self, thresholds: Mapping[str, float], spec: ModelSpec, declared: Option
+    ) -> PostprocessOptions:
+        """Return these options with thresholds of single classes.
+
+        Args:
+            thresholds: class name or number -> threshold.
+            spec: has the model's classes.
+            declared: the option that the thresholds come from, for the error.
+
+        Raises:
+            ConfigurationError: a class that the model does not have.
+        """
+        names, ids = spec.class_names, {}
+        for name, threshold in thresholds.items():
+            if name in names:
+                ids[names.index(name)] = threshold
+            elif name.isdecimal() and int(name) < spec.num_classes:
+                ids[int(name)] = threshold
+            else:
+                known = ", ".join(names[:_CLASSES_SHOWN]) or f"0 to {spec.num_classes - 1}"
+                if len(names) > _CLASSES_SHOWN:
+                    known += f" and {len(names) - _CLASSES_SHOWN} more"
+                raise ConfigurationError(
+                    (declared, f" for class '{name}'"),
+                    expected=f"a class of the model: {known}",
+                    fix=("set ", declared),
+                )
+        return replace(self, class_thresholds=ids)

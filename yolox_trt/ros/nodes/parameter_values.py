@@ -43,38 +43,6 @@ def parse_roi(values: Sequence[int]) -> Roi | None:
     return Roi(*values)
 
 
-def parse_pairs(entries: Iterable[str]) -> dict[str, str]:
-    """Read `key:value` entries, which the last colon separates; empty ones are left out.
-
-    Raises:
-        ConfigurationError: an entry without a key, a colon or a value.
-    """
-    pairs: dict[str, str] = {}
-    for entry in filter(str.strip, entries):
-        key, _, value = (part.strip() for part in entry.rpartition(":"))
-        if not (key and value):
-            raise ConfigurationError(f"entry '{entry}'", expected="class:value, such as person:0.5")
-        pairs[key] = value
-    return pairs
-
-
-def parse_class_thresholds(entries: Iterable[str]) -> dict[str, float]:
-    """Read entries `class:threshold`, class a name or a number.
-
-    Raises:
-        ConfigurationError: an entry of another form, or a threshold outside 0 to 1.
-    """
-    thresholds: dict[str, float] = {}
-    for key, text in parse_pairs(entries).items():
-        try:
-            thresholds[key] = float(text)
-        except ValueError:
-            thresholds[key] = float("nan")
-        if not 0.0 <= thresholds[key] <= 1.0:
-            raise ConfigurationError(f"entry '{key}:{text}'", expected="a threshold from 0 to 1")
-    return thresholds
-
-
 def check_topic(text: str, *, fix: str = "") -> str:
     """Check a topic's name (https://design.ros2.org/articles/topic_and_service_names.html).
 

@@ -14,27 +14,21 @@ from typing import Any, TypeVar
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import ModelSpec
-from yolox_trt.core.option import Applies, Kind, Option, option, options_of
-from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.option import Applies, Kind, Option, option, options_of, parse_pairs
+from yolox_trt.core.postprocess_options import PostprocessOptions, parse_class_thresholds
 from yolox_trt.core.roi import Roi
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.stream_config import AUTO, StreamConfig
 from yolox_trt.ros.nodes.parameter_values import (
     check_topic,
-    parse_class_thresholds,
     parse_devices,
     parse_node_names,
-    parse_pairs,
     parse_roi,
 )
 
 T = TypeVar("T")
-
-#: Names of classes in an error.
-_CLASSES_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,24 +131,8 @@ class CameraParameters:
         Raises:
             ConfigurationError: a threshold for a class that the model does not have.
         """
-        names = spec.class_names
-        thresholds: dict[int, float] = {}
-        for name, threshold in self.class_thresholds.items():
-            if name in names:
-                thresholds[names.index(name)] = threshold
-            elif name.isdecimal() and int(name) < spec.num_classes:
-                thresholds[int(name)] = threshold
-            else:
-                known = ", ".join(names[:_CLASSES_SHOWN]) or f"0 to {spec.num_classes - 1}"
-                if len(names) > _CLASSES_SHOWN:
-                    known += f" and {len(names) - _CLASSES_SHOWN} more"
-                own = options_of(type(self))["class_thresholds"]
-                raise ConfigurationError(
-                    (own, f" for class '{name}'"),
-                    expected=f"a class of the model: {known}",
-                    fix=("set ", own),
-                )
-        options = replace(self.stream.options, class_thresholds=thresholds)
+        declared = options_of(type(self))["class_thresholds"]
+        options = self.stream.options.with_classes(self.class_thresholds, spec, declared)
         return replace(self.stream, model=model, options=options)
 
 
