@@ -15,7 +15,12 @@ from support.engine_files import EXAMPLE
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core.errors import EngineError, ModelError
-from yolox_trt.engines.fingerprint import Fingerprint, file_sha256, model_sha256
+from yolox_trt.engines.fingerprint import (
+    Fingerprint,
+    external_files,
+    file_sha256,
+    model_sha256,
+)
 
 CHANGES = {
     "onnx_sha256": "ac" * 32,
@@ -70,19 +75,23 @@ def test_file_sha256(tmp_path: Path) -> None:
         file_sha256(tmp_path / "absent")
 
 
+def digest(path: Path) -> str:
+    return model_sha256(path, external_files(path))
+
+
 def test_weights_outside_the_model_count(tmp_path: Path) -> None:
     model = build_yolox()
     path = tmp_path / "m.onnx"
     onnx.save(model, str(path), save_as_external_data=True, location="m.bin", size_threshold=0)
-    before = model_sha256(path)
-    assert model_sha256(path) == before
+    before = digest(path)
+    assert digest(path) == before
     data = bytearray((tmp_path / "m.bin").read_bytes())
     data[100] ^= 1
     (tmp_path / "m.bin").write_bytes(data)
-    assert model_sha256(path) != before
+    assert digest(path) != before
     (tmp_path / "m.bin").unlink()
     with pytest.raises(ModelError, match=r"m\.bin"):
-        model_sha256(path)
+        digest(path)
 
 
 def test_weights_outside_of_a_constant_node_count(tmp_path: Path) -> None:
@@ -102,13 +111,13 @@ def test_weights_outside_of_a_constant_node_count(tmp_path: Path) -> None:
         model, location="m.bin", size_threshold=0, convert_attribute=True
     )
     onnx.save(model, str(path))
-    before = model_sha256(path)
+    before = digest(path)
     (tmp_path / "m.bin").write_bytes(bytes((tmp_path / "m.bin").stat().st_size))
-    assert model_sha256(path) != before
+    assert digest(path) != before
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(np.random.default_rng(0).bytes(100))
     with pytest.raises(ModelError, match="not an ONNX model"):
-        model_sha256(path)
+        digest(path)

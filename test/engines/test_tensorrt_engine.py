@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from support.fake_cupy import Stream
 from support.fake_tensorrt import VERSIONS, FakeTensorRT
@@ -17,7 +19,7 @@ from support.tensorrt_fixtures import make_api, pretend_cupy, pretend_gpu, small
 from yolox_trt.compiler.tensorrt import build as build_module
 from yolox_trt.compiler.tensorrt import plan as build_plan
 from yolox_trt.compiler.tensorrt.build import build_engine
-from yolox_trt.compiler.tensorrt.load_engine import load_tensorrt_engine, make_plan
+from yolox_trt.compiler.tensorrt.load_engine import load_tensorrt_engine
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.core.device import Device
@@ -395,8 +397,6 @@ def test_a_loaded_engine_stays_in_the_cache(tmp_path: Path, cupy: Any, fake: Fak
 def test_load_takes_models_engine_files_and_overrides(
     tmp_path: Path, cupy: Any, fake: FakeTensorRT
 ) -> None:
-    import onnx
-
     path = small_model(tmp_path)
     loaded = onnx.load(str(path))
     names = ["a", "b", "c", "d"]
@@ -461,11 +461,15 @@ def test_a_batch_that_cannot_be_opened_goes_before_max_batch(
         BuildPlan(fixed, BuildOptions(max_batch=8))
 
 
+def fitted(model: Path) -> tuple[int, int, int]:
+    return BuildPlan(model, BuildOptions(device=DLA, max_batch=8), fit_batch=True).batch
+
+
 def test_batches_that_a_dla_does_not_take(tmp_path: Path, fake: FakeTensorRT) -> None:
     fixed = small_model(tmp_path)
-    assert make_plan(fixed, DLA, BuildOptions(max_batch=8)).batch == (1, 1, 1)
+    assert fitted(fixed) == (1, 1, 1)
     of_4 = small_model(tmp_path, name="4.onnx", batch=4)
-    assert make_plan(of_4, DLA, BuildOptions(max_batch=8)).batch == (4, 4, 4)
+    assert fitted(of_4) == (4, 4, 4)
     with pytest.raises(ModelError, match="batch 1 for device dla0"):
         BuildPlan(fixed, BuildOptions(device=DLA, max_batch=8))
 
@@ -473,4 +477,100 @@ def test_batches_that_a_dla_does_not_take(tmp_path: Path, fake: FakeTensorRT) ->
 def test_an_open_batch(tmp_path: Path, cupy: Any, fake: FakeTensorRT) -> None:
     dynamic = small_model(tmp_path, name="d.onnx", batch=None, style="opset13")
     assert load_tensorrt_engine(dynamic, GPU, BuildOptions(max_batch=8), tmp_path).max_batch == 8
-    assert make_plan(dynamic, DLA, BuildOptions(max_batch=8)).batch == (1, 1, 1)
+    assert fitted(dynamic) == (1, 1, 1)
+
+
+def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no model be opened any more."""
+    names = [name for name in sys.modules if name.partition(".")[0] == "onnx"]
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        BuildOptions(),
+        BuildOptions(max_batch=4),
+        BuildOptions(precision="fp32", layer_precisions={"*": "fp16"}),
+    ],
+)
+def test_an_engine_that_is_there_starts_without_opening_its_model(
+    tmp_path: Path,
+    cupy: Any,
+    fake: FakeTensorRT,
+    monkeypatch: pytest.MonkeyPatch,
+    options: BuildOptions,
+) -> None:
+    model, cache = small_model(tmp_path), EngineCache(tmp_path / "cache")
+    opened: list[str] = []
+    load = onnx.load
+
+    def counting(path: str, *args: Any, **rest: Any) -> Any:
+        opened.append(path)
+        return load(path, *args, **rest)
+
+    monkeypatch.setattr(onnx, "load", counting)
+    first = load_tensorrt_engine(model, GPU, options, cache)
+    # Once for the names of its external files, once as a graph, and once by TensorRT's stand-in.
+    assert 2 <= len(opened) <= 3
+    opened.clear()
+    without_onnx(monkeypatch)
+    again = load_tensorrt_engine(model, GPU, options, cache)
+    assert builds(fake) == 1
+    assert opened == []
+    assert (again.file.path, again.spec) == (first.file.path, first.spec)
+    again.run(1)
+
+
+def test_a_changed_request_opens_the_model_again(
+    tmp_path: Path, cupy: Any, fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file, option, way of rewriting, GPU or TensorRT; and an engine that was removed."""
+    model, cache = small_model(tmp_path), EngineCache(tmp_path / "cache")
+    engine = load_tensorrt_engine(model, GPU, BuildOptions(), cache)
+    load_tensorrt_engine(model, GPU, BuildOptions(optimization_level=4), cache)
+    assert builds(fake) == 2
+    small_model(tmp_path, num_classes=5)  # under the same name
+    assert load_tensorrt_engine(model, GPU, BuildOptions(), cache).spec.num_classes == 5
+    assert builds(fake) == 3
+    pretend_gpu(monkeypatch, "8.9")
+    load_tensorrt_engine(model, GPU, BuildOptions(), cache)
+    assert builds(fake) == 4
+    pretend_gpu(monkeypatch)
+    small_model(tmp_path)
+    monkeypatch.setitem(fake_apis(), "tensorrt", make_api("8.5")[1])
+    assert load_tensorrt_engine(model, GPU, BuildOptions(), cache).file.path != engine.file.path
+    monkeypatch.undo()
+
+
+def fake_apis() -> dict[str, TensorRTApi]:
+    return trt_api._loaded
+
+
+def test_weights_in_other_files_count_for_an_engine_that_is_there(
+    tmp_path: Path, cupy: Any, fake: FakeTensorRT
+) -> None:
+    model, cache = tmp_path / "m.onnx", EngineCache(tmp_path / "cache")
+    proto = onnx.load(str(small_model(tmp_path)))
+    onnx.save(proto, str(model), save_as_external_data=True, location="m.bin", size_threshold=0)
+    for _ in range(2):
+        load_tensorrt_engine(model, GPU, None, cache)
+    assert builds(fake) == 1
+    data = bytearray((tmp_path / "m.bin").read_bytes())
+    data[100] ^= 1
+    (tmp_path / "m.bin").write_bytes(data)
+    load_tensorrt_engine(model, GPU, None, cache)
+    assert builds(fake) == 2
+
+
+def test_removed_engines_leave_no_note_of_their_request(
+    tmp_path: Path, cupy: Any, fake: FakeTensorRT
+) -> None:
+    model, cache = small_model(tmp_path), EngineCache(tmp_path / "cache")
+    load_tensorrt_engine(model, GPU, None, cache).close()
+    assert len(list(cache.folder.glob("requests/*.json"))) == 1
+    assert len(clear(cache.folder)) == 1
+    assert not list(cache.folder.glob("requests/*"))
+    load_tensorrt_engine(model, GPU, None, cache)
+    assert builds(fake) == 2

@@ -5,19 +5,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolox_trt.core.errors import EngineError
+from yolox_trt.core.errors import EngineError, YoloxTrtError
 from yolox_trt.core.files import cache_folder
 from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.output_paths import write_json
 from yolox_trt.engines.cache_pruning import (
     BUILD_LOCK,
+    REQUESTS,
     RUNTIME_CACHE,
     USE_LOCK,
     CacheLimits,
@@ -31,7 +34,7 @@ from yolox_trt.engines.engine_file import (
     write_engine,
 )
 from yolox_trt.engines.file_lock import FileLock, try_lock, wait_for_lock
-from yolox_trt.engines.fingerprint import Fingerprint
+from yolox_trt.engines.fingerprint import Fingerprint, model_sha256
 from yolox_trt.engines.trt_api import ProgressCallback
 
 _log = logging.getLogger("yolox_trt.engine_cache")
@@ -115,6 +118,46 @@ class EngineCache:
         if differences:
             raise EngineError(f"it is of another build ({', '.join(differences)})")
         return file
+
+    def find_requested(
+        self, request: str, *, name: str, model: Path, own: str
+    ) -> CacheEntry | None:
+        """Return the engine that a request was answered with before, without opening the model.
+
+        Args:
+            request: key of the request, as `remember` was told.
+            name: the model's name.
+            model: the ONNX file; what it keeps in other files must be as it was.
+            own: SHA-256 of the ONNX file alone.
+        """
+        try:
+            known = json.loads(self._request_path(request).read_text())
+            fingerprint = Fingerprint.from_dict(known["fingerprint"])
+            if fingerprint.onnx_sha256 != model_sha256(model, known["external_files"], own=own):
+                return None
+            return self._found(fingerprint, name)
+        except (OSError, ValueError, KeyError, TypeError, YoloxTrtError):
+            return None  # not asked before, or the engine is no longer there
+
+    def remember(
+        self, request: str, fingerprint: Fingerprint, *, name: str, external_files: Sequence[str]
+    ) -> None:
+        """Note which engine answers a request, for find_requested; a read-only cache does not."""
+        path = self._request_path(request)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            engine = self.path_of(fingerprint, name=name).name
+            write_json(
+                path,
+                {
+                    "engine": engine,
+                    "fingerprint": fingerprint.to_dict(),
+                    "external_files": list(external_files),
+                },
+            )
+
+    def _request_path(self, request: str) -> Path:
+        return self.folder / REQUESTS / f"{request[:32]}.json"
 
     def get_or_build(
         self,

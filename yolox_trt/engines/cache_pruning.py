@@ -26,6 +26,8 @@ BUILD_LOCK = ".lock"
 #: Suffix of the file whose lock every user of an engine shares; its time is that of the last use.
 USE_LOCK = ".use"
 RUNTIME_CACHE = ".runtime_cache"
+#: Folder of the files that say which engine answers a request.
+REQUESTS = "requests"
 _GIB = 1 << 30
 _DAY_S = 86400.0
 #: Temporary files and copies of loaded models are left alone this long: they may be in use.
@@ -231,12 +233,27 @@ def _in_use(path: Path) -> bool:
 
 
 def _remove_leftovers(folder: Path, now: float) -> None:
-    """Remove temporary files of writers that died, and copies of models that were only loaded."""
-    for pattern in (".*.part", "models/*.onnx", "models/.*.part"):
+    """Remove temporary files of writers that died, copies of models that were only loaded, and
+    notes of requests whose engine is gone.
+    """
+    _remove_requests(folder)
+    for pattern in (".*.part", "models/*.onnx", "models/.*.part", f"{REQUESTS}/.*.part"):
         for file in folder.glob(pattern):
             with contextlib.suppress(OSError):
                 if now - file.stat().st_mtime > _YOUNG_S:
                     file.unlink()
+
+
+def _remove_requests(folder: Path) -> None:
+    """Remove the notes of requests whose engine is gone."""
+    for file in folder.glob(f"{REQUESTS}/*.json"):
+        try:
+            kept = (folder / json.loads(file.read_text())["engine"]).is_file()
+        except (OSError, ValueError, KeyError, TypeError):
+            kept = False
+        if not kept:
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def _number(variable: str, option: str) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,16 +36,12 @@ def file_sha256(path: Path) -> str:
         ) from error
 
 
-def model_sha256(path: Path) -> str:
-    """Return the SHA-256 of an ONNX model, in hexadecimal.
-
-    Weights that the model keeps in other files (external data) count too.
+def external_files(path: Path) -> list[str]:
+    """Return the names of the files in which an ONNX model keeps weights, sorted.
 
     Raises:
-        ModelError: the file is not an ONNX model, or its external data are missing.
-        EngineError: the file cannot be read.
+        ModelError: the file is not an ONNX model.
     """
-    own = file_sha256(path)
     onnx = require("onnx", purpose="reading models")
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -55,17 +51,34 @@ def model_sha256(path: Path) -> str:
             expected="an ONNX file",
             fix="export the model again",
         ) from error
-    locations = {
-        entry.value
-        for tensor in _tensors(model)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    if not locations:
+    return sorted(
+        {
+            entry.value
+            for tensor in _tensors(model)
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
+
+
+def model_sha256(path: Path, external: Sequence[str], *, own: str = "") -> str:
+    """Return the SHA-256 of an ONNX model, in hexadecimal.
+
+    Args:
+        path: the ONNX file.
+        external: its external_files, which count too.
+        own: SHA-256 of the ONNX file alone, where it is known already.
+
+    Raises:
+        ModelError: an external file is missing.
+        EngineError: a file cannot be read.
+    """
+    own = own or file_sha256(path)
+    if not external:
         return own
     digest = hashlib.sha256(own.encode())
-    for location in sorted(locations):
+    for location in external:
         data = path.parent / location
         if not data.is_file():
             raise ModelError(

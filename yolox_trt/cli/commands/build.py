@@ -74,42 +74,45 @@ class Build(Command):
         from yolox_trt.compiler.tensorrt.report import BuildReport, layer_information
         from yolox_trt.engines.cache import EngineCache
         from yolox_trt.engines.engine_file import write_engine
+        from yolox_trt.engines.trt_api import load_api
 
         if self.output is not None and self.cache is not None:
             raise ConfigurationError("--output with --cache", expected="one", fix="drop one")
         options = self._options()
-        plan = BuildPlan(self.model, options)
         if self.list_layers:
-            names = EngineBuilder(plan).layer_names()
+            names = EngineBuilder(BuildPlan(self.model, options)).layer_names()
             output.print("\n".join(names))
             output.json(names)
             return 0
         with output.progress() as bar:
-            title = f"{plan.name} on {options.device}"
+            title = f"{self.model.stem} on {options.device}"
 
             def show(fraction: float, phase: str) -> None:
                 bar(title, fraction, 1.0, phase)
 
             if self.output is not None:
-                fingerprint = plan.fingerprint
+                plan = BuildPlan(self.model, options)
                 built = EngineBuilder(plan, show).build()
                 file = write_engine(
                     self.output,
                     built.engine,
-                    fingerprint=fingerprint,
+                    fingerprint=plan.fingerprint,
                     spec=built.spec,
                     details=built.details,
                 )
                 source = "built"
             else:
-                entry = cached_engine(plan, EngineCache(self.cache), show)
+                cache = EngineCache(self.cache)
+                entry = cached_engine(self.model, options, cache, show, fit_batch=False)
                 file = entry.file
                 source = f"built ({entry.reason})" if entry.built else "found in the cache"
         report = BuildReport.from_dict(dict(file.details["report"]))
         _show_report(output, report, every=self.layers)
         output.print(f"Engine {source}: {file.path}")
         if self.layer_info is not None:
-            self.layer_info.write_text(layer_information(plan.api, file, options.device))
+            self.layer_info.write_text(
+                layer_information(load_api(options.flavour), file, options.device)
+            )
         document = {**report.to_dict(), "fingerprint": file.fingerprint.to_dict()}
         if self.profile is not None:
             document["layer_times_ms"] = self._profile(output, file, self.profile)

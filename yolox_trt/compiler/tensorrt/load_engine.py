@@ -15,16 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from yolox_trt.compiler.tensorrt.build import EngineBuilder
 from yolox_trt.compiler.tensorrt.options import BuildOptions
-from yolox_trt.compiler.tensorrt.plan import BuildPlan
+from yolox_trt.compiler.tensorrt.plan import BuildPlan, warn_of_batch
+from yolox_trt.compiler.tensorrt.request import BuildRequest
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError, EngineError, ModelError
+from yolox_trt.core.errors import ConfigurationError, EngineError
+from yolox_trt.core.faults import DeviceBrokenError, OutOfMemoryError
 from yolox_trt.core.files import write_atomically
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.engines.cache import CacheEntry, EngineCache
-from yolox_trt.engines.engine_file import EngineFile, cannot_write, is_engine_file, read_engine
+from yolox_trt.engines.engine_file import (
+    EngineFile,
+    cannot_write,
+    is_engine_file,
+    read_engine,
+    refuse_engine,
+)
 from yolox_trt.engines.tensorrt import TensorRTEngine
-from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi
-from yolox_trt.graph.spec import read_spec
+from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi, load_api
 
 if TYPE_CHECKING:
     import onnx
@@ -65,73 +72,76 @@ def load_tensorrt_engine(
     if not isinstance(cache, EngineCache):
         cache = EngineCache(cache)
     path = _as_file(model, cache)
-    plan = make_plan(path, device, options)
-    entry = cached_engine(plan, cache, on_progress)
-    try:
-        return _load(entry, plan, device, preprocessing, class_names)
-    except EngineError as error:
-        if entry.built:
-            raise
-        # The files agree with each other, and TensorRT refuses them all the same.
-        _log.warning("cached engine %s is built again: %s", entry.file.path, error)
-        entry = cached_engine(plan, cache, on_progress, rebuild=error.found)
-    return _load(entry, plan, device, preprocessing, class_names)
+    options = dataclasses.replace(options or BuildOptions(), device=device)
+    api = load_api(options.flavour)
+
+    rebuild = ""
+    while True:
+        entry = cached_engine(path, options, cache, on_progress, api=api, rebuild=rebuild)
+        file = _described(entry.file, preprocessing, class_names)
+        try:
+            return TensorRTEngine(file, device=device, api=api, lease=entry.lease)
+        except EngineError as error:
+            # Memory that is full, or a broken device, says nothing against the engine.
+            if entry.built or rebuild or isinstance(error, OutOfMemoryError | DeviceBrokenError):
+                raise
+            # The files agree with each other, and TensorRT refuses them all the same.
+            _log.warning("cached engine %s is built again: %s", entry.file.path, error)
+            rebuild = error.found
 
 
 def cached_engine(
-    plan: BuildPlan,
+    model: Path,
+    options: BuildOptions,
     cache: EngineCache,
     on_progress: ProgressCallback | None = None,
     *,
+    api: TensorRTApi | None = None,
+    fit_batch: bool = True,
     rebuild: str = "",
 ) -> CacheEntry:
-    """Return the plan's engine from the cache, building it if need be (see EngineCache)."""
-    return cache.get_or_build(
+    """Return a model's engine from the cache, building it if need be.
+
+    The cache is asked with the file's hash and the options first: a model whose engine is there
+    is not opened.
+
+    Args:
+        model: ONNX file.
+        options: what to build.
+        cache: where it is, or will be.
+        on_progress: on_progress(fraction 0..1, phase) while it is built.
+        api: TensorRT; None for options.flavour.
+        fit_batch: see BuildPlan.
+        rebuild: a reason to build although the engine is there; empty for none.
+
+    Raises:
+        ModelError, ConfigurationError, EngineError, DeviceError, MissingDependencyError: see
+            BuildPlan, EngineBuilder and EngineCache.
+    """
+    api = api or load_api(options.flavour)
+    refuse_engine(model)
+    if not rebuild:
+        request = BuildRequest(model, options, api, fit_batch=fit_batch)
+        entry = cache.find_requested(
+            request.key, name=model.stem, model=model, own=request.file_sha256
+        )
+        if entry is not None:
+            largest = entry.file.fingerprint.batch[2]
+            if options.max_batch not in (None, largest):
+                warn_of_batch(model, largest, options)
+            return entry
+    plan = BuildPlan(model, options, api=api, fit_batch=fit_batch)
+    entry = cache.get_or_build(
         plan.fingerprint,
         EngineBuilder(plan, on_progress).build,
         name=plan.name,
         on_progress=on_progress,
         rebuild=rebuild,
     )
-
-
-def make_plan(
-    model: Path,
-    device: Device,
-    options: BuildOptions | None = None,
-    *,
-    api: TensorRTApi | None = None,
-) -> BuildPlan:
-    """Return the plan of a model on a device; see load_tensorrt_engine for the arguments."""
-    options = dataclasses.replace(options or BuildOptions(), device=device)
-    fixed = read_spec(model, input_size=options.input_size).batch
-    if device.kind == "dla" and (options.max_batch or 1) > 1 and options.max_batch != fixed:
-        _log.info("%s runs with batch %d: batches gain nothing on the DLA", device, fixed or 1)
-        options = _with_batch(options, fixed or 1)
-    try:
-        return BuildPlan(model, options, api=api)
-    except ModelError as error:
-        if fixed is None or options.max_batch in (None, fixed):
-            raise
-        _log.warning(
-            "%s runs with batch %d, not %d: %s", model.name, fixed, options.max_batch, error
-        )
-    return BuildPlan(model, _with_batch(options, fixed), api=api)
-
-
-def _with_batch(options: BuildOptions, batch: int) -> BuildOptions:
-    return dataclasses.replace(options, min_batch=None, opt_batch=None, max_batch=batch)
-
-
-def _load(
-    entry: CacheEntry,
-    plan: BuildPlan,
-    device: Device,
-    preprocessing: Preprocessing | None,
-    class_names: Sequence[str] | None,
-) -> TensorRTEngine:
-    file = _described(entry.file, preprocessing, class_names)
-    return TensorRTEngine(file, device=device, api=plan.api, lease=entry.lease)
+    cache.remember(
+        plan.request.key, plan.fingerprint, name=plan.name, external_files=plan.external_files
+    )
+    return entry
 
 
 def _described(

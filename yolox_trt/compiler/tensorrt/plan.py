@@ -5,36 +5,33 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from yolox_trt.compiler.tensorrt.options import BuildOptions
+from yolox_trt.compiler.tensorrt.request import BuildRequest
 from yolox_trt.core.errors import (
     ConfigurationError,
-    DeviceError,
     EngineError,
     Message,
     ModelError,
-    YoloxTrtError,
 )
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.option import options_of
-from yolox_trt.core.optional import require
-from yolox_trt.engines import cuda_driver
-from yolox_trt.engines.fingerprint import Fingerprint, file_sha256, model_sha256
+from yolox_trt.engines.engine_file import refuse_engine
+from yolox_trt.engines.fingerprint import Fingerprint, external_files, file_sha256, model_sha256
 from yolox_trt.engines.trt_api import TensorRTApi, load_api
-from yolox_trt.engines.trt_features import TENSORRT_RTX
 from yolox_trt.graph import batch as batch_module
 from yolox_trt.graph import float16
 from yolox_trt.graph.batch import check_open_batch, open_batch
 from yolox_trt.graph.float16 import computes_in_float16, to_float16
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.model_graph import load_model
 from yolox_trt.graph.spec import read_spec
 
-if TYPE_CHECKING:
-    import onnx
+_log = logging.getLogger("yolox_trt.build")
 
 #: Option -> the feature (trt_features) that another value than the default needs.
 _NEEDS = {
@@ -78,6 +75,8 @@ class BuildPlan:
         model: ONNX file.
         options: what to build; the attribute of this name has the precision that was chosen.
         api: TensorRT; None for options.flavour.
+        fit_batch: take the model's own batch, and log it, where it cannot have max_batch: it
+            cannot be opened, or the device is a DLA. Else that is an error.
 
     Raises:
         ModelError: the file is no YOLOX, or its size or batch do not fit the options.
@@ -87,32 +86,42 @@ class BuildPlan:
     """
 
     def __init__(
-        self, model: Path | str, options: BuildOptions, *, api: TensorRTApi | None = None
+        self,
+        model: Path | str,
+        options: BuildOptions,
+        *,
+        api: TensorRTApi | None = None,
+        fit_batch: bool = False,
     ) -> None:
         self.model_path = Path(model)
         self.options = options
         self.api = api or load_api(options.flavour)
+        self._fit_batch = fit_batch
+        refuse_engine(self.model_path)
         # Hashed before they are read, and compared by check_files: a file that is replaced
         # meanwhile must not become an engine under the name of the other.
-        self._onnx_sha256 = self._hash_model()
-        source = options.calibration_cache or options.dynamic_ranges
-        self._calibration_sha256 = file_sha256(source) if source else None
-        self.model = load_model(self.model_path)
-        self.graph_spec: ModelSpec = read_spec(self.model, input_size=options.input_size)
+        self.request = BuildRequest(self.model_path, options, self.api, fit_batch=fit_batch)
+        self.external_files = external_files(self.model_path)
+        self._onnx_sha256 = self._hash_model(self.request.file_sha256)
+        self.graph = Graph.load(self.model_path)
+        self.graph_spec: ModelSpec = read_spec(self.graph, input_size=options.input_size)
         #: The graph with its own batch and what it takes, where another batch is asked for.
-        self._unopened: tuple[onnx.ModelProto, ModelSpec] | None = None
+        self._unopened: tuple[Graph, ModelSpec] | None = None
         self._rewritten = False
         if options.on_dla:
             self._close_input()
         else:
             self._open_batch()
-        operators = {node.op_type for node in self.model.graph.node}
-        self.has_qdq = bool(operators & {"QuantizeLinear", "DequantizeLinear"})
+        options = self.options
+        self.has_qdq = bool(self.graph.find("QuantizeLinear", "DequantizeLinear"))
         if options.precision is None:
             int8 = self.has_qdq or options.has_scales
             self.options = dataclasses.replace(options, precision="int8" if int8 else "fp16")
-        self.has_int8_weights = self.has_qdq and self._finds_int8_weights()
-        self.has_fp16 = computes_in_float16(Graph(self.model))
+        self.has_int8_weights = any(
+            node.inputs[0].is_constant and node.inputs[0].dtype == np.int8
+            for node in self.graph.find("DequantizeLinear")
+        )
+        self.has_fp16 = computes_in_float16(self.graph)
         self.strongly_typed = self._choose_typing()
         self.batch = self._choose_batch()
         self._check_version()
@@ -171,46 +180,17 @@ class BuildPlan:
         return Fingerprint(
             onnx_sha256=self._onnx_sha256,
             precision=self.precision,
-            calibration_sha256=self._calibration_sha256,
-            # A GPU counts by its compute capability, not by its ordinal.
-            device=str(options.device) if options.on_dla else "gpu",
+            calibration_sha256=self.request.calibration_sha256,
+            device=self.request.device,
             batch=self.batch,
             height=self.graph_spec.input_height,
             width=self.graph_spec.input_width,
             tensorrt_version=self.api.fingerprint_version,
             flavour=self.api.flavour,
-            compute_capability=self.compute_capability,
+            compute_capability=self.request.compute_capability,
             options=options.fingerprint_options()
             | {"strongly_typed": self.strongly_typed, "rewriting": self._rewriting},
         )
-
-    @cached_property
-    def compute_capability(self) -> str:
-        """Compute capability that the engine is for.
-
-        Raises:
-            DeviceError: there is no such GPU, and this TensorRT builds on the target only.
-            ConfigurationError: hardware_compatible on a GPU older than Ampere.
-        """
-        options = self.options
-        if self.api.flavour == TENSORRT_RTX:
-            return ",".join(options.compute_capabilities) or "portable"
-        index = options.device.index if options.device.kind == "gpu" else 0
-        found = cuda_driver.compute_capability(index)
-        if found is None:
-            raise DeviceError(
-                f"no CUDA device {index}",
-                expected=f"a GPU: {self.api} builds on the machine that runs the engine",
-                fix="build on the target, or with TensorRT-RTX (pip install tensorrt-rtx-cu13), "
-                "which builds without a GPU",
-            )
-        if options.hardware_compatible and int(found.partition(".")[0]) < 8:
-            raise ConfigurationError(
-                f"hardware_compatible on a GPU of compute capability {found}",
-                expected="8.0 or newer: engines for other GPUs are built on Ampere and later",
-                fix="drop --hardware-compatible, and build on each GPU",
-            )
-        return "8.0+" if options.hardware_compatible else found
 
     def serialized_model(self) -> bytes | None:
         """Return the graph to parse, or None where it is the file as it is.
@@ -222,16 +202,18 @@ class BuildPlan:
                 gives other predictions than the file.
         """
         if self._unopened is not None:
-            check_open_batch(Graph(self._unopened[0]), Graph(self.model), self._unopened[1])
-        if not self._converts:
-            return bytes(self.model.SerializeToString()) if self._rewritten else None
-        converted = Graph(self.model)
-        to_float16(
-            converted,
-            float16_input=self.input_type == "fp16",
-            float16_outputs=self.output_type == "fp16",
-        )
-        return bytes(converted.to_model().SerializeToString())
+            check_open_batch(self._unopened[0], self.graph, self._unopened[1])
+        graph = self.graph
+        if self._converts:
+            graph = graph.copy()
+            to_float16(
+                graph,
+                float16_input=self.input_type == "fp16",
+                float16_outputs=self.output_type == "fp16",
+            )
+        elif not self._rewritten:
+            return None
+        return bytes(graph.to_model().SerializeToString())
 
     def check_files(self) -> None:
         """Check that the files are those of the fingerprint still, after TensorRT has read them.
@@ -239,9 +221,9 @@ class BuildPlan:
         Raises:
             EngineError: one was replaced or removed since the plan was made.
         """
-        source = self.options.calibration_cache or self.options.dynamic_ranges
-        changed = self.model_path if model_sha256(self.model_path) != self._onnx_sha256 else None
-        if source is not None and file_sha256(source) != self._calibration_sha256:
+        source = self.request.calibration_source
+        changed = self.model_path if self._hash_model() != self._onnx_sha256 else None
+        if source is not None and file_sha256(source) != self.request.calibration_sha256:
             changed = source
         if changed is not None:
             raise EngineError(
@@ -252,12 +234,8 @@ class BuildPlan:
 
     # ---- choices
 
-    def _hash_model(self) -> str:
-        try:
-            return model_sha256(self.model_path)
-        except YoloxTrtError:
-            load_model(self.model_path)  # tells more where it refuses the file too
-            raise
+    def _hash_model(self, own: str = "") -> str:
+        return model_sha256(self.model_path, self.external_files, own=own)
 
     @property
     def _converts(self) -> bool:
@@ -286,14 +264,6 @@ class BuildPlan:
         without_fallback = self.options.on_dla and not self.options.allow_gpu_fallback
         return "dla_linear" if without_fallback else "linear"
 
-    def _finds_int8_weights(self) -> bool:
-        int8 = require("onnx").TensorProto.INT8
-        graph = self.model.graph
-        constants = {tensor.name for tensor in graph.initializer if tensor.data_type == int8}
-        return any(
-            node.op_type == "DequantizeLinear" and node.input[0] in constants for node in graph.node
-        )
-
     def _choose_typing(self) -> bool:
         if not self.api.has("precision_flags"):
             return True
@@ -318,31 +288,40 @@ class BuildPlan:
         fixed = self.graph_spec.batch
         if fixed is None or set(self._wanted_batches) <= {fixed}:
             return
-        opened = Graph(self.model)
-        open_batch(opened)
-        self._unopened = self.model, self.graph_spec
-        self.model, self._rewritten = opened.to_model(), True
+        opened = self.graph.copy()
+        try:
+            open_batch(opened)
+        except ModelError as error:
+            if not self._fit_batch:
+                raise
+            warn_of_batch(self.model_path, fixed, self.options, str(error))
+            self._take_batch(fixed)
+            return
+        self._unopened = self.graph, self.graph_spec
+        self.graph, self._rewritten = opened, True
         self.graph_spec = dataclasses.replace(self.graph_spec, batch=None)
+
+    def _take_batch(self, batch: int) -> None:
+        self.options = dataclasses.replace(
+            self.options, min_batch=None, opt_batch=None, max_batch=batch
+        )
 
     def _close_input(self) -> None:
         """Write batch and size into an open graph's input: a DLA takes static ones.
 
         Not by a profile: the parser then works out shape arithmetic, which no DLA runs.
         """
-        spec = self.graph_spec
+        spec, wanted = self.graph_spec, self.options.max_batch or 1
+        if self._fit_batch and wanted > 1 and wanted != spec.batch:
+            warn_of_batch(self.model_path, spec.batch or 1, self.options)
+            self._take_batch(spec.batch or 1)
         batch = spec.batch or max(self._wanted_batches, default=1)
-        closed = type(self.model)()
-        closed.CopyFrom(self.model)
-        for value in closed.graph.input:
-            if value.name == spec.input_name:
-                dims = value.type.tensor_type.shape.dim
-                sizes = (batch, 3, spec.input_height, spec.input_width)
-                if [dim.dim_value for dim in dims] == list(sizes):
-                    return
-                for dim, size in zip(dims, sizes, strict=True):
-                    dim.dim_value = size
-        del closed.graph.value_info[:]
-        self.model, self._rewritten = closed, True
+        shape = (batch, 3, spec.input_height, spec.input_width)
+        if self.graph.image.shape == shape:
+            return
+        self.graph.image.shape = shape
+        self.graph.forget_shapes()
+        self._rewritten = True
         self.graph_spec = dataclasses.replace(spec, batch=batch)
 
     def _choose_batch(self) -> tuple[int, int, int]:
@@ -501,8 +480,8 @@ class BuildPlan:
 
         older = [v for v in _LINTER_VERSIONS if v <= self.api.version]
         version = ".".join(str(n) for n in max(older, default=_LINTER_VERSIONS[0]))
-        soc = _SOCS.get(self.compute_capability, "orin")
-        report = check(self.model, tensorrt=version, precision=self.precision, soc=soc)
+        soc = _SOCS.get(self.request.compute_capability, "orin")
+        report = check(self.graph.to_model(), tensorrt=version, precision=self.precision, soc=soc)
         if not report.passes:
             nodes = [f"{node.op} {node.name}" for node in report.fallback_nodes]
             shown = ", ".join(nodes[:5]) + (", ..." if len(nodes) > 5 else "")
@@ -528,3 +507,17 @@ class BuildPlan:
                     expected=f"{' or '.join(allowed)} in this format",
                     fix=f"set `{name}_type` to {allowed[0]} (--{name}-type)",
                 )
+
+
+def warn_of_batch(model: Path, batch: int, options: BuildOptions, reason: str = "") -> None:
+    """Log that an engine runs with another largest batch than was asked for."""
+    if options.on_dla:
+        _log.info("%s runs with batch %d: batches gain nothing on the DLA", options.device, batch)
+    else:
+        _log.warning(
+            "%s runs with batch %d, not %d%s",
+            model.name,
+            batch,
+            options.max_batch,
+            f": {reason}" if reason else "",
+        )
