@@ -37,7 +37,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the soak: it sleeps for a minute, while other processes run what computes."""
-    items.sort(key=lambda item: item.path.name != "test_soak.py")
+    items.sort(key=lambda item: "/test_soak.py::" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -142,7 +142,7 @@ def test_every_source_file_names_its_licence(repository: Path) -> None:
         "SPDX-License-Identifier: Apache-2.0",
     )
     suffixes = {".py", ".cu", ".cuh", ".msg", ".srv", ".cmake", ".sh"}
-    folders = ("yolox_trt", "test", "scripts", "launch", "interfaces")
+    folders = ("yolox_trt", "test", "scripts", "launch", "interfaces", "examples")
     bare = [
         str(path.relative_to(repository))
         for folder in folders
