@@ -11,6 +11,8 @@ import pytest
 from support.command_line import call
 
 from yolox_trt.cli import main as cli
+from yolox_trt.core.device import Device
+from yolox_trt.training.options import DistillJob
 
 DISTILL = ("distill", "--teacher", "t.onnx", "--images", "photos", "-o", "run")
 TRAIN = ("train", "--annotations", "a.json", "--images", "photos", "-o", "run")
@@ -34,6 +36,27 @@ def test_errors_name_the_options(
 ) -> None:
     assert cli.main(list(words)) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_words_become_a_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch missing: pip install torch")
+    jobs: list[DistillJob] = []
+
+    def distill(job: DistillJob, on_progress: object) -> dict[str, float]:
+        jobs.append(job)
+        return {"sum": 1.5}
+
+    monkeypatch.setattr("yolox_trt.training.distill.distill", distill)
+    words = ("--teacher", "t.onnx", "--images", "a", "--images", "b", "-o", tmp_path / "run")
+    more = ("--size", "64x64", "--device", "gpu:1", "--mixup", "0.1", "--no-batch-norm")
+    assert call("distill", *words, *more) == 0
+    (job,) = jobs
+    assert (job.images, job.device) == ((Path("a"), Path("b")), Device("gpu", 1))
+    assert (job.options.size, job.options.batch, job.options.augment.mixup) == ((64, 64), 64, 0.1)
+    assert not job.options.batch_norm
+    assert "sum 1.500" in capsys.readouterr().out
 
 
 def test_a_trained_model_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
