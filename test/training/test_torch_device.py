@@ -18,7 +18,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch_device(None) == torch.device("cuda", 0)
     assert torch_device(Device("gpu", 1)) == torch.device("cuda", 1)
     assert torch_device(Device("cpu")) == torch.device("cpu")
-    with pytest.raises(DeviceError, match="'gpu:2'.*finds 2 GPUs"):
+    with pytest.raises(DeviceError, match=r"'gpu:2'.*finds 2 GPUs"):
         torch_device(Device("gpu", 2))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert torch_device(None) == torch.device("cpu")

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import torch
 
+from yolox_trt.core.output_paths import write_json
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.training.checkpoint import write_checkpoint
 from yolox_trt.training.distiller import Distiller, check_teacher
@@ -70,7 +70,7 @@ def distill(job: DistillJob, on_progress: Progress = no_progress) -> dict[str, f
         if held is not None:
             log.append({"held_out": distiller.evaluate(model)})
         write_checkpoint(job.output / "student.pt", model, options, half=True, log=log)
-        (job.output / "log.json").write_text(json.dumps(log))
+        write_json(job.output / "log.json", log)
         return model
 
     saved = time.monotonic()

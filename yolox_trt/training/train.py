@@ -8,13 +8,13 @@ average, after YOLOX's published recipe (arXiv 2107.08430, section 2.1).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import nn
 
+from yolox_trt.core.output_paths import write_json
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.training.checkpoint import write_checkpoint
 from yolox_trt.training.coco_labels import CocoLabels
@@ -127,4 +127,4 @@ def train(job: TrainJob, on_progress: Progress = no_progress) -> None:
     model = trainer.export_model()
     write_checkpoint(job.output / "model.pt", model, options)
     export_onnx(model, job.output / "model.onnx", ExportOptions(size=options.size))
-    (job.output / "log.json").write_text(json.dumps(log))
+    write_json(job.output / "log.json", log)

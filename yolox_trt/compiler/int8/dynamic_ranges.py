@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.output_paths import write_json
 
 #: Largest magnitude that a symmetric INT8 code stands for (TensorRT uses -127..127 for ranges).
 INT8_MAX = 127
@@ -69,17 +70,13 @@ class DynamicRanges:
         `ranges` is for people and for setDynamicRange; `scales` keeps the exact float32 (as
         Python's float.hex of it).
         """
-        Path(path).write_text(
-            json.dumps(
-                {
-                    "algorithm": self.algorithm,
-                    "ranges": {name: self.amax(name) for name in self.scales},
-                    "scales": {name: float(s).hex() for name, s in self.scales.items()},
-                },
-                indent=1,
-            )
-            + "\n",
-            encoding="utf-8",
+        write_json(
+            Path(path),
+            {
+                "algorithm": self.algorithm,
+                "ranges": {name: self.amax(name) for name in self.scales},
+                "scales": {name: float(s).hex() for name, s in self.scales.items()},
+            },
         )
 
     @classmethod
