@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.faults import library_fault
 from yolox_trt.core.model_spec import ModelSpec
-from yolox_trt.core.optional import require
 from yolox_trt.engines.engine import Engine
+from yolox_trt.graph.onnx_session import make_session
 from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
@@ -176,49 +176,3 @@ def default_threads(detectors: int) -> int:
     except AttributeError:  # not on every platform
         cores = os.cpu_count() or 1
     return max(1, cores // max(1, detectors))
-
-
-def make_session(
-    model: str | Path | onnx.ModelProto,
-    providers: Sequence[str | tuple[str, dict[str, Any]]],
-    *,
-    intra_op_num_threads: int | None = None,
-    options: Mapping[str, str] | None = None,
-    keep_memory: bool = True,
-    purpose: str = "running ONNX models",
-) -> Any:
-    """Make an onnxruntime.InferenceSession.
-
-    Args:
-        model: path of an ONNX file, or the model itself.
-        providers: execution providers, best first, as ONNX Runtime takes them.
-        intra_op_num_threads: threads of one operator; None leaves it to ONNX Runtime.
-        options: session configuration entries (onnxruntime_session_options_config_keys.h).
-        keep_memory: keep the memory of one run for the next.
-        purpose: what for, for the error where ONNX Runtime is missing.
-
-    Raises:
-        EngineError: the model cannot be loaded.
-        MissingDependencyError: onnxruntime is missing.
-    """
-    runtime = require("onnxruntime", purpose=purpose)
-    session_options = runtime.SessionOptions()
-    session_options.log_severity_level = 3
-    session_options.enable_cpu_mem_arena = keep_memory
-    session_options.enable_mem_pattern = keep_memory
-    if intra_op_num_threads is not None:
-        session_options.intra_op_num_threads = intra_op_num_threads
-    for key, value in (options or {}).items():
-        session_options.add_session_config_entry(key, value)
-    source = str(model) if isinstance(model, str | Path) else model.SerializeToString()
-    try:
-        return runtime.InferenceSession(source, session_options, providers=list(providers))
-    except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        fix = "export the model again, or update onnxruntime"
-        if "EfficientNMS" in str(error):
-            fix = "use a TensorRT engine, or `yolox_trt optimize` to take EfficientNMS_TRT off"
-        raise EngineError(
-            f"ONNX Runtime cannot load the model ({error})",
-            expected="a model with operators that it knows",
-            fix=fix,
-        ) from error

@@ -24,7 +24,8 @@ from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.engines.cuda_driver import compute_capability
 from yolox_trt.engines.engine import Engine
-from yolox_trt.engines.onnxruntime import make_session, resolve_batch
+from yolox_trt.engines.onnxruntime import resolve_batch
+from yolox_trt.graph.onnx_session import make_session
 from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.core.errors import ModelError
+from yolox_trt.core.errors import MissingDependencyError, ModelError
 from yolox_trt.core.model_spec import HeadLayout, HeadTensor, ModelSpec
-from yolox_trt.core.optional import require
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.onnx_session import make_session
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.graph.values import Value
 
@@ -52,17 +52,12 @@ def run_model(model: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Arra
     Raises:
         ModelError: ONNX Runtime does not take the model.
     """
-    ort = require("onnxruntime", purpose="checking a rewritten model")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    # Its own rewriting would hide what the passes change, and costs time at every check.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
-        session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = make_session(model, optimize=False, purpose="checking a rewritten model")
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, feeds), strict=True))
+    except MissingDependencyError:
+        raise
     except Exception as error:  # onnxruntime raises pybind exceptions of many classes
         raise ModelError(
             f"ONNX Runtime does not run the model ({error})",

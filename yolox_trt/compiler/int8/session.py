@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx
 
 from yolox_trt.core.errors import EngineError, ModelError
-from yolox_trt.engines.onnxruntime import make_session
 from yolox_trt.graph.graph import Graph, is_plugin
+from yolox_trt.graph.onnx_session import make_session
 
 
 class Session:
@@ -48,7 +48,6 @@ class Session:
             model.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, outputs))
         self._session = make_session(
             model,
-            ["CPUExecutionProvider"],
             intra_op_num_threads=threads,
             keep_memory=keep_memory,
             purpose=purpose,

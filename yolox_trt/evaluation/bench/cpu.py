@@ -27,10 +27,11 @@ from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.cpu import CpuDetector
-from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, make_session
+from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.bench.timing import alternating_times, describe_machine
 from yolox_trt.evaluation.options import CpuOptions
+from yolox_trt.graph.onnx_session import make_session
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 from yolox_trt.kernels.reference.postprocess import Postprocessor
