@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from dataclasses import dataclass, field
 
 from yolox_trt.core.device import Device
 from yolox_trt.detectors.detector import Ticket
@@ -20,40 +21,32 @@ TIME_SMOOTHING = 0.1
 LOAD_WINDOW = 5.0
 
 
+@dataclass(slots=True, eq=False)
 class LoadedModel:
     """One model on one device: the time that it takes, and the size of its calls.
 
     Attributes:
         name: the model's name.
         time: seconds for one frame; a moving average of call time / frames.
-        alone: the same as if no other device had worked at the same time (core.contention).
         measured: whether `time` was measured or given; otherwise it is assumed.
         max_batch: most frames of one call, by the detector.
+        calls: how many calls may be under way at a time (Detector.max_calls).
+        alone: `time` as if no other device had worked at the same time (core.contention).
         batch_limit: most frames of one call at present; halved when memory is short.
         limited_at: when batch_limit last changed, in seconds.
-        calls: how many calls may be under way at a time (Detector.max_calls).
     """
 
-    __slots__ = (
-        "alone",
-        "batch_limit",
-        "calls",
-        "limited_at",
-        "max_batch",
-        "measured",
-        "name",
-        "time",
-    )
+    name: str
+    time: float
+    measured: bool = True
+    max_batch: int = 1
+    calls: int = 1
+    alone: float = field(init=False)
+    batch_limit: int = field(init=False)
+    limited_at: float = -math.inf
 
-    def __init__(
-        self, name: str, time: float, *, measured: bool = True, max_batch: int = 1, calls: int = 1
-    ) -> None:
-        self.name = name
-        self.time = self.alone = time
-        self.measured = measured
-        self.max_batch = self.batch_limit = max_batch
-        self.limited_at = -math.inf
-        self.calls = calls
+    def __post_init__(self) -> None:
+        self.alone, self.batch_limit = self.time, self.max_batch
 
     def record(self, seconds: float, alone: float, frames: int) -> None:
         """Take in the duration of one call.
@@ -69,6 +62,7 @@ class LoadedModel:
         self.alone += weight * (alone / frames - self.alone)
 
 
+@dataclass(slots=True, eq=False)
 class Batch:
     """Frames of one call of a detector, one of each stream.
 
@@ -88,40 +82,18 @@ class Batch:
         slowdown: factor of the devices that have worked at the same time since `since`.
     """
 
-    ticket: Ticket
-
-    __slots__ = (
-        "began",
-        "done",
-        "expected_end",
-        "frames",
-        "model",
-        "since",
-        "slowdown",
-        "state",
-        "streams",
-        "ticket",
-        "watchdog",
-        "watchdog_at",
-    )
-
-    def __init__(
-        self,
-        state: DeviceState,
-        model: LoadedModel,
-        streams: list[Stream],
-        frames: list[PendingFrame],
-        watchdog: float,
-    ) -> None:
-        self.state = state
-        self.model = model
-        self.streams = streams
-        self.frames = frames
-        self.watchdog = watchdog
-        self.began = self.expected_end = self.watchdog_at = math.inf
-        self.done = 0.0
-        self.since = math.inf
-        self.slowdown = 1.0
+    state: DeviceState
+    model: LoadedModel
+    streams: list[Stream]
+    frames: list[PendingFrame]
+    watchdog: float
+    ticket: Ticket | None = None
+    began: float = math.inf
+    expected_end: float = math.inf
+    watchdog_at: float = math.inf
+    done: float = 0.0
+    since: float = math.inf
+    slowdown: float = 1.0
 
     def begin(self, now: float) -> None:
         """Note that the device begins the call."""

@@ -10,11 +10,12 @@ from typing import ClassVar
 
 from yolox_trt.core.device import Device
 
-#: What mends a device whose CUDA context is broken.
+#: Why a device is given up, and what mends that.
 BROKEN_CONTEXT = (
     "the CUDA context of this process is broken, and every call on it fails from now on; "
     "fix: restart the process"
 )
+HANGS = "it hangs; only the return of its call brings it back"
 
 
 def worth_logging(count: int) -> bool:
@@ -62,42 +63,25 @@ class DeviceFailed(Event):
 
 
 @dataclass(frozen=True)
-class DeviceLost(Event):
-    """A device hangs, and nothing can replace it until its call returns."""
+class DeviceGivenUp(Event):
+    """No restart is planned for a device any more."""
 
     device: Device
-    text = "{0.device} hangs; it can be retried only when the call returns"
+    why: str
+    text = "{0.device} is not retried any more: {0.why}"
 
 
 @dataclass(frozen=True)
-class DeviceBroken(Event):
-    """No restart inside this process brings a device back."""
-
-    device: Device
-    text = "{0.device} is not retried any more: " + BROKEN_CONTEXT
-
-
-@dataclass(frozen=True)
-class BatchShrunk(Event):
-    """Calls of a model take fewer frames, because memory was short."""
+class BatchResized(Event):
+    """Calls of a model take fewer frames, because memory was short, or more again."""
 
     device: Device
     model: str
     limit: int
+    why: str
     level = logging.WARNING
-    text = "{0.device} out of memory: batch of {0.model} shrinks to {0.limit}"
-    mark = "out of memory, batch {0.limit}"
-
-
-@dataclass(frozen=True)
-class BatchGrown(Event):
-    """Calls of a model take more frames again."""
-
-    device: Device
-    model: str
-    limit: int
-    level = logging.INFO
-    text = "{0.device}: batch of {0.model} grows to {0.limit} again"
+    text = "{0.device}: batch of {0.model} is {0.limit} now ({0.why})"
+    mark = "batch {0.limit} ({0.why})"
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,12 @@ from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
 from yolox_trt.executor.events import (
     BROKEN_CONTEXT,
-    BatchGrown,
-    BatchShrunk,
+    HANGS,
+    BatchResized,
     CallbackHangs,
     DeviceBack,
-    DeviceBroken,
     DeviceFailed,
-    DeviceLost,
+    DeviceGivenUp,
     StreamUnserved,
     worth_logging,
 )
@@ -36,7 +35,7 @@ from yolox_trt.executor.outcomes import (
     Outcome,
     SubmitOutcome,
 )
-from yolox_trt.executor.placement import FramePolicy, PlacementPolicy
+from yolox_trt.executor.placement import DynamicPlacement, PlacementPolicy
 from yolox_trt.executor.placements import Placements
 from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.service_order import ServiceOrder
@@ -94,7 +93,7 @@ class Scheduler:
         self.placements = Placements(
             self.streams, self.devices, self._ledger, self._contention, gpu_share
         )
-        self._frame_policy = policy if isinstance(policy, FramePolicy) else None
+        self._frame_policy = policy if isinstance(policy, DynamicPlacement) else None
         self._order = ServiceOrder(self.options.starvation_limit)
         self._watchdog = self.options.watchdog or math.inf
         self._leaving: list[Stream] = []
@@ -358,7 +357,9 @@ class Scheduler:
         if shrunk and now - model.limited_at > self.options.batch_recovery:
             model.batch_limit = min(model.max_batch, model.batch_limit * 2)
             model.limited_at = now
-            self._ledger.happened(BatchGrown(state.device, model.name, model.batch_limit), now)
+            why = "memory may suffice again"
+            resized = BatchResized(state.device, model.name, model.batch_limit, why)
+            self._ledger.happened(resized, now)
         return model.batch_limit
 
     def _gatherable(self, state: DeviceState, model: LoadedModel, limit: int) -> int:
@@ -504,14 +505,14 @@ class Scheduler:
         if broken:
             state.give_up(DeviceStatus.BROKEN)
             state.last_error += f"; {BROKEN_CONTEXT}"
-            self._ledger.happened(DeviceBroken(device), now)
+            self._ledger.happened(DeviceGivenUp(device, BROKEN_CONTEXT), now)
         self._count_removed()
         return self._devices_changed(f"{device} out of service", now)
 
     def device_lost(self, device: Device, now: float) -> Outcome:
         """Note that nothing can replace a hanging device until its call returns."""
         self.devices[device].give_up(DeviceStatus.LOST)
-        self._ledger.happened(DeviceLost(device), now)
+        self._ledger.happened(DeviceGivenUp(device, HANGS), now)
         return self._ledger.outcome()
 
     def callback_hangs(self, stream: Stream, name: str, since: float, now: float) -> Outcome:
@@ -528,7 +529,8 @@ class Scheduler:
         batch.state.out_of_memory += 1
         model = batch.model
         model.batch_limit, model.limited_at = max(1, limit), now
-        self._ledger.happened(BatchShrunk(batch.state.device, model.name, model.batch_limit), now)
+        resized = BatchResized(batch.state.device, model.name, model.batch_limit, "out of memory")
+        self._ledger.happened(resized, now)
         return self._ledger.outcome()
 
     def _devices_changed(self, reason: str, now: float) -> Outcome:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,16 +31,14 @@ DropCallback = Callable[[Frame, DropReason], None]
 LATENCY_WINDOW = 1000
 
 
+@dataclass(slots=True, eq=False)
 class PendingFrame:
     """One accepted frame and its times, in seconds of the executor's clock."""
 
-    __slots__ = ("deadline", "frame", "received", "submitted")
-
-    def __init__(self, frame: Frame, received: float, submitted: float, deadline: float) -> None:
-        self.frame = frame
-        self.received = received
-        self.submitted = submitted
-        self.deadline = deadline
+    frame: Frame
+    received: float
+    submitted: float
+    deadline: float
 
 
 class Stream:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
@@ -29,6 +30,10 @@ def device_or_auto(text: str) -> str:
         raise ConfigurationError(error.found, expected=f"{AUTO}, {error.expected}") from None
 
 
+def _option(default: Any, **rest: Any) -> Any:
+    return option(default, applies=Applies.AT_ONCE, **rest)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
     """Configuration of one Stream; every attribute but `id` may change at run time.
@@ -42,86 +47,69 @@ class StreamConfig:
 
     id: str
     model: str = "default"
-    enabled: bool = option(
-        True,
-        applies=Applies.AT_ONCE,
-        help="Whether the camera's images are received and processed.",
-    )
-    queue_depth: int = option(
+    enabled: bool = _option(True, help="Whether the camera's images are received and processed.")
+    queue_depth: int = _option(
         1,
         minimum=1,
         maximum=1000,
         unit="images",
-        applies=Applies.AT_ONCE,
         help="Images that wait for a device at most; the one that a device works on does not "
         "count. 1: only the newest waits.",
     )
-    overflow: str = option(
+    overflow: str = _option(
         "drop_oldest",
         choices=("drop_oldest", "drop_newest"),
-        applies=Applies.AT_ONCE,
         help="Which image is dropped when the queue is full.",
     )
-    max_rate: float = option(
+    max_rate: float = _option(
         0.0,
         minimum=0.0,
         maximum=1000.0,
         unit="Hz",
-        applies=Applies.AT_ONCE,
         help="Images processed a second at most; 0 for all. The others are counted.",
     )
-    stale_after: float = option(
+    stale_after: float = _option(
         0.0,
         minimum=0.0,
         maximum=3600.0,
         unit="s",
-        applies=Applies.AT_ONCE,
         help="An image that has waited longer since it arrived is dropped before work is spent "
         "on it; 0 for never.",
     )
-    deadline: float = option(
+    deadline: float = _option(
         0.0,
         minimum=0.0,
         maximum=3600.0,
         unit="s",
-        applies=Applies.AT_ONCE,
         help="Time from arrival to result that the camera asks for: images with the earliest "
         "deadline go first within a priority, and later results are counted. It drops nothing. "
         "0 for none.",
     )
-    expected_rate: float = option(
+    expected_rate: float = _option(
         0.0,
         minimum=0.0,
         maximum=1000.0,
         unit="Hz",
-        applies=Applies.AT_ONCE,
         help="Rate that the placement reckons with until it has measured the camera; 0 for "
         "unknown (30 Hz, or `max_rate` where that is lower).",
     )
-    priority: int = option(
-        0,
-        minimum=-100,
-        maximum=100,
-        applies=Applies.AT_ONCE,
-        help="Cameras of a higher priority are served first.",
+    priority: int = _option(
+        0, minimum=-100, maximum=100, help="Cameras of a higher priority are served first."
     )
-    weight: int = option(
+    weight: int = _option(
         1,
         minimum=1,
         maximum=1000,
-        applies=Applies.AT_ONCE,
         help="Share among the cameras of one priority when a device has too much to do.",
     )
-    device: str = option(
+    device: str = _option(
         AUTO,
         parse=device_or_auto,
-        applies=Applies.AT_ONCE,
         help="Device that serves the camera for as long as it is in service: gpu, gpu:1, dla0, "
         "dla1, cpu, or auto: the placement policy chooses.",
     )
-    allow_model_change: bool = option(
+    allow_model_change: bool = _option(
         False,
-        applies=Applies.AT_ONCE,
         help="Whether the camera may move to a device that runs another model, or the same one in "
         "another precision, when none with its own is in service.",
     )

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import enum
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,33 +37,15 @@ _LOGGER = logging.getLogger(__name__)
 _UNMARKED = contextlib.nullcontext()
 
 
-class _Step(enum.Enum):
-    """What a worker does next."""
-
-    RUN = enum.auto()
-    """Give a batch to its detector."""
-    COLLECT = enum.auto()
-    """Wait for the oldest call under way."""
-    RESTART = enum.auto()
-    """Warm up, rebuild or probe the detectors."""
-    RETURN = enum.auto()
-    """Come back after the watchdog has given this worker up."""
-    REPORT = enum.auto()
-    """Nothing but to report what has happened."""
-    END = enum.auto()
-    """End the thread."""
-
-
 class Worker:
     """One thread that owns a device's detectors.
 
     Attributes:
         detectors: by model.
         calls: what the detectors were given and what is to be collected, oldest first.
-        in_hand: a batch that the scheduler gave out and no detector has got yet, while callbacks
-            run.
+        in_hand: a batch that the scheduler gave out and no detector has got yet.
         callback: the callback that runs (its stream and name), and since when.
-        retired: whether another worker has taken over because a callback does not return.
+        retired: whether it is to end: another worker has taken over its device.
         blocked: the streams whose callbacks kept this worker until then.
         abandoned: whether the watchdog has given it up.
         restart_watchdog_at: when a restart that is under way counts as hung, in seconds.
@@ -115,49 +96,44 @@ class Worker:
 
     def _work(self) -> None:
         finished: Batch | None = None
-        step: _Step | None
-        batch: Batch | None
+        step: Callable[[], Batch | None] | None
         outcome: Outcome | None
         while True:
-            step = batch = outcome = None  # a worker that waits keeps no frame
+            step = outcome = None  # a worker that waits keeps no frame
             with self._lock:
                 if finished is not None:
                     self._release(finished)
                     finished = None
-                step, batch, outcome = self._next_step()
-                if outcome is not NOTHING:
-                    self.in_hand = batch
+                step, outcome = self._next_step()
             if outcome is not NOTHING:
                 self._report(outcome)
                 with self._lock:
-                    self.in_hand = self.callback = None
+                    self.callback = None
                     if self.retired:
                         continue  # its batch and its calls are its successor's
-                    if batch is not None and self.state.running is not None:
+                    if self.state.running is not None:
                         self.state.running.rearm(self._now())
-            if batch is not None:
-                finished = self._start_call(batch)
-            elif step is _Step.COLLECT:
-                finished = self._collect()
-            elif step is _Step.RESTART:
-                self._restart()
-            elif step is _Step.END or (step is _Step.RETURN and not self._return_to_work()):
+            if step is None:
                 return
+            finished = step()
 
-    def _next_step(self) -> tuple[_Step, Batch | None, Outcome]:
-        """Wait (lock held) for something to do; RUN comes with its batch."""
+    def _next_step(self) -> tuple[Callable[[], Batch | None] | None, Outcome]:
+        """Wait (lock held) for something to do.
+
+        Returns:
+            What to do, None to end the thread; and what is to be reported before.
+        """
         state, scheduler = self.state, self._scheduler
         self.callback = None
         while True:
             if self.retired:
                 for stream in self.blocked:
                     stream.callback_blocked_since = math.nan
-                return _Step.END, None, NOTHING
+                return None, NOTHING
             if self.abandoned:
-                return _Step.RETURN, None, NOTHING
+                return self._come_back, NOTHING
             if self.in_hand is not None:
-                batch, self.in_hand = self.in_hand, None
-                return _Step.RUN, batch, NOTHING
+                return self._start_call, NOTHING
             now = self._now()
             wake_at: float | None = None
             outcome = NOTHING
@@ -166,24 +142,28 @@ class Worker:
                 if not self._pool.stopping:
                     choice, outcome = scheduler.next_batch(state.device, now)
                 if isinstance(choice, Batch):
-                    return _Step.RUN, choice, outcome
+                    self.in_hand = choice
+                    return self._start_call, outcome
                 if self.calls:  # a result never waits for a frame
-                    return _Step.COLLECT, None, outcome
+                    return self._collect, outcome
                 wake_at = choice
             if self._pool.stopping:
-                return _Step.END, None, outcome
+                return None, outcome
             if state.status is not DeviceStatus.IN_SERVICE:
                 if state.status is DeviceStatus.STARTING or now >= state.retry_at:
                     if state.status is DeviceStatus.OUT_OF_SERVICE:
                         state.status = DeviceStatus.RESTARTING
                     self.restart_watchdog_at = now + scheduler.options.restart_watchdog
-                    return _Step.RESTART, None, outcome
+                    return self._restart, outcome
                 wake_at = None if math.isnan(state.retry_at) else state.retry_at
             if outcome is not NOTHING:
-                return _Step.REPORT, None, outcome
+                return self._look_again, outcome
             state.waiting = True
             state.wakeup.wait(None if wake_at is None else max(0.0, wake_at - now))
             state.waiting = False
+
+    def _look_again(self) -> None:
+        """Do nothing: what has happened is reported."""
 
     def _release(self, batch: Batch) -> None:
         """Let the streams of a delivered batch go on (lock held)."""
@@ -192,12 +172,14 @@ class Worker:
 
     # Calls -----------------------------------------------------------------------------------
 
-    def _start_call(self, batch: Batch) -> Batch | None:
-        """Give a batch to its detector, or run it if calls cannot overlap.
+    def _start_call(self) -> Batch | None:
+        """Give the batch in hand to its detector, or run it if calls cannot overlap.
 
         Returns:
             The batch if its results are delivered already.
         """
+        batch, self.in_hand = self.in_hand, None
+        assert batch is not None
         if batch.model.calls < 2:
             return self._run(batch)
         detector = self.detectors[batch.model.name]
@@ -233,6 +215,7 @@ class Worker:
         detector = self.detectors[batch.model.name]
         try:
             with self._mark(batch) if self._nvtx else _UNMARKED:
+                assert batch.ticket is not None
                 results = detector.collect(batch.ticket)
             _check_finite(results)
         except Exception as error:
@@ -402,11 +385,12 @@ class Worker:
             batch = self.calls.popleft()
             with contextlib.suppress(Exception):
                 detector = self.detectors[batch.model.name]
+                assert batch.ticket is not None
                 detector.collect(batch.ticket)
                 with self._lock:
                     self.state.late_results += 1
 
-    def _return_to_work(self) -> bool:
+    def _come_back(self) -> None:
         """After a hung call has returned: serve the device again if nobody else does."""
         self._discard_calls()
         with self._lock:
@@ -414,9 +398,10 @@ class Worker:
                 self.abandoned = False
                 self.state.status = DeviceStatus.OUT_OF_SERVICE
                 self.state.retry_at = self._now()
-                return True
-        self.close_detectors()
-        return False
+            else:
+                self.retired = True
+        if self.retired:
+            self.close_detectors()
 
 
 def _time_of_one_frame(detector: Detector) -> float:

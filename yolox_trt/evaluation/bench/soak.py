@@ -162,6 +162,11 @@ class Soak:
         model: Path | None = None,
         progress: Callable[[float, ExecutorSnapshot], None] | None = None,
     ) -> None:
+        for name, value in (("fault_period", fault_period), ("rate", rate), ("streams", streams)):
+            if not value > 0:
+                raise ConfigurationError(
+                    f"{name} = {value}", expected="more than 0", fix=f"set `{name}`"
+                )
         if not 0.0 <= warm_up < seconds:
             raise ConfigurationError(
                 f"warm_up = {warm_up} s in a soak of {seconds} s",

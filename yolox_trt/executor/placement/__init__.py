@@ -5,7 +5,7 @@
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.executor.placement.balanced import BalancedPlacement
 from yolox_trt.executor.placement.dynamic import DynamicPlacement
-from yolox_trt.executor.placement.policy import FramePolicy, PlacementPolicy
+from yolox_trt.executor.placement.policy import PlacementPolicy
 from yolox_trt.executor.placement.problem import PlacementProblem, StreamDemand
 from yolox_trt.executor.placement.static import StaticPlacement
 
@@ -38,7 +38,6 @@ __all__ = [
     "POLICIES",
     "BalancedPlacement",
     "DynamicPlacement",
-    "FramePolicy",
     "PlacementPolicy",
     "PlacementProblem",
     "StaticPlacement",

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from yolox_trt.core.contention import Contention, contended_loads
 from yolox_trt.core.device import Device
@@ -127,6 +128,18 @@ class BalancedPlacement:
         return _deal(groups, columns, counts)
 
 
+def _load_matrix(
+    problem: PlacementProblem, groups: list[list[StreamDemand]], columns: list[tuple[int, Device]]
+) -> npt.NDArray[np.float64]:
+    """Return the load (devices, columns) that one stream of each column puts on each device."""
+    load = np.zeros((len(problem.devices), len(columns)))
+    for j, (g, device) in enumerate(columns):
+        rate = sum(s.rate for s in groups[g]) / len(groups[g])
+        for where, seconds in groups[g][0].seconds_on(device, problem.gpu).items():
+            load[problem.devices.index(where), j] = rate * seconds
+    return load
+
+
 def _least_highest_load(
     problem: PlacementProblem,
     groups: list[list[StreamDemand]],
@@ -136,19 +149,12 @@ def _least_highest_load(
     """Return how many streams of each group go to each device, in the order of `columns`."""
     optimize = require("scipy.optimize", purpose="the balanced placement")
     devices = problem.devices
-    rows = {device: i for i, device in enumerate(devices)}
     # Variables: how many of each group on each device; the excess of each device; the highest load.
     excess = len(columns)
     highest = excess + len(devices)
     width = highest + 1
     load = np.zeros((len(devices), width))
-    rates = [sum(s.rate for s in group) / len(group) for group in groups]
-    for j, (g, device) in enumerate(columns):
-        demand = groups[g][0]
-        load[rows[device], j] += rates[g] * demand.times[device]
-        share = demand.gpu_share.get(device, 0.0)
-        if share and problem.gpu is not None and device != problem.gpu:
-            load[rows[problem.gpu], j] += rates[g] * share
+    load[:, :excess] = _load_matrix(problem, groups, columns)
     all_placed = np.zeros((len(groups), width))
     for j, (g, _) in enumerate(columns):
         all_placed[g, j] = 1.0
@@ -195,7 +201,7 @@ def _least_highest_load(
     highest_load[highest] = 1.0
     minimise(highest_load, slack)
     if problem.gpu is not None:
-        minimise(load[rows[problem.gpu]], 0.0)
+        minimise(load[devices.index(problem.gpu)], 0.0)
     minimise(load.sum(axis=0), 0.0)
     return [round(float(value)) for value in found[-1][:excess]]
 
@@ -208,14 +214,7 @@ def _least_contended(
 ) -> list[int]:
     """Return what _least_highest_load returns, for loads that depend on one another."""
     devices, gpu = problem.devices, problem.gpu
-    load = np.zeros((len(columns), len(devices)))
-    for j, (g, device) in enumerate(columns):
-        stream = groups[g][0]
-        rate = sum(s.rate for s in groups[g]) / len(groups[g])
-        load[j, devices.index(device)] += rate * stream.times[device]
-        share = stream.gpu_share.get(device, 0.0)
-        if share and gpu is not None and device != gpu:
-            load[j, devices.index(gpu)] += rate * share
+    load = _load_matrix(problem, groups, columns)
     shortest = [problem.shortest_time(device) for device in devices]
     per_drop = [min(shortest) / time for time in shortest]
     known: dict[tuple[int, ...], tuple[float, float, float, float]] = {}
@@ -223,7 +222,7 @@ def _least_contended(
     def objectives(counts: tuple[int, ...]) -> tuple[float, float, float, float]:
         found = known.get(counts)
         if found is None:
-            demand = dict(zip(devices, (np.array(counts) @ load).tolist(), strict=True))
+            demand = dict(zip(devices, (load @ np.array(counts)).tolist(), strict=True))
             loads = contended_loads(demand, problem.contention)
             drops = sum(
                 max(0.0, loads[device] - 1.0) * weight

@@ -54,11 +54,18 @@ class DynamicPlacement:
         contention: Contention,
         now: float,
     ) -> list[DeviceState]:
-        """Return the devices that must ask; see FramePolicy.
+        """Return the devices that must ask for work because a stream's frame waits.
 
         Any idle device might be asked, and all but one would find nothing to do: to wake them
         costs more than to find out here. One whose worker is kept by a callback may be overtaken
         by whoever asks, so that all idle ones are asked then.
+
+        Args:
+            stream: the stream; no frame of it is being worked on.
+            streams: all streams.
+            devices: all devices.
+            contention: how they slow one another down.
+            now: the present, in seconds.
         """
         idle = [state for state in stream.devices if state.has_room]
         if not idle:
@@ -86,7 +93,15 @@ class DynamicPlacement:
         contention: Contention,
         now: float,
     ) -> list[Stream]:
-        """Give each ready frame to the device that would end it first; return this device's."""
+        """Give each ready frame to the device that would end it first; return this device's.
+
+        Args:
+            state: the device that asks.
+            ready: streams with a waiting frame, in the order of service.
+            devices: all devices.
+            contention: how they slow one another down.
+            now: the present, in seconds.
+        """
         free_at = {
             other: other.free_at(now) if other.under_way else now
             for other in devices.values()

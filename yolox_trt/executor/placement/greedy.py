@@ -32,8 +32,6 @@ def place_greedily(
     for stream in rest:
         best = min(stream.choices, key=lambda d: (loads[d] + stream.rate * stream.times[d], d))
         placement[stream.id] = best
-        loads[best] += stream.rate * stream.times[best]
-        share = stream.gpu_share.get(best, 0.0)
-        if share and problem.gpu is not None and best != problem.gpu:
-            loads[problem.gpu] += stream.rate * share
+        for where, seconds in stream.seconds_on(best, problem.gpu).items():
+            loads[where] += stream.rate * seconds
     return placement

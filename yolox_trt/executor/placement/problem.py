@@ -34,6 +34,14 @@ class StreamDemand:
     pinned: Device | None = None
     deadline: float = 0.0
 
+    def seconds_on(self, device: Device, gpu: Device | None) -> dict[Device, float]:
+        """Return the seconds that a frame placed on a device asks of it, and of the GPU."""
+        seconds = {device: self.times[device]}
+        share = self.gpu_share.get(device, 0.0)
+        if share and gpu is not None and gpu != device:
+            seconds[gpu] = share
+        return seconds
+
     @property
     def choices(self) -> tuple[Device, ...]:
         """Devices to choose from: the pinned one if it may serve the stream, else all that may."""
@@ -83,12 +91,9 @@ class PlacementProblem:
         loads = dict.fromkeys(self.devices, 0.0)
         for stream in self.streams:
             device = placement.get(stream.id)
-            if device is None or device not in stream.times:
-                continue
-            loads[device] += stream.rate * stream.times[device]
-            share = stream.gpu_share.get(device, 0.0)
-            if share and self.gpu is not None and device != self.gpu:
-                loads[self.gpu] = loads.get(self.gpu, 0.0) + stream.rate * share
+            if device is not None and device in stream.times:
+                for where, seconds in stream.seconds_on(device, self.gpu).items():
+                    loads[where] += stream.rate * seconds
         return loads
 
     def drop_rate(self, placement: Mapping[str, Device]) -> float:
