@@ -311,7 +311,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EngineCache("x").limits == CacheLimits(3 << 29, None)
     assert CacheLimits.of(2) == CacheLimits(2 << 30, None)
     monkeypatch.setenv("YOLOX_TRT_CACHE_GIB", "large")
-    with pytest.raises(ConfigurationError, match=r"\$YOLOX_TRT_CACHE_GIB = 'large'.*--max-gib"):
+    with pytest.raises(ConfigurationError, match=r"\$YOLOX_TRT_CACHE_GIB = 'large'.*unset"):
         CacheLimits.of()
     for value in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigurationError, match=r"cache limit .*0 \(no limit\) or more"):

@@ -10,4 +10,4 @@ from yolox_trt.cli import main as cli
 def call(*words: object) -> int:
     """Run a command line; errors are raised, where `cli.main` prints them."""
     arguments = cli.parse(cli.make_parser(), [str(word) for word in words])
-    return cli.run(arguments.chosen, arguments)
+    return cli.run(arguments.command, arguments)

@@ -53,7 +53,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"yolox_trt {__version__}")
     _add_general(parser)
-    subparsers = {"": parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")}
+    subparsers = {"": parser.add_subparsers(title="commands", metavar="COMMAND")}
     for command in COMMANDS:
         group, _, name = command.name.rpartition(" ")
         if group not in subparsers:
@@ -81,7 +81,7 @@ def make_parser() -> Parser:
                 help=_JSON.help,
             )
         _add_general(general)
-        leaf.set_defaults(chosen=command)
+        leaf.set_defaults(command=command)
     return parser
 
 
@@ -93,7 +93,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespa
     """
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        command: type[Command] | None = getattr(arguments, "chosen", None)
+        command: type[Command] | None = getattr(arguments, "command", None)
         known = [flag for each in arguments_of(command) for flag in each.flags] if command else []
         close = difflib.get_close_matches(unknown[0], known, n=1)
         raise UsageError(
@@ -120,10 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(parser, argv)
         traceback = getattr(arguments, "traceback", False)
-        if not hasattr(arguments, "chosen"):
+        if not hasattr(arguments, "command"):
             parser.print_help()
             return 0
-        command, program = arguments.chosen, f"yolox_trt {arguments.chosen.name}"
+        command, program = arguments.command, f"yolox_trt {arguments.command.name}"
         verbose = getattr(arguments, "verbose", 0)
         level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
         logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")

@@ -61,14 +61,14 @@ class CacheLimits:
         Raises:
             ConfigurationError: a negative number, or an environment variable that is none.
         """
-        gib = _number(SIZE_VARIABLE, "--max-gib") if gib is None else gib
-        days = _number(AGE_VARIABLE, "--max-days") if days is None else days
+        gib = _number(SIZE_VARIABLE) if gib is None else gib
+        days = _number(AGE_VARIABLE) if days is None else days
         for value in (gib, days):
             if value is not None and not 0 <= value < float("inf"):
                 raise ConfigurationError(
                     f"cache limit {value}",
                     expected="0 (no limit) or more",
-                    fix=f"set --max-gib and --max-days, or {SIZE_VARIABLE} and {AGE_VARIABLE}",
+                    fix=f"set {SIZE_VARIABLE} and {AGE_VARIABLE}, or give other limits",
                 )
         return cls(
             cls.max_bytes if gib is None else int(gib * _GIB) or None,
@@ -256,7 +256,7 @@ def _remove_requests(folder: Path) -> None:
                 file.unlink()
 
 
-def _number(variable: str, option: str) -> float | None:
+def _number(variable: str) -> float | None:
     text = os.environ.get(variable)
     if not text:
         return None
@@ -266,5 +266,5 @@ def _number(variable: str, option: str) -> float | None:
         raise ConfigurationError(
             f"${variable} = '{text}'",
             expected="a number; 0 for no limit",
-            fix=f"set {variable}, or give {option}",
+            fix=f"set {variable}, or unset it",
         ) from None

@@ -42,6 +42,8 @@ BDD100K_CLASSES: tuple[str, ...] = (
     "traffic sign",
 )
 
+_NAME_CLASSES = "name the model's classes: yolox_trt optimize MODEL --labels FILE -o OUT"
+
 
 @dataclass(frozen=True)
 class DatasetImage:
@@ -105,7 +107,7 @@ class Dataset:
                     f"{num_classes} classes without names in the model, and "
                     f"{len(self.category_names)} categories in the data set",
                     expected="names, or as many classes as categories",
-                    fix="name the model's classes with --labels FILE",
+                    fix=_NAME_CLASSES,
                 )
             return dict(enumerate(sorted(self.category_names)))
         found = {}
@@ -118,7 +120,7 @@ class Dataset:
                 f"classes {', '.join(class_names[:8])}, ... of the model",
                 expected="categories of the data set: "
                 + ", ".join(list(self.category_names.values())[:8]),
-                fix="name the model's classes with --labels FILE",
+                fix=_NAME_CLASSES,
             )
         return found
 
@@ -131,8 +133,7 @@ class Dataset:
                     f"categories {', '.join(f'{self.category_names[i]} (id {i})' for i in same)}, "
                     f"which all may be the model's class {name}",
                     expected="one category for a class",
-                    fix="join them in the label file, or name the class as one of them is named "
-                    "with --labels FILE",
+                    fix=f"join them in the label file, or {_NAME_CLASSES}",
                 )
             if same:
                 return same[0]

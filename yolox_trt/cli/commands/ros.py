@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,16 +24,22 @@ class Demo(DemoOptions, Command):
     """
 
     name: ClassVar[str] = "demo"
+    has_json: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = _ROS
 
     def run(self, output: Output) -> int:
         """Run the demonstration."""
         from yolox_trt.ros.tools.demo import HEADINGS, run_demo
 
+        last: list[dict[str, object]] = []
         with output.live() as live:
-            wrong = run_demo(
-                self, say=output.print, show=lambda title, rows: live(title, HEADINGS, rows)
-            )
+
+            def show(title: str, rows: Sequence[Sequence[object]]) -> None:
+                last[:] = [dict(zip(HEADINGS, row, strict=True)) for row in rows]
+                live(title, HEADINGS, rows)
+
+            wrong = run_demo(self, say=output.print, show=show)
+        output.json(last)
         output.print("\n".join(wrong) or "every camera detected something")
         return 1 if wrong else 0
 
