@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+import yaml
 
 import yolox_trt
 from yolox_trt.core.optional import INSTALL_COMMANDS
@@ -134,6 +135,19 @@ def test_the_install_command_of_every_optional_module_names_a_real_extra(
     for command in INSTALL_COMMANDS.values():
         for named in re.findall(r"yolox_trt\[([\w,]+)\]", command):
             assert set(named.split(",")) <= extras, command
+
+
+def test_pre_commit_runs_the_checks_of_make_lint(repository: Path) -> None:
+    config = yaml.safe_load((repository / ".pre-commit-config.yaml").read_text())
+    hooks = {hook["entry"] for source in config["repos"] for hook in source["hooks"]}
+    makefile = (repository / "Makefile").read_text()
+    recipe = re.search(r"^lint:.*\n((?:\t.+\n)+)", makefile, re.M)
+    assert recipe
+    lint = {line.strip().removesuffix(" .") for line in recipe.group(1).splitlines()}
+    # A hook is given the changed files instead of the folder.
+    assert {
+        entry.replace(".venv/bin", "$(BIN)").replace(" --force-exclude", "") for entry in hooks
+    } == lint
 
 
 def test_every_source_file_names_its_licence(repository: Path) -> None:
