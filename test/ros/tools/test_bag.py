@@ -17,7 +17,7 @@ from yolox_trt.core import ConfigurationError, Detections
 from yolox_trt.ros.tools.bag import detection_topics, iter_images, open_bag, open_reader
 from yolox_trt.ros.tools.bag_types import DETECTIONS_TYPE, VISION_DEFINITIONS, make_typestore
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 #: Type hash of vision_msgs 4.x, as `ros2 topic info --verbose` shows it.
 DETECTION2DARRAY_HASH = "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968"
 
