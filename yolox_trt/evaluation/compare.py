@@ -14,7 +14,6 @@ from yolox_trt.compiler.int8.equalize import equalize
 from yolox_trt.compiler.int8.infer_ranges import fixed_ranges
 from yolox_trt.compiler.int8.layer_error import layer_errors
 from yolox_trt.compiler.int8.layers import QDQ_OPSET
-from yolox_trt.compiler.int8.options import Placement
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.int8.quantizer import SENSITIVITY_IMAGES, Inputs
 from yolox_trt.compiler.int8.sensitivity import (
@@ -135,7 +134,7 @@ def compare(
         last = options.algorithms[-1]
         for algorithm in dict.fromkeys(("max", last)):
             ranges = plain.ranges(algorithm)
-            quantized = insert_qdq(model, ranges, placement=Placement.ALL)
+            quantized = insert_qdq(model, ranges, every_tensor=True)
             yield f"all tensors, {algorithm}", quantized, ranges, ()
         for title, base, statistics in bases:
             for algorithm in options.algorithms:

@@ -24,7 +24,7 @@ from yolox_trt.compiler.int8.infer_ranges import (
 )
 from yolox_trt.compiler.int8.layer_error import layer_errors
 from yolox_trt.compiler.int8.layers import weighted_layers
-from yolox_trt.compiler.int8.options import Placement, QuantizeOptions, WeightFormat
+from yolox_trt.compiler.int8.options import QuantizeOptions
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.int8.quantizer import quantize
 from yolox_trt.compiler.int8.sensitivity import (
@@ -121,10 +121,10 @@ def test_equalisation_saves_a_depthwise_layer_whose_channels_differ():
     assert error(equalized).max() < 0.03
 
 
-@pytest.mark.parametrize("weight_format", list(WeightFormat))
-def test_qdq_stands_on_convolution_inputs_only(weight_format: WeightFormat):
+@pytest.mark.parametrize("float_weights", [False, True])
+def test_qdq_stands_on_convolution_inputs_only(float_weights: bool):
     ranges = collect_statistics(RELU6, images(RELU6)).ranges("max")
-    quantized = insert_qdq(RELU6, ranges, weight_format=weight_format)
+    quantized = insert_qdq(RELU6, ranges, float_weights=float_weights)
     for node in quantized.find("Conv"):
         assert node.source(0).op == "DequantizeLinear"
         assert node.source(1).op == "DequantizeLinear"
@@ -137,8 +137,8 @@ def test_qdq_stands_on_convolution_inputs_only(weight_format: WeightFormat):
 
 def test_int8_weights_are_a_quarter_of_the_size():
     ranges = collect_statistics(RELU6, images(RELU6)).ranges("max")
-    small = insert_qdq(RELU6, ranges, weight_format=WeightFormat.INT8).to_model().ByteSize()
-    large = insert_qdq(RELU6, ranges, weight_format=WeightFormat.FLOAT).to_model().ByteSize()
+    small = insert_qdq(RELU6, ranges, float_weights=False).to_model().ByteSize()
+    large = insert_qdq(RELU6, ranges, float_weights=True).to_model().ByteSize()
     assert small < 0.5 * large
 
 
@@ -152,7 +152,7 @@ def test_a_residual_add_reads_the_quantised_skip_branch():
 
 def test_placement_all_quantises_convolution_outputs_too():
     ranges = collect_statistics(RELU6, images(RELU6), tensors=float_tensors(RELU6)).ranges("max")
-    clips = insert_qdq(RELU6, ranges, placement=Placement.ALL).find("Clip")
+    clips = insert_qdq(RELU6, ranges, every_tensor=True).find("Clip")
     assert clips
     assert {node.source(0).op for node in clips} == {"DequantizeLinear"}
 
@@ -175,13 +175,13 @@ def test_a_missing_range_is_named():
         insert_qdq(RELU6, ranges)
 
 
-@pytest.mark.parametrize("weight_format", list(WeightFormat))
+@pytest.mark.parametrize("float_weights", [False, True])
 @pytest.mark.parametrize("model", [SILU, RELU6], ids=["silu", "relu6"])
-def test_translation_there_and_back_is_the_identity(model: Graph, weight_format: WeightFormat):
+def test_translation_there_and_back_is_the_identity(model: Graph, float_weights: bool):
     ranges = collect_statistics(model, images(model)).ranges("percentile:99.9")
     layers = [node.name for node in weighted_layers(model)]
     quantized = insert_qdq(
-        model, ranges, keep_float=layers[-2:], weight_format=weight_format, quantize_residual=False
+        model, ranges, keep_float=layers[-2:], float_weights=float_weights, quantize_residual=False
     )
     implicit = remove_qdq(quantized)
     assert not any("Linear" in node.op for node in implicit.graph.nodes)
@@ -191,7 +191,7 @@ def test_translation_there_and_back_is_the_identity(model: Graph, weight_format:
         implicit.graph,
         implicit.ranges,
         keep_float=implicit.keep_float,
-        weight_format=weight_format,
+        float_weights=float_weights,
         quantize_residual=False,
     )
     for image in images(model):

@@ -15,7 +15,6 @@ from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.layers import quantizable_inputs
-from yolox_trt.compiler.int8.options import WeightFormat
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.surgery.head_cut import HeadCut
 from yolox_trt.core.errors import ModelError
@@ -145,12 +144,12 @@ def test_merged_convolutions_are_divided_again() -> None:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("weight_format", WeightFormat)
-def test_merged_convolutions_behind_qdq_are_divided_again(weight_format) -> None:
+@pytest.mark.parametrize("float_weights", [False, True])
+def test_merged_convolutions_behind_qdq_are_divided_again(float_weights) -> None:
     merged = merge_predictions(build_yolox(num_classes=6, style="opset13", width=0.125))
     graph = Graph(merged)
     ranges = DynamicRanges.from_amax(dict.fromkeys(quantizable_inputs(graph), 8.0))
-    quantized = insert_qdq(graph, ranges, weight_format=weight_format).to_model()
+    quantized = insert_qdq(graph, ranges, float_weights=float_weights).to_model()
     cut = HeadCut().run(quantized).model
     feeds = random_images(merged)
     whole = onnx.ModelProto()

@@ -14,7 +14,6 @@ import pytest
 from support.tensorrt_fixtures import save_model, small_model
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.options import WeightFormat
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.surgery import SurgeryOptions, optimize
 from yolox_trt.compiler.tensorrt.build import EngineBuilder, build_engine
@@ -146,7 +145,7 @@ def test_qdq_graphs_are_int8_in_the_engine_and_fp16_around(
         Graph(float_model),
         DynamicRanges.from_amax(dict.fromkeys(tensors, 6.0) | {"images": 255.0}),
         keep_float=heads,
-        weight_format=WeightFormat(weights),
+        float_weights=weights == "float",
     ).to_model()
     model = tmp_path / "qdq.onnx"
     onnx.save(onnx.version_converter.convert_version(quantized, opset), str(model))

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,25 +17,6 @@ from yolox_trt.core.option import Kind, check_options, option, options_of, path_
 #: Algorithm that takes ReLU6's bounds in place of images.
 FIXED = "fixed"
 _AUTOMATIC = "auto:"
-
-
-class Placement(enum.Enum):
-    """Which activations carry Q/DQ."""
-
-    CONV_INPUTS = "conv_inputs"
-    """Inputs of layers with weights, as TensorRT fuses."""
-    ALL = "all"
-    """Every tensor that has a range, convolution outputs included: ONNX Runtime's default, and
-    what the DLA's implicit mode amounts to without fusion. For comparison."""
-
-
-class WeightFormat(enum.Enum):
-    """How quantised weights are stored."""
-
-    INT8 = "int8"
-    """INT8 constant + DequantizeLinear: a quarter of the size; TensorRT 10, 11, RTX."""
-    FLOAT = "float"
-    """Float constant + QuantizeLinear + DequantizeLinear: TensorRT 8.5 and 8.6."""
 
 
 def parse_float_layers(text: str) -> tuple[float, bool]:
@@ -175,17 +155,17 @@ class QuantizeOptions(RangeOptions):
         help="Layers to leave in floating point: names with commas, auto:N (the N most sensitive), "
         "auto:P% (within P percent of the operations), or the JSON file of `translate`.",
     )
-    placement: Placement = option(
+    placement: str = option(
         "conv_inputs",
-        choices=tuple(each.value for each in Placement),
-        parse=Placement,
-        help="conv_inputs: as TensorRT fuses; all: every tensor.",
+        choices=("conv_inputs", "all"),
+        help="Which activations carry Q/DQ. conv_inputs: inputs of layers with weights, as "
+        "TensorRT fuses; all: every tensor, as ONNX Runtime does, for comparison.",
     )
-    weights: WeightFormat = option(
+    weights: str = option(
         "int8",
-        choices=tuple(each.value for each in WeightFormat),
-        parse=WeightFormat,
-        help="int8: a quarter of the size, TensorRT 10, 11, RTX; float: TensorRT 8.x.",
+        choices=("int8", "float"),
+        help="How weights are stored. int8: a quarter of the size, for TensorRT 10, 11 and RTX; "
+        "float: with Q/DQ behind them, for TensorRT 8.x.",
     )
     from_ranges: Path | None = path_option(
         help="Take the ranges from a calibration cache or JSON file instead of images."

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX, SMALLEST_AMAX, DynamicRanges
 from yolox_trt.compiler.int8.layers import QDQ_OPSET, weighted_layers
-from yolox_trt.compiler.int8.options import Placement, QuantizeOptions, WeightFormat
+from yolox_trt.compiler.int8.options import QuantizeOptions
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
@@ -40,8 +40,8 @@ def insert_qdq(
     ranges: DynamicRanges,
     *,
     keep_float: Collection[str] = (),
-    placement: Placement = Placement.CONV_INPUTS,
-    weight_format: WeightFormat = WeightFormat.INT8,
+    every_tensor: bool = False,
+    float_weights: bool = False,
     quantize_residual: bool = True,
 ) -> Graph:
     """Return a quantised model.
@@ -50,8 +50,10 @@ def insert_qdq(
         graph: float model.
         ranges: scales of the activations.
         keep_float: names of layers (or of their outputs) that stay in floating point.
-        placement: which activations are quantised.
-        weight_format: how weights are stored.
+        every_tensor: quantise every activation that has a range, convolutions' outputs included,
+            as ONNX Runtime does and as the DLA's implicit mode amounts to without fusion.
+        float_weights: store weights in floating point behind Q/DQ, as TensorRT 8.5 and 8.6 take
+            them, instead of INT8 at a quarter of the size.
         quantize_residual: quantise the skip branch of residual adds.
 
     Returns:
@@ -78,7 +80,7 @@ def insert_qdq(
     wanted: dict[Value, list[_Reader]] = {}
     for node in quantized:
         wanted.setdefault(node.inputs[0], []).append((node, 0))
-    if placement is Placement.ALL:
+    if every_tensor:
         _want_everything(graph, ranges, wanted)
     elif quantize_residual:
         _want_residuals(graph, wanted)
@@ -94,7 +96,9 @@ def insert_qdq(
         )
 
     zero = graph.constant("int8_zero", 0, np.int8)
-    weights = {node: _quantized_weights(graph, node, weight_format, ranges) for node in quantized}
+    weights = {
+        node: _quantized_weights(graph, node, ranges, in_float=float_weights) for node in quantized
+    }
     for value, readers in wanted.items():
         scale = graph.constant(f"{value.name}_scale", ranges.scales[value.name])
         dequantized = _add_pair(graph, value, scale, zero)
@@ -178,9 +182,7 @@ def weight_scales(
     return scales, axis
 
 
-def _quantized_weights(
-    graph: Graph, node: Node, weight_format: WeightFormat, ranges: DynamicRanges
-) -> Value:
+def _quantized_weights(graph: Graph, node: Node, ranges: DynamicRanges, *, in_float: bool) -> Value:
     """Return a layer's weights behind Q/DQ."""
     weights, bias = node.weights(), node.input(2)
     assert weights is not None
@@ -189,7 +191,7 @@ def _quantized_weights(
     name = node.inputs[1].name
     scale = graph.constant(f"{name}_scale", scales)
     zeros = graph.constant(f"{name}_zero", np.zeros(len(scales), np.int8))
-    if weight_format is WeightFormat.FLOAT:
+    if in_float:
         return _add_pair(graph, graph.constant(f"{name}_float", weights), scale, zeros, axis)
     shape = [1] * weights.ndim
     shape[axis] = -1

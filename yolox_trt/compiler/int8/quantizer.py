@@ -26,7 +26,6 @@ from yolox_trt.compiler.int8.layers import QDQ_OPSET
 from yolox_trt.compiler.int8.options import (
     FIXED,
     CalibrateOptions,
-    Placement,
     QuantizeOptions,
     RangeOptions,
     no_images,
@@ -140,6 +139,7 @@ def quantize(
     """
     if inputs is None and (options.automatic or options.equalize is not None):
         raise no_images()
+    every_tensor = options.placement == "all"
     graph = graph.copy()
     graph.upgrade(QDQ_OPSET)
     refuse_half(graph)  # before an hour of calibration
@@ -152,7 +152,7 @@ def quantize(
         ranges = read_ranges(options.from_ranges)
         override_ranges(graph, ranges, options.overrides)
     else:
-        tensors = float_tensors(graph) if options.placement is Placement.ALL else None
+        tensors = float_tensors(graph) if every_tensor else None
         ranges = _find_ranges(graph, inputs, options, tensors, on_progress)
     sensitivities: list[LayerSensitivity] = []
     kept = list(options.named)
@@ -172,8 +172,8 @@ def quantize(
         graph,
         ranges,
         keep_float=kept,
-        placement=options.placement,
-        weight_format=options.weights,
+        every_tensor=every_tensor,
+        float_weights=options.weights == "float",
     )
     share = sum(macs.get(name, 0) for name in kept) / max(sum(macs.values()), 1)
     return QuantizedModel(quantized, ranges, equalized, sensitivities, kept, share)
