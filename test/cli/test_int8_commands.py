@@ -17,8 +17,7 @@ from support.yolox_graphs import build_yolox
 from yolox_trt.cli.main import main
 from yolox_trt.compiler.int8.calibration_cache import read_cache
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.images import image_paths
-from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.errors import FrameError
 
 
 @pytest.fixture(scope="module")
@@ -111,20 +110,6 @@ def test_what_cannot_be_quantised_is_refused(
 ):
     assert main(["quantize", str(folder / "model.onnx"), "-o", "x.onnx", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)
-
-
-def test_image_sources(folder: Path, tmp_path: Path):
-    expected = sorted((folder / "images").iterdir())
-    assert image_paths(folder) == image_paths(folder / "images") == expected
-    (folder / "list.txt").write_text("# comment\nimages/1.png\n\nimages/0.png\n")
-    assert image_paths(folder / "list.txt") == [expected[1], expected[0]]
-    (folder / "instances.json").write_text('{"images": [{"file_name": "2.png"}]}')
-    assert image_paths(folder / "instances.json") == [expected[2]]
-    (folder / "broken.txt").write_text("images/9.png\n")
-    with pytest.raises(ConfigurationError, match=r"9\.png"):
-        image_paths(folder / "broken.txt")
-    with pytest.raises(ConfigurationError, match="without images"):
-        image_paths(tmp_path)
 
 
 def test_a_bag_calibrates_as_its_pictures_do(folder: Path, tmp_path: Path):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,24 @@ def pictures(tmp_path: Path) -> Path:
         image[y : y + 30, x : x + 40] = (40, 200, 30 * i)
         cv2.imwrite(str(folder / f"{i:02d}.png"), image)
     return folder
+
+
+@pytest.fixture
+def labels(pictures: Path) -> Any:
+    """The boxes of these images, as a COCO file beside them has them."""
+    from yolox_trt.training.coco_labels import CocoLabels
+
+    images, annotations = [], []
+    for i in range(6):
+        images.append({"id": i, "file_name": f"{i:02d}.png", "height": 70 + 4 * i, "width": 100})
+        box = [10 + 5 * i, 12 + 3 * i, 40, 30]
+        annotations.append({"id": i, "image_id": i, "category_id": 7, "bbox": box, "iscrowd": 0})
+    annotations.append(
+        {"id": 9, "image_id": 0, "category_id": 7, "bbox": [0, 0, 9, 9], "iscrowd": 1}
+    )
+    file = pictures / "instances.json"
+    categories = [{"id": 3, "name": "ball"}, {"id": 7, "name": "block"}]
+    file.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    return CocoLabels.load(file, pictures)

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch"
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.errors import ModelError
 from yolox_trt.training import export
 from yolox_trt.training.export import export_onnx, load_trained, output_names
 from yolox_trt.training.model_config import CONFIGS
@@ -131,21 +131,6 @@ def test_weights_of_a_version_without_class_names(tiny: Any, tmp_path: Path) -> 
     del config["class_names"]
     torch.save({"config": config, "state": tiny.state_dict()}, tmp_path / "m.pt")
     assert load_trained(tmp_path / "m.pt").config.class_names == ()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"size": (0, 0)}, "`size` = 0x0.*positive multiples of 32"),
-        ({"size": (-32, 32)}, "positive multiples of 32"),
-        ({"size": (100, 64)}, "`size` = 100x64.*positive multiples of 32"),
-        ({"batch": 0}, "`batch` = 0"),
-        ({"opset": 99}, "`opset` = 99.*9 to 20"),
-    ],
-)
-def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        ExportOptions(**options)
 
 
 def test_read_spec_understands_the_file(model: Any, tmp_path: Path) -> None:

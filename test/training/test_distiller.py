@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Distillation step by step: it starts at zero and learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch")
+
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.training.checkpoint import write_checkpoint
+from yolox_trt.training.distiller import Distiller, check_teacher
+from yolox_trt.training.equalize import equalize
+from yolox_trt.training.image_store import ImageStore, list_images
+from yolox_trt.training.model_config import CONFIGS
+from yolox_trt.training.options import AugmentOptions, DistillOptions
+from yolox_trt.training.yolox import YOLOX, flatten_outputs
+
+SMALL = DistillOptions(
+    size=(64, 64), canvas=64, batch=4, steps=4, augment=AugmentOptions(mixup=0.25)
+)
+
+
+def make(teacher: Any, pictures: Path, options: DistillOptions) -> Distiller:
+    store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
+    return Distiller(teacher, store, store, options)
+
+
+def test_loss_is_zero_before_the_first_step(teacher: Any, pictures: Path) -> None:
+    run = make(teacher, pictures, replace(SMALL, batch_norm=False))
+    x = run.views.batch(4)
+    parts = run._losses(x, *run.teach(x))
+    assert parts.abs().max() < 1e-4
+
+
+def test_relu6_alone_is_far_from_the_teacher_and_training_brings_it_near(
+    teacher: Any, pictures: Path
+) -> None:
+    options = replace(
+        SMALL, batch_norm=False, blend_until=0.0, learning_rate=1e-4, warmup=0.0, steps=12,
+        augment=AugmentOptions(plain=1.0, mosaic=0.0), final_ratio=1.0, feature_weight_end=0.5,
+    )  # fmt: skip
+    run = make(teacher, pictures, options)
+    x = run.views.batch(4)
+    target = run.teach(x)
+    before = run._losses(x, *target).detach()
+    run.schedule(0.5)
+    for _ in range(12):
+        run.step(x)
+    after = run._losses(x, *target).detach()
+    assert before[3] > 1.0
+    assert after[3] < 0.7 * before[3]
+
+
+def test_blend_falls_to_relu6(teacher: Any, pictures: Path) -> None:
+    run = make(teacher, pictures, SMALL)
+    seen = []
+    for progress in (0.0, 0.2, 0.4, 1.0):
+        run.schedule(progress)
+        seen.append(float(run.student.activation.blend))
+    assert seen == pytest.approx([1.0, 0.5, 0.0, 0.0])
+
+
+def test_a_resumed_student_stays_with_relu6(teacher: Any, pictures: Path, tmp_path: Path) -> None:
+    run = make(teacher, pictures, replace(SMALL, batch_norm=False))
+    write_checkpoint(tmp_path / "student.pt", run.export_model(), SMALL, half=True)
+    store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
+    resumed = Distiller(
+        teacher, store, None, replace(SMALL, batch_norm=False), resume=tmp_path / "student.pt"
+    )
+    resumed.schedule(0.0)
+    assert float(resumed.student.activation.blend) == 0.0
+
+
+def small_teacher(name: str, **changes: Any) -> Any:
+    return YOLOX(replace(CONFIGS[name], width=0.0625, norm=False, **changes)).eval()
+
+
+def test_a_teacher_without_depthwise_convolutions(pictures: Path) -> None:
+    names = ("ball", "block")
+    small = small_teacher("yolox_tiny", num_classes=2, class_names=names)
+    run = make(small, pictures, replace(SMALL, batch_norm=False))
+    x = run.views.batch(4)
+    assert run._losses(x, *run.teach(x)).abs().max() < 1e-4
+    assert "head.reg_convs.2.1" in run.tapped_student.names
+    model = run.export_model()
+    equalize(model, [x])
+    assert model.config.class_names == names
+
+
+def test_networks_that_cannot_be_distilled_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"yolox_s_opt of elan.*`teacher_name`"):
+        check_teacher(small_teacher("yolox_s_opt"), "full")
+    with pytest.raises(ConfigurationError, match="`form` = depthwise for yolox_tiny"):
+        check_teacher(small_teacher("yolox_tiny"), "depthwise")
+
+
+def test_blend_moves_with_the_model_and_its_copy(teacher: Any, pictures: Path) -> None:
+    run = make(teacher, pictures, SMALL)
+    run.student.to(torch.float64)  # replaces every buffer, as moving to a GPU does
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    run.student.eval()
+    with torch.no_grad():
+        run.student.set_blend(1.0)
+        first = flatten_outputs(run.student(x))
+        run.student.set_blend(0.0)
+        assert (flatten_outputs(run.student(x)) - first).abs().max() > 1e-3
