@@ -91,7 +91,8 @@ class ObjectMessageBuilder:
         self._classification_type = perception.ObjectClassification
         self._labels = tuple(labels)
         self._message = self.message_type()
-        self._pool: list[Any] = []
+        # Each object with the parts of it that are filled: to get at them costs calls.
+        self._pool: list[tuple[Any, Any, Any, Any]] = []
 
     def build(self, header: Any, detections: Detections) -> Any:
         """Return the message of one image, valid until the next call.
@@ -100,9 +101,9 @@ class ObjectMessageBuilder:
         """
         count = len(detections)
         while len(self._pool) < count:
-            item = self._object_type()
-            item.object.classification = [self._classification_type()]
-            self._pool.append(item)
+            item, classification = self._object_type(), self._classification_type()
+            item.object.classification = [classification]
+            self._pool.append((item, item.feature.roi, item.object, classification))
         corners = np.concatenate(
             (np.floor(detections.boxes[:, :2]), np.ceil(detections.boxes[:, 2:])), axis=1
         )
@@ -112,15 +113,14 @@ class ObjectMessageBuilder:
             detections.class_ids.tolist(),
             strict=True,
         )
-        for item, ((x1, y1, x2, y2), score, class_id) in zip(self._pool, rows, strict=False):
-            roi = item.feature.roi
+        labels, known = self._labels, len(self._labels)
+        for parts, ((x1, y1, x2, y2), score, class_id) in zip(self._pool, rows, strict=False):
+            _, roi, perceived, classification = parts
             roi.x_offset, roi.y_offset = x1, y1
             roi.width, roi.height = x2 - x1, y2 - y1
-            item.object.existence_probability = score
-            classification = item.object.classification[0]
-            known = class_id < len(self._labels)
-            classification.label = self._labels[class_id] if known else 0
+            perceived.existence_probability = score
+            classification.label = labels[class_id] if class_id < known else 0
             classification.probability = score
         self._message.header = header
-        self._message.feature_objects = self._pool[:count]
+        self._message.feature_objects = [parts[0] for parts in self._pool[:count]]
         return self._message

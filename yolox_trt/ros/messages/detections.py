@@ -27,7 +27,8 @@ class DetectionMessageBuilder:
     def __init__(self, class_names: Sequence[str] = ()) -> None:
         self._class_names = tuple(class_names)
         self._message = Detection2DArray()
-        self._pool: list[Detection2D] = []
+        # Each detection with the parts of it that are filled: to get at them costs calls.
+        self._pool: list[tuple[Detection2D, Any, Any, Any]] = []
 
     def build(self, header: Any, detections: Detections) -> Detection2DArray:
         """Return the message of one image.
@@ -38,9 +39,10 @@ class DetectionMessageBuilder:
         """
         count = len(detections)
         while len(self._pool) < count:
-            detection = Detection2D()
-            detection.results = [ObjectHypothesisWithPose()]
-            self._pool.append(detection)
+            result = ObjectHypothesisWithPose()
+            detection = Detection2D(results=[result])
+            box = detection.bbox
+            self._pool.append((detection, box, box.center.position, result.hypothesis))
         x1, y1, x2, y2 = detections.boxes.astype(np.float64).T
         # tolist() once: a Python float an element is much cheaper than a numpy scalar each.
         rows = zip(
@@ -52,18 +54,14 @@ class DetectionMessageBuilder:
             detections.class_ids.tolist(),
             strict=True,
         )
-        names = self._class_names
-        for message, (x, y, width, height, score, class_id) in zip(self._pool, rows, strict=False):
-            message.header = header
-            box = message.bbox
-            position = box.center.position
-            position.x = x
-            position.y = y
-            box.size_x = width
-            box.size_y = height
-            hypothesis = message.results[0].hypothesis
-            hypothesis.class_id = names[class_id] if class_id < len(names) else str(class_id)
+        names, known = self._class_names, len(self._class_names)
+        for parts, (x, y, width, height, score, class_id) in zip(self._pool, rows, strict=False):
+            detection, box, position, hypothesis = parts
+            detection.header = header
+            position.x, position.y = x, y
+            box.size_x, box.size_y = width, height
+            hypothesis.class_id = names[class_id] if class_id < known else str(class_id)
             hypothesis.score = score
         self._message.header = header
-        self._message.detections = self._pool[:count]
+        self._message.detections = [parts[0] for parts in self._pool[:count]]
         return self._message

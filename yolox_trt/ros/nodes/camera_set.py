@@ -13,11 +13,17 @@ from rclpy.parameter import Parameter
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.latest_worker import LatestWorker
+from yolox_trt.ros.nodes.build_progress import BuildProgress
 from yolox_trt.ros.nodes.camera_node import CameraNode
 from yolox_trt.ros.nodes.detection_service import DetectionService
 from yolox_trt.ros.nodes.model_set import ModelSet
 from yolox_trt.ros.nodes.node_parameters import overrides_of
-from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS, CameraParameters
+from yolox_trt.ros.nodes.parameters import (
+    CAMERA_OPTIONS,
+    EXECUTOR_OPTIONS,
+    CameraParameters,
+    ExecutorParameters,
+)
 
 
 class CameraSet:
@@ -117,10 +123,10 @@ class CameraSet:
 
     # Life cycle --------------------------------------------------------------------------------
 
-    def plan(self, make: Callable[[dict[str, CameraParameters]], ModelSet]) -> ModelSet:
-        """Make what the cameras, as they are now, need loaded; `configure` connects them to it."""
+    def plan(self, parameters: ExecutorParameters, progress: BuildProgress) -> ModelSet:
+        """Return what the cameras need loaded, as they are now; raises ConfigurationError."""
         self._planned = {name: each.parameters.current for name, each in self.nodes.items()}
-        self._loading = make(self._planned)
+        self._loading = ModelSet(parameters, self._planned, progress=progress)
         return self._loading
 
     def configure(self, service: DetectionService) -> None:

@@ -28,7 +28,7 @@ from yolox_trt.ros.nodes.log_bridge import LogBridge
 from yolox_trt.ros.nodes.model_set import ModelSet
 from yolox_trt.ros.nodes.node_parameters import NodeParameters
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS, ExecutorParameters
-from yolox_trt.ros.nodes.timeline_service import TimelineService
+from yolox_trt.ros.nodes.timeline_service import create_timeline_service
 from yolox_trt.ros.rclpy_versions import NoEventHandlers
 
 #: Longest wait, at the end, for engines that are being loaded, in seconds.
@@ -83,19 +83,21 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             parameters = self.parameters.current
             for name in parameters.cameras:
                 self._cameras.add(name)
+            self._cameras.report_misplaced()
+            # Steady time: with use_sim_time and no /clock, ROS time stands still.
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+            self.create_timer(
+                parameters.diagnostics_period, self._publish_diagnostics, clock=steady
+            )
+            self.create_timer(DEMAND_PERIOD, self._cameras.update_subscriptions, clock=steady)
+            create_timeline_service(self, lambda: (self.parameters.current, self._executor))
+            create_component_services(self, self._cameras)
+            if parameters.autostart:
+                self._begin_loading()
         except BaseException:
             self.close()
             raise
-        self._cameras.report_misplaced()
-        # Steady time: with use_sim_time and no /clock, ROS time stands still.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_timer(parameters.diagnostics_period, self._publish_diagnostics, clock=steady)
-        self.create_timer(DEMAND_PERIOD, self._cameras.update_subscriptions, clock=steady)
-        TimelineService(self, lambda: self.parameters.current, lambda: self._executor)
-        create_component_services(self, self._cameras)
-        if parameters.autostart:
-            self._begin_loading()
 
     @property
     def _executor(self) -> InferenceExecutor | None:
@@ -131,17 +133,9 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
 
     # Transitions -------------------------------------------------------------------------------
 
-    def _plan_models(self) -> ModelSet:
-        """Return what is to be loaded; raises ConfigurationError."""
-        return self._cameras.plan(
-            lambda cameras: ModelSet(
-                self.parameters.current, cameras, progress=self._build_progress
-            )
-        )
-
     def _begin_loading(self) -> None:
         """Load the engines in a thread, so that the graph lives while a build takes minutes."""
-        plan = self._plan_models()
+        plan = self._cameras.plan(self.parameters.current, self._build_progress)
         self._loading = True
 
         def load() -> None:
@@ -180,9 +174,10 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             )
             return TransitionCallbackReturn.FAILURE
         try:
+            parameters = self.parameters.current
             if self._models is None:
-                self._models = self._plan_models().load()
-            self._service = DetectionService(self, self._models, self.parameters.current)
+                self._models = self._cameras.plan(parameters, self._build_progress).load()
+            self._service = DetectionService(self, self._models, parameters)
             self._cameras.configure(self._service)
         except Exception as error:
             self._release()
