@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -206,8 +205,7 @@ class CameraNode(NoEventHandlers, Node):
         """Take over parameters that apply at once; raises ConfigurationError to refuse them."""
         if self._service is not None:
             config = self._stream_config(parameters, self._service)
-            changes = {each.name: getattr(config, each.name) for each in fields(config)}
-            self._service.executor.update_stream(changes.pop("id"), **changes)
+            self._service.executor.update_stream(config.id, **vars(config))
         self._roi = parameters.roi
         # The next look at the listeners sees the others.
 
