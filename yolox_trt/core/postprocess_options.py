@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -123,9 +124,10 @@ class PostprocessOptions:
                 known = ", ".join(names[:_CLASSES_SHOWN]) or f"0 to {spec.num_classes - 1}"
                 if len(names) > _CLASSES_SHOWN:
                     known += f" and {len(names) - _CLASSES_SHOWN} more"
+                close = difflib.get_close_matches(name, names, n=1)
                 raise ConfigurationError(
                     (declared, f" for class '{name}'"),
                     expected=f"a class of the model: {known}",
-                    fix=("set ", declared),
+                    fix=("set ", declared, f"; did you mean {close[0]}?" if close else ""),
                 )
         return replace(self, class_thresholds=ids)

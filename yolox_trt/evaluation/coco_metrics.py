@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -42,10 +41,6 @@ class CocoMetrics:
     recall: float
     per_class: dict[str, float] = field(default_factory=dict)
     per_class50: dict[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return dataclasses.asdict(self)
 
 
 def coco_metrics(

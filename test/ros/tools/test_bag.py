@@ -14,7 +14,7 @@ from rosbags.rosbag2 import Writer
 from support.bags import write_bag
 
 from yolox_trt.core import ConfigurationError, Detections
-from yolox_trt.ros.tools.bag import detection_topics, iter_images, open_bag, open_reader
+from yolox_trt.ros.tools.bag import ImageBag, detection_topics, open_reader
 from yolox_trt.ros.tools.bag_types import DETECTIONS_TYPE, VISION_DEFINITIONS, make_typestore
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -37,7 +37,7 @@ def test_type_hash_is_the_one_of_vision_msgs_4() -> None:
 @pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
 def test_images_come_in_order_with_their_stamps(tmp_path: Path, storage: str) -> None:
     pictures = write_bag(tmp_path / "bag", storage=storage, count=6)
-    frames = list(iter_images(tmp_path / "bag"))
+    frames = list(ImageBag(tmp_path / "bag"))
     assert [frame.stream_id for frame in frames] == [
         "/front/image_raw",
         "/rear/image_raw/compressed",
@@ -54,7 +54,7 @@ def test_detections_stand_beside_the_messages_of_the_bag(tmp_path: Path) -> None
     write_bag(tmp_path / "bag", count=3, malformed=1)
     boxes = np.array([[1.25, 2.5, 30.75, 40.0], [0, 0, 5, 5]], np.float32)
     detections = Detections(boxes, np.array([0.9, 0.5], np.float32), np.array([1, 7], np.int32))
-    with open_bag(tmp_path / "bag", ["/front/image_raw"]) as bag:
+    with ImageBag(tmp_path / "bag", ["/front/image_raw"]) as bag:
         assert len(bag) == 4
         with bag.detection_writer(tmp_path / "out", ("car", "cat")) as writer:
             stamps = []
@@ -97,7 +97,7 @@ def test_the_ros_package_reads_what_rosbags_wrote(tmp_path: Path) -> None:
     boxes = np.array([[1, 2, 3, 5]], np.float32)
     detections = Detections(boxes, np.ones(1, np.float32), np.zeros(1, np.int32))
     with (
-        open_bag(tmp_path / "bag", ["/front/image_raw"]) as bag,
+        ImageBag(tmp_path / "bag", ["/front/image_raw"]) as bag,
         bag.detection_writer(tmp_path / "out") as writer,
     ):
         for frame in bag:
@@ -111,23 +111,23 @@ def test_the_ros_package_reads_what_rosbags_wrote(tmp_path: Path) -> None:
 
 def test_errors_name_what_the_bag_has(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"does not exist.*check the path"):
-        open_bag(tmp_path / "nothing")
+        ImageBag(tmp_path / "nothing")
     with pytest.raises(ConfigurationError, match=r"without metadata\.yaml.*reindex"):
-        open_bag(tmp_path)
+        ImageBag(tmp_path)
     store = make_typestore()
     kind = "std_msgs/msg/String"
     with Writer(tmp_path / "texts", version=9) as texts:
         remark = texts.add_connection("/remark", kind, typestore=store)
         texts.write(remark, 1, store.serialize_cdr(store.types[kind](data="x"), kind))
     with pytest.raises(ConfigurationError, match=r"which has /remark;.*give another bag"):
-        open_bag(tmp_path / "texts")
+        ImageBag(tmp_path / "texts")
     (tmp_path / "text.mcap").write_text("no bag")
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        open_bag(tmp_path / "text.mcap")
+        ImageBag(tmp_path / "text.mcap")
     write_bag(tmp_path / "bag", count=1)
     with pytest.raises(ConfigurationError, match="/front/image_raw"):
-        open_bag(tmp_path / "bag", ["/side/image_raw"])
-    with open_bag(tmp_path / "bag") as bag, pytest.raises(ConfigurationError, match="remove it"):
+        ImageBag(tmp_path / "bag", ["/side/image_raw"])
+    with ImageBag(tmp_path / "bag") as bag, pytest.raises(ConfigurationError, match="remove it"):
         bag.detection_writer(tmp_path / "bag")
 
 

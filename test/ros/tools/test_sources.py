@@ -26,7 +26,7 @@ from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.tools import source_node
-from yolox_trt.ros.tools.bag import iter_images
+from yolox_trt.ros.tools.bag import ImageBag
 from yolox_trt.ros.tools.replay import _stamp, _with_stamp, parse_remaps
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
@@ -82,7 +82,7 @@ def test_replayed_bag_gives_the_offline_results(
     options = PostprocessOptions(score_threshold=0.26)
     received = {name: iter(messages) for name, messages in results.items()}
     found = 0
-    for frame in iter_images(tmp_path / "bag"):
+    for frame in ImageBag(tmp_path / "bag"):
         message = next(received[frame.stream_id.split("/")[1]])
         (expected,) = detector.detect([frame], [options])
         result = detections_from_message(message, CLASSES)

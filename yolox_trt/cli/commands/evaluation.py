@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +15,16 @@ from yolox_trt.cli.command import Command
 from yolox_trt.cli.commands.int8 import calibration_inputs
 from yolox_trt.cli.output import Output
 from yolox_trt.compiler.int8.options import ImageOptions, no_images
-from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.images import ImageFiles, Video, is_bag, open_images
-from yolox_trt.core.option import Kind, Option, nested, option, options_of, parse_path, path_option
+from yolox_trt.core.option import Kind, nested, option, options_of, parse_path, path_option
 from yolox_trt.core.output_paths import OutputFile, write_json
-from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions, parse_class_thresholds
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.options import CompareOptions, DatasetOptions, NamedModelOptions
 
 if TYPE_CHECKING:
+    from yolox_trt.core.model_spec import ModelSpec
     from yolox_trt.evaluation.detect import ResultWriter
     from yolox_trt.evaluation.evaluate import Evaluation
     from yolox_trt.ros.tools.bag import ImageBag
@@ -34,14 +32,22 @@ if TYPE_CHECKING:
 _SIMULATION = ("latency", "contention")
 
 
-def _class_score_option() -> Sequence[str]:
-    scores: Sequence[str] = option(
+@dataclass(frozen=True, kw_only=True)
+class ThresholdOptions(PostprocessOptions):
+    """PostprocessOptions, with thresholds of single classes as the user gives them."""
+
+    class_score: Mapping[str, float] = option(
         [],
         kind=Kind.STRING_ARRAY,
+        parse=parse_class_thresholds,
         metavar="CLASS=SCORE",
         help="Threshold of one class, by its name or number.",
     )
-    return scores
+
+    def of(self, spec: ModelSpec) -> PostprocessOptions:
+        """Return the options for the classes of a model."""
+        declared = options_of(type(self))["class_score"]
+        return self.with_classes(self.class_score, spec, declared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +80,7 @@ class Detect(Command):
         [], kind=Kind.STRING_ARRAY, help="Image topic of a bag (default: all)."
     )
     detector: NamedModelOptions = nested(NamedModelOptions, without=_SIMULATION)
-    thresholds: PostprocessOptions = nested(PostprocessOptions)
-    class_score: Sequence[str] = _class_score_option()
+    thresholds: ThresholdOptions = nested(ThresholdOptions)
 
     def run(self, output: Output) -> int:
         """Detect in every image."""
@@ -86,21 +91,22 @@ class Detect(Command):
             # A wrong source is told before the model is loaded.
             source = stack.enter_context(closing(self._open_source()))
             detector = stack.enter_context(closing(create_detector(self.detector)))
-            names = detector.spec.class_names
-            thresholds = with_class_scores(self.thresholds, self.class_score, names)
+            thresholds = self.thresholds.of(detector.spec)
             writer: ResultWriter | None = None
             if not self.no_images:
-                writer = stack.enter_context(closing(self._make_writer(source, names)))
+                writer = stack.enter_context(
+                    closing(self._make_writer(source, detector.spec.class_names))
+                )
             with output.progress() as progress:
                 images, results = detect_all(
                     detector, source, thresholds, writer=writer, on_progress=progress
                 )
-        output.json(results)
         output.print(
             f"{images} images, {len(results)} detections"
             + (f", {source.refused} images could not be read" if source.refused else "")
             + (f"; written to {writer.path}" if writer else "")
         )
+        output.json(results)
         return 1 if source.refused else 0
 
     def _open_source(self) -> ImageFiles | Video | ImageBag:
@@ -133,10 +139,9 @@ class Evaluate(Command):
     detector: DetectorOptions = nested(DetectorOptions, without=_SIMULATION)
     data: DatasetOptions = nested(DatasetOptions)
     # The thresholds of the published YOLOX figures.
-    thresholds: PostprocessOptions = nested(
-        PostprocessOptions, score_threshold=0.01, nms_threshold=0.65, max_detections=1000
+    thresholds: ThresholdOptions = nested(
+        ThresholdOptions, score_threshold=0.01, nms_threshold=0.65, max_detections=1000
     )
-    class_score: Sequence[str] = _class_score_option()
     detections: Path | None = path_option(
         parse=OutputFile(".json"), help="Write the detections as COCO results."
     )
@@ -149,12 +154,12 @@ class Evaluate(Command):
 
         dataset = load_dataset(self.data)
         with closing(create_detector(self.detector)) as detector:
-            names = detector.spec.class_names
-            thresholds = with_class_scores(self.thresholds, self.class_score, names)
+            thresholds = self.thresholds.of(detector.spec)
             with output.progress() as progress:
                 result = evaluate(detector, dataset, thresholds, on_progress=progress)
         if self.detections is not None:
             write_json(self.detections, result.results)
+        _show(output, result)
         output.json(
             {
                 "model": self.detector.name,
@@ -166,7 +171,6 @@ class Evaluate(Command):
                 "stage_times": result.stage_times,
             }
         )
-        _show(output, result)
         return 0
 
 
@@ -256,42 +260,6 @@ class Compare(Command):
         output.json({"notes": notes, "variants": documents})
         output.print(f"Wrote {self.output}")
         return 0
-
-
-def with_class_scores(
-    options: PostprocessOptions, texts: Sequence[str], class_names: Sequence[str]
-) -> PostprocessOptions:
-    """Return the thresholds with those of single classes.
-
-    Args:
-        options: the thresholds of all classes.
-        texts: CLASS=SCORE each, the class by name or number.
-        class_names: the model's classes.
-
-    Raises:
-        ConfigurationError: a threshold out of range, or an unknown class.
-    """
-    declared: Option = options_of(Detect)["class_score"]
-    thresholds: dict[int, float] = {}
-    for text in texts:
-        name, _, value = text.rpartition("=")
-        try:
-            class_id = class_names.index(name) if name in class_names else int(name)
-            score = float(value)
-        except ValueError:
-            close = difflib.get_close_matches(name, class_names, n=1)
-            some = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
-            raise ConfigurationError(
-                (declared, f" {text}"),
-                expected="CLASS=SCORE with a class of the model, such as person=0.4 or 0=0.4",
-                fix=f"did you mean {close[0]}?" if close else f"take one of {some}",
-            ) from None
-        if not 0.0 <= score <= 1.0:
-            raise ConfigurationError(
-                (declared, f" {text}"), expected="a score from 0 to 1", fix=("set ", declared)
-            )
-        thresholds[class_id] = score
-    return dataclasses.replace(options, class_thresholds=thresholds)
 
 
 def _show(output: Output, result: Evaluation) -> None:

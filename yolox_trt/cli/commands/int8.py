@@ -26,12 +26,12 @@ def calibration_inputs(graph: Graph, options: ImageOptions) -> CalibrationInputs
     """Open the images that the options name; None where they name none."""
     from yolox_trt.compiler.int8.images import CalibrationInputs
     from yolox_trt.graph.spec import read_spec
-    from yolox_trt.ros.tools.bag import open_bag
+    from yolox_trt.ros.tools.bag import ImageBag
 
     if options.images is None:
         return None
     return CalibrationInputs(
-        options.images, read_spec(graph), limit=options.limit, open_bag=open_bag
+        options.images, read_spec(graph), limit=options.limit, open_bag=ImageBag
     )
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images out of rosbag2 bags, and detections into a new one. Needs rosbags, but no ROS.
 
-with open_bag("drive") as bag, bag.detection_writer("drive_detections", names) as writer:
+with ImageBag("drive") as bag, bag.detection_writer("drive_detections", names) as writer:
 for frame in bag:
 writer.write(frame, detect(frame))
 """
@@ -162,17 +162,6 @@ class ImageBag(ImageSource):
     def __exit__(self, *exc: object) -> None:
         """Close."""
         self.close()
-
-
-def open_bag(path: str | Path, topics: Sequence[str] = ()) -> ImageBag:
-    """Open a bag's images; see ImageBag."""
-    return ImageBag(path, topics)
-
-
-def iter_images(path: str | Path, topics: Sequence[str] = ()) -> Iterator[Frame]:
-    """Give the frames of a bag's image topics, and close it; see ImageBag."""
-    with ImageBag(path, topics) as bag:
-        yield from bag
 
 
 def detection_topics(image_topics: Iterable[str]) -> dict[str, str]:
