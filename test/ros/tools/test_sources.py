@@ -27,7 +27,8 @@ from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.tools import source_node
 from yolox_trt.ros.tools.bag import ImageBag
-from yolox_trt.ros.tools.replay import _stamp, _with_stamp, parse_remaps
+from yolox_trt.ros.tools.options import parse_remaps
+from yolox_trt.ros.tools.replay import _stamp, _with_stamp
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 

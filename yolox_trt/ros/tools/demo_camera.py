@@ -79,10 +79,9 @@ def publish(options: CameraOptions, stop: threading.Event) -> None:
         while not stop.is_set():
             if not options.still or not publisher.published:
                 picture.draw(publisher.published / options.rate, canvas)
-            if options.numbered:
-                publisher.frame_id = str(publisher.published)
+            number = str(publisher.published) if options.numbered else None
             pacer.wait()
-            publisher.publish(canvas)
+            publisher.publish(canvas, frame_id=number)
         print(f"PUBLISHED {publisher.published} LATE {pacer.late}", flush=True)
 
 

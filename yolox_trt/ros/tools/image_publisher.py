@@ -56,15 +56,6 @@ class ImagePublisher:
         self._message.header.frame_id = frame_id
 
     @property
-    def frame_id(self) -> str:
-        """Coordinate frame in the headers."""
-        return str(self._message.header.frame_id)
-
-    @frame_id.setter
-    def frame_id(self, value: str) -> None:
-        self._message.header.frame_id = value
-
-    @property
     def topic(self) -> str:
         """The topic, resolved."""
         return str(self.publisher.topic_name)
@@ -80,15 +71,15 @@ class ImagePublisher:
         message.height, message.width, message.step = height, width, width * 3
         return np.frombuffer(message.data, np.uint8).reshape(height, width, 3)
 
-    def publish(self, image: npt.NDArray[np.uint8], stamp_ns: int | None = None) -> int:
-        """Publish a picture.
+    def publish(self, image: npt.NDArray[np.uint8], *, frame_id: str | None = None) -> int:
+        """Publish a picture with the present time of the node's clock.
 
         Args:
             image: bgr8, uint8 (H, W, 3); may be the canvas itself.
-            stamp_ns: stamp of the header in nanoseconds, the node's clock by default.
+            frame_id: another one from now on.
 
         Returns:
-            The stamp.
+            The stamp of the header, in nanoseconds.
         """
         if self._compressed:
             done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
@@ -99,8 +90,9 @@ class ImagePublisher:
             canvas = self.canvas(*image.shape[:2])
             if not np.shares_memory(canvas, image):
                 np.copyto(canvas, image)
-        if stamp_ns is None:
-            stamp_ns = self._node.get_clock().now().nanoseconds
+        if frame_id is not None:
+            self._message.header.frame_id = frame_id
+        stamp_ns = int(self._node.get_clock().now().nanoseconds)
         self._message.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
         self.publisher.publish(self._message)
         self.published += 1

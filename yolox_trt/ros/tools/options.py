@@ -4,12 +4,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import Kind, check_options, option, parse_path, parse_size, path_option
 from yolox_trt.ros.nodes.parameter_values import check_topic
+
+
+def parse_remaps(rules: Sequence[str]) -> dict[str, str]:
+    """Read `/old:=/new` rules.
+
+    Raises:
+        ConfigurationError: a rule of another form.
+    """
+    remaps = {}
+    for rule in rules:
+        old, separator, new = rule.partition(":=")
+        if not (separator and old.startswith("/") and new.startswith("/")):
+            raise ConfigurationError(
+                f"remapping '{rule}'", expected="/topic_in_the_bag:=/topic_to_publish"
+            )
+        remaps[old] = check_topic(new)
+    return remaps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +106,12 @@ class ReplayOptions(SourceOptions):
     topics: Sequence[str] = option(
         [], kind=Kind.STRING_ARRAY, flag="--topic", help="Topic to publish (default: all)."
     )
-    remap: Sequence[str] = option(
-        [], kind=Kind.STRING_ARRAY, metavar="/OLD:=/NEW", help="Publish a topic under another name."
+    remap: Mapping[str, str] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=parse_remaps,
+        metavar="/OLD:=/NEW",
+        help="Publish a topic under another name.",
     )
     restamp: bool = option(False, help="Put the present time into the headers.")
 

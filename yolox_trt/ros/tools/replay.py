@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -21,7 +21,6 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.evaluation.pacing import sleep_until
-from yolox_trt.ros.nodes.parameter_values import check_topic
 from yolox_trt.ros.tools.bag import detection_topics, open_reader
 from yolox_trt.ros.tools.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
 from yolox_trt.ros.tools.options import ReplayOptions
@@ -52,10 +51,11 @@ def run_replay(
     Returns:
         0, also after Ctrl-C; 1 if no message was published.
     """
-    remaps = parse_remaps(options.remap)
     node_name = plain_node("yolox_trt_replay")
     with closing(open_reader(options.bag)) as reader, ros_node(node_name) as (node, executor):
-        player = BagPlayer(reader, node, executor, topics=options.topics, remaps=remaps, say=say)
+        player = BagPlayer(
+            reader, node, executor, topics=options.topics, remaps=options.remap, say=say
+        )
         player.restamp = options.restamp
         if options.clock:
             player.publish_clock()
@@ -76,25 +76,6 @@ def run_replay(
             pass
         say(player.summary())
         return 0 if player.published else 1
-
-
-def parse_remaps(rules: Sequence[str]) -> dict[str, str]:
-    """Read `from:=to` rules.
-
-    Raises:
-        ConfigurationError: a rule of another form.
-    """
-    remaps = {}
-    for rule in rules:
-        old, separator, new = rule.partition(":=")
-        if not (separator and old.startswith("/") and new.startswith("/")):
-            raise ConfigurationError(
-                f"remapping '{rule}'",
-                expected="/topic_in_the_bag:=/topic_to_publish",
-                fix=("give ", _NAMED["remap"], " in this form, once for each topic"),
-            )
-        remaps[old] = check_topic(new)
-    return remaps
 
 
 class BagPlayer:
@@ -126,7 +107,7 @@ class BagPlayer:
         executor: SingleThreadedExecutor,
         *,
         topics: Sequence[str],
-        remaps: dict[str, str],
+        remaps: Mapping[str, str],
         say: Callable[[str], None],
     ) -> None:
         self._reader = reader
