@@ -81,11 +81,12 @@ def entropy_by_definition(histogram: Histogram) -> float:
         reference = bins[:i].copy()
         reference[i - 1] += bins[i:].sum()
         candidate = np.zeros(i)
+        levels = np.arange(i) * 128 // i
         for level in range(128):
-            members = [b for b in range(i) if b * 128 // i == level]
-            filled = [b for b in members if bins[b] > 0]
-            for b in filled:
-                candidate[b] = bins[members].sum() / len(filled)
+            members = np.flatnonzero(levels == level)
+            filled = members[bins[members] > 0]
+            if len(filled):
+                candidate[filled] = bins[members].sum() / len(filled)
         p, q = reference / reference.sum(), candidate / candidate.sum()
         used = p > 0
         divergences[i] = np.sum(p[used] * np.log(p[used] / np.maximum(q[used], 1e-12)))
