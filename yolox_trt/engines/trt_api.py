@@ -250,7 +250,7 @@ def load_api(flavour: str | None = None) -> TensorRTApi:
         raise EngineError(
             f"TensorRT flavour '{flavour}'",
             expected=f"{TENSORRT} or {TENSORRT_RTX}",
-            fix="set --flavour to one of these",
+            fix="take one of these",
         )
     names = (flavour,) if flavour else (TENSORRT, TENSORRT_RTX)
     with _load_lock:

@@ -308,7 +308,7 @@ def test_default_range_spares_the_heads(model: Path, name: str) -> None:
 def test_default_range_without_heads_is_refused(model: Path) -> None:
     error = refused(model, "8.6", precision="int8", default_dynamic_range=6.0)
     assert "cut off" in str(error)
-    assert "keep-last-layer-fp16" in error.fix
+    assert "keep_last_layer_fp16" in error.fix
 
 
 @pytest.mark.parametrize("name", WITH_FLAGS)
@@ -587,9 +587,9 @@ def test_dla_standalone_loadable(model: Path, name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output_format": "chw16"}, "output_format = chw16 with fp32.*--output-type"),
-        ({"input_format": "dla_hwc4"}, "input_format = dla_hwc4 with fp32.*fp16 or int8"),
-        ({"input_format": "chw32", "input_type": "fp16"}, "input_format = chw32 with fp16"),
+        ({"output_format": "chw16"}, "`output_format` = chw16 with fp32.*set `output_type`"),
+        ({"input_format": "dla_hwc4"}, "`input_format` = dla_hwc4 with fp32.*fp16 or int8"),
+        ({"input_format": "chw32", "input_type": "fp16"}, "`input_format` = chw32 with fp16"),
         ({"output_format": "chw32", "allow_gpu_fallback": False}, "chw32 with fp16.*int8"),
     ],
 )

@@ -23,12 +23,13 @@ from yolox_trt.compiler.tensorrt.network_config import (
     set_io,
     set_layer_precisions,
 )
-from yolox_trt.compiler.tensorrt.options import BuildOptions
+from yolox_trt.compiler.tensorrt.options import BATCH_OPTIONS, BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.compiler.tensorrt.progress import Heartbeat, make_monitor
 from yolox_trt.compiler.tensorrt.report import BuildReport, read_layers
 from yolox_trt.core.errors import DeviceError, EngineError
 from yolox_trt.core.files import write_atomically
+from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
 from yolox_trt.engines.cache import BuiltEngine
 from yolox_trt.engines.file_lock import wait_for_lock
@@ -37,6 +38,7 @@ from yolox_trt.engines.trt_features import TENSORRT
 
 _log = logging.getLogger("yolox_trt.build")
 
+_OF = options_of(BuildOptions)
 _MIB = 1 << 20
 _KIB = 1 << 10
 
@@ -149,7 +151,7 @@ class EngineBuilder:
             raise DeviceError(
                 f"{options.device}: this machine has {builder.num_DLA_cores} DLA cores",
                 expected="a Jetson with DLA, and /dev/nvhost-nvdla* in the container",
-                fix="use --device gpu, or run the container with --runtime nvidia",
+                fix=("set ", _OF["device"], " to gpu, or give the container the DLA's devices"),
             )
 
     def _parse(
@@ -199,8 +201,11 @@ class EngineBuilder:
             raise EngineError(
                 f"{self._api} could not build {plan.model_path.name} for {options.device} in "
                 f"{options.precision}: {messages_text(messages)}",
-                fix="see the log (yolox_trt -v build ...) for the layer; if memory ran out, lower "
-                "--workspace-mib or the batch",
+                fix=(
+                    "see the log (yolox_trt build -v) for the layer; if memory ran out, lower ",
+                    _OF["workspace_mib"],
+                    " or the batch",
+                ),
             )
         self._check_int8(keep, messages)
         return bytes(memoryview(serialized))
@@ -235,7 +240,7 @@ class EngineBuilder:
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(
                 f"TensorRT refused the batch profile {self._plan.batch}",
-                fix="set --min-batch, --opt-batch and --max-batch",
+                fix=BATCH_OPTIONS,
             )
         if self._api.flavour == TENSORRT and self._api.version < (10,):
             sharing = getattr(self._trt.PreviewFeature, "PROFILE_SHARING_0806", None)
@@ -328,7 +333,7 @@ class EngineBuilder:
                 if profile is not None and not config.set_calibration_profile(profile):
                     raise EngineError(
                         f"{self._api} refused the batch profile {plan.batch} for calibration",
-                        fix="build with one batch: --min-batch, --opt-batch, --max-batch",
+                        fix=("build with one batch: ", *BATCH_OPTIONS[1:]),
                     )
                 set_int8_io_ranges(plan, network, ranges)
                 if input_name in ranges:

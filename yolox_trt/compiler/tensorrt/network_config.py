@@ -10,8 +10,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.core.errors import ConfigurationError, EngineError
+from yolox_trt.core.option import options_of
 
 _log = logging.getLogger("yolox_trt.build")
 
@@ -120,8 +122,11 @@ def set_int8_io_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> 
             raise EngineError(
                 f"INT8 {kind} '{tensor.name}' without a scale",
                 expected=f"'{tensor.name}' in {source}",
-                fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE on this model, or "
-                f"--{kind}-type fp16",
+                fix=(
+                    "yolox_trt calibrate MODEL --images FOLDER --cache FILE on this model, or set ",
+                    options_of(BuildOptions)[f"{kind}_type"],
+                    " to fp16",
+                ),
             )
         amax = ranges.amax(tensor.name)
         tensor.set_dynamic_range(-amax, amax)

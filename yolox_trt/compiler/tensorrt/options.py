@@ -11,7 +11,15 @@ from typing import Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, Message
-from yolox_trt.core.option import Kind, check_options, option, options_of, parse_size, path_option
+from yolox_trt.core.option import (
+    Kind,
+    Option,
+    check_options,
+    option,
+    options_of,
+    parse_size,
+    path_option,
+)
 
 PRECISIONS = ("fp32", "fp16", "int8")
 #: I/O formats, as in NVIDIA's trtexec --inputIOFormats; trt.TensorFormat has them in capitals.
@@ -318,5 +326,9 @@ class BuildOptions:
 
 
 _OF = options_of(BuildOptions)
+#: For errors about the batches of an optimisation profile.
+BATCH_OPTIONS: tuple[str | Option, ...] = (
+    "set ", _OF["min_batch"], ", ", _OF["opt_batch"], " and ", _OF["max_batch"],
+)  # fmt: skip
 _KEEP_FP16 = ("keep_first_layer_fp16", "keep_last_layer_fp16")
 _DLA_POOLS = ("dla_sram_kib", "dla_local_dram_mib", "dla_global_dram_mib")

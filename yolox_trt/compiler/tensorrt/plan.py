@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from yolox_trt.compiler.tensorrt.options import BuildOptions
+from yolox_trt.compiler.tensorrt.options import BATCH_OPTIONS, BuildOptions
 from yolox_trt.compiler.tensorrt.request import BuildRequest
 from yolox_trt.core.errors import (
     ConfigurationError,
     EngineError,
     Message,
     ModelError,
+    parts_of,
 )
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.option import options_of
@@ -32,6 +33,8 @@ from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.spec import read_spec
 
 _log = logging.getLogger("yolox_trt.build")
+_OF = options_of(BuildOptions)
+_QUANTIZE = "yolox_trt quantize MODEL --images FOLDER -o OUT"
 
 #: Option -> the feature (trt_features) that another value than the default needs.
 _NEEDS = {
@@ -340,7 +343,7 @@ class BuildPlan:
             raise ConfigurationError(
                 f"batch profile min {batch[0]}, opt {batch[1]}, max {batch[2]}",
                 expected="min <= opt <= max",
-                fix="set --min-batch, --opt-batch and --max-batch",
+                fix=BATCH_OPTIONS,
             )
         return batch
 
@@ -349,14 +352,13 @@ class BuildPlan:
     def _check_version(self) -> None:
         """Refuse every option that this TensorRT lacks."""
         options, api = self.options, self.api
-        declared = options_of(BuildOptions)
         asked: list[tuple[str, Message]] = [
-            (feature, declared[name]) for name, feature in _NEEDS.items() if options.is_set(name)
+            (feature, _OF[name]) for name, feature in _NEEDS.items() if options.is_set(name)
         ]
         if options.on_dla:
             asked.append(("dla", f"device {options.device}"))
             if options.allow_gpu_fallback:
-                asked.append(("gpu_fallback", declared["allow_gpu_fallback"]))
+                asked.append(("gpu_fallback", _OF["allow_gpu_fallback"]))
         for wanted, feature in (
             (self.has_qdq, "qdq"),
             (self.has_qdq and options.on_dla, "dla_int8_qdq"),
@@ -374,7 +376,7 @@ class BuildPlan:
                 raise ConfigurationError(
                     f"compute capability '{value}'",
                     expected="one that this TensorRT-RTX knows, such as 8.6, 8.9, 12.0",
-                    fix="set --compute-capability",
+                    fix=("set ", _OF["compute_capabilities"]),
                 )
 
     def _check_typed_io(self) -> None:
@@ -384,7 +386,7 @@ class BuildPlan:
             ("output", options.output_type, options.output_format),
         ):
             if form not in (None, "linear") and not options.on_dla:
-                self._refuse_typed(f"{option}_format = {form}", "drop it")
+                self._refuse_typed((_OF[f"{option}_format"], f" = {form}"), "drop it")
             if kind == "fp32" and not self.has_fp16:
                 continue
             converted = options.precision != "fp32" and not self.has_fp16
@@ -392,19 +394,20 @@ class BuildPlan:
                 continue
             if kind is not None:
                 self._refuse_typed(
-                    f"{option}_type = {kind}", "set the type in the ONNX, or use --precision fp16"
+                    (_OF[f"{option}_type"], f" = {kind}"),
+                    ("set the type in the ONNX, or ", _OF["precision"], " to fp16"),
                 )
         constraints = ("layer_precisions", "keep_first_layer_fp16", "keep_last_layer_fp16")
         if options.has_scales or any(options.is_set(name) for name in constraints):
             self._refuse_typed(
                 "INT8 scales or layer precisions by option",
-                "drop `strongly_typed`, or yolox_trt quantize MODEL --images FOLDER -o OUT",
+                ("drop ", _OF["strongly_typed"], f", or {_QUANTIZE}"),
             )
 
     @staticmethod
-    def _refuse_typed(found: str, fix: str) -> None:
+    def _refuse_typed(found: Message, fix: Message) -> None:
         raise ConfigurationError(
-            f"{found} in a strongly typed network",
+            (*parts_of(found), " in a strongly typed network"),
             expected="types and precisions from the ONNX graph",
             fix=fix,
         )
@@ -439,23 +442,33 @@ class BuildPlan:
             self.api.require("int8_calibration", option="precision int8 without Q/DQ nodes")
             self._refuse_typed(
                 "precision int8 without Q/DQ nodes",
-                "yolox_trt quantize MODEL --images FOLDER -o OUT, then build OUT",
+                f"{_QUANTIZE}, then build OUT",
             )
         if not options.has_scales:
             raise ConfigurationError(
                 "precision int8 without scales",
                 expected="a calibration cache, dynamic ranges, or a Q/DQ graph",
-                fix="yolox_trt calibrate MODEL --images FOLDER --cache FILE, then build with "
-                "--calibration-cache FILE",
+                fix=(
+                    "yolox_trt calibrate MODEL --images FOLDER --cache FILE, then set ",
+                    _OF["calibration_cache"],
+                ),
             )
         if options.default_dynamic_range is not None and not (
             options.keep_last_layer_fp16 or options.dynamic_ranges
         ):
             raise ConfigurationError(
-                f"default_dynamic_range = {options.default_dynamic_range} without ranges for the "
-                "heads, whose values it would cut off",
-                expected="keep_last_layer_fp16, or dynamic_ranges that name the outputs",
-                fix="add --keep-last-layer-fp16",
+                (
+                    _OF["default_dynamic_range"],
+                    f" = {options.default_dynamic_range} without ranges for the heads, whose "
+                    "values it would cut off",
+                ),
+                expected=(
+                    _OF["keep_last_layer_fp16"],
+                    ", or ",
+                    _OF["dynamic_ranges"],
+                    " that name the outputs",
+                ),
+                fix=("add ", _OF["keep_last_layer_fp16"]),
             )
 
     def _check_plugins(self) -> None:
@@ -503,9 +516,12 @@ class BuildPlan:
             allowed = _DLA_FORMATS.get(form)
             if allowed and kind is not None and kind not in allowed:
                 raise ConfigurationError(
-                    f"{name}_format = {form} with {kind} for device {self.options.device}",
+                    (
+                        _OF[f"{name}_format"],
+                        f" = {form} with {kind} for device {self.options.device}",
+                    ),
                     expected=f"{' or '.join(allowed)} in this format",
-                    fix=f"set `{name}_type` to {allowed[0]} (--{name}-type)",
+                    fix=("set ", _OF[f"{name}_type"], f" to {allowed[0]}"),
                 )
 
 
