@@ -39,8 +39,8 @@ MINIMUM_PYTHON = (3, 10)
 
 #: Extras of setup.cfg that each profile installs, beside the base requirements.
 PROFILES = {
-    "demo": ("compiler", "evaluation", "demo"),
-    "test": ("compiler", "evaluation", "demo", "rtx", "test"),
+    "demo": ("evaluation", "demo"),
+    "test": ("evaluation", "demo", "rtx", "test"),
 }
 #: Extras for machines that take ROS 2 from PyPI.
 WHEEL_EXTRAS = ("ros", "interfaces")

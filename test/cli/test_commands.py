@@ -20,7 +20,7 @@ from yolox_trt.cli.output import Output
 
 #: What a machine may lack; no help may need one of them.
 OPTIONAL = (
-    "cupy", "cv2", "graphsurgeon", "matplotlib", "onnx", "onnx_graphsurgeon", "onnxruntime",
+    "cupy", "cv2", "matplotlib", "onnx", "onnxruntime",
     "psutil", "pycocotools", "rclpy", "rich", "rosbags", "scipy", "skimage", "tensorrt",
     "tensorrt_rtx", "torch", "torchvision", "vision_msgs",
 )  # fmt: skip

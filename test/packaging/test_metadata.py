@@ -23,7 +23,6 @@ REQUIREMENT_OF_MODULE = {
     "cv2": "opencv-python-headless",
     "cupy": "cupy-cuda12x",
     "cupyx": "cupy-cuda12x",
-    "onnx_graphsurgeon": "onnx-graphsurgeon",
     "skimage": "scikit-image",
     "tensorrt_rtx": "tensorrt-rtx-cu13",
     "yaml": "PyYAML",
@@ -32,7 +31,7 @@ REQUIREMENT_OF_MODULE = {
 ROSDEP_KEY_OF_MODULE = {"cv2": "python3-opencv", "yaml": "python3-yaml"}
 #: On PyPI alone, or needed by the optional room training alone: docs/installation.md names them.
 NO_ROSDEP_KEY = {
-    "PIL", "cupy", "cupyx", "nvtx", "onnx", "onnx_graphsurgeon", "onnxruntime",
+    "PIL", "cupy", "cupyx", "nvtx", "onnx", "onnxruntime",
     "pycocotools", "rosbags", "skimage", "tensorrt", "tensorrt_rtx", "torch", "torchvision",
 }  # fmt: skip
 #: Served by a workspace or a driver, in no index.

@@ -15,7 +15,7 @@ from yolox_trt.core.errors import ModelError
 from yolox_trt.core.letterbox import PAD_VALUE
 
 #: ONNX metadata_props keys; values are JSON. Written by training, surgery and quantisation,
-#: read by engines.onnx_spec.
+#: read by graph.spec.
 METADATA_PREPROCESSING = "yolox_trt.preprocessing"
 METADATA_CLASS_NAMES = "yolox_trt.class_names"
 METADATA_STRIDES = "yolox_trt.strides"
@@ -161,7 +161,7 @@ class HeadLevel:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a YOLOX network takes and gives. Made by engines.onnx_spec, kept beside engine files.
+    """What a YOLOX network takes and gives. Made by graph.spec, kept beside engine files.
 
     Attributes:
         input_name: name of the image input.

@@ -17,7 +17,6 @@ INSTALL_COMMANDS: dict[str, str] = {
     "pip install tensorrt",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
     "onnx": "pip install onnx",
-    "onnx_graphsurgeon": "pip install onnx-graphsurgeon",
     "onnxruntime": "pip install onnxruntime (CPU) or onnxruntime-gpu (CUDA)",
     "torch": "pip install torch",
     "rclpy": "source /opt/ros/$ROS_DISTRO/setup.bash, or run `make venv` for the ROS 2 wheels",

@@ -20,7 +20,7 @@ from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.graph.float16 import computes_in_float16
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.inference import Shape
+from yolox_trt.graph.inference import describe
 from yolox_trt.graph.predictions import predict, relative_difference, sample_images
 from yolox_trt.graph.scatter import scatter_to_concat, written_channels
 from yolox_trt.graph.shape_walk import ShapeWalk
@@ -193,7 +193,7 @@ class _Opening:
             self._visit(node)
         self._open_ends()
         assert self._image.shape is not None
-        rest = "x".join(str(d) if isinstance(d, int) else "?" for d in self._image.shape[1:])
+        rest = describe([d if isinstance(d, int) else None for d in self._image.shape[1:]])
         self._changes.append(f"input {self._image.name}: {self._batch}x{rest} -> {BATCH}x{rest}")
         return self._changes
 
@@ -546,7 +546,9 @@ class _Opening:
         before, after = self._shape(node.inputs[0]), self._shape(node.outputs[0])
         place = self._place(before[:axis], after)
         if place is None:
-            raise self._error(f"of {_text(before)} to {_text(after)} mixes or drops images", node)
+            raise self._error(
+                f"of {describe(before)} to {describe(after)} mixes or drops images", node
+            )
         target = node.constant(1)
         if target is None:
             # A target that is computed names its other sizes too: written down where it can be.
@@ -616,7 +618,3 @@ class _Opening:
                 raise self._error(
                     f"tensor '{value.name}' keeps {value.shape[axis]} images whatever comes in"
                 )
-
-
-def _text(shape: Shape) -> str:
-    return "x".join(str(d) if isinstance(d, int) else "?" for d in shape)

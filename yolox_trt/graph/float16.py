@@ -166,4 +166,5 @@ class _Rewriter:
         if value.producer is not None:
             value.producer.outputs = [inner if v is value else v for v in value.producer.outputs]
         value.elem_type = kind
-        self._graph.add_node("Cast", f"{value.name}_to_output", [inner], {"to": kind}, output=value)
+        name = f"{value.name}_to_output"
+        self._graph.add_node("Cast", name, [inner], {"to": kind}, output=value)

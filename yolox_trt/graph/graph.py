@@ -190,8 +190,7 @@ class Graph:
         attrs: Mapping[str, Any] | None = None,
         *,
         domain: str = "",
-        output: Value | None = None,
-        outputs: int = 1,
+        output: Value | Iterable[Value] | None = None,
     ) -> Value:
         """Add a node and return its first output, whose type and shape are inferred.
 
@@ -203,10 +202,10 @@ class Graph:
             inputs: what it reads.
             attrs: attributes.
             domain: operator domain; a new one is imported as version 1.
-            output: value to make instead of a new one; its name stays.
-            outputs: how many it makes.
+            output: what it makes instead of one new value (several, of some operators); names stay.
         """
-        made = [output or Value(self.unused_name(f"{name}_out")) for _ in range(outputs)]
+        output = output or Value(self.unused_name(f"{name}_out"))
+        made = [output] if isinstance(output, Value) else list(output)
         node = Node(op, self.unused_name(name), inputs, made, attrs, domain)
         self.opsets.setdefault(domain, 1)
         self.nodes.append(node)
@@ -355,15 +354,21 @@ class Graph:
         self._inferred = False
 
     def infer_node(self, node: Node) -> None:
-        """Infer type and shape of the outputs of one node from its inputs."""
+        """Infer type and shape of what one node makes; what is not found out stays."""
         types: dict[str, tuple[int, Shape | None]] = {
             v.name: (v.elem_type, v.shape) for v in node.inputs
         }
         numbers = {value.name: value.small_values for value in node.inputs}
-        known = {name: values for name, values in numbers.items() if values is not None}
-        found = infer_node(node.to_proto(), types, known, self.opsets)
+        small = {name: values for name, values in numbers.items() if values is not None}
+        found = infer_node(node.to_proto(), types, small, self.opsets)
         for value in node.outputs:
-            value.elem_type, value.shape = found.get(value.name, (value.elem_type, value.shape))
+            value.elem_type, shape = found.get(value.name, (value.elem_type, None))
+            if shape is None:
+                continue
+            known = value.shape if value.shape and len(value.shape) == len(shape) else shape
+            value.shape = tuple(
+                n if isinstance(n, int) else k for n, k in zip(shape, known, strict=True)
+            )
 
     # ---- protobuf
 

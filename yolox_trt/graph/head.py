@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadLevel, HeadTensor
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.inference import Shape
-from yolox_trt.graph.values import Node, Value
+from yolox_trt.graph.values import Array, Node, Value
 
 _EXPECTED = (
     "a YOLOX: one image input (N, 3, H, W) and as outputs (N, A, 5 + C), or box, objectness and "
@@ -217,6 +219,24 @@ def describe(shape: Shape | None) -> str:
         return "of unknown shape"
     numbers = tuple(d if isinstance(d, int) else None for d in shape)
     return str(numbers).replace("None", "?")
+
+
+def anchor_grid(size: tuple[int, int], strides: Sequence[int]) -> tuple[Array, Array]:
+    """Return the cells of all levels as a head decodes them.
+
+    Args:
+        size: (height, width) of the input in pixels.
+        strides: of the levels, in their order.
+
+    Returns:
+        Cell corners, float64 (A, 2) as x, y in cells, and strides, float64 (A, 1) in pixels.
+    """
+    corners, steps = [], []
+    for stride in strides:
+        y, x = np.mgrid[0 : size[0] // stride, 0 : size[1] // stride]
+        corners.append(np.stack((x, y), -1).reshape(-1, 2).astype(np.float64))
+        steps.append(np.full((len(corners[-1]), 1), float(stride)))
+    return np.concatenate(corners), np.concatenate(steps)
 
 
 def head_and_stem(graph: Graph) -> tuple[frozenset[Node], frozenset[Node]]:

@@ -113,6 +113,11 @@ def evaluate(
     return [np.asarray(value) for value in found]
 
 
+def describe(shape: Sequence[int | str | None] | None) -> str:
+    """Return a shape as a reader sees it: 1x3x?x640, "?" for what has no number and no name."""
+    return "?" if shape is None else "x".join("?" if d is None else str(d) for d in shape)
+
+
 def is_small(shape: Sequence[int]) -> bool:
     """Whether a tensor is small enough to take part in shape arithmetic."""
     return math.prod(shape) <= SMALL

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from yolox_trt.core.errors import MissingDependencyError, ModelError
 from yolox_trt.core.model_spec import HeadLayout, HeadTensor, ModelSpec
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.head import anchor_grid
 from yolox_trt.graph.onnx_session import make_session
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.graph.values import Value
@@ -161,19 +162,14 @@ def _probability(values: Array, spec: ModelSpec) -> Array:
 def _grid(spec: ModelSpec, anchors: int) -> tuple[Array, Array]:
     """Return cell corners (A, 2) as x, y in cells and strides (A, 1) in pixels."""
     strides = spec.strides or (8, 16, 32)
-    corners, steps = [], []
-    for stride in strides:
-        y, x = np.mgrid[0 : spec.input_height // stride, 0 : spec.input_width // stride]
-        corners.append(np.stack((x, y), -1).reshape(-1, 2))
-        steps.append(np.full((len(corners[-1]), 1), float(stride)))
-    grid = np.concatenate(corners).astype(np.float64)
+    grid, steps = anchor_grid((spec.input_height, spec.input_width), strides)
     if len(grid) != anchors:
         raise ModelError(
             f"{anchors} anchors",
             expected=f"{len(grid)} for strides {strides}",
             fix="check the head",
         )
-    return grid, np.concatenate(steps)
+    return grid, steps
 
 
 def _undecode(boxes: Array, grid: Array, strides: Array) -> Array:
@@ -202,7 +198,7 @@ def _before_nms(graph: Graph) -> tuple[Graph, tuple[str, str]]:
     node = next(node for node in twin.nodes if node.op.startswith("EfficientNMS"))
     double = {"to": 11}  # onnx.TensorProto.DOUBLE
     boxes, scores = (
-        twin.add_node("Cast", "before_nms", [value], double, output=Value(f"{value.name}_before"))
+        twin.add_node("Cast", value.name, [value], double, output=Value(f"{value.name}_before_nms"))
         for value in node.inputs[:2]
     )
     twin.outputs = [boxes, scores]

@@ -13,6 +13,9 @@ from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.inference import Shape, evaluate, infer_node, is_small
 from yolox_trt.graph.values import Array, Node, Value
 
+# A chain of shape arithmetic folds in one or two rounds.
+_MAX_ROUNDS = 6
+
 #: Q/DQ around constant weights tell TensorRT their precision: they are not computed away.
 _KEPT = frozenset({
     "QuantizeLinear", "DequantizeLinear", "Bernoulli", "Multinomial", "RandomNormal",
@@ -60,8 +63,15 @@ class ShapeWalk:
         found = self._values.get(value)
         return value.small_values if found is None else found
 
+    def visit_once(self, node: Node) -> None:
+        """Work out what a node makes where that was not done before."""
+        if any(output not in self._shapes for output in node.outputs):
+            self.visit(node)
+
     def visit(self, node: Node) -> None:
         """Work out what a node makes, after the nodes that it reads from."""
+        for source in node.sources:
+            self.visit_once(source)
         types = {v.name: (v.elem_type, self.shape(v)) for v in node.inputs}
         known = {v.name: a for v in node.inputs if (a := self.value(v)) is not None}
         found = infer_node(node.to_proto(), types, known, self._graph.opsets)
@@ -89,6 +99,20 @@ def fold_constants(graph: Graph, *, sizes: bool = True) -> Counter[str]:
     """
     before = Counter(node.op for node in graph.nodes)
     graph.infer_shapes()
+    for _ in range(_MAX_ROUNDS):
+        count = len(graph.nodes)
+        _fold(graph, sizes=sizes)
+        unknown = any(value.static_shape is None for n in graph.nodes for value in n.outputs)
+        if len(graph.nodes) == count or not unknown:
+            break
+        # What was folded may tell more shapes: of an open batch, too, where onnx follows its name.
+        graph.forget_shapes()
+        graph.infer_shapes()
+    return before - Counter(node.op for node in graph.nodes)
+
+
+def _fold(graph: Graph, *, sizes: bool) -> None:
+    """Compute what is known, in one walk."""
     for node in graph.nodes:
         results = None
         if not any(value.is_output for value in node.outputs):
@@ -102,7 +126,6 @@ def fold_constants(graph: Graph, *, sizes: bool = True) -> Counter[str]:
         elif any(value.static_shape is None for value in node.outputs):
             graph.infer_node(node)
     graph.sort()
-    return before - Counter(node.op for node in graph.nodes)
 
 
 def _compute(
@@ -135,7 +158,7 @@ def _of_sizes(node: Node, shape: Callable[[Value], Shape | None]) -> list[Array]
         sizes = sizes[first:last:step]
     elif node is not source:
         return None
-    if not all(isinstance(size, int) for size in np.ravel(sizes)):
+    if not all(isinstance(size, int) for size in np.asarray(sizes, object).ravel().tolist()):
         return None
     return [np.asarray(sizes, np.int64)]
 

@@ -292,6 +292,21 @@ class Node:
         return proto
 
 
+def slice_bounds(node: Node) -> list[tuple[int, int, int, int]] | None:
+    """Return (axis, start, end, step) of each axis that a Slice cuts; None where computed."""
+    starts, ends, axes, steps = (node.constant(index) for index in range(1, 5))
+    given = [value.is_constant for value in node.inputs[1:] if value.name]
+    if starts is None or ends is None or not all(given):
+        return None
+    count = starts.size
+    along = range(count) if axes is None else axes.ravel()
+    by = [1] * count if steps is None else steps.ravel()
+    return [
+        (int(a), int(s), int(e), int(b))
+        for a, s, e, b in zip(along, starts.ravel(), ends.ravel(), by, strict=True)
+    ]
+
+
 def _is_list(value: Any) -> bool:
     return not isinstance(value, str | bytes) and hasattr(value, "__len__")
 

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 from support.onnx_graphs import make_graph
+from support.passes import apply
 from support.yolox_graphs import build_yolox, build_yolox_s
 
 from yolox_trt.compiler.inspect.cost import count_parameters, node_costs
@@ -16,7 +17,7 @@ from yolox_trt.compiler.inspect.hardware import HARDWARE, PUBLISHED_RUNS
 from yolox_trt.compiler.inspect.inspector import inspect_model, read_profile
 from yolox_trt.compiler.inspect.parser_support import check_parser
 from yolox_trt.core.errors import ConfigurationError, ModelError
-from yolox_trt.graph.model_graph import ModelGraph
+from yolox_trt.graph.graph import Graph
 
 
 class TestPublishedFigures:
@@ -32,7 +33,7 @@ class TestPublishedFigures:
         ids=["tiny", "s", "m"],
     )
     def test_tier_iv_at_960x608(self, width, depth, gflops, parameters) -> None:
-        graph = ModelGraph(build_yolox(width=width, depth=depth, height=608, width_px=960))
+        graph = Graph(build_yolox(width=width, depth=depth, height=608, width_px=960))
         assert sum(c.gflops for c in node_costs(graph)) == pytest.approx(gflops, rel=0.003)
         assert count_parameters(graph) / 1e6 == pytest.approx(parameters, rel=0.003)
 
@@ -70,7 +71,7 @@ class TestCost:
         model = make_graph(
             [("Conv", ["x", "w"], ["y"], attrs)], {"x": (1, 8, 10, 12)}, ["y"], constants
         )
-        cost = node_costs(ModelGraph(model))[0]
+        cost = node_costs(Graph(model))[0]
         assert cost.flops == expected
         assert cost.parameters == constants["w"].size
         # INT8: 960 in, 16 maps out, the weights.
@@ -83,7 +84,7 @@ class TestCost:
             ("MatMul", ["a", "m"], ["y"], {}),
         ]
         constants = {"w": np.zeros((8, 4, 2, 2), np.float32), "m": np.zeros((20, 7), np.float32)}
-        costs = node_costs(ModelGraph(make_graph(nodes, {"x": (1, 8, 5, 10)}, ["y"], constants)))
+        costs = node_costs(Graph(make_graph(nodes, {"x": (1, 8, 5, 10)}, ["y"], constants)))
         assert costs[0].flops == 2 * 50 * 8 * 4 * 4
         assert costs[1].flops == 2 * (4 * 10 * 7) * 20
 
@@ -91,7 +92,7 @@ class TestCost:
         nodes = [("Conv", ["x", "w"], ["a"], {}), ("Conv", ["a", "w"], ["y"], {})]
         constants = {"w": np.zeros((8, 8, 1, 1), np.float32)}
         model = make_graph(nodes, {"x": (1, 8, 4, 4)}, ["y"], constants)
-        assert count_parameters(ModelGraph(model)) == 64
+        assert count_parameters(Graph(model)) == 64
 
     def test_a_batch_multiplies_operations_not_parameters(self) -> None:
         one, four = (inspect_model(build_yolox(), batch=b) for b in (1, 4))
@@ -232,7 +233,7 @@ class TestParser:
 
     def problems(self, nodes, constants=None, tensorrt="8.6", outputs=("y",), **options):
         model = make_graph(nodes, self.X, list(outputs), constants, check=False, **options)
-        return [(p.op, p.mended_by) for p in check_parser(ModelGraph(model), tensorrt) if p.refused]
+        return [(p.op, p.mended_by) for p in check_parser(Graph(model), tensorrt) if p.refused]
 
     @pytest.mark.parametrize("tensorrt", ["8.5", "8.6", "10.3", "11.4"])
     def test_yolox_is_taken(self, tensorrt) -> None:
@@ -266,9 +267,9 @@ class TestParser:
 
     def test_an_opset_over_the_parsers_is_a_warning(self) -> None:
         model = make_graph([("Relu", ["x"], ["y"], {})], self.X, ["y"], opset=18)
-        problems = check_parser(ModelGraph(model), "8.6")
+        problems = check_parser(Graph(model), "8.6")
         assert [p.op for p in problems] == ["opset"] and not problems[0].refused
-        assert check_parser(ModelGraph(model), "10.3") == []
+        assert check_parser(Graph(model), "10.3") == []
 
     def test_zero_points(self) -> None:
         nodes = [("QuantizeLinear", ["x", "s", "z"], ["y"], {})]
@@ -279,10 +280,10 @@ class TestParser:
     def test_uint8_inputs(self) -> None:
         from yolox_trt.compiler.surgery.uint8_input import Uint8Input
 
-        assert not inspect_model(Uint8Input().run(build_yolox(stem="conv")).model).refused
+        assert not inspect_model(apply(Uint8Input(), build_yolox(stem="conv")).model).refused
         nodes = [("Relu", ["x"], ["y"], {})]
         model = make_graph(nodes, self.X, ["y"], dtype=2, check=False)
-        assert check_parser(ModelGraph(model), "10.3")[0].op == "Relu"
+        assert check_parser(Graph(model), "10.3")[0].op == "Relu"
 
     def test_old_versions_are_refused(self) -> None:
         with pytest.raises(ConfigurationError, match=r"8\.5"):

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from support.onnx_graphs import make_graph, run
+from support.passes import apply
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.surgery.fixed_shape import FixedShape
@@ -27,7 +28,7 @@ def test_another_size_gives_what_an_export_at_that_size_gives(style, head) -> No
     small = build_yolox(**options)
     # The weights do not depend on the size: the generator is the reference.
     large = build_yolox(**options, height=128, width_px=64)
-    result = FixedShape(None, 128, 64).run(small).model
+    result = apply(FixedShape(None, 128, 64), small).model
     assert shape(result.graph.input[0]) == [1, 3, 128, 64]
     feeds = random_images(large)
     expected, found = run(large, feeds), run(result, feeds)
@@ -38,8 +39,8 @@ def test_another_size_gives_what_an_export_at_that_size_gives(style, head) -> No
 
 def test_the_way_back_is_the_identity() -> None:
     model = build_yolox(head="decoded")
-    there = FixedShape(3, 96, 96).run(model).model
-    back = FixedShape(1, 64, 96).run(there).model
+    there = apply(FixedShape(3, 96, 96), model).model
+    back = apply(FixedShape(1, 64, 96), there).model
     feeds = random_images(model)
     np.testing.assert_array_equal(run(back, feeds)["output"], run(model, feeds)["output"])
 
@@ -47,7 +48,7 @@ def test_the_way_back_is_the_identity() -> None:
 @pytest.mark.parametrize("head", ["undecoded", "decoded"])
 def test_batch(head) -> None:
     model = build_yolox(head=head)
-    result = FixedShape(3).run(model).model
+    result = apply(FixedShape(3), model).model
     feeds = random_images(result)
     found = run(result, feeds)["output"]
     for i in range(3):
@@ -60,7 +61,7 @@ def test_a_decoded_head_with_an_open_batch(batch, size) -> None:
     """96 x 64 has as many cells as 64 x 96, in another order: the shapes alone do not tell."""
     options = {"style": "opset13", "head": "decoded", "batch": None, "width": 0.125}
     expected = build_yolox(**options, num_classes=3, height=size[0], width_px=size[1])
-    result = FixedShape(batch, *size).run(build_yolox(**options, num_classes=3)).model
+    result = apply(FixedShape(batch, *size), build_yolox(**options, num_classes=3)).model
     assert shape(result.graph.input[0]) == [batch or 0, 3, *size]
     assert shape(result.graph.output[0])[1:] == [size[0] * size[1] * 21 // 1024, 8]
     feeds = random_images(expected, batch=2, height=size[0], width=size[1])
@@ -72,7 +73,7 @@ def test_a_decoded_head_with_an_open_batch(batch, size) -> None:
 def test_boxes_written_in_place(new) -> None:
     options = {"head": "decoded_in_place", "width": 0.125, "num_classes": 3}
     batch, height, width = new[0] or 1, new[1] or 64, new[2] or 96
-    result = FixedShape(*new).run(build_yolox(**options)).model
+    result = apply(FixedShape(*new), build_yolox(**options)).model
     expected = build_yolox(**options, batch=batch, height=height, width_px=width)
     feeds = random_images(expected)
     wanted, found = run(expected, feeds)["output"], run(result, feeds)["output"]
@@ -85,12 +86,12 @@ def test_places_that_do_not_follow_from_the_size_are_refused() -> None:
         [("ScatterND", ["x", "at", "values"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], constants
     )
     with pytest.raises(ModelError, match="written for the old input"):
-        FixedShape(None, 96, 96).run(model)
+        apply(FixedShape(None, 96, 96), model)
 
 
 def test_open_dimensions_are_closed() -> None:
     model = build_yolox(style="opset13", batch=None, dynamic_size=True, upsample="sizes")
-    result = FixedShape(2, 96, 64).run(model).model
+    result = apply(FixedShape(2, 96, 64), model).model
     assert shape(result.graph.input[0]) == [2, 3, 96, 64]
     assert shape(result.graph.output[0]) == [2, 126, 85]
     feeds = random_images(result)
@@ -101,11 +102,11 @@ def test_open_dimensions_are_closed() -> None:
 
 def test_the_same_size_changes_nothing() -> None:
     model = build_yolox()
-    assert not FixedShape(1, 64, 96).run(model).changes
+    assert not apply(FixedShape(1, 64, 96), model).changes
 
 
 def test_efficient_nms_keeps_its_outputs() -> None:
-    result = FixedShape(2, 128, 128).run(build_yolox(head="efficient_nms")).model
+    result = apply(FixedShape(2, 128, 128), build_yolox(head="efficient_nms")).model
     assert [shape(o) for o in result.graph.output] == [[2, 1], [2, 100, 4], [2, 100], [2, 100]]
 
 
@@ -121,7 +122,7 @@ def test_a_constant_that_is_no_grid_is_refused() -> None:
         [("Add", ["x", "table"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], {"table": table}
     )
     with pytest.raises(ModelError, match="no anchor grid"):
-        FixedShape(None, 96, 96).run(model)
+        apply(FixedShape(None, 96, 96), model)
 
 
 def test_a_slice_that_ends_inside_is_refused() -> None:
@@ -130,7 +131,7 @@ def test_a_slice_that_ends_inside_is_refused() -> None:
         [("Slice", ["x", "a", "b", "axis"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], constants
     )
     with pytest.raises(ModelError, match="ends at 32 of 64"):
-        FixedShape(None, 96, 96).run(model)
+        apply(FixedShape(None, 96, 96), model)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
@@ -143,7 +144,7 @@ def test_a_slice_to_the_old_end_goes_to_the_new_end(dtype) -> None:
         ["y"],
         constants,
     )
-    result = FixedShape(None, 96, 128).run(model).model
+    result = apply(FixedShape(None, 96, 128), model).model
     x = np.random.default_rng(0).normal(size=(1, 3, 96, 128)).astype(np.float32)
     np.testing.assert_array_equal(run(result, {"x": x})["y"], x[:, :, ::2])
 
@@ -161,7 +162,7 @@ def test_reshape_targets(target, before, expected) -> None:
     model = make_graph(
         [("Reshape", ["x", "target"], ["y"], {})], {"x": before}, ["y"], {"target": target}
     )
-    result = FixedShape(2, 96, 128).run(model).model
+    result = apply(FixedShape(2, 96, 128), model).model
     x = np.arange(2 * 6 * 96 * 128, dtype=np.float32).reshape(2, 6, 96, 128)
     assert list(run(result, {"x": x})["y"].shape) == expected
 
@@ -173,4 +174,4 @@ def test_a_reshape_that_could_mean_two_things_is_refused() -> None:
         [("Reshape", ["x", "target"], ["y"], {})], {"x": (1, 6, 64, 64)}, ["y"], constants
     )
     with pytest.raises(ModelError, match="divides"):
-        FixedShape(None, 96, 128).run(model)
+        apply(FixedShape(None, 96, 128), model)

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from support.passes import apply
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.surgery import SurgeryOptions, optimize
@@ -65,4 +66,4 @@ def test_the_published_nano_in_double_precision(data_dir) -> None:
     path = data_dir / "models" / "yolox_nano.onnx"
     if not path.is_file():
         pytest.skip(f"no {path}")
-    assert difference(FixedShape(1, 64, 96).run(onnx.load(str(path))).model) < 1e-12
+    assert difference(apply(FixedShape(1, 64, 96), onnx.load(str(path))).model) < 1e-12

@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import pytest
 from support.onnx_graphs import make_graph, operators, random_feeds, run, worst
+from support.passes import apply
 from support.yolox_graphs import YOLOX_FOCUS_ORDER, build_yolox, random_images
 
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
@@ -41,7 +42,7 @@ def focus_graph(order, kernel=3, stride=1, pad=None, size=(16, 20), step=2, chan
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_of_phases_is_exact(order) -> None:
     model = focus_graph(order)
-    result = FocusToConv().run(model)
+    result = apply(FocusToConv(), model)
     assert operators(result.model) == {"Conv": 1}
     feeds = random_feeds(model)
     assert worst(run(model, feeds), run(result.model, feeds)) < 1e-6
@@ -52,7 +53,7 @@ def test_every_order_of_phases_is_exact(order) -> None:
 @pytest.mark.parametrize("pad", [0, 1])
 def test_every_kernel_stride_and_padding_is_exact(kernel, stride, pad) -> None:
     model = focus_graph(YOLOX_FOCUS_ORDER, kernel, stride, pad)
-    result = FocusToConv().run(model)
+    result = apply(FocusToConv(), model)
     conv = next(n for n in result.model.graph.node if n.op_type == "Conv")
     attrs = {a.name: list(a.ints) for a in conv.attribute if a.ints}
     assert attrs["kernel_shape"] == [2 * kernel] * 2
@@ -66,7 +67,7 @@ def test_every_kernel_stride_and_padding_is_exact(kernel, stride, pad) -> None:
 @pytest.mark.parametrize("swap", [None, "gather", "slice", "split"])
 def test_exporters_forms(style, stem, swap) -> None:
     model = build_yolox(style=style, stem=stem, channel_swap=swap)
-    result = FocusToConv().run(model)
+    result = apply(FocusToConv(), model)
     # With a swap by slices, that slice stays: fold-input takes it.
     assert operators(result.model).get("Slice", 0) == (swap == "slice")
     feeds = random_images(model)
@@ -85,7 +86,7 @@ def test_space_to_depth_is_a_focus() -> None:
         ["y"],
         {"weight": weight},
     )
-    result = FocusToConv().run(model)
+    result = apply(FocusToConv(), model)
     assert operators(result.model) == {"Conv": 1}
     feeds = random_feeds(model)
     assert worst(run(model, feeds), run(result.model, feeds)) < 1e-6
@@ -94,20 +95,20 @@ def test_space_to_depth_is_a_focus() -> None:
 def test_an_odd_size_is_left_alone_with_the_reason() -> None:
     # Slices of 17 rows have 9 and 8 rows: no exporter writes it, but padding by one does.
     model = focus_graph([(0, 0), (0, 1), (0, 0), (0, 1)], size=(17, 20))
-    result = FocusToConv().run(model)
+    result = apply(FocusToConv(), model)
     assert not result.changes and result.model is model
 
 
 def test_a_phase_taken_twice_is_no_focus() -> None:
     model = focus_graph([(0, 0), (1, 0), (0, 1), (0, 1)])
-    assert not FocusToConv().run(model).changes
+    assert not apply(FocusToConv(), model).changes
 
 
 def test_steps_other_than_two_are_no_focus() -> None:
     model = focus_graph(YOLOX_FOCUS_ORDER, step=4, size=(16, 16))
-    assert not FocusToConv().run(model).changes
+    assert not apply(FocusToConv(), model).changes
 
 
 def test_the_stem_of_the_conv_form_is_left_alone() -> None:
     model = build_yolox(stem="conv")
-    assert not FocusToConv().run(model).changes
+    assert not apply(FocusToConv(), model).changes

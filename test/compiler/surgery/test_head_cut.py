@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from support.onnx_graphs import operators, run
+from support.passes import apply
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
@@ -36,7 +37,7 @@ def shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
 @pytest.mark.parametrize("style", ["opset11", "opset13"])
 def test_contract_and_values(head, sigmoid, style) -> None:
     model = build_yolox(head=head, style=style, num_classes=7)
-    result = HeadCut(sigmoid).run(model).model
+    result = apply(HeadCut(sigmoid), model).model
     assert [o.name for o in result.graph.output] == NAMES
     found = shapes(result)
     assert found["reg_8"] == [1, 4, 8, 12]
@@ -59,7 +60,7 @@ def test_values_against_the_single_output_directly() -> None:
     model = build_yolox(num_classes=5)
     feeds = random_images(model)
     flat = run(model, feeds)["output"]
-    raw = run(HeadCut("keep").run(model).model, feeds)
+    raw = run(apply(HeadCut("keep"), model).model, feeds)
     levels = [
         np.concatenate([raw[f"{k}_{s}"] for k in ("reg", "obj", "cls")], 1).reshape(1, 10, -1)
         for s in (8, 16, 32)
@@ -71,7 +72,7 @@ def test_values_against_the_single_output_directly() -> None:
 @pytest.mark.parametrize("classes", [1, 4, 80])
 def test_class_counts_that_look_like_boxes_or_objectness(classes) -> None:
     model = build_yolox(num_classes=classes)
-    result = HeadCut().run(model).model
+    result = apply(HeadCut(), model).model
     assert shapes(result)["cls_8"] == [1, classes, 8, 12]
     images = sample_images(1, 64, 96)
     assert relative_difference(predict(model, images), predict(result, images)) < 2e-6
@@ -79,19 +80,19 @@ def test_class_counts_that_look_like_boxes_or_objectness(classes) -> None:
 
 def test_class_names_are_kept() -> None:
     model = build_yolox(num_classes=3, metadata=True)
-    result = HeadCut().run(model).model
+    result = apply(HeadCut(), model).model
     assert read_spec(result).class_names == ("class0", "class1", "class2")
 
 
 def test_a_second_cut_changes_nothing() -> None:
-    once = HeadCut().run(build_yolox()).model
-    assert not HeadCut().run(once).changes
+    once = apply(HeadCut(), build_yolox()).model
+    assert not apply(HeadCut(), once).changes
 
 
 def test_sigmoid_can_be_put_back_and_taken_off() -> None:
     model = build_yolox(head="raw_levels", sigmoid=True)
-    logits = HeadCut("cut").run(model).model
-    again = HeadCut("keep").run(logits).model
+    logits = apply(HeadCut("cut"), model).model
+    again = apply(HeadCut("keep"), logits).model
     feeds = random_images(model)
     before, after = run(model, feeds), run(again, feeds)
     for name, values in before.items():
@@ -138,7 +139,7 @@ def test_merged_convolutions_are_divided_again() -> None:
     feeds = random_images(plain)
     outputs = (run(m, feeds)["output"] for m in (plain, merged))
     np.testing.assert_allclose(*outputs, rtol=0, atol=1e-6)
-    expected, found = (run(HeadCut().run(m).model, feeds) for m in (plain, merged))
+    expected, found = (run(apply(HeadCut(), m).model, feeds) for m in (plain, merged))
     assert list(found) == NAMES
     for name in NAMES:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5)
@@ -150,7 +151,7 @@ def test_merged_convolutions_behind_qdq_are_divided_again(float_weights) -> None
     graph = Graph(merged)
     ranges = DynamicRanges.from_amax(dict.fromkeys(quantizable_inputs(graph), 8.0))
     quantized = insert_qdq(graph, ranges, float_weights=float_weights).to_model()
-    cut = HeadCut().run(quantized).model
+    cut = apply(HeadCut(), quantized).model
     feeds = random_images(merged)
     whole = onnx.ModelProto()
     whole.CopyFrom(quantized)
@@ -172,12 +173,12 @@ def test_computed_weights_of_merged_convolutions_are_refused() -> None:
     scaled = helper.make_node("Relu", ["joined.0.weight"], ["computed"], "scaled")
     merged.graph.node.insert(0, scaled)
     with pytest.raises(ModelError, match="computed in the graph"):
-        HeadCut().run(merged)
+        apply(HeadCut(), merged)
 
 
 def test_a_dynamic_batch_stays_open() -> None:
     model = build_yolox(style="opset13", batch=None)
-    result = HeadCut().run(model).model
+    result = apply(HeadCut(), model).model
     for size in (1, 3):
         outputs = run(result, random_images(model, batch=size))
         assert outputs["cls_8"].shape[0] == size
@@ -191,10 +192,10 @@ def test_other_networks_are_refused_with_what_was_found() -> None:
         [("Conv", ["x", "weight"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], {"weight": weight}
     )
     with pytest.raises(ModelError, match="YOLOX"):
-        HeadCut().run(model)
+        apply(HeadCut(), model)
 
 
 def test_open_height_and_width_name_the_option() -> None:
     model = build_yolox(style="opset13", dynamic_size=True)
     with pytest.raises(ModelError, match="--input-size"):
-        HeadCut().run(model)
+        apply(HeadCut(), model)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 from support.onnx_graphs import make_graph, operators, random_feeds, run, worst
+from support.passes import apply
 from support.yolox_graphs import IMAGENET_MEAN, IMAGENET_STD, build_yolox, random_images
 
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
@@ -48,7 +49,7 @@ def channel(*values: float) -> np.ndarray:
 
 
 def folded(model, **options):
-    result = InputFolding(**options).run(model)
+    result = apply(InputFolding(**options), model)
     feeds = random_feeds(model, scale=50.0)
     assert worst(run(model, feeds), run(result.model, feeds)) < 2e-6
     return result
@@ -87,7 +88,7 @@ def test_without_a_pad_one_add_stays() -> None:
     assert operators(result.model) == {"Conv": 1, "Add": 1}
     assert "border" in result.changes[0]
     # It is in its final form: nothing more to do.
-    assert not InputFolding(allow_pad=False).run(result.model).changes
+    assert not apply(InputFolding(allow_pad=False), result.model).changes
 
 
 def test_different_colours_leave_one_add() -> None:
@@ -119,12 +120,12 @@ def test_another_reader_refuses(nodes, reason) -> None:
     model = stem(nodes)
     model.graph.output.add().name = "r"
     model.graph.output[1].type.tensor_type.elem_type = TensorProto.FLOAT
-    result = InputFolding().run(model)
+    result = apply(InputFolding(), model)
     assert not result.changes
 
 
 def test_groups_refuse_with_the_reason() -> None:
-    result = InputFolding().run(stem([SWAP], groups=3))
+    result = apply(InputFolding(), stem([SWAP], groups=3))
     assert not result.changes and "groups" in result.notes[0]
 
 
@@ -133,8 +134,8 @@ def test_groups_refuse_with_the_reason() -> None:
 @pytest.mark.parametrize("form", ["focus", "conv"])
 def test_exporters_forms(swap, normalize, form) -> None:
     model = build_yolox(channel_swap=swap, normalize=normalize, stem=form)
-    joined = FocusToConv().run(model).model
-    result = InputFolding().run(joined)
+    joined = apply(FocusToConv(), model).model
+    result = apply(InputFolding(), joined)
     assert len(result.changes) == 1
     left = operators(result.model)
     assert not {"Gather", "Split", "Div", "Sub"} & left.keys()
@@ -149,8 +150,8 @@ def test_metadata_fold_into_the_network(name, allow_pad) -> None:
     entry = model.metadata_props.add()
     entry.key = METADATA_PREPROCESSING
     entry.value = PREPROCESSING_PRESETS[name].to_json()
-    joined = FocusToConv().run(model).model
-    result = InputFolding(metadata=True, allow_pad=allow_pad).run(joined).model
+    joined = apply(FocusToConv(), model).model
+    result = apply(InputFolding(metadata=True, allow_pad=allow_pad), joined).model
     spec = read_spec(result)
     assert spec.preprocessing == Preprocessing(), "the network now takes BGR 0..255"
     images = sample_images(1, 64, 96)
@@ -161,22 +162,22 @@ def test_the_padding_colour_is_kept() -> None:
     model = build_yolox(stem="conv")
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_PREPROCESSING, Preprocessing("rgb", pad=0).to_json()
-    result = InputFolding(metadata=True).run(model).model
+    result = apply(InputFolding(metadata=True), model).model
     assert read_spec(result).preprocessing == Preprocessing(pad=0)
 
 
 class TestUint8:
     def test_bytes_give_the_same_predictions(self) -> None:
-        model = HeadCut().run(build_yolox()).model
-        result = Uint8Input().run(model).model
+        model = apply(HeadCut(), build_yolox()).model
+        result = apply(Uint8Input(), model).model
         assert result.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
         assert read_spec(result).input_dtype == "uint8"
         images = sample_images(2, 64, 96)
         assert relative_difference(predict(model, images), predict(result, images)) == 0.0
 
     def test_a_second_time_changes_nothing(self) -> None:
-        once = Uint8Input().run(build_yolox()).model
-        assert not Uint8Input().run(once).changes
+        once = apply(Uint8Input(), build_yolox()).model
+        assert not apply(Uint8Input(), once).changes
 
     def test_normalisation_outside_is_refused(self) -> None:
         model = build_yolox()
@@ -184,4 +185,4 @@ class TestUint8:
         entry.key = METADATA_PREPROCESSING
         entry.value = json.dumps({"scale": 1 / 255})
         with pytest.raises(ModelError, match="fold-preprocessing"):
-            Uint8Input().run(model)
+            apply(Uint8Input(), model)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from support.onnx_graphs import in_float16, make_graph, operators, run
+from support.passes import apply
 from support.yolox_graphs import build_yolox, build_yolox_s, random_images
 
 from yolox_trt.compiler.dla import check
@@ -26,9 +27,9 @@ from yolox_trt.compiler.surgery.efficient_nms import EfficientNmsAttachment
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, HeadLayout
-from yolox_trt.graph.model_graph import load_model
 from yolox_trt.graph.predictions import predict, relative_difference, sample_images
 from yolox_trt.graph.spec import read_spec
+from yolox_trt.graph.values import Value
 
 EXPORTS = {
     "old exporter": {},
@@ -94,9 +95,8 @@ def test_a_defect_in_a_pass_is_found(monkeypatch) -> None:
     class Wrong(FocusToConv):
         def rewrite(self, graph, log) -> None:
             super().rewrite(graph, log)
-            conv = next(n for n in graph.graph.nodes if n.op == "Conv")
-            weights = conv.inputs[1].values
-            conv.inputs[1] = graph.constant("wrong", weights[:, :, ::-1].copy())
+            conv = graph.find("Conv")[0]
+            conv.set_input(1, graph.constant("wrong", conv.constant(1)[:, :, ::-1]))
 
     monkeypatch.setattr(pipeline, "FocusToConv", Wrong)
     with pytest.raises(ModelError, match="focus-to-conv changed the predictions"):
@@ -109,10 +109,10 @@ def test_a_small_defect_is_found_too(monkeypatch) -> None:
     class Wrong(FocusToConv):
         def rewrite(self, graph, log) -> None:
             super().rewrite(graph, log)
-            conv = next(n for n in graph.graph.nodes if n.op == "Conv")
-            weights = conv.inputs[1].values.copy()
+            conv = graph.find("Conv")[0]
+            weights = conv.constant(1).copy()
             weights.ravel()[::1000] += 0.05 * np.abs(weights).max()
-            conv.inputs[1] = graph.constant("wrong", weights)
+            conv.set_input(1, graph.constant("wrong", weights))
 
     monkeypatch.setattr(pipeline, "FocusToConv", Wrong)
     with pytest.raises(ModelError, match="changed the predictions"):
@@ -125,10 +125,11 @@ class Untyped(FocusToConv):
     name = "focus-to-conv"
 
     def rewrite(self, graph, log) -> None:
-        (output,) = graph.graph.outputs
-        counts = graph.add_node("Cast", "broken", [output], {"to": 7}, dtype=np.int64)
-        graph.graph.outputs = [graph.add_node("Sigmoid", "broken_sigmoid", [counts])]
-        graph.graph.outputs[0].dtype, graph.graph.outputs[0].shape = np.float32, output.shape
+        (output,) = graph.outputs
+        counts = graph.add_node("Cast", "broken", [output], {"to": 7})
+        broken = Value(graph.unused_name("broken_sigmoid"), 1, output.shape)
+        graph.add_node("Sigmoid", "broken_sigmoid", [counts], output=broken)
+        graph.outputs = [broken]
         log.change("broken")
 
 
@@ -223,7 +224,7 @@ class TestEfficientNms:
     @pytest.mark.parametrize("head", ["undecoded", "decoded", "raw_levels"])
     def test_boxes_and_scores_before_the_plugin(self, head) -> None:
         model = build_yolox(head=head, num_classes=3)
-        result = EfficientNmsAttachment(0.2, 0.5, 50).run(model).model
+        result = apply(EfficientNmsAttachment(0.2, 0.5, 50), model).model
         node = next(n for n in result.graph.node if n.op_type == "EfficientNMS_TRT")
         attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         assert attrs["score_threshold"] == pytest.approx(0.2)
@@ -246,7 +247,7 @@ class TestEfficientNms:
         np.testing.assert_allclose(scores, decoded[..., 4:5] * decoded[..., 5:], atol=1e-5)
 
     def test_outputs_and_description(self) -> None:
-        result = EfficientNmsAttachment(max_output_boxes=10).run(build_yolox()).model
+        result = apply(EfficientNmsAttachment(max_output_boxes=10), build_yolox()).model
         spec = read_spec(result)
         assert spec.head is HeadLayout.EFFICIENT_NMS and spec.num_classes == 80
         shapes = [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in result.graph.output]
@@ -262,8 +263,8 @@ class TestEfficientNms:
         assert difference < TOLERANCE
 
     def test_a_second_plugin_is_not_attached(self) -> None:
-        once = EfficientNmsAttachment().run(build_yolox()).model
-        assert not EfficientNmsAttachment().run(once).changes
+        once = apply(EfficientNmsAttachment(), build_yolox()).model
+        assert not apply(EfficientNmsAttachment(), once).changes
 
     @pytest.mark.parametrize("arguments", [(1.5, 0.5, 10), (0.5, -1, 10), (0.5, 0.5, 0)])
     def test_wrong_thresholds(self, arguments) -> None:
@@ -321,10 +322,10 @@ class TestMerging:
 
 def test_load_errors_name_the_path(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"missing\.onnx"):
-        load_model(tmp_path / "missing.onnx")
+        optimize(tmp_path / "missing.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"not a protobuf at all")
     with pytest.raises(ModelError, match="cannot be read"):
-        load_model(tmp_path / "broken.onnx")
+        optimize(tmp_path / "broken.onnx")
 
 
 def test_external_weights_are_loaded(tmp_path) -> None:
@@ -397,6 +398,30 @@ def test_quantisation_nodes_are_not_folded() -> None:
         "zw": np.zeros(4, np.int8),
     }
     model = make_graph(nodes, {"x": (1, 3, 8, 8)}, ["y"], constants)
-    result = ConstantFolding().run(model)
+    result = apply(ConstantFolding(), model)
     assert not result.changes
     assert operators(result.model) == operators(model)
+
+
+def test_a_model_is_loaded_once_and_its_shapes_are_inferred_at_most_three_times(
+    tmp_path, monkeypatch
+) -> None:
+    """Every inference and load goes over the whole model; passes keep what they know."""
+    path = tmp_path / "yolox.onnx"
+    onnx.save(build_yolox(), path)
+    calls = []
+
+    def counted(name, function):
+        def call(*args, **options):
+            calls.append(name)
+            return function(*args, **options)
+
+        return call
+
+    inference = onnx.shape_inference
+    monkeypatch.setattr(onnx, "load", counted("load", onnx.load))
+    monkeypatch.setattr(inference, "infer_shapes", counted("infer", inference.infer_shapes))
+    report = optimize(path, SurgeryOptions(target="dla")).report
+    assert {"cut-head", "focus-to-conv", "spp-to-chain"} <= {p.name for p in report.passes}
+    assert calls.count("load") == 1
+    assert 1 <= calls.count("infer") <= 3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx.numpy_helper import from_array
 from support.onnx_graphs import make_graph, operators, random_feeds, run, worst
+from support.passes import apply
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.surgery.activation_patterns import ActivationPatterns
@@ -29,7 +30,7 @@ def normal(*shape: int) -> np.ndarray:
 
 def check(rewrite, model, *, tolerance=1e-6, expected=None):
     """Run a pass, compare outputs, return (new model, changes)."""
-    result = rewrite.run(model)
+    result = apply(rewrite, model)
     feeds = random_feeds(model)
     assert worst(run(model, feeds), run(result.model, feeds)) <= tolerance
     if expected is not None:
@@ -40,7 +41,7 @@ def check(rewrite, model, *, tolerance=1e-6, expected=None):
 class TestConstantFolding:
     def test_shape_chains_of_an_exporter(self) -> None:
         model = build_yolox(style="opset13", upsample="sizes")
-        result = ConstantFolding().run(model)
+        result = apply(ConstantFolding(), model)
         left = operators(result.model)
         assert not {"Shape", "Gather", "Unsqueeze", "Constant"} & left.keys()
         feeds = random_images(model)
@@ -48,7 +49,7 @@ class TestConstantFolding:
 
     def test_what_depends_on_an_open_batch_stays(self) -> None:
         model = build_yolox(style="opset13", batch=None)
-        result = ConstantFolding().run(model)
+        result = apply(ConstantFolding(), model)
         assert operators(result.model).get("Shape", 0) > 0
         for size in (1, 2):
             feeds = random_images(model, batch=size)
@@ -121,7 +122,7 @@ class TestNoOps:
 
     def test_an_identity_between_input_and_output_stays(self) -> None:
         model = make_graph([("Identity", ["x"], ["y"], {})], {"x": (1, 3, 4, 4)}, ["y"])
-        assert not NoOpRemoval().run(model).changes
+        assert not apply(NoOpRemoval(), model).changes
 
     def test_transposes_join(self) -> None:
         nodes = [
@@ -175,7 +176,7 @@ class TestNoOps:
                                                                 ("Clip", "a", "y"))]  # fmt: skip
         constants = {"lo": np.zeros(1, np.float32), "hi": np.full(1, 6, np.float32)}
         model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"], constants, check=False)
-        assert operators(NoOpRemoval().run(model).model) == {"Clip": 1}
+        assert operators(apply(NoOpRemoval(), model).model) == {"Clip": 1}
 
 
 class TestBatchNorm:
@@ -233,7 +234,7 @@ class TestBatchNorm:
 
     def test_a_whole_network(self) -> None:
         model = build_yolox(batch_norm=True)
-        result = BatchNormFusion().run(model)
+        result = apply(BatchNormFusion(), model)
         assert "BatchNormalization" not in operators(result.model)
         feeds = random_images(model)
         assert worst(run(model, feeds), run(result.model, feeds)) < 1e-5
@@ -281,7 +282,7 @@ class TestActivations:
     @pytest.mark.parametrize("activation", ["hardswish", "hardswish_op"])
     def test_hard_swish_of_a_network(self, activation) -> None:
         model = build_yolox(activation=activation)
-        result = ActivationPatterns().run(model)
+        result = apply(ActivationPatterns(), model)
         assert not {"HardSwish", "HardSigmoid"} & operators(result.model).keys()
         feeds = random_images(model)
         assert worst(run(model, feeds), run(result.model, feeds)) < 1e-5
@@ -292,7 +293,7 @@ class TestActivations:
         check(ActivationPatterns(), model, expected={"Mul": 1, "Add": 1, "Clip": 1})
 
     def test_silu_is_counted(self) -> None:
-        result = ActivationPatterns().run(build_yolox())
+        result = apply(ActivationPatterns(), build_yolox())
         assert not result.changes
         assert result.notes[0].startswith("74 SiLU")
 
@@ -321,7 +322,7 @@ class TestUpsample:
         model = self.resize(form, rounding, (float(scale), float(scale)))
         x = np.arange(60, dtype=np.float32).reshape(1, 2, 5, 6)
         before = run(model, {"x": x})["y"]
-        result = UpsampleToScales().run(model)
+        result = apply(UpsampleToScales(), model)
         np.testing.assert_array_equal(run(result.model, {"x": x})["y"], before)
         equal = np.array_equal(before, x.repeat(scale, 2).repeat(scale, 3))
         plain = form == "asymmetric" and rounding == "floor"
@@ -340,7 +341,7 @@ class TestUpsample:
         assert not result.changes and "whole-number" in result.notes[0]
 
     def test_linear_is_left_alone(self) -> None:
-        result = UpsampleToScales().run(self.resize("half_pixel", "floor", mode="linear"))
+        result = apply(UpsampleToScales(), self.resize("half_pixel", "floor", mode="linear"))
         assert not result.changes and "linear" in result.notes[0]
 
 
@@ -378,7 +379,7 @@ class TestConvSplitting:
         assert found["Conv"] > 1 and found["Add"] == found["Conv"] - 1
 
     def test_within_the_limits_nothing_changes(self) -> None:
-        assert not ConvSplitting().run(self.conv(64, 64, 64)).changes
+        assert not apply(ConvSplitting(), self.conv(64, 64, 64)).changes
 
 
 class TestDuplicates:
@@ -399,7 +400,7 @@ class TestDuplicates:
     def test_outputs_keep_their_names(self) -> None:
         nodes = [("Relu", ["x"], ["a"], {}), ("Relu", ["x"], ["b"], {})]
         model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["a", "b"])
-        result = DuplicateMerging().run(model)
+        result = apply(DuplicateMerging(), model)
         assert [o.name for o in result.model.graph.output] == ["a", "b"]
         feeds = random_feeds(model)
         assert worst(run(model, feeds), run(result.model, feeds)) == 0.0
@@ -411,9 +412,9 @@ class TestDuplicates:
         ]
         model = make_graph([*nodes, ("Sum", ["x", "a", "b"], ["y"], {})],
                            {"x": (1, 3)}, ["y"], {"size": [1, 3]})  # fmt: skip
-        assert not DuplicateMerging().run(model).changes
+        assert not apply(DuplicateMerging(), model).changes
         model.graph.node[1].attribute[0].CopyFrom(model.graph.node[0].attribute[0])
-        assert DuplicateMerging().run(model).changes
+        assert apply(DuplicateMerging(), model).changes
 
     def test_attributes_count(self) -> None:
         nodes = [
@@ -422,4 +423,4 @@ class TestDuplicates:
             ("Add", ["a", "b"], ["y"], {}),
         ]
         model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"])
-        assert not DuplicateMerging().run(model).changes
+        assert not apply(DuplicateMerging(), model).changes

@@ -19,21 +19,22 @@ from yolox_trt.compiler.dla.report import DlaReport, DlaSubgraph, NodeVerdict, T
 from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
-from yolox_trt.graph.folding import fold_constants
-from yolox_trt.graph.model_graph import ModelGraph, load_model
-from yolox_trt.graph.regions import head_and_stem
+from yolox_trt.engines.engine_file import open_model
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.head import head_and_stem
+from yolox_trt.graph.shape_walk import fold_constants
 from yolox_trt.graph.spec import read_spec
+from yolox_trt.graph.values import Node, Value
 
 if TYPE_CHECKING:
     import onnx
-    import onnx_graphsurgeon as gs
 
 
 _CUT = "cut-head"
 
 
 def check(
-    model: str | Path | onnx.ModelProto,
+    model: str | Path | onnx.ModelProto | Graph,
     *,
     tensorrt: str = DlaTarget.tensorrt,
     precision: str = DlaTarget.precision,
@@ -64,21 +65,22 @@ def check(
             expected=" or ".join(limits.socs),
             fix=("set ", declared["soc"], " or ", declared["tensorrt"]),
         )
-    loaded = load_model(model)
-    name = model.name if isinstance(model, Path) else str(model) if isinstance(model, str) else ""
-    return _Linter(loaded, limits, precision, soc).report(name or loaded.graph.name, tensorrt)
+    graph = open_model(model)
+    name = graph.path.name if graph.path else graph.name
+    return _Linter(graph, limits, precision, soc).report(name, tensorrt)
 
 
 class _Linter:
-    def __init__(self, model: onnx.ModelProto, limits: DlaLimits, precision: str, soc: str) -> None:
+    def __init__(self, model: Graph, limits: DlaLimits, precision: str, soc: str) -> None:
         self.limits, self.precision, self.soc = limits, precision, soc
-        original = ModelGraph(model)
-        self.graph = ModelGraph(model)
+        model.infer_shapes()
+        self.graph = model.copy()
+        self.graph.upgrade()
+        before = list(self.graph.nodes)
         fold_constants(self.graph)
-        self.graph.toposort()
         self.nodes = self.graph.nodes
-        kept = {node.name for node in self.nodes}
-        self.folded = [n for n in original.nodes if n.name not in kept]
+        kept = set(self.nodes)
+        self.folded = [node for node in before if node not in kept]
         head, stem = head_and_stem(self.graph)
         self.checks = NodeChecks(self.graph, limits, precision, soc, head=head, stem=stem)
         self._model = model
@@ -92,7 +94,7 @@ class _Linter:
                 return True
         return False
 
-    def _check(self, node: gs.Node) -> list[Violation]:
+    def _check(self, node: Node) -> list[Violation]:
         broken = self.checks.check(node)
         if any(v.mended_by == _CUT for v in broken) and not self._head_can_be_cut:
             # `optimize` would refuse to cut a head that is none of a YOLOX.
@@ -100,26 +102,21 @@ class _Linter:
         return broken
 
     def report(self, name: str, tensorrt: str) -> DlaReport:
-        broken = {id(n): self._check(n) for n in self.nodes}
-        dropped = {id(n) for n in self.nodes if self.checks.is_dropped(n)}
+        broken = {n: self._check(n) for n in self.nodes}
+        dropped = {n for n in self.nodes if self.checks.is_dropped(n)}
         on_dla = [
-            id(n)
+            n
             for n in self.nodes
-            if id(n) not in dropped and not any(v.effect is Effect.GPU for v in broken[id(n)])
+            if n not in dropped and not any(v.effect is Effect.GPU for v in broken[n])
         ]
-        regions = partition([id(n) for n in self.nodes], self._edges(dropped), on_dla)
+        regions = partition(self.nodes, self._edges(dropped), on_dla)
         subgraph_of = {node: i for i, nodes in enumerate(regions) for node in nodes}
         verdicts = [
-            self._verdict(n, broken[id(n)], id(n) in dropped, subgraph_of.get(id(n)))
-            for n in self.nodes
+            self._verdict(n, broken[n], n in dropped, subgraph_of.get(n)) for n in self.nodes
         ]
         verdicts += [NodeVerdict(n.name, n.op, "folded") for n in self.folded]
-        by_id = {id(n): n for n in self.nodes}
         precisions = {n.name: v.precision for n, v in zip(self.nodes, verdicts, strict=False)}
-        subgraphs = [
-            self._subgraph(i, [by_id[k] for k in nodes], precisions)
-            for i, nodes in enumerate(regions)
-        ]
+        subgraphs = [self._subgraph(i, nodes, precisions) for i, nodes in enumerate(regions)]
         input_format, output_format = self._formats(set(on_dla), precisions)
         return DlaReport(
             model=Path(name).name,
@@ -135,22 +132,22 @@ class _Linter:
             head_unknown="_head_can_be_cut" in vars(self) and not self._head_can_be_cut,
         )
 
-    def _edges(self, dropped: set[int]) -> dict[int, list[int]]:
+    def _edges(self, dropped: set[Node]) -> dict[Node, list[Node]]:
         """Return readers of each node; a dropped node passes on to its own readers."""
-        edges: dict[int, list[int]] = {}
+        edges: dict[Node, list[Node]] = {}
         for node in reversed(self.nodes):
-            readers: dict[int, None] = {}
+            readers: dict[Node, None] = {}
             for output in node.outputs:
-                for reader in output.outputs:
-                    if id(reader) in dropped:
-                        readers.update(dict.fromkeys(edges.get(id(reader), [])))
+                for reader in output.readers:
+                    if reader in dropped:
+                        readers.update(dict.fromkeys(edges.get(reader, [])))
                     else:
-                        readers[id(reader)] = None
-            edges[id(node)] = list(readers)
+                        readers[reader] = None
+            edges[node] = list(readers)
         return {k: v for k, v in edges.items() if k not in dropped}
 
     def _verdict(
-        self, node: gs.Node, broken: list[Violation], dropped: bool, subgraph: int | None
+        self, node: Node, broken: list[Violation], dropped: bool, subgraph: int | None
     ) -> NodeVerdict:
         effects = {v.effect for v in broken}
         device: Literal["dla", "gpu", "dropped"]
@@ -167,19 +164,15 @@ class _Linter:
             precision,
             tuple(ranked),
             subgraph,
-            tuple(
-                t.name
-                for t in node.inputs
-                if self.graph.constant_value(t) is None and not t.is_empty()
-            ),
+            tuple(value.name for value in node.variables),
             tuple(t.name for t in node.outputs),
             None if shape is None else tuple(shape),
             self._detail(node),
         )
 
-    def _detail(self, node: gs.Node) -> str:
+    def _detail(self, node: Node) -> str:
         parts = []
-        weights = self.graph.weights(node)
+        weights = node.weights()
         kernel = node.attrs.get("kernel_shape", [])
         if node.op in ("Conv", "ConvTranspose") and weights is not None:
             kernel = weights.shape[2:]
@@ -193,34 +186,31 @@ class _Linter:
         if node.op in ("Concat", "Split", "Gather", "Softmax"):
             parts.append(f"axis {node.attrs.get('axis', 0)}")
         if node.op == "Slice":
-            steps = self.graph.input_constant(node, 4)
+            steps = node.constant(4)
             if steps is not None and any(s != 1 for s in steps.ravel()):
                 parts.append(f"step {', '.join(str(s) for s in steps.ravel())}")
         if node.op == "Transpose":
             parts.append(" ".join(str(i) for i in node.attrs.get("perm", [])))
         return " ".join(parts)
 
-    def _subgraph(
-        self, index: int, nodes: list[gs.Node], precisions: dict[str, str]
-    ) -> DlaSubgraph:
-        inside = {id(n) for n in nodes}
+    def _subgraph(self, index: int, nodes: list[Node], precisions: dict[str, str]) -> DlaSubgraph:
+        inside = set(nodes)
         weights = 0
-        produced: dict[str, gs.Tensor] = {}
+        produced: dict[str, Value] = {}
         entering: dict[str, None] = {}
         for node in nodes:
             bytes_each = 1 if precisions[node.name] == "int8" else 2
             for tensor in node.inputs:
-                constant = self.graph.constant_value(tensor)
-                if constant is not None:
-                    weights += constant.size * bytes_each
-                elif not tensor.is_empty() and not any(id(p) in inside for p in tensor.inputs):
+                if tensor.is_constant:
+                    weights += math.prod(tensor.static_shape or ()) * bytes_each
+                elif tensor.name and tensor.producer not in inside:
                     entering[tensor.name] = None
             for tensor in node.outputs:
                 produced[tensor.name] = tensor
         leaving = [
             name
             for name, t in produced.items()
-            if self.graph.is_output(t) or any(id(r) not in inside for r in t.outputs)
+            if t.is_output or any(r not in inside for r in t.readers)
         ]
         return DlaSubgraph(
             index,
@@ -231,7 +221,7 @@ class _Linter:
             self._peak(nodes, set(leaving), precisions),
         )
 
-    def _peak(self, nodes: list[gs.Node], leaving: set[str], precisions: dict[str, str]) -> int:
+    def _peak(self, nodes: list[Node], leaving: set[str], precisions: dict[str, str]) -> int:
         """Return the largest sum of intermediate tensors alive at once, in bytes.
 
         In execution order; a convolution and the activation behind it count as two tensors, so it
@@ -252,65 +242,65 @@ class _Linter:
                 del alive[name]
         return peak
 
-    def _size(self, tensor: gs.Tensor, precision: str) -> int:
+    def _size(self, tensor: Value, precision: str) -> int:
         """Return a tensor's bytes in CHW32 (INT8) or CHW16 (FP16), an image's in HWC4."""
-        shape = self.graph.static_shape(tensor)
+        shape = tensor.static_shape
         if shape is None:
             return 0
         block, size = (32, 1) if precision == "int8" else (16, 2)
         if len(shape) < 4:
             return math.prod(shape) * size
-        if shape[1] <= 4 and any(tensor is t for t in self.graph.graph.inputs):
+        if shape[1] <= 4 and tensor in self.graph.inputs:
             block = 4
         channels = math.ceil(shape[1] / block) * block
         return math.prod((shape[0], channels, *shape[2:])) * size
 
     def _transfers(
         self,
-        on_dla: set[int],
-        subgraph_of: dict[int, int],
+        on_dla: set[Node],
+        subgraph_of: dict[Node, int],
         precisions: dict[str, str],
-        dropped: set[int],
+        dropped: set[Node],
     ) -> list[Transfer]:
         found: list[Transfer] = []
 
-        def readers_of(tensor: gs.Tensor) -> list[gs.Node]:
+        def readers_of(tensor: Value) -> list[Node]:
             result = []
-            for reader in tensor.outputs:
-                if id(reader) in dropped:
+            for reader in tensor.readers:
+                if reader in dropped:
                     for output in reader.outputs:
                         result += readers_of(output)
                 else:
                     result.append(reader)
             return result
 
-        for tensor in self.graph.graph.inputs:
-            if any(id(r) in on_dla for r in readers_of(tensor)):
+        for tensor in self.graph.inputs:
+            if any(r in on_dla for r in readers_of(tensor)):
                 size = self._size(tensor, self.precision)
                 found.append(Transfer(tensor.name, "gpu", "dla", size, True))
         for node in self.nodes:
-            if id(node) in dropped:
+            if node in dropped:
                 continue
-            here = id(node) in on_dla
+            here = node in on_dla
             precision = precisions[node.name] or self.precision
             for tensor in node.outputs:
                 readers = readers_of(tensor)
-                crosses = any((id(r) in on_dla) != here for r in readers)
+                crosses = any((r in on_dla) != here for r in readers)
                 # From one loadable to another it also passes through memory, but without a
                 # change of format or device.
-                leaves = here and self.graph.is_output(tensor)
+                leaves = here and tensor.is_output
                 if crosses or leaves:
                     source, target = ("dla", "gpu") if here else ("gpu", "dla")
                     size = self._size(tensor, precision)
                     found.append(Transfer(tensor.name, source, target, size, not crosses))
         return found
 
-    def _formats(self, on_dla: set[int], precisions: dict[str, str]) -> tuple[str, str]:
+    def _formats(self, on_dla: set[Node], precisions: dict[str, str]) -> tuple[str, str]:
         """Return the native formats of the network's input and outputs, as trtexec writes them."""
         input_format = ""
-        for tensor in self.graph.graph.inputs:
-            readers = [r for r in tensor.outputs if id(r) in on_dla]
-            shape = self.graph.static_shape(tensor)
+        for tensor in self.graph.inputs:
+            readers = [r for r in tensor.readers if r in on_dla]
+            shape = tensor.static_shape
             if not readers or shape is None or len(shape) != 4:
                 continue
             only_conv = all(r.op == "Conv" for r in readers)
@@ -321,9 +311,9 @@ class _Linter:
             else:
                 input_format = "int8:chw32" if self.precision == "int8" else "fp16:chw16"
         formats = []
-        for tensor in self.graph.graph.outputs:
-            producer = self.graph.producer(tensor)
-            if producer is not None and id(producer) in on_dla:
+        for tensor in self.graph.outputs:
+            producer = tensor.producer
+            if producer is not None and producer in on_dla:
                 int8 = precisions[producer.name] == "int8"
                 formats.append("int8:chw32" if int8 else "fp16:chw16")
         return input_format, ",".join(formats)
@@ -343,7 +333,7 @@ class _Linter:
                 add("local-dram", f"subgraph {s.index}: {s.intermediates / 2**20:.0f} MiB")
             if s.weights > limits.global_dram:
                 add("global-dram", f"subgraph {s.index}: {s.weights / 2**20:.0f} MiB")
-        for tensor in self.graph.graph.inputs:
+        for tensor in self.graph.inputs:
             shape = tensor.shape
             if shape is not None and shape and not isinstance(shape[0], int):
                 add("fixed-batch", f"{tensor.name}: batch '{shape[0]}'")

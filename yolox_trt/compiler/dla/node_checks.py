@@ -5,17 +5,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from yolox_trt.compiler.dla.limits import DlaLimits
 from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
-from yolox_trt.graph.model_graph import ModelGraph
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.inference import describe
+from yolox_trt.graph.values import Node, slice_bounds
 
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+#: Rule, what the node has instead, and the pass that mends it here if not the rule's.
+_Broken = tuple[str, str] | tuple[str, str, str | None]
 
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Pow"})
@@ -69,23 +71,23 @@ class NodeChecks:
         limits: of the TensorRT version.
         precision: "int8" or "fp16".
         soc: "orin" or "xavier".
-        head: ids of the nodes behind the last convolutions (cut-head mends what they break).
-        stem: ids of the nodes before the first convolution.
+        head: the nodes behind the last convolutions (cut-head mends what they break).
+        stem: the nodes before the first convolution.
     """
 
     def __init__(
         self,
-        graph: ModelGraph,
+        graph: Graph,
         limits: DlaLimits,
         precision: str,
         soc: str,
         *,
-        head: frozenset[int] = frozenset(),
-        stem: frozenset[int] = frozenset(),
+        head: frozenset[Node] = frozenset(),
+        stem: frozenset[Node] = frozenset(),
     ) -> None:
         self.graph, self.limits, self.precision, self.soc = graph, limits, precision, soc
         self._head, self._stem = head, stem
-        self._checks: dict[str, Callable[[gs.Node], list[Violation]]] = {
+        self._checks: dict[str, Callable[[Node], Iterable[_Broken]]] = {
             "Conv": self._conv,
             "ConvTranspose": self._deconv,
             "MaxPool": self._pool,
@@ -108,127 +110,108 @@ class NodeChecks:
             "ReduceMax": self._reduce,
         }
 
-    def check(self, node: gs.Node) -> list[Violation]:
+    def check(self, node: Node) -> list[Violation]:
         """Return the rules that a node breaks; nodes that TensorRT drops break none."""
-        if self.is_dropped(node):
-            return []
-        if node.op in _QDQ:
-            return [self._broken("qdq", node.op, node=node)]
-        if node.op not in self.limits.native:
-            mend = _OPERATOR_PASSES.get(node.op, "")
-            found = f"{node.op}, TensorRT {self.limits.tensorrt}"
-            if node.op == "Cast" and self._reads_uint8(node):
-                return [self._broken("uint8-input", "Cast of the uint8 input", node=node)]
-            if node.op in ("Div", "Pow", "Sub") and id(node) in self._stem:
-                mend = "fold-input"
-            return [self._broken("operator", found, mend, node=node)]
-        broken = self._general(node)
-        if node.op in self.limits.uncertain:
-            broken.append(self._broken("uncertain", node.op, node=node))
-        check = self._checks.get(node.op)
-        if check is not None:
-            broken += check(node)
-        elif node.op in _ELEMENTWISE:
-            broken += self._elementwise(node)
-        elif node.op in _COMPARISONS:
-            broken += self._comparison(node)
-        return broken
+        broken = () if self.is_dropped(node) else self._broken(node)
+        return [self._violation(node, *found) for found in broken]
 
-    def is_dropped(self, node: gs.Node) -> bool:
+    def is_dropped(self, node: Node) -> bool:
         """Whether TensorRT makes no layer of a node (identities and casts between floats)."""
         if node.op in ("Identity", "Dropout"):
             return True
         if node.op != "Cast":
             return False
-        kinds = [np.dtype(t.dtype) if t.dtype else None for t in (node.inputs[0], node.outputs[0])]
-        return all(k in _FLOATS for k in kinds)
+        return all(value.dtype in _FLOATS for value in (node.inputs[0], node.outputs[0]))
 
-    def _broken(
-        self, rule: str, found: str, mended_by: str | None = None, *, node: gs.Node
+    def _violation(
+        self, node: Node, rule: str, found: str, mended_by: str | None = None
     ) -> Violation:
         entry = RULES[rule]
         mend = entry.mended_by if mended_by is None else mended_by
-        if id(node) in self._head and entry.effect is Effect.GPU and rule != "static-shape":
+        if node in self._head and entry.effect is Effect.GPU and rule != "static-shape":
             mend = "cut-head"
         return Violation(entry, found, mend)
 
-    def _reads_uint8(self, node: gs.Node) -> bool:
-        kind = node.inputs[0].dtype
-        return kind is not None and np.dtype(kind) == np.uint8
+    def _broken(self, node: Node) -> Iterator[_Broken]:
+        """Yield rule, what the node has instead, and the pass that mends it if not the rule's."""
+        if node.op in _QDQ:
+            yield "qdq", node.op
+        elif node.op == "Cast" and node.inputs[0].dtype == np.uint8:
+            yield "uint8-input", "Cast of the uint8 input"
+        elif node.op not in self.limits.native:
+            folds = node.op in ("Div", "Pow", "Sub") and node in self._stem
+            mend = "fold-input" if folds else _OPERATOR_PASSES.get(node.op, "")
+            yield "operator", f"{node.op}, TensorRT {self.limits.tensorrt}", mend
+        else:
+            yield from self._general(node)
+            if node.op in self.limits.uncertain:
+                yield "uncertain", node.op
+            check = self._checks.get(node.op)
+            if check is not None:
+                yield from check(node)
+            elif node.op in _ELEMENTWISE:
+                yield from self._elementwise(node)
+            elif node.op in _COMPARISONS:
+                yield from self._comparison(node)
 
-    def _general(self, node: gs.Node) -> list[Violation]:
-        broken: list[Violation] = []
-        tensors = [t for t in [*node.inputs, *node.outputs] if self.graph.constant_value(t) is None]
+    def _general(self, node: Node) -> Iterator[_Broken]:
+        tensors = [*node.variables, *node.outputs]
         for tensor in tensors:
-            shape = tensor.shape
-            if tensor.is_empty():
-                continue
+            shape: tuple[Any, ...] | None = tensor.shape
             if shape is None or any(not isinstance(d, int) for d in shape[1:]):
-                text = "?" if shape is None else "x".join(str(d) for d in shape)
-                return [self._broken("static-shape", f"{tensor.name}: {text}", node=node)]
+                yield "static-shape", f"{tensor.name}: {describe(shape)}"
+                return
             if any(d > self.limits.max_dimension for d in shape[1:]):
-                found = f"{tensor.name}: {'x'.join(str(d) for d in shape)}"
-                broken.append(self._broken("dimension", found, node=node))
+                yield "dimension", f"{tensor.name}: {describe(shape)}"
                 break
         for tensor in tensors:
-            kind = None if tensor.is_empty() or tensor.dtype is None else np.dtype(tensor.dtype)
+            kind = tensor.dtype
             if kind is not None and kind not in _FLOATS and node.op not in _COMPARISONS:
-                broken.append(self._broken("data-type", f"{tensor.name}: {kind}", node=node))
+                yield "data-type", f"{tensor.name}: {kind}"
                 break
-        first = node.outputs[0].shape if node.outputs else None
+        first: tuple[Any, ...] | None = node.outputs[0].shape if node.outputs else None
         if first and isinstance(first[0], int):
             # Everything before C, H, W counts as batch.
             batch = math.prod(first[:-3]) if len(first) > 3 else first[0]
             if batch > self.limits.max_batch:
-                broken.append(self._broken("batch", str(batch), node=node))
-        return broken
+                yield "batch", str(batch)
 
-    def _range(
-        self, rule: str, node: gs.Node, what: str, values: Sequence[int], limits: tuple[int, int]
-    ) -> list[Violation]:
-        if all(limits[0] <= v <= limits[1] for v in values):
-            return []
-        found = f"{what} {'x'.join(str(v) for v in values)}"
-        return [self._broken(rule, found, node=node)]
-
-    def _conv(self, node: gs.Node) -> list[Violation]:
-        weights = self.graph.weights(node)
+    def _conv(self, node: Node) -> Iterator[_Broken]:
+        weights = node.weights()
         if weights is None or weights.ndim != 4:
             found = "computed weights" if weights is None else f"{weights.ndim - 2} dimensions"
-            return [self._broken("conv-2d", found, node=node)]
-        limits = self.limits
+            yield "conv-2d", found
+            return
+        limits, shape = self.limits, node.inputs[0].static_shape
         kernel = [int(k) for k in weights.shape[2:]]
         strides = list(node.attrs.get("strides", [1, 1]))
         dilations = list(node.attrs.get("dilations", [1, 1]))
-        pads = _pads(node, kernel, strides, dilations, self.graph.static_shape(node.inputs[0]))
-        broken = self._range("conv-kernel", node, "kernel", kernel, limits.conv_kernel)
-        broken += self._range("conv-stride", node, "stride", strides, limits.conv_stride)
-        broken += self._range("conv-dilation", node, "dilation", dilations, limits.conv_dilation)
-        broken += self._range("conv-maps", node, "maps", [weights.shape[0]], limits.conv_maps)
         groups = int(node.attrs.get("group", 1))
-        broken += self._range("conv-groups", node, "groups", [groups], limits.conv_groups)
+        yield from _outside("conv-kernel", "kernel", kernel, limits.conv_kernel)
+        yield from _outside("conv-stride", "stride", strides, limits.conv_stride)
+        yield from _outside("conv-dilation", "dilation", dilations, limits.conv_dilation)
+        yield from _outside("conv-maps", "maps", [weights.shape[0]], limits.conv_maps)
+        yield from _outside("conv-groups", "groups", [groups], limits.conv_groups)
+        pads = _pads(node, kernel, strides, dilations, shape)
         low, high = limits.conv_padding
         if any(not low <= p <= high or p >= kernel[i % 2] for i, p in enumerate(pads)):
-            found = f"padding {'x'.join(str(p) for p in pads)}, kernel {kernel[0]}x{kernel[1]}"
-            broken.append(self._broken("conv-padding", found, node=node))
-        shape = self.graph.static_shape(node.inputs[0])
-        if shape is not None:
-            data, weight = cbuf_banks(
-                shape[1], shape[3], (kernel[0], kernel[1]), dilations[0], self.precision
-            )
-            if data + weight > limits.cbuf_banks:
-                found = f"{data} + {weight} banks of {limits.cbuf_banks}"
-                broken.append(self._broken("conv-cbuf", found, node=node))
-            low, high = limits.hwc4_groups
-            is_input = any(node.inputs[0] is t for t in self.graph.graph.inputs)
-            if is_input and shape[1] <= 4 and not low <= groups <= high:
-                broken.append(self._broken("conv-groups-hwc4", f"{groups} groups", node=node))
-        return broken
+            yield "conv-padding", f"padding {describe(pads)}, kernel {describe(kernel)}"
+        if shape is None:
+            return
+        data, weight = cbuf_banks(
+            shape[1], shape[3], (kernel[0], kernel[1]), dilations[0], self.precision
+        )
+        if data + weight > limits.cbuf_banks:
+            yield "conv-cbuf", f"{data} + {weight} banks of {limits.cbuf_banks}"
+        low, high = limits.hwc4_groups
+        if node.inputs[0] in self.graph.inputs and shape[1] <= 4 and not low <= groups <= high:
+            yield "conv-groups-hwc4", f"{groups} groups"
 
-    def _deconv(self, node: gs.Node) -> list[Violation]:
-        weights = self.graph.weights(node)
+    def _deconv(self, node: Node) -> Iterator[_Broken]:
+        weights = node.weights()
         if weights is None or weights.ndim != 4:
-            return [self._broken("conv-2d", "computed weights or not 2D", node=node)]
+            yield "conv-2d", "computed weights or not 2D"
+            return
         limits = self.limits
         kernel = [int(k) for k in weights.shape[2:]]
         strides = list(node.attrs.get("strides", [1, 1]))
@@ -236,7 +219,7 @@ class NodeChecks:
         wide = kernel[0] == 1 and kernel[1] in limits.deconv_wide
         low, high = limits.deconv_kernel
         if not wide and not all(low <= k <= high for k in kernel):
-            wrong.append(f"kernel {kernel[0]}x{kernel[1]}")
+            wrong.append(f"kernel {describe(kernel)}")
         low, high = limits.deconv_disabled
         if kernel[0] == kernel[1] and low <= kernel[0] <= high:
             wrong.append(f"square kernel of {low} to {high}")
@@ -249,109 +232,97 @@ class NodeChecks:
             wrong.append(f"{node.attrs['group']} groups")
         if any(d != 1 for d in node.attrs.get("dilations", [1])):
             wrong.append("dilation")
-        return [self._broken("deconv", ", ".join(wrong), node=node)] if wrong else []
+        if wrong:
+            yield "deconv", ", ".join(wrong)
 
-    def _pool(self, node: gs.Node) -> list[Violation]:
+    def _pool(self, node: Node) -> Iterator[_Broken]:
         limits = self.limits
         kernel = list(node.attrs.get("kernel_shape", []))
         dilated = any(d != 1 for d in node.attrs.get("dilations", [1]))
         if len(kernel) != 2 or len(node.outputs) > 1 or dilated:
-            return [self._broken("pool-form", "1D, 3D, dilated or with indices", node=node)]
+            yield "pool-form", "1D, 3D, dilated or with indices"
+            return
         strides = list(node.attrs.get("strides", [1, 1]))
-        shape = self.graph.static_shape(node.inputs[0])
-        pads = _pads(node, kernel, strides, [1, 1], shape)
-        broken = self._range("pool-window", node, "window", kernel, limits.pool_window)
-        broken += self._range("pool-stride", node, "stride", strides, limits.pool_stride)
+        pads = _pads(node, kernel, strides, [1, 1], node.inputs[0].static_shape)
+        broken = [
+            *_outside("pool-window", "window", kernel, limits.pool_window),
+            *_outside("pool-stride", "stride", strides, limits.pool_stride),
+        ]
+        yield from broken
         if not broken or max(kernel) <= limits.pool_window[1]:
-            broken += self._range("pool-padding", node, "padding", pads, limits.pool_padding)
+            yield from _outside("pool-padding", "padding", pads, limits.pool_padding)
         exclusive = node.op == "AveragePool" and not node.attrs.get("count_include_pad", 0)
         if exclusive and any(pads) and self.soc == "xavier":
-            broken.append(self._broken("pool-exclusive", "padding left out", node=node))
+            yield "pool-exclusive", "padding left out"
         if self.precision == "int8":
-            broken.append(self._broken("pool-scale", node.op, node=node))
-        return broken
+            yield "pool-scale", node.op
 
-    def _clip(self, node: gs.Node) -> list[Violation]:
-        low, high = (self._bound(node, i) for i in (1, 2))
+    def _clip(self, node: Node) -> Iterator[_Broken]:
+        bounds = [node.constant(index) for index in (1, 2)]
+        low, high = (None if b is None else float(b.ravel()[0]) for b in bounds)
         minimum, maximum = self.limits.clip_upper
-        if low == 0.0 and high is not None and minimum <= high <= maximum:
-            return []
-        return [self._broken("clip-range", f"{low} to {high}", node=node)]
+        if low != 0.0 or high is None or not minimum <= high <= maximum:
+            yield "clip-range", f"{low} to {high}"
 
-    def _bound(self, node: gs.Node, index: int) -> float | None:
-        value = self.graph.input_constant(node, index)
-        return None if value is None else float(value.ravel()[0])
+    def _fp16_activation(self, node: Node) -> Iterator[_Broken]:
+        if self.precision == "int8":
+            yield "activation-fp16", node.op
 
-    def _fp16_activation(self, node: gs.Node) -> list[Violation]:
-        if self.precision != "int8":
-            return []
-        return [self._broken("activation-fp16", node.op, node=node)]
-
-    def _prelu(self, node: gs.Node) -> list[Violation]:
-        slope = self.graph.input_constant(node, 1)
-        rank = len(node.inputs[0].shape or ())
+    def _prelu(self, node: Node) -> Iterator[_Broken]:
+        slope, rank = node.constant(1), len(node.inputs[0].shape or ())
         # The parser adds leading ones to a slope (C, 1, 1).
-        if slope is not None and slope.ndim in (rank, rank - 1):
-            return []
-        return [self._broken("prelu-slope", "computed slope or other rank", node=node)]
+        if slope is None or slope.ndim not in (rank, rank - 1):
+            yield "prelu-slope", "computed slope or other rank"
 
-    def _elementwise(self, node: gs.Node) -> list[Violation]:
-        broken = []
+    def _elementwise(self, node: Node) -> Iterator[_Broken]:
         result = node.outputs[0].shape
-        shapes = []
-        for tensor in node.inputs:
-            constant = self.graph.constant_value(tensor)
-            shapes.append(tensor.shape if constant is None else constant.shape)
-        if result is None or any(s is None for s in shapes):
-            return [self._broken("static-shape", "unknown operand", node=node)]
+        shapes = [value.shape for value in node.inputs if value.shape is not None]
+        if result is None or len(shapes) < len(node.inputs):
+            yield "static-shape", "unknown operand"
+            return
         if len(result) != 4 or not all(_broadcasts(s, result) for s in shapes):
-            listed = ", ".join("x".join(str(d) for d in s) or "scalar" for s in shapes)
-            broken.append(self._broken("elementwise-broadcast", listed, node=node))
-        variables = [t for t in node.inputs if self.graph.constant_value(t) is None]
-        if self.precision == "int8" and len(variables) > 1 and node.op != "Mul":
-            broken.append(self._broken("elementwise-scale", node.op, node=node))
-        return broken
+            yield "elementwise-broadcast", ", ".join(describe(s) or "scalar" for s in shapes)
+        if self.precision == "int8" and len(node.variables) > 1 and node.op != "Mul":
+            yield "elementwise-scale", node.op
 
-    def _comparison(self, node: gs.Node) -> list[Violation]:
-        readers = node.outputs[0].outputs
-        if self.precision == "int8" and readers and all(r.op == "Cast" for r in readers):
-            return []
-        return [self._broken("comparison", "FP16, or its output is not cast", node=node)]
+    def _comparison(self, node: Node) -> Iterator[_Broken]:
+        readers = node.outputs[0].readers
+        if self.precision != "int8" or not readers or any(r.op != "Cast" for r in readers):
+            yield "comparison", "FP16, or its output is not cast"
 
-    def _concat(self, node: gs.Node) -> list[Violation]:
-        broken = []
+    def _concat(self, node: Node) -> Iterator[_Broken]:
         rank = len(node.outputs[0].shape or ())
         axis = int(node.attrs.get("axis", 1))
         axis = axis + rank if axis < 0 else axis
-        if rank != 4 or axis != 1:
-            broken.append(self._broken("concat-axis", f"axis {axis} of {rank}", node=node))
-        if len(node.inputs) < 2:
-            broken.append(self._broken("concat-inputs", "one input", node=node))
-        if self.precision == "int8" and not broken:
-            broken.append(self._broken("concat-scale", f"{len(node.inputs)} inputs", node=node))
-        return broken
+        along_channels, alone = rank == 4 and axis == 1, len(node.inputs) < 2
+        if not along_channels:
+            yield "concat-axis", f"axis {axis} of {rank}"
+        if alone:
+            yield "concat-inputs", "one input"
+        if self.precision == "int8" and along_channels and not alone:
+            yield "concat-scale", f"{len(node.inputs)} inputs"
 
-    def _lrn(self, node: gs.Node) -> list[Violation]:
-        broken = []
+    def _lrn(self, node: Node) -> Iterator[_Broken]:
         size = int(node.attrs.get("size", 0))
         if size not in self.limits.lrn_windows:
-            broken.append(self._broken("lrn", f"window {size}", node=node))
+            yield "lrn", f"window {size}"
         if self.precision == "int8":
-            broken.append(self._broken("lrn-fp16", "LRN", node=node))
-        return broken
+            yield "lrn-fp16", "LRN"
 
-    def _resize(self, node: gs.Node) -> list[Violation]:
-        scales = self.graph.input_constant(node, 1 if node.op == "Upsample" else 2)
+    def _resize(self, node: Node) -> Iterator[_Broken]:
+        scales = node.constant(1 if node.op == "Upsample" else 2)
         if scales is None or scales.size != 4:
-            return [self._broken("resize-scales", "an output size", node=node)]
+            yield "resize-scales", "an output size"
+            return
         values = [float(s) for s in scales]
         if values[0] != 1 or values[1] != 1:
-            return [self._broken("resize-scales", f"scales {values}", node=node)]
+            yield "resize-scales", f"scales {values}"
+            return
         mode = node.attrs.get("mode", "nearest")
         low, high = self.limits.nearest_scale if mode == "nearest" else self.limits.linear_scale
         if any(v != int(v) or not low <= v <= high for v in values[2:]):
-            found = f"{mode}, scales {values[2]:g}x{values[3]:g}"
-            return [self._broken("resize-factor", found, "", node=node)]
+            yield "resize-factor", f"{mode}, scales {values[2]:g}x{values[3]:g}", ""
+            return
         form = node.attrs.get("coordinate_transformation_mode", "half_pixel")
         rounding = node.attrs.get("nearest_mode", "round_prefer_floor")
         if node.op == "Upsample":
@@ -363,90 +334,82 @@ class NodeChecks:
             if mode == "nearest"
             else mode == "linear" and form == "half_pixel"
         )
-        if good:
-            return []
-        return [self._broken("resize-mode", f"{mode}, {form}, {rounding}", node=node)]
+        if not good:
+            yield "resize-mode", f"{mode}, {form}, {rounding}"
 
-    def _slice(self, node: gs.Node) -> list[Violation]:
-        values = [self.graph.input_constant(node, i) for i in range(1, 5)]
-        rank = len(node.inputs[0].shape or ())
-        if values[0] is None or values[1] is None or rank != 4:
-            found = f"{rank} dimensions" if rank != 4 else "computed bounds"
-            return [self._broken("slice-form", found, node=node)]
-        axes = range(len(values[0])) if values[2] is None else values[2].ravel().tolist()
-        steps = [1] if values[3] is None else values[3].ravel().tolist()
-        broken = []
-        if any(a % rank == 0 for a in axes):
-            broken.append(self._broken("slice-form", "along the batch", node=node))
+    def _slice(self, node: Node) -> Iterator[_Broken]:
+        bounds, rank = slice_bounds(node), len(node.inputs[0].shape or ())
+        if bounds is None or rank != 4:
+            yield "slice-form", f"{rank} dimensions" if rank != 4 else "computed bounds"
+            return
+        steps = [step for _, _, _, step in bounds]
+        if any(axis % rank == 0 for axis, _, _, _ in bounds):
+            yield "slice-form", "along the batch"
         if any(s != 1 for s in steps):
-            mend = None if id(node) in self._stem else ""
-            if any(s < 0 for s in steps) and id(node) in self._stem:
+            mend = None if node in self._stem else ""
+            if any(s < 0 for s in steps) and node in self._stem:
                 mend = "fold-input"
-            found = f"stride {', '.join(str(s) for s in steps)}"
-            broken.append(self._broken("slice-stride", found, mend, node=node))
-        return broken + self._slice_precision(node)
+            yield "slice-stride", f"stride {', '.join(str(s) for s in steps)}", mend
+        yield from self._slice_precision(node)
 
-    def _split(self, node: gs.Node) -> list[Violation]:
-        rank = len(node.inputs[0].shape or ())
-        axis = int(node.attrs.get("axis", 0))
+    def _split(self, node: Node) -> Iterator[_Broken]:
+        rank, axis = len(node.inputs[0].shape or ()), int(node.attrs.get("axis", 0))
         if rank != 4 or axis % rank == 0:
-            found = f"axis {axis} of {rank} dimensions"
-            return [self._broken("slice-form", found, node=node)]
-        return self._slice_precision(node)
+            yield "slice-form", f"axis {axis} of {rank} dimensions"
+        else:
+            yield from self._slice_precision(node)
 
-    def _slice_precision(self, node: gs.Node) -> list[Violation]:
+    def _slice_precision(self, node: Node) -> Iterator[_Broken]:
         if self.precision == "int8" and self.limits.slice_fp16_only:
-            return [self._broken("slice-fp16", node.op, node=node)]
-        return []
+            yield "slice-fp16", node.op
 
-    def _softmax(self, node: gs.Node) -> list[Violation]:
-        shape = self.graph.static_shape(node.inputs[0])
+    def _softmax(self, node: Node) -> Iterator[_Broken]:
+        shape = node.inputs[0].static_shape
         if self.soc == "xavier":
-            return [self._broken("softmax-xavier", "Softmax", node=node)]
-        if shape is None:
-            return []
-        axis = int(node.attrs.get("axis", -1)) % len(shape)
-        others = [d for i, d in enumerate(shape) if i not in (0, axis)]
-        alone = all(d == 1 for d in others)
-        most = self.limits.softmax_axis if alone else self.limits.softmax_axis_approximate
-        if axis == 0 or shape[axis] > most:
-            found = f"axis {axis} of {'x'.join(str(d) for d in shape)}"
-            return [self._broken("softmax", found, node=node)]
-        return []
+            yield "softmax-xavier", "Softmax"
+        elif shape is not None:
+            axis = int(node.attrs.get("axis", -1)) % len(shape)
+            alone = all(d == 1 for i, d in enumerate(shape) if i not in (0, axis))
+            limits = self.limits
+            most = limits.softmax_axis if alone else limits.softmax_axis_approximate
+            if axis == 0 or shape[axis] > most:
+                yield "softmax", f"axis {axis} of {describe(shape)}"
 
-    def _reshape(self, node: gs.Node) -> list[Violation]:
-        before, after = (self.graph.static_shape(t) for t in (node.inputs[0], node.outputs[0]))
+    def _reshape(self, node: Node) -> Iterator[_Broken]:
+        before, after = node.inputs[0].static_shape, node.outputs[0].static_shape
         if before is None or after is None:
-            return []
-        found = f"{'x'.join(map(str, before))} -> {'x'.join(map(str, after))}"
+            return
+        found = f"{describe(before)} -> {describe(after)}"
         if len(before) != 4 or len(after) != 4:
-            return [self._broken("shuffle-4d", found, node=node)]
-        if before[0] != after[0]:
-            return [self._broken("shuffle-batch", found, node=node)]
-        return []
+            yield "shuffle-4d", found
+        elif before[0] != after[0]:
+            yield "shuffle-batch", found
 
-    def _transpose(self, node: gs.Node) -> list[Violation]:
+    def _transpose(self, node: Node) -> Iterator[_Broken]:
         rank = len(node.inputs[0].shape or ())
         perm = list(node.attrs.get("perm", range(rank)[::-1]))
+        order = f"order {' '.join(map(str, perm))}"
         if rank != 4:
-            found = f"{rank} dimensions, order {' '.join(map(str, perm))}"
-            return [self._broken("shuffle-4d", found, node=node)]
-        if perm[0] != 0:
-            found = f"order {' '.join(map(str, perm))}"
-            return [self._broken("shuffle-batch", found, node=node)]
-        return []
+            yield "shuffle-4d", f"{rank} dimensions, {order}"
+        elif perm[0] != 0:
+            yield "shuffle-batch", order
 
-    def _matmul(self, node: gs.Node) -> list[Violation]:
-        if self.graph.input_constant(node, 1) is not None:
-            return []
-        return [self._broken("matmul", "computed second operand", node=node)]
+    def _matmul(self, node: Node) -> Iterator[_Broken]:
+        if node.constant(1) is None:
+            yield "matmul", "computed second operand"
 
-    def _reduce(self, node: gs.Node) -> list[Violation]:
-        axes = node.attrs.get("axes", self.graph.input_constant(node, 1))
-        rank = len(node.inputs[0].shape or ())
+    def _reduce(self, node: Node) -> Iterator[_Broken]:
+        axes, rank = node.attrs.get("axes", node.constant(1)), len(node.inputs[0].shape or ())
         if axes is None or rank != 4 or any(int(a) % rank == 0 for a in axes):
-            return [self._broken("reduce", f"axes {axes}", node=node)]
-        return []
+            yield "reduce", f"axes {axes}"
+
+
+def _outside(
+    rule: str, what: str, values: Sequence[int], limits: tuple[int, int]
+) -> Iterator[tuple[str, str]]:
+    """Yield a rule where a value is not within its limits."""
+    if not all(limits[0] <= v <= limits[1] for v in values):
+        yield rule, f"{what} {describe(values)}"
 
 
 def _broadcasts(shape: Sequence[Any], result: Sequence[Any]) -> bool:
@@ -460,7 +423,7 @@ def _broadcasts(shape: Sequence[Any], result: Sequence[Any]) -> bool:
 
 
 def _pads(
-    node: gs.Node,
+    node: Node,
     kernel: Sequence[int],
     strides: Sequence[int],
     dilations: Sequence[int],

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+_Node = TypeVar("_Node", bound=Hashable)
 
 
 def partition(
-    order: Sequence[int], edges: Mapping[int, Sequence[int]], on_dla: Sequence[int]
-) -> list[list[int]]:
+    order: Sequence[_Node], edges: Mapping[_Node, Sequence[_Node]], on_dla: Sequence[_Node]
+) -> list[list[_Node]]:
     """Group DLA nodes into the largest connected regions that can run without a cycle.
 
     Two neighbours join unless a path from one to the other leaves the region in between: the
@@ -27,10 +30,10 @@ def partition(
     position = {node: i for i, node in enumerate(order)}
     wanted = set(on_dla)
     region = {node: node for node in order}
-    members: dict[int, list[int]] = {node: [node] for node in order}
+    members: dict[_Node, list[_Node]] = {node: [node] for node in order}
     successors = {node: set(edges.get(node, ())) for node in order}
 
-    def would_cycle(first: int, second: int) -> bool:
+    def would_cycle(first: _Node, second: _Node) -> bool:
         """Whether a path of two edges or more leads from region `first` to region `second`."""
         seen = {first}
         stack = [s for s in successors[first] if s != second]

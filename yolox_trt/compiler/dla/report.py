@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 from yolox_trt.compiler.dla.rules import Effect, Violation
@@ -152,61 +152,21 @@ class DlaReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
+        values = _plain(self) | {"passes": self.passes, "mending_passes": list(self.mending_passes)}
+        return {name: value for name, value in values.items() if name != "head_unknown"}
 
-        def broken(violation: Violation) -> dict[str, str]:
-            return {
-                "rule": violation.rule.id,
-                "text": violation.rule.text,
-                "found": violation.found,
-                "effect": violation.effect.value,
-                "source": violation.rule.source,
-                "mended_by": violation.mended_by,
-            }
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Violation):
+        rule = value.rule
         return {
-            "model": self.model,
-            "tensorrt": self.tensorrt,
-            "precision": self.precision,
-            "soc": self.soc,
-            "passes": self.passes,
-            "input_format": self.input_format,
-            "output_format": self.output_format,
-            "nodes": [
-                {
-                    "name": n.name,
-                    "op": n.op,
-                    "device": n.device,
-                    "precision": n.precision,
-                    "subgraph": n.subgraph,
-                    "inputs": list(n.inputs),
-                    "outputs": list(n.outputs),
-                    "shape": None if n.shape is None else list(n.shape),
-                    "detail": n.detail,
-                    "violations": [broken(v) for v in n.violations],
-                }
-                for n in self.nodes
-            ],
-            "subgraphs": [
-                {
-                    "index": s.index,
-                    "nodes": list(s.nodes),
-                    "inputs": list(s.inputs),
-                    "outputs": list(s.outputs),
-                    "weights": s.weights,
-                    "intermediates": s.intermediates,
-                }
-                for s in self.subgraphs
-            ],
-            "transfers": [
-                {
-                    "tensor": t.tensor,
-                    "source": t.source,
-                    "target": t.target,
-                    "size": t.size,
-                    "boundary": t.boundary,
-                }
-                for t in self.transfers
-            ],
-            "graph_violations": [broken(v) for v in self.graph_violations],
-            "mending_passes": list(self.mending_passes),
+            "rule": rule.id,
+            "text": rule.text,
+            "found": value.found,
+            "effect": rule.effect.value,
+            "source": rule.source,
+            "mended_by": value.mended_by,
         }
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

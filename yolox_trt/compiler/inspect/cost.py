@@ -6,13 +6,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from yolox_trt.core.errors import ModelError
-from yolox_trt.graph.model_graph import ModelGraph
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Array, Node, Value, folded
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class NodeCost:
         return self.flops / moved if moved else 0.0
 
 
-def node_costs(graph: ModelGraph) -> list[NodeCost]:
+def node_costs(graph: Graph) -> list[NodeCost]:
     """Return the cost of every node, in topological order.
 
     A convolution takes 2 Ho Wo Cin Kh Kw Cout / groups operations: TIER IV's
@@ -72,85 +69,72 @@ def node_costs(graph: ModelGraph) -> list[NodeCost]:
     Raises:
         ModelError: sizes are open.
     """
-    graph.toposort()
-    return [_cost(graph, node) for node in graph.nodes]
+    graph.infer_shapes()
+    return [_cost(node) for node in graph.nodes]
 
 
-def count_parameters(graph: ModelGraph) -> int:
+def count_parameters(graph: Graph) -> int:
     """Return the weights of convolutions, matrix products and normalisations of a graph.
 
     Each constant counts once, however many nodes read it. Running statistics of a batch norm are
     not parameters (PyTorch calls them buffers).
     """
-    seen: dict[int, int] = {}
-    for node in graph.nodes:
-        for index in _parameter_inputs(node):
-            constant = graph.weights(node, index)
-            if constant is not None:
-                seen[id(node.inputs[index])] = constant.size
+    seen = {
+        value: constant.size
+        for node in graph.nodes
+        for value, constant in _parameters(node).items()
+    }
     return sum(seen.values())
 
 
-def _parameter_inputs(node: gs.Node) -> range:
+def _parameters(node: Node) -> dict[Value, Array]:
+    """Return the inputs of a node that are its parameters, with what they hold."""
     last = {"MatMul": 1, "PRelu": 1, "Conv": 2, "ConvTranspose": 2, "Gemm": 2}.get(node.op, 0)
     last = 2 if node.op == "BatchNormalization" else last
-    return range(1, min(last + 1, len(node.inputs)))
+    found = {value: folded(value) for value in node.inputs[1 : last + 1]}
+    return {value: constant for value, constant in found.items() if constant is not None}
 
 
-def _cost(graph: ModelGraph, node: gs.Node) -> NodeCost:
-    weights = {
-        id(node.inputs[i]) for i in _parameter_inputs(node) if graph.weights(node, i) is not None
-    }
-    variables = [
-        t
-        for t in node.inputs
-        if graph.constant_value(t) is None and not t.is_empty() and id(t) not in weights
-    ]
+def _cost(node: Node) -> NodeCost:
+    parameters = _parameters(node)
+    variables = [value for value in node.variables if value not in parameters]
     shapes = []
-    for tensor in [*variables, *node.outputs]:
-        shape = graph.static_shape(tensor)
-        if shape is None:
-            if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-                shape = ()
-            else:
-                raise ModelError(
-                    f"tensor '{tensor.name}' of size {tensor.shape}",
-                    expected="fixed sizes",
-                    fix="give `--input-size HxW` and `--batch N`",
-                )
-        shapes.append(shape)
+    for value in [*variables, *node.outputs]:
+        shape = value.static_shape
+        if shape is None and node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            raise ModelError(
+                f"tensor '{value.name}' of size {value.shape}",
+                expected="fixed sizes",
+                fix="give `--input-size HxW` and `--batch N`",
+            )
+        shapes.append(shape or ())
     inputs, outputs = shapes[: len(variables)], shapes[len(variables) :]
     first_in = inputs[0] if inputs else ()
     first_out = outputs[0] if outputs else ()
-    parameters = sum(
-        c.size for i in _parameter_inputs(node) if (c := graph.weights(node, i)) is not None
-    )
     return NodeCost(
         node.name,
         node.op,
-        _flops(graph, node, first_in, first_out),
-        parameters,
+        _flops(node, first_in, first_out),
+        sum(constant.size for constant in parameters.values()),
         sum(math.prod(s) for s in inputs if s),
         sum(math.prod(s) for s in outputs if s),
         first_in,
         first_out,
-        _kernel(graph, node),
+        _kernel(node),
         tuple(node.attrs.get("strides", ())) if node.op.startswith(("Conv", "Max", "Ave")) else (),
         int(node.attrs.get("group", 1)),
     )
 
 
-def _kernel(graph: ModelGraph, node: gs.Node) -> tuple[int, ...]:
+def _kernel(node: Node) -> tuple[int, ...]:
     if node.op in ("Conv", "ConvTranspose"):
-        weights = graph.weights(node)
+        weights = node.weights()
         return () if weights is None else tuple(int(k) for k in weights.shape[2:])
     return tuple(node.attrs.get("kernel_shape", ()))
 
 
-def _flops(
-    graph: ModelGraph, node: gs.Node, source: tuple[int, ...], result: tuple[int, ...]
-) -> int:
-    weights = graph.weights(node)
+def _flops(node: Node, source: tuple[int, ...], result: tuple[int, ...]) -> int:
+    weights = node.weights()
     if node.op == "Conv" and weights is not None:
         # (Cout, Cin / groups, kh, kw): the product is what one output position takes.
         batch_and_space = result[0] * math.prod(result[2:])

@@ -22,12 +22,13 @@ from yolox_trt.compiler.surgery.activation_patterns import is_silu
 from yolox_trt.compiler.surgery.fixed_shape import FixedShape
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
-from yolox_trt.graph.folding import fold_constants
-from yolox_trt.graph.model_graph import ModelGraph, load_model
+from yolox_trt.engines.engine_file import open_model
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.shape_walk import fold_constants
+from yolox_trt.graph.values import Node
 
 if TYPE_CHECKING:
     import onnx
-    import onnx_graphsurgeon as gs
 
 #: Channels that fill the matrix units: INT8 works on 32 at a time, FP16 on 16 (TIER IV, 2023).
 CHANNEL_MULTIPLES = {"int8": 32, "fp16": 16}
@@ -182,18 +183,19 @@ def inspect_model(
         tensorrt=tensorrt,
     )
     chip = HARDWARE[hardware] if hardware else None
-    loaded = load_model(model)
-    name = Path(model).name if isinstance(model, str | Path) else loaded.graph.name
-    original = ModelGraph(loaded)
-    shape = original.image.shape or []
+    graph = open_model(model).copy()
+    name = graph.path.name if graph.path else graph.name
+    graph.upgrade()
+    original = graph.copy()
+    graph.infer_shapes()
+    shape = graph.image.shape or ()
     open_batch = bool(shape) and not isinstance(shape[0], int)
     height, width = input_size or (None, None)
-    fixed = FixedShape(1 if open_batch and batch is None else batch, height, width)
-    graph = ModelGraph(fixed.run(loaded).model)
+    FixedShape(1 if open_batch and batch is None else batch, height, width).run(graph)
     fold_constants(graph)
-    if any(not isinstance(d, int) for d in graph.image.shape or [None]):
+    if graph.image.static_shape is None:
         raise ModelError(
-            f"input of size {graph.image.shape}",
+            f"input of size {list(graph.image.shape or ())}",
             expected="fixed sizes",
             fix=("set ", options_of(InspectOptions)["input_size"]),
         )
@@ -211,7 +213,7 @@ def inspect_model(
     for cost in costs:
         if not cost.flops:
             continue
-        activation, nodes = _activation(graph, by_name[cost.name])
+        activation, nodes = _activation(by_name[cost.name])
         utilisation = _utilisation(cost, CHANNEL_MULTIPLES[precision])
         padded += cost.flops / utilisation
         own_time = sum(measured.get(n, 0.0) for n in nodes) if profile else None
@@ -320,12 +322,12 @@ def _utilisation(cost: NodeCost, multiple: int) -> float:
     return (cin * cout) / (padded_in * padded_out)
 
 
-def _activation(graph: ModelGraph, conv: gs.Node) -> tuple[str, tuple[str, ...]]:
+def _activation(conv: Node) -> tuple[str, tuple[str, ...]]:
     """Return the activation behind a convolution, and the names of all their nodes."""
-    readers = list({id(n): n for n in conv.outputs[0].outputs}.values())
+    readers = conv.outputs[0].readers
     if {n.op for n in readers} == {"Sigmoid", "Mul"} and len(readers) == 2:
         product = next(n for n in readers if n.op == "Mul")
-        if is_silu(graph, product):
+        if is_silu(product):
             return "SiLU", (conv.name, *(n.name for n in readers))
     if len(readers) == 1 and readers[0].op in _ACTIVATIONS:
         op = readers[0].op
@@ -333,30 +335,29 @@ def _activation(graph: ModelGraph, conv: gs.Node) -> tuple[str, tuple[str, ...]]
     return "", (conv.name,)
 
 
-def _activations(graph: ModelGraph) -> tuple[dict[str, int], dict[str, int]]:
+def _gate(node: Node) -> Node | None:
+    """Return the Sigmoid of a SiLU, given its Mul; None for other nodes."""
+    if not is_silu(node):
+        return None
+    return next(source for source in node.sources if source.op == "Sigmoid")
+
+
+def _activations(graph: Graph) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how often each activation stands, and how many elements it computes."""
     counts: Counter[str] = Counter()
     elements: Counter[str] = Counter()
-    gates: set[int] = set()
+    # The gate of a SiLU is no activation of its own.
+    gates = {_gate(node) for node in graph.nodes}
     for node in graph.nodes:
-        if is_silu(graph, node):
-            gates |= {id(p) for t in node.inputs if (p := graph.producer(t)) is not None}
+        if is_silu(node):
             name = "SiLU"
-        elif node.op in _ACTIVATIONS:
+        elif node.op in _ACTIVATIONS and node not in gates:
             name = _NAMES.get(node.op, node.op)
         else:
             continue
-        shape = graph.static_shape(node.outputs[0]) or (0,)
         counts[name] += 1
-        elements[name] += math.prod(shape)
-    for node in graph.nodes:
-        # The gate of a SiLU is no activation of its own.
-        if node.op == "Sigmoid" and id(node) in gates:
-            counts["Sigmoid"] -= 1
-            elements["Sigmoid"] -= math.prod(graph.static_shape(node.outputs[0]) or (0,))
-    return (
-        {k: v for k, v in counts.most_common() if v > 0},
-        {k: v for k, v in elements.most_common() if v > 0},
-    )
+        elements[name] += math.prod(node.outputs[0].static_shape or (0,))
+    return dict(counts.most_common()), {k: v for k, v in elements.most_common() if v > 0}
 
 
 def _layer_parts(layer: str) -> list[str]:
@@ -375,15 +376,11 @@ def _assign(profile: Mapping[str, float], names: list[str]) -> dict[str, float]:
     return result
 
 
-def _silu_time(graph: ModelGraph, profile: Mapping[str, float]) -> float:
+def _silu_time(graph: Graph, profile: Mapping[str, float]) -> float:
     """Return the share of time in layers that hold nothing but nodes of SiLU."""
-    silu: set[str] = set()
-    names = {n.name for n in graph.nodes}
-    for node in graph.nodes:
-        if is_silu(graph, node):
-            silu.add(node.name)
-            producers = [graph.producer(t) for t in node.inputs]
-            silu |= {p.name for p in producers if p is not None and p.op == "Sigmoid"}
+    gates = {node: _gate(node) for node in graph.nodes}
+    silu = {n.name for pair in gates.items() for n in pair if n is not None and pair[1] is not None}
+    names = {node.name for node in graph.nodes}
     total = sum(profile.values())
     own = 0.0
     for layer, time in profile.items():

@@ -6,18 +6,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
-from yolox_trt.graph.model_graph import ModelGraph
-from yolox_trt.graph.regions import head_and_stem
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.head import head_and_stem
+from yolox_trt.graph.values import Node
 
 # onnx/onnx-tensorrt, docs/operators.md of release 8.5 (opset up to 17).
 _TAKEN_8 = frozenset(
@@ -80,7 +77,7 @@ class ParserProblem:
 
 
 def check_parser(
-    graph: ModelGraph, tensorrt: str, *, folded: frozenset[str] = frozenset()
+    graph: Graph, tensorrt: str, *, folded: frozenset[str] = frozenset()
 ) -> list[ParserProblem]:
     """Return what TensorRT's ONNX parser will not take of a graph.
 
@@ -106,30 +103,29 @@ def check_parser(
     taken = _TAKEN_8 | (_ADDED_10 if major >= 10 else frozenset())
     problems = []
     most = 17 if major < 10 else 24
-    if graph.graph.opset > most:
+    if graph.opset > most:
         problems.append(
             ParserProblem(
                 "",
                 "opset",
-                f"opset {graph.graph.opset}; the parser is made for up to {most}",
+                f"opset {graph.opset}; the parser is made for up to {most}",
                 refused=False,
             )
         )
+    graph.infer_shapes()
     head, _ = head_and_stem(graph)
     for node in graph.nodes:
-        reason, mend = _problem(graph, node, taken, major)
+        reason, mend = _problem(node, taken, major)
         if reason:
             if node.name in folded:
                 mend = "fold-constants"
-            elif not mend and id(node) in head:
+            elif not mend and node in head:
                 mend = "cut-head"
             problems.append(ParserProblem(node.name, node.op, reason, mend))
     return problems
 
 
-def _problem(
-    graph: ModelGraph, node: gs.Node, taken: frozenset[str], major: int
-) -> tuple[str, str]:
+def _problem(node: Node, taken: frozenset[str], major: int) -> tuple[str, str]:
     if node.op not in taken:
         if node.op in _PLUGINS:
             return ("", "") if major < 11 else ("plugin of the old interface", "cut-head")
@@ -137,7 +133,7 @@ def _problem(
             return f"operator of domain '{node.domain}' needs a plugin", ""
         mend = "activations" if node.op == "Swish" else ""
         return "the parser has no such operator", mend
-    if node.op == "MaxPool" and len(node.outputs) > 1 and node.outputs[1].outputs:
+    if node.op == "MaxPool" and len(node.outputs) > 1 and node.outputs[1].readers:
         return "its Indices output is used", ""
     if node.op in ("MaxPool", "AveragePool"):
         if any(d != 1 for d in node.attrs.get("dilations", [1])):
@@ -152,18 +148,17 @@ def _problem(
         if node.attrs.get("antialias", 0):
             return "antialiasing", ""
     axes_input = {"Slice": 3, "Squeeze": 1, "Unsqueeze": 1}.get(node.op)
-    if axes_input is not None and major < 10 and len(node.inputs) > axes_input:
-        axes = node.inputs[axes_input]
-        if not axes.is_empty() and graph.constant_value(axes) is None:
+    if axes_input is not None and major < 10:
+        axes = node.input(axes_input)
+        if axes is not None and not axes.is_constant:
             return "its axes are computed", "fold-constants"
     if node.op in ("QuantizeLinear", "DequantizeLinear") and len(node.inputs) > 2:
-        zero = graph.input_constant(node, 2)
+        zero = node.constant(2)
         if zero is not None and np.any(zero):
             return "a zero point other than 0", ""
-    if node.op == "ScatterND" and node.attrs.get("reduction", b"none") not in ("none", b"none"):
+    if node.op == "ScatterND" and node.attrs.get("reduction", "none") != "none":
         return "a reduction", ""
-    for tensor in node.inputs:
-        is_bytes = tensor.dtype is not None and np.dtype(tensor.dtype) == np.uint8
-        if is_bytes and node.op not in ("Cast", "DequantizeLinear"):
-            return "a uint8 tensor; only network inputs are, and only a Cast reads them", ""
+    reads_bytes = any(value.dtype == np.uint8 for value in node.inputs)
+    if reads_bytes and node.op not in ("Cast", "DequantizeLinear"):
+        return "a uint8 tensor; only network inputs are, and only a Cast reads them", ""
     return "", ""

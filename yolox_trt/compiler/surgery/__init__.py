@@ -12,15 +12,15 @@ from yolox_trt.compiler.surgery.pipeline import (
     optimize,
 )
 from yolox_trt.compiler.surgery.report import GraphFigures, PassRecord, SurgeryReport
-from yolox_trt.compiler.surgery.surgery_pass import PassResult, SurgeryPass
+from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 
 __all__ = [
     "PASSES",
     "TOLERANCE",
     "GraphFigures",
     "OptimizeResult",
+    "PassLog",
     "PassRecord",
-    "PassResult",
     "SurgeryOptions",
     "SurgeryPass",
     "SurgeryReport",

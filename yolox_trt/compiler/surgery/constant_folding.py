@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
-from yolox_trt.graph.folding import fold_constants
-from yolox_trt.graph.model_graph import ModelGraph
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.shape_walk import fold_constants
 
 
 class ConstantFolding(SurgeryPass):
@@ -15,7 +15,7 @@ class ConstantFolding(SurgeryPass):
     name = "fold-constants"
     summary = "nodes that compute constants (Shape chains too) -> their results"
 
-    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
+    def rewrite(self, graph: Graph, log: PassLog) -> None:
         gone = fold_constants(graph)
         if gone:
             listed = ", ".join(f"{n} {op}" for op, n in sorted(gone.items()))

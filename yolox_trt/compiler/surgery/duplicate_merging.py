@@ -5,15 +5,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
-from yolox_trt.graph.model_graph import ModelGraph
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Node, Value
 
 _RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"})
 
@@ -27,37 +25,36 @@ class DuplicateMerging(SurgeryPass):
     name = "merge-duplicates"
     summary = "equal nodes on equal inputs -> one node"
 
-    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
-        graph.toposort()
-        seen: dict[tuple[Any, ...], gs.Node] = {}
+    def rewrite(self, graph: Graph, log: PassLog) -> None:
+        graph.sort()
+        seen: dict[tuple[Any, ...], Node] = {}
         merged = 0
         for node in graph.nodes:
             if node.op in _RANDOM or not node.outputs:
                 continue
-            key = _key(graph, node)
+            key = _key(node)
             first = seen.setdefault(key, node)
-            outputs = node.outputs
-            if first is node or any(graph.is_output(t) for t in outputs):
+            if first is node or any(value.is_output for value in node.outputs):
                 continue
-            for mine, theirs in zip(list(outputs), list(first.outputs), strict=True):
-                graph.replace_tensor(mine, theirs)
+            for mine, theirs in zip(node.outputs, first.outputs, strict=True):
+                graph.replace(mine, theirs)
             merged += 1
         if merged:
             log.change(f"{merged} duplicated nodes merged")
 
 
-def _key(graph: ModelGraph, node: gs.Node) -> tuple[Any, ...]:
-    inputs = tuple(_contents(graph, tensor) or (tensor.name,) for tensor in node.inputs)
-    attrs = tuple(sorted((k, _contents(graph, v) or repr(v)) for k, v in node.attrs.items()))
+def _key(node: Node) -> tuple[Any, ...]:
+    """Return what equal nodes have in common."""
+    if node.has_graph:
+        return (node,)
+    inputs = tuple(_contents(value) for value in node.inputs)
+    attrs = tuple(sorted((name, repr(value)) for name, value in node.attrs.items()))
     return node.op, node.domain, attrs, inputs, len(node.outputs)
 
 
-def _contents(graph: ModelGraph, value: Any) -> tuple[Any, ...] | None:
-    """Return what tells a constant or graph from others, None for anything else."""
-    if hasattr(value, "nodes"):
-        return (id(value),)  # a graph inside is like no other
-    constant = graph.constant_value(value)
+def _contents(value: Value) -> tuple[Any, ...]:
+    constant = value.values
     if constant is None:
-        return None
+        return (value.name,)
     digest = hashlib.sha256(np.ascontiguousarray(constant).tobytes()).hexdigest()
     return constant.dtype.str, constant.shape, digest

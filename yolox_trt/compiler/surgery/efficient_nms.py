@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +12,11 @@ from yolox_trt.compiler.surgery.head_cut import RawLevel, find_raw_levels
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.model_spec import METADATA_SIGMOID, METADATA_STRIDES
-from yolox_trt.graph.model_graph import ModelGraph
-from yolox_trt.graph.normalization import PLUGIN_DOMAIN
+from yolox_trt.graph.graph import PLUGIN_DOMAIN, Graph
+from yolox_trt.graph.head import anchor_grid
+from yolox_trt.graph.values import Value
 
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-_FLOAT32 = 1  # onnx.TensorProto.FLOAT
+_FLOAT32, _INT32 = 1, 6  # onnx.TensorProto.FLOAT, INT32
 OUTPUTS = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
 
 
@@ -74,8 +72,8 @@ class EfficientNmsAttachment(SurgeryPass):
         if class_agnostic:
             self.attrs["class_agnostic"] = 1
 
-    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
-        if any(n.op == "EfficientNMS_TRT" for n in graph.graph.nodes):
+    def rewrite(self, graph: Graph, log: PassLog) -> None:
+        if graph.count("EfficientNMS_TRT"):
             log.note("EfficientNMS_TRT is attached already; cut the head first to change it")
             return
         batch = graph.image.shape[0] if graph.image.shape is not None else None
@@ -86,26 +84,25 @@ class EfficientNmsAttachment(SurgeryPass):
             boxes.append(box)
             scores.append(score)
         # The coordinates of all anchors, then of all scores, level by level.
-        all_boxes = graph.add_node("Concat", "nms_boxes", boxes, {"axis": 1})
-        all_scores = graph.add_node("Concat", "nms_scores", scores, {"axis": 1})
+        joined = [
+            graph.add_node("Concat", "nms_boxes", boxes, {"axis": 1}),
+            graph.add_node("Concat", "nms_scores", scores, {"axis": 1}),
+        ]
         count = int(self.attrs["max_output_boxes"])
         kinds = (
-            (np.int32, [1]),
-            (np.float32, [count, 4]),
-            (np.float32, [count]),
-            (np.int32, [count]),
+            (_INT32, [1]),
+            (_FLOAT32, [count, 4]),
+            (_FLOAT32, [count]),
+            (_INT32, [count]),
         )
-        old = {t.name for t in graph.graph.outputs}
-        graph.graph.outputs = []
+        old = {value.name for value in graph.outputs}
         outputs = []
-        for name, (dtype, shape) in zip(OUTPUTS, kinds, strict=True):
-            if name in old:
-                graph.graph.tensors()[name].name = graph.unique_name(f"{name}_before")
-            outputs.append(graph.variable(name, dtype, [batch, *shape]))
-        graph.add_plugin(
-            "EfficientNMS_TRT", [all_boxes, all_scores], outputs, self.attrs, PLUGIN_DOMAIN
-        )
-        graph.graph.outputs = outputs
+        for name, (elem_type, shape) in zip(OUTPUTS, kinds, strict=True):
+            outputs.append(Value("", elem_type, [batch, *shape]))
+            graph.rename(outputs[-1], name)
+        op = "EfficientNMS_TRT"
+        graph.add_node(op, op, joined, self.attrs, domain=PLUGIN_DOMAIN, output=outputs)
+        graph.outputs = outputs
         for key in (METADATA_SIGMOID, METADATA_STRIDES):
             graph.metadata.pop(key, None)
         log.change(
@@ -115,11 +112,10 @@ class EfficientNmsAttachment(SurgeryPass):
         )
 
 
-def _decode(graph: ModelGraph, level: RawLevel) -> tuple[gs.Tensor, gs.Tensor]:
+def _decode(graph: Graph, level: RawLevel) -> tuple[Value, Value]:
     """Return boxes (N, A, 4) and scores (N, A, C) of one level."""
-    shape = graph.static_shape(level.box)
-    height, width = (level.box.shape or [0] * 4)[2:]
-    if shape is None and not all(isinstance(d, int) for d in (height, width)):
+    height, width = (level.box.shape or (None,) * 4)[2:]
+    if not isinstance(height, int) or not isinstance(width, int):
         raise ModelError(
             f"level of stride {level.stride} with open height or width",
             expected="a fixed input size",
@@ -127,38 +123,32 @@ def _decode(graph: ModelGraph, level: RawLevel) -> tuple[gs.Tensor, gs.Tensor]:
         )
     tag = f"nms_{level.stride}"
 
-    def flat(tensor: gs.Tensor, suffix: str) -> gs.Tensor:
+    def flat(tensor: Value, suffix: str) -> Value:
         # (N, C, h, w) -> (N, C, h w) -> (N, h w, C); 0 keeps the batch, fixed or open.
         target = graph.constant(f"{tag}_{suffix}_shape", [0, 0, -1], np.int64)
         wide = graph.add_node("Reshape", f"{tag}_{suffix}_flat", [tensor, target])
         return graph.add_node("Transpose", f"{tag}_{suffix}", [wide], {"perm": [0, 2, 1]})
 
-    def in_float32(tensor: gs.Tensor, suffix: str) -> gs.Tensor:
+    def in_float32(tensor: Value, suffix: str) -> Value:
         # The plugin and the constants below are float32, and pixels above 2048 have steps of two
         # in FP16.
         if tensor.dtype != np.float16:
             return tensor
-        to = {"to": _FLOAT32}
-        return graph.add_node("Cast", f"{tag}_{suffix}_float32", [tensor], to, shape=tensor.shape)
+        return graph.add_node("Cast", f"{tag}_{suffix}_float32", [tensor], {"to": _FLOAT32})
 
-    def part(tensor: gs.Tensor, first: int, last: int) -> gs.Tensor:
-        name = f"{tag}_box{first}"
-        bounds = [
-            graph.constant(f"{name}_{n}", [v], np.int64)
-            for n, v in (("start", first), ("end", last), ("axis", 2), ("step", 1))
-        ]
-        return graph.add_node("Slice", name, [tensor, *bounds])
+    def part(tensor: Value, first: int, last: int) -> Value:
+        return graph.slice(tensor, f"{tag}_box{first}", first, last, 2)
 
-    y, x = np.mgrid[0:height, 0:width]
-    corners = np.stack((x, y), -1).reshape(1, -1, 2).astype(np.float32)
-    grid = graph.constant(f"{tag}_grid", corners)
-    stride = graph.constant(f"{tag}_stride", np.asarray(level.stride, np.float32))
+    size = (height * level.stride, width * level.stride)
+    corners, _ = anchor_grid(size, [level.stride])
+    grid = graph.constant(f"{tag}_grid", corners[None], np.float32)
+    stride = graph.constant(f"{tag}_stride", level.stride, np.float32)
     box = flat(in_float32(level.box, "box"), "box")
     centre = graph.add_node("Add", f"{tag}_centre", [part(box, 0, 2), grid])
     centre = graph.add_node("Mul", f"{tag}_centre_px", [centre, stride])
-    size = graph.add_node("Exp", f"{tag}_size", [part(box, 2, 4)])
-    size = graph.add_node("Mul", f"{tag}_size_px", [size, stride])
-    boxes = graph.add_node("Concat", f"{tag}_boxes", [centre, size], {"axis": 2})
+    extent = graph.add_node("Exp", f"{tag}_size", [part(box, 2, 4)])
+    extent = graph.add_node("Mul", f"{tag}_size_px", [extent, stride])
+    boxes = graph.add_node("Concat", f"{tag}_boxes", [centre, extent], {"axis": 2})
     probabilities = [
         graph.add_node("Sigmoid", f"{tag}_{n}_sigmoid", [flat(in_float32(t, n), n)])
         for n, t in (("obj", level.objectness), ("cls", level.classes))

@@ -5,19 +5,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from yolox_trt.compiler.surgery.convolutions import bias_of, per_channel, set_weights
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
-from yolox_trt.graph.model_graph import ModelGraph
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-Array = npt.NDArray[Any]
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Array, Node, Value, slice_bounds
 
 
 class InputFolding(SurgeryPass):
@@ -42,23 +37,23 @@ class InputFolding(SurgeryPass):
     def __init__(self, *, metadata: bool = False, allow_pad: bool = True) -> None:
         self.metadata, self.allow_pad = metadata, allow_pad
 
-    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
+    def rewrite(self, graph: Graph, log: PassLog) -> None:
         image = graph.image
         channels = image.shape[1] if image.shape is not None else None
         if not isinstance(channels, int):
             log.note(f"input {image.name}: its channel count is open")
             return
-        start: gs.Tensor = image
-        cast = graph.single_consumer(image)
+        start: Value = image
+        cast = image.only_reader
         if cast is not None and cast.op == "Cast":
             start = cast.outputs[0]
         chain = _Chain(channels)
         outside = self._outside(graph, chain, log)
-        tensor, steps = _follow(graph, start, chain)
+        tensor, steps = _follow(start, chain)
         if not steps and outside is None:
             return
-        convs = list({id(n): n for n in tensor.outputs}.values())
-        reason = _refusal(graph, tensor, convs, chain)
+        convs = tensor.readers
+        reason = _refusal(tensor, convs, chain)
         padded = [c for c in convs if any(_pads(c))] if not reason else []
         colour: float | None = None
         source = start
@@ -76,10 +71,8 @@ class InputFolding(SurgeryPass):
             return
         for conv in convs:
             _fold(graph, conv, chain)
-            inputs = list(conv.inputs)
             pad = colour is not None and conv in padded
-            first = _pad(graph, conv, source, colour or 0.0) if pad else source
-            conv.inputs = [first, *inputs[1:]]
+            conv.set_input(0, _pad(graph, conv, source, colour or 0.0) if pad else source)
         if outside is not None:
             graph.metadata[METADATA_PREPROCESSING] = outside.to_json()
             steps.insert(0, "preprocessing metadata")
@@ -89,7 +82,7 @@ class InputFolding(SurgeryPass):
             + ("" if source is start else "; the mean stays as one Add, for the border's sake")
         )
 
-    def _outside(self, graph: ModelGraph, chain: _Chain, log: PassLog) -> Preprocessing | None:
+    def _outside(self, graph: Graph, chain: _Chain, log: PassLog) -> Preprocessing | None:
         """Put the metadata's preprocessing at the front of the chain; return what is left of it."""
         text = graph.metadata.get(METADATA_PREPROCESSING)
         if not self.metadata or not text:
@@ -128,27 +121,27 @@ class _Chain:
         self.offset = self.offset + offset
 
 
-def _follow(graph: ModelGraph, start: gs.Tensor, chain: _Chain) -> tuple[gs.Tensor, list[str]]:
+def _follow(start: Value, chain: _Chain) -> tuple[Value, list[str]]:
     """Walk from the image over operators that a convolution can take up; return where it ends."""
     steps: list[str] = []
     tensor = start
     while True:
-        node = graph.single_consumer(tensor)
+        node = tensor.only_reader
         if node is None or node.op == "Conv":
             return tensor, steps
         if node.op == "Split":
-            merged = _swap_by_split(graph, node, chain)
+            merged = _swap_by_split(node, chain)
             if merged is None:
                 return tensor, steps
             tensor = merged
         elif node.op in ("Gather", "Slice"):
-            order = _swap_order(graph, node, chain.channels)
+            order = _swap_order(node, chain.channels)
             if order is None:
                 return tensor, steps
             chain.reorder(order)
             tensor = node.outputs[0]
         elif node.op in ("Mul", "Div", "Add", "Sub"):
-            value = _per_channel(graph, node, tensor, chain.channels)
+            value = _operand(node, tensor, chain.channels)
             if value is None:
                 return tensor, steps
             if node.op == "Mul":
@@ -163,29 +156,27 @@ def _follow(graph: ModelGraph, start: gs.Tensor, chain: _Chain) -> tuple[gs.Tens
         steps.append(node.op)
 
 
-def _swap_order(graph: ModelGraph, node: gs.Node, channels: int) -> list[int] | None:
+def _swap_order(node: Node, channels: int) -> list[int] | None:
     if node.op == "Gather":
-        indices = graph.input_constant(node, 1)
+        indices = node.constant(1)
         if node.attrs.get("axis", 0) != 1 or indices is None or indices.ndim != 1:
             return None
         order = [int(i) % channels for i in indices]
     else:
-        values = [graph.input_constant(node, i) for i in range(1, 5)]
-        if any(v is None or v.size != 1 for v in values):
+        bounds = slice_bounds(node)
+        if bounds is None or len(bounds) != 1 or bounds[0][0] != 1:
             return None
-        first, last, axis, step = (int(v.ravel()[0]) for v in values if v is not None)
-        if axis != 1:
-            return None
+        _, first, last, step = bounds[0]
         order = list(range(channels))[slice(first, None if last < -channels else last, step)]
     return order if sorted(order) == list(range(channels)) else None
 
 
-def _swap_by_split(graph: ModelGraph, node: gs.Node, chain: _Chain) -> gs.Tensor | None:
+def _swap_by_split(node: Node, chain: _Chain) -> Value | None:
     """Split into single channels and Concat in another order."""
-    readers = {id(r): r for t in node.outputs for r in t.outputs}
+    readers = {reader for value in node.outputs for reader in value.readers}
     if node.attrs.get("axis", 0) != 1 or len(node.outputs) != chain.channels or len(readers) != 1:
         return None
-    concat = next(iter(readers.values()))
+    concat = readers.pop()
     if concat.op != "Concat" or concat.attrs.get("axis") != 1:
         return None
     position = {t.name: i for i, t in enumerate(node.outputs)}
@@ -196,86 +187,61 @@ def _swap_by_split(graph: ModelGraph, node: gs.Node, chain: _Chain) -> gs.Tensor
     return concat.outputs[0]
 
 
-def _per_channel(
-    graph: ModelGraph, node: gs.Node, tensor: gs.Tensor, channels: int
-) -> Array | None:
-    index = 1 if node.inputs[0] is tensor else 0
+def _operand(node: Node, value: Value, channels: int) -> Array | None:
+    """Return the other operand of Mul, Div, Add or Sub, one number a channel; or None."""
+    index = 1 if node.inputs[0] is value else 0
     if index == 0 and node.op in ("Div", "Sub"):
         return None
-    constant = graph.input_constant(node, index)
-    if constant is None:
-        return None
-    array = np.asarray(constant, np.float64)
-    shape = (1,) * (4 - array.ndim) + array.shape
-    if len(shape) != 4 or shape[0] != 1 or shape[2:] != (1, 1) or shape[1] not in (1, channels):
-        return None
-    return np.broadcast_to(array.ravel(), (channels,))
+    return per_channel(node.constant(index), channels)
 
 
-def _refusal(graph: ModelGraph, tensor: gs.Tensor, convs: list[gs.Node], chain: _Chain) -> str:
-    if graph.is_output(tensor):
+def _refusal(tensor: Value, convs: list[Node], chain: _Chain) -> str:
+    if tensor.is_output:
         return "it is an output too"
     if not np.all(chain.factor):
         return "a factor is 0"
     for conv in convs:
         if conv.op != "Conv" or conv.inputs[0] is not tensor:
             return f"{conv.op} '{conv.name}' reads it"
-        weights = graph.input_constant(conv, 1)
+        weights = conv.constant(1)
         if weights is None or conv.attrs.get("group", 1) != 1:
             return f"convolution '{conv.name}' has groups or computed weights"
-        if len(conv.inputs) > 2 and graph.input_constant(conv, 2) is None:
+        if len(conv.inputs) > 2 and conv.constant(2) is None:
             return f"convolution '{conv.name}' has a computed bias"
         if conv.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
             return f"convolution '{conv.name}' has automatic padding"
     return "" if convs else "nothing reads it"
 
 
-def _shifted(graph: ModelGraph, start: gs.Tensor, chain: _Chain, colours: Array) -> gs.Tensor:
+def _shifted(graph: Graph, start: Value, chain: _Chain, colours: Array) -> Value:
     """Subtract each channel's colour from the image."""
     shift = np.zeros(chain.channels)
-    for k, channel in enumerate(chain.order):
-        shift[channel] = -colours[k]
-    dtype = start.dtype or np.float32
-    constant = graph.constant(f"{start.name}_mean", shift.reshape(1, -1, 1, 1), dtype)
-    name = f"{start.name}_shift"
-    return graph.add_node("Add", name, [start, constant], dtype=dtype, shape=start.shape)
+    shift[chain.order] = -colours
+    constant = graph.constant(f"{start.name}_mean", shift.reshape(1, -1, 1, 1), start.dtype)
+    return graph.add_node("Add", f"{start.name}_shift", [start, constant])
 
 
-def _pads(conv: gs.Node) -> list[int]:
+def _pads(conv: Node) -> list[int]:
     if conv.attrs.get("auto_pad", "NOTSET") == "VALID":
         return [0] * 4
     return list(conv.attrs.get("pads", [0] * 4))
 
 
-def _fold(graph: ModelGraph, conv: gs.Node, chain: _Chain) -> None:
-    weights, bias = graph.input_constant(conv, 1), graph.input_constant(conv, 2)
+def _fold(graph: Graph, conv: Node, chain: _Chain) -> None:
+    weights = conv.constant(1)
     assert weights is not None
     wide = np.asarray(weights, np.float64)
     folded = np.zeros_like(wide)
     for k, channel in enumerate(chain.order):
         folded[:, channel] = wide[:, k] * chain.factor[k]
-    start = np.zeros(len(wide)) if bias is None else np.asarray(bias, np.float64)
-    total = start + (wide.sum((2, 3)) * chain.offset).sum(1)
-    name = conv.inputs[1].name
-    new_weights = graph.constant(f"{name}_folded", folded.astype(weights.dtype))
-    new_bias = graph.constant(f"{name}_folded_bias", total.astype(weights.dtype))
-    source = conv.inputs[0]
-    conv.inputs = [source, new_weights, new_bias]
+    total = bias_of(conv, len(wide)) + (wide.sum((2, 3)) * chain.offset).sum(1)
+    set_weights(graph, conv, folded, total, "folded")
 
 
-def _pad(graph: ModelGraph, conv: gs.Node, source: gs.Tensor, colour: float) -> gs.Tensor:
+def _pad(graph: Graph, conv: Node, source: Value, colour: float) -> Value:
+    """Put a convolution's padding in front of it, in a colour."""
     top, left, bottom, right = _pads(conv)
     conv.attrs["pads"] = [0] * 4
     pads = graph.constant(f"{conv.name}_pads", [0, 0, top, left, 0, 0, bottom, right], np.int64)
-    value = graph.constant(f"{conv.name}_pad_value", np.asarray(colour, source.dtype or np.float32))
-    shape = list(source.shape or [])
-    if len(shape) == 4 and all(isinstance(d, int) for d in shape[2:]):
-        shape[2:] = [shape[2] + top + bottom, shape[3] + left + right]
-    return graph.add_node(
-        "Pad",
-        f"{conv.name}_pad",
-        [source, pads, value],
-        {"mode": "constant"},
-        dtype=source.dtype,
-        shape=shape or None,
-    )
+    value = graph.constant(f"{conv.name}_pad_value", colour, source.dtype)
+    return graph.add_node("Pad", f"{conv.name}_pad", [source, pads, value], {"mode": "constant"})

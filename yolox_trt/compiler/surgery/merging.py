@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from yolox_trt.compiler.surgery.duplicate_merging import DuplicateMerging
 from yolox_trt.core.errors import ModelError
-from yolox_trt.core.optional import require
-from yolox_trt.graph.model_graph import ModelGraph, load_model
+from yolox_trt.engines.engine_file import open_model
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.inference import describe
+from yolox_trt.graph.values import Value
 
 if TYPE_CHECKING:
     import onnx
@@ -33,70 +35,69 @@ def merge_models(models: Mapping[str, str | Path | onnx.ModelProto]) -> onnx.Mod
     Raises:
         ModelError: inputs of different shape or type, opsets that differ, fewer than two models.
     """
-    onnx_ = require("onnx", purpose="merging models")
     if len(models) < 2:
         raise ModelError(
             f"{len(models)} model to merge", expected="two or more", fix="name more models"
         )
-    graphs = {key: ModelGraph(load_model(model)).to_model() for key, model in models.items()}
-    first_key, first = next(iter(graphs.items()))
-    image = _input(first_key, first)
-    merged = onnx_.ModelProto()
-    merged.CopyFrom(first)
-    for field in ("node", "initializer", "output", "value_info", "input"):
-        del getattr(merged.graph, field)[:]
-    del merged.metadata_props[:]
-    merged.graph.input.append(image)
-    opsets = {o.domain: o.version for o in first.opset_import}
-    for key, model in graphs.items():
-        own = _input(key, model)
+    graphs = {key: open_model(model).copy() for key, model in models.items()}
+    for graph in graphs.values():
+        graph.upgrade()
+        graph.infer_shapes()
+    first_key, merged = next(iter(graphs.items()))
+    image = _input(first_key, merged)
+    for key, graph in graphs.items():
+        own = _input(key, graph)
         if _comparable(own) != _comparable(image):
             raise ModelError(
                 f"input of '{key}' is {_describe(own)}",
                 expected=f"{_describe(image)}, as '{first_key}' has it",
                 fix="bring both to one size first (optimize --input-size HxW --batch N)",
             )
-        for opset in model.opset_import:
-            given = opsets.setdefault(opset.domain, opset.version)
-            if given != opset.version:
+        for domain, version in graph.opsets.items():
+            given = merged.opsets.setdefault(domain, version)
+            if given != version:
                 raise ModelError(
-                    f"opset {opset.version} of '{key}'",
+                    f"opset {version} of '{key}'",
                     expected=f"opset {given}, as '{first_key}' has it",
                     fix="export both with the same opset",
                 )
-            if all(o.domain != opset.domain for o in merged.opset_import):
-                merged.opset_import.append(opset)
-        prefixed = onnx_.compose.add_prefix(model, f"{key}/", rename_inputs=True)
-        graph = prefixed.graph
-        for node in graph.node:
-            node.input[:] = [image.name if n == f"{key}/{own.name}" else n for n in node.input]
-        for field in ("node", "initializer", "output"):
-            getattr(merged.graph, field).extend(getattr(graph, field))
-        for entry in model.metadata_props:
-            new = merged.metadata_props.add()
-            new.key, new.value = f"{key}/{entry.key}", entry.value
-    merged.graph.name = "+".join(graphs)
-    onnx_.checker.check_model(merged)
-    return DuplicateMerging().run(merged).model
+        _add_prefix(graph, f"{key}/")
+        if graph is not merged:
+            for node in own.readers:
+                node.replace_input(own, image)
+            merged.nodes += graph.nodes
+            merged.outputs = (*merged.outputs, *graph.outputs)
+            merged.metadata |= graph.metadata
+    merged.name = "+".join(graphs)
+    DuplicateMerging().run(merged)
+    merged.check()
+    return merged.to_model()
 
 
-def _input(key: str, model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    initializers = {i.name for i in model.graph.initializer}
-    inputs = [i for i in model.graph.input if i.name not in initializers]
-    if len(inputs) != 1:
+def _add_prefix(graph: Graph, prefix: str) -> None:
+    """Prefix every name but that of the input."""
+    for value in graph.values().values():
+        if value not in graph.inputs:
+            value.name = prefix + value.name
+    for node in graph.nodes:
+        node.name = prefix + node.name
+    graph.metadata = {prefix + key: text for key, text in graph.metadata.items()}
+
+
+def _input(key: str, graph: Graph) -> Value:
+    if len(graph.inputs) != 1:
         raise ModelError(
-            f"{len(inputs)} inputs of '{key}'", expected="one image input", fix="cut the others off"
+            f"{len(graph.inputs)} inputs of '{key}'",
+            expected="one image input",
+            fix="cut the others off",
         )
-    return inputs[0]
+    return graph.inputs[0]
 
 
-def _comparable(value: onnx.ValueInfoProto) -> tuple[int, list[int]]:
+def _comparable(value: Value) -> tuple[int, list[int]]:
     """Return element type and sizes, 0 for an open one: exporters name those as they like."""
-    tensor = value.type.tensor_type
-    return tensor.elem_type, [d.dim_value for d in tensor.shape.dim]
+    return value.elem_type, [d if isinstance(d, int) else 0 for d in value.shape or ()]
 
 
-def _describe(value: onnx.ValueInfoProto) -> str:
-    tensor = value.type.tensor_type
-    dims = "x".join(str(d.dim_value or d.dim_param or "?") for d in tensor.shape.dim)
-    return f"{value.name} {dims} (type {tensor.elem_type})"
+def _describe(value: Value) -> str:
+    return f"{value.name} {describe(value.shape)} ({value.dtype})"

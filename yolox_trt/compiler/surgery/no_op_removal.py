@@ -5,15 +5,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
-from yolox_trt.graph.model_graph import ModelGraph
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Node
 
 
 class NoOpRemoval(SurgeryPass):
@@ -28,37 +25,37 @@ class NoOpRemoval(SurgeryPass):
     name = "remove-no-ops"
     summary = "identities dropped, transposes joined, zero Pad put into the convolution behind it"
 
-    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
+    def rewrite(self, graph: Graph, log: PassLog) -> None:
         removed: Counter[str] = Counter()
         changed = True
         while changed:
             changed = False
-            for node in list(graph.graph.nodes):
+            for node in list(graph.nodes):
                 if not node.outputs or not node.inputs:
                     continue
-                if _is_no_op(graph, node):
-                    graph.replace_tensor(node.outputs[0], node.inputs[0])
-                elif not (_join_transposes(graph, node) or _merge_pad(graph, node)):
+                if _is_no_op(node):
+                    graph.replace(node.outputs[0], node.inputs[0])
+                elif not (_join_transposes(node) or _merge_pad(graph, node)):
                     continue
                 removed[node.op] += 1
                 changed = True
-                graph.toposort()
+                graph.sort()
                 break
         if removed:
             listed = ", ".join(f"{n} {op}" for op, n in sorted(removed.items()))
             log.change(f"removed {sum(removed.values())} no-ops ({listed})")
 
 
-def _is_no_op(graph: ModelGraph, node: gs.Node) -> bool:
+def _is_no_op(node: Node) -> bool:
     source, result = node.inputs[0], node.outputs[0]
-    if graph.is_output(result) and (graph.producer(source) is None or graph.is_output(source)):
+    if result.is_output and (source.producer is None or source.is_output):
         return False  # an output that repeats an input or another output keeps its Identity
-    shapes = graph.static_shape(source), graph.static_shape(result)
+    shapes = source.static_shape, result.static_shape
     same = shapes[0] is not None and shapes[0] == shapes[1]
     if node.op == "Identity":
         return True
     if node.op == "Dropout":
-        return len(node.outputs) == 1 or not node.outputs[1].outputs
+        return len(node.outputs) == 1 or not node.outputs[1].readers
     if node.op == "Cast":
         return source.dtype is not None and source.dtype == result.dtype
     if node.op == "Transpose":
@@ -66,27 +63,27 @@ def _is_no_op(graph: ModelGraph, node: gs.Node) -> bool:
         return perm is not None and list(perm) == sorted(perm)
     if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Slice", "Resize"):
         if node.op == "Slice":
-            step = graph.input_constant(node, 4)
+            step = node.constant(4)
             return same and (len(node.inputs) < 5 or (step is not None and bool((step > 0).all())))
         return same
     if node.op == "Concat":
         return len(node.inputs) == 1
     if node.op == "Pad":
-        pads = node.attrs.get("pads", graph.input_constant(node, 1))
+        pads = node.attrs.get("pads", node.constant(1))
         return pads is not None and not np.any(pads)
     if node.op in ("MaxPool", "AveragePool"):
         ones = all(k == 1 for k in node.attrs.get("kernel_shape", [0]))
         return ones and same and len(node.outputs) == 1
     if node.op in ("Mul", "Div", "Add", "Sub"):
-        constant = graph.input_constant(node, 1)
+        constant = node.constant(1)
         neutral = 1 if node.op in ("Mul", "Div") else 0
         return constant is not None and same and bool((constant == neutral).all())
     if node.op in ("Clip", "Relu"):
-        return _is_bounded(graph, node)
+        return _is_bounded(node)
     return False
 
 
-def _bounds(graph: ModelGraph, node: gs.Node | None) -> tuple[float, float] | None:
+def _bounds(node: Node | None) -> tuple[float, float] | None:
     if node is None or node.op not in ("Clip", "Relu"):
         return None
     if node.op == "Relu":
@@ -94,38 +91,38 @@ def _bounds(graph: ModelGraph, node: gs.Node | None) -> tuple[float, float] | No
     limits = [float("-inf"), float("inf")]
     for i in (1, 2):
         if i < len(node.inputs) and node.inputs[i].name:
-            value = graph.input_constant(node, i)
+            value = node.constant(i)
             if value is None or value.size != 1:
                 return None
             limits[i - 1] = float(value.ravel()[0])  # also of shape (1,), as some exporters write
     return limits[0], limits[1]
 
 
-def _is_bounded(graph: ModelGraph, node: gs.Node) -> bool:
-    inner, outer = _bounds(graph, graph.producer(node.inputs[0])), _bounds(graph, node)
+def _is_bounded(node: Node) -> bool:
+    inner, outer = _bounds(node.inputs[0].producer), _bounds(node)
     if inner is None or outer is None:
         return False
     return inner[0] >= outer[0] and inner[1] <= outer[1]
 
 
-def _join_transposes(graph: ModelGraph, node: gs.Node) -> bool:
-    first = graph.producer(node.inputs[0])
+def _join_transposes(node: Node) -> bool:
+    first = node.inputs[0].producer
     if node.op != "Transpose" or first is None or first.op != "Transpose":
         return False
     inner, outer = first.attrs.get("perm"), node.attrs.get("perm")
     if inner is None or outer is None:
         return False
     node.attrs["perm"] = [inner[i] for i in outer]
-    node.inputs[0] = first.inputs[0]
+    node.inputs = first.inputs
     return True
 
 
-def _merge_pad(graph: ModelGraph, node: gs.Node) -> bool:
+def _merge_pad(graph: Graph, node: Node) -> bool:
     """Put a zero Pad of height and width into the convolutions that read it; the DLA has no Pad."""
     if node.op != "Pad" or node.attrs.get("mode", "constant") != "constant":
         return False
-    pads = node.attrs.get("pads", graph.input_constant(node, 1))
-    value = graph.input_constant(node, 2)
+    pads = node.attrs.get("pads", node.constant(1))
+    value = node.constant(2)
     zero = not np.any(value) if value is not None else node.attrs.get("value", 0.0) == 0.0
     if len(node.inputs) > 2 and node.inputs[2].name and value is None:
         return False
@@ -133,8 +130,8 @@ def _merge_pad(graph: ModelGraph, node: gs.Node) -> bool:
         return False
     pads = [int(p) for p in pads]
     output = node.outputs[0]
-    readers = list({id(n): n for n in output.outputs}.values())
-    if graph.is_output(output) or any(pads[i] for i in (0, 1, 4, 5)) or min(pads) < 0:
+    readers = output.readers
+    if output.is_output or any(pads[i] for i in (0, 1, 4, 5)) or min(pads) < 0:
         return False
     if not readers or any(
         r.op != "Conv" or r.inputs[0] is not output or r.attrs.get("auto_pad", "NOTSET") != "NOTSET"
@@ -144,5 +141,5 @@ def _merge_pad(graph: ModelGraph, node: gs.Node) -> bool:
     for reader in readers:
         own = list(reader.attrs.get("pads", [0] * 4))
         reader.attrs["pads"] = [p + pads[i] for p, i in zip(own, (2, 3, 6, 7), strict=True)]
-    graph.replace_tensor(output, node.inputs[0])
+    graph.replace(output, node.inputs[0])
     return True

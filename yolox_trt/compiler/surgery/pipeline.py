@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -34,9 +35,9 @@ from yolox_trt.compiler.surgery.upsample_to_scales import UpsampleToScales
 from yolox_trt.core import model_spec
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
+from yolox_trt.engines.engine_file import open_model
 from yolox_trt.graph.float16 import computes_in_float16
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.model_graph import ModelGraph, load_model
 from yolox_trt.graph.predictions import (
     Predictions,
     predict,
@@ -170,24 +171,28 @@ def optimize(
         ConfigurationError: the options contradict each other.
     """
     options = options or SurgeryOptions()
-    original = _with_metadata(load_model(model), options)
-    graph = ModelGraph(original)
-    shape = graph.image.shape or [None]
-    passes = build_passes(options, open_batch=not isinstance(shape[0], int))
+    graph = open_model(model)
+    if graph is model or not isinstance(model, str | Path):
+        graph = graph.copy()
+    _note_metadata(graph, options)
+    graph.infer_shapes()
+    original = graph.copy()
+    graph.upgrade()
+    batch = (original.image.shape or [None])[0]
+    passes = build_passes(options, open_batch=not isinstance(batch, int))
     comparison = _Comparison(original, options) if verify else None
-    tolerance = TOLERANCE_FP16 if computes_in_float16(Graph(original)) else TOLERANCE
+    tolerance = TOLERANCE_FP16 if computes_in_float16(original) else TOLERANCE
     steps = len(passes) + 1
-    current = original
     records: list[PassRecord] = []
     measured: _Measurement | None = None  # of the model as the last change left it
     lost = ""  # the first of the passes since which it cannot be measured
     for step, rewrite in enumerate(passes):
         if progress is not None:
             progress(rewrite.name, step, steps)
-        result = rewrite.run(current)
+        log = rewrite.run(graph)
         own: float | None = None
-        if result.changes and comparison is not None:
-            measured = comparison.measure(result.model)
+        if log.changes and comparison is not None:
+            measured = comparison.measure(graph)
             own = measured.difference
             if own is not None and own > tolerance:
                 raise ModelError(
@@ -197,15 +202,15 @@ def optimize(
                 )
             # A later pass may mend it: a constant of the old size goes with the head.
             lost = (lost or rewrite.name) if measured.failure else ""
-        if result.changes or result.notes:
-            records.append(PassRecord(rewrite.name, result.changes, result.notes, own))
-        current = result.model
-    if current is not original:
-        _note_activation(current)
+        if log.changes or log.notes:
+            record = PassRecord(rewrite.name, tuple(log.changes), tuple(log.notes), own)
+            records.append(record)
+    if any(record.changes for record in records):
+        _note_activation(graph)
     if progress is not None:
         progress("report", steps - 1, steps)
     if comparison is not None and measured is None:
-        measured = comparison.measure(current)
+        measured = comparison.measure(graph)
     if measured is not None and measured.failure:
         blamed = f" since pass {lost}" if lost else ""
         way_out = f"leave that pass out (`--skip {lost}`)" if lost else "export the model again"
@@ -214,56 +219,44 @@ def optimize(
             expected="the predictions of the original, which runs",
             fix=f"{way_out} and report it with the model; `--no-verify` writes the file unchecked",
         )
-    rules = {"tensorrt": options.tensorrt, "precision": options.precision, "soc": options.soc}
-    # The original is counted at the size of the result, or the figures could not be compared.
-    sized = passes[0].run(original).model if isinstance(passes[0], FixedShape) else original
-    before = dataclasses.replace(
-        GraphFigures.of(sized, **rules),
-        operators=dict(Counter(n.op for n in graph.nodes).most_common()),
+    graph.check()
+    figures = functools.partial(
+        GraphFigures.of, tensorrt=options.tensorrt, precision=options.precision, soc=options.soc
     )
-    reason = "" if comparison is not None else "switched off"
-    # An opened batch counts as the one that it was, likewise.
-    opened = options.open_batch and isinstance(shape[0], int)
-    counted = FixedShape(shape[0]).run(current).model if opened else current
+    # The original is counted at the size of the result, or the figures could not be compared; an
+    # opened batch counts as the one that it was, likewise.
+    operators = dict(Counter(node.op for node in original.nodes).most_common())
+    original.upgrade()
+    if isinstance(passes[0], FixedShape):
+        passes[0].run(original)
+    counted = graph.copy()
+    if options.open_batch and isinstance(batch, int):
+        FixedShape(batch).run(counted)
+        ConstantFolding().run(counted)
+    reason = "switched off" if comparison is None else comparison.reason
     report = SurgeryReport(
-        before=before,
-        after=GraphFigures.of(counted, **rules),
+        before=dataclasses.replace(figures(original), operators=operators),
+        after=figures(counted),
         passes=tuple(records),
         difference=measured.difference if measured is not None else None,
-        not_measured=comparison.reason if comparison is not None else reason,
+        not_measured=reason,
     )
-    return OptimizeResult(current, report)
+    return OptimizeResult(graph.to_model(), report)
 
 
-def _with_metadata(model: onnx.ModelProto, options: SurgeryOptions) -> onnx.ModelProto:
-    """Return the model with the preprocessing and class names that the user gave."""
-    values: dict[str, str] = {}
+def _note_metadata(graph: Graph, options: SurgeryOptions) -> None:
+    """Write the preprocessing and class names that the user gave into the metadata."""
     if options.preprocessing is not None:
-        values[model_spec.METADATA_PREPROCESSING] = options.preprocessing.to_json()
+        graph.metadata[model_spec.METADATA_PREPROCESSING] = options.preprocessing.to_json()
     if options.class_names is not None:
-        values[model_spec.METADATA_CLASS_NAMES] = json.dumps(list(options.class_names))
-    if not values:
-        return model
-    copy = type(model)()
-    copy.CopyFrom(model)
-    kept = [p for p in copy.metadata_props if p.key not in values]
-    del copy.metadata_props[:]
-    copy.metadata_props.extend(kept)
-    for key, value in values.items():
-        entry = copy.metadata_props.add()
-        entry.key, entry.value = key, value
-    return copy
+        graph.metadata[model_spec.METADATA_CLASS_NAMES] = json.dumps(list(options.class_names))
 
 
-def _note_activation(model: onnx.ModelProto) -> None:
+def _note_activation(graph: Graph) -> None:
     """Write the activation behind the convolutions into the metadata, where there is but one."""
-    if any(p.key == model_spec.METADATA_ACTIVATION for p in model.metadata_props):
-        return
-    graph = ModelGraph(model)
-    kinds = {activation_behind(graph, n) for n in graph.nodes if n.op == "Conv"} - {""}
+    kinds = {activation_behind(conv) for conv in graph.find("Conv")} - {""}
     if len(kinds) == 1:
-        entry = model.metadata_props.add()
-        entry.key, entry.value = model_spec.METADATA_ACTIVATION, json.dumps(kinds.pop())
+        graph.metadata.setdefault(model_spec.METADATA_ACTIVATION, json.dumps(kinds.pop()))
 
 
 @dataclass(frozen=True)
@@ -287,11 +280,12 @@ class _Comparison:
     constants that fix the old one: cut at its last convolutions, a YOLOX is fully convolutional.
     """
 
-    def __init__(self, original: onnx.ModelProto, options: SurgeryOptions) -> None:
+    def __init__(self, original: Graph, options: SurgeryOptions) -> None:
         self.reason = ""
         self._reference: Predictions | None = None
         try:
-            spec = read_spec(original, input_size=_open_size(original, options))
+            fixed = all(isinstance(d, int) for d in (original.image.shape or ())[2:])
+            spec = read_spec(original, input_size=None if fixed else options.input_size)
             height, width = options.input_size or (spec.input_height, spec.input_width)
             batch = options.batch or spec.batch or 1
             if options.open_batch:
@@ -305,38 +299,27 @@ class _Comparison:
         except ModelError as error:
             self.reason = str(error)
 
-    def measure(self, model: onnx.ModelProto) -> _Measurement:
+    def measure(self, graph: Graph) -> _Measurement:
         """Compare a rewritten model with the original."""
         if self._reference is None:
             return _Measurement()
         size = (self.images.shape[2], self.images.shape[3])
         try:
-            spec = read_spec(model, input_size=size)
-            found = predict(model, self.images, spec=spec)
+            spec = read_spec(graph, input_size=size)
+            found = predict(graph, self.images, spec=spec)
             return _Measurement(relative_difference(self._reference, found))
         except ModelError as error:
             return _Measurement(failure=str(error))
 
 
-def _open_size(model: onnx.ModelProto, options: SurgeryOptions) -> tuple[int, int] | None:
-    """Return the size asked for where the graph leaves its own open."""
-    shape = ModelGraph(model).image.shape or []
-    if len(shape) == 4 and all(isinstance(d, int) for d in shape[2:]):
-        return None
-    return options.input_size
-
-
-def _without_size(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model cut at its last convolutions, with open height and width."""
-    plain = ConstantFolding().run(model).model
-    cut = HeadCut().run(UpsampleToScales().run(plain).model).model
-    copy = type(cut)()
-    copy.CopyFrom(cut)
-    del copy.graph.value_info[:]
-    for value in [*copy.graph.input, *copy.graph.output]:
-        dims = value.type.tensor_type.shape.dim
-        if len(dims) == 4:
-            for i, name in ((0, "batch"), (2, f"{value.name}_h"), (3, f"{value.name}_w")):
-                dims[i].Clear()
-                dims[i].dim_param = name
-    return copy
+def _without_size(graph: Graph) -> Graph:
+    """Return the graph cut at its last convolutions, with open height and width."""
+    cut = graph.copy()
+    for rewrite in (ConstantFolding(), UpsampleToScales(), HeadCut()):
+        rewrite.run(cut)
+    for value in (cut.image, *cut.outputs):
+        if value.shape is not None and len(value.shape) == 4:
+            channels = value.shape[1]
+            value.shape = ("batch", channels, f"{value.name}_h", f"{value.name}_w")
+    cut.forget_shapes()
+    return cut

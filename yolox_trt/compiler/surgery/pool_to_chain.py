@@ -4,20 +4,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
-from yolox_trt.graph.model_graph import ModelGraph
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+from yolox_trt.compiler.surgery.surgery_pass import Rule
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Node, Value
 
 #: Largest pooling window of the DLA (restriction table of NvInfer.h).
 MAX_WINDOW = 8
 _LINK = 5
 
 
-class PoolToChain(SurgeryPass):
+class PoolToChain(Rule):
     """A stride-1 max pool with a window over 8 -> a chain of 5 x 5 pools, shared between windows.
 
     The maximum over a window of k is the maximum of maxima: two windows of a and b, one after the
@@ -27,52 +23,48 @@ class PoolToChain(SurgeryPass):
 
     name = "spp-to-chain"
     summary = "max pools over 8 (SPP 9, 13) -> shared chains of 5 x 5 pools"
+    ops = ("MaxPool",)
 
-    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
-        pools = [n for n in graph.graph.nodes if n.op == "MaxPool"]
-        links: dict[tuple[int, int], gs.Tensor] = {}
-        for node in pools:
-            if _window(node) == _LINK and _is_same(node):
-                links.setdefault((id(node.inputs[0]), _LINK), node.outputs[0])
-        for node in sorted(pools, key=lambda n: max(n.attrs.get("kernel_shape", [0]))):
-            kernel = node.attrs.get("kernel_shape", [0])
-            if max(kernel) <= MAX_WINDOW:
-                continue
-            if not _is_same(node):
-                log.note(
-                    f"{node.name}: {kernel} pool left as it is; only square odd windows with "
-                    "stride 1 and padding on all sides have an equal chain"
-                )
-                continue
-            window = kernel[0]
-            tensor = node.inputs[0]
-            sizes = _chain(window)
-            for size in sizes:
-                key = (id(tensor), size)
-                if key not in links:
-                    name = f"{node.name}_pool{size}"
-                    links[key] = graph.add_node(
-                        "MaxPool",
-                        name,
-                        [tensor],
-                        {"kernel_shape": [size] * 2, "pads": [size // 2] * 4, "strides": [1, 1]},
-                        dtype=node.outputs[0].dtype,
-                        shape=node.outputs[0].shape,
-                    )
-                tensor = links[key]
-            kept = graph.replace_tensor(node.outputs[0], tensor)
-            links = {key: kept if t is tensor else t for key, t in links.items()}
-            chain = " + ".join(f"{s}x{s}" for s in sizes)
-            log.change(f"{node.name}: {window}x{window} pool -> {chain}")
+    def pattern(self, node: Node) -> list[int] | None:
+        kernel: list[int] = node.attrs.get("kernel_shape", [0])
+        return kernel if max(kernel) > MAX_WINDOW else None
+
+    def check(self, graph: Graph, node: Node, match: list[int]) -> str:
+        if _keeps_size(node):
+            return ""
+        return (
+            f"{match} pool left as it is; only square odd windows with stride 1 and padding on all "
+            "sides have an equal chain"
+        )
+
+    def apply(self, graph: Graph, node: Node, match: list[int]) -> str:
+        value, sizes = node.inputs[0], _chain(match[0])
+        for size in sizes:
+            value = _link(value, size) or graph.add_node(
+                "MaxPool",
+                f"{node.name}_pool{size}",
+                [value],
+                {"kernel_shape": [size] * 2, "pads": [size // 2] * 4, "strides": [1, 1]},
+            )
+        graph.replace(node.outputs[0], value)
+        return f"{match[0]}x{match[0]} pool -> {' + '.join(f'{s}x{s}' for s in sizes)}"
 
 
-def _window(node: gs.Node) -> int | None:
+def _link(value: Value, size: int) -> Value | None:
+    """Return what a pool of a chain makes of a value, where there is one already."""
+    for node in value.readers:
+        if node.op == "MaxPool" and _window(node) == size and _keeps_size(node):
+            return node.outputs[0]
+    return None
+
+
+def _window(node: Node) -> int | None:
     kernel = node.attrs.get("kernel_shape", [])
     return int(kernel[0]) if len(kernel) == 2 and kernel[0] == kernel[1] else None
 
 
-def _is_same(node: gs.Node) -> bool:
-    """Whether a pool keeps the size: square odd window, stride 1, padded by half on all sides."""
+def _keeps_size(node: Node) -> bool:
+    """Whether a pool has a square odd window, stride 1, and half the window as padding."""
     window = _window(node)
     return (
         window is not None
@@ -87,11 +79,5 @@ def _is_same(node: gs.Node) -> bool:
 
 def _chain(window: int) -> list[int]:
     """Return odd windows up to 5 whose chain covers an odd window."""
-    sizes = []
-    rest = window - 1
-    while rest >= _LINK - 1:
-        sizes.append(_LINK)
-        rest -= _LINK - 1
-    if rest:
-        sizes.append(rest + 1)
-    return sizes
+    whole, rest = divmod(window - 1, _LINK - 1)
+    return [_LINK] * whole + [rest + 1] * bool(rest)

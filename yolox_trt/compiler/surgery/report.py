@@ -7,15 +7,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from yolox_trt.compiler.dla.linter import check
 from yolox_trt.compiler.inspect.cost import count_parameters, node_costs
 from yolox_trt.core.errors import ModelError
-from yolox_trt.graph.model_graph import ModelGraph
-
-if TYPE_CHECKING:
-    import onnx
+from yolox_trt.graph.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -47,14 +44,13 @@ class GraphFigures:
         return sum(self.operators.values())
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, *, tensorrt: str, precision: str, soc: str) -> GraphFigures:
-        """Measure a model."""
-        graph = ModelGraph(model)
+    def of(cls, graph: Graph, *, tensorrt: str, precision: str, soc: str) -> GraphFigures:
+        """Measure a graph."""
         try:
             gflops: float | None = sum(c.flops for c in node_costs(graph)) / 1e9
         except ModelError:
             gflops = None
-        dla = check(model, tensorrt=tensorrt, precision=precision, soc=soc)
+        dla = check(graph, tensorrt=tensorrt, precision=precision, soc=soc)
         return cls(
             dict(Counter(n.op for n in graph.nodes).most_common()),
             count_parameters(graph),

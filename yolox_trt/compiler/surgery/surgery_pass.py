@@ -1,37 +1,25 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""SurgeryPass: one named rewrite of a graph."""
+"""SurgeryPass: one named rewrite of a graph. Rule: one that looks at each node by itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
-from yolox_trt.graph.model_graph import ModelGraph
-
-if TYPE_CHECKING:
-    import onnx
-
-
-@dataclass(frozen=True)
-class PassResult:
-    """What a pass did.
-
-    Attributes:
-        model: the rewritten model; the given one where nothing changed.
-        changes: one line for each change.
-        notes: what the pass saw and left alone, with the reason.
-    """
-
-    model: onnx.ModelProto
-    changes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Node
 
 
 @dataclass
 class PassLog:
-    """Lines that a rewrite writes while it works."""
+    """What a pass did.
+
+    Attributes:
+        changes: one line for each change.
+        notes: what the pass saw and left alone, with the reason.
+    """
 
     changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -54,19 +42,47 @@ class SurgeryPass(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
 
-    def run(self, model: onnx.ModelProto) -> PassResult:
-        """Apply the pass to a model; the model given is not changed.
+    def run(self, graph: Graph) -> PassLog:
+        """Apply the pass to a graph, whose shapes are known afterwards too.
 
         Raises:
-            ModelError: the graph cannot take the pass.
+            ModelError: the graph cannot take the pass; it may be changed half way.
         """
-        graph = ModelGraph(model)
+        graph.infer_shapes()
         log = PassLog()
         self.rewrite(graph, log)
-        if not log.changes:
-            return PassResult(model, notes=tuple(log.notes))
-        return PassResult(graph.to_model(), tuple(log.changes), tuple(log.notes))
+        graph.sort()
+        return log
 
     @abstractmethod
-    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
+    def rewrite(self, graph: Graph, log: PassLog) -> None:
         """Edit the graph; a pass that writes no change to the log is taken to have made none."""
+
+
+class Rule(SurgeryPass):
+    """A pass that is one rule, applied to each node of some operators: pattern, check, rewrite."""
+
+    ops: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def pattern(self, node: Node) -> Any | None:
+        """Return what the rule needs to know of a node; None where it is not meant."""
+
+    def check(self, graph: Graph, node: Node, match: Any) -> str:
+        """Return why a node is left as it is, "" where it is rewritten."""
+        return ""
+
+    @abstractmethod
+    def apply(self, graph: Graph, node: Node, match: Any) -> str:
+        """Rewrite a node; return what became of it, for the report."""
+
+    def rewrite(self, graph: Graph, log: PassLog) -> None:
+        for node in graph.find(*self.ops):
+            match = self.pattern(node)
+            if match is None:
+                continue
+            reason = self.check(graph, node, match)
+            if reason:
+                log.note(f"{node.name}: {reason}")
+            else:
+                log.change(f"{node.name}: {self.apply(graph, node, match)}")

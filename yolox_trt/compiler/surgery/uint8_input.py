@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
-from yolox_trt.graph.model_graph import ModelGraph
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Value
+
+_UINT8 = 2  # onnx.TensorProto.UINT8
 
 
 class Uint8Input(SurgeryPass):
@@ -22,9 +23,9 @@ class Uint8Input(SurgeryPass):
     name = "uint8-input"
     summary = "input float 0..255 -> uint8 with a Cast (GPU only)"
 
-    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
+    def rewrite(self, graph: Graph, log: PassLog) -> None:
         image = graph.image
-        if image.dtype is not None and np.dtype(image.dtype) == np.uint8:
+        if image.elem_type == _UINT8:
             return
         text = graph.metadata.get(METADATA_PREPROCESSING)
         if text and not Preprocessing.from_json(text).is_identity:
@@ -33,12 +34,10 @@ class Uint8Input(SurgeryPass):
                 expected="an input of 0..255",
                 fix="fold it first (`--fold-preprocessing`), or leave `--uint8-input` out",
             )
-        dtype = image.dtype or np.float32
-        onnx_type = 10 if np.dtype(dtype) == np.float16 else 1
-        readers = list({id(n): n for n in image.outputs}.values())
-        converted = graph.variable(f"{image.name}_float", dtype, image.shape)
+        before, to = image.dtype, {"to": image.elem_type}
+        readers, converted = image.readers, Value(graph.unused_name(f"{image.name}_float"))
+        image.elem_type = _UINT8
         for node in readers:
-            node.inputs = [converted if t is image else t for t in node.inputs]
-        image.dtype = np.uint8
-        graph.add_node("Cast", f"{image.name}_cast", [image], {"to": onnx_type}, output=converted)
-        log.change(f"input {image.name}: {np.dtype(dtype)} -> uint8")
+            node.replace_input(image, converted)
+        graph.add_node("Cast", f"{image.name}_cast", [image], to, output=converted)
+        log.change(f"input {image.name}: {before} -> uint8")

@@ -4,21 +4,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 
-from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
-from yolox_trt.graph.model_graph import ModelGraph
+from yolox_trt.compiler.surgery.surgery_pass import Rule
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.values import Array, Node, Value
 
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+_FORM = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "asymmetric",
+    "nearest_mode": "floor",
+}
+_ROUNDINGS: dict[str, Callable[[Array], Array]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda position: np.ceil(position - 0.5),
+    "round_prefer_ceil": lambda position: np.floor(position + 0.5),
+}
 
-#: Largest nearest upsampling of the DLA (restriction table of NvInfer.h).
-MAX_SCALE = 32
 
-
-class UpsampleToScales(SurgeryPass):
+class UpsampleToScales(Rule):
     """Nearest Resize by a whole number -> four constant scales, asymmetric, floor.
 
     Exporters write the same upsampling in many ways: computed sizes, half-pixel coordinates with
@@ -28,52 +35,45 @@ class UpsampleToScales(SurgeryPass):
 
     name = "upsample"
     summary = "nearest Resize by a whole number -> constant scales, asymmetric, floor"
+    ops = ("Resize",)
 
-    def rewrite(self, graph: ModelGraph, log: PassLog) -> None:
-        for node in [n for n in graph.graph.nodes if n.op == "Resize"]:
-            mode = node.attrs.get("mode", "nearest")
-            if mode != "nearest":
-                log.note(f"{node.name}: {mode} interpolation left as it is")
-                continue
-            before = graph.static_shape(node.inputs[0])
-            after = graph.static_shape(node.outputs[0])
-            if before is None or after is None or len(before) != 4:
-                log.note(f"{node.name}: its sizes are not known; fix the input size first")
-                continue
-            if before[:2] != after[:2] or any(a % b for b, a in zip(before, after, strict=True)):
-                log.note(f"{node.name}: {before} -> {after} is no whole-number upsampling")
-                continue
-            scales = [a // b for b, a in zip(before, after, strict=True)]
-            if not all(
-                _reads_floor(graph, node, axis, before[axis], scales[axis]) for axis in (2, 3)
-            ):
-                log.note(f"{node.name}: reads other pixels than floor(i / scale), left as it is")
-                continue
-            attrs = {
-                "mode": "nearest",
-                "coordinate_transformation_mode": "asymmetric",
-                "nearest_mode": "floor",
-            }
-            given = graph.input_constant(node, 2)
-            plain = {k: node.attrs.get(k) for k in attrs} == attrs and len(node.inputs) == 3
-            if plain and given is not None and given.tolist() == scales:
-                continue
-            tensor = graph.constant(f"{node.name}_scales", scales, np.float32)
-            # Opset 11 wants the region of interest even where nothing reads it.
-            roi = (
-                graph.empty()
-                if graph.graph.opset >= 13
-                else graph.constant(f"{node.name}_roi", [], np.float32)
-            )
-            source = node.inputs[0]
-            node.inputs = [source, roi, tensor]
-            node.attrs = dict(attrs)
-            log.change(f"{node.name}: nearest x{scales[2]}, x{scales[3]} with constant scales")
+    def pattern(self, node: Node) -> list[int] | None:
+        """Return the factors of the four dimensions, [] where they are no whole numbers."""
+        before, after = node.inputs[0].static_shape, node.outputs[0].static_shape
+        scales: list[int] = []
+        if before is not None and after is not None and len(before) == len(after) == 4:
+            pairs = list(zip(before, after, strict=True))
+            if before[:2] == after[:2] and not any(a % b for b, a in pairs):
+                scales = [a // b for b, a in pairs]
+        given = node.constant(2)
+        final = {k: node.attrs.get(k) for k in _FORM} == _FORM and len(node.inputs) == 3
+        is_done = final and given is not None and given.tolist() == scales
+        return None if is_done else scales
+
+    def check(self, graph: Graph, node: Node, match: list[int]) -> str:
+        before, after = node.inputs[0].static_shape, node.outputs[0].static_shape
+        mode = node.attrs.get("mode", "nearest")
+        if mode != "nearest":
+            return f"{mode} interpolation left as it is"
+        if before is None or after is None or len(before) != 4:
+            return "its sizes are not known; fix the input size first"
+        if not match:
+            return f"{before} -> {after} is no whole-number upsampling"
+        if not all(_reads_floor(node, axis, before[axis], match[axis]) for axis in (2, 3)):
+            return "reads other pixels than floor(i / scale), left as it is"
+        return ""
+
+    def apply(self, graph: Graph, node: Node, match: list[int]) -> str:
+        scales = graph.constant(f"{node.name}_scales", match, np.float32)
+        # Opset 11 wants the region of interest even where nothing reads it.
+        roi = Value() if graph.opset >= 13 else graph.constant(f"{node.name}_roi", [], np.float32)
+        node.inputs, node.attrs = [node.inputs[0], roi, scales], dict(_FORM)
+        return f"nearest x{match[2]}, x{match[3]} with constant scales"
 
 
-def _reads_floor(graph: ModelGraph, node: gs.Node, axis: int, size: int, scale: int) -> bool:
+def _reads_floor(node: Node, axis: int, size: int, scale: int) -> bool:
     """Whether output row i reads input row floor(i / scale), by the Resize operator's formulas."""
-    given = graph.input_constant(node, 2)
+    given = node.constant(2)
     factor = float(given[axis]) if given is not None and given.size == 4 else float(scale)
     output = np.arange(size * scale, dtype=np.float64)
     form = node.attrs.get("coordinate_transformation_mode", "half_pixel")
@@ -89,13 +89,8 @@ def _reads_floor(graph: ModelGraph, node: gs.Node, axis: int, size: int, scale: 
         position = output * (size - 1) / max(size * scale - 1, 1)
     else:
         return False
-    rounding = node.attrs.get("nearest_mode", "round_prefer_floor")
-    rounded = {
-        "floor": np.floor(position),
-        "ceil": np.ceil(position),
-        "round_prefer_floor": np.ceil(position - 0.5),
-        "round_prefer_ceil": np.floor(position + 0.5),
-    }.get(rounding)
-    if rounded is None:
+    rounding = _ROUNDINGS.get(node.attrs.get("nearest_mode", "round_prefer_floor"))
+    if rounding is None:
         return False
-    return bool((np.clip(rounded, 0, size - 1) == np.floor(output / scale)).all())
+    read = np.clip(rounding(position), 0, size - 1)
+    return bool((read == np.floor(output / scale)).all())

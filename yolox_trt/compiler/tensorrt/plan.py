@@ -28,6 +28,7 @@ from yolox_trt.engines.trt_api import TensorRTApi, load_api
 from yolox_trt.graph import batch as batch_module
 from yolox_trt.graph import float16
 from yolox_trt.graph.batch import check_open_batch, open_batch
+from yolox_trt.graph.fixed_size import fix_size
 from yolox_trt.graph.float16 import computes_in_float16, to_float16
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.spec import read_spec
@@ -319,13 +320,9 @@ class BuildPlan:
             warn_of_batch(self.model_path, spec.batch or 1, self.options)
             self._take_batch(spec.batch or 1)
         batch = spec.batch or max(self._wanted_batches, default=1)
-        shape = (batch, 3, spec.input_height, spec.input_width)
-        if self.graph.image.shape == shape:
-            return
-        self.graph.image.shape = shape
-        self.graph.forget_shapes()
-        self._rewritten = True
-        self.graph_spec = dataclasses.replace(spec, batch=batch)
+        if fix_size(self.graph, batch, spec.input_height, spec.input_width):
+            self._rewritten = True
+            self.graph_spec = dataclasses.replace(spec, batch=batch)
 
     def _choose_batch(self) -> tuple[int, int, int]:
         options, fixed, wanted = self.options, self.graph_spec.batch, self._wanted_batches
