@@ -186,7 +186,7 @@ class Graph:
         self,
         op: str,
         name: str,
-        inputs: Iterable[Value],
+        inputs: Iterable[Value | float],
         attrs: Mapping[str, Any] | None = None,
         *,
         domain: str = "",
@@ -199,14 +199,19 @@ class Graph:
         Args:
             op: ONNX operator.
             name: the node's name, made unique; its new outputs take it too.
-            inputs: what it reads.
+            inputs: what it reads; a number becomes a constant of the first value's type.
             attrs: attributes.
             domain: operator domain; a new one is imported as version 1.
             output: what it makes instead of one new value (several, of some operators); names stay.
         """
         output = output or Value(self.unused_name(f"{name}_out"))
         made = [output] if isinstance(output, Value) else list(output)
-        node = Node(op, self.unused_name(name), inputs, made, attrs, domain)
+        read: list[Value] = []
+        for value in inputs:
+            if not isinstance(value, Value):
+                value = self.constant(f"{name}_by", value, read[0].dtype or np.float32)
+            read.append(value)
+        node = Node(op, self.unused_name(name), read, made, attrs, domain)
         self.opsets.setdefault(domain, 1)
         self.nodes.append(node)
         self.infer_node(node)

@@ -266,10 +266,13 @@ class TestEfficientNms:
         once = apply(EfficientNmsAttachment(), build_yolox()).model
         assert not apply(EfficientNmsAttachment(), once).changes
 
-    @pytest.mark.parametrize("arguments", [(1.5, 0.5, 10), (0.5, -1, 10), (0.5, 0.5, 0)])
-    def test_wrong_thresholds(self, arguments) -> None:
-        with pytest.raises(ConfigurationError):
-            EfficientNmsAttachment(*arguments)
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("score_threshold", 1.5), ("iou_threshold", -1.0), ("max_output_boxes", 0)],
+    )
+    def test_wrong_thresholds(self, name, value) -> None:
+        with pytest.raises(ConfigurationError, match=name):
+            SurgeryOptions(**{name: value})
 
 
 class TestMerging:

@@ -4,10 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import numpy as np
-
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Node, Value
@@ -61,39 +57,18 @@ class ActivationPatterns(SurgeryPass):
 
     @staticmethod
     def _hard_swish(graph: Graph, node: Node, source: Value) -> None:
-        def op(kind: str, suffix: str, first: Value, *others: tuple[str, float] | Value) -> Value:
-            return _with_scalars(graph, kind, f"{node.name}_{suffix}", node.name, first, others)
-
-        moved = op("Add", "add3", source, ("three", 3.0))
-        product = op("Mul", "gate", source, op("Clip", "clip", moved, ("zero", 0.0), ("six", 6.0)))
-        graph.replace(node.outputs[0], op("Mul", "sixth", product, ("one_sixth", 1.0 / 6.0)))
+        name = node.name
+        moved = graph.add_node("Add", f"{name}_add3", [source, 3.0])
+        gate = graph.add_node("Clip", f"{name}_clip", [moved, 0.0, 6.0])
+        product = graph.add_node("Mul", f"{name}_gate", [source, gate])
+        graph.replace(node.outputs[0], graph.add_node("Mul", f"{name}_sixth", [product, 1.0 / 6.0]))
 
     @staticmethod
     def _hard_sigmoid(graph: Graph, node: Node) -> None:
-        def op(kind: str, suffix: str, first: Value, *others: tuple[str, float]) -> Value:
-            return _with_scalars(graph, kind, f"{node.name}_{suffix}", node.name, first, others)
-
-        x = op("Mul", "mul", node.inputs[0], ("alpha", node.attrs.get("alpha", 0.2)))
-        x = op("Add", "add", x, ("beta", node.attrs.get("beta", 0.5)))
-        graph.replace(node.outputs[0], op("Clip", "clip", x, ("zero", 0.0), ("one", 1.0)))
-
-
-def _with_scalars(
-    graph: Graph,
-    kind: str,
-    name: str,
-    base: str,
-    first: Value,
-    others: Iterable[tuple[str, float] | Value],
-) -> Value:
-    """Add a node that reads a value and others, those given as (name, number) as constants."""
-    read = [
-        other
-        if isinstance(other, Value)
-        else graph.constant(f"{base}_{other[0]}", other[1], first.dtype or np.float32)
-        for other in others
-    ]
-    return graph.add_node(kind, name, [first, *read])
+        name, alpha, beta = node.name, node.attrs.get("alpha", 0.2), node.attrs.get("beta", 0.5)
+        x = graph.add_node("Mul", f"{name}_mul", [node.inputs[0], alpha])
+        x = graph.add_node("Add", f"{name}_add", [x, beta])
+        graph.replace(node.outputs[0], graph.add_node("Clip", f"{name}_clip", [x, 0.0, 1.0]))
 
 
 def is_silu(node: Node) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from yolox_trt.compiler.surgery.head_cut import RawLevel, find_raw_levels
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
-from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import METADATA_SIGMOID, METADATA_STRIDES
 from yolox_trt.graph.graph import PLUGIN_DOMAIN, Graph
 from yolox_trt.graph.head import anchor_grid
@@ -46,20 +46,6 @@ class EfficientNmsAttachment(SurgeryPass):
         *,
         class_agnostic: bool = False,
     ) -> None:
-        for label, value in (
-            ("score_threshold", score_threshold),
-            ("iou_threshold", iou_threshold),
-        ):
-            if not 0.0 <= value <= 1.0:
-                raise ConfigurationError(
-                    f"{label} = {value}", expected="0 to 1", fix=f"set `{label}`"
-                )
-        if max_output_boxes < 1:
-            raise ConfigurationError(
-                f"max_output_boxes = {max_output_boxes}",
-                expected="at least 1",
-                fix="set `max_output_boxes`",
-            )
         self.attrs: dict[str, Any] = {
             "background_class": -1,
             "box_coding": 1,

@@ -184,7 +184,9 @@ def optimize(
     tolerance = TOLERANCE_FP16 if computes_in_float16(original) else TOLERANCE
     steps = len(passes) + 1
     records: list[PassRecord] = []
-    measured: _Measurement | None = None  # of the model as the last change left it
+    difference: float | None = None  # of the model as the last change left it
+    failure = ""  # why that could not be compared
+    measured = False
     lost = ""  # the first of the passes since which it cannot be measured
     for step, rewrite in enumerate(passes):
         if progress is not None:
@@ -192,8 +194,8 @@ def optimize(
         log = rewrite.run(graph)
         own: float | None = None
         if log.changes and comparison is not None:
-            measured = comparison.measure(graph)
-            own = measured.difference
+            (difference, failure), measured = comparison.measure(graph), True
+            own = difference
             if own is not None and own > tolerance:
                 raise ModelError(
                     f"pass {rewrite.name} changed the predictions by {own:.2g} (relative)",
@@ -201,7 +203,7 @@ def optimize(
                     fix=f"leave it out (`--skip {rewrite.name}`) and report it with the model",
                 )
             # A later pass may mend it: a constant of the old size goes with the head.
-            lost = (lost or rewrite.name) if measured.failure else ""
+            lost = (lost or rewrite.name) if failure else ""
         if log.changes or log.notes:
             record = PassRecord(rewrite.name, tuple(log.changes), tuple(log.notes), own)
             records.append(record)
@@ -209,13 +211,13 @@ def optimize(
         _note_activation(graph)
     if progress is not None:
         progress("report", steps - 1, steps)
-    if comparison is not None and measured is None:
-        measured = comparison.measure(graph)
-    if measured is not None and measured.failure:
+    if comparison is not None and not measured:
+        difference, failure = comparison.measure(graph)
+    if failure:
         blamed = f" since pass {lost}" if lost else ""
         way_out = f"leave that pass out (`--skip {lost}`)" if lost else "export the model again"
         raise ModelError(
-            f"the rewritten model does not run{blamed} ({measured.failure})",
+            f"the rewritten model does not run{blamed} ({failure})",
             expected="the predictions of the original, which runs",
             fix=f"{way_out} and report it with the model; `--no-verify` writes the file unchecked",
         )
@@ -238,7 +240,7 @@ def optimize(
         before=dataclasses.replace(figures(original), operators=operators),
         after=figures(counted),
         passes=tuple(records),
-        difference=measured.difference if measured is not None else None,
+        difference=difference,
         not_measured=reason,
     )
     return OptimizeResult(graph.to_model(), report)
@@ -257,20 +259,6 @@ def _note_activation(graph: Graph) -> None:
     kinds = {activation_behind(conv) for conv in graph.find("Conv")} - {""}
     if len(kinds) == 1:
         graph.metadata.setdefault(model_spec.METADATA_ACTIVATION, json.dumps(kinds.pop()))
-
-
-@dataclass(frozen=True)
-class _Measurement:
-    """What one comparison with the original gave.
-
-    Attributes:
-        difference: relative; None where it could not be measured.
-        failure: why the rewritten model could not be compared, "" where it was or where the
-            original itself does not run.
-    """
-
-    difference: float | None = None
-    failure: str = ""
 
 
 class _Comparison:
@@ -299,17 +287,22 @@ class _Comparison:
         except ModelError as error:
             self.reason = str(error)
 
-    def measure(self, graph: Graph) -> _Measurement:
-        """Compare a rewritten model with the original."""
+    def measure(self, graph: Graph) -> tuple[float | None, str]:
+        """Compare a rewritten model with the original.
+
+        Returns:
+            The relative difference, None where it cannot be measured; why the rewritten model
+            cannot be compared, "" where it can or where the original itself does not run.
+        """
         if self._reference is None:
-            return _Measurement()
+            return None, ""
         size = (self.images.shape[2], self.images.shape[3])
         try:
             spec = read_spec(graph, input_size=size)
             found = predict(graph, self.images, spec=spec)
-            return _Measurement(relative_difference(self._reference, found))
+            return relative_difference(self._reference, found), ""
         except ModelError as error:
-            return _Measurement(failure=str(error))
+            return None, str(error)
 
 
 def _without_size(graph: Graph) -> Graph:
