@@ -390,22 +390,25 @@ class Graph:
         model.graph.initializer.extend(value.to_tensor() for value in constants.values())
         return model
 
-    def check(self) -> None:
-        """Infer all shapes anew, and let onnx check the graph.
+    def check(self, *, rewritten: bool = True) -> None:
+        """Let onnx check the graph, after inferring all shapes of a rewritten one anew.
 
         Raises:
-            ModelError: it is not valid ONNX (a defect of a rewrite).
+            ModelError: it is not valid ONNX: as it was read, or by a defect of a rewrite.
         """
-        onnx_ = require("onnx", purpose="checking the rewritten model")
-        self.forget_shapes()
-        self.infer_shapes()
+        checker = require("onnx.checker", purpose="checking the model")
+        if rewritten:
+            self.forget_shapes()
+            self.infer_shapes()
         try:
-            onnx_.checker.check_model(self._light_model())
-        except onnx_.checker.ValidationError as error:
+            checker.check_model(self._light_model())
+        except checker.ValidationError as error:
+            found = "surgery wrote an invalid graph" if rewritten else "an invalid graph"
+            way_out = "leave the last pass out (`--skip PASS`) and report it with the model"
             raise ModelError(
-                f"surgery wrote an invalid graph ({error})",
+                f"{found} ({error})",
                 expected="a valid ONNX model",
-                fix="leave the last pass out (`--skip PASS`) and report it with the model",
+                fix=way_out if rewritten else "export the model again",
             ) from error
 
     def _frame(self) -> onnx.ModelProto:

@@ -428,3 +428,14 @@ def test_a_model_is_loaded_once_and_its_shapes_are_inferred_at_most_three_times(
     assert {"cut-head", "focus-to-conv", "spp-to-chain"} <= {p.name for p in report.passes}
     assert calls.count("load") == 1
     assert 1 <= calls.count("infer") <= 3
+
+
+@pytest.mark.parametrize("defect", ["operator", "input"])
+def test_a_model_that_onnx_refuses_is_not_taken_for_a_defect_of_a_pass(defect) -> None:
+    model = build_yolox(width=0.125)
+    if defect == "operator":
+        model.graph.node[3].op_type = "NoSuchOperator"
+    else:
+        model.graph.node[50].input[0] = "nowhere"
+    with pytest.raises(ModelError, match=r"^an invalid graph \(.*(NoSuchOperator|nowhere)"):
+        optimize(model, SurgeryOptions())

@@ -73,7 +73,6 @@ def check(
 class _Linter:
     def __init__(self, model: Graph, limits: DlaLimits, precision: str, soc: str) -> None:
         self.limits, self.precision, self.soc = limits, precision, soc
-        model.infer_shapes()
         self.graph = model.copy()
         self.graph.upgrade()
         before = list(self.graph.nodes)

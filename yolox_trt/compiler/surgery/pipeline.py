@@ -175,9 +175,12 @@ def optimize(
     if graph is model or not isinstance(model, str | Path):
         graph = graph.copy()
     _note_metadata(graph, options)
-    graph.infer_shapes()
     original = graph.copy()
     graph.upgrade()
+    graph.infer_shapes()
+    graph.check(rewritten=False)
+    if graph.opset == original.opset:
+        original = graph.copy()  # whose shapes are known
     batch = (original.image.shape or [None])[0]
     passes = build_passes(options, open_batch=not isinstance(batch, int))
     comparison = _Comparison(original, options) if verify else None
