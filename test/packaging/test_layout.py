@@ -22,10 +22,11 @@ TESTED_IN = {
     "compiler/dla/node_checks": "compiler/dla/test_rules.py",
     "compiler/dla/*": "compiler/dla/test_linter.py",
     "compiler/inspect/*": "compiler/inspect/test_inspector.py",
-    # What an INT8 model is made of is tested by the model and its accuracy.
     "compiler/int8/calibration_cache": "compiler/int8/test_dynamic_ranges.py",
     "compiler/int8/histogram": "compiler/int8/test_algorithms.py",
-    "compiler/int8/*": "compiler/int8/test_quantize.py",
+    "compiler/int8/layer_error": "compiler/int8/test_session.py",
+    "compiler/int8/layers": "compiler/int8/test_qdq.py",
+    "compiler/int8/options": "cli/test_int8_commands.py",
     # Passes of a few lines share a test module, and what all passes do is tested by the pipeline.
     "compiler/surgery/*_input": "compiler/surgery/test_input.py",
     "compiler/surgery/input_*": "compiler/surgery/test_input.py",
@@ -72,6 +73,7 @@ TESTED_IN = {
     "executor/*": "executor/test_scheduler.py",
     "graph/head": "graph/test_spec.py",
     "graph/regions": "graph/test_spec.py",
+    "graph/onnx_session": "engines/test_onnxruntime.py",
     "graph/predictions": "graph/test_batch.py",
     "graph/scatter": "graph/test_batch.py",
     "graph/shape_walk": "graph/test_batch.py",
@@ -95,12 +97,9 @@ TESTED_IN = {
     "training/model_config": "training/test_counter.py",
     "training/layers": "training/test_weights.py",
     "training/yolox": "training/test_weights.py",
-    "training/augment": "training/test_distill.py",
-    "training/checkpoint": "training/test_distill.py",
-    "training/distill*": "training/test_distill.py",
-    "training/image_store": "training/test_distill.py",
-    "training/options": "training/test_distill.py",
-    "training/*": "training/test_train.py",
+    "training/checkpoint": "training/test_export.py",
+    "training/image_store": "training/test_augment.py",
+    "training/schedule": "training/test_distiller.py",
 }
 
 
