@@ -91,8 +91,9 @@ class ObjectMessageBuilder:
         self._classification_type = perception.ObjectClassification
         self._labels = tuple(labels)
         self._message = self.message_type()
-        # Each object with the parts of it that are filled: to get at them costs calls.
-        self._pool: list[tuple[Any, Any, Any, Any]] = []
+        self._pool: list[Any] = []
+        # The parts of each one that are filled: to get at them costs calls.
+        self._parts: list[tuple[Any, Any, Any]] = []
 
     def build(self, header: Any, detections: Detections) -> Any:
         """Return the message of one image, valid until the next call.
@@ -103,7 +104,8 @@ class ObjectMessageBuilder:
         while len(self._pool) < count:
             item, classification = self._object_type(), self._classification_type()
             item.object.classification = [classification]
-            self._pool.append((item, item.feature.roi, item.object, classification))
+            self._pool.append(item)
+            self._parts.append((item.feature.roi, item.object, classification))
         corners = np.concatenate(
             (np.floor(detections.boxes[:, :2]), np.ceil(detections.boxes[:, 2:])), axis=1
         )
@@ -114,13 +116,13 @@ class ObjectMessageBuilder:
             strict=True,
         )
         labels, known = self._labels, len(self._labels)
-        for parts, ((x1, y1, x2, y2), score, class_id) in zip(self._pool, rows, strict=False):
-            _, roi, perceived, classification = parts
+        for parts, ((x1, y1, x2, y2), score, class_id) in zip(self._parts, rows, strict=False):
+            roi, perceived, classification = parts
             roi.x_offset, roi.y_offset = x1, y1
             roi.width, roi.height = x2 - x1, y2 - y1
             perceived.existence_probability = score
             classification.label = labels[class_id] if class_id < known else 0
             classification.probability = score
         self._message.header = header
-        self._message.feature_objects = [parts[0] for parts in self._pool[:count]]
+        self._message.feature_objects = self._pool[:count]
         return self._message

@@ -27,8 +27,9 @@ class DetectionMessageBuilder:
     def __init__(self, class_names: Sequence[str] = ()) -> None:
         self._class_names = tuple(class_names)
         self._message = Detection2DArray()
-        # Each detection with the parts of it that are filled: to get at them costs calls.
-        self._pool: list[tuple[Detection2D, Any, Any, Any]] = []
+        self._pool: list[Detection2D] = []
+        # The parts of each one that are filled: to get at them costs calls.
+        self._parts: list[tuple[Detection2D, Any, Any, Any]] = []
 
     def build(self, header: Any, detections: Detections) -> Detection2DArray:
         """Return the message of one image.
@@ -42,7 +43,8 @@ class DetectionMessageBuilder:
             result = ObjectHypothesisWithPose()
             detection = Detection2D(results=[result])
             box = detection.bbox
-            self._pool.append((detection, box, box.center.position, result.hypothesis))
+            self._pool.append(detection)
+            self._parts.append((detection, box, box.center.position, result.hypothesis))
         x1, y1, x2, y2 = detections.boxes.astype(np.float64).T
         # tolist() once: a Python float an element is much cheaper than a numpy scalar each.
         rows = zip(
@@ -55,7 +57,7 @@ class DetectionMessageBuilder:
             strict=True,
         )
         names, known = self._class_names, len(self._class_names)
-        for parts, (x, y, width, height, score, class_id) in zip(self._pool, rows, strict=False):
+        for parts, (x, y, width, height, score, class_id) in zip(self._parts, rows, strict=False):
             detection, box, position, hypothesis = parts
             detection.header = header
             position.x, position.y = x, y
@@ -63,5 +65,5 @@ class DetectionMessageBuilder:
             hypothesis.class_id = names[class_id] if class_id < known else str(class_id)
             hypothesis.score = score
         self._message.header = header
-        self._message.detections = [parts[0] for parts in self._pool[:count]]
+        self._message.detections = self._pool[:count]
         return self._message
