@@ -11,6 +11,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import (
     Kind,
+    again,
     check_options,
     from_plain,
     nested,
@@ -109,3 +110,16 @@ def test_nested_options_have_the_defaults_that_the_field_gives() -> None:
     assert nested_of(Job)["settings"].type is Settings
     assert nested_of(Job)["settings"].without == ("names",)
     assert options_of(Job) == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    rate: float = again(options_of(Settings)["rate"], default=7.0, flag="--hz")
+
+
+def test_an_option_is_declared_again_with_what_differs() -> None:
+    first, second = options_of(Settings)["rate"], options_of(Other)["rate"]
+    assert Other().rate == 7.0
+    assert (second.flag, second.help, second.maximum) == ("--hz", first.help, first.maximum)
+    with pytest.raises(ConfigurationError, match=first.range_text):
+        second.plain(101.0)

@@ -223,8 +223,22 @@ def option(default: Any = _REQUIRED, *, help: str, kind: Kind | None = None, **r
     spec = Option(
         kind=kind, default=None if required else default, required=required, help=help, **rest
     )
-    metadata = {_KEY: spec}
-    if required:
+    return _field(spec)
+
+
+def again(declared: Option, **changes: Any) -> Any:
+    """Declare an option of another dataclass as a dataclass field, too.
+
+    Args:
+        declared: the option, as options_of gives it.
+        changes: attributes that differ here, such as its default or its flag.
+    """
+    return _field(dataclasses.replace(declared, **changes))
+
+
+def _field(spec: Option) -> Any:
+    metadata, default = {_KEY: spec}, spec.default
+    if spec.required:
         return dataclasses.field(metadata=metadata)
     if spec.parse is not None and default is not None:
         return dataclasses.field(default_factory=lambda: spec.typed(default), metadata=metadata)

@@ -15,6 +15,7 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import (
     Kind,
     Option,
+    again,
     check_options,
     nested,
     option,
@@ -23,6 +24,7 @@ from yolox_trt.core.option import (
     path_option,
 )
 from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.executor.stream_config import StreamConfig
 
 if TYPE_CHECKING:
     import onnx
@@ -118,7 +120,7 @@ class CamerasOptions:
         choices=("yes", "no"),
         help="Whether the next call is given to a device while it works on the last.",
     )
-    queue_depth: int = option(2, minimum=1, help="Images of a camera that may wait.")
+    queue_depth: int = again(options_of(StreamConfig)["queue_depth"], default=2)
     seconds: float = option(5.0, above=0.0, unit="s", help="Length of each measurement.")
 
     def __post_init__(self) -> None:

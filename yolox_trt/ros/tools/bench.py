@@ -145,9 +145,9 @@ def _parameters(
         "multi_camera": {
             "cameras": cameras,
             "model": str(model.resolve()),
-            "devices": list(options.devices),
+            "devices": [str(device or "auto") for device in options.devices],
             "engine": options.engine,
-            "precision": options.precision,
+            "precision": options.precision or "",
             "placement": options.placement,
             "max_batch": options.max_batch,
             "batch_window": options.batch_window,

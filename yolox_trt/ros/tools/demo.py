@@ -173,7 +173,7 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], show: Show) ->
         "multi_camera": {
             "cameras": list(pictures),
             "model": str(model.resolve()),
-            "devices": [options.device],
+            "devices": [str(options.device or "auto")],
         },
         "/**": {"score_threshold": options.score},
     }

@@ -8,9 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Kind, check_options, option, parse_path, parse_size, path_option
+from yolox_trt.core.option import (
+    Kind,
+    again,
+    check_options,
+    option,
+    options_of,
+    parse_path,
+    parse_size,
+    path_option,
+)
+from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.nodes.parameter_values import check_topic
+from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS
+
+_DETECTOR = options_of(DetectorOptions)
 
 
 def parse_remaps(rules: Sequence[str]) -> dict[str, str]:
@@ -41,13 +55,13 @@ class DemoOptions(_Checked):
     """Moving cameras and what detects in them."""
 
     model: Path | None = path_option(help="ONNX or engine file (default: the shipped model).")
-    device: str = option("auto", help="auto, cpu, gpu, gpu:N, dla0 or dla1.")
+    device: Device | None = again(_DETECTOR["device"])
     duration: float = option(20.0, above=0.0, unit="s", help="Time to run.")
     rate: float = option(10.0, above=0.0, unit="Hz", help="Pictures a second of each camera.")
     size: tuple[int, int] = option(
         "1280x1920", parse=parse_size, metavar="HxW", help="Size of a picture."
     )
-    score: float = option(0.3, minimum=0.0, maximum=1.0, help="Least score of a detection.")
+    score: float = again(CAMERA_OPTIONS["score_threshold"])
     output: Path = option(
         "demo_output",
         parse=parse_path,
@@ -149,17 +163,20 @@ class RosBenchOptions(_Checked):
         "1280x1920", parse=parse_size, metavar="HxW", help="Size of the images."
     )
     model: Path | None = path_option(help="ONNX or engine file (default: the shipped model).")
-    devices: Sequence[str] = option(
-        ["auto"], flag="--device", help="Device, such as gpu, dla0 or dla1."
+    devices: Sequence[Device | None] = again(
+        EXECUTOR_OPTIONS["devices"],
+        flag="--device",
+        metavar="DEVICE",
+        help=_DETECTOR["device"].help,
     )
-    engine: str = option("auto", help="auto, tensorrt, onnxruntime or simulated.")
-    precision: str = option("", help="fp32, fp16 or int8.")
-    placement: str = option("dynamic", help="static, balanced or dynamic.")
-    max_batch: int = option(1, minimum=1, help="Most images of a call.")
-    batch_window: float = option(0.0, minimum=0.0, unit="s", help="Time to wait for a batch.")
-    ingest: int = option(0, minimum=0, help="Processes that receive the images.")
-    queue_depth: int = option(1, minimum=1, help="Images of a camera that may wait.")
-    qos_depth: int = option(1, minimum=1, help="Messages of a camera in the middleware's queue.")
+    engine: str = again(_DETECTOR["engine"])
+    precision: str | None = again(_DETECTOR["precision"])
+    placement: str = again(EXECUTOR_OPTIONS["placement"])
+    max_batch: int = again(EXECUTOR_OPTIONS["max_batch"])
+    batch_window: float = again(EXECUTOR_OPTIONS["batch_window"])
+    ingest: int = again(EXECUTOR_OPTIONS["ingest_processes"])
+    queue_depth: int = again(CAMERA_OPTIONS["queue_depth"])
+    qos_depth: int = again(CAMERA_OPTIONS["qos_depth"])
     duration: float = option(10.0, above=0.0, unit="s", help="Measured time.")
     warmup: float = option(3.0, minimum=0.0, unit="s", help="Time before it.")
     logs: Path | None = path_option(metavar="FOLDER", help="Keep the processes' logs here.")
