@@ -6,10 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+from support.onnx_graphs import operators, random_feeds, run, worst
 
 from yolox_trt.compiler.surgery import SurgeryPass
 from yolox_trt.graph.graph import Graph
+
+RNG = np.random.default_rng(3)
 
 
 @dataclass(frozen=True)
@@ -35,3 +39,24 @@ def apply(rewrite: SurgeryPass, model: onnx.ModelProto) -> Applied:
     before.sort()
     assert len(untouched.graph.node) == len(before.nodes)
     return Applied(model, log.changes, log.notes)
+
+
+def normal(*shape: int) -> np.ndarray:
+    """Return normal random float32, others at each call."""
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def check(
+    rewrite: SurgeryPass,
+    model: onnx.ModelProto,
+    *,
+    tolerance: float = 1e-6,
+    expected: dict[str, int] | None = None,
+) -> Applied:
+    """Apply a pass, and compare its outputs with the model's and its operators with those given."""
+    result = apply(rewrite, model)
+    feeds = random_feeds(model)
+    assert worst(run(model, feeds), run(result.model, feeds)) <= tolerance
+    if expected is not None:
+        assert operators(result.model) == expected
+    return result

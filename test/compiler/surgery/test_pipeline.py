@@ -9,24 +9,22 @@ import json
 import numpy as np
 import onnx
 import pytest
-from support.onnx_graphs import in_float16, make_graph, operators, run
+from support.onnx_graphs import in_float16, make_graph, operators
 from support.passes import apply
-from support.yolox_graphs import build_yolox, build_yolox_s, random_images
+from support.yolox_graphs import build_yolox, build_yolox_s
 
 from yolox_trt.compiler.dla import check
 from yolox_trt.compiler.surgery import (
     PASSES,
     TOLERANCE,
     SurgeryOptions,
-    merge_models,
     optimize,
     pipeline,
 )
 from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
-from yolox_trt.compiler.surgery.efficient_nms import EfficientNmsAttachment
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.core.errors import ConfigurationError, ModelError
-from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, HeadLayout
+from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.graph.predictions import predict, relative_difference, sample_images
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.graph.values import Value
@@ -218,109 +216,6 @@ def test_progress_counts_up() -> None:
 def test_verification_can_be_left_out() -> None:
     report = optimize(build_yolox(), verify=False).report
     assert report.difference is None and report.not_measured == "switched off"
-
-
-class TestEfficientNms:
-    @pytest.mark.parametrize("head", ["undecoded", "decoded", "raw_levels"])
-    def test_boxes_and_scores_before_the_plugin(self, head) -> None:
-        model = build_yolox(head=head, num_classes=3)
-        result = apply(EfficientNmsAttachment(0.2, 0.5, 50), model).model
-        node = next(n for n in result.graph.node if n.op_type == "EfficientNMS_TRT")
-        attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        assert attrs["score_threshold"] == pytest.approx(0.2)
-        assert attrs["iou_threshold"] == pytest.approx(0.5)
-        assert attrs["max_output_boxes"] == 50 and attrs["box_coding"] == 1
-        # Cut the plugin off and compare with plain NumPy decoding of the original export.
-        truth = build_yolox(head="decoded", num_classes=3)
-        feeds = random_images(truth)
-        decoded = run(truth, feeds)["output"]
-        cut = onnx.ModelProto()
-        cut.CopyFrom(result)
-        cut.graph.node.remove(next(n for n in cut.graph.node if n.name == node.name))
-        del cut.graph.output[:]
-        for name in node.input:
-            cut.graph.output.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            )
-        boxes, scores = (run(cut, feeds)[n] for n in node.input)
-        np.testing.assert_allclose(boxes, decoded[..., :4], rtol=1e-5, atol=1e-3)
-        np.testing.assert_allclose(scores, decoded[..., 4:5] * decoded[..., 5:], atol=1e-5)
-
-    def test_outputs_and_description(self) -> None:
-        result = apply(EfficientNmsAttachment(max_output_boxes=10), build_yolox()).model
-        spec = read_spec(result)
-        assert spec.head is HeadLayout.EFFICIENT_NMS and spec.num_classes == 80
-        shapes = [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in result.graph.output]
-        assert shapes == [[1, 1], [1, 10, 4], [1, 10], [1, 10]]
-
-    def test_attach_and_remove(self) -> None:
-        model = build_yolox(num_classes=4)
-        attached = optimize(model, SurgeryOptions(head="efficient-nms")).model
-        removed = optimize(attached, SurgeryOptions(head="raw"))
-        assert "EfficientNMS_TRT" not in operators(removed.model)
-        images = sample_images(1, 64, 96)
-        difference = relative_difference(predict(model, images), predict(removed.model, images))
-        assert difference < TOLERANCE
-
-    def test_a_second_plugin_is_not_attached(self) -> None:
-        once = apply(EfficientNmsAttachment(), build_yolox()).model
-        assert not apply(EfficientNmsAttachment(), once).changes
-
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [("score_threshold", 1.5), ("iou_threshold", -1.0), ("max_output_boxes", 0)],
-    )
-    def test_wrong_thresholds(self, name, value) -> None:
-        with pytest.raises(ConfigurationError, match=name):
-            SurgeryOptions(**{name: value})
-
-
-class TestMerging:
-    def test_outputs_of_both_and_a_shared_backbone(self) -> None:
-        first, second = build_yolox(), build_yolox(num_classes=3)
-        merged = merge_models({"cars": first, "lights": second})
-        assert [i.name for i in merged.graph.input] == ["images"]
-        feeds = random_images(first)
-        found = run(merged, feeds)
-        np.testing.assert_array_equal(found["cars/output"], run(first, feeds)["output"])
-        np.testing.assert_array_equal(found["lights/output"], run(second, feeds)["output"])
-        # Both were generated from one seed: all but the heads is the same.
-        assert len(merged.graph.node) < 1.3 * len(first.graph.node)
-
-    def test_different_networks_share_nothing(self) -> None:
-        first, second = build_yolox(), build_yolox(seed=1, activation="relu6", stem="conv")
-        merged = merge_models({"a": first, "b": second})
-        feeds = random_images(first)
-        found = run(merged, feeds)
-        np.testing.assert_array_equal(found["b/output"], run(second, feeds)["output"])
-
-    def test_open_batches_of_other_names_are_one(self) -> None:
-        models = {key: build_yolox(style="opset13", batch=None, width=0.125) for key in "ab"}
-        models["b"].graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
-        merged = merge_models(models)
-        outputs = run(merged, random_images(models["a"], batch=2))
-        np.testing.assert_array_equal(outputs["a/output"], outputs["b/output"])
-
-    def test_metadata_keep_their_prefix(self) -> None:
-        merged = merge_models({k: build_yolox(metadata=True, seed=i) for i, k in enumerate("ab")})
-        keys = {p.key for p in merged.metadata_props}
-        assert {"a/yolox_trt.strides", "b/yolox_trt.class_names"} <= keys
-
-    @pytest.mark.parametrize(
-        ("other", "match"),
-        [
-            ({"height": 96}, "--input-size"),
-            ({"batch": 2}, "1x3x64x96"),
-            ({"style": "opset13"}, "opset"),
-        ],
-    )
-    def test_what_does_not_fit_is_refused(self, other, match) -> None:
-        with pytest.raises(ModelError, match=match):
-            merge_models({"a": build_yolox(), "b": build_yolox(**other)})
-
-    def test_one_model_is_refused(self) -> None:
-        with pytest.raises(ModelError, match="two or more"):
-            merge_models({"a": build_yolox()})
 
 
 def test_load_errors_name_the_path(tmp_path) -> None:

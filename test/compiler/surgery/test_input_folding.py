@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from onnx import TensorProto
@@ -14,10 +12,7 @@ from support.passes import apply
 from support.yolox_graphs import IMAGENET_MEAN, IMAGENET_STD, build_yolox, random_images
 
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
-from yolox_trt.compiler.surgery.head_cut import HeadCut
 from yolox_trt.compiler.surgery.input_folding import InputFolding
-from yolox_trt.compiler.surgery.uint8_input import Uint8Input
-from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import (
     METADATA_PREPROCESSING,
     PREPROCESSING_PRESETS,
@@ -164,25 +159,3 @@ def test_the_padding_colour_is_kept() -> None:
     entry.key, entry.value = METADATA_PREPROCESSING, Preprocessing("rgb", pad=0).to_json()
     result = apply(InputFolding(metadata=True), model).model
     assert read_spec(result).preprocessing == Preprocessing(pad=0)
-
-
-class TestUint8:
-    def test_bytes_give_the_same_predictions(self) -> None:
-        model = apply(HeadCut(), build_yolox()).model
-        result = apply(Uint8Input(), model).model
-        assert result.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
-        assert read_spec(result).input_dtype == "uint8"
-        images = sample_images(2, 64, 96)
-        assert relative_difference(predict(model, images), predict(result, images)) == 0.0
-
-    def test_a_second_time_changes_nothing(self) -> None:
-        once = apply(Uint8Input(), build_yolox()).model
-        assert not apply(Uint8Input(), once).changes
-
-    def test_normalisation_outside_is_refused(self) -> None:
-        model = build_yolox()
-        entry = model.metadata_props.add()
-        entry.key = METADATA_PREPROCESSING
-        entry.value = json.dumps({"scale": 1 / 255})
-        with pytest.raises(ModelError, match="fold-preprocessing"):
-            apply(Uint8Input(), model)

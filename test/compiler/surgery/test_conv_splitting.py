@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions over the limits of a DLA."""
+
+from __future__ import annotations
+
+import pytest
+from support.onnx_graphs import make_graph, operators
+from support.passes import apply, check, normal
+
+from yolox_trt.compiler.surgery.conv_splitting import ConvSplitting
+
+
+class TestConvSplitting:
+    @staticmethod
+    def conv(cin: int, cout: int, groups: int = 1, kernel: int = 3, width: int = 8, bias=True):
+        constants = {"w": normal(cout, cin // groups, kernel, kernel)}
+        inputs = ["x", "w"]
+        if bias:
+            constants["b"] = normal(cout)
+            inputs.append("b")
+        attrs = {"group": groups, "pads": [kernel // 2] * 4}
+        return make_graph(
+            [("Conv", inputs, ["y"], attrs)], {"x": (1, cin, 4, width)}, ["y"], constants
+        )
+
+    @pytest.mark.parametrize(("groups", "most", "count"), [(8, 4, 2), (8, 1, 8), (6, 4, 2)])
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_groups(self, groups, most, count, bias) -> None:
+        model = self.conv(24, 48, groups, bias=bias)
+        result = check(ConvSplitting(max_groups=most), model)
+        found = operators(result.model)
+        assert found == {"Slice": count, "Conv": count, "Concat": 1}
+
+    def test_output_maps_over_the_limit(self) -> None:
+        model = self.conv(1, 9000, kernel=1)
+        found = operators(check(ConvSplitting(), model).model)
+        assert found == {"Conv": 2, "Concat": 1}
+
+    def test_the_convolution_buffer(self) -> None:
+        # 512 channels of 640 columns, 5 rows: far over 16 banks.
+        model = self.conv(512, 4, kernel=5, width=640)
+        result = check(ConvSplitting(), model, tolerance=1e-5)
+        found = operators(result.model)
+        assert found["Conv"] > 1 and found["Add"] == found["Conv"] - 1
+
+    def test_within_the_limits_nothing_changes(self) -> None:
+        assert not apply(ConvSplitting(), self.conv(64, 64, 64)).changes
