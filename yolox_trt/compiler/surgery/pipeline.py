@@ -147,7 +147,7 @@ def build_passes(options: SurgeryOptions, *, open_batch: bool = False) -> list[S
 
 
 def optimize(
-    model: str | Path | onnx.ModelProto,
+    model: str | Path | onnx.ModelProto | Graph,
     options: SurgeryOptions | None = None,
     *,
     verify: bool = True,
@@ -156,7 +156,7 @@ def optimize(
     """Rewrite a model for a target, checking every change against the original.
 
     Args:
-        model: path or loaded model (not changed).
+        model: path, loaded model or graph (not changed).
         options: what is asked for.
         verify: run original and rewritten model in ONNX Runtime on random images and compare.
         progress: called with (pass name, step, steps) before each pass.
@@ -172,7 +172,7 @@ def optimize(
     """
     options = options or SurgeryOptions()
     graph = open_model(model)
-    if graph is model or not isinstance(model, str | Path):
+    if graph is model:
         graph = graph.copy()
     _note_metadata(graph, options)
     original = graph.copy()
