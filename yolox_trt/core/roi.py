@@ -29,8 +29,7 @@ class Roi:
         if self.x < 0 or self.y < 0 or self.width <= 0 or self.height <= 0:
             raise ConfigurationError(
                 f"roi x={self.x} y={self.y} width={self.width} height={self.height}",
-                expected="x, y >= 0 and width, height > 0",
-                fix="set the parameter `roi` to [x, y, width, height], or [] for the whole image",
+                expected="x, y >= 0 and width, height > 0, in pixels",
             )
 
     def check_inside(self, height: int, width: int) -> None:
@@ -39,5 +38,5 @@ class Roi:
             raise ConfigurationError(
                 f"roi [{self.x}, {self.y}, {self.width}, {self.height}]",
                 expected=f"a rectangle inside the {width}x{height} image",
-                fix="set the parameter `roi` to fit the camera's resolution",
+                fix="take a roi that fits the camera's resolution",
             )
