@@ -75,7 +75,7 @@ class HostModule:
 def load(name: str, *, fmad: bool = True, **macros: int) -> HostModule:
     """Stand for module.load: compile by g++, once for each state of the sources."""
     options = [f"-D{key}={value}" for key, value in sorted(macros.items())]
-    sources = [module.SOURCES / "common.cuh", module.SOURCES / f"{name}.cu"]
+    sources = module.files(name)
     sources += [HERE / "host_shim.hpp", HERE / f"host_{name}.cpp"]
     digest = hashlib.sha256(" ".join(options).encode())
     for path in sources:

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host_shim.hpp"
 // The kernels, with their macros from the command line.
-#include "common.cuh"
 #include "postprocess.cu"
 
 extern "C" void set_order(int reversed) { host::reversed = reversed != 0; }

@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What both kernel files share: element types of network tensors and their conversion.
-// Compiled by NVRTC without any include, and by g++ behind test/kernels/host_shim.hpp, which
+// Compiled by NVRTC without any header of CUDA's, and by g++ behind test/support/cuda_host, which
 // defines YOLOX_TRT_HOST and the few CUDA built-ins that are used.
+
+#pragma once
 
 typedef unsigned char u8;
 typedef unsigned short u16;

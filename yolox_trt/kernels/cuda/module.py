@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,27 @@ from yolox_trt.core.optional import require
 SOURCES = Path(__file__).parent
 
 
+_INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
+
+
+def files(name: str) -> list[Path]:
+    """Return a .cu file behind the files that it includes, each once."""
+    found: list[Path] = []
+
+    def add(path: Path) -> None:
+        for included in _INCLUDE.findall(path.read_text()):
+            add(SOURCES / included)
+        if path not in found:
+            found.append(path)
+
+    add(SOURCES / f"{name}.cu")
+    return found
+
+
 def source(name: str) -> str:
-    """Return a .cu file's text, with common.cuh in front."""
-    return "\n".join((SOURCES / part).read_text() for part in ("common.cuh", f"{name}.cu"))
+    """Return a .cu file's text with what it includes, as NVRTC takes it."""
+    text = "\n".join(path.read_text() for path in files(name))
+    return _INCLUDE.sub("", text).replace("#pragma once\n", "")
 
 
 def load(name: str, *, fmad: bool = True, **macros: int) -> Any:

@@ -19,6 +19,8 @@
 //   DECODED      1: boxes are centre and size in input pixels already
 //   SIGMOID      1: objectness and classes are logits
 
+#include "common.cuh"
+
 #if OUTPUT == 0
 typedef float in_t;
 #else

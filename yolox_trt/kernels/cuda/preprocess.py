@@ -22,7 +22,7 @@ LAYOUTS: dict[str, tuple[int, int]] = {
     "chw16": (2, 16),
     "chw32": (3, 32),
 }
-#: WARPS, TILE_ROWS, STAGE_BYTES, BATCH and BLOCKS of preprocess.cu.
+#: WARPS, TILE_ROWS, STAGE_BYTES, ROWS_AHEAD and BLOCKS of preprocess.cu.
 Tile = tuple[int, int, int, int, int]
 #: The measured choice for launches of up to SMALL_LAUNCH network pixels, in which every
 #: multiprocessor has few blocks, and for larger ones (docs/decisions/preprocess-kernel.md).
@@ -122,7 +122,7 @@ class CudaPreprocess:
     def macros(self, batch: int) -> dict[str, int]:
         """Return the macros of preprocess.cu for a launch of `batch` images."""
         tile, evict_first = self._variant(batch)
-        names = ("WARPS", "TILE_ROWS", "STAGE_BYTES", "BATCH", "BLOCKS")
+        names = ("WARPS", "TILE_ROWS", "STAGE_BYTES", "ROWS_AHEAD", "BLOCKS")
         return {
             **self._macros,
             **dict(zip(names, tile, strict=True)),
