@@ -19,7 +19,7 @@ from yolox_trt.core import (
     EngineError,
     MissingDependencyError,
 )
-from yolox_trt.engines import onnxruntime_cuda
+from yolox_trt.engines import cuda_driver, onnxruntime_cuda
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 from yolox_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
@@ -39,7 +39,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{MODULE}.require", require)
     monkeypatch.setattr(f"{MODULE}._PROVIDER", "CPUExecutionProvider")
     monkeypatch.setattr(f"{MODULE}._MEMORY", "cpu")
-    monkeypatch.setattr(f"{MODULE}.compute_capability", lambda _: "9.0")
+    monkeypatch.setattr(cuda_driver, "compute_capability", lambda _: "9.0")
 
 
 def test_outputs_equal_the_host_engines(on_cpu: None) -> None:
@@ -70,7 +70,7 @@ def test_errors_name_what_is_wrong(on_cpu: None) -> None:
 
 def test_missing_gpu_and_provider(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_yolox(num_classes=3)
-    monkeypatch.setattr(f"{MODULE}.compute_capability", lambda _: None)
+    monkeypatch.setattr(cuda_driver, "compute_capability", lambda _: None)
     with pytest.raises(DeviceError, match="no CUDA device 0"):
         OnnxRuntimeCudaEngine(model)
     monkeypatch.setattr(f"{MODULE}._PROVIDER", "NoSuchProvider")

@@ -45,6 +45,11 @@ class Device:
         """Whether frames are preprocessed by CUDA kernels for this device (GPU and DLA)."""
         return self.kind != "cpu"
 
+    @property
+    def cuda_index(self) -> int:
+        """CUDA device ordinal of its memory; a DLA uses that of the GPU beside it, 0."""
+        return self.index if self.kind == "gpu" else 0
+
     def __str__(self) -> str:
         if self.kind == "gpu":
             return "gpu" if self.index == 0 else f"gpu:{self.index}"

@@ -14,7 +14,7 @@ import time
 from yolox_trt.compiler.tensorrt.load_engine import load_tensorrt_engine
 from yolox_trt.core.contention import MEASURED_CONTENTION
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError, DeviceError, EngineError
+from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
@@ -57,13 +57,11 @@ def tensorrt(options: DetectorOptions, device: Device) -> CudaDetector:
     # What cannot run is not built first: a build may take minutes.
     require("cupy", purpose="TensorRT engines")
     load_api(options.build.flavour)
-    index = device.index if device.kind == "gpu" else 0
-    if cuda_driver.compute_capability(index) is None:
-        raise DeviceError(
-            f"no CUDA device {index} for TensorRT on {device}",
-            expected="an NVIDIA GPU and its driver",
-            fix=("check nvidia-smi, or set ", options_of(DetectorOptions)["device"], " to cpu"),
-        )
+    cuda_driver.require_gpu(
+        device,
+        expected=f"an NVIDIA GPU and its driver for TensorRT on {device}",
+        fix=("check nvidia-smi, or set ", options_of(DetectorOptions)["device"], " to cpu"),
+    )
     engine = load_tensorrt_engine(
         options.source,
         device,

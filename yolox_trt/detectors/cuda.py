@@ -85,10 +85,7 @@ class CudaDetector(Detector):
         super().__init__(engine.device, engine.spec, engine.max_batch, 1 if profile else SLOTS)
         self._cupy: Any = require("cupy", purpose="the CUDA detector")
         self._engine = engine
-        # A DLA's buffers are in the memory of the GPU beside it, device 0.
-        self._cuda_device = self._cupy.cuda.Device(
-            engine.device.index if engine.device.kind == "gpu" else 0
-        )
+        self._cuda_device = self._cupy.cuda.Device(engine.device.cuda_index)
         self._profile = profile
         self.graph_refusal = self._why_no_graph(cuda_graph)
         """Why no CUDA graph is used; empty if one is."""

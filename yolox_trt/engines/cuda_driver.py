@@ -7,9 +7,24 @@ from __future__ import annotations
 import ctypes
 import functools
 
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import DeviceError, Message
+
 # CUdevice_attribute values, cuda.h
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
+
+
+def require_gpu(device: Device, *, expected: str, fix: Message) -> str:
+    """Return the compute capability of a device's GPU.
+
+    Raises:
+        DeviceError: there is no such GPU.
+    """
+    found = compute_capability(device.cuda_index)
+    if found is None:
+        raise DeviceError(f"no CUDA device {device.cuda_index}", expected=expected, fix=fix)
+    return found
 
 
 @functools.cache

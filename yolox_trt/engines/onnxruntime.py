@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,31 +125,15 @@ class OnnxRuntimeEngine(Engine):
         binding = self._bindings.get(batch)
         if binding is None:
             binding = self._session.io_binding()
-            bind_host(binding, self.spec, self.input[:batch], self.outputs, batch)
+            image = self.input[:batch]
+            values = {self.spec.input_name: image} | {
+                name: self.outputs[name][:batch] for name in self.spec.output_names
+            }
+            for name, value in values.items():
+                bind = binding.bind_input if value is image else binding.bind_output
+                bind(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
             self._bindings[batch] = binding
         return binding
-
-
-def bind_host(
-    binding: Any,
-    spec: ModelSpec,
-    image: npt.NDArray[Any],
-    outputs: Mapping[str, npt.NDArray[Any]],
-    batch: int,
-) -> None:
-    """Bind host arrays to an onnxruntime.IOBinding; the arrays must outlive it.
-
-    Args:
-        binding: the IOBinding.
-        spec: names of the tensors.
-        image: (batch, 3, H, W), C-contiguous.
-        outputs: by name, first axis at least batch, C-contiguous.
-        batch: images to bind.
-    """
-    binding.bind_input(spec.input_name, "cpu", 0, image.dtype.type, image.shape, image.ctypes.data)
-    for name in spec.output_names:
-        value = outputs[name][:batch]
-        binding.bind_output(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
 
 
 def resolve_batch(spec: ModelSpec, max_batch: int | None) -> int:

@@ -15,14 +15,13 @@ import numpy as np
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import (
     ConfigurationError,
-    DeviceError,
     EngineError,
     MissingDependencyError,
 )
 from yolox_trt.core.faults import library_fault
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
-from yolox_trt.engines.cuda_driver import compute_capability
+from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.onnxruntime import resolve_batch
 from yolox_trt.graph.onnx_session import make_session
@@ -101,12 +100,11 @@ class OnnxRuntimeCudaEngine(Engine):
             )
         self._cupy: Any = require("cupy", purpose="running ONNX Runtime on the GPU")
         self._runtime = _require_cuda_provider()
-        if compute_capability(self.device.index) is None:
-            raise DeviceError(
-                f"no CUDA device {self.device.index}",
-                expected="an NVIDIA GPU and its driver",
-                fix="check nvidia-smi, or set the parameter `device` to cpu",
-            )
+        cuda_driver.require_gpu(
+            self.device,
+            expected="an NVIDIA GPU and its driver",
+            fix="check nvidia-smi, or use the device cpu",
+        )
         self.spec = spec or read_spec(model)
         self.max_batch = resolve_batch(self.spec, max_batch)
         self._own_graphs = cuda_graph

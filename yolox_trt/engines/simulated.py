@@ -22,17 +22,15 @@ from yolox_trt.engines.engine import Engine
 
 
 class LatencyModel(Protocol):
-    """How long a call takes when nothing else runs."""
+    """How long a call takes when nothing else runs.
 
-    @property
-    def mean(self) -> float:
-        """Expected seconds of a call with one image."""
-        ...
+    Attributes:
+        mean: expected seconds of a call with one image.
+        worst: longest seconds of a call with one image.
+    """
 
-    @property
-    def worst(self) -> float:
-        """Longest seconds of a call with one image."""
-        ...
+    mean: float
+    worst: float
 
     def sample(self, rng: np.random.Generator, batch: int = 1) -> float:
         """Return the seconds of one call.
@@ -53,21 +51,11 @@ class ConstantLatency:
 
     def __init__(self, seconds: float) -> None:
         _check_seconds(seconds)
-        self._seconds = seconds
-
-    @property
-    def mean(self) -> float:
-        """Seconds of one image."""
-        return self._seconds
-
-    @property
-    def worst(self) -> float:
-        """Seconds of one image."""
-        return self._seconds
+        self.mean = self.worst = seconds
 
     def sample(self, rng: np.random.Generator, batch: int = 1) -> float:
         """Return seconds x batch."""
-        return self._seconds * batch
+        return self.mean * batch
 
 
 class MeasuredLatency:
@@ -86,18 +74,8 @@ class MeasuredLatency:
                 fix="give the measured times",
             )
         _check_seconds(float(self._samples.min()))
-        self._mean = float(self._samples.mean())
-        self._worst = float(self._samples.max())
-
-    @property
-    def mean(self) -> float:
-        """Mean of the samples, in seconds."""
-        return self._mean
-
-    @property
-    def worst(self) -> float:
-        """Longest sample, in seconds."""
-        return self._worst
+        self.mean = float(self._samples.mean())
+        self.worst = float(self._samples.max())
 
     def sample(self, rng: np.random.Generator, batch: int = 1) -> float:
         """Return a sample x batch."""
@@ -122,16 +100,7 @@ class BatchLatency:
             _check_seconds(seconds)
         self._sizes = np.array(sorted(table), np.float64)
         self._seconds = np.array([table[int(size)] for size in self._sizes])
-
-    @property
-    def mean(self) -> float:
-        """Seconds of one image."""
-        return float(self._seconds[0])
-
-    @property
-    def worst(self) -> float:
-        """Seconds of one image."""
-        return float(self._seconds[0])
+        self.mean = self.worst = float(table[1])
 
     def sample(self, rng: np.random.Generator, batch: int = 1) -> float:
         """Return the interpolated seconds of a call."""

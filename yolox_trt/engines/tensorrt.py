@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import DeviceError, EngineError
+from yolox_trt.core.errors import EngineError
 from yolox_trt.core.faults import library_fault
 from yolox_trt.core.files import write_atomically
 from yolox_trt.core.optional import require
@@ -22,7 +22,7 @@ from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.engine_file import EngineFile
 from yolox_trt.engines.file_lock import FileLock
 from yolox_trt.engines.tensor_layout import TensorLayout
-from yolox_trt.engines.trt_api import TensorRTApi, load_api, messages_text
+from yolox_trt.engines.trt_api import TensorRTApi, enum_name, load_api, messages_text, no_such_core
 
 _log = logging.getLogger("yolox_trt.tensorrt")
 
@@ -76,14 +76,14 @@ class TensorRTEngine(Engine):
         lease: FileLock | None = None,
     ) -> None:
         self._lease = lease
-        self._file = file
+        self.file = file
         self.device = device or Device.parse(file.fingerprint.device)
         self._api = api or load_api(file.fingerprint.flavour)
         self._trt = self._api.module
         check_engine_fits(file, self.device, self._api)
         self._cupy: Any = require("cupy", purpose="running TensorRT engines")
         self.spec = file.spec
-        self._cuda_index = self.device.index if self.device.kind == "gpu" else 0
+        self._cuda_index = self.device.cuda_index
         self._closed = False
         self._runtime: Any = None
         self._runtime_config: Any = None
@@ -129,7 +129,7 @@ class TensorRTEngine(Engine):
         if not self._context.execute_async_v3(pointer):
             raise library_fault(
                 self._api.last_error(),
-                f"{self._file.path.name} on {self.device}: run with batch {batch} was refused",
+                f"{self.file.path.name} on {self.device}: run with batch {batch} was refused",
                 fix="see the log; if the device is lost, restart the process",
             )
 
@@ -156,11 +156,6 @@ class TensorRTEngine(Engine):
             self._lease.close()
 
     # ---- more than the protocol
-
-    @property
-    def file(self) -> EngineFile:
-        """The engine file."""
-        return self._file
 
     @property
     def device_memory_bytes(self) -> int:
@@ -211,26 +206,22 @@ class TensorRTEngine(Engine):
     def _load(self) -> None:
         api = self._api
         api.init_plugins()
-        data = self._file.read()
+        data = self.file.read()
         with api.collect_messages() as messages:
             self._runtime = self._trt.Runtime(api.logger)
             if self.device.kind == "dla":
                 cores = int(self._runtime.num_DLA_cores)
                 if self.device.index >= cores:
-                    raise DeviceError(
-                        f"{self.device}: this machine has {cores} DLA cores",
-                        expected="a Jetson with DLA, and /dev/nvhost-nvdla* in the container",
-                        fix="use device gpu",
-                    )
+                    raise no_such_core(self.device, cores)
                 self._runtime.DLA_core = self.device.index
-            if self._file.fingerprint.options.get("version_compatible"):
+            if self.file.fingerprint.options.get("version_compatible"):
                 # Such an engine carries its runtime as code; the checksum has been checked.
                 self._runtime.engine_host_code_allowed = True
             self._engine = self._runtime.deserialize_cuda_engine(data)
             if self._engine is None:
                 raise library_fault(
                     messages_text(messages),
-                    f"{api} does not load {self._file.path}",
+                    f"{api} does not load {self.file.path}",
                     expected="an engine of this TensorRT and GPU",
                     fix="build the engine again",
                 )
@@ -252,7 +243,7 @@ class TensorRTEngine(Engine):
                 if context is None:
                     raise library_fault(
                         messages_text(messages),
-                        f"no execution context for {self._file.path}",
+                        f"no execution context for {self.file.path}",
                         expected=f"{self.device_memory_bytes} bytes of free device memory",
                         fix="free device memory: fewer engines, a smaller batch",
                     )
@@ -271,7 +262,7 @@ class TensorRTEngine(Engine):
         stream = self._cupy.cuda.get_current_stream()
         if not context.set_optimization_profile_async(0, stream.ptr):
             raise _ProfileTakenError(
-                f"a further execution context for {self._file.path} was refused: "
+                f"a further execution context for {self.file.path} was refused: "
                 f"{messages_text(messages)}",
                 fix="build the engine again",
             )
@@ -307,7 +298,7 @@ class TensorRTEngine(Engine):
             self._shares_profile = False
             _log.warning(
                 "%s: all batches share one execution context, and no CUDA graph is used: %s",
-                self._file.path,
+                self.file.path,
                 reason,
             )
 
@@ -345,7 +336,7 @@ class TensorRTEngine(Engine):
         inputs = [n for n in names if engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
         if inputs != [self.spec.input_name]:
             raise EngineError(
-                f"engine {self._file.path} with inputs {inputs}",
+                f"engine {self.file.path} with inputs {inputs}",
                 expected=f"one input, '{self.spec.input_name}'",
                 fix="build the engine again",
             )
@@ -363,7 +354,7 @@ class TensorRTEngine(Engine):
             layout = TensorLayout(
                 shape=tuple(int(n) for n in context.get_tensor_shape(name)),
                 dtype=self._api.numpy_dtype(engine.get_tensor_dtype(name), tensor=name),
-                format=_format_name(engine.get_tensor_format(name)),
+                format=enum_name(engine.get_tensor_format(name)).lower(),
             )
             buffer = self._cupy.zeros(layout.buffer_shape, dtype=layout.dtype)
             self._layouts[name] = layout
@@ -372,7 +363,7 @@ class TensorRTEngine(Engine):
         order = [n for n in self.spec.output_names if n in names]
         if len(order) != len(names) - 1:
             raise EngineError(
-                f"engine {self._file.path} with tensors {names}",
+                f"engine {self.file.path} with tensors {names}",
                 expected=f"outputs {list(self.spec.output_names)}, as its sidecar says",
                 fix="build the engine again",
             )
@@ -381,7 +372,7 @@ class TensorRTEngine(Engine):
         self.outputs = {name: views[name] for name in order}
         layout = self._layouts[self._input_name]
         self.input_format = layout.format
-        scale = self._file.details.get("input_scale")
+        scale = self.file.details.get("input_scale")
         if layout.dtype == "int8" and scale is not None:
             self.input_scale = float(scale)
         if layout.dtype != self.spec.input_dtype:
@@ -412,7 +403,7 @@ class TensorRTEngine(Engine):
         except Exception as error:  # cupy's CUDARuntimeError, which needs cupy to be named
             raise library_fault(
                 error,
-                f"{self._file.path.name} failed on {self.device}",
+                f"{self.file.path.name} failed on {self.device}",
                 fix="see the log; if the device is lost, restart the process",
             ) from error
 
@@ -420,7 +411,7 @@ class TensorRTEngine(Engine):
 
     @property
     def _runtime_cache_path(self) -> Path:
-        return self._file.path.with_name(self._file.path.name + RUNTIME_CACHE)
+        return self.file.path.with_name(self.file.path.name + RUNTIME_CACHE)
 
     def _load_runtime_cache(self) -> None:
         self._runtime_config = self._engine.create_runtime_config()
@@ -478,14 +469,11 @@ def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> Non
             expected=f"{found}, which is installed",
             fix=fix,
         )
-    index = device.index if device.kind == "gpu" else 0
-    capability = cuda_driver.compute_capability(index)
-    if capability is None:
-        raise DeviceError(
-            f"no CUDA device {index}",
-            expected=f"a GPU for {device}",
-            fix="check nvidia-smi, or use --device cpu with the ONNX file",
-        )
+    capability = cuda_driver.require_gpu(
+        device,
+        expected=f"a GPU for {device}",
+        fix="check nvidia-smi, or use --device cpu with the ONNX file",
+    )
     targets = fingerprint.compute_capability
     major = int(capability.partition(".")[0])
     fits = (
@@ -499,10 +487,6 @@ def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> Non
             expected=f"{capability}, as {device} has",
             fix=fix,
         )
-
-
-def _format_name(value: Any) -> str:
-    return str(getattr(value, "name", value)).rpartition(".")[2].lower()
 
 
 def _make_profiler(module: Any) -> Any:

@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from yolox_trt.core.errors import EngineError, Message, MissingDependencyError, parts_of
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import (
+    DeviceError,
+    EngineError,
+    Message,
+    MissingDependencyError,
+    parts_of,
+)
 from yolox_trt.core.optional import INSTALL_COMMANDS
 from yolox_trt.engines.trt_features import FEATURES, TENSORRT, TENSORRT_RTX, Version
 
@@ -128,7 +135,7 @@ class TensorRTApi:
         Raises:
             EngineError: numpy has no such type (BF16, FP8, FP4, INT4).
         """
-        name = _name_of(data_type)
+        name = enum_name(data_type)
         try:
             return _NUMPY_NAMES[name]
         except KeyError:
@@ -155,9 +162,18 @@ _NUMPY_NAMES = {
 }
 
 
-def _name_of(value: Any) -> str:
+def enum_name(value: Any) -> str:
     """Return the name of an enumeration's value (pybind11 enumerations have `name`)."""
     return str(getattr(value, "name", value)).rpartition(".")[2]
+
+
+def no_such_core(device: Device, cores: int) -> DeviceError:
+    """Return the error of a DLA core that the machine does not have."""
+    return DeviceError(
+        f"{device}: this machine has {cores} DLA cores",
+        expected="a Jetson with DLA, and /dev/nvhost-nvdla* in the container",
+        fix="use the device gpu, or run the container with --runtime nvidia",
+    )
 
 
 def messages_text(messages: list[tuple[str, str]], limit: int = 5) -> str:
@@ -186,7 +202,7 @@ def _make_logger(module: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             try:
-                self._log(_name_of(severity), message)
+                self._log(enum_name(severity), message)
             except BaseException as error:
                 # Ctrl-C among them. It must not unwind through C++; collect_messages raises it.
                 self.failure = self.failure or error

@@ -27,7 +27,7 @@ from yolox_trt.core import (
 )
 from yolox_trt.kernels.cuda import descriptors
 from yolox_trt.kernels.cuda.postprocess import CudaPostprocess
-from yolox_trt.kernels.reference import Postprocessor, chw_to_chw16
+from yolox_trt.kernels.reference import Postprocessor, pack
 
 HEADS = [HeadLayout.UNDECODED, HeadLayout.DECODED, HeadLayout.RAW_LEVELS]
 
@@ -218,7 +218,7 @@ def test_host_dla_outputs(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     written = {}
     for name, value in outputs.items():
         if form == "packed by 16":
-            written[name] = chw_to_chw16(value)
+            written[name] = pack(value, 16)
         else:
             batch, channels, height, width = value.shape
             written[name] = np.full((batch, channels, height, width + 12), np.nan, np.float16)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,9 +18,8 @@ from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.kernels.cuda import descriptors, module
 from yolox_trt.kernels.cuda.preprocess import CudaPreprocess, Tile
 from yolox_trt.kernels.reference import (
-    chw_to_chw16,
-    chw_to_chw32,
     chw_to_hwc4,
+    pack,
     preprocess,
 )
 
@@ -177,8 +177,8 @@ def test_host_batch_of_cameras(monkeypatch: pytest.MonkeyPatch, dtype: str) -> N
     [
         ("float16", "hwc4", chw_to_hwc4),
         ("int8", "hwc4", chw_to_hwc4),
-        ("float16", "chw16", chw_to_chw16),
-        ("int8", "chw32", chw_to_chw32),
+        ("float16", "chw16", partial(pack, vector=16)),
+        ("int8", "chw32", partial(pack, vector=32)),
         ("int8", "nchw", lambda planes: planes),
     ],
 )

@@ -27,13 +27,13 @@ from yolox_trt.compiler.tensorrt.options import BATCH_OPTIONS, BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.compiler.tensorrt.progress import Heartbeat, make_monitor
 from yolox_trt.compiler.tensorrt.report import BuildReport, read_layers
-from yolox_trt.core.errors import DeviceError, EngineError
+from yolox_trt.core.errors import EngineError
 from yolox_trt.core.files import write_atomically
 from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
 from yolox_trt.engines.cache import BuiltEngine
 from yolox_trt.engines.file_lock import wait_for_lock
-from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi, messages_text
+from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi, messages_text, no_such_core
 from yolox_trt.engines.trt_features import TENSORRT
 
 _log = logging.getLogger("yolox_trt.build")
@@ -148,11 +148,7 @@ class EngineBuilder:
     def _check_dla_core(self, builder: Any) -> None:
         options = self._plan.options
         if options.on_dla and options.device.index >= builder.num_DLA_cores:
-            raise DeviceError(
-                f"{options.device}: this machine has {builder.num_DLA_cores} DLA cores",
-                expected="a Jetson with DLA, and /dev/nvhost-nvdla* in the container",
-                fix=("set ", _OF["device"], " to gpu, or give the container the DLA's devices"),
-            )
+            raise no_such_core(options.device, builder.num_DLA_cores)
 
     def _parse(
         self, builder: Any, data: bytes | None, messages: list[tuple[str, str]]
@@ -394,7 +390,7 @@ class EngineBuilder:
 @contextlib.contextmanager
 def _current_device(plan: BuildPlan) -> Iterator[None]:
     """Let the plan's GPU be the current one while it builds; GPU 0 is so by itself."""
-    index = plan.options.device.index if plan.options.device.kind == "gpu" else 0
+    index = plan.options.device.cuda_index
     if not index:
         yield
         return

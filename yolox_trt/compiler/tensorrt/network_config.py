@@ -14,6 +14,7 @@ from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.option import options_of
+from yolox_trt.engines.trt_api import enum_name
 
 _log = logging.getLogger("yolox_trt.build")
 
@@ -42,7 +43,7 @@ def _inputs_of(layer: Any) -> Iterator[Any]:
 
 def type_name(layer: Any) -> str:
     """Return the name of a layer's type, such as CONVOLUTION."""
-    return str(getattr(layer.type, "name", layer.type)).rpartition(".")[2]
+    return enum_name(layer.type)
 
 
 def first_convolutions(network: Any) -> list[Any]:
@@ -60,18 +61,23 @@ def first_convolutions(network: Any) -> list[Any]:
     return found
 
 
-def last_convolutions(network: Any) -> list[Any]:
-    """Return the convolutions from which an output is reached through no other convolution."""
-    wanted = {network.get_output(i).name for i in range(network.num_outputs)}
+def last_convolutions(network: Any) -> tuple[list[Any], set[str]]:
+    """Return the convolutions from which an output is reached through no other convolution.
+
+    Returns:
+        They, in order, and the names of their outputs and of all tensors behind them.
+    """
+    behind = {network.get_output(i).name for i in range(network.num_outputs)}
     found = []
     for layer in reversed(layers_of(network)):
-        if not any(tensor.name in wanted for tensor in outputs_of(layer)):
+        if not any(tensor.name in behind for tensor in outputs_of(layer)):
             continue
+        behind.update(tensor.name for tensor in outputs_of(layer))
         if type_name(layer) in _CONVOLUTION_TYPES:
             found.append(layer)
         else:
-            wanted.update(tensor.name for tensor in _inputs_of(layer))
-    return list(reversed(found))
+            behind.update(tensor.name for tensor in _inputs_of(layer))
+    return list(reversed(found)), behind
 
 
 def computes(module: Any, layer: Any) -> bool:
@@ -153,7 +159,7 @@ def set_dynamic_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> 
     """
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     default = plan.options.default_dynamic_range
-    without = _behind_last_convolutions(network) if default is not None else set()
+    without = last_convolutions(network)[1]
     named = 0
     defaulted = []
     tensors = list(inputs)
@@ -184,16 +190,6 @@ def set_dynamic_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> 
     return defaulted
 
 
-def _behind_last_convolutions(network: Any) -> set[str]:
-    wanted = {network.get_output(i).name for i in range(network.num_outputs)}
-    for layer in reversed(layers_of(network)):
-        if any(tensor.name in wanted for tensor in outputs_of(layer)):
-            wanted.update(tensor.name for tensor in outputs_of(layer))
-            if type_name(layer) not in _CONVOLUTION_TYPES:
-                wanted.update(tensor.name for tensor in _inputs_of(layer))
-    return wanted
-
-
 def set_layer_precisions(plan: BuildPlan, network: Any) -> dict[str, str]:
     """Pin layers to a precision; return layer name -> precision for the report.
 
@@ -205,7 +201,7 @@ def set_layer_precisions(plan: BuildPlan, network: Any) -> dict[str, str]:
     if options.keep_first_layer_fp16:
         pinned.update({layer.name: (layer, "fp16") for layer in first_convolutions(network)})
     if options.keep_last_layer_fp16:
-        pinned.update({layer.name: (layer, "fp16") for layer in last_convolutions(network)})
+        pinned.update({layer.name: (layer, "fp16") for layer in last_convolutions(network)[0]})
     layers = layers_of(network)
     for pattern, precision in options.layer_precisions.items():
         # Exact names first: those of ONNX may hold characters of a pattern.

@@ -277,7 +277,7 @@ class BuildPlan:
                 raise ConfigurationError(
                     f"strongly_typed for device {self.options.device}",
                     expected="builder flags: the DLA of this TensorRT takes no typed networks",
-                    fix="drop `strongly_typed`",
+                    fix=("drop ", _OF["strongly_typed"]),
                 )
             return True
         return False
@@ -415,14 +415,18 @@ class BuildPlan:
             raise ConfigurationError(
                 f"precision fp32 for {self.model_path.name}, a graph in FP16",
                 expected="fp16",
-                fix="set `precision` to fp16, or export the model in FP32",
+                fix=("set ", _OF["precision"], " to fp16, or export the model in FP32"),
             )
         if self.has_qdq:
             if options.precision != "int8":
                 raise ConfigurationError(
                     f"precision {options.precision} for {self.model_path.name}, a Q/DQ graph",
                     expected="int8",
-                    fix="set `precision` to int8, or build from the graph without Q/DQ",
+                    fix=(
+                        "set ",
+                        _OF["precision"],
+                        " to int8, or build from the graph without Q/DQ",
+                    ),
                 )
             if options.has_scales:
                 raise ConfigurationError(

@@ -183,8 +183,7 @@ def layer_information(api: TensorRTApi, file: EngineFile, device: Device) -> str
 
 def _load(api: TensorRTApi, engine: bytes, device: Device, host_code: bool) -> Any:
     """Return a deserialised engine, None where this machine cannot."""
-    index = device.index if device.kind == "gpu" else 0
-    if cuda_driver.compute_capability(index) is None:
+    if cuda_driver.compute_capability(device.cuda_index) is None:
         return None
     with api.collect_messages():
         runtime = api.module.Runtime(api.logger)

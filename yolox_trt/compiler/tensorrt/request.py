@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yolox_trt.compiler.tensorrt.options import BuildOptions
-from yolox_trt.core.errors import ConfigurationError, DeviceError
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.fingerprint import file_sha256
@@ -67,15 +67,12 @@ class BuildRequest:
         options = self.options
         if self.api.flavour == TENSORRT_RTX:
             return ",".join(options.compute_capabilities) or "portable"
-        index = options.device.index if options.device.kind == "gpu" else 0
-        found = cuda_driver.compute_capability(index)
-        if found is None:
-            raise DeviceError(
-                f"no CUDA device {index}",
-                expected=f"a GPU: {self.api} builds on the machine that runs the engine",
-                fix="build on the target, or with TensorRT-RTX (pip install tensorrt-rtx-cu13), "
-                "which builds without a GPU",
-            )
+        found = cuda_driver.require_gpu(
+            options.device,
+            expected=f"a GPU: {self.api} builds on the machine that runs the engine",
+            fix="build on the target, or with TensorRT-RTX (pip install tensorrt-rtx-cu13), which "
+            "builds without a GPU",
+        )
         if options.hardware_compatible and int(found.partition(".")[0]) < 8:
             compatible = options_of(BuildOptions)["hardware_compatible"]
             raise ConfigurationError(

@@ -4,13 +4,7 @@
 
 from yolox_trt.kernels.reference.color import demosaic, yuv_to_bgr
 from yolox_trt.kernels.reference.decode import Candidates, Decoder
-from yolox_trt.kernels.reference.layouts import (
-    chw_from_chw16,
-    chw_from_chw32,
-    chw_to_chw16,
-    chw_to_chw32,
-    chw_to_hwc4,
-)
+from yolox_trt.kernels.reference.layouts import chw_to_hwc4, pack
 from yolox_trt.kernels.reference.nms import nms
 from yolox_trt.kernels.reference.postprocess import Postprocessor
 from yolox_trt.kernels.reference.preprocess import preprocess, resize, to_bgr
@@ -19,13 +13,10 @@ __all__ = [
     "Candidates",
     "Decoder",
     "Postprocessor",
-    "chw_from_chw16",
-    "chw_from_chw32",
-    "chw_to_chw16",
-    "chw_to_chw32",
     "chw_to_hwc4",
     "demosaic",
     "nms",
+    "pack",
     "preprocess",
     "resize",
     "to_bgr",

@@ -33,36 +33,19 @@ def chw_to_hwc4(planes: Array, *, row_alignment: int = 1) -> Array:
     return out
 
 
-def chw_to_chw16(planes: Array) -> Array:
-    """Pack 16 channels a vector, kCHW16: (N, C, H, W) -> (N, ceil(C / 16), H, W, 16), rest 0."""
-    return _pack(planes, 16)
+def pack(planes: Array, vector: int) -> Array:
+    """Pack the channels into vectors of 16 (kCHW16) or 32 (kCHW32); the rest is 0.
 
+    Args:
+        planes: (N, C, H, W).
+        vector: channels of a vector.
 
-def chw_to_chw32(planes: Array) -> Array:
-    """Pack 32 channels a vector, kCHW32: (N, C, H, W) -> (N, ceil(C / 32), H, W, 32), rest 0."""
-    return _pack(planes, 32)
-
-
-def chw_from_chw16(packed: Array, channels: int) -> Array:
-    """Undo chw_to_chw16: (N, ceil(C / 16), H, W, 16) -> (N, C, H, W)."""
-    return _unpack(packed, channels)
-
-
-def chw_from_chw32(packed: Array, channels: int) -> Array:
-    """Undo chw_to_chw32: (N, ceil(C / 32), H, W, 32) -> (N, C, H, W)."""
-    return _unpack(packed, channels)
-
-
-def _pack(planes: Array, vector: int) -> Array:
+    Returns:
+        (N, ceil(C / vector), H, W, vector).
+    """
     batch, channels, height, width = planes.shape
     groups = -(-channels // vector)
     out = np.zeros((batch, groups * vector, height, width), planes.dtype)
     out[:, :channels] = planes
     grouped = out.reshape(batch, groups, vector, height, width)
     return np.ascontiguousarray(grouped.transpose(0, 1, 3, 4, 2))
-
-
-def _unpack(packed: Array, channels: int) -> Array:
-    batch, groups, height, width, vector = packed.shape
-    planes = packed.transpose(0, 1, 4, 2, 3).reshape(batch, groups * vector, height, width)
-    return np.ascontiguousarray(planes[:, :channels])
