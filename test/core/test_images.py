@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images out of files and videos: their order, their numbers, and what cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.images import ImageFiles, is_bag, open_images
+
+
+def write(folder: Path, *names: str) -> None:
+    for value, name in enumerate(names, start=1):
+        cv2.imwrite(str(folder / name), np.full((4, 6, 3), 10 * value, np.uint8))
+
+
+def ids(folder: Path) -> list[int]:
+    source = open_images(folder)
+    return [source.origin(frame)["image_id"] for frame in source]
+
+
+def test_a_folder_is_read_in_the_order_of_names_and_again(tmp_path: Path) -> None:
+    write(tmp_path, "b.png", "a.png", "c.bmp")
+    source = open_images(tmp_path)
+    assert len(source) == 3
+    for _ in range(2):
+        frames = list(source)
+        assert [source.origin(frame)["file_name"] for frame in frames] == [
+            "a.png",
+            "b.png",
+            "c.bmp",
+        ]
+        assert [int(frame.rows[0, 0, 0]) for frame in frames] == [20, 10, 30]
+
+
+def test_numbers_in_names_are_ids_only_if_every_file_has_its_own(tmp_path: Path) -> None:
+    write(tmp_path, "07.png", "12.png")
+    assert ids(tmp_path) == [7, 12]
+    write(tmp_path, "7.png")
+    assert ids(tmp_path) == [1, 2, 3]
+
+
+def test_a_broken_file_is_counted_or_raised(tmp_path: Path) -> None:
+    write(tmp_path, "a.png", "c.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    source = open_images(tmp_path)
+    assert [Path(frame.stream_id).name for frame in source] == ["a.png", "c.png"]
+    assert source.refused == 1
+    with pytest.raises(FrameError, match=r"b\.png"):
+        list(ImageFiles(sorted(tmp_path.iterdir()), strict=True))
+    with pytest.raises(FrameError, match=r"b\.png"):
+        list(open_images(tmp_path / "b.png"))
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="without images"):
+        open_images(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"nowhere\.mp4', which does not exist"):
+        open_images(tmp_path / "nowhere.mp4")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ConfigurationError, match=r"notes\.txt', which cannot be opened"):
+        open_images(tmp_path / "notes.txt")
+
+
+def test_bags_are_told_by_their_names(tmp_path: Path) -> None:
+    assert is_bag("drive.mcap") and is_bag("drive.db3") and not is_bag(tmp_path)
+    (tmp_path / "metadata.yaml").write_text("")
+    assert is_bag(tmp_path)
