@@ -39,7 +39,8 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         raise ModelError(
             f"a graph whose shapes cannot be inferred ({error})",
             expected="consistent shapes",
-            fix="export the model again, or fix its input size (`--input-size HxW`)",
+            fix="export the model again, or fix its input size (yolox_trt optimize MODEL "
+            "--input-size HxW -o OUT)",
         ) from error
     return [*inferred.value_info, *inferred.output]
 

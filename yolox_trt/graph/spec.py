@@ -174,8 +174,8 @@ def _size(image: Value, asked: tuple[int, int] | None) -> tuple[int, int]:
         raise ModelError(
             f"input {image.name} {describe(image.shape)} with open height or width",
             expected="a fixed H x W",
-            fix="give the input size (`--input-size HxW`), or export without dynamic "
-            "height and width",
+            fix="give the input size, fix it (yolox_trt optimize MODEL --input-size HxW -o OUT), "
+            "or export without dynamic height and width",
         )
     return height, width
 
