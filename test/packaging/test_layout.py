@@ -91,12 +91,10 @@ TESTED_IN = {
     "ros/tools/child_process": "ros/tools/test_demo.py",
     "ros/tools/demo_camera": "ros/tools/test_demo.py",
     "ros/tools/*": "ros/tools/test_sources.py",
-    "training/model_config": "training/test_counter.py",
     "training/layers": "training/test_weights.py",
     "training/yolox": "training/test_weights.py",
     "training/checkpoint": "training/test_export.py",
     "training/image_store": "training/test_augment.py",
-    "training/schedule": "training/test_distiller.py",
 }
 
 

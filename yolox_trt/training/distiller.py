@@ -23,11 +23,10 @@ from yolox_trt.core.option import options_of
 from yolox_trt.training.augment import Augmenter
 from yolox_trt.training.checkpoint import load_state, read_checkpoint
 from yolox_trt.training.distill_losses import FeatureLoss, OutputLoss, TappedModel, tap_names
-from yolox_trt.training.ema import WeightAverage
 from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.model_config import Separable
 from yolox_trt.training.options import SILU_CONFIGS, DistillJob, DistillOptions
-from yolox_trt.training.schedule import cosine_factor, parameter_groups
+from yolox_trt.training.schedule import cosine_factor, parameter_groups, weight_average
 from yolox_trt.training.weights import fold_batch_norm, insert_batch_norm, rewrite
 from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
@@ -129,7 +128,7 @@ class Distiller:
             student = student.to(memory_format=torch.channels_last)
 
         self.student = student
-        self.average = WeightAverage(student, options.average)
+        self.average = weight_average(student, options.average)
         names = tap_names(student, options.taps)
         self.tapped_teacher = TappedModel(answer, names)
         self.tapped_student = TappedModel(student, names)
@@ -224,7 +223,7 @@ class Distiller:
             self._graph_images.copy_(images)
             self._graph.replay()
             parts = self._graph_parts
-        self.average.update()
+        self.average.update_parameters(self.student)
         return parts
 
     def schedule(self, progress: float) -> None:
@@ -279,9 +278,9 @@ class Distiller:
                 last, since = now, 0
 
     @torch.no_grad()
-    def export_model(self, *, averaged: bool = True) -> YOLOX:
-        """The student as it ships: ReLU6 alone, batch norm folded, input 0..255, on the CPU."""
-        source = self.average.model if averaged else self.student
+    def export_model(self) -> YOLOX:
+        """The averaged student as it ships: ReLU6, batch norm folded, input 0..255, on the CPU."""
+        source = self.average.module
         assert isinstance(source, YOLOX)
         if self.options.batch_norm:
             self._measure_batch_norm(source)

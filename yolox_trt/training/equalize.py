@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from yolox_trt.core.errors import ModelError
-from yolox_trt.training.layers import ConvAct, CSPLayer, SeparableConvAct
+from yolox_trt.training.layers import ConvAct, CSPLayer, SeparableConvAct, watched
 from yolox_trt.training.yolox import YOLOX
 
 
@@ -116,18 +116,13 @@ def equalize(
     names = {module: name for name, module in model.named_modules()}
     peaks: dict[ConvAct, Tensor] = {}
 
-    def keep(module: nn.Module, _inputs: object, out: Tensor) -> None:
-        assert isinstance(module, ConvAct)
+    def keep(module: ConvAct, out: Tensor) -> None:
         peak = out.amax((0, 2, 3))
         peaks[module] = torch.maximum(peaks[module], peak) if module in peaks else peak
 
-    hooks = [producer.register_forward_hook(keep) for producer, _ in found]
-    try:
+    with watched((producer for producer, _ in found), keep):
         for batch in batches:
             model(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
     report: dict[str, float] = {}
     for producer, consumers in found:
         peak = peaks[producer]

@@ -19,13 +19,12 @@ from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.training.checkpoint import write_checkpoint
 from yolox_trt.training.coco_labels import CocoLabels
 from yolox_trt.training.detection_loss import DetectionLoss
-from yolox_trt.training.ema import WeightAverage
 from yolox_trt.training.export import export_onnx
 from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.labelled_augment import LabelledAugmenter
 from yolox_trt.training.model_config import CONFIGS, ModelConfig
 from yolox_trt.training.options import ExportOptions, TrainJob, TrainOptions
-from yolox_trt.training.schedule import cosine_factor, parameter_groups
+from yolox_trt.training.schedule import cosine_factor, parameter_groups, weight_average
 from yolox_trt.training.torch_device import torch_device
 from yolox_trt.training.weights import fold_batch_norm
 from yolox_trt.training.yolox import YOLOX
@@ -57,7 +56,7 @@ class Trainer:
         names = tuple(labels.class_names)
         self.model = YOLOX(replace(config, num_classes=len(names), class_names=names))
         self.model.to(self.device).train()
-        self.average = WeightAverage(self.model, options.average)
+        self.average = weight_average(self.model, options.average)
         self.views = LabelledAugmenter(store, options.side, options.augment, labels)
         self.loss = DetectionLoss()
         self.base_rate = options.learning_rate * options.batch / 64
@@ -90,12 +89,12 @@ class Trainer:
             parts["total"].backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), o.clip)
             self.optimiser.step()
-            self.average.update()
+            self.average.update_parameters(self.model)
             yield {"step": step + 1, **{k: v.item() for k, v in parts.items()}}
 
     def export_model(self) -> YOLOX:
         """The averaged weights, batch norm folded, on the CPU."""
-        model = self.average.model
+        model = self.average.module
         assert isinstance(model, YOLOX)
         return (fold_batch_norm(model) if model.config.norm else model).cpu().eval()
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.errors import ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.spec import read_spec
-from yolox_trt.training.layers import BlendedActivation, ConvAct, ConvStem, Focus
+from yolox_trt.training.layers import BlendedActivation, ConvAct, watched
 from yolox_trt.training.model_config import CONFIGS, ModelConfig
 from yolox_trt.training.options import DistillJob
 from yolox_trt.training.yolox import YOLOX
@@ -24,22 +24,7 @@ _NAME_IT = (
     options_of(DistillJob)["teacher_name"],
 )
 
-
-def convs_in_execution_order(model: nn.Module, size: tuple[int, int] = (64, 64)) -> list[nn.Conv2d]:
-    """The model's convolutions as they run, which is the order of the nodes in an exported ONNX."""
-    order: list[nn.Conv2d] = []
-    hooks = [
-        m.register_forward_hook(lambda mod, _i, _o: order.append(mod))
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d)
-    ]
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, *size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return order
+_STEM = "backbone.backbone.stem.conv.conv.weight"
 
 
 def load_onnx_weights(model: YOLOX, source: Graph) -> None:
@@ -48,7 +33,12 @@ def load_onnx_weights(model: YOLOX, source: Graph) -> None:
     Raises:
         ModelError: the number of convolutions or a shape differs, or weights are computed.
     """
-    nodes, convs = source.find("Conv"), convs_in_execution_order(model)
+    nodes = source.find("Conv")
+    convs: list[nn.Conv2d] = []
+    in_model = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    # An exported file has its nodes in the order in which they run.
+    with torch.no_grad(), watched(in_model, lambda conv, _: convs.append(conv)):
+        model(torch.zeros(1, 3, 64, 64))
     if len(nodes) != len(convs):
         raise ModelError(
             f"{source.path} with {len(nodes)} convolutions",
@@ -80,14 +70,9 @@ def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
 
     Raises:
         ModelError: the file is no YOLOX, or one of another configuration.
-        ConfigurationError: there is no configuration of this name.
+        ConfigurationError: no configuration of this name can teach.
     """
-    if name not in CONFIGS:
-        raise ConfigurationError(
-            f"configuration '{name}'",
-            expected=", ".join(CONFIGS),
-            fix=("set ", options_of(DistillJob)["teacher_name"]),
-        )
+    options_of(DistillJob)["teacher_name"].check(name)
     graph = Graph.load(path)
     spec = read_spec(graph)
     model = YOLOX(
@@ -133,17 +118,11 @@ def rewrite(source: YOLOX, config: ModelConfig) -> YOLOX:
     """
     target = YOLOX(config)
     state = target.state_dict()
-    new: dict[str, Tensor] = {}
-    for key, value in source.state_dict().items():
-        if (
-            key == "backbone.backbone.stem.conv.conv.weight"
-            and isinstance(source.backbone.backbone.stem, Focus)
-            and isinstance(target.backbone.backbone.stem, ConvStem)
-        ):
-            value = focus_to_conv(value)
-        elif key in state and value.ndim == 4 and state[key].shape != value.shape:
-            value = depthwise_to_full(value)
-        new[key] = value
+    new = dict(source.state_dict())
+    for key in new.keys() & state.keys():
+        if new[key].ndim == 4 and new[key].shape != state[key].shape:
+            is_focus = key == _STEM and source.config.stem == "focus" and config.stem == "conv"
+            new[key] = (focus_to_conv if is_focus else depthwise_to_full)(new[key])
     if new.keys() != state.keys() or any(new[k].shape != state[k].shape for k in state):
         raise ModelError(
             f"{source.config.name} to be rewritten as {config.name}",
@@ -154,26 +133,29 @@ def rewrite(source: YOLOX, config: ModelConfig) -> YOLOX:
     return target
 
 
+def _conv_acts(model: YOLOX) -> list[ConvAct]:
+    return [module for module in model.modules() if isinstance(module, ConvAct)]
+
+
+def _norm(module: ConvAct) -> tuple[nn.BatchNorm2d, Tensor, Tensor]:
+    """Return a convolution's batch norm, its running mean and variance."""
+    bn = module.bn
+    assert isinstance(bn, nn.BatchNorm2d)
+    assert bn.running_mean is not None and bn.running_var is not None
+    return bn, bn.running_mean, bn.running_var
+
+
+@torch.no_grad()
 def fold_batch_norm(model: YOLOX) -> YOLOX:
     """A copy without batch norm: running statistics and affine are folded into the convolutions."""
     folded = YOLOX(replace(model.config, norm=False))
-    target = dict(folded.named_modules())
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, ConvAct) and isinstance(module.bn, nn.BatchNorm2d):
-                bn = module.bn
-                assert bn.running_var is not None and bn.running_mean is not None
-                scale = bn.weight / (bn.running_var + bn.eps).sqrt()
-                conv = target[f"{name}.conv"]
-                assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-                conv.weight.copy_(module.conv.weight * scale[:, None, None, None])
-                conv.bias.copy_(bn.bias - bn.running_mean * scale)
-            elif isinstance(module, nn.Conv2d) and not name.endswith(".conv"):
-                conv = target[name]
-                assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-                conv.weight.copy_(module.weight)
-                assert module.bias is not None
-                conv.bias.copy_(module.bias)
+    folded.load_state_dict(model.state_dict(), strict=False)
+    for module, target in zip(_conv_acts(model), _conv_acts(folded), strict=True):
+        bn, mean, var = _norm(module)
+        scale = bn.weight / (var + bn.eps).sqrt()
+        assert target.conv.bias is not None
+        target.conv.weight.copy_(module.conv.weight * scale[:, None, None, None])
+        target.conv.bias.copy_(bn.bias - mean * scale)
     return folded.train(model.training)
 
 
@@ -185,37 +167,22 @@ def insert_batch_norm(model: YOLOX, images: Tensor) -> YOLOX:
     statistics; scale and shift undo them, so the function is unchanged in evaluation mode.
     """
     normed = YOLOX(replace(model.config, norm=True)).to(images.device)
+    normed.load_state_dict(model.state_dict(), strict=False)
     if isinstance(model.activation, BlendedActivation):
         normed.set_blend(float(model.activation.blend))
-    target = dict(normed.named_modules())
-    hooks = []
+    twins = {a.conv: b for a, b in zip(_conv_acts(model), _conv_acts(normed), strict=True)}
 
-    def measure(name: str):  # type: ignore[no-untyped-def]
-        def hook(conv: nn.Module, _inputs: object, out: Tensor) -> None:
-            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-            pair = target[name]
-            assert isinstance(pair, ConvAct) and isinstance(pair.bn, nn.BatchNorm2d)
-            var, mean = torch.var_mean(out.float(), dim=(0, 2, 3))
-            # A dead or near-constant channel would get a huge inverse: keep its scale bounded.
-            var = var.clamp(min=1e-4)
-            bn = pair.bn
-            assert bn.running_mean is not None and bn.running_var is not None
-            pair.conv.weight.copy_(conv.weight)
-            bn.running_mean.copy_(mean - conv.bias)
-            bn.running_var.copy_(var)
-            bn.weight.copy_((var + bn.eps).sqrt())
-            bn.bias.copy_(mean)
+    def measure(conv: nn.Conv2d, out: Tensor) -> None:
+        bn, running_mean, running_var = _norm(twins[conv])
+        assert conv.bias is not None
+        var, mean = torch.var_mean(out.float(), dim=(0, 2, 3))
+        # A dead or near-constant channel would get a huge inverse: keep its scale bounded.
+        var = var.clamp(min=1e-4)
+        running_mean.copy_(mean - conv.bias)
+        running_var.copy_(var)
+        bn.weight.copy_((var + bn.eps).sqrt())
+        bn.bias.copy_(mean)
 
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, ConvAct):
-            hooks.append(module.conv.register_forward_hook(measure(name)))
-        elif isinstance(module, nn.Conv2d) and not name.endswith(".conv"):
-            target[name].load_state_dict(module.state_dict())
-    try:
+    with watched(twins, measure):
         model(images)
-    finally:
-        for handle in hooks:
-            handle.remove()
     return normed

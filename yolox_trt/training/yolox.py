@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from yolox_trt.training.layers import (
     ACTIVATIONS,
     BlendedActivation,
-    BlockFactory,
+    BlockStyle,
+    ConvAct,
     ConvStem,
     CSPLayer,
     ELANLayer,
@@ -29,28 +30,25 @@ from yolox_trt.training.model_config import STRIDES, ModelConfig
 class CSPDarknet(nn.Module):
     """The backbone: returns the features at strides 8, 16 and 32."""
 
-    def __init__(self, config: ModelConfig, make: BlockFactory) -> None:
+    def __init__(self, config: ModelConfig, style: BlockStyle) -> None:
         super().__init__()
         c = [config.channels(64 * 2**i) for i in range(5)]
         n = max(round(config.depth * 3), 1)
         layer = ELANLayer if config.block == "elan" else CSPLayer
+
+        def stage(i: int, repeats: int, *, last: bool = False) -> nn.Sequential:
+            blocks: list[nn.Module] = [style.spatial(c[i], c[i + 1], 3, 2)]
+            if last and config.pool != "none":
+                chained = config.pool == "chained"
+                blocks.append(SPPBottleneck(style, c[i + 1], c[i + 1], chained=chained))
+            blocks.append(layer(style, c[i + 1], c[i + 1], repeats, shortcut=not last))
+            return nn.Sequential(*blocks)
+
         self.stem: nn.Module = (
-            Focus(make, 3, c[0], 3) if config.stem == "focus" else ConvStem(make, 3, c[0])
+            Focus(style, 3, c[0], 3) if config.stem == "focus" else ConvStem(style, 3, c[0])
         )
-        self.dark2 = nn.Sequential(
-            make.spatial(c[0], c[1], 3, 2), layer(make, c[1], c[1], n, shortcut=True)
-        )
-        self.dark3 = nn.Sequential(
-            make.spatial(c[1], c[2], 3, 2), layer(make, c[2], c[2], n * 3, shortcut=True)
-        )
-        self.dark4 = nn.Sequential(
-            make.spatial(c[2], c[3], 3, 2), layer(make, c[3], c[3], n * 3, shortcut=True)
-        )
-        last: list[nn.Module] = [make.spatial(c[3], c[4], 3, 2)]
-        if config.pool != "none":
-            last.append(SPPBottleneck(make, c[4], c[4], chained=config.pool == "chained"))
-        last.append(layer(make, c[4], c[4], n, shortcut=False))
-        self.dark5 = nn.Sequential(*last)
+        self.dark2, self.dark3, self.dark4 = stage(0, n), stage(1, n * 3), stage(2, n * 3)
+        self.dark5 = stage(3, n, last=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.dark2(self.stem(x))
@@ -62,21 +60,21 @@ class CSPDarknet(nn.Module):
 class YOLOPAFPN(nn.Module):
     """Backbone and path-aggregation neck: fused features at strides 8, 16 and 32."""
 
-    def __init__(self, config: ModelConfig, make: BlockFactory) -> None:
+    def __init__(self, config: ModelConfig, style: BlockStyle) -> None:
         super().__init__()
-        self.backbone = CSPDarknet(config, make)
+        self.backbone = CSPDarknet(config, style)
         c3, c4, c5 = (config.channels(b) for b in (256, 512, 1024))
         n = round(3 * config.depth)
         layer = ELANLayer if config.block == "elan" else CSPLayer
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
-        self.lateral_conv0 = make.conv(c5, c4, 1)
-        self.C3_p4 = layer(make, 2 * c4, c4, n, shortcut=False)
-        self.reduce_conv1 = make.conv(c4, c3, 1)
-        self.C3_p3 = layer(make, 2 * c3, c3, n, shortcut=False)
-        self.bu_conv2 = make.spatial(c3, c3, 3, 2)
-        self.C3_n3 = layer(make, 2 * c3, c4, n, shortcut=False)
-        self.bu_conv1 = make.spatial(c4, c4, 3, 2)
-        self.C3_n4 = layer(make, 2 * c4, c5, n, shortcut=False)
+        self.lateral_conv0 = ConvAct(style, c5, c4, 1)
+        self.C3_p4 = layer(style, 2 * c4, c4, n, shortcut=False)
+        self.reduce_conv1 = ConvAct(style, c4, c3, 1)
+        self.C3_p3 = layer(style, 2 * c3, c3, n, shortcut=False)
+        self.bu_conv2 = style.spatial(c3, c3, 3, 2)
+        self.C3_n3 = layer(style, 2 * c3, c4, n, shortcut=False)
+        self.bu_conv1 = style.spatial(c4, c4, 3, 2)
+        self.C3_n4 = layer(style, 2 * c4, c5, n, shortcut=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x2, x1, x0 = self.backbone(x)
@@ -95,7 +93,7 @@ class YOLOXHead(nn.Module):
     Box logits are (dx, dy, log w, log h) in units of the level's stride, from the cell's corner.
     """
 
-    def __init__(self, config: ModelConfig, make: BlockFactory) -> None:
+    def __init__(self, config: ModelConfig, style: BlockStyle) -> None:
         super().__init__()
         hidden = config.channels(256)
         self.cls_convs = nn.ModuleList()
@@ -105,11 +103,10 @@ class YOLOXHead(nn.Module):
         self.obj_preds = nn.ModuleList()
         self.stems = nn.ModuleList()
         for base in (256, 512, 1024):
-            self.stems.append(make.conv(config.channels(base), hidden, 1))
+            self.stems.append(ConvAct(style, config.channels(base), hidden, 1))
             for branch in (self.cls_convs, self.reg_convs):
-                branch.append(
-                    nn.Sequential(make.spatial(hidden, hidden, 3), make.spatial(hidden, hidden, 3))
-                )
+                pair = (style.spatial(hidden, hidden, 3) for _ in range(2))
+                branch.append(nn.Sequential(*pair))
             self.cls_preds.append(nn.Conv2d(hidden, config.num_classes, 1))
             self.reg_preds.append(nn.Conv2d(hidden, 4, 1))
             self.obj_preds.append(nn.Conv2d(hidden, 1, 1))
@@ -140,9 +137,9 @@ class YOLOX(nn.Module):
         super().__init__()
         self.config = config
         self.activation = ACTIVATIONS[config.activation]()
-        make = BlockFactory(self.activation, norm=config.norm, separable=config.separable)
-        self.backbone = YOLOPAFPN(config, make)
-        self.head = YOLOXHead(config, make)
+        style = BlockStyle(self.activation, config.norm, config.separable)
+        self.backbone = YOLOPAFPN(config, style)
+        self.head = YOLOXHead(config, style)
 
     def set_blend(self, value: float) -> None:
         """Set the share of SiLU in a model with `activation="blend"`; no effect on others."""
