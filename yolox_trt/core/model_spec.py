@@ -69,7 +69,7 @@ class Preprocessing:
                 f"preprocessing {self}",
                 expected="color_order bgr or rgb, a finite scale, three finite means, three finite "
                 "stds other than 0, a whole pad from 0 to 255",
-                fix=f"set the parameter `preprocessing`, or metadata '{METADATA_PREPROCESSING}'",
+                fix=f"choose another preprocessing, or mend metadata '{METADATA_PREPROCESSING}'",
             )
 
     @property
@@ -116,7 +116,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-#: Named variants of the parameter `preprocessing`.
+#: Values of the option `preprocessing`.
 PREPROCESSING_PRESETS: dict[str, Preprocessing] = {
     # YOLOX >= 0.1.1: preproc() without normalisation.
     "bgr": Preprocessing(),

@@ -61,7 +61,6 @@ def default_model() -> Path:
         raise ConfigurationError(
             f"no ONNX file in {folder}",
             expected="a model",
-            fix="name one by the parameter `model`, --model, or the environment variable "
-            f"{MODEL_VARIABLE}",
+            fix=f"name one, or set the environment variable {MODEL_VARIABLE} to it",
         )
     return shipped[0]

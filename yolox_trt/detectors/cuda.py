@@ -187,7 +187,7 @@ class CudaDetector(Detector):
         if self._profile:
             return "the stages are being profiled"
         if not wanted:
-            return "switched off (parameter cuda_graph)"
+            return "switched off (`cuda_graph`)"
         return self._engine.capture_refusal
 
     def _make_preprocess(self) -> CudaPreprocess:

@@ -143,7 +143,7 @@ def cannot_write(folder: Path, error: OSError) -> EngineError:
     return EngineError(
         f"engine cache {folder} cannot be written ({error.strerror or error})",
         expected="a folder with write permission and free space",
-        fix="set the engine cache (--cache, parameter `engine_cache`) to another folder",
+        fix="choose another folder for the engine cache",
     )
 
 

@@ -211,7 +211,7 @@ def _class_names(
         raise ModelError(
             f"{len(class_names)} class names",
             expected=f"{num_classes}, as many as the model has classes",
-            fix="set the parameter `label_path` to the model's own label file",
+            fix="give the label file that belongs to the model",
         )
     return tuple(class_names)
 

@@ -30,7 +30,7 @@ def create_policy(policy: str | PlacementPolicy) -> PlacementPolicy:
         raise ConfigurationError(
             f"placement policy '{policy}'",
             expected="static, balanced or dynamic",
-            fix="set the parameter `placement` to one of these",
+            fix="choose one of these",
         ) from None
 
 

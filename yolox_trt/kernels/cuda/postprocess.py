@@ -71,7 +71,7 @@ class CudaPostprocess:
             raise ConfigurationError(
                 f"max_candidates {max_candidates}",
                 expected=f"1 to {MAX_CANDIDATES}",
-                fix="set the parameter `max_candidates`",
+                fix="set `max_candidates`",
             )
         self._spec = spec
         self._outputs = outputs

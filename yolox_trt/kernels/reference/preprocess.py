@@ -148,7 +148,7 @@ def check_uint8(preprocessing: Preprocessing) -> None:
         raise ModelError(
             f"uint8 input with {preprocessing}",
             expected="values 0..255 for an 8-bit input, the normalisation inside the network",
-            fix="set the parameter `preprocessing` to bgr or rgb",
+            fix="choose the preprocessing bgr or rgb",
         )
 
 
