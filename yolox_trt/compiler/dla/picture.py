@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from xml.sax.saxutils import escape
 
-from yolox_trt.compiler.dla.layered_layout import Box, LayeredLayout
+import numpy as np
+
 from yolox_trt.compiler.dla.report import DlaReport, NodeVerdict
 
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "HardSwish", "Sigmoid"})
@@ -18,6 +21,8 @@ _SMALL = 10.5
 _CHAR = 0.56  # mean width of a character, in font sizes (sans serif)
 _LINE = 15.0
 _MARGIN = 24.0
+_GAP_X, _GAP_Y = 18.0, 30.0
+_SWEEPS = 24
 _COLOURS = {
     # fill, border, text
     "dla": ("#e6f4d7", "#5a8f00", "#24420a"),
@@ -25,17 +30,40 @@ _COLOURS = {
     "gpu": ("#fde3dd", "#d0401f", "#6b1d0b"),
     "io": ("#eceff4", "#69758a", "#2b3444"),
 }
+_Edge = tuple["_Box", "_Box"]
 
 
-@dataclass
-class _Group:
-    """Nodes drawn as one box: a convolution with its activation, or a single node."""
+@dataclass(eq=False)
+class _Place:
+    """Where a line passes the boxes of a rank, or a box stands: its centre and size in pixels."""
 
-    nodes: list[NodeVerdict]
-    title: str
+    width: float = 14.0
+    height: float = 0.0
+    rank: int = 0
+    x: float = 0.0
+    y: float = 0.0
+    above: list[_Place] = field(default_factory=list)
+    below: list[_Place] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Box(_Place):
+    """Nodes drawn as one box: a convolution with its activation, a single node, or an input."""
+
+    nodes: Sequence[NodeVerdict] = ()
+    kind: str = "io"
+    title: str = ""
     lines: list[str] = field(default_factory=list)
-    kind: str = "dla"
     note: str = ""
+
+    def __post_init__(self) -> None:
+        longest = max(
+            len(self.title) * _FONT * 1.06,
+            len(self.note) * _SMALL * 1.1,
+            *(len(line) * _SMALL for line in self.lines),
+        )
+        self.width = max(longest * _CHAR + 20.0, 96.0)
+        self.height = 10.0 + _LINE * (1 + len(self.lines) + bool(self.note))
 
 
 def draw(report: DlaReport) -> str:
@@ -47,23 +75,15 @@ def draw(report: DlaReport) -> str:
     Returns:
         The SVG document.
     """
-    groups, edges, labels = _groups(report)
-    boxes = []
-    for group in groups:
-        longest = max(
-            len(group.title) * _FONT * 1.06,
-            len(group.note) * _SMALL * 1.1,
-            *(len(line) * _SMALL for line in group.lines),
-        )
-        height = 10.0 + _LINE * (1 + len(group.lines) + bool(group.note))
-        boxes.append(Box(max(longest * _CHAR + 20.0, 96.0), height))
-    layout = LayeredLayout(boxes, edges)
-    layout.place()
+    boxes, edges = _boxes_and_edges(report)
+    routes = _arrange(boxes, edges)
     header = _header(report)
+    places = [place for route in routes for place in route] or boxes
+    left = min((p.x - p.width / 2 for p in places), default=0.0)
+    drawn = max((p.x + p.width / 2 for p in places), default=0.0) - left
     top = _MARGIN + 20.0 * len(header) + 34.0
-    width = max(layout.width + 2 * _MARGIN, 760.0)
-    left = (width - layout.width) / 2
-    height = top + layout.height + _MARGIN
+    width = max(drawn + 2 * _MARGIN, 760.0)
+    height = top + max((p.y + p.height / 2 for p in places), default=0.0) + _MARGIN
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" '
@@ -78,30 +98,91 @@ def draw(report: DlaReport) -> str:
             f'fill="#222222">{escape(text)}</text>'
         )
     out += _legend(_MARGIN, top - 26.0)
-    out.append(f'<g transform="translate({left:.1f} {top:.1f})">')
-    for (source, target), route in zip(edges, layout.routes, strict=True):
+    out.append(f'<g transform="translate({(width - drawn) / 2 - left:.1f} {top:.1f})">')
+    for (pair, moved), route in zip(edges.items(), routes, strict=True):
         # The network's own input lies in a buffer of the caller: not drawn as a crossing.
-        crosses = {_device(groups[source]), _device(groups[target])} == {"gpu", "dla"}
-        out.append(_line(route, crosses))
-        if crosses and (moved := labels.get((source, target))):
-            x, y = route[0]
+        crosses = {box.kind.partition("-")[0] for box in pair} == {"gpu", "dla"}
+        points = _points(route)
+        out.append(_line(points, crosses))
+        if crosses and moved:
+            x, y = points[0]
             out.append(
                 f'<text x="{x + 5:.1f}" y="{y + 11:.1f}" font-size="9.5" fill="#d0401f">'
                 f"{escape(moved)}</text>"
             )
-    for group, box in zip(groups, boxes, strict=True):
-        out += _box(group, box)
+    for box in boxes:
+        out += _draw_box(box)
     out.append("</g></svg>")
     return "\n".join(out) + "\n"
 
 
-def _device(group: _Group) -> str:
-    return "gpu" if group.kind == "gpu" else "io" if group.kind == "io" else "dla"
+def _arrange(boxes: Sequence[_Box], edges: Collection[_Edge]) -> list[list[_Place]]:
+    """Place the boxes in ranks from top to bottom; return the way of each edge, box to box.
+
+    A box is a rank below the last that it reads from. In each rank, boxes and passing lines stand
+    as near as they fit to the middle of what they are connected with, and in that order; sweeping
+    down and up several times untangles most lines.
+    """
+    sources: dict[_Box, list[_Box]] = {box: [] for box in boxes}
+    for source, target in edges:
+        sources[target].append(source)
+    for box in TopologicalSorter(sources).static_order():
+        box.rank = max((source.rank + 1 for source in sources[box]), default=0)
+    for box in boxes:
+        # Inputs go down to just above their first reader, so that no line is longer than needed.
+        readers = [target.rank for source, target in edges if source is box]
+        if not sources[box] and readers:
+            box.rank = min(readers) - 1
+    routes: list[list[_Place]] = []
+    for source, target in edges:
+        passing = [_Place(rank=rank) for rank in range(source.rank + 1, target.rank)]
+        routes.append([source, *passing, target])
+        for upper, lower in itertools.pairwise(routes[-1]):
+            upper.below.append(lower)
+            lower.above.append(upper)
+    ranks: dict[int, dict[_Place, None]] = {}
+    for place in [*boxes, *itertools.chain(*routes)]:
+        ranks.setdefault(place.rank, {})[place] = None
+    layers = [list(ranks[rank]) for rank in sorted(ranks)]
+    for sweep in range(_SWEEPS):
+        for layer in layers if sweep % 2 == 0 else reversed(layers):
+            _align(layer, down=sweep % 2 == 0)
+    y = 0.0
+    for layer in layers:
+        tallest = max(place.height for place in layer)
+        for place in layer:
+            place.y = y + tallest / 2
+            if not isinstance(place, _Box):
+                place.height = tallest  # a line goes straight down beside the boxes
+        y += tallest + _GAP_Y
+    return routes
 
 
-def _groups(
-    report: DlaReport,
-) -> tuple[list[_Group], list[tuple[int, int]], dict[tuple[int, int], str]]:
+def _align(layer: list[_Place], *, down: bool) -> None:
+    """Order a rank by its neighbours' middle, and move it there as far as there is room."""
+
+    def middle(place: _Place) -> float:
+        near = (place.above or place.below) if down else (place.below or place.above)
+        return sum(other.x for other in near) / len(near) if near else place.x
+
+    layer.sort(key=middle)
+    widths = np.array([place.width + _GAP_X for place in layer])
+    offsets = np.cumsum(widths) - widths / 2
+    # Without the widths any positions that do not fall will do: the nearest such to the wanted.
+    wanted = np.array([middle(place) for place in layer]) - offsets
+    risen, fallen = np.maximum.accumulate(wanted), np.minimum.accumulate(wanted[::-1])[::-1]
+    for place, x in zip(layer, (risen + fallen) / 2 + offsets, strict=True):
+        place.x = float(x)
+
+
+def _points(route: Sequence[_Place]) -> list[tuple[float, float]]:
+    """Return the corners of a line, from the first place's bottom to the last one's top."""
+    ends = [(p.x, p.y + sign * p.height / 2) for p in route for sign in (-1, 1)]
+    return ends[1:-1]
+
+
+def _boxes_and_edges(report: DlaReport) -> tuple[list[_Box], dict[_Edge, str]]:
+    """Return the boxes, and their connections with the size of what is transferred there."""
     drawn = [n for n in report.nodes if n.device in ("dla", "gpu")]
     alias: dict[str, str] = {}
     for node in report.nodes:
@@ -111,70 +192,28 @@ def _groups(
     for node in drawn:
         for name in node.inputs:
             readers.setdefault(alias.get(name, name), []).append(node)
-    produced = {name for node in drawn for name in node.outputs}
     taken: set[str] = set()
-    groups: list[_Group] = []
+    boxes: list[_Box] = []
+    maker: dict[str, _Box] = {}
     for node in drawn:
         if node.name in taken:
             continue
-        members = [node]
-        activation = ""
+        members, activation = [node], ""
         if node.op in ("Conv", "ConvTranspose", "BatchNormalization"):
             members, activation = _with_activation(node, readers)
         taken.update(m.name for m in members)
-        groups.append(_describe(report, members, activation))
-    index = {m.name: i for i, g in enumerate(groups) for m in g.nodes}
-    outputs_of = {name: index[n.name] for n in drawn for name in n.outputs}
-    sizes = {t.tensor: t for t in report.transfers}
-    edges: dict[tuple[int, int], None] = {}
-    labels: dict[tuple[int, int], str] = {}
-    # Inputs and outputs of the network as boxes of their own.
-    entering = sorted({a for n in drawn for a in n.inputs if alias.get(a, a) not in produced})
-    shift = len(entering)
-    inputs = [_Group([], name, kind="io") for name in entering]
-    for i, group in enumerate(groups):
-        for member in group.nodes:
-            for name in member.inputs:
-                source_name = alias.get(name, name)
-                if source_name in produced:
-                    source = outputs_of[source_name] + shift
-                else:
-                    source = entering.index(name)
-                if source == i + shift:
-                    continue
-                edges[source, i + shift] = None
-                transfer = sizes.get(source_name)
-                if transfer is not None:
-                    labels[source, i + shift] = f"{transfer.size / 2**20:.2f} MiB"
-    ordered = [*inputs, *groups]
-    # Groups are in the order of their first node: their last may read a later group.
-    return _topological(ordered, list(edges), labels)
-
-
-def _topological(
-    groups: list[_Group], edges: list[tuple[int, int]], labels: dict[tuple[int, int], str]
-) -> tuple[list[_Group], list[tuple[int, int]], dict[tuple[int, int], str]]:
-    waiting = [0] * len(groups)
-    below: dict[int, list[int]] = {}
-    for source, target in edges:
-        waiting[target] += 1
-        below.setdefault(source, []).append(target)
-    ready = [i for i, count in enumerate(waiting) if count == 0]
-    order: list[int] = []
-    while ready:
-        i = ready.pop(0)
-        order.append(i)
-        for target in below.get(i, []):
-            waiting[target] -= 1
-            if waiting[target] == 0:
-                ready.append(target)
-    place = {old: new for new, old in enumerate(order)}
-    moved = sorted((place[a], place[b]) for a, b in edges if a in place and b in place)
-    return (
-        [groups[i] for i in order],
-        moved,
-        {(place[a], place[b]): text for (a, b), text in labels.items()},
-    )
+        boxes.append(_describe(report, members, activation))
+        maker.update((name, boxes[-1]) for m in members for name in m.outputs)
+    sizes = {t.tensor: f"{t.size / 2**20:.2f} MiB" for t in report.transfers}
+    edges: dict[_Edge, str] = {}
+    for box in list(boxes):
+        for name in (alias.get(name, name) for member in box.nodes for name in member.inputs):
+            if name not in maker:  # an input of the network
+                maker[name] = _Box(title=name)
+                boxes.append(maker[name])
+            if maker[name] is not box:
+                edges[maker[name], box] = sizes.get(name, edges.get((maker[name], box), ""))
+    return boxes, edges
 
 
 def _with_activation(
@@ -196,24 +235,22 @@ def _with_activation(
     return members, activation
 
 
-def _describe(report: DlaReport, members: list[NodeVerdict], activation: str) -> _Group:
+def _describe(report: DlaReport, members: list[NodeVerdict], activation: str) -> _Box:
     first, last = members[0], members[-1]
     title = " ".join(p for p in (first.op, first.detail) if p)
     if activation:
         title += f" + {activation}"
     shape = "" if last.shape is None else "x".join(str(d) for d in last.shape)
-    kind = "gpu" if first.device == "gpu" else "dla"
-    if kind == "dla" and any(m.precision != report.precision for m in members):
-        kind = "dla-fp16"
-    group = _Group(members, title, [shape] if shape else [], kind)
-    if kind == "gpu":
-        for violation in first.reasons[:2]:
-            group.lines.append(f"{violation.rule.id}: {violation.found}")
+    lines = [shape] if shape else []
+    if first.device == "gpu":
+        lines += [f"{v.rule.id}: {v.found}" for v in first.reasons[:2]]
         mends = list(dict.fromkeys(v.mended_by for v in first.reasons if v.mended_by))
-        group.note = f"mended by {', '.join(mends)}" if mends else "no pass mends it"
-    elif len(report.subgraphs) > 1:
-        group.lines[:] = [f"{shape}  ·  DLA subgraph {first.subgraph}"]
-    return group
+        note = f"mended by {', '.join(mends)}" if mends else "no pass mends it"
+        return _Box(nodes=members, kind="gpu", title=title, lines=lines, note=note)
+    if len(report.subgraphs) > 1:
+        lines = [f"{shape}  ·  DLA subgraph {first.subgraph}"]
+    kind = "dla-fp16" if any(m.precision != report.precision for m in members) else "dla"
+    return _Box(nodes=members, kind=kind, title=title, lines=lines)
 
 
 def _header(report: DlaReport) -> list[str]:
@@ -268,19 +305,19 @@ def _line(route: list[tuple[float, float]], crosses: bool) -> str:
     )
 
 
-def _box(group: _Group, box: Box) -> list[str]:
-    fill, border, text = _COLOURS[group.kind]
+def _draw_box(box: _Box) -> list[str]:
+    fill, border, text = _COLOURS[box.kind]
     x, y = box.x - box.width / 2, box.y - box.height / 2
-    names = ", ".join(n.name for n in group.nodes)
+    names = ", ".join(n.name for n in box.nodes)
     out = [
-        f"<g><title>{escape(names or group.title)}</title>"
+        f"<g><title>{escape(names or box.title)}</title>"
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" rx="6" '
         f'fill="{fill}" stroke="{border}" stroke-width="1.4"/>'
     ]
-    lines = [(group.title, _FONT, "bold", text)]
-    lines += [(line, _SMALL, "normal", text) for line in group.lines]
-    if group.note:
-        lines.append((group.note, _SMALL, "bold", "#5b5b5b"))
+    lines = [(box.title, _FONT, "bold", text)]
+    lines += [(line, _SMALL, "normal", text) for line in box.lines]
+    if box.note:
+        lines.append((box.note, _SMALL, "bold", "#5b5b5b"))
     for i, (content, size, weight, colour) in enumerate(lines):
         out.append(
             f'<text x="{box.x:.1f}" y="{y + 15.5 + _LINE * i:.1f}" font-size="{size}" '
