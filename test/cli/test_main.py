@@ -43,7 +43,7 @@ def test_an_unknown_class_is_answered_with_the_nearest(
     assert cli.main(["detect", *source, "--class-score", "persn=0.4"]) == 2
     assert "did you mean person?" in capsys.readouterr().err
     assert cli.main(["detect", *source, "--class-score", "xyz=0.4"]) == 2
-    assert "expected a class of the model: person, bicycle" in capsys.readouterr().err
+    assert "expected one of person, bicycle" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def test_classes_are_found_by_name_or_number() -> None:
     ("name", "model", "known"),
     [
         ("zebra", spec("car", "traffic light", "bus"), "car, traffic light, bus"),
-        ("zebra", spec(*(f"class{number}" for number in range(80))), "class9 and 70 more"),
-        ("3", spec(count=3), "0 to 2"),
+        ("zebra", spec(*(f"class{number}" for number in range(80))), "class9.*and 68 more"),
+        ("3", spec(count=3), "0, 1, 2"),
     ],
 )
 def test_a_class_that_the_model_does_not_have_is_refused(name: str, model: Any, known: str) -> None:

@@ -24,6 +24,7 @@ from yolox_trt.core import (
     PostprocessOptions,
     Preprocessing,
 )
+from yolox_trt.core.errors import FILE_ERRORS
 from yolox_trt.core.labels import (
     COCO_CATEGORY_IDS,
     COCO_CLASSES,
@@ -148,6 +149,31 @@ def test_errors_name_what_was_found_expected_and_mends() -> None:
     assert str(error) == "a; expected b; fix: c"
     assert (error.found, error.expected, error.fix) == ("a", "b", "c")
     assert isinstance(error, ValueError)
+
+
+def test_an_unknown_name_is_answered_with_those_known_and_the_closest() -> None:
+    names = [f"name{k}" for k in range(14)]
+    error = ModelError.unknown("layer", "nam13", names, fix="see the list")
+    assert str(error).startswith("layer 'nam13'; expected one of name0, name1, ")
+    assert str(error).endswith(" name11 and 2 more; fix: did you mean name13? see the list")
+    assert str(ModelError.unknown("layer", "x", ["a"])) == "layer 'x'; expected one of a"
+
+
+def test_what_a_file_raises_becomes_an_error_with_its_reason(tmp_path: Path) -> None:
+    def read(text: str) -> None:
+        path = tmp_path / "file.json"
+        if text:
+            path.write_text(text)
+        with ConfigurationError.instead_of(FILE_ERRORS, "a file", expected="JSON", fix="mend it"):
+            json.loads(path.read_text())["key"]
+
+    for text, reason in (("", "No such file or directory"), ("{}", "no 'key'"), ("[]", "list")):
+        with pytest.raises(ConfigurationError, match=rf"^a file \(.*{reason}.*\); expected JSON"):
+            read(text)
+    own = ModelError("its own")  # an error of the package stays as it is
+    with pytest.raises(ModelError) as caught, ConfigurationError.instead_of(Exception, "a file"):
+        raise own
+    assert caught.value is own
 
 
 def test_optional_packages() -> None:

@@ -4,11 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from yolox_trt.core.option import Option
+
+#: What reading a file, and taking it for what it should hold, may raise.
+FILE_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+#: Names that an error lists at most.
+_NAMES_SHOWN = 12
 
 #: Text in which options stand as objects: each front end puts its own name in their place.
 Message: TypeAlias = "str | Option | tuple[str | Option, ...]"
@@ -30,6 +39,60 @@ class YoloxTrtError(Exception):
     def __init__(self, found: Message, *, expected: Message = "", fix: Message = "") -> None:
         self.parts: tuple[Message, Message, Message] = (found, expected, fix)
         super().__init__(self.text(python_name))
+
+    @classmethod
+    @contextlib.contextmanager
+    def instead_of(
+        cls,
+        errors: type[Exception] | tuple[type[Exception], ...],
+        found: Message,
+        *,
+        expected: Message = "",
+        fix: Message = "",
+    ) -> Iterator[None]:
+        """Raise this error instead of those of libraries and files within the block.
+
+            with ModelError.instead_of(FILE_ERRORS, f"unreadable '{path}'", expected="JSON"):
+                document = json.loads(path.read_text())
+
+        Args:
+            errors: what is replaced, such as FILE_ERRORS. The package's own errors pass.
+            found: what was found; the reason is put behind it in brackets.
+            expected: what was expected instead.
+            fix: what mends it.
+        """
+        try:
+            yield
+        except YoloxTrtError:
+            raise
+        except errors as error:
+            reason = getattr(error, "strerror", None) or str(error) or repr(error)
+            if isinstance(error, KeyError):
+                reason = f"no {error}"
+            raise cls((*parts_of(found), f" ({reason})"), expected=expected, fix=fix) from error
+
+    @classmethod
+    def unknown(
+        cls, what: Message, name: str, known: Iterable[object], *, fix: Message = ""
+    ) -> Self:
+        """Make the error of a name that is none of those known, which proposes the closest.
+
+        Args:
+            what: kind of thing that the name is of, such as "model".
+            name: the name.
+            known: those that there are.
+            fix: where to look, or what to set.
+        """
+        names = list(map(str, known))
+        close = difflib.get_close_matches(name, names, n=1)
+        more = len(names) - _NAMES_SHOWN
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        hint = (f"did you mean {close[0]}? ",) if close else ()
+        return cls(
+            (*parts_of(what), f" '{name}'"),
+            expected=f"one of {shown}" if names else "none: there are no names to choose from",
+            fix=(*hint, *parts_of(fix)),
+        )
 
     @property
     def found(self) -> str:

@@ -75,11 +75,8 @@ class Frame:
         """
         layout = encodings.lookup(encoding)
         if layout is None:
-            raise FrameError(
-                f"image encoding '{encoding}'",
-                expected=f"one of {', '.join(sorted(encodings.ENCODINGS))}",
-                fix="convert in the camera driver, or install cv_bridge for other encodings",
-            )
+            fix = "convert in the camera driver, or install cv_bridge for other encodings"
+            raise FrameError.unknown("image encoding", encoding, encodings.ENCODINGS, fix=fix)
         step = step or width * layout.bytes_per_pixel
         try:
             data = np.frombuffer(buffer, dtype=np.uint8)

@@ -42,13 +42,12 @@ def load_class_names(path: str | Path, num_classes: int | None = None) -> tuple[
     Raises:
         ConfigurationError: the file cannot be read, or it has no or another number of names.
     """
-    try:
+    with ConfigurationError.instead_of(
+        (OSError, UnicodeDecodeError),
+        f"label file '{path}' that cannot be read",
+        expected="a text file with one class name a line",
+    ):
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"label file '{path}' that cannot be read ({error})",
-            expected="a text file with one class name a line",
-        ) from error
     names = tuple(line.strip() for line in text.rstrip().splitlines())
     if not names:
         raise ConfigurationError(

@@ -95,7 +95,13 @@ class Preprocessing:
         Raises:
             ModelError: not an object with the attributes of this class.
         """
-        try:
+        with ModelError.instead_of(
+            (TypeError, ValueError, AttributeError),
+            f"preprocessing metadata {text!r}",
+            expected='like {"color_order": "bgr", "scale": 1.0, "mean": [0, 0, 0], '
+            '"std": [1, 1, 1], "pad": 114}',
+            fix=f"write the ONNX metadata '{METADATA_PREPROCESSING}' again",
+        ):
             values: dict[str, Any] = json.loads(text)
             for key in ("mean", "std"):
                 if key in values:
@@ -103,13 +109,6 @@ class Preprocessing:
             if isinstance(values.get("pad"), float) and values["pad"].is_integer():
                 values["pad"] = int(values["pad"])  # other tools write numbers as 114.0
             return cls(**values)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ModelError(
-                f"preprocessing metadata {text!r} ({error})",
-                expected='like {"color_order": "bgr", "scale": 1.0, "mean": [0, 0, 0], '
-                '"std": [1, 1, 1], "pad": 114}',
-                fix=f"write the ONNX metadata '{METADATA_PREPROCESSING}' again",
-            ) from error
 
 
 def _is_finite(value: object) -> bool:
@@ -221,7 +220,12 @@ class ModelSpec:
         def tensor(value: dict[str, Any] | None) -> HeadTensor | None:
             return HeadTensor(**value) if value else None
 
-        try:
+        with ModelError.instead_of(
+            (KeyError, TypeError, ValueError),
+            "model description that cannot be read",
+            expected="what ModelSpec.to_dict writes",
+            fix="build the engine again",
+        ):
             values = dict(values)
             preprocessing: dict[str, Any] = {
                 k: tuple(v) if k in ("mean", "std") else v
@@ -243,9 +247,3 @@ class ModelSpec:
             values["output_names"] = tuple(values["output_names"])
             values["class_names"] = tuple(values["class_names"])
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"model description that cannot be read ({error})",
-                expected="what ModelSpec.to_dict writes",
-                fix="build the engine again",
-            ) from error

@@ -27,7 +27,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, Message
 
 _KEY = "yolox_trt.option"
 _NESTED_KEY = "yolox_trt.nested_options"
@@ -161,9 +161,16 @@ class Option:
         elif not (value is None and self.default is None) and not self._allows(value):
             raise self.refusal(value)
 
-    def refusal(self, value: Any) -> ConfigurationError:
-        """Make the error that refuses a value and names what is allowed."""
-        if self.choices:
+    def refusal(self, value: Any, expected: Message = "") -> ConfigurationError:
+        """Make the error that refuses a value and names what is allowed.
+
+        Args:
+            value: what was given.
+            expected: what is allowed; by default the option's type, range and choices.
+        """
+        if expected:
+            pass
+        elif self.choices:
             *others, last = (choice or "'' (empty)" for choice in self.choices)
             expected = f"{', '.join(others)} or {last}" if others else last
         else:
@@ -326,9 +333,7 @@ def from_plain(group: type[T], values: Mapping[str, Any]) -> T:
     """
     declared = options_of(group)
     if unknown := sorted(set(values) - set(declared)):
-        raise ConfigurationError(
-            f"option {', '.join(unknown)}", expected=", ".join(declared), fix="correct the name"
-        )
+        raise ConfigurationError.unknown("option", unknown[0], declared, fix="correct the name")
     return group(**{name: declared[name].typed(value) for name, value in values.items()})
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,9 +13,6 @@ import numpy.typing as npt
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.option import Applies, Option, check_options, option, parse_pairs
-
-#: Names of classes in an error.
-_CLASSES_SHOWN = 10
 
 
 def parse_class_thresholds(entries: Iterable[str]) -> dict[str, float]:
@@ -121,13 +117,7 @@ class PostprocessOptions:
             elif name.isdecimal() and int(name) < spec.num_classes:
                 ids[int(name)] = threshold
             else:
-                known = ", ".join(names[:_CLASSES_SHOWN]) or f"0 to {spec.num_classes - 1}"
-                if len(names) > _CLASSES_SHOWN:
-                    known += f" and {len(names) - _CLASSES_SHOWN} more"
-                close = difflib.get_close_matches(name, names, n=1)
-                raise ConfigurationError(
-                    (declared, f" for class '{name}'"),
-                    expected=f"a class of the model: {known}",
-                    fix=("set ", declared, f"; did you mean {close[0]}?" if close else ""),
-                )
+                known = names or range(spec.num_classes)
+                what = (declared, " for class")
+                raise ConfigurationError.unknown(what, name, known, fix=("set ", declared))
         return replace(self, class_thresholds=ids)

@@ -28,10 +28,10 @@ from yolox_trt.engines.cache_pruning import (
 )
 from yolox_trt.engines.engine_file import (
     EngineFile,
-    cannot_write,
     read_engine,
     sidecar_path,
     write_engine,
+    writing_to,
 )
 from yolox_trt.engines.file_lock import FileLock, try_lock, wait_for_lock
 from yolox_trt.engines.fingerprint import Fingerprint, model_sha256
@@ -272,11 +272,9 @@ class EngineCache:
             if on_progress is not None:
                 on_progress(0.0, "waiting for another process that builds this engine")
 
-        try:
+        with writing_to(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             return wait_for_lock(path.with_name(path.name + BUILD_LOCK), on_wait=on_wait)
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

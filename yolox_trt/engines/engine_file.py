@@ -53,13 +53,10 @@ class EngineFile:
         Raises:
             EngineError: the file cannot be read.
         """
-        try:
+        with EngineError.instead_of(
+            OSError, f"engine {self.path} cannot be read", fix="check the file's permissions"
+        ):
             return self.path.read_bytes()
-        except OSError as error:
-            raise EngineError(
-                f"engine {self.path} cannot be read ({error.strerror or error})",
-                fix="check the file's permissions",
-            ) from error
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -121,7 +118,7 @@ def write_engine(
         EngineError: the folder cannot be written.
     """
     details = dict(details or {})
-    try:
+    with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, engine)
         sidecar = {
@@ -133,15 +130,14 @@ def write_engine(
             "details": details,
         }
         write_json(sidecar_path(path), sidecar)
-    except OSError as error:
-        raise cannot_write(path.parent, error) from error
     return EngineFile(path, fingerprint, spec, details)
 
 
-def cannot_write(folder: Path, error: OSError) -> EngineError:
-    """Return the error of a folder in which an engine cannot be put."""
-    return EngineError(
-        f"engine cache {folder} cannot be written ({error.strerror or error})",
+def writing_to(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Raise an EngineError where the block cannot write an engine into a folder."""
+    return EngineError.instead_of(
+        OSError,
+        f"engine cache {folder} cannot be written",
         expected="a folder with write permission and free space",
         fix="choose another folder for the engine cache",
     )

@@ -26,14 +26,13 @@ def file_sha256(path: Path) -> str:
     Raises:
         EngineError: the file cannot be read.
     """
-    try:
+    with EngineError.instead_of(
+        OSError,
+        f"{path} cannot be read",
+        expected="a readable file",
+        fix="check the path and its permissions",
+    ):
         return sha256_of(path)
-    except OSError as error:
-        raise EngineError(
-            f"{path} cannot be read ({error.strerror or error})",
-            expected="a readable file",
-            fix="check the path and its permissions",
-        ) from error
 
 
 def external_files(path: Path) -> list[str]:
@@ -43,14 +42,13 @@ def external_files(path: Path) -> list[str]:
         ModelError: the file is not an ONNX model.
     """
     onnx = require("onnx", purpose="reading models")
-    try:
+    with ModelError.instead_of(
+        Exception,  # protobuf's own exception types differ between versions
+        f"{path} is not an ONNX model",
+        expected="an ONNX file",
+        fix="export the model again",
+    ):
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own exception types differ between versions
-        raise ModelError(
-            f"{path} is not an ONNX model ({error})",
-            expected="an ONNX file",
-            fix="export the model again",
-        ) from error
     return sorted(
         {
             entry.value
@@ -155,15 +153,14 @@ class Fingerprint:
         Raises:
             EngineError: an attribute is missing or unknown.
         """
-        try:
+        with EngineError.instead_of(
+            (KeyError, TypeError, ValueError),
+            "fingerprint that cannot be read",
+            expected="what Fingerprint.to_dict writes",
+            fix="build the engine again",
+        ):
             smallest, best, largest = (int(n) for n in values["batch"])
             return cls(**{**values, "batch": (smallest, best, largest)})
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(
-                f"fingerprint that cannot be read ({error})",
-                expected="what Fingerprint.to_dict writes",
-                fix="build the engine again",
-            ) from error
 
     @property
     def key(self) -> str:

@@ -221,11 +221,8 @@ def find(name: str) -> ZooModel:
     Raises:
         ConfigurationError: there is none of this name.
     """
-    model = MODELS.get(name.lower().replace("_", "-"))
-    if model is None:
-        raise ConfigurationError(
-            f"model '{name}'", expected=", ".join(MODELS), fix="see `yolox_trt models list`"
-        )
+    if (model := MODELS.get(name.lower().replace("_", "-"))) is None:
+        raise ConfigurationError.unknown("model", name, MODELS, fix="see `yolox_trt models list`")
     return model
 
 

@@ -135,15 +135,10 @@ class TensorRTApi:
         Raises:
             EngineError: numpy has no such type (BF16, FP8, FP4, INT4).
         """
-        name = enum_name(data_type)
-        try:
-            return _NUMPY_NAMES[name]
-        except KeyError:
-            raise EngineError(
-                f"tensor '{tensor}' of type {name}",
-                expected=f"one of {', '.join(_NUMPY_NAMES)}",
-                fix="export the model with FP32 or FP16 inputs and outputs",
-            ) from None
+        if (name := enum_name(data_type)) not in _NUMPY_NAMES:
+            fix = "export the model with FP32 or FP16 inputs and outputs"
+            raise EngineError.unknown(f"tensor '{tensor}' of type", name, _NUMPY_NAMES, fix=fix)
+        return _NUMPY_NAMES[name]
 
     def data_type(self, name: str) -> Any:
         """Return trt.DataType of "fp32", "fp16" or "int8"."""
@@ -262,12 +257,8 @@ def load_api(flavour: str | None = None) -> TensorRTApi:
         MissingDependencyError: none is installed, or its import fails.
         EngineError: it is older than 8.5.
     """
-    if flavour is not None and flavour not in (TENSORRT, TENSORRT_RTX):
-        raise EngineError(
-            f"TensorRT flavour '{flavour}'",
-            expected=f"{TENSORRT} or {TENSORRT_RTX}",
-            fix="take one of these",
-        )
+    if flavour not in (None, TENSORRT, TENSORRT_RTX):
+        raise EngineError.unknown("TensorRT flavour", str(flavour), (TENSORRT, TENSORRT_RTX))
     names = (flavour,) if flavour else (TENSORRT, TENSORRT_RTX)
     with _load_lock:
         failures = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.option import Option
 from yolox_trt.evaluation.options import DatasetOptions
 
@@ -42,6 +42,7 @@ BDD100K_CLASSES: tuple[str, ...] = (
     "traffic sign",
 )
 
+_MEND = "mend the label file"
 _NAME_CLASSES = "name the model's classes: yolox_trt optimize MODEL --labels FILE -o OUT"
 
 
@@ -211,29 +212,19 @@ def _checked_instances(truth: dict[str, Any], path: str | Path) -> dict[str, Any
     checked = dict(truth)
     for key, (read, content) in _COCO_ENTRIES.items():
         if not isinstance(truth[key], list):
-            raise ConfigurationError(
-                f"{key} = {truth[key]!r:.80} in '{path}'",
-                expected="a list",
-                fix="mend the label file",
-            )
+            found = f"{key} = {truth[key]!r:.80} in '{path}'"
+            raise ConfigurationError(found, expected="a list", fix=_MEND)
         checked[key] = []
         for index, entry in enumerate(truth[key]):
-            try:
+            with ConfigurationError.instead_of(
+                FILE_ERRORS, f"{key}[{index}] of '{path}'", expected=content, fix=_MEND
+            ):
                 checked[key].append({**entry, **read(entry)})
-            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                raise ConfigurationError(
-                    f"{key}[{index}] of '{path}' ({type(error).__name__}: {error})",
-                    expected=content,
-                    fix="mend the label file",
-                ) from error
     for key in ("images", "categories"):
         for id_, count in Counter(entry["id"] for entry in checked[key]).most_common(1):
             if count > 1:
-                raise ConfigurationError(
-                    f"{count} {key} with id {id_} in '{path}'",
-                    expected="an id for each",
-                    fix="mend the label file",
-                )
+                found = f"{count} {key} with id {id_} in '{path}'"
+                raise ConfigurationError(found, expected="an id for each", fix=_MEND)
     return checked
 
 
@@ -280,14 +271,13 @@ def _load_bdd100k(options: DatasetOptions) -> Dataset:
     frames: list[dict[str, Any]] = []
     for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
         content = _read_json(file, named["bdd100k"])
-        try:
+        with ConfigurationError.instead_of(
+            FILE_ERRORS,
+            f"'{file}'",
+            expected="BDD100K labels: a list of {name, labels}, or {name, frames}",
+            fix=("give BDD100K's det_*.json, or ", named["coco"], " for COCO labels"),
+        ):
             frames += _bdd_frames(content)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ConfigurationError(
-                f"'{file}'",
-                expected="BDD100K labels: a list of {name, labels}, or {name, frames}",
-                fix=("give BDD100K's det_*.json, or ", named["coco"], " for COCO labels"),
-            ) from error
     ids = {name: i + 1 for i, name in enumerate(BDD100K_CLASSES)}
     by_synonym = {normal_name(name): id_ for name, id_ in ids.items()}
     truth: dict[str, Any] = {
@@ -300,14 +290,13 @@ def _load_bdd100k(options: DatasetOptions) -> Dataset:
     }
     for image_id, frame in enumerate(frames, start=1):
         for index, label in enumerate(frame["labels"]):
-            try:
+            with ConfigurationError.instead_of(
+                FILE_ERRORS,
+                f"label {index} of image {frame['name']}",
+                expected="a category, and a box2d with x1, y1, x2, y2 in pixels",
+                fix=_MEND,
+            ):
                 annotation = _bdd_annotation(label, by_synonym)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ConfigurationError(
-                    f"label {index} of image {frame['name']} ({type(error).__name__}: {error})",
-                    expected="a category, and a box2d with x1, y1, x2, y2 in pixels",
-                    fix="mend the label file",
-                ) from error
             if annotation is not None:
                 number = len(truth["annotations"]) + 1
                 truth["annotations"].append({"id": number, "image_id": image_id, **annotation})
@@ -341,14 +330,13 @@ def _bdd_frames(content: Any) -> list[dict[str, Any]]:
 
 
 def _read_json(path: Path, given_by: Option) -> Any:
-    try:
+    with ConfigurationError.instead_of(
+        FILE_ERRORS,
+        f"label file '{path}' that cannot be read",
+        expected="a JSON file",
+        fix=("give its path with ", given_by),
+    ):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"label file '{path}' that cannot be read ({error})",
-            expected="a JSON file",
-            fix=("give its path with ", given_by),
-        ) from error
 
 
 def _with_images(

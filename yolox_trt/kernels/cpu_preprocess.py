@@ -86,15 +86,13 @@ class CpuPreprocessor:
         letterbox = Letterbox.of_frame(frame, out.shape[1], out.shape[2])
         if out.dtype == np.uint8:
             check_uint8(self._preprocessing)
-        try:
+        with FrameError.instead_of(
+            cv2.error,
+            f"{frame.encoding} image of {frame.width}x{frame.height} that OpenCV cannot convert",
+            expected="an image that matches its encoding",
+            fix="check the camera driver",
+        ):
             resized = self._resize(frame, letterbox)
-        except cv2.error as error:
-            raise FrameError(
-                f"{frame.encoding} image of {frame.width}x{frame.height} that OpenCV cannot "
-                f"convert ({error})",
-                expected="an image that matches its encoding",
-                fix="check the camera driver",
-            ) from error
         self._pad(letterbox, out)
         channels = _CHANNELS.get(frame.encoding, _CONVERTED)
         if resized.ndim == 2:

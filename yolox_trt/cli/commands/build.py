@@ -123,14 +123,13 @@ class Build(Command):
         """Return the build options with the precisions of the file."""
         if self.precisions is None:
             return self.build
-        try:
+        with ConfigurationError.instead_of(
+            (OSError, ValueError, AttributeError),
+            (options_of(Build)["precisions"], f" {self.precisions} cannot be read"),
+            expected="a JSON object of layer names and precisions",
+            fix="yolox_trt translate MODEL --precisions FILE writes it",
+        ):
             chosen = {str(k): str(v) for k, v in json.loads(self.precisions.read_text()).items()}
-        except (OSError, ValueError, AttributeError) as error:
-            raise ConfigurationError(
-                (options_of(Build)["precisions"], f" {self.precisions} cannot be read ({error})"),
-                expected="a JSON object of layer names and precisions",
-                fix="yolox_trt translate MODEL --precisions FILE writes it",
-            ) from error
         return dataclasses.replace(
             self.build, layer_precisions=chosen | dict(self.build.layer_precisions)
         )

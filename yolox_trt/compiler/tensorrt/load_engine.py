@@ -25,10 +25,10 @@ from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.engines.cache import CacheEntry, EngineCache
 from yolox_trt.engines.engine_file import (
     EngineFile,
-    cannot_write,
     is_engine_file,
     read_engine,
     refuse_engine,
+    writing_to,
 )
 from yolox_trt.engines.tensorrt import TensorRTEngine
 from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi, load_api
@@ -172,9 +172,7 @@ def _as_file(model: Path | str | onnx.ModelProto, cache: EngineCache) -> Path:
     with contextlib.suppress(OSError):
         os.utime(path)  # copies that were not used for a day are removed
     if not path.is_file():
-        try:
+        with writing_to(cache.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data)
-        except OSError as error:
-            raise cannot_write(cache.folder, error) from error
     return path

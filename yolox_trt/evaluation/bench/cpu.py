@@ -282,14 +282,13 @@ def _photograph(options: CpuOptions) -> Image:
     if options.source is not None:
         return np.asarray(cv2.resize(read_image(options.source), (width, height)), np.uint8)
     source = options_of(CpuOptions)["source"]
-    try:
+    with ConfigurationError.instead_of(
+        ImportError,
+        "no photograph",
+        expected="one, or scikit-image's photographs",
+        fix=("give ", source, " IMAGE, or pip install scikit-image"),
+    ):
         from skimage import data
-    except ImportError as error:
-        raise ConfigurationError(
-            f"no photograph ({error})",
-            expected="one, or scikit-image's photographs",
-            fix=("give ", source, " IMAGE, or pip install scikit-image"),
-        ) from error
     parts = [data.astronaut(), data.chelsea(), data.coffee(), data.stereo_motorcycle()[0]]
     tiles = [cv2.resize(p[..., ::-1], (width // 2, height // 2)) for p in parts]
     rows = [np.hstack(tiles[:2]), np.hstack(tiles[2:])]
