@@ -20,6 +20,7 @@ from support.executors import (
     PATIENT,
     Gate,
     Recorder,
+    VirtualClock,
     check_counters,
     feed,
     feed_until,
@@ -42,7 +43,6 @@ from yolox_trt.executor import (
     StreamConfig,
     SubmitOutcome,
 )
-from yolox_trt.executor.clock import VirtualClock
 from yolox_trt.executor.device_state import LOAD_WINDOW
 
 NAMES = ["a", "b", "c", "d"]

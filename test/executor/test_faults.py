@@ -23,6 +23,7 @@ from support.executors import (
     PATIENT,
     Gate,
     Recorder,
+    VirtualClock,
     check_counters,
     feed,
     feed_until,
@@ -57,7 +58,6 @@ from yolox_trt.executor import (
     StreamResult,
     SubmitOutcome,
 )
-from yolox_trt.executor.clock import VirtualClock
 from yolox_trt.executor.worker_pool import MAX_HUNG_THREADS
 
 #: Failures that a watchdog has to find are tested in virtual time.
@@ -166,7 +166,7 @@ def test_streams_move_within_a_frame_and_the_device_comes_back(
         faults.inject(fault)
         number = run_frames(executor, lambda: faults.injected == 1, number)
         if fault is Fault.HANG:
-            clock.advance_to(clock.now() + PAST_THE_WATCHDOG)
+            clock.advance_to(clock() + PAST_THE_WATCHDOG)
         assert wait_until(lambda: executor.snapshot().devices[GPU].errors == 1)
         assert executor.submit(picture("a", number)).accepted
         assert recorder.wait(lambda: recorder.numbers("a")[-1] == number)
@@ -176,7 +176,7 @@ def test_streams_move_within_a_frame_and_the_device_comes_back(
         assert failed.state is ExecutorState.DEGRADED
         assert failed.devices[GPU].hangs == (fault is Fault.HANG)
 
-        clock.advance_to(clock.now() + executor.options.backoff)
+        clock.advance_to(clock() + executor.options.backoff)
         number = run_frames(
             executor, lambda: executor.snapshot().devices[GPU].restarts == 1, number
         )
@@ -231,7 +231,7 @@ def test_out_of_memory_shrinks_the_batch_first(faults: FaultInjector) -> None:
                 lambda turn=turn: all(recorder.numbers(n)[-1] == turn for n in names)  # type: ignore[misc]
             )
             assert executor.snapshot().devices[GPU].batch_limits == {"default": limit}
-            clock.advance_to(clock.now() + 0.6)
+            clock.advance_to(clock() + 0.6)
         assert not recorder.drops
 
 
@@ -314,7 +314,7 @@ def test_a_hang_without_a_factory_ends_when_the_call_returns(faults: FaultInject
         faults.inject(Fault.HANG)
         executor.submit(frame("a", 1))
         assert wait_until(lambda: faults.injected == 1)
-        clock.advance_to(clock.now() + PAST_THE_WATCHDOG)
+        clock.advance_to(clock() + PAST_THE_WATCHDOG)
         assert wait_until(lambda: executor.snapshot().devices[GPU].status is DeviceStatus.LOST)
         assert recorder.wait(lambda: recorder.drops["a"] == [(1, DropReason.FAILED)])
         assert executor.submit(frame("a", 2)) is SubmitOutcome.NO_DEVICE
@@ -347,9 +347,9 @@ def test_hung_threads_are_not_piled_up(faults: FaultInjector) -> None:
         executor.submit(frame("a"))
         for hangs in range(1, MAX_HUNG_THREADS + 1):
             assert wait_until(lambda n=hangs: faults.injected == n)
-            clock.advance_to(clock.now() + PAST_THE_WATCHDOG)
+            clock.advance_to(clock() + PAST_THE_WATCHDOG)
             assert wait_until(lambda n=hangs: executor.snapshot().devices[GPU].hangs == n)
-            clock.advance_to(clock.now() + 1.0)  # past the back-off
+            clock.advance_to(clock() + 1.0)  # past the back-off
         assert executor.snapshot().devices[GPU].status is DeviceStatus.LOST
         # The hung ones and the supervisor; a planner may just be ending.
         assert wait_until(lambda: len(new_threads(before)) == MAX_HUNG_THREADS + 1)
@@ -507,8 +507,8 @@ class WatchedClock(VirtualClock):
         super().__init__(start)
         self.looks: list[float] = []
 
-    def now(self) -> float:
-        now = super().now()
+    def __call__(self) -> float:
+        now = super().__call__()
         if threading.current_thread().name == "executor-supervisor":
             self.looks.append(now)
         return now
@@ -734,7 +734,7 @@ def test_out_of_memory_of_onnxruntime_shrinks_the_batch_first(
         assert snapshot.errors == 0
         use(roomy)
         for number in range(2, 5):  # from one image to eight
-            clock.advance_to(clock.now() + 0.31)
+            clock.advance_to(clock() + 0.31)
             for name in names:
                 executor.submit(picture(name, number))
             assert recorder.wait(

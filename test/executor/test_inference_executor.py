@@ -25,6 +25,7 @@ from support.executors import (
     PATIENT,
     Gate,
     Recorder,
+    VirtualClock,
     adds_up,
     check_counters,
     feed_until,
@@ -52,7 +53,6 @@ from yolox_trt.executor import (
     StreamConfig,
     SubmitOutcome,
 )
-from yolox_trt.executor.clock import VirtualClock
 
 
 def test_every_frame_gives_one_result_in_order() -> None:

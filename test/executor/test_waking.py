@@ -12,13 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.executors import DLA0, DLA1, GPU, Recorder, frame, new_threads, wait_until
+from support.executors import (
+    DLA0,
+    DLA1,
+    GPU,
+    Recorder,
+    VirtualClock,
+    frame,
+    new_threads,
+    wait_until,
+)
 
 from yolox_trt.core import Detections, Device, EngineError, Frame, PostprocessOptions
 from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import DropReason, InferenceExecutor, SchedulerOptions, StreamConfig
-from yolox_trt.executor.clock import VirtualClock
 from yolox_trt.executor.device_state import Batch, LoadedModel
 from yolox_trt.executor.placement import create_policy
 from yolox_trt.executor.scheduler import Scheduler

@@ -91,6 +91,20 @@ def wait_until(condition: Callable[[], bool], timeout: float = PATIENCE) -> bool
     return condition()
 
 
+class VirtualClock:
+    """An executor's `clock` that stands still until a test moves it, in seconds."""
+
+    def __init__(self, start: float) -> None:
+        self._now = start
+
+    def __call__(self) -> float:
+        return self._now
+
+    def advance_to(self, time_s: float) -> None:
+        assert time_s >= self._now
+        self._now = time_s
+
+
 def simulated(
     device: Device,
     seconds: float = 0.001,

@@ -213,11 +213,6 @@ class DeviceState:
         self.under_way.clear()
         return lost
 
-    def give_up(self, status: DeviceStatus) -> None:
-        """Plan no restart any more: it is LOST or BROKEN."""
-        self.status = status
-        self.retry_at = math.nan
-
     def load(self, now: float) -> float:
         """Share of the last LOAD_WINDOW seconds that the device was busy, 0 to 1."""
         begin = now - LOAD_WINDOW

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,6 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.detectors.detector import Detector
-from yolox_trt.executor.callbacks import report
-from yolox_trt.executor.clock import Clock, MonotonicClock
 from yolox_trt.executor.device_state import LoadedModel
 from yolox_trt.executor.outcomes import NOTHING, SubmitOutcome
 from yolox_trt.executor.placement import PlacementPolicy, create_policy
@@ -65,7 +63,7 @@ class InferenceExecutor:
             placement does to it.
         overlap: whether a device is given its next call while it works on the last one, where its
             detector can do that (its `max_calls`).
-        clock: where time comes from; Frame.received_ns must be of the same clock.
+        clock: returns the time in seconds; Frame.received_ns must be of the same clock.
         timeline_capacity: entries of the timeline; 0 = record nothing.
         profile: whether detect() calls are marked as NVTX ranges (needs the package nvtx).
 
@@ -85,7 +83,7 @@ class InferenceExecutor:
         gpu_share: Mapping[Device, float] | None = None,
         contention: Contention | None = None,
         overlap: bool = True,
-        clock: Clock | None = None,
+        clock: Callable[[], float] = time.monotonic,
         timeline_capacity: int = 50_000,
         profile: bool = False,
     ) -> None:
@@ -103,7 +101,7 @@ class InferenceExecutor:
                 max_batch=1 if device.kind == "dla" else max(1, limit),
                 calls=detector.max_calls if overlap else 1,
             )
-        self.clock = clock or MonotonicClock()
+        self.clock = clock
         self.timeline = Timeline(max(1, timeline_capacity))
         self._scheduler = Scheduler(
             models,
@@ -143,9 +141,9 @@ class InferenceExecutor:
         """
         self._check_options(config)
         with self._lock:
-            outcome = self._scheduler.add_stream(config, on_result, on_drop, self.clock.now())
+            outcome = self._scheduler.add_stream(config, on_result, on_drop, self.clock())
             self._pool.attention.notify_all()
-        report(outcome)
+        outcome.report()
 
     def remove_stream(self, stream_id: str) -> None:
         """Remove a stream; waiting frames are dropped, a running one's result is discarded.
@@ -154,9 +152,9 @@ class InferenceExecutor:
             ConfigurationError: no stream has the id.
         """
         with self._lock:
-            outcome = self._scheduler.remove_stream(stream_id, self.clock.now())
+            outcome = self._scheduler.remove_stream(stream_id, self.clock())
             self._pool.attention.notify_all()
-        report(outcome)
+        outcome.report()
 
     def update_stream(self, stream_id: str, **changes: Any) -> StreamConfig:
         """Change attributes of a stream's StreamConfig while it runs.
@@ -175,10 +173,10 @@ class InferenceExecutor:
             wanted = {name: changes[name] for name in ("model", "options") if name in changes}
             if wanted:
                 self._check_options(replace(self._scheduler.stream(stream_id).config, **wanted))
-            outcome = self._scheduler.update_stream(stream_id, changes, self.clock.now())
+            outcome = self._scheduler.update_stream(stream_id, changes, self.clock())
             config = self._scheduler.stream(stream_id).config
             self._pool.wake_all()
-        report(outcome)
+        outcome.report()
         return config
 
     def _check_options(self, config: StreamConfig) -> None:
@@ -205,14 +203,14 @@ class InferenceExecutor:
         Returns:
             What became of it. A refused frame is counted, and no callback follows.
         """
-        now = self.clock.now()
+        now = self.clock()
         received = frame.received_ns * 1e-9 if frame.received_ns else now
         with self._lock:
             answer, asked, outcome = self._scheduler.submit(frame, received, now)
             for state in asked:
                 state.wakeup.notify()
         if outcome is not NOTHING:
-            report(outcome)
+            outcome.report()
         return answer
 
     # Life ------------------------------------------------------------------------------------
@@ -266,9 +264,9 @@ class InferenceExecutor:
                 return True
             self._pool.stopping = True
             self._scheduler.accepting = False
-            outcome = self._scheduler.drop_waiting(self.clock.now())
+            outcome = self._scheduler.drop_waiting(self.clock())
             self._pool.wake_all()
-        report(outcome)
+        outcome.report()
         supervisor.join(timeout)
         return self._pool.join(end)
 
@@ -296,7 +294,7 @@ class InferenceExecutor:
     def snapshot(self) -> ExecutorSnapshot:
         """Return counters and states, consistent with one another."""
         with self._lock:
-            return self._scheduler.snapshot(self.clock.now())
+            return self._scheduler.snapshot(self.clock())
 
     @property
     def devices(self) -> tuple[Device, ...]:

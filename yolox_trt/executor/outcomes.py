@@ -5,14 +5,21 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from yolox_trt.core.frame import Frame
-    from yolox_trt.executor.events import Event
     from yolox_trt.executor.stream import Stream
     from yolox_trt.executor.timeline import Timeline
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def worth_logging(count: int) -> bool:
+    """Tell whether a repetition is logged, by its number: the 1st, 2nd, 4th, 8th ... are."""
+    return count & (count - 1) == 0
 
 
 class DropReason(enum.Enum):
@@ -88,11 +95,25 @@ class Outcome(NamedTuple):
 
     Attributes:
         drops: accepted frames that were dropped, for on_drop.
-        events: what happened to devices and streams, for the log.
+        events: what happened to devices and streams: level and text of a line of the log.
     """
 
     drops: Sequence[Drop] = ()
-    events: Sequence[Event] = ()
+    events: Sequence[tuple[int, str]] = ()
+
+    def report(self, watch: Callable[[Stream, str], None] | None = None) -> None:
+        """Call on_drop for each dropped frame, and log the events. The caller holds no lock.
+
+        Args:
+            watch: called before each callback with the stream and the callback's name.
+        """
+        for stream, frame, reason in self.drops:
+            if stream.on_drop is not None:
+                if watch is not None:
+                    watch(stream, "on_drop")
+                stream.call_back("on_drop", stream.on_drop, frame, reason)
+        for level, text in self.events:
+            _LOGGER.log(level, "%s", text)
 
 
 #: What most calls bring about.
@@ -113,7 +134,7 @@ class Ledger:
         self.empty = True
         self._timeline = timeline
         self._drops: list[Drop] = []
-        self._events: list[Event] = []
+        self._events: list[tuple[int, str]] = []
 
     def refuse(self, stream: Stream, reason: DropReason, now: float) -> None:
         """Count a frame that was not accepted."""
@@ -127,13 +148,28 @@ class Ledger:
         self._drops.append(Drop(stream, frame, reason))
         self.empty = False
 
-    def happened(self, event: Event, now: float) -> None:
-        """Enter an event."""
-        self._events.append(event)
+    def happened(
+        self,
+        now: float,
+        text: str,
+        *,
+        level: int = logging.ERROR,
+        device: str = "",
+        mark: str = "",
+    ) -> None:
+        """Enter an event.
+
+        Args:
+            now: when it happened, in seconds.
+            text: its line in the log.
+            level: that line's level.
+            device: the device in whose lane the timeline shows it.
+            mark: what the timeline shows, "" for nothing.
+        """
+        self._events.append((level, text))
         self.empty = False
-        if self._timeline is not None and event.mark:
-            device, text = "{0.device}", event.mark
-            self._timeline.add_event(now, device.format(event), text.format(event))
+        if self._timeline is not None and mark:
+            self._timeline.add_event(now, device, mark)
 
     def outcome(self) -> Outcome:
         """Return what has been counted since the last call."""

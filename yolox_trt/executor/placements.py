@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.executor.device_state import DeviceState
-from yolox_trt.executor.events import StreamMoved, StreamRoams
 from yolox_trt.executor.outcomes import Ledger
 from yolox_trt.executor.placement import PlacementProblem, StreamDemand
 from yolox_trt.executor.placement.greedy import place_greedily
@@ -78,27 +78,35 @@ class Placements:
     def move(self, stream: Stream, state: DeviceState, reason: str, now: float) -> None:
         """Place a stream elsewhere, for a reason that is logged."""
         source = stream.placed
-        self.put(stream, state)
-        if source is not None and stream.placed_by_policy:
-            moved = StreamMoved(stream.config.id, source.device, state.device, reason)
-            self._count_move(stream, moved)
-            self._ledger.happened(moved, now)
+        if self._count_move(stream, state, reason) and source is not None:
+            name = stream.config.id
+            self._ledger.happened(
+                now,
+                f"stream {name} moves {stream.last_move}",
+                level=logging.WARNING,
+                device=state.name,
+                mark=f"{name} from {source.name}: {reason}",
+            )
 
     def follow_frame(self, stream: Stream, state: DeviceState, now: float) -> None:
         """Place a stream where its frame has gone; only the first of these moves is logged."""
+        first = not stream.last_move
+        if self._count_move(stream, state, "free earlier (dynamic placement)") and first:
+            text = (
+                f"stream {stream.config.id} runs where its frame ends first; further moves are "
+                "counted, not logged"
+            )
+            self._ledger.happened(now, text, level=logging.INFO)
+
+    def _count_move(self, stream: Stream, state: DeviceState, reason: str) -> bool:
+        """Place a stream; return whether that counts as a move."""
         source = stream.placed
         self.put(stream, state)
-        if source is not None and stream.placed_by_policy:
-            if not stream.last_move:
-                self._ledger.happened(StreamRoams(stream.config.id), now)
-            reason = "free earlier (dynamic placement)"
-            self._count_move(
-                stream, StreamMoved(stream.config.id, source.device, state.device, reason)
-            )
-
-    def _count_move(self, stream: Stream, moved: StreamMoved) -> None:
+        if source is None or not stream.placed_by_policy:
+            return False
         stream.moves += 1
-        stream.last_move = f"{moved.source} -> {moved.device}: {moved.reason}"
+        stream.last_move = f"{source.name} -> {state.name}: {reason}"
+        return True
 
     def place_missing(self, reason: str, now: float) -> None:
         """Give every stream that stands nowhere a device at once; a policy may better it."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,17 +17,6 @@ from yolox_trt.core.faults import DeviceBrokenError, HungError
 from yolox_trt.core.frame import Frame
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
-from yolox_trt.executor.events import (
-    BROKEN_CONTEXT,
-    HANGS,
-    BatchResized,
-    CallbackHangs,
-    DeviceBack,
-    DeviceFailed,
-    DeviceGivenUp,
-    StreamUnserved,
-    worth_logging,
-)
 from yolox_trt.executor.outcomes import (
     NOTHING,
     REFUSALS,
@@ -34,6 +24,7 @@ from yolox_trt.executor.outcomes import (
     Ledger,
     Outcome,
     SubmitOutcome,
+    worth_logging,
 )
 from yolox_trt.executor.placement import DynamicPlacement, PlacementPolicy
 from yolox_trt.executor.placements import Placements
@@ -44,6 +35,12 @@ from yolox_trt.executor.stream import DropCallback, ResultCallback, Stream
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.timeline import Timeline
 
+#: Why a device is given up, and what mends that.
+_BROKEN_CONTEXT = (
+    "the CUDA context of this process is broken, and every call on it fails from now on; "
+    "fix: restart the process"
+)
+_HANGS = "it hangs; only the return of its call brings it back"
 #: Attributes of a StreamConfig that a placement depends on.
 _PLACING = ("model", "device", "allow_model_change", "enabled", "max_rate", "expected_rate")
 
@@ -355,12 +352,17 @@ class Scheduler:
     def _batch_limit(self, state: DeviceState, model: LoadedModel, now: float) -> int:
         shrunk = model.batch_limit < model.max_batch
         if shrunk and now - model.limited_at > self.options.batch_recovery:
-            model.batch_limit = min(model.max_batch, model.batch_limit * 2)
-            model.limited_at = now
-            why = "memory may suffice again"
-            resized = BatchResized(state.device, model.name, model.batch_limit, why)
-            self._ledger.happened(resized, now)
+            limit = min(model.max_batch, model.batch_limit * 2)
+            self._resize_batch(state, model, limit, "memory may suffice again", now)
         return model.batch_limit
+
+    def _resize_batch(
+        self, state: DeviceState, model: LoadedModel, limit: int, why: str, now: float
+    ) -> None:
+        model.batch_limit, model.limited_at = limit, now
+        text = f"{state.name}: batch of {model.name} is {limit} now ({why})"
+        mark = f"batch {limit} ({why})"
+        self._ledger.happened(now, text, level=logging.WARNING, device=state.name, mark=mark)
 
     def _gatherable(self, state: DeviceState, model: LoadedModel, limit: int) -> int:
         """Return the most frames that waiting could bring together on this device."""
@@ -475,7 +477,9 @@ class Scheduler:
         state.start(now)
         if not first:
             state.restarts += 1
-            self._ledger.happened(DeviceBack(device), now)
+            mark = "back in service"
+            text = f"{device} is {mark}"
+            self._ledger.happened(now, text, level=logging.INFO, device=state.name, mark=mark)
         return self._devices_changed("" if first else f"{device} came back", now)
 
     def device_failed(self, device: Device, now: float, error: Exception) -> Outcome:
@@ -501,36 +505,46 @@ class Scheduler:
                 self._timeline.add_batch(batch, now, None, failed=True)
         if self._contended:
             self._speeds_changed(now)
-        self._ledger.happened(DeviceFailed(device, text, state.retry_at - now), now)
+        self._ledger.happened(
+            now,
+            f"{device} is out of service, retry in {state.retry_at - now:g} s: {text}",
+            device=state.name,
+            mark=f"out of service: {text}",
+        )
         if broken:
-            state.give_up(DeviceStatus.BROKEN)
-            state.last_error += f"; {BROKEN_CONTEXT}"
-            self._ledger.happened(DeviceGivenUp(device, BROKEN_CONTEXT), now)
+            state.last_error += f"; {_BROKEN_CONTEXT}"
+            self._give_up(state, DeviceStatus.BROKEN, _BROKEN_CONTEXT, now)
         self._count_removed()
         return self._devices_changed(f"{device} out of service", now)
 
     def device_lost(self, device: Device, now: float) -> Outcome:
         """Note that nothing can replace a hanging device until its call returns."""
-        self.devices[device].give_up(DeviceStatus.LOST)
-        self._ledger.happened(DeviceGivenUp(device, HANGS), now)
+        self._give_up(self.devices[device], DeviceStatus.LOST, _HANGS, now)
         return self._ledger.outcome()
+
+    def _give_up(self, state: DeviceState, status: DeviceStatus, why: str, now: float) -> None:
+        """Plan no restart of a device any more."""
+        state.status = status
+        state.retry_at = math.nan
+        self._ledger.happened(now, f"{state.name} is not retried any more: {why}")
 
     def callback_hangs(self, stream: Stream, name: str, since: float, now: float) -> Outcome:
         """Note that a callback has not returned in time."""
         stream.callback_hangs += 1
         stream.callback_blocked_since = since
         if worth_logging(stream.callback_hangs):
-            hangs = CallbackHangs(stream.config.id, name, now - since, stream.callback_hangs)
-            self._ledger.happened(hangs, now)
+            self._ledger.happened(
+                now,
+                f"{name} of stream {stream.config.id} has not returned for {now - since:.2f} s "
+                f"({stream.callback_hangs} so far): the stream gets no results until it does, the "
+                "others go on; fix: hand long work in the callback to a thread of its own",
+            )
         return self._ledger.outcome()
 
     def shrink_batch(self, batch: Batch, limit: int, now: float) -> Outcome:
         """Note an out-of-memory error: calls of this model take fewer frames from now on."""
         batch.state.out_of_memory += 1
-        model = batch.model
-        model.batch_limit, model.limited_at = max(1, limit), now
-        resized = BatchResized(batch.state.device, model.name, model.batch_limit, "out of memory")
-        self._ledger.happened(resized, now)
+        self._resize_batch(batch.state, batch.model, max(1, limit), "out of memory", now)
         return self._ledger.outcome()
 
     def _devices_changed(self, reason: str, now: float) -> Outcome:
@@ -538,7 +552,7 @@ class Scheduler:
             self.placements.refresh(stream)
             if not stream.served and (stream.placed is not None or stream.queue):
                 self._drop_waiting(stream, DropReason.NO_DEVICE, now)
-                self._ledger.happened(StreamUnserved(stream.config.id, reason), now)
+                self._ledger.happened(now, f"stream {stream.config.id}: no device left ({reason})")
                 self.placements.put(stream, None)
         self.placements.place_missing(reason, now)
         self.placements.needed = True

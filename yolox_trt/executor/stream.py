@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolox_trt.core.frame import Frame
-from yolox_trt.executor.outcomes import DropReason, SubmitOutcome
+from yolox_trt.executor.outcomes import DropReason, SubmitOutcome, worth_logging
 from yolox_trt.executor.rate_meter import RateMeter
 from yolox_trt.executor.snapshot import StreamSnapshot
 from yolox_trt.executor.stream_config import StreamConfig
@@ -21,6 +22,8 @@ from yolox_trt.executor.stream_result import StreamResult
 
 if TYPE_CHECKING:
     from yolox_trt.executor.device_state import DeviceState, LoadedModel
+
+_LOGGER = logging.getLogger(__name__)
 
 #: Called with a result, on the thread of the device that made it.
 ResultCallback = Callable[[StreamResult], None]
@@ -153,6 +156,20 @@ class Stream:
         self.waiting_since = now if self.queue else math.nan
         self.gathering_since = now
         return pending
+
+    def call_back(self, name: str, function: Callable[..., object], *arguments: object) -> None:
+        """Call on_result or on_drop; an exception is counted and logged."""
+        try:
+            function(*arguments)
+        except Exception:
+            self.callback_errors += 1
+            if worth_logging(self.callback_errors):
+                _LOGGER.exception(
+                    "%s of stream %s raised (%d so far)",
+                    name,
+                    self.config.id,
+                    self.callback_errors,
+                )
 
     def rate(self, now: float) -> float:
         """Frames a second to reckon with: measured, or assumed until enough have arrived."""

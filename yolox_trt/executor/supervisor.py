@@ -9,7 +9,6 @@ import threading
 import time
 
 from yolox_trt.core.faults import HungError
-from yolox_trt.executor.callbacks import report
 from yolox_trt.executor.outcomes import Outcome
 from yolox_trt.executor.placement import PlacementProblem
 from yolox_trt.executor.snapshot import DeviceStatus
@@ -31,7 +30,7 @@ class Supervisor:
         options = pool.scheduler.options
         limits = (options.watchdog, options.callback_limit)
         self._period = min(0.25, *(limit / 4.0 for limit in limits if limit))
-        self._next_look = pool.clock.now() + DRIFT_PERIOD
+        self._next_look = pool.clock() + DRIFT_PERIOD
         self._planner: threading.Thread | None = None
         self._planning = False
         self._thread = threading.Thread(
@@ -54,14 +53,14 @@ class Supervisor:
                     pool.attention.wait(self._period)
                 if pool.stopping:
                     return
-                now = pool.clock.now()
+                now = pool.clock()
                 outcomes = [o for w in list(pool.workers.values()) for o in self._check(w, now)]
                 problem, reason = self._problem(now)
                 if problem is not None:
                     self._scheduler.placements.note_planned(now)
                     self._planning = True
             for outcome in outcomes:
-                report(outcome)
+                outcome.report()
             if problem is not None:
                 # On a thread of its own: a placement may take long, and watchdogs may not wait.
                 self._planner = threading.Thread(
@@ -115,7 +114,7 @@ class Supervisor:
             placement = {}
         with self._pool.lock:
             self._planning = False
-            now = self._pool.clock.now()
+            now = self._pool.clock()
             outcome = self._scheduler.apply_placement(placement, reason, now)
             self._pool.wake_all()
-        report(outcome)
+        outcome.report()

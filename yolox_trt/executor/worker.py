@@ -22,10 +22,8 @@ from yolox_trt.core.faults import DeviceBusyError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector, StageTimes
-from yolox_trt.executor.callbacks import call_back, report
 from yolox_trt.executor.device_state import Batch, DeviceState
-from yolox_trt.executor.events import worth_logging
-from yolox_trt.executor.outcomes import NOTHING, DropReason, Outcome
+from yolox_trt.executor.outcomes import NOTHING, DropReason, Outcome, worth_logging
 from yolox_trt.executor.snapshot import DeviceStatus
 from yolox_trt.executor.stream import Stream
 from yolox_trt.executor.stream_result import ResultTiming, StreamResult
@@ -64,7 +62,7 @@ class Worker:
         self._pool = pool
         self._scheduler = pool.scheduler
         self._lock = pool.lock
-        self._now = pool.clock.now
+        self._now = pool.clock
         self._nvtx = pool.nvtx
         self._thread: threading.Thread | None = None
 
@@ -106,7 +104,7 @@ class Worker:
                     finished = None
                 step, outcome = self._next_step()
             if outcome is not NOTHING:
-                self._report(outcome)
+                outcome.report(self._watch)
                 with self._lock:
                     self.callback = None
                     if self.retired:
@@ -270,7 +268,7 @@ class Worker:
                 step = size // 2
                 with self._lock:
                     outcome = self._scheduler.shrink_batch(batch, step, self._now())
-                report(outcome)
+                outcome.report()
         return results, failures
 
     def _deliver(
@@ -289,7 +287,7 @@ class Worker:
         if outcome is None:
             return None
         if outcome is not NOTHING:
-            self._report(outcome)
+            outcome.report(self._watch)
         for stream, pending, detections in zip(batch.streams, batch.frames, results, strict=True):
             if detections is None or stream.removed:
                 continue
@@ -305,7 +303,7 @@ class Worker:
                 now > pending.deadline,
             )
             self.callback = (stream, "on_result", self._now())
-            call_back(stream, "on_result", stream.on_result, result)
+            stream.call_back("on_result", stream.on_result, result)
         return batch
 
     def _fail(self, batch: Batch, error: Exception) -> None:
@@ -315,10 +313,7 @@ class Worker:
                 return
             outcome = self._scheduler.device_failed(self.state.device, self._now(), error)
             self._pool.wake_all()
-        self._report(outcome)
-
-    def _report(self, outcome: Outcome) -> None:
-        report(outcome, self._watch)
+        outcome.report(self._watch)
 
     def _watch(self, stream: Stream, name: str) -> None:
         """Let the supervisor watch a callback.
@@ -377,7 +372,7 @@ class Worker:
             else:
                 outcome = self._scheduler.device_failed(device, self._now(), fault)
             self._pool.wake_all()
-        self._report(outcome)
+        outcome.report(self._watch)
 
     def _discard_calls(self) -> None:
         """Wait for the calls that were lost with their device, so that the detector is at rest."""

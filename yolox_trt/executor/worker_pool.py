@@ -13,8 +13,6 @@ from types import ModuleType
 from yolox_trt.core.device import Device
 from yolox_trt.core.faults import HungError
 from yolox_trt.detectors.detector import Detector
-from yolox_trt.executor.callbacks import report
-from yolox_trt.executor.clock import Clock
 from yolox_trt.executor.outcomes import Outcome
 from yolox_trt.executor.scheduler import Scheduler
 from yolox_trt.executor.snapshot import DeviceStatus
@@ -32,7 +30,7 @@ class WorkerPool:
 
     Args:
         scheduler: gives out the work.
-        clock: where time comes from.
+        clock: returns the time in seconds.
         detectors: (Device, model) -> Detector.
         factory: makes a new Detector for a device that failed, None for nothing.
         nvtx: the package nvtx if calls are marked for Nsight Systems.
@@ -47,7 +45,7 @@ class WorkerPool:
     def __init__(
         self,
         scheduler: Scheduler,
-        clock: Clock,
+        clock: Callable[[], float],
         detectors: Mapping[tuple[Device, str], Detector],
         factory: DetectorFactory | None,
         nvtx: ModuleType | None,
@@ -89,7 +87,7 @@ class WorkerPool:
         for worker in workers:
             worker.join(end)
         with self.lock:
-            now = self.clock.now()
+            now = self.clock()
             kept = [w for w in workers if w.alive and w.callback is not None]
             outcomes = [self.take_over(worker, now) for worker in kept]
             workers = list(self.workers.values())
@@ -100,7 +98,7 @@ class WorkerPool:
             worker.join(end)
         stuck = [worker for worker in workers if worker.alive]
         with self.lock:
-            now = self.clock.now()
+            now = self.clock()
             for worker in stuck:
                 device = worker.state.device
                 if worker.state.running is not None:
@@ -109,7 +107,7 @@ class WorkerPool:
                 self._leave(worker)
                 outcomes.append(self.scheduler.device_lost(device, now))
         for outcome in outcomes:
-            report(outcome)
+            outcome.report()
         return not stuck and not any(worker.alive for worker in retired)
 
     def close(self) -> None:

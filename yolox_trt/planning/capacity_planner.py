@@ -115,7 +115,7 @@ def _problem(config: PlanConfig, simulation: Simulation) -> PlacementProblem:
     Measured rates fall while a backlog drains after the last arrival: a queue of a hundred frames
     would hide most of the load that filled it.
     """
-    problem = simulation.scheduler.placements.problem(simulation.clock.now())
+    problem = simulation.scheduler.placements.problem(simulation.now)
     rates = {camera.name: camera.served_rate for camera in config.cameras}
     streams = tuple(replace(stream, rate=rates[stream.id]) for stream in problem.streams)
     return replace(problem, streams=streams)

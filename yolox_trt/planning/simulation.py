@@ -21,7 +21,6 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.core.option import Kind, check_options, option
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.engines.simulated import LatencyModel
-from yolox_trt.executor.clock import VirtualClock
 from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
 from yolox_trt.executor.outcomes import DropReason
 from yolox_trt.executor.placement import PlacementPolicy, create_policy
@@ -172,6 +171,10 @@ class Simulation:
         outages: failures to simulate; a failed device loses its running frames.
         seed: of latencies and jitter.
         timeline_capacity: entries of the timeline; 0 = none.
+
+    Attributes:
+        now: the virtual time, in seconds.
+        scheduler: the scheduler.
     """
 
     def __init__(
@@ -189,7 +192,7 @@ class Simulation:
         seed: int = 0,
         timeline_capacity: int = 0,
     ) -> None:
-        self.clock = VirtualClock()
+        self.now = 0.0
         self._cameras = list(cameras)
         self._latencies = devices
         self._contention = contention or Contention()
@@ -272,17 +275,16 @@ class Simulation:
             self._at(DRIFT_PERIOD, self._check_drift, None)
         steps = 0
         while self._events:
-            time, _, action, argument = heapq.heappop(self._events)
-            self.clock.advance_to(time)
+            self.now, _, action, argument = heapq.heappop(self._events)
             action(argument)
             if scheduler.placements.needed:
                 self._replan("streams or devices changed")
             steps += 1
             if progress is not None and steps % 20_000 == 0:
-                progress(min(time, duration))
+                progress(min(self.now, duration))
             if until_lost and steps % _LOOK_EVENTS == 0 and self._any_lost():
                 break
-        end = max(self.clock.now(), duration)
+        end = max(self.now, duration)
         scheduler.drop_waiting(end)
         return SimulationResult(
             duration=duration,
@@ -312,7 +314,7 @@ class Simulation:
     def _arrive(self, which: tuple[int, int]) -> None:
         index, count = which
         camera = self._cameras[index]
-        now = self.clock.now()
+        now = self.now
         _, asked, _ = self.scheduler.submit(self._frames[index], now, now)
         # Times are multiples of the period, not sums, so that no rounding piles up.
         following = camera.phase + (count + 1) / camera.rate
@@ -327,7 +329,7 @@ class Simulation:
         calls = self._calls.get(state.device) if self._calls else None
         if calls and (state.device in self._collecting or not calls[-1].copied):
             return  # its worker is in a call of the detector
-        now = self.clock.now()
+        now = self.now
         choice, _ = self.scheduler.next_batch(state.device, now)
         if choice is None:
             return
@@ -355,7 +357,7 @@ class Simulation:
 
     def _copied(self, work: _Work) -> None:
         """The worker is back from enqueueing a call: another one, or wait for the oldest."""
-        now = self.clock.now()
+        now = self.now
         state = work.batch.state
         calls = self._calls[state.device]
         if not any(call is work for call in calls):
@@ -410,7 +412,7 @@ class Simulation:
         device = work.batch.state.device
         if version != work.version or self._working.get(device) is not work:
             return
-        now = self.clock.now()
+        now = self.now
         del self._working[device]
         if not self._contention.none:
             self._reschedule(now)
@@ -447,7 +449,7 @@ class Simulation:
         self._busy_time[device] += max(0.0, min(end, self._duration) - start)
 
     def _fail(self, outage: Outage) -> None:
-        now = self.clock.now()
+        now = self.now
         work = self._working.pop(outage.device, None)
         running = self.scheduler.devices[outage.device].running
         if running is not None:
@@ -462,12 +464,12 @@ class Simulation:
         self._dispatch_all()
 
     def _recover(self, device: Device) -> None:
-        self.scheduler.device_started(device, self.clock.now())
+        self.scheduler.device_started(device, self.now)
         self._replan(f"{device} is back")
         self._dispatch_all()
 
     def _check_drift(self, _: None) -> None:
-        now = self.clock.now()
+        now = self.now
         if now + DRIFT_PERIOD < self._duration:
             self._at(now + DRIFT_PERIOD, self._check_drift, None)
         if self.scheduler.placements.drifted(now):
@@ -475,7 +477,7 @@ class Simulation:
             self._dispatch_all()
 
     def _replan(self, reason: str) -> None:
-        self.scheduler.replan(self.clock.now(), reason)
+        self.scheduler.replan(self.now, reason)
         self._dispatch_all()
 
     def _dispatch_all(self) -> None:

@@ -67,7 +67,7 @@ def measure_cameras(
     first = last = 0.0
 
     def on_result(result: StreamResult) -> None:
-        now = executor.clock.now()
+        now = executor.clock()
         # Frames are counted by their time of arrival, so that a drop and a result are the same.
         if first <= result.timing.received < last:
             with lock:
@@ -81,7 +81,7 @@ def measure_cameras(
                 on_result=on_result,
             )
         executor.wait_started(timeout=120.0)
-        first = executor.clock.now() + _WARMUP
+        first = executor.clock() + _WARMUP
         last = first + options.seconds
         expected = 0
         rate = options.rate * cameras
@@ -89,7 +89,7 @@ def measure_cameras(
         for index in range(int((options.seconds + 2 * _WARMUP) * rate)):
             pacer.wait()
             camera = index % cameras
-            received = executor.clock.now()
+            received = executor.clock()
             expected += first <= received < last
             executor.submit(
                 Frame.view(
