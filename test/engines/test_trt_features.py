@@ -12,11 +12,17 @@ from support.fake_tensorrt import VERSIONS, FakeTensorRT, load_table
 
 from yolox_trt.core.errors import EngineError
 from yolox_trt.engines.trt_api import TensorRTApi
-from yolox_trt.engines.trt_features import (
-    DOCUMENTED_VERSIONS,
-    FEATURES,
-    TENSORRT_RTX,
-    markdown_table,
+from yolox_trt.engines.trt_features import FEATURES, TENSORRT, TENSORRT_RTX, Version
+
+#: Versions shown in docs/tensorrt.md: (column title, version, flavour).
+DOCUMENTED_VERSIONS: tuple[tuple[str, Version, str], ...] = (
+    ("8.5", (8, 5, 3), TENSORRT),
+    ("8.6", (8, 6, 1), TENSORRT),
+    ("10.3", (10, 3, 0), TENSORRT),
+    ("10.13", (10, 13, 0), TENSORRT),
+    ("11.4.0", (11, 4, 0), TENSORRT),
+    ("11.4.1", (11, 4, 1), TENSORRT),
+    ("RTX 1.7", (1, 7, 1), TENSORRT_RTX),
 )
 
 #: Features whose names are there although the version cannot do it: DLA enumerations are in every
@@ -130,6 +136,23 @@ def test_rtx_table_agrees_with_the_installed_module() -> None:
         pytest.skip(f"the table is of 1.7, installed is {module.__version__}")
     for name, members in load_table("rtx-1.7")["classes"].items():
         assert set(members) == {m for m in dir(getattr(module, name)) if not m.startswith("_")}
+
+
+def markdown_table() -> str:
+    """Return the table of docs/tensorrt.md."""
+    titles = [title for title, _, _ in DOCUMENTED_VERSIONS]
+    lines = [
+        "| feature | " + " | ".join(titles) + " | where it is missing |",
+        "|---|" + "---|" * (len(titles) + 1),
+    ]
+    for feature in FEATURES.values():
+        cells = [
+            "yes" if feature.covers(version, flavour) else "no"
+            for _, version, flavour in DOCUMENTED_VERSIONS
+        ]
+        missing = f"{feature.reason}; {feature.instead}" if "no" in cells else ""
+        lines.append(f"| {feature.title} | " + " | ".join(cells) + f" | {missing} |")
+    return "\n".join(lines) + "\n"
 
 
 def test_docs_have_the_table() -> None:

@@ -10,19 +10,15 @@ digest nobody has published is trusted when it first comes, and checked against 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.files import cache_folder
-from yolox_trt.engines.download import download
+from yolox_trt.engines.download import Progress, download
 
 _YOLOX = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
 _AUTOWARE = "https://awf.ml.dev.web.auto/perception/models"
-
-#: Called with the file's name, the bytes that are there and the bytes of the whole (0: unknown).
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -84,13 +80,29 @@ _TLR_LABELS = ZooFile(
 )
 
 
-def _traffic_light(batch: int, sha256: str) -> ZooModel:
+def _autoware(
+    name: str, summary: str, file: str, sha256: str, labels: ZooFile, table_sha256: str = ""
+) -> ZooModel:
+    """Describe a model of Autoware; a calibration table lies beside the network."""
+    stem = f"{_AUTOWARE}/{file}"
+    table = ZooFile(f"{stem}.EntropyV2-calibration.table", table_sha256)
     return ZooModel(
-        f"autoware-tlr-yolox-s-batch{batch}",
-        f"Autoware: traffic lights in a crop, batch {batch}",
-        ZooFile(f"{_AUTOWARE}/tlr_yolox_s/v3/tlr_car_ped_yolox_s_batch_{batch}.onnx", sha256),
-        _TLR_LABELS,
+        f"autoware-{name}",
+        f"Autoware: {summary}",
+        ZooFile(f"{stem}.onnx", sha256),
+        labels,
+        (table,) if table_sha256 else (),
         licence="see Autoware",
+    )
+
+
+def _traffic_light(batch: int, sha256: str) -> ZooModel:
+    return _autoware(
+        f"tlr-yolox-s-batch{batch}",
+        f"traffic lights in a crop, batch {batch}",
+        f"tlr_yolox_s/v3/tlr_car_ped_yolox_s_batch_{batch}",
+        sha256,
+        _TLR_LABELS,
     )
 
 
@@ -144,69 +156,39 @@ MODELS: dict[str, ZooModel] = {
             "YOLOX-Darknet53, COCO, 640x640, 47.7 AP",
             "10ccc527877c6ee5596929c4b3eee5ad6a78038647260bc9abdfce9a0df55d05",
         ),
-        ZooModel(
-            "autoware-yolox-tiny",
-            "Autoware: YOLOX-Tiny",
-            ZooFile(
-                f"{_AUTOWARE}/yolox-tiny.onnx",
-                "471a665f4243e654dff62578394e508db22ee29fe65d9e389dfc3b0f2dee1255",
-            ),
+        _autoware(
+            "yolox-tiny",
+            "YOLOX-Tiny",
+            "yolox-tiny",
+            "471a665f4243e654dff62578394e508db22ee29fe65d9e389dfc3b0f2dee1255",
             _T4_LABELS,
-            licence="see Autoware",
         ),
-        ZooModel(
-            "autoware-yolox-s-plus-opt",
-            "Autoware: YOLOX-S-plus-opt of TIER IV",
-            ZooFile(
-                f"{_AUTOWARE}/yolox-sPlus-opt.onnx",
-                "36b0832177b01e6b278e00c7369f1de71e616c36261cbae50f0753d41289da01",
-            ),
+        _autoware(
+            "yolox-s-plus-opt",
+            "YOLOX-S-plus-opt of TIER IV",
+            "yolox-sPlus-opt",
+            "36b0832177b01e6b278e00c7369f1de71e616c36261cbae50f0753d41289da01",
             _T4_LABELS,
-            (
-                ZooFile(
-                    f"{_AUTOWARE}/yolox-sPlus-opt.EntropyV2-calibration.table",
-                    "b9e9d7da33342262ccaea4469b4d02b8abb32b6d7bf737f9e0883fece1b8f580",
-                ),
-            ),
-            licence="see Autoware",
+            "b9e9d7da33342262ccaea4469b4d02b8abb32b6d7bf737f9e0883fece1b8f580",
         ),
-        ZooModel(
-            "autoware-yolox-s-plus-t4-960",
-            "Autoware: YOLOX-S-plus of TIER IV, 960x960",
-            ZooFile(
-                f"{_AUTOWARE}/object_detection_yolox_s/v1/yolox-sPlus-T4-960x960-pseudo-finetune.onnx",
-                "f5054e8a890c3be86dc1b4b89a5a36fb2279d4f6110b0159e793be062641bf65",
-            ),
+        _autoware(
+            "yolox-s-plus-t4-960",
+            "YOLOX-S-plus of TIER IV, 960x960",
+            "object_detection_yolox_s/v1/yolox-sPlus-T4-960x960-pseudo-finetune",
+            "f5054e8a890c3be86dc1b4b89a5a36fb2279d4f6110b0159e793be062641bf65",
             _T4_LABELS,
-            (
-                ZooFile(
-                    f"{_AUTOWARE}/object_detection_yolox_s/v1/"
-                    "yolox-sPlus-T4-960x960-pseudo-finetune.EntropyV2-calibration.table",
-                    "cc378d327db5616b0b3a4d077bf37100c25a50ecd22d2b542f54098da100f34c",
-                ),
-            ),
-            licence="see Autoware",
+            "cc378d327db5616b0b3a4d077bf37100c25a50ecd22d2b542f54098da100f34c",
         ),
-        ZooModel(
-            "autoware-yolox-car-ped-tl-960",
-            "Autoware: cars, pedestrians, traffic lights, 960x960",
-            ZooFile(
-                f"{_AUTOWARE}/tl_detector_yolox_s/v1/"
-                "yolox_s_car_ped_tl_detector_960_960_batch_1.onnx",
-                "0b8478553f2f0374a1236e65f669f11335b1fea7756ca7bcdfcf9646657ed594",
-            ),
+        _autoware(
+            "yolox-car-ped-tl-960",
+            "cars, pedestrians, traffic lights, 960x960",
+            "tl_detector_yolox_s/v1/yolox_s_car_ped_tl_detector_960_960_batch_1",
+            "0b8478553f2f0374a1236e65f669f11335b1fea7756ca7bcdfcf9646657ed594",
             ZooFile(
                 f"{_AUTOWARE}/tl_detector_yolox_s/v1/car_ped_tl_detector_labels.txt",
-                "a2a91f5fe9c2e68e3e3647a272bb9bb25cd07631a1990a3fb15efddce7691131",
+                _TLR_LABELS.sha256,
             ),
-            (
-                ZooFile(
-                    f"{_AUTOWARE}/tl_detector_yolox_s/v1/"
-                    "yolox_s_car_ped_tl_detector_960_960_batch_1.EntropyV2-calibration.table",
-                    "690cff409519aca26f4ec0fc56ed35d9aa23ee1c18d6205c43469ae06e2f4e02",
-                ),
-            ),
-            licence="see Autoware",
+            "690cff409519aca26f4ec0fc56ed35d9aa23ee1c18d6205c43469ae06e2f4e02",
         ),
         _traffic_light(1, "1ad633066a1195006f4709f8fa07800dd65a74a814b3efb4c99bcc5a1a7962f6"),
         _traffic_light(4, "cf93eb1e1a97aefc6edd0c0c4d77c7f5fc2aa1e81e3c5c9cd49d976173d03a04"),
@@ -243,9 +225,9 @@ def fetch(
         ModelError: a file could not be downloaded, or its digest is wrong.
     """
     target = (folder or cache_folder("models")) / model.name
-    paths = {}
-    for file in model.files:
-        paths[file.name] = download(
+    return {
+        file.name: download(
             file.url, target / file.name, sha256=file.sha256, on_progress=on_progress
         )
-    return paths
+        for file in model.files
+    }

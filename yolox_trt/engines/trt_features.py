@@ -280,31 +280,3 @@ FEATURES: dict[str, Feature] = {
         instead="nothing to do",
     ),
 }
-
-#: Versions shown in docs/tensorrt.md: (column title, version, flavour).
-DOCUMENTED_VERSIONS: tuple[tuple[str, Version, str], ...] = (
-    ("8.5", (8, 5, 3), TENSORRT),
-    ("8.6", (8, 6, 1), TENSORRT),
-    ("10.3", (10, 3, 0), TENSORRT),
-    ("10.13", (10, 13, 0), TENSORRT),
-    ("11.4.0", (11, 4, 0), TENSORRT),
-    ("11.4.1", (11, 4, 1), TENSORRT),
-    ("RTX 1.7", (1, 7, 1), TENSORRT_RTX),
-)
-
-
-def markdown_table() -> str:
-    """Return the table of docs/tensorrt.md."""
-    titles = [title for title, _, _ in DOCUMENTED_VERSIONS]
-    lines = [
-        "| feature | " + " | ".join(titles) + " | where it is missing |",
-        "|---|" + "---|" * (len(titles) + 1),
-    ]
-    for feature in FEATURES.values():
-        cells = [
-            "yes" if feature.covers(version, flavour) else "no"
-            for _, version, flavour in DOCUMENTED_VERSIONS
-        ]
-        missing = f"{feature.reason}; {feature.instead}" if "no" in cells else ""
-        lines.append(f"| {feature.title} | " + " | ".join(cells) + f" | {missing} |")
-    return "\n".join(lines) + "\n"

@@ -30,8 +30,6 @@ def draw_detections(
     image: npt.NDArray[np.uint8],
     detections: Detections,
     class_names: Sequence[str] = (),
-    *,
-    scores: bool = True,
 ) -> npt.NDArray[np.uint8]:
     """Draw boxes, class names and scores into an image, the best score on top.
 
@@ -39,7 +37,6 @@ def draw_detections(
         image: uint8 (H, W, 3), blue green red, written in place.
         detections: boxes in the image's pixels.
         class_names: names of the classes; a class without a name is called by its number.
-        scores: whether to write the score behind the name.
 
     Returns:
         The same image.
@@ -56,9 +53,8 @@ def draw_detections(
         x1, y1, x2, y2 = (int(v) for v in corners[index])
         color = class_color(class_id)
         cv2.rectangle(image, (x1, y1), (x2 - 1, y2 - 1), color, thickness)
-        text = class_names[class_id] if class_id < len(class_names) else str(class_id)
-        if scores:
-            text = f"{text} {detections.scores[index]:.2f}"
+        name = class_names[class_id] if class_id < len(class_names) else str(class_id)
+        text = f"{name} {detections.scores[index]:.2f}"
         (text_width, text_height), baseline = cv2.getTextSize(text, font, font_scale, thickness)
         # The label stands on the box, or inside it at the image's upper edge.
         top = y1 - text_height - baseline

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support import cuda_host
 from support.gpu import requires_gpu
+from support.layouts import pack
 
 from yolox_trt.core import (
     ConfigurationError,
@@ -27,7 +28,7 @@ from yolox_trt.core import (
 )
 from yolox_trt.kernels.cuda import descriptors
 from yolox_trt.kernels.cuda.postprocess import CudaPostprocess
-from yolox_trt.kernels.reference import Postprocessor, pack
+from yolox_trt.kernels.reference import Postprocessor
 
 HEADS = [HeadLayout.UNDECODED, HeadLayout.DECODED, HeadLayout.RAW_LEVELS]
 

@@ -12,16 +12,13 @@ import numpy as np
 import pytest
 from support import cuda_host
 from support.gpu import requires_gpu
+from support.layouts import chw_to_hwc4, pack
 
 from yolox_trt.core import ConfigurationError, Frame, Letterbox, ModelError, Preprocessing, Roi
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.kernels.cuda import descriptors, module
 from yolox_trt.kernels.cuda.preprocess import CudaPreprocess, Tile
-from yolox_trt.kernels.reference import (
-    chw_to_hwc4,
-    pack,
-    preprocess,
-)
+from yolox_trt.kernels.reference import preprocess
 
 IMAGENET = Preprocessing("rgb", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 #: height, width, row padding, Roi, network height, network width.

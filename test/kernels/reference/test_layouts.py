@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from yolox_trt.kernels.reference import chw_to_hwc4, pack
+from support.layouts import chw_to_hwc4, pack
 
 
 @pytest.mark.parametrize("vector", [16, 32])

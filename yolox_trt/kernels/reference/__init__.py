@@ -4,7 +4,6 @@
 
 from yolox_trt.kernels.reference.color import demosaic, yuv_to_bgr
 from yolox_trt.kernels.reference.decode import Candidates, Decoder
-from yolox_trt.kernels.reference.layouts import chw_to_hwc4, pack
 from yolox_trt.kernels.reference.nms import nms
 from yolox_trt.kernels.reference.postprocess import Postprocessor
 from yolox_trt.kernels.reference.preprocess import preprocess, resize, to_bgr
@@ -13,10 +12,8 @@ __all__ = [
     "Candidates",
     "Decoder",
     "Postprocessor",
-    "chw_to_hwc4",
     "demosaic",
     "nms",
-    "pack",
     "preprocess",
     "resize",
     "to_bgr",
