@@ -13,7 +13,6 @@ from support.gpu import requires_gpu
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import (
-    ConfigurationError,
     Device,
     DeviceError,
     EngineError,
@@ -82,18 +81,16 @@ class Recorder:
     """Notes what sessions are made of and run with."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, providers: list[str] | None = None) -> None:
-        self.options: dict[str, str] = {}
         self.runs: list[Any] = []
         self.shapes: list[int] = []
         real = onnxruntime_cuda.make_session
 
         def make_session(model: object, wanted: Any, **options: Any) -> Any:
-            ((_, self.options),) = wanted
             session = real(model, wanted, **options)
             recorder = self
 
             class Session:
-                def run_with_iobinding(self, binding: Any, options: Any) -> None:
+                def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
                     recorder.runs.append(options)
                     session.run_with_iobinding(binding, options)
                     recorder.shapes.append(binding.get_outputs()[0].shape()[0])
@@ -108,30 +105,23 @@ class Recorder:
 
         monkeypatch.setattr(f"{MODULE}.make_session", make_session)
 
-    def entries(self, key: str) -> list[str]:
-        return [options.get_run_config_entry(key) for options in self.runs]
 
-
-@pytest.mark.parametrize("own", [False, True])
-def test_each_batch_has_a_graph_of_its_own(
-    on_cpu: None, monkeypatch: pytest.MonkeyPatch, own: bool
+def test_runs_may_be_captured_and_do_not_wait(
+    on_cpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = Recorder(monkeypatch)
     model = build_yolox(num_classes=3, batch=None, style="opset13")
-    engine = OnnxRuntimeCudaEngine(model, max_batch=3, cuda_graph=own)
-    assert seen.options["enable_cuda_graph"] == str(int(own))
+    engine = OnnxRuntimeCudaEngine(model, max_batch=3)
     monkeypatch.setattr(engine._runtime, "__version__", "1.31.1")
-    assert bool(engine.capture_refusal) is own  # a graph cannot be captured into another
+    assert not engine.capture_refusal
     monkeypatch.setattr(engine._runtime, "__version__", "1.23.2")
-    assert engine.capture_refusal
-    assert own or "1.23.2 frees what a captured run reads" in engine.capture_refusal
+    assert "1.23.2 frees what a captured run reads" in engine.capture_refusal
     for batch in (2, 1, 2):
         engine.run(batch, engine.stream)
-    # The first run of each session asks for the outputs' shapes; its buffers are others.
-    first = ["-1"] * 3
-    assert seen.entries("gpu_graph_id") == first + (["2", "1", "2"] if own else ["-1"] * 3)
-    waits = [entry != "1" for entry in seen.entries("disable_synchronize_execution_providers")]
-    assert waits == [True] * 3 + [False] * 3
+    # The first run of each session asks for the outputs' shapes, with ONNX Runtime's defaults.
+    assert seen.runs[:3] == [None] * 3
+    key = "disable_synchronize_execution_providers"
+    assert [options.get_run_config_entry(key) for options in seen.runs[3:]] == ["1"] * 3
 
 
 @pytest.mark.parametrize(
@@ -162,11 +152,6 @@ def test_a_session_for_each_size(
     assert seen.shapes[len(sizes) :] == wanted
 
 
-def test_one_graph_for_all_batches_is_refused(on_cpu: None) -> None:
-    with pytest.raises(ConfigurationError, match=r"enable_cuda_graph.*set cuda_graph"):
-        OnnxRuntimeCudaEngine(build_yolox(num_classes=3), options={"enable_cuda_graph": "1"})
-
-
 def test_a_session_that_fell_back_to_the_cpu_is_refused(
     on_cpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,8 +175,7 @@ def test_a_lost_device_does_not_keep_it_from_closing(
 
 
 @requires_gpu
-@pytest.mark.parametrize("own", [False, True])
-def test_graphs_of_several_batches_do_not_disturb_each_other(own: bool) -> None:
+def test_graphs_of_several_batches_do_not_disturb_each_other() -> None:
     """Each batch's graph is replayed after runs of the others; a model of batch 1 was opened."""
     import cupy
     import onnxruntime
@@ -204,7 +188,7 @@ def test_graphs_of_several_batches_do_not_disturb_each_other(own: bool) -> None:
     graph = Graph(build_yolox(num_classes=3, head="decoded"))
     open_batch(graph)
     model = graph.to_model()
-    engine = OnnxRuntimeCudaEngine(model, max_batch=4, tf32=False, cuda_graph=own)
+    engine = OnnxRuntimeCudaEngine(model, max_batch=4, tf32=False)
     host = OnnxRuntimeEngine(model, max_batch=4)
     graphs = {}
     with engine.stream:

@@ -11,12 +11,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.files import sha256_of
+from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.engines.file_lock import FileLock, try_lock
 
 _LOGGER = logging.getLogger(__name__)
@@ -26,12 +26,9 @@ _CHUNK = 1 << 18
 _ATTEMPTS = 4
 _TIMEOUT_S = 30.0
 
-#: Called with the file's name, the bytes that are there and the bytes of the whole (0: unknown).
-Progress = Callable[[str, int, int], None]
-
 
 def download(
-    url: str, path: Path, *, sha256: str = "", on_progress: Progress | None = None
+    url: str, path: Path, *, sha256: str = "", on_progress: Progress = no_progress
 ) -> Path:
     """Bring a file from the web, unless it is there already.
 
@@ -44,7 +41,7 @@ def download(
         url: http or https address.
         path: where to.
         sha256: digest in hexadecimal, "" where unknown.
-        on_progress: told how far the file is.
+        on_progress: told the file's name, and how many of its bytes are there.
 
     Returns:
         The path.
@@ -95,7 +92,7 @@ def download(
     return path
 
 
-def _receive(url: str, target: IO[bytes], *, resumable: bool, on_progress: Progress | None) -> None:
+def _receive(url: str, target: IO[bytes], *, resumable: bool, on_progress: Progress) -> None:
     """Append what is missing of a file to `target`; connections that break are made again."""
     name = urllib.parse.unquote(url.rpartition("/")[2])
     for attempt in range(1, _ATTEMPTS + 1):
@@ -111,13 +108,12 @@ def _receive(url: str, target: IO[bytes], *, resumable: bool, on_progress: Progr
                     target.truncate(0)
                     have = 0
                 length = response.headers.get("Content-Length")
-                total = have + int(length) if length else 0
+                total = have + int(length) if length else None
                 while chunk := response.read(_CHUNK):
                     target.write(chunk)
                     have += len(chunk)
-                    if on_progress is not None:
-                        on_progress(name, have, total)
-            if total in (0, have):
+                    on_progress(name, have, total)
+            if total in (None, have):
                 return
             found: OSError = ConnectionError("the connection ended before the file did")
         except urllib.error.HTTPError as error:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.files import cache_folder
-from yolox_trt.engines.download import Progress, download
+from yolox_trt.core.progress import Progress, no_progress
+from yolox_trt.engines.download import download
 
 _YOLOX = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
 _AUTOWARE = "https://awf.ml.dev.web.auto/perception/models"
@@ -209,7 +210,7 @@ def find(name: str) -> ZooModel:
 
 
 def fetch(
-    model: ZooModel, *, folder: Path | None = None, on_progress: Progress | None = None
+    model: ZooModel, *, folder: Path | None = None, on_progress: Progress = no_progress
 ) -> dict[str, Path]:
     """Bring a model's files into the cache; files that are there and intact stay.
 

@@ -112,12 +112,7 @@ class OnnxRuntimeEngine(Engine):
             ) from error
         outputs = {}
         for name, value in zip(self.spec.output_names, values, strict=True):
-            if value.shape[:1] != (self.max_batch,):
-                raise EngineError(
-                    f"output {name} of shape {value.shape} for a batch of {self.max_batch}",
-                    expected="the batch as first axis",
-                    fix="export the model again with this batch, or with an open one",
-                )
+            check_output_batch(name, value.shape, self.max_batch)
             outputs[name] = np.zeros(value.shape, value.dtype)
         return outputs
 
@@ -150,6 +145,20 @@ def resolve_batch(spec: ModelSpec, max_batch: int | None) -> int:
             fix="leave max_batch out, or open the batch: yolox_trt optimize MODEL --open-batch",
         )
     return batch
+
+
+def check_output_batch(name: str, shape: tuple[int, ...], batch: int) -> None:
+    """Refuse an output whose first axis is not the batch.
+
+    Raises:
+        EngineError: see above.
+    """
+    if shape[:1] != (batch,):
+        raise EngineError(
+            f"output {name} of shape {shape} for a batch of {batch}",
+            expected="the batch as first axis",
+            fix="export the model again with this batch, or with an open one",
+        )
 
 
 def default_threads(detectors: int) -> int:

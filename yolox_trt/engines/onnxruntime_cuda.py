@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import (
-    ConfigurationError,
-    EngineError,
-    MissingDependencyError,
-)
+from yolox_trt.core.errors import EngineError, MissingDependencyError
 from yolox_trt.core.faults import library_fault
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.engine import Engine
-from yolox_trt.engines.onnxruntime import resolve_batch
+from yolox_trt.engines.onnxruntime import check_output_batch, resolve_batch
 from yolox_trt.graph.onnx_session import make_session
 from yolox_trt.graph.spec import read_spec
 
@@ -57,18 +53,13 @@ class OnnxRuntimeCudaEngine(Engine):
             model's own batch (1 where it is open).
         tf32: whether FP32 convolutions may round their inputs to TF32 (10 bits of mantissa), as
             ONNX Runtime does by default: on Ampere and later several times faster.
-        cuda_graph: whether ONNX Runtime keeps a CUDA graph of its own for each batch, captured at
-            its second run. Not together with a graph around run(), which is faster because
-            preprocessing and NMS are in it: capture_refusal says so then.
-        options: further options of the execution provider, by ONNX Runtime's names.
 
     Raises:
         ModelError: the model is not a YOLOX.
         EngineError: ONNX Runtime cannot run it on the GPU.
         OutOfMemoryError, DeviceBrokenError: see core.faults.
         DeviceError: there is no such GPU.
-        ConfigurationError: max_batch contradicts the model's batch, or `options` hold
-            enable_cuda_graph.
+        ConfigurationError: max_batch contradicts the model's batch.
         MissingDependencyError: onnxruntime-gpu, its CUDA libraries or CuPy is missing.
     """
 
@@ -82,8 +73,6 @@ class OnnxRuntimeCudaEngine(Engine):
         spec: ModelSpec | None = None,
         max_batch: int | None = None,
         tf32: bool = True,
-        cuda_graph: bool = False,
-        options: Mapping[str, str] | None = None,
     ) -> None:
         self.device = device or Device("gpu")
         if self.device.kind != "gpu":
@@ -91,12 +80,6 @@ class OnnxRuntimeCudaEngine(Engine):
                 f"ONNX Runtime's CUDA provider on {self.device}",
                 expected="a GPU",
                 fix="use a TensorRT engine for the DLA",
-            )
-        if "enable_cuda_graph" in (options or {}):
-            raise ConfigurationError(
-                "option enable_cuda_graph of ONNX Runtime's CUDA provider",
-                expected="a graph for each batch: with one for all it would answer for another",
-                fix="set cuda_graph",
             )
         self._cupy: Any = require("cupy", purpose="running ONNX Runtime on the GPU")
         self._runtime = _require_cuda_provider()
@@ -107,7 +90,6 @@ class OnnxRuntimeCudaEngine(Engine):
         )
         self.spec = spec or read_spec(model)
         self.max_batch = resolve_batch(self.spec, max_batch)
-        self._own_graphs = cuda_graph
         with self._cupy.cuda.Device(self.device.index):
             self.stream: Any = self._cupy.cuda.Stream(non_blocking=True)
             provider_options = {
@@ -116,8 +98,6 @@ class OnnxRuntimeCudaEngine(Engine):
                 "do_copy_in_default_stream": "1",
                 "cudnn_conv_algo_search": "EXHAUSTIVE",
                 "use_tf32": "1" if tf32 else "0",
-                "enable_cuda_graph": "1" if cuda_graph else "0",
-                **(options or {}),
             }
             self._sessions: dict[int, Any] = {}
             for size in _sizes(self.spec.batch, self.max_batch):
@@ -138,7 +118,10 @@ class OnnxRuntimeCudaEngine(Engine):
             # The provider's stream and this one may come in any order of events.
             self._before = self._cupy.cuda.Event(disable_timing=True)
             self._after = self._cupy.cuda.Event(disable_timing=True)
-        self._bound = {size: self._bind(size) for size in self._sessions}
+        self._bound = {size: self._bind(size, self.outputs) for size in self._sessions}
+        # run() shall return when the work is enqueued: the detector waits for its own event.
+        self._run_options = self._runtime.RunOptions()
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     @property
     def capture_refusal(self) -> str:
@@ -148,8 +131,6 @@ class OnnxRuntimeCudaEngine(Engine):
         Split) was read from host memory that was freed when the capture ended
         (microsoft/onnxruntime, pull request 32121).
         """
-        if self._own_graphs:
-            return "ONNX Runtime keeps graphs of its own"
         version = self._runtime.__version__
         if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < CAPTURABLE_SINCE:
             return f"ONNX Runtime {version} frees what a captured run reads; 1.31 and later do not"
@@ -170,7 +151,7 @@ class OnnxRuntimeCudaEngine(Engine):
             self._before.record(chosen)
             self.stream.wait_event(self._before)
         try:
-            self._sessions[size].run_with_iobinding(*self._bound[size])
+            self._sessions[size].run_with_iobinding(self._bound[size], self._run_options)
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
             raise library_fault(
                 error,
@@ -193,76 +174,36 @@ class OnnxRuntimeCudaEngine(Engine):
     def _allocate_outputs(self) -> dict[str, Any]:
         """Run every session once on zeros, so that it plans, and make buffers for the largest."""
         outputs: dict[str, Any] = {}
-        for size in self._sessions:
-            outputs = self._try(size)
+        for size, session in self._sessions.items():
+            binding = self._bind(size, outputs=None)
+            try:
+                session.run_with_iobinding(binding)
+                values = binding.get_outputs()
+            except Exception as error:
+                raise library_fault(
+                    error,
+                    f"the model does not run in ONNX Runtime on {self.device}",
+                    expected="a model of which the CUDA provider knows every operator",
+                    fix="use TensorRT, or device cpu",
+                ) from error
+            for name, value in zip(self.spec.output_names, values, strict=True):
+                shape = tuple(value.shape())
+                check_output_batch(name, shape, size)
+                outputs[name] = self._cupy.zeros(shape, _numpy_type(value.data_type()))
         return outputs
 
-    def _try(self, size: int) -> dict[str, Any]:
-        session = self._sessions[size]
-        binding = session.io_binding()
-        self._bind_input(binding, size)
-        for name in self.spec.output_names:
-            binding.bind_output(name, _MEMORY, self.device.index)
-        try:
-            session.run_with_iobinding(binding, self._run_options(None))
-            values = binding.get_outputs()
-        except Exception as error:
-            raise library_fault(
-                error,
-                f"the model does not run in ONNX Runtime on {self.device}",
-                expected="a model of which the CUDA provider knows every operator",
-                fix="use TensorRT, or device cpu",
-            ) from error
-        outputs = {}
-        for name, value in zip(self.spec.output_names, values, strict=True):
-            shape = tuple(value.shape())
-            if shape[:1] != (size,):
-                raise EngineError(
-                    f"output {name} of shape {shape} for a batch of {size}",
-                    expected="the batch as first axis",
-                    fix="export the model again with this batch, or with an open one",
-                )
-            outputs[name] = self._cupy.zeros(shape, _numpy_type(value.data_type()))
-        return outputs
-
-    def _bind_input(self, binding: Any, batch: int) -> None:
-        value = self.input[:batch]
-        binding.bind_input(
-            self.spec.input_name,
-            _MEMORY,
-            self.device.index,
-            np.dtype(value.dtype).type,
-            value.shape,
-            value.data.ptr,
-        )
-
-    def _run_options(self, batch: int | None) -> Any:
-        """Return the options of a batch's runs; of a run that waits, without a graph, for None."""
-        options = self._runtime.RunOptions()
-        # run() shall return when the work is enqueued: the detector waits for its own event.
-        options.add_run_config_entry(
-            "disable_synchronize_execution_providers", "0" if batch is None else "1"
-        )
-        # A graph is of one shape and its addresses: each batch has its own; -1 is none.
-        graph = batch if self._own_graphs and batch is not None else -1
-        options.add_run_config_entry("gpu_graph_id", str(graph))
-        return options
-
-    def _bind(self, size: int) -> tuple[Any, Any]:
-        """Return the IOBinding and RunOptions of a session."""
+    def _bind(self, size: int, outputs: Mapping[str, Any] | None) -> Any:
+        """Bind a session to the input and to output buffers; None: to memory that it takes."""
         binding = self._sessions[size].io_binding()
-        self._bind_input(binding, size)
+        place = (_MEMORY, self.device.index)
+
+        def layout(array: Any) -> tuple[Any, ...]:
+            return np.dtype(array.dtype).type, array[:size].shape, array.data.ptr
+
+        binding.bind_input(self.spec.input_name, *place, *layout(self.input))
         for name in self.spec.output_names:
-            value = self.outputs[name][:size]
-            binding.bind_output(
-                name,
-                _MEMORY,
-                self.device.index,
-                np.dtype(value.dtype).type,
-                value.shape,
-                value.data.ptr,
-            )
-        return binding, self._run_options(size)
+            binding.bind_output(name, *place, *(layout(outputs[name]) if outputs else ()))
+        return binding
 
 
 def _sizes(fixed: int | None, max_batch: int) -> list[int]:
