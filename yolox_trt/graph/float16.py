@@ -130,7 +130,7 @@ class _Rewriter:
                     node.attrs["to"] = _FLOAT16
                 for value in self._floats.intersection(node.outputs):
                     value.elem_type = _FLOAT16
-        for value in self._floats.intersection(outputs):
+        for value in (output for output in outputs if output in self._floats):
             self._fix_output(value, _FLOAT16 if float16_outputs else _FLOAT)
         graph.sort()
 

@@ -15,6 +15,7 @@ from support.yolox_graphs import build_yolox, build_yolox_s
 from yolox_trt.compiler.inspect.cost import count_parameters, node_costs
 from yolox_trt.compiler.inspect.hardware import HARDWARE, PUBLISHED_RUNS
 from yolox_trt.compiler.inspect.inspector import inspect_model, read_profile
+from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.compiler.inspect.parser_support import check_parser
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.graph.graph import Graph
@@ -95,7 +96,7 @@ class TestCost:
         assert count_parameters(Graph(model)) == 64
 
     def test_a_batch_multiplies_operations_not_parameters(self) -> None:
-        one, four = (inspect_model(build_yolox(), batch=b) for b in (1, 4))
+        one, four = (inspect_model(build_yolox(), InspectOptions(batch=b)) for b in (1, 4))
         assert four.gflops == pytest.approx(4 * one.gflops)
         assert four.parameters == one.parameters
 
@@ -116,7 +117,7 @@ class TestChannels:
         model = make_graph(
             [("Conv", ["x", "w"], ["y"], {})], {"x": (1, 24, 8, 8)}, ["y"], constants
         )
-        found = inspect_model(model, precision=precision)
+        found = inspect_model(model, InspectOptions(precision=precision))
         assert found.convs[0].utilisation == pytest.approx(use)
         assert found.padded_gflops == pytest.approx(found.gflops / use)
 
@@ -158,7 +159,7 @@ class TestActivations:
 
 class TestTimes:
     def test_efficiency_of_a_measured_time(self) -> None:
-        found = inspect_model(build_yolox_s(), hardware="xavier-dla", time_ms=10.0)
+        found = inspect_model(build_yolox_s(), InspectOptions(hardware="xavier-dla", time_ms=10.0))
         assert found.efficiency == pytest.approx(found.gflops / 0.010 / 5000 * 100)
         assert found.bound_ms is not None and 5.3 < found.bound_ms < 6.0
         assert [r.model for r in found.published] == ["YOLOX-S-plus-opt"] * 2
@@ -177,7 +178,9 @@ class TestTimes:
         ]
         path = tmp_path / "profile.json"
         path.write_text(json.dumps(profile))
-        found = inspect_model(model, hardware="orin-gpu", profile=read_profile(path))
+        found = inspect_model(
+            model, InspectOptions(hardware="orin-gpu"), profile=read_profile(path)
+        )
         assert found.time_ms == pytest.approx(10.0)
         assert found.convs[0].time_ms == pytest.approx(3.0)
         assert found.convs[1].time_ms == pytest.approx(3.0)
@@ -203,11 +206,11 @@ class TestTimes:
     def test_wrong_arguments(self) -> None:
         model = build_yolox()
         with pytest.raises(ConfigurationError, match="hardware"):
-            inspect_model(model, time_ms=1.0)
+            inspect_model(model, InspectOptions(time_ms=1.0))
         with pytest.raises(ConfigurationError, match="orin-dla"):
-            inspect_model(model, hardware="tpu")
+            inspect_model(model, InspectOptions(hardware="tpu"))
         with pytest.raises(ConfigurationError, match="precision"):
-            inspect_model(model, precision="fp32")
+            inspect_model(model, InspectOptions(precision="fp32"))
 
 
 class TestOpenSizes:
@@ -220,11 +223,11 @@ class TestOpenSizes:
         model = build_yolox(style="opset13", dynamic_size=True, upsample="sizes")
         with pytest.raises(ModelError, match="input_size"):
             inspect_model(model)
-        found = inspect_model(model, input_size=(64, 96))
+        found = inspect_model(model, InspectOptions(input_size=(64, 96)))
         assert found.gflops == pytest.approx(inspect_model(build_yolox()).gflops)
 
     def test_another_size(self) -> None:
-        found = inspect_model(build_yolox_s(320, 320), input_size=(608, 960))
+        found = inspect_model(build_yolox_s(320, 320), InspectOptions(input_size=(608, 960)))
         assert found.gflops == pytest.approx(38.07, rel=0.005)
 
 
@@ -237,7 +240,9 @@ class TestParser:
 
     @pytest.mark.parametrize("tensorrt", ["8.5", "8.6", "10.3", "11.4"])
     def test_yolox_is_taken(self, tensorrt) -> None:
-        assert not inspect_model(build_yolox(style="opset13"), tensorrt=tensorrt).refused
+        assert not inspect_model(
+            build_yolox(style="opset13"), InspectOptions(tensorrt=tensorrt)
+        ).refused
 
     def test_operators_that_only_newer_parsers_have(self) -> None:
         nodes = [("Mish", ["x"], ["y"], {})]
@@ -261,8 +266,8 @@ class TestParser:
 
     def test_plugins(self) -> None:
         model = build_yolox(head="efficient_nms")
-        assert not inspect_model(model, tensorrt="10.3").refused
-        found = inspect_model(model, tensorrt="11.4")
+        assert not inspect_model(model, InspectOptions(tensorrt="10.3")).refused
+        found = inspect_model(model, InspectOptions(tensorrt="11.4"))
         assert [(p.op, p.mended_by) for p in found.problems] == [("EfficientNMS_TRT", "cut-head")]
 
     def test_an_opset_over_the_parsers_is_a_warning(self) -> None:
@@ -287,11 +292,11 @@ class TestParser:
 
     def test_old_versions_are_refused(self) -> None:
         with pytest.raises(ConfigurationError, match=r"8\.5"):
-            inspect_model(build_yolox(), tensorrt="8.4")
+            inspect_model(build_yolox(), InspectOptions(tensorrt="8.4"))
 
 
 def test_json(tmp_path) -> None:
-    found = inspect_model(build_yolox(), hardware="orin-dla")
+    found = inspect_model(build_yolox(), InspectOptions(hardware="orin-dla"))
     values = json.loads(json.dumps(found.to_dict()))
     assert values["gflops"] == pytest.approx(found.gflops)
     assert values["hardware"]["int8_tops"] == 26.25

@@ -44,11 +44,8 @@ class Inspect(Command):
         """Count, and print the figures."""
         from yolox_trt.compiler.inspect.inspector import inspect_model, read_profile
 
-        found = inspect_model(
-            self.model,
-            profile=None if self.profile is None else read_profile(self.profile),
-            **vars(self.options),
-        )
+        profile = None if self.profile is None else read_profile(self.profile)
+        found = inspect_model(self.model, self.options, profile=profile)
         output.table(found.model, (), _summary(found))
         heaviest = sorted(found.convs, key=lambda conv: -conv.cost.flops)[:10]
         title = "Convolutions" if self.layers else "Heaviest convolutions (--layers lists all)"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -56,8 +57,10 @@ def check(
         ConfigurationError: an unknown version, precision or SoC.
         ModelError: the model cannot be read.
     """
-    limits = limits_for(tensorrt)
-    DlaTarget(tensorrt=tensorrt, precision=precision, soc=soc)
+    limits, target = (
+        limits_for(tensorrt),
+        DlaTarget(tensorrt=tensorrt, precision=precision, soc=soc),
+    )
     if soc not in limits.socs:
         declared = options_of(DlaTarget)
         raise ConfigurationError(
@@ -65,14 +68,12 @@ def check(
             expected=" or ".join(limits.socs),
             fix=("set ", declared["soc"], " or ", declared["tensorrt"]),
         )
-    graph = open_model(model)
-    name = graph.path.name if graph.path else graph.name
-    return _Linter(graph, limits, precision, soc).report(name, tensorrt)
+    return _Linter(open_model(model), limits, target).report()
 
 
 class _Linter:
-    def __init__(self, model: Graph, limits: DlaLimits, precision: str, soc: str) -> None:
-        self.limits, self.precision, self.soc = limits, precision, soc
+    def __init__(self, model: Graph, limits: DlaLimits, target: DlaTarget) -> None:
+        self.limits, self.target, self.model = limits, target, model
         self.graph = model.copy()
         self.graph.upgrade()
         before = list(self.graph.nodes)
@@ -81,135 +82,108 @@ class _Linter:
         kept = set(self.nodes)
         self.folded = [node for node in before if node not in kept]
         head, stem = head_and_stem(self.graph)
-        self.checks = NodeChecks(self.graph, limits, precision, soc, head=head, stem=stem)
-        self._model = model
+        checks = NodeChecks(self.graph, limits, target.precision, target.soc, head=head, stem=stem)
+        self.broken = {node: self._mendable(checks.check(node)) for node in self.nodes}
+        self.dropped = {node for node in self.nodes if checks.is_dropped(node)}
+        self.on_dla = {
+            node
+            for node, broken in self.broken.items()
+            if node not in self.dropped and not any(v.effect is Effect.GPU for v in broken)
+        }
 
     @cached_property
     def _head_can_be_cut(self) -> bool:
         """Whether the pass cut-head knows the model's outputs."""
         for size in (None, (640, 640)):  # the second for an open height and width
             with contextlib.suppress(ValueError, LookupError):
-                read_spec(self._model, input_size=size)
+                read_spec(self.model, input_size=size)
                 return True
         return False
 
-    def _check(self, node: Node) -> list[Violation]:
-        broken = self.checks.check(node)
+    def _mendable(self, broken: list[Violation]) -> list[Violation]:
+        """Take back that cut-head mends something where it would refuse: no head of a YOLOX."""
         if any(v.mended_by == _CUT for v in broken) and not self._head_can_be_cut:
-            # `optimize` would refuse to cut a head that is none of a YOLOX.
             return [replace(v, mended_by="") if v.mended_by == _CUT else v for v in broken]
         return broken
 
-    def report(self, name: str, tensorrt: str) -> DlaReport:
-        broken = {n: self._check(n) for n in self.nodes}
-        dropped = {n for n in self.nodes if self.checks.is_dropped(n)}
-        on_dla = [
-            n
-            for n in self.nodes
-            if n not in dropped and not any(v.effect is Effect.GPU for v in broken[n])
-        ]
-        regions = partition(self.nodes, self._edges(dropped), on_dla)
+    def report(self) -> DlaReport:
+        edges = {
+            node: [reader for value in node.outputs for reader in self._readers(value)]
+            for node in self.nodes
+            if node not in self.dropped
+        }
+        regions = partition(self.nodes, edges, [n for n in self.nodes if n in self.on_dla])
         subgraph_of = {node: i for i, nodes in enumerate(regions) for node in nodes}
-        verdicts = [
-            self._verdict(n, broken[n], n in dropped, subgraph_of.get(n)) for n in self.nodes
-        ]
+        verdicts = [self._verdict(node, subgraph_of.get(node)) for node in self.nodes]
         verdicts += [NodeVerdict(n.name, n.op, "folded") for n in self.folded]
-        precisions = {n.name: v.precision for n, v in zip(self.nodes, verdicts, strict=False)}
-        subgraphs = [self._subgraph(i, nodes, precisions) for i, nodes in enumerate(regions)]
-        input_format, output_format = self._formats(set(on_dla), precisions)
+        subgraphs = [self._subgraph(i, nodes) for i, nodes in enumerate(regions)]
+        path = self.model.path
         return DlaReport(
-            model=Path(name).name,
-            tensorrt=tensorrt,
-            precision=self.precision,
-            soc=self.soc,
+            model=path.name if path else Path(self.model.name).name,
+            tensorrt=self.target.tensorrt,
+            precision=self.target.precision,
+            soc=self.target.soc,
             nodes=tuple(verdicts),
             subgraphs=tuple(subgraphs),
-            transfers=tuple(self._transfers(set(on_dla), subgraph_of, precisions, dropped)),
+            transfers=tuple(self._transfers()),
             graph_violations=tuple(self._graph_violations(subgraphs)),
-            input_format=input_format,
-            output_format=output_format,
+            input_format=self._input_format(),
+            output_format=",".join(
+                "int8:chw32" if self._precision(v.producer) == "int8" else "fp16:chw16"
+                for v in self.graph.outputs
+                if v.producer in self.on_dla
+            ),
             head_unknown="_head_can_be_cut" in vars(self) and not self._head_can_be_cut,
         )
 
-    def _edges(self, dropped: set[Node]) -> dict[Node, list[Node]]:
-        """Return readers of each node; a dropped node passes on to its own readers."""
-        edges: dict[Node, list[Node]] = {}
-        for node in reversed(self.nodes):
-            readers: dict[Node, None] = {}
-            for output in node.outputs:
-                for reader in output.readers:
-                    if reader in dropped:
-                        readers.update(dict.fromkeys(edges.get(reader, [])))
-                    else:
-                        readers[reader] = None
-            edges[node] = list(readers)
-        return {k: v for k, v in edges.items() if k not in dropped}
+    def _readers(self, value: Value) -> list[Node]:
+        """Return the nodes that read a value, directly or through dropped nodes."""
+        found: list[Node] = []
+        for reader in value.readers:
+            if reader in self.dropped:
+                found += [node for output in reader.outputs for node in self._readers(output)]
+            else:
+                found.append(reader)
+        return found
 
-    def _verdict(
-        self, node: Node, broken: list[Violation], dropped: bool, subgraph: int | None
-    ) -> NodeVerdict:
-        effects = {v.effect for v in broken}
-        device: Literal["dla", "gpu", "dropped"]
-        device = "dropped" if dropped else "gpu" if Effect.GPU in effects else "dla"
-        precision = ""
-        if device == "dla":
-            precision = "fp16" if Effect.FP16 in effects else self.precision
-        shape = node.outputs[0].shape if node.outputs else None
-        ranked = sorted(broken, key=lambda v: list(Effect).index(v.effect))
+    def _precision(self, node: Node | None) -> str:
+        """Return what a node computes in on the DLA, "" off it."""
+        if node is None or node not in self.on_dla:
+            return ""
+        fp16 = any(v.effect is Effect.FP16 for v in self.broken[node])
+        return "fp16" if fp16 else self.target.precision
+
+    def _verdict(self, node: Node, subgraph: int | None) -> NodeVerdict:
+        device: Literal["dla", "gpu", "dropped"] = "dla" if node in self.on_dla else "gpu"
         return NodeVerdict(
             node.name,
             node.op,
-            device,
-            precision,
-            tuple(ranked),
+            "dropped" if node in self.dropped else device,
+            self._precision(node),
+            tuple(sorted(self.broken[node], key=lambda v: list(Effect).index(v.effect))),
             subgraph,
             tuple(value.name for value in node.variables),
             tuple(t.name for t in node.outputs),
-            None if shape is None else tuple(shape),
-            self._detail(node),
+            node.outputs[0].shape if node.outputs else None,
+            _detail(node),
         )
 
-    def _detail(self, node: Node) -> str:
-        parts = []
-        weights = node.weights()
-        kernel = node.attrs.get("kernel_shape", [])
-        if node.op in ("Conv", "ConvTranspose") and weights is not None:
-            kernel = weights.shape[2:]
-        if len(kernel):
-            parts.append("x".join(str(k) for k in kernel))
-        strides = node.attrs.get("strides", [1])
-        if any(s != 1 for s in strides):
-            parts.append(f"/{strides[0]}")
-        if node.attrs.get("group", 1) != 1:
-            parts.append(f"groups {node.attrs['group']}")
-        if node.op in ("Concat", "Split", "Gather", "Softmax"):
-            parts.append(f"axis {node.attrs.get('axis', 0)}")
-        if node.op == "Slice":
-            steps = node.constant(4)
-            if steps is not None and any(s != 1 for s in steps.ravel()):
-                parts.append(f"step {', '.join(str(s) for s in steps.ravel())}")
-        if node.op == "Transpose":
-            parts.append(" ".join(str(i) for i in node.attrs.get("perm", [])))
-        return " ".join(parts)
-
-    def _subgraph(self, index: int, nodes: list[Node], precisions: dict[str, str]) -> DlaSubgraph:
+    def _subgraph(self, index: int, nodes: list[Node]) -> DlaSubgraph:
         inside = set(nodes)
         weights = 0
-        produced: dict[str, Value] = {}
         entering: dict[str, None] = {}
         for node in nodes:
-            bytes_each = 1 if precisions[node.name] == "int8" else 2
             for tensor in node.inputs:
                 if tensor.is_constant:
-                    weights += math.prod(tensor.static_shape or ()) * bytes_each
+                    size = 1 if self._precision(node) == "int8" else 2
+                    weights += math.prod(tensor.static_shape or ()) * size
                 elif tensor.name and tensor.producer not in inside:
                     entering[tensor.name] = None
-            for tensor in node.outputs:
-                produced[tensor.name] = tensor
         leaving = [
-            name
-            for name, t in produced.items()
-            if t.is_output or any(r not in inside for r in t.readers)
+            tensor.name
+            for node in nodes
+            for tensor in node.outputs
+            if tensor.is_output or any(reader not in inside for reader in tensor.readers)
         ]
         return DlaSubgraph(
             index,
@@ -217,28 +191,24 @@ class _Linter:
             tuple(entering),
             tuple(leaving),
             weights,
-            self._peak(nodes, set(leaving), precisions),
+            self._peak(nodes, set(leaving)),
         )
 
-    def _peak(self, nodes: list[Node], leaving: set[str], precisions: dict[str, str]) -> int:
+    def _peak(self, nodes: list[Node], leaving: set[str]) -> int:
         """Return the largest sum of intermediate tensors alive at once, in bytes.
 
         In execution order; a convolution and the activation behind it count as two tensors, so it
         is an upper estimate. Inputs and outputs of the region lie in the caller's buffers.
         """
-        last_use: dict[str, int] = {}
-        for step, node in enumerate(nodes):
-            for tensor in node.inputs:
-                last_use[tensor.name] = step
+        last_use = {tensor.name: step for step, node in enumerate(nodes) for tensor in node.inputs}
         alive: dict[str, int] = {}
         peak = 0
         for step, node in enumerate(nodes):
             for tensor in node.outputs:
                 if tensor.name not in leaving:
-                    alive[tensor.name] = self._size(tensor, precisions[node.name])
+                    alive[tensor.name] = self._size(tensor, self._precision(node))
             peak = max(peak, sum(alive.values()))
-            for name in [n for n in alive if last_use.get(n, -1) <= step]:
-                del alive[name]
+            alive = {name: size for name, size in alive.items() if last_use.get(name, -1) > step}
         return peak
 
     def _size(self, tensor: Value, precision: str) -> int:
@@ -254,86 +224,75 @@ class _Linter:
         channels = math.ceil(shape[1] / block) * block
         return math.prod((shape[0], channels, *shape[2:])) * size
 
-    def _transfers(
-        self,
-        on_dla: set[Node],
-        subgraph_of: dict[Node, int],
-        precisions: dict[str, str],
-        dropped: set[Node],
-    ) -> list[Transfer]:
-        found: list[Transfer] = []
-
-        def readers_of(tensor: Value) -> list[Node]:
-            result = []
-            for reader in tensor.readers:
-                if reader in dropped:
-                    for output in reader.outputs:
-                        result += readers_of(output)
-                else:
-                    result.append(reader)
-            return result
-
+    def _transfers(self) -> Iterator[Transfer]:
         for tensor in self.graph.inputs:
-            if any(r in on_dla for r in readers_of(tensor)):
-                size = self._size(tensor, self.precision)
-                found.append(Transfer(tensor.name, "gpu", "dla", size, True))
+            if self.on_dla.intersection(self._readers(tensor)):
+                size = self._size(tensor, self.target.precision)
+                yield Transfer(tensor.name, "gpu", "dla", size, True)
         for node in self.nodes:
-            if node in dropped:
-                continue
-            here = node in on_dla
-            precision = precisions[node.name] or self.precision
-            for tensor in node.outputs:
-                readers = readers_of(tensor)
-                crosses = any((r in on_dla) != here for r in readers)
+            here = node in self.on_dla
+            for tensor in node.outputs if node not in self.dropped else ():
                 # From one loadable to another it also passes through memory, but without a
                 # change of format or device.
-                leaves = here and tensor.is_output
-                if crosses or leaves:
+                crosses = any((r in self.on_dla) != here for r in self._readers(tensor))
+                if crosses or (here and tensor.is_output):
                     source, target = ("dla", "gpu") if here else ("gpu", "dla")
-                    size = self._size(tensor, precision)
-                    found.append(Transfer(tensor.name, source, target, size, not crosses))
-        return found
+                    size = self._size(tensor, self._precision(node) or self.target.precision)
+                    yield Transfer(tensor.name, source, target, size, not crosses)
 
-    def _formats(self, on_dla: set[Node], precisions: dict[str, str]) -> tuple[str, str]:
-        """Return the native formats of the network's input and outputs, as trtexec writes them."""
-        input_format = ""
+    def _input_format(self) -> str:
+        """Return the native format of the network's input, as trtexec writes it."""
+        found, precision = "", self.target.precision
+        low, high = self.limits.hwc4_groups
         for tensor in self.graph.inputs:
-            readers = [r for r in tensor.readers if r in on_dla]
-            shape = tensor.static_shape
+            readers, shape = self.on_dla.intersection(tensor.readers), tensor.static_shape
             if not readers or shape is None or len(shape) != 4:
                 continue
-            only_conv = all(r.op == "Conv" for r in readers)
-            low, high = self.limits.hwc4_groups
-            groups = all(low <= r.attrs.get("group", 1) <= high for r in readers)
-            if only_conv and groups and shape[1] in (1, 3, 4):
-                input_format = f"{self.precision}:dla_hwc4"
-            else:
-                input_format = "int8:chw32" if self.precision == "int8" else "fp16:chw16"
-        formats = []
-        for tensor in self.graph.outputs:
-            producer = tensor.producer
-            if producer is not None and producer in on_dla:
-                int8 = precisions[producer.name] == "int8"
-                formats.append("int8:chw32" if int8 else "fp16:chw16")
-        return input_format, ",".join(formats)
+            image = shape[1] in (1, 3, 4) and all(
+                r.op == "Conv" and low <= r.attrs.get("group", 1) <= high for r in readers
+            )
+            planes = "int8:chw32" if precision == "int8" else "fp16:chw16"
+            found = f"{precision}:dla_hwc4" if image else planes
+        return found
 
-    def _graph_violations(self, subgraphs: list[DlaSubgraph]) -> list[Violation]:
-        limits, broken = self.limits, []
-
-        def add(rule: str, found: str) -> None:
-            broken.append(Violation(RULES[rule], found, RULES[rule].mended_by))
-
+    def _graph_violations(self, subgraphs: list[DlaSubgraph]) -> Iterator[Violation]:
+        limits = self.limits
+        found: list[tuple[str, str]] = []
         if len(subgraphs) > limits.max_loadables:
-            add("loadables", f"{len(subgraphs)} subgraphs")
+            found.append(("loadables", f"{len(subgraphs)} subgraphs"))
         for s in subgraphs:
-            if s.intermediates >= limits.max_intermediates:
-                add("intermediates", f"subgraph {s.index}: {s.intermediates / 2**20:.0f} MiB")
-            elif s.intermediates > limits.local_dram:
-                add("local-dram", f"subgraph {s.index}: {s.intermediates / 2**20:.0f} MiB")
+            if s.intermediates > limits.local_dram or s.intermediates >= limits.max_intermediates:
+                rule = (
+                    "local-dram" if s.intermediates < limits.max_intermediates else "intermediates"
+                )
+                found.append((rule, f"subgraph {s.index}: {s.intermediates / 2**20:.0f} MiB"))
             if s.weights > limits.global_dram:
-                add("global-dram", f"subgraph {s.index}: {s.weights / 2**20:.0f} MiB")
+                found.append(("global-dram", f"subgraph {s.index}: {s.weights / 2**20:.0f} MiB"))
         for tensor in self.graph.inputs:
-            shape = tensor.shape
-            if shape is not None and shape and not isinstance(shape[0], int):
-                add("fixed-batch", f"{tensor.name}: batch '{shape[0]}'")
-        return broken
+            if tensor.shape and not isinstance(tensor.shape[0], int):
+                found.append(("fixed-batch", f"{tensor.name}: batch '{tensor.shape[0]}'"))
+        return (Violation(RULES[rule], text, RULES[rule].mended_by) for rule, text in found)
+
+
+def _detail(node: Node) -> str:
+    """Return kernel, stride, groups, axis, steps or order of a node in a few characters."""
+    parts = []
+    weights = node.weights()
+    kernel = node.attrs.get("kernel_shape", [])
+    if node.op in ("Conv", "ConvTranspose") and weights is not None:
+        kernel = weights.shape[2:]
+    if len(kernel):
+        parts.append("x".join(str(k) for k in kernel))
+    strides = node.attrs.get("strides", [1])
+    if any(s != 1 for s in strides):
+        parts.append(f"/{strides[0]}")
+    if node.attrs.get("group", 1) != 1:
+        parts.append(f"groups {node.attrs['group']}")
+    if node.op in ("Concat", "Split", "Gather", "Softmax"):
+        parts.append(f"axis {node.attrs.get('axis', 0)}")
+    steps = node.constant(4) if node.op == "Slice" else None
+    if steps is not None and any(s != 1 for s in steps.ravel()):
+        parts.append(f"step {', '.join(str(s) for s in steps.ravel())}")
+    if node.op == "Transpose":
+        parts.append(" ".join(str(i) for i in node.attrs.get("perm", [])))
+    return " ".join(parts)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,14 @@ from yolox_trt.graph.values import Node, slice_bounds
 _Broken = tuple[str, str] | tuple[str, str, str | None]
 
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
-_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Pow"})
 _COMPARISONS = frozenset({"Equal", "Greater", "Less"})
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: Passes for operators that have no DLA layer at all.
 _OPERATOR_PASSES = {
-    "HardSwish": "activations",
-    "HardSigmoid": "activations",
-    "Swish": "activations",
+    **dict.fromkeys(("HardSwish", "HardSigmoid", "Swish"), "activations"),
+    **dict.fromkeys(("EfficientNMS_TRT", "Exp"), "cut-head"),
     "SpaceToDepth": "focus-to-conv",
     "Pad": "remove-no-ops",
-    "Identity": "remove-no-ops",
-    "Dropout": "remove-no-ops",
-    "EfficientNMS_TRT": "cut-head",
-    "Exp": "cut-head",
 }
 
 
@@ -87,28 +81,6 @@ class NodeChecks:
     ) -> None:
         self.graph, self.limits, self.precision, self.soc = graph, limits, precision, soc
         self._head, self._stem = head, stem
-        self._checks: dict[str, Callable[[Node], Iterable[_Broken]]] = {
-            "Conv": self._conv,
-            "ConvTranspose": self._deconv,
-            "MaxPool": self._pool,
-            "AveragePool": self._pool,
-            "Clip": self._clip,
-            "Sigmoid": self._fp16_activation,
-            "Tanh": self._fp16_activation,
-            "PRelu": self._prelu,
-            "Concat": self._concat,
-            "LRN": self._lrn,
-            "Resize": self._resize,
-            "Upsample": self._resize,
-            "Slice": self._slice,
-            "Split": self._split,
-            "Softmax": self._softmax,
-            "Reshape": self._reshape,
-            "Transpose": self._transpose,
-            "Gemm": self._matmul,
-            "MatMul": self._matmul,
-            "ReduceMax": self._reduce,
-        }
 
     def check(self, node: Node) -> list[Violation]:
         """Return the rules that a node breaks; nodes that TensorRT drops break none."""
@@ -146,13 +118,9 @@ class NodeChecks:
             yield from self._general(node)
             if node.op in self.limits.uncertain:
                 yield "uncertain", node.op
-            check = self._checks.get(node.op)
+            check = _CHECKS.get(node.op)
             if check is not None:
-                yield from check(node)
-            elif node.op in _ELEMENTWISE:
-                yield from self._elementwise(node)
-            elif node.op in _COMPARISONS:
-                yield from self._comparison(node)
+                yield from check(self, node)
 
     def _general(self, node: Node) -> Iterator[_Broken]:
         tensors = [*node.variables, *node.outputs]
@@ -187,11 +155,14 @@ class NodeChecks:
         strides = list(node.attrs.get("strides", [1, 1]))
         dilations = list(node.attrs.get("dilations", [1, 1]))
         groups = int(node.attrs.get("group", 1))
-        yield from _outside("conv-kernel", "kernel", kernel, limits.conv_kernel)
-        yield from _outside("conv-stride", "stride", strides, limits.conv_stride)
-        yield from _outside("conv-dilation", "dilation", dilations, limits.conv_dilation)
-        yield from _outside("conv-maps", "maps", [weights.shape[0]], limits.conv_maps)
-        yield from _outside("conv-groups", "groups", [groups], limits.conv_groups)
+        for what, values, allowed in (
+            ("kernel", kernel, limits.conv_kernel),
+            ("stride", strides, limits.conv_stride),
+            ("dilation", dilations, limits.conv_dilation),
+            ("maps", weights.shape[:1], limits.conv_maps),
+            ("groups", [groups], limits.conv_groups),
+        ):
+            yield from _outside(f"conv-{what}", what, values, allowed)
         pads = _pads(node, kernel, strides, dilations, shape)
         low, high = limits.conv_padding
         if any(not low <= p <= high or p >= kernel[i % 2] for i, p in enumerate(pads)):
@@ -215,25 +186,22 @@ class NodeChecks:
         limits = self.limits
         kernel = [int(k) for k in weights.shape[2:]]
         strides = list(node.attrs.get("strides", [1, 1]))
-        wrong = []
         wide = kernel[0] == 1 and kernel[1] in limits.deconv_wide
-        low, high = limits.deconv_kernel
-        if not wide and not all(low <= k <= high for k in kernel):
-            wrong.append(f"kernel {describe(kernel)}")
         low, high = limits.deconv_disabled
-        if kernel[0] == kernel[1] and low <= kernel[0] <= high:
-            wrong.append(f"square kernel of {low} to {high}")
-        low, high = limits.deconv_stride
-        if not all(low <= s <= high or s in limits.deconv_wide for s in strides):
-            wrong.append(f"stride {strides[0]}x{strides[1]}")
-        if any(node.attrs.get("pads", [0])) or any(node.attrs.get("output_padding", [0])):
-            wrong.append("padding")
-        if node.attrs.get("group", 1) != 1:
-            wrong.append(f"{node.attrs['group']} groups")
-        if any(d != 1 for d in node.attrs.get("dilations", [1])):
-            wrong.append("dilation")
-        if wrong:
-            yield "deconv", ", ".join(wrong)
+        wrong = {
+            f"kernel {describe(kernel)}": not wide and not _within(kernel, limits.deconv_kernel),
+            f"square kernel of {low} to {high}": kernel[0] == kernel[1]
+            and low <= kernel[0] <= high,
+            f"stride {describe(strides)}": not all(
+                _within([s], limits.deconv_stride) or s in limits.deconv_wide for s in strides
+            ),
+            "padding": any(node.attrs.get("pads", [0]))
+            or any(node.attrs.get("output_padding", [0])),
+            f"{node.attrs.get('group', 1)} groups": node.attrs.get("group", 1) != 1,
+            "dilation": any(d != 1 for d in node.attrs.get("dilations", [1])),
+        }
+        if any(wrong.values()):
+            yield "deconv", ", ".join(found for found, is_wrong in wrong.items() if is_wrong)
 
     def _pool(self, node: Node) -> Iterator[_Broken]:
         limits = self.limits
@@ -408,8 +376,12 @@ def _outside(
     rule: str, what: str, values: Sequence[int], limits: tuple[int, int]
 ) -> Iterator[tuple[str, str]]:
     """Yield a rule where a value is not within its limits."""
-    if not all(limits[0] <= v <= limits[1] for v in values):
+    if not _within(values, limits):
         yield rule, f"{what} {describe(values)}"
+
+
+def _within(values: Sequence[int], limits: tuple[int, int]) -> bool:
+    return all(limits[0] <= value <= limits[1] for value in values)
 
 
 def _broadcasts(shape: Sequence[Any], result: Sequence[Any]) -> bool:
@@ -442,3 +414,27 @@ def _pads(
         begin.append(low)
         end.append(total - low)
     return begin + end
+
+
+_CHECKS: dict[str, Callable[[NodeChecks, Node], Iterator[_Broken]]] = {
+    "Clip": NodeChecks._clip,
+    "Concat": NodeChecks._concat,
+    "Conv": NodeChecks._conv,
+    "ConvTranspose": NodeChecks._deconv,
+    "LRN": NodeChecks._lrn,
+    "PRelu": NodeChecks._prelu,
+    "ReduceMax": NodeChecks._reduce,
+    "Reshape": NodeChecks._reshape,
+    "Slice": NodeChecks._slice,
+    "Softmax": NodeChecks._softmax,
+    "Split": NodeChecks._split,
+    "Transpose": NodeChecks._transpose,
+    **dict.fromkeys(("AveragePool", "MaxPool"), NodeChecks._pool),
+    **dict.fromkeys(("Gemm", "MatMul"), NodeChecks._matmul),
+    **dict.fromkeys(("Resize", "Upsample"), NodeChecks._resize),
+    **dict.fromkeys(("Sigmoid", "Tanh"), NodeChecks._fp16_activation),
+    **dict.fromkeys(_COMPARISONS, NodeChecks._comparison),
+    **dict.fromkeys(
+        ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Pow"), NodeChecks._elementwise
+    ),
+}

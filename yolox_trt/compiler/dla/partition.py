@@ -30,43 +30,29 @@ def partition(
     position = {node: i for i, node in enumerate(order)}
     wanted = set(on_dla)
     region = {node: node for node in order}
-    members: dict[_Node, list[_Node]] = {node: [node] for node in order}
-    successors = {node: set(edges.get(node, ())) for node in order}
+    members = {node: [node] for node in order}
 
     def would_cycle(first: _Node, second: _Node) -> bool:
-        """Whether a path of two edges or more leads from region `first` to region `second`."""
+        """Whether a path leads from one region to another through a third."""
         seen = {first}
-        stack = [s for s in successors[first] if s != second]
-        # Nothing behind the last member of `second` can lead back to it.
-        last = max(position[n] for n in members[second])
+        stack = [first]
         while stack:
             current = stack.pop()
-            if current == second:
-                return True
-            if current in seen or min(position[n] for n in members[current]) > last:
-                continue
-            seen.add(current)
-            stack.extend(successors[current])
+            for reached in {region[s] for node in members[current] for s in edges.get(node, ())}:
+                if reached == second:
+                    if current != first:
+                        return True
+                elif reached not in seen:
+                    seen.add(reached)
+                    stack.append(reached)
         return False
 
     for node in order:
-        if node not in wanted:
-            continue
-        for reader in edges.get(node, ()):
+        for reader in edges.get(node, ()) if node in wanted else ():
             a, b = region[node], region[reader]
-            if reader not in wanted or a == b:
+            if reader not in wanted or a == b or would_cycle(a, b) or would_cycle(b, a):
                 continue
-            if would_cycle(a, b) or would_cycle(b, a):
-                continue
-            for moved in members[b]:
-                region[moved] = a
+            region.update(dict.fromkeys(members[b], a))
             members[a] += members.pop(b)
-            successors[a] = (successors[a] | successors.pop(b)) - {a, b}
-            for others in successors.values():
-                if b in others:
-                    others.discard(b)
-                    others.add(a)
-            successors[a].discard(a)
-    found = {region[node] for node in wanted}
-    regions = [sorted(members[r], key=position.__getitem__) for r in found]
+    regions = [sorted(members[r], key=position.__getitem__) for r in {region[n] for n in wanted}]
     return sorted(regions, key=lambda nodes: position[nodes[0]])

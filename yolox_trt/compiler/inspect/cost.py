@@ -48,6 +48,11 @@ class NodeCost:
         """Flops / 1e9."""
         return self.flops / 1e9
 
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel is its own group."""
+        return self.groups > 1 and self.groups == self.input_shape[1]
+
     def bytes_moved(self, element_size: float) -> float:
         """Return bytes read and written with tensors and weights of that size, each once."""
         return (self.input_elements + self.output_elements + self.parameters) * element_size

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from yolox_trt.compiler.inspect.cost import NodeCost, count_parameters, node_cos
 from yolox_trt.compiler.inspect.hardware import HARDWARE, PUBLISHED_RUNS, Hardware, PublishedRun
 from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.compiler.inspect.parser_support import ParserProblem, check_parser
-from yolox_trt.compiler.surgery.activation_patterns import is_silu
+from yolox_trt.compiler.surgery.activation_patterns import silu_gate
 from yolox_trt.compiler.surgery.fixed_shape import FixedShape
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
@@ -65,16 +65,6 @@ class ConvFigures:
     memory_bound: bool | None = None
     time_ms: float | None = None
     efficiency: float | None = None
-
-    @property
-    def is_depthwise(self) -> bool:
-        """Whether every channel is its own group."""
-        return self.cost.groups > 1 and self.cost.groups == self.cost.input_shape[1]
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether it is a 1 x 1 convolution."""
-        return self.cost.kernel == (1, 1)
 
 
 @dataclass(frozen=True)
@@ -147,42 +137,26 @@ class Inspection:
 
 def inspect_model(
     model: str | Path | onnx.ModelProto,
+    options: InspectOptions | None = None,
     *,
-    precision: str = InspectOptions.precision,
-    hardware: str | None = None,
-    time_ms: float | None = None,
     profile: Mapping[str, float] | None = None,
-    input_size: tuple[int, int] | None = None,
-    batch: int | None = None,
-    tensorrt: str = InspectOptions.tensorrt,
 ) -> Inspection:
-    """Look at a model.
+    """Look at a model; an open batch counts as 1 where none is given.
 
     Args:
         model: path or loaded model (not changed).
-        precision: "int8" or "fp16": channel multiples, bytes, peak.
-        hardware: key of HARDWARE.
-        time_ms: measured time of one run in ms; the sum of `profile` where only that is given.
+        options: how; without a time, it is the sum of `profile`.
         profile: layer name -> ms, as TensorRT names layers.
-        input_size: (height, width) to count at.
-        batch: to count at; an open batch counts as 1.
-        tensorrt: version of the parser.
 
     Raises:
-        ConfigurationError: unknown precision or hardware, or a time without hardware.
+        ConfigurationError: a time without hardware, or an unknown TensorRT version.
         ModelError: the model cannot be read, or its sizes are open.
     """
-    if time_ms is None and profile:
-        time_ms = sum(profile.values())
-    InspectOptions(
-        precision=precision,
-        hardware=hardware,
-        time_ms=time_ms,
-        input_size=input_size,
-        batch=batch,
-        tensorrt=tensorrt,
-    )
-    chip = HARDWARE[hardware] if hardware else None
+    options, profile = options or InspectOptions(), profile or {}
+    if options.time_ms is None and profile:
+        options = dataclasses.replace(options, time_ms=sum(profile.values()))
+    precision, time_ms = options.precision, options.time_ms
+    chip = HARDWARE[options.hardware] if options.hardware else None
     graph = open_model(model).copy()
     name = graph.path.name if graph.path else graph.name
     graph.upgrade()
@@ -190,8 +164,8 @@ def inspect_model(
     graph.infer_shapes()
     shape = graph.image.shape or ()
     open_batch = bool(shape) and not isinstance(shape[0], int)
-    height, width = input_size or (None, None)
-    FixedShape(1 if open_batch and batch is None else batch, height, width).run(graph)
+    batch = 1 if open_batch and options.batch is None else options.batch
+    FixedShape(batch, *(options.input_size or (None, None))).run(graph)
     fold_constants(graph)
     if graph.image.static_shape is None:
         raise ModelError(
@@ -199,44 +173,40 @@ def inspect_model(
             expected="fixed sizes",
             fix=("set ", options_of(InspectOptions)["input_size"]),
         )
-    kept = {n.name for n in graph.nodes}
-    folded = frozenset(n.name for n in original.nodes if n.name not in kept)
-    problems = check_parser(original, tensorrt, folded=folded)
-    costs = node_costs(graph)
     by_name = {n.name: n for n in graph.nodes}
+    folded = frozenset(n.name for n in original.nodes if n.name not in by_name)
+    problems = check_parser(original, options.tensorrt, folded=folded)
+    costs = [cost for cost in node_costs(graph) if cost.flops]
     total = sum(c.flops for c in costs)
     bytes_each = _ELEMENT_SIZES[precision]
-    measured = _assign(profile or {}, list(by_name))
-    convs, bound = [], 0.0
-    padded = 0.0
+    measured = _assign(profile, by_name)
     peak = chip.peak(precision) if chip else None
+    convs, bounds = [], []
     for cost in costs:
-        if not cost.flops:
-            continue
         activation, nodes = _activation(by_name[cost.name])
-        utilisation = _utilisation(cost, CHANNEL_MULTIPLES[precision])
-        padded += cost.flops / utilisation
-        own_time = sum(measured.get(n, 0.0) for n in nodes) if profile else None
-        compute_ms = memory_ms = None
+        own_time = sum(measured.get(n, 0.0) for n in nodes)
+        memory_bound = None
         if chip is not None and peak is not None:
             compute_ms = cost.flops / (peak * 1e9)
             memory_ms = cost.bytes_moved(bytes_each) / (chip.bandwidth * 1e6)
-            bound += max(compute_ms, memory_ms)
+            bounds.append(max(compute_ms, memory_ms))
+            memory_bound = memory_ms > compute_ms
         convs.append(
             ConvFigures(
                 cost,
                 activation,
                 nodes,
-                cost.flops / total if total else 0.0,
-                utilisation,
+                cost.flops / total,
+                _utilisation(cost, CHANNEL_MULTIPLES[precision]),
                 cost.intensity(bytes_each),
-                None if compute_ms is None or memory_ms is None else memory_ms > compute_ms,
+                memory_bound,
                 own_time or None,
                 chip.efficiency(cost.gflops, own_time, precision) if chip and own_time else None,
             )
         )
-    counts, elements = _activations(graph)
-    moved = sum(c.bytes_moved(bytes_each) for c in costs if c.flops)
+    gates = _silu_gates(graph)
+    counts, elements = _activations(graph, gates)
+    moved = sum(c.bytes_moved(bytes_each) for c in costs)
     # Each SiLU on its own reads x twice and the gate once, and writes gate and product.
     silu_moved = 5 * elements.get("SiLU", 0) * bytes_each
     gflops = total / 1e9
@@ -245,23 +215,23 @@ def inspect_model(
         precision=precision,
         input_shape=tuple(graph.image.shape or ()),
         gflops=gflops,
-        padded_gflops=padded / 1e9,
+        padded_gflops=sum((c.cost.flops / c.utilisation for c in convs), 0.0) / 1e9,
         parameters=count_parameters(graph),
         operators=dict(Counter(n.op for n in original.nodes).most_common()),
         convs=tuple(convs),
         activations=counts,
         activation_elements=elements,
         silu_bytes_share=silu_moved / (silu_moved + moved) if silu_moved else 0.0,
-        pointwise_share=sum(c.share for c in convs if c.is_pointwise),
-        depthwise_share=sum(c.share for c in convs if c.is_depthwise),
+        pointwise_share=sum(c.share for c in convs if c.cost.kernel == (1, 1)),
+        depthwise_share=sum(c.share for c in convs if c.cost.is_depthwise),
         hardware=chip,
-        bound_ms=bound if peak is not None else None,
+        bound_ms=None if peak is None else sum(bounds, 0.0),
         time_ms=time_ms,
-        efficiency=(chip.efficiency(gflops, time_ms, precision) if chip and time_ms else None),
-        silu_time_share=_silu_time(graph, profile) if profile else None,
-        published=tuple(r for r in PUBLISHED_RUNS if r.device == hardware),
+        efficiency=chip.efficiency(gflops, time_ms, precision) if chip and time_ms else None,
+        silu_time_share=_silu_time(gates, by_name, profile) if profile else None,
+        published=tuple(r for r in PUBLISHED_RUNS if r.device == options.hardware),
         problems=tuple(problems),
-        tensorrt=tensorrt,
+        tensorrt=options.tensorrt,
     )
 
 
@@ -312,7 +282,7 @@ def _utilisation(cost: NodeCost, multiple: int) -> float:
     if len(cost.input_shape) != 4 or len(cost.output_shape) != 4:
         return 1.0
     cin, cout = cost.input_shape[1], cost.output_shape[1]
-    if cost.groups > 1 and cost.groups == cin:
+    if cost.is_depthwise:
         return cin / (math.ceil(cin / multiple) * multiple)
     cin, cout = cin // cost.groups, cout // cost.groups
     # An image's three channels have a format of their own (HWC4).
@@ -325,38 +295,30 @@ def _utilisation(cost: NodeCost, multiple: int) -> float:
 def _activation(conv: Node) -> tuple[str, tuple[str, ...]]:
     """Return the activation behind a convolution, and the names of all their nodes."""
     readers = conv.outputs[0].readers
-    if {n.op for n in readers} == {"Sigmoid", "Mul"} and len(readers) == 2:
-        product = next(n for n in readers if n.op == "Mul")
-        if is_silu(product):
-            return "SiLU", (conv.name, *(n.name for n in readers))
+    if len(readers) == 2 and any(silu_gate(node) in readers for node in readers):
+        return "SiLU", (conv.name, *(n.name for n in readers))
     if len(readers) == 1 and readers[0].op in _ACTIVATIONS:
         op = readers[0].op
         return _NAMES.get(op, op), (conv.name, readers[0].name)
     return "", (conv.name,)
 
 
-def _gate(node: Node) -> Node | None:
-    """Return the Sigmoid of a SiLU, given its Mul; None for other nodes."""
-    if not is_silu(node):
-        return None
-    return next(source for source in node.sources if source.op == "Sigmoid")
+def _silu_gates(graph: Graph) -> dict[Node, Node]:
+    """Return the Mul of each SiLU with its Sigmoid."""
+    return {node: gate for node in graph.nodes if (gate := silu_gate(node)) is not None}
 
 
-def _activations(graph: Graph) -> tuple[dict[str, int], dict[str, int]]:
+def _activations(graph: Graph, gates: Mapping[Node, Node]) -> tuple[dict[str, int], dict[str, int]]:
     """Return how often each activation stands, and how many elements it computes."""
     counts: Counter[str] = Counter()
     elements: Counter[str] = Counter()
     # The gate of a SiLU is no activation of its own.
-    gates = {_gate(node) for node in graph.nodes}
+    alone = set(graph.find(*_ACTIVATIONS)).difference(gates.values())
     for node in graph.nodes:
-        if is_silu(node):
-            name = "SiLU"
-        elif node.op in _ACTIVATIONS and node not in gates:
-            name = _NAMES.get(node.op, node.op)
-        else:
-            continue
-        counts[name] += 1
-        elements[name] += math.prod(node.outputs[0].static_shape or (0,))
+        if node in gates or node in alone:
+            name = "SiLU" if node in gates else _NAMES.get(node.op, node.op)
+            counts[name] += 1
+            elements[name] += math.prod(node.outputs[0].static_shape or (0,))
     return dict(counts.most_common()), {k: v for k, v in elements.most_common() if v > 0}
 
 
@@ -365,26 +327,23 @@ def _layer_parts(layer: str) -> list[str]:
     return [p for p in re.split(r"[\s,+()\[\]{}|]+", layer) if p and p != "PWN"]
 
 
-def _assign(profile: Mapping[str, float], names: list[str]) -> dict[str, float]:
+def _assign(profile: Mapping[str, float], names: Collection[str]) -> dict[str, float]:
     """Return node -> ms; a layer of several nodes is booked on the first one it names."""
-    known = set(names)
     result: dict[str, float] = {}
     for layer, time in profile.items():
-        found = [p for p in _layer_parts(layer) if p in known]
+        found = [p for p in _layer_parts(layer) if p in names]
         if found:
             result[found[0]] = result.get(found[0], 0.0) + time
     return result
 
 
-def _silu_time(graph: Graph, profile: Mapping[str, float]) -> float:
+def _silu_time(
+    gates: Mapping[Node, Node], names: Collection[str], profile: Mapping[str, float]
+) -> float:
     """Return the share of time in layers that hold nothing but nodes of SiLU."""
-    gates = {node: _gate(node) for node in graph.nodes}
-    silu = {n.name for pair in gates.items() for n in pair if n is not None and pair[1] is not None}
-    names = {node.name for node in graph.nodes}
-    total = sum(profile.values())
+    silu = {node.name for pair in gates.items() for node in pair}
     own = 0.0
     for layer, time in profile.items():
-        parts = [p for p in _layer_parts(layer) if p in names]
-        if parts and all(p in silu for p in parts):
-            own += time
-    return own / total if total else 0.0
+        parts = {p for p in _layer_parts(layer) if p in names}
+        own += time if parts and parts <= silu else 0.0
+    return own / (sum(profile.values()) or 1.0)

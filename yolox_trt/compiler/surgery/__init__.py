@@ -11,7 +11,7 @@ from yolox_trt.compiler.surgery.pipeline import (
     build_passes,
     optimize,
 )
-from yolox_trt.compiler.surgery.report import GraphFigures, PassRecord, SurgeryReport
+from yolox_trt.compiler.surgery.report import GraphFigures, SurgeryReport
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "GraphFigures",
     "OptimizeResult",
     "PassLog",
-    "PassRecord",
     "SurgeryOptions",
     "SurgeryPass",
     "SurgeryReport",

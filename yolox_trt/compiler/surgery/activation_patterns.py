@@ -43,7 +43,7 @@ class ActivationPatterns(SurgeryPass):
         for kind, count in counts.items():
             if count:
                 log.change(f"{count} {kind} rewritten")
-        plain = sum(is_silu(n) for n in graph.nodes)
+        plain = sum(silu_gate(n) is not None for n in graph.nodes)
         if plain:
             log.note(
                 f"{plain} SiLU as Sigmoid + Mul: the DLA computes their sigmoids in FP16; a ReLU6 "
@@ -71,15 +71,14 @@ class ActivationPatterns(SurgeryPass):
         graph.replace(node.outputs[0], graph.add_node("Clip", f"{name}_clip", [x, 0.0, 1.0]))
 
 
-def is_silu(node: Node) -> bool:
-    """Whether a node is the Mul of x * Sigmoid(x)."""
-    if node.op != "Mul" or len(node.inputs) != 2:
-        return False
-    for gate, source in (node.inputs, reversed(node.inputs)):
-        producer = gate.producer
-        if producer is not None and producer.op == "Sigmoid" and producer.inputs[0] is source:
-            return True
-    return False
+def silu_gate(node: Node) -> Node | None:
+    """Return the Sigmoid of x * Sigmoid(x), given its Mul; None for other nodes."""
+    if node.op == "Mul" and len(node.inputs) == 2:
+        for gate, source in (node.inputs, reversed(node.inputs)):
+            producer = gate.producer
+            if producer is not None and producer.op == "Sigmoid" and producer.inputs[0] is source:
+                return producer
+    return None
 
 
 def activation_behind(conv: Node) -> str:
@@ -88,7 +87,7 @@ def activation_behind(conv: Node) -> str:
     The words are those of the metadata `yolox_trt.activation`.
     """
     readers = conv.outputs[0].readers
-    if any(is_silu(n) for n in readers):
+    if any(silu_gate(n) is not None for n in readers):
         return "silu"
     if len(readers) != 1:
         return ""

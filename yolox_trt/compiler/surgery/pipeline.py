@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -28,8 +27,8 @@ from yolox_trt.compiler.surgery.no_op_removal import NoOpRemoval
 from yolox_trt.compiler.surgery.open_batch import OpenBatch
 from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.pool_to_chain import PoolToChain
-from yolox_trt.compiler.surgery.report import GraphFigures, PassRecord, SurgeryReport
-from yolox_trt.compiler.surgery.surgery_pass import SurgeryPass
+from yolox_trt.compiler.surgery.report import GraphFigures, SurgeryReport
+from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.compiler.surgery.uint8_input import Uint8Input
 from yolox_trt.compiler.surgery.upsample_to_scales import UpsampleToScales
 from yolox_trt.core import model_spec
@@ -105,45 +104,39 @@ def build_passes(options: SurgeryOptions, *, open_batch: bool = False) -> list[S
             fix=("correct ", options_of(SurgeryOptions)["skip"]),
         )
     dla = options.target == "dla"
-    limits = limits_for(options.tensorrt)
     batch = 1 if dla and open_batch and options.batch is None else options.batch
-    height, width = options.input_size or (None, None)
     fold_metadata = options.fold_preprocessing or options.uint8_input
-    passes: list[SurgeryPass] = [FixedShape(batch, height, width)]
-    if options.open_batch:
-        passes.append(OpenBatch())
-    passes += [
+    passes: list[SurgeryPass | None] = [
+        FixedShape(batch, *(options.input_size or (None, None))),
+        OpenBatch() if options.open_batch else None,
         ConstantFolding(),
         NoOpRemoval(),
         BatchNormFusion(),
         ActivationPatterns(),
         UpsampleToScales(),
-    ]
-    if options.head == "raw":
-        passes.append(HeadCut(options.sigmoid))
-    passes += [
+        HeadCut(options.sigmoid) if options.head == "raw" else None,
         FocusToConv(),
         InputFolding(metadata=fold_metadata, allow_pad=not dla),
         PoolToChain(),
+        ConvSplitting(
+            limits_for(options.tensorrt),
+            max_groups=options.max_groups,
+            precision=options.precision,
+        )
+        if dla or options.max_groups is not None
+        else None,
+        DuplicateMerging(),
+        EfficientNmsAttachment(
+            options.score_threshold,
+            options.iou_threshold,
+            options.max_output_boxes,
+            class_agnostic=options.class_agnostic,
+        )
+        if options.head == "efficient-nms"
+        else None,
+        Uint8Input() if options.uint8_input else None,
     ]
-    if dla or options.max_groups is not None:
-        splitting = ConvSplitting(
-            limits, max_groups=options.max_groups, precision=options.precision
-        )
-        passes.append(splitting)
-    passes.append(DuplicateMerging())
-    if options.head == "efficient-nms":
-        passes.append(
-            EfficientNmsAttachment(
-                options.score_threshold,
-                options.iou_threshold,
-                options.max_output_boxes,
-                class_agnostic=options.class_agnostic,
-            )
-        )
-    if options.uint8_input:
-        passes.append(Uint8Input())
-    return [p for p in passes if p.name not in options.skip]
+    return [p for p in passes if p is not None and p.name not in options.skip]
 
 
 def optimize(
@@ -151,7 +144,7 @@ def optimize(
     options: SurgeryOptions | None = None,
     *,
     verify: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = lambda name, step, steps: None,
 ) -> OptimizeResult:
     """Rewrite a model for a target, checking every change against the original.
 
@@ -183,51 +176,20 @@ def optimize(
         original = graph.copy()  # whose shapes are known
     batch = (original.image.shape or [None])[0]
     passes = build_passes(options, open_batch=not isinstance(batch, int))
-    comparison = _Comparison(original, options) if verify else None
-    tolerance = TOLERANCE_FP16 if computes_in_float16(original) else TOLERANCE
-    steps = len(passes) + 1
-    records: list[PassRecord] = []
-    difference: float | None = None  # of the model as the last change left it
-    failure = ""  # why that could not be compared
-    measured = False
-    lost = ""  # the first of the passes since which it cannot be measured
+    comparison = _Comparison(original, options, verify=verify)
+    logs: list[PassLog] = []
     for step, rewrite in enumerate(passes):
-        if progress is not None:
-            progress(rewrite.name, step, steps)
+        progress(rewrite.name, step, len(passes) + 1)
         log = rewrite.run(graph)
-        own: float | None = None
-        if log.changes and comparison is not None:
-            (difference, failure), measured = comparison.measure(graph), True
-            own = difference
-            if own is not None and own > tolerance:
-                raise ModelError(
-                    f"pass {rewrite.name} changed the predictions by {own:.2g} (relative)",
-                    expected=f"at most {tolerance:g}",
-                    fix=f"leave it out (`--skip {rewrite.name}`) and report it with the model",
-                )
-            # A later pass may mend it: a constant of the old size goes with the head.
-            lost = (lost or rewrite.name) if failure else ""
+        if log.changes:
+            log.difference = comparison.measure(graph, rewrite.name)
         if log.changes or log.notes:
-            record = PassRecord(rewrite.name, tuple(log.changes), tuple(log.notes), own)
-            records.append(record)
-    if any(record.changes for record in records):
+            logs.append(log)
+    if any(log.changes for log in logs):
         _note_activation(graph)
-    if progress is not None:
-        progress("report", steps - 1, steps)
-    if comparison is not None and not measured:
-        difference, failure = comparison.measure(graph)
-    if failure:
-        blamed = f" since pass {lost}" if lost else ""
-        way_out = f"leave that pass out (`--skip {lost}`)" if lost else "export the model again"
-        raise ModelError(
-            f"the rewritten model does not run{blamed} ({failure})",
-            expected="the predictions of the original, which runs",
-            fix=f"{way_out} and report it with the model; `--no-verify` writes the file unchecked",
-        )
+    progress("report", len(passes), len(passes) + 1)
+    comparison.finish(graph)
     graph.check()
-    figures = functools.partial(
-        GraphFigures.of, tensorrt=options.tensorrt, precision=options.precision, soc=options.soc
-    )
     # The original is counted at the size of the result, or the figures could not be compared; an
     # opened batch counts as the one that it was, likewise.
     operators = dict(Counter(node.op for node in original.nodes).most_common())
@@ -238,13 +200,12 @@ def optimize(
     if options.open_batch and isinstance(batch, int):
         FixedShape(batch).run(counted)
         ConstantFolding().run(counted)
-    reason = "switched off" if comparison is None else comparison.reason
     report = SurgeryReport(
-        before=dataclasses.replace(figures(original), operators=operators),
-        after=figures(counted),
-        passes=tuple(records),
-        difference=difference,
-        not_measured=reason,
+        before=dataclasses.replace(GraphFigures.of(original, options), operators=operators),
+        after=GraphFigures.of(counted, options),
+        passes=tuple(logs),
+        difference=comparison.difference,
+        not_measured=comparison.reason,
     )
     return OptimizeResult(graph.to_model(), report)
 
@@ -271,9 +232,18 @@ class _Comparison:
     constants that fix the old one: cut at its last convolutions, a YOLOX is fully convolutional.
     """
 
-    def __init__(self, original: Graph, options: SurgeryOptions) -> None:
-        self.reason = ""
+    def __init__(self, original: Graph, options: SurgeryOptions, *, verify: bool) -> None:
+        #: Why nothing is compared, "" where it is.
+        self.reason = "" if verify else "switched off"
+        #: Of the graph as the last change left it.
+        self.difference: float | None = None
         self._reference: Predictions | None = None
+        self._measured = False
+        self._failure = ""  # why the rewritten graph cannot be compared
+        self._lost = ""  # the first of the passes since which that is so
+        if not verify:
+            return
+        self._tolerance = TOLERANCE_FP16 if computes_in_float16(original) else TOLERANCE
         try:
             fixed = all(isinstance(d, int) for d in (original.image.shape or ())[2:])
             spec = read_spec(original, input_size=None if fixed else options.input_size)
@@ -281,31 +251,61 @@ class _Comparison:
             batch = options.batch or spec.batch or 1
             if options.open_batch:
                 batch += 1  # images in a batch beside the same images in the old one
-            self.images = sample_images(batch, height, width)
+            self._images = sample_images(batch, height, width)
             reference = original
             if (height, width) != (spec.input_height, spec.input_width):
                 reference = _without_size(original)
                 spec = read_spec(reference, input_size=(height, width))
-            self._reference = predict(reference, self.images, spec=spec)
+            self._reference = predict(reference, self._images, spec=spec)
         except ModelError as error:
             self.reason = str(error)
 
-    def measure(self, graph: Graph) -> tuple[float | None, str]:
-        """Compare a rewritten model with the original.
+    def measure(self, graph: Graph, rewrite: str = "") -> float | None:
+        """Compare a graph with the original after a pass.
 
         Returns:
-            The relative difference, None where it cannot be measured; why the rewritten model
-            cannot be compared, "" where it can or where the original itself does not run.
+            The relative difference; None where it cannot be measured, which a later pass may mend:
+            a constant of the old size goes with the head.
+
+        Raises:
+            ModelError: it is over the tolerance.
         """
         if self._reference is None:
-            return None, ""
-        size = (self.images.shape[2], self.images.shape[3])
+            return None
+        self._measured, self._failure, self.difference = True, "", None
         try:
-            spec = read_spec(graph, input_size=size)
-            found = predict(graph, self.images, spec=spec)
-            return relative_difference(self._reference, found), ""
+            spec = read_spec(graph, input_size=(self._images.shape[2], self._images.shape[3]))
+            found = predict(graph, self._images, spec=spec)
+            self.difference = relative_difference(self._reference, found)
         except ModelError as error:
-            return None, str(error)
+            self._failure = str(error)
+        self._lost = (self._lost or rewrite) if self._failure else ""
+        if self.difference is not None and rewrite and self.difference > self._tolerance:
+            raise ModelError(
+                f"pass {rewrite} changed the predictions by {self.difference:.2g} (relative)",
+                expected=f"at most {self._tolerance:g}",
+                fix=f"leave it out (`--skip {rewrite}`) and report it with the model",
+            )
+        return self.difference
+
+    def finish(self, graph: Graph) -> None:
+        """Compare the result if that was not done.
+
+        Raises:
+            ModelError: it does not run although the original does.
+        """
+        if not self._measured:
+            self.measure(graph)
+        if self._failure:
+            lost = self._lost
+            blamed = f" since pass {lost}" if lost else ""
+            way_out = f"leave that pass out (`--skip {lost}`)" if lost else "export the model again"
+            raise ModelError(
+                f"the rewritten model does not run{blamed} ({self._failure})",
+                expected="the predictions of the original, which runs",
+                fix=f"{way_out} and report it with the model; `--no-verify` writes the file "
+                "unchecked",
+            )
 
 
 def _without_size(graph: Graph) -> Graph:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from yolox_trt.compiler.dla.linter import check
+from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.compiler.inspect.cost import count_parameters, node_costs
+from yolox_trt.compiler.surgery.surgery_pass import PassLog
 from yolox_trt.core.errors import ModelError
 from yolox_trt.graph.graph import Graph
 
@@ -44,13 +46,13 @@ class GraphFigures:
         return sum(self.operators.values())
 
     @classmethod
-    def of(cls, graph: Graph, *, tensorrt: str, precision: str, soc: str) -> GraphFigures:
+    def of(cls, graph: Graph, target: DlaTarget) -> GraphFigures:
         """Measure a graph."""
         try:
             gflops: float | None = sum(c.flops for c in node_costs(graph)) / 1e9
         except ModelError:
             gflops = None
-        dla = check(graph, tensorrt=tensorrt, precision=precision, soc=soc)
+        dla = check(graph, tensorrt=target.tensorrt, precision=target.precision, soc=target.soc)
         return cls(
             dict(Counter(n.op for n in graph.nodes).most_common()),
             count_parameters(graph),
@@ -60,24 +62,6 @@ class GraphFigures:
             len(dla.subgraphs),
             sum(not t.boundary for t in dla.transfers),
         )
-
-
-@dataclass(frozen=True)
-class PassRecord:
-    """What one pass did.
-
-    Attributes:
-        name: of the pass.
-        changes: one line for each change.
-        notes: what it left alone, and why.
-        difference: relative difference of the predictions to the original model's after it; None
-            where nothing changed or it was not measured.
-    """
-
-    name: str
-    changes: tuple[str, ...]
-    notes: tuple[str, ...]
-    difference: float | None
 
 
 @dataclass(frozen=True)
@@ -95,7 +79,7 @@ class SurgeryReport:
 
     before: GraphFigures
     after: GraphFigures
-    passes: tuple[PassRecord, ...]
+    passes: tuple[PassLog, ...]
     difference: float | None
     not_measured: str = ""
 

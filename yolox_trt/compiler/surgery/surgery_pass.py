@@ -17,12 +17,17 @@ class PassLog:
     """What a pass did.
 
     Attributes:
-        changes: one line for each change.
+        name: of the pass.
+        changes: one line for each change of the graph.
         notes: what the pass saw and left alone, with the reason.
+        difference: relative difference of the predictions to the original model's after it; None
+            where nothing changed or it was not measured.
     """
 
+    name: str
     changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    difference: float | None = None
 
     def change(self, text: str) -> None:
         """Note a change of the graph."""
@@ -49,7 +54,7 @@ class SurgeryPass(ABC):
             ModelError: the graph cannot take the pass; it may be changed half way.
         """
         graph.infer_shapes()
-        log = PassLog()
+        log = PassLog(self.name)
         self.rewrite(graph, log)
         graph.sort()
         return log
