@@ -8,7 +8,7 @@ import contextlib
 import copy
 import io
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,8 @@ class CocoMetrics:
     map_medium: float
     map_large: float
     recall: float
-    per_class: dict[str, float] = field(default_factory=dict)
-    per_class50: dict[str, float] = field(default_factory=dict)
+    per_class: dict[str, float]
+    per_class50: dict[str, float]
 
 
 def coco_metrics(
@@ -91,18 +91,8 @@ def coco_metrics(
         if (precision[:, :, k] > -1).any():
             per_class[names[category]] = _mean(precision[:, :, k])
             per_class50[names[category]] = _mean(precision[0, :, k])
-    stats = [float(v) for v in evaluation.stats]
-    return CocoMetrics(
-        mean_ap=stats[0],
-        map50=stats[1],
-        map75=stats[2],
-        map_small=stats[3],
-        map_medium=stats[4],
-        map_large=stats[5],
-        recall=stats[8],
-        per_class=per_class,
-        per_class50=per_class50,
-    )
+    ap, ap50, ap75, small, medium, large, _, _, recall, *_ = map(float, evaluation.stats)
+    return CocoMetrics(ap, ap50, ap75, small, medium, large, recall, per_class, per_class50)
 
 
 def _mean(values: Any) -> float:

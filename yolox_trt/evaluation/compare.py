@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
@@ -39,8 +40,7 @@ class Variant:
     """One form of the model and what was measured of it.
 
     Attributes:
-        name: what was done, as a row's title.
-        precision: "fp32", "fp16" or "int8".
+        form: what was done, as a row's title.
         metrics: COCO's metrics.
         size: bytes of the ONNX file.
         inference: median seconds for one image, ONNX Runtime on this CPU (Q/DQ simulates INT8
@@ -50,8 +50,7 @@ class Variant:
         ranges: activation ranges used.
     """
 
-    name: str
-    precision: str
+    form: str
     metrics: CocoMetrics
     size: int
     inference: float
@@ -92,16 +91,15 @@ def compare(
     equalized_model, records = equalize(model, plain.channel_amax, alpha=options.alpha)
     if records:
         images = track("calibrate, equalised", inputs, on_progress)
-        equalized = collect_statistics(equalized_model, images, threads=threads)
-        bases.append(("equalised", equalized_model, equalized))
+        statistics = collect_statistics(equalized_model, images, threads=threads)
+        bases.append(("equalised", equalized_model, statistics))
     probes = list(itertools.islice(inputs, SENSITIVITY_IMAGES))
     macs = layer_macs(model)
     total_macs = max(sum(macs.values()), 1)
     done = itertools.count(1)
 
     def measure(
-        name: str,
-        precision: str,
+        form: str,
         candidate: Graph,
         ranges: DynamicRanges | None = None,
         kept: Sequence[str] = (),
@@ -112,15 +110,12 @@ def compare(
                 model=whole, device=Device("cpu"), engine="onnxruntime", threads=options.threads
             )
         )
-        try:
+        with closing(detector):
             result = evaluate(detector, dataset)
-        finally:
-            detector.close()
         errors = layer_errors(model, candidate, probes, threads=threads) if ranges else {}
         on_progress("evaluate", next(done))
         return Variant(
-            name=name,
-            precision=precision,
+            form=form,
             metrics=result.metrics,
             size=whole.ByteSize(),
             inference=result.stage_times.inference,
@@ -130,7 +125,7 @@ def compare(
         )
 
     def int8_forms() -> Iterator[tuple[str, Graph, DynamicRanges, Sequence[str]]]:
-        """Yield (name, Q/DQ model, ranges, layers in floating point)."""
+        """Yield (form, Q/DQ model, ranges, layers in floating point)."""
         last = options.algorithms[-1]
         for algorithm in dict.fromkeys(("max", last)):
             ranges = plain.ranges(algorithm)
@@ -156,19 +151,15 @@ def compare(
                 quantized = insert_qdq(base, ranges, keep_float=kept)
                 yield f"{title}, {last}, FP16 auto:{request}", quantized, ranges, kept
 
-    variants = [measure("FP32", "fp32", model)]
+    variants = [measure("FP32", model)]
     try:
         float16 = model.copy()
         to_float16(float16)
-        variants.append(measure("FP16", "fp16", float16))
+        variants.append(measure("FP16", float16))
     except ModelError as error:
         raise ModelError(
             f"a model that has no FP16 form ({error})",
             expected="a float model without Q/DQ",
             fix="give the ONNX file that was quantised",
         ) from error
-    variants += [
-        measure(name, "int8", quantized, ranges, kept)
-        for name, quantized, ranges, kept in int8_forms()
-    ]
-    return variants
+    return variants + list(itertools.starmap(measure, int8_forms()))

@@ -23,20 +23,15 @@ from yolox_trt.kernels.draw import draw_detections
 
 
 class ResultWriter(Protocol):
-    """Takes the detections of one image after the other."""
+    """Takes the detections of one image after the other, and writes them to `path`."""
 
-    @property
-    def path(self) -> Path:
-        """Where they are written."""
-        ...
+    path: Path
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Write the detections of an image."""
-        ...
 
     def close(self) -> None:
         """Finish what is written."""
-        ...
 
 
 def detect_all(
@@ -102,75 +97,64 @@ def coco_results(
     ]
 
 
-def annotation_writer(
-    source: ImageFiles | Video, folder: Path, class_names: Sequence[str]
-) -> ResultWriter:
-    """Return what writes a source's images with boxes drawn in.
+class AnnotationWriter:
+    """Writes a source's images with boxes drawn in: a video as MP4, files under their names.
 
     Args:
         source: the images.
         folder: folder of the results, made if need be.
         class_names: names of the classes.
 
+    Attributes:
+        path: the folder, or the video in it.
+
     Raises:
         ConfigurationError: the results would overwrite the source.
     """
-    file = Path(source.path) if isinstance(source, Video) else source.paths[0]
-    target = folder / (f"{file.stem}.mp4" if isinstance(source, Video) else file.name)
-    if target.resolve() == file.resolve():
-        raise ConfigurationError(
-            f"results in '{folder}', the folder of the source",
-            expected="another folder: the results would overwrite the originals",
-            fix="name another folder for the results",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(source, Video):
-        return _VideoWriter(target, source.rate, class_names)
-    return _ImageWriter(folder, class_names)
 
-
-class _ImageWriter:
-    """Writes annotated images under the names of their files."""
-
-    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
-        self.path = folder
-        self._class_names = class_names
-
-    def write(self, frame: Frame, detections: Detections) -> None:
-        picture = draw_detections(np.array(frame.rows), detections, self._class_names)
-        target = self.path / Path(frame.stream_id).name
-        if not cv2.imwrite(str(target), picture):
-            raise _cannot_write("image", target)
-
-    def close(self) -> None:
-        pass
-
-
-class _VideoWriter:
-    """Writes an annotated MP4."""
-
-    def __init__(self, path: Path, rate: float, class_names: Sequence[str]) -> None:
-        self.path = path
-        self._rate = rate
+    def __init__(
+        self, source: ImageFiles | Video, folder: Path, class_names: Sequence[str]
+    ) -> None:
+        video = isinstance(source, Video)
+        file = Path(source.path) if isinstance(source, Video) else source.paths[0]
+        target = folder / (f"{file.stem}.mp4" if video else file.name)
+        if target.resolve() == file.resolve():
+            raise ConfigurationError(
+                f"results in '{folder}', the folder of the source",
+                expected="another folder: the results would overwrite the originals",
+                fix="name another folder for the results",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = target if video else folder
+        self._rate = source.rate if video else None
         self._class_names = class_names
         self._video: Any = None
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        if self._video is None:
-            code, size = cv2.VideoWriter.fourcc(*"mp4v"), (frame.width, frame.height)
-            self._video = cv2.VideoWriter(str(self.path), code, self._rate, size)
-            if not self._video.isOpened():
-                raise _cannot_write("video", self.path)
-        self._video.write(draw_detections(np.array(frame.rows), detections, self._class_names))
+        """Draw the detections of an image, and write it.
+
+        Raises:
+            ConfigurationError: the folder or the format cannot be written.
+        """
+        picture = draw_detections(np.array(frame.rows), detections, self._class_names)
+        target = self.path
+        if self._rate is None:
+            target /= Path(frame.stream_id).name
+            written = cv2.imwrite(str(target), picture)
+        else:
+            if self._video is None:
+                code, size = cv2.VideoWriter.fourcc(*"mp4v"), (frame.width, frame.height)
+                self._video = cv2.VideoWriter(str(target), code, self._rate, size)
+            self._video.write(picture)
+            written = self._video.isOpened()
+        if not written:
+            raise ConfigurationError(
+                f"'{target}' that cannot be written",
+                expected="a folder with write permission, and an OpenCV that writes this format",
+                fix="name another folder for the results, or write none",
+            )
 
     def close(self) -> None:
+        """Finish the video."""
         if self._video is not None:
             self._video.release()
-
-
-def _cannot_write(what: str, path: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"{what} '{path}' that cannot be written",
-        expected="a folder with write permission, and an OpenCV that writes this format",
-        fix="name another folder for the results, or write none",
-    )

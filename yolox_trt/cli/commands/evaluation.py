@@ -94,9 +94,8 @@ class Detect(Command):
             thresholds = self.thresholds.of(detector.spec)
             writer: ResultWriter | None = None
             if not self.no_images:
-                writer = stack.enter_context(
-                    closing(self._make_writer(source, detector.spec.class_names))
-                )
+                writer = self._make_writer(source, detector.spec.class_names)
+                stack.callback(writer.close)
             with output.progress() as progress:
                 images, results = detect_all(
                     detector, source, thresholds, writer=writer, on_progress=progress
@@ -119,10 +118,10 @@ class Detect(Command):
     def _make_writer(
         self, source: ImageFiles | Video | ImageBag, class_names: Sequence[str]
     ) -> ResultWriter:
-        from yolox_trt.evaluation.detect import annotation_writer
+        from yolox_trt.evaluation.detect import AnnotationWriter
 
         if isinstance(source, ImageFiles | Video):
-            return annotation_writer(source, self.output or Path("detections"), class_names)
+            return AnnotationWriter(source, self.output or Path("detections"), class_names)
         beside = self.source.with_name(f"{self.source.stem}_detections")
         return source.detection_writer(self.output or beside, class_names)
 
@@ -237,7 +236,7 @@ class Compare(Command):
         write_report(self.output, variants, title=f"INT8 of {path.stem}", notes=notes)
         rows = [
             (
-                v.name,
+                v.form,
                 f"{v.metrics.mean_ap:.4f}",
                 f"{v.metrics.map50:.4f}",
                 f"{100 * v.float_macs:.1f} %",
@@ -246,41 +245,19 @@ class Compare(Command):
             for v in variants
         ]
         output.table(notes[0], ("form", "mAP", "mAP50", "outside INT8", "MB"), rows)
-        documents = [
-            {
-                "form": v.name,
-                "metrics": v.metrics,
-                "size": v.size,
-                "inference": v.inference,
-                "float_macs": v.float_macs,
-                "layer_errors": v.layer_errors,
-            }
-            for v in variants
-        ]
-        output.json({"notes": notes, "variants": documents})
+        shown = [{k: v for k, v in vars(each).items() if k != "ranges"} for each in variants]
+        output.json({"notes": notes, "variants": shown})
         output.print(f"Wrote {self.output}")
         return 0
 
 
 def _show(output: Output, result: Evaluation) -> None:
     """Print an evaluation's tables."""
-    metrics = result.metrics
+    *values, per_class, per_class50 = vars(result.metrics).values()
     names = ("mAP", "mAP50", "mAP75", "small", "medium", "large", "recall")
-    values = (
-        metrics.mean_ap,
-        metrics.map50,
-        metrics.map75,
-        metrics.map_small,
-        metrics.map_medium,
-        metrics.map_large,
-        metrics.recall,
-    )
     output.table(f"{result.images} images", names, [[_average(v) for v in values]])
-    classes = sorted(metrics.per_class, key=metrics.per_class.__getitem__, reverse=True)
-    rows = [
-        (name, _average(metrics.per_class[name]), _average(metrics.per_class50[name]))
-        for name in classes
-    ]
+    classes = sorted(per_class, key=per_class.__getitem__, reverse=True)
+    rows = [(name, _average(per_class[name]), _average(per_class50[name])) for name in classes]
     # Two classes a line: there are 80 of them.
     half = -(-len(rows) // 2)
     pairs = [sum(rows[i::half], ()) for i in range(half)]
