@@ -397,7 +397,7 @@ def test_host_a_chroma_plane_whose_row_0_would_lie_at_the_buffers_start(
     assert (address.chroma == slot.address) == (top == 84)
     detector.detect([frame], OPTIONS[:1])
     expected = preprocess(frame, Letterbox.of_frame(frame, H, W))
-    assert np.abs(np.asarray(detector._engine.input[0]) - expected).max() <= 1.01
+    assert np.abs(np.asarray(detector.engine.input[0]) - expected).max() <= 1.01
 
 
 def test_host_a_copy_that_fails_is_waited_for(

@@ -58,6 +58,10 @@ class CudaDetector(Detector):
         mapped: whether kernels read the pinned buffers in place; None: on integrated GPUs.
         copy_threads: threads that copy a batch of frames; None for up to 4, by the cores.
 
+    Attributes:
+        engine: the engine.
+        stream: the CUDA stream of its calls.
+
     Raises:
         EngineError: the engine's buffers are not on a CUDA device.
         OutOfMemoryError, DeviceBrokenError: see core.faults.
@@ -84,7 +88,7 @@ class CudaDetector(Detector):
         # The events that measure the stages serve one call.
         super().__init__(engine.device, engine.spec, engine.max_batch, 1 if profile else SLOTS)
         self._cupy: Any = require("cupy", purpose="the CUDA detector")
-        self._engine = engine
+        self.engine = engine
         self._cuda_device = self._cupy.cuda.Device(engine.device.cuda_index)
         self._profile = profile
         self.graph_refusal = self._why_no_graph(cuda_graph)
@@ -99,7 +103,7 @@ class CudaDetector(Detector):
         stager: Stager | None = None
         with self._cuda_device:
             try:
-                self._stream = engine.stream or self._cupy.cuda.Stream(non_blocking=True)
+                self.stream = engine.stream or self._cupy.cuda.Stream(non_blocking=True)
                 self._preprocess = self._make_preprocess()
                 self._postprocess = CudaPostprocess(
                     self.spec,
@@ -128,7 +132,7 @@ class CudaDetector(Detector):
         for batch in range(1, self.max_batch + 1):
             for _ in range(SLOTS):  # each slot has graphs of its own
                 self._detect_grey(batch)
-        self._engine.keep_compiled()
+        self.engine.keep_compiled()
 
     def close(self) -> None:
         """Release engine, buffers and stream; the detector cannot be used afterwards."""
@@ -138,13 +142,13 @@ class CudaDetector(Detector):
         with self._cuda_device:
             try:
                 self._stager.synchronize()
-                self._stream.synchronize()
+                self.stream.synchronize()
             except self._cupy.cuda.runtime.CUDARuntimeError as error:
                 _LOGGER.warning("%s: %s while closing", self.device, error)
             self._under_way.clear()
             self._slots.clear()
             self._stager.close()
-            self._engine.close()
+            self.engine.close()
 
     # ---- one call
 
@@ -188,10 +192,10 @@ class CudaDetector(Detector):
             return "the stages are being profiled"
         if not wanted:
             return "switched off (`cuda_graph`)"
-        return self._engine.capture_refusal
+        return self.engine.capture_refusal
 
     def _make_preprocess(self) -> CudaPreprocess:
-        engine, spec = self._engine, self.spec
+        engine, spec = self.engine, self.spec
         form, dtype = engine.input_format, str(engine.input.dtype)
         pitch = None
         if form in ("linear", "dla_linear"):
@@ -312,34 +316,34 @@ class CudaDetector(Detector):
                 nms_in_network=in_network,
             )
             slot.thresholds[index] = self._thresholds(option)
-        self._stager.upload(slot, parts, self._stream)
+        self._stager.upload(slot, parts, self.stream)
 
     def _run(self, slot: Slot, batch: int) -> None:
         graph = None if self.graph_refusal else slot.graphs.get(batch)
         if graph is None and not self.graph_refusal:
             graph = self._capture(slot, batch)
         if graph is not None:
-            graph.launch(self._stream)
+            graph.launch(self.stream)
         else:
             self._enqueue_stages(slot, batch)
-        slot.done.record(self._stream)
+        slot.done.record(self.stream)
 
     def _enqueue_stages(self, slot: Slot, batch: int) -> None:
         """Enqueue all the device's work on the stream."""
         events = self._events
-        with self._stream:
+        with self.stream:
             if events:
-                events[0].record(self._stream)
-            self._preprocess(slot.images, self._engine.input.data.ptr, batch)
+                events[0].record(self.stream)
+            self._preprocess(slot.images, self.engine.input.data.ptr, batch)
             if events:
-                events[1].record(self._stream)
-            self._engine.run(batch, self._stream)
+                events[1].record(self.stream)
+            self.engine.run(batch, self.stream)
             if events:
-                events[2].record(self._stream)
+                events[2].record(self.stream)
             self._postprocess(slot.posts, slot.thresholds_address, batch)
-            slot.fetch(self._postprocess.results, batch, self._stream)
+            slot.fetch(self._postprocess.results, batch, self.stream)
             if events:
-                events[3].record(self._stream)
+                events[3].record(self.stream)
 
     def _capture(self, slot: Slot, batch: int) -> Any:
         """Capture a graph of one slot and batch; fall back to plain launches, once and for all."""
@@ -347,25 +351,25 @@ class CudaDetector(Detector):
         # What is done only once (allocation, choice of algorithms) must not be captured.
         for _ in range(2):
             self._enqueue_stages(slot, batch)
-        self._stream.synchronize()
+        self.stream.synchronize()
         graph = None
         reason = ""
-        self._stream.begin_capture()
+        self.stream.begin_capture()
         try:
             self._enqueue_stages(slot, batch)
         except Exception as error:
             reason = str(error)
         try:
-            graph = self._stream.end_capture()
+            graph = self.stream.end_capture()
         except Exception as error:
             reason = reason or str(error)
         if reason or graph is None:
             self.graph_refusal = f"capture failed ({reason})"
             _LOGGER.warning("%s: no CUDA graph: %s", self.device, self.graph_refusal)
-            with self._stream:
+            with self.stream:
                 self._postprocess.reset()
             return None
-        graph.upload(self._stream)
+        graph.upload(self.stream)
         slot.graphs[batch] = graph
         _LOGGER.info(
             "%s: CUDA graph for batch %d captured in %.0f ms",
@@ -402,12 +406,12 @@ class CudaDetector(Detector):
     def _recover(self) -> None:
         """Bring the buffers into a state from which the next call can start, if possible."""
         try:
-            if self._stream.is_capturing():
-                self._stream.end_capture()
+            if self.stream.is_capturing():
+                self.stream.end_capture()
             # Copies may be under way that nothing on the compute stream waits for.
             self._stager.synchronize()
-            with self._stream:
+            with self.stream:
                 self._postprocess.reset()
-            self._stream.synchronize()
+            self.stream.synchronize()
         except Exception as error:
             _LOGGER.warning("%s: %s while recovering", self.device, error)

@@ -15,8 +15,8 @@ def test_to_join_raw_levels_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> Non
     pytest.importorskip("skimage")
     pytest.importorskip("onnxruntime")
     joined = []
-    single = cpu._single_tensor
-    monkeypatch.setattr(cpu, "_single_tensor", lambda *a: joined.append(1) or single(*a))
+    predict = cpu.predict
+    monkeypatch.setattr(cpu, "predict", lambda *a, **k: joined.append(1) or predict(*a, **k))
 
     def once(calls: list, seconds: float, *, before: object) -> list[float]:
         for call in calls:

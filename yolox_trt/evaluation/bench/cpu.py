@@ -32,6 +32,7 @@ from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.bench.timing import alternating_times, describe_machine
 from yolox_trt.evaluation.options import CpuOptions
 from yolox_trt.graph.onnx_session import make_session
+from yolox_trt.graph.predictions import predict
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 from yolox_trt.kernels.reference.postprocess import Postprocessor
@@ -55,19 +56,14 @@ def measure(options: CpuOptions, on_progress: Progress = no_progress) -> Report:
     """
     model = options.model or default_model()
     spec = read_spec(model)
-    if spec.head not in (HeadLayout.UNDECODED, HeadLayout.RAW_LEVELS) or spec.batch not in (
-        1,
-        None,
-    ):
+    heads = (HeadLayout.UNDECODED, HeadLayout.RAW_LEVELS)
+    if spec.head not in heads or spec.batch not in (1, None):
         raise ConfigurationError(
             f"{model} with {spec.head.value} output and batch {spec.batch}",
             expected="a YOLOX with undecoded or raw output and batch 1",
             fix=("give another one with ", options_of(CpuOptions)["model"]),
         )
-    image = _photograph(options)
-    engine = OnnxRuntimeEngine(model, spec=spec, intra_op_num_threads=options.threads)
-    session = make_session(model, ["CPUExecutionProvider"], intra_op_num_threads=options.threads)
-    figures = measure_stages(image, spec, engine, session, options.seconds, on_progress)
+    figures = measure_stages(model, spec, _photograph(options), options, on_progress)
     figures["machine"] = describe_machine("numpy", "cv2", "onnxruntime")
     figures["model"] = f"{Path(model).name} {spec.input_height}x{spec.input_width}"
     stages = [{"stage": k, **value} for k, value in figures.items() if isinstance(value, dict)]
@@ -77,18 +73,15 @@ def measure(options: CpuOptions, on_progress: Progress = no_progress) -> Report:
 
 
 def measure_stages(
-    image: Image,
-    spec: ModelSpec,
-    engine: OnnxRuntimeEngine,
-    session: Any,
-    seconds: float,
-    on_progress: Progress = no_progress,
+    model: Path, spec: ModelSpec, image: Image, settings: CpuOptions, on_progress: Progress
 ) -> dict[str, Any]:
     """Time both ways, taking turns so that a busy moment hits both.
 
     Returns:
-        stage -> {"demo": ms, "ours": ms, "ratio": demo / ours}, medians; also "candidates".
+        stage -> {"demo": ms, "ours": ms, "ratio": demo / ours}, medians; also "detections".
     """
+    engine = OnnxRuntimeEngine(model, spec=spec, intra_op_num_threads=settings.threads)
+    session = make_session(model, ["CPUExecutionProvider"], intra_op_num_threads=settings.threads)
     frame = Frame.from_array(image)
     size = (spec.input_height, spec.input_width)
     preprocessor = CpuPreprocessor(spec.preprocessing)
@@ -97,8 +90,10 @@ def measure_stages(
     detector = CpuDetector(engine)
     demo_input, ratio = demo_preprocess(image, size)
     names = list(spec.output_names)
-    demo_output = _single_tensor(session.run(names, {spec.input_name: demo_input[None]}), spec)
-    outputs = {n: np.array(v) for n, v in engine.outputs.items()}
+    raw = predict(model, demo_input[None], spec=spec)
+    assert raw.objectness is not None
+    joined = (raw.boxes, raw.objectness[..., None], raw.classes)
+    demo_output = np.concatenate(joined, -1, dtype=np.float32)
     letterbox = preprocessor(frame, engine.input[0])
     engine.run(1)
     outputs = {n: np.array(v) for n, v in engine.outputs.items()}
@@ -146,7 +141,7 @@ def measure_stages(
     figures: dict[str, Any] = {}
     for done, (name, calls) in enumerate(stages.items()):
         on_progress("measuring", done, len(stages))
-        demo, own = alternating_times(calls, seconds, before=restore)
+        demo, own = alternating_times(calls, settings.seconds, before=restore)
         figures[name] = {"demo": 1e3 * demo, "ours": 1e3 * own, "ratio": demo / own}
     figures["detections"] = len(ours)
     return figures
@@ -194,12 +189,7 @@ def demo_preprocess(image: Image, size: tuple[int, int]) -> tuple[npt.NDArray[np
 def demo_postprocess(
     output: npt.NDArray[np.float32], size: tuple[int, int], scale: float
 ) -> npt.NDArray[np.float32]:
-    """Decode and suppress as the demo does.
-
-    Args:
-        output: (1, A, 5 + C), undecoded; its boxes are overwritten.
-        size: (height, width) of the input.
-        scale: of the letterbox.
+    """Decode (1, A, 5 + C), in place, and suppress as the demo does.
 
     Returns:
         (N, 6): x1 y1 x2 y2 score class.
@@ -252,29 +242,6 @@ def _demo_nms(boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -
         overlap = inter / (areas[i] + areas[order[1:]] - inter)
         order = order[np.where(overlap <= NMS)[0] + 1]
     return kept
-
-
-def _single_tensor(values: list[Any], spec: ModelSpec) -> npt.NDArray[np.float32]:
-    """Return (1, A, 5 + C) of a model, joined where it has raw levels."""
-    if spec.head is HeadLayout.UNDECODED:
-        return np.asarray(values[0], np.float32)
-    outputs = dict(zip(spec.output_names, values, strict=True))
-    levels = []
-    for level in spec.levels:
-        assert level.box and level.objectness and level.classes
-        parts = [
-            outputs[t.name][:, t.channel : t.channel + n].reshape(1, n, -1)
-            for t, n in (
-                (level.box, 4),
-                (level.objectness, 1),
-                (level.classes, spec.num_classes),
-            )
-        ]
-        levels.append(np.concatenate(parts, 1))
-    joined = np.concatenate(levels, 2).transpose(0, 2, 1).astype(np.float32)
-    if not spec.sigmoid:
-        joined[..., 4:] = 1 / (1 + np.exp(-joined[..., 4:]))
-    return np.ascontiguousarray(joined)
 
 
 def _photograph(options: CpuOptions) -> Image:

@@ -4,34 +4,55 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from yolox_trt.core.optional import require
 
+_LOGGER = logging.getLogger(__name__)
 
-def device_time(enqueue: Callable[[int], None], count: int, *, replays: int = 20) -> float:
+
+def device_time(
+    enqueue: Callable[[int], None], count: int = 1, *, replays: int = 20, stream: Any = None
+) -> float:
     """Return the device time of one enqueue(i), in seconds.
 
     `count` calls, i = 0 to count - 1, are captured into a CUDA graph, so that the host's launch
-    times do not show; the median of `replays` replays is divided by `count`.
+    times do not show; the median of `replays` replays is divided by `count`. Calls that cannot be
+    captured are logged, and timed as they are.
+
+    Args:
+        enqueue: puts work on the current stream.
+        count: calls of one replay.
+        replays: replays of which the median is taken.
+        stream: the stream, which is current meanwhile; None for one of its own.
     """
-    cupy = require("cupy", purpose="timing on the GPU")
-    stream = cupy.cuda.Stream(non_blocking=True)
+    stream = stream or require("cupy", purpose="timing on the GPU").cuda.Stream(non_blocking=True)
+
+    def enqueue_all() -> None:
+        for i in range(count):
+            enqueue(i)
+
+    launch: Callable[[], Any] = enqueue_all
     with stream:
         enqueue(0)
         stream.synchronize()
         stream.begin_capture()
-        for i in range(count):
-            enqueue(i)
-        graph = stream.end_capture()
+        try:
+            enqueue_all()
+        finally:
+            try:
+                launch = partial(stream.end_capture().launch, stream)
+            except Exception as error:
+                _LOGGER.warning("timed without a graph: %s", error)
         for _ in range(3):
-            graph.launch(stream)
-        times = [between_events(lambda: graph.launch(stream), stream) for _ in range(replays)]
-    return statistics.median(times) / count
+            launch()
+        return statistics.median(between_events(launch, stream) for _ in range(replays)) / count
 
 
 def between_events(enqueue: Callable[[], Any], stream: Any) -> float:

@@ -31,6 +31,7 @@ from yolox_trt.evaluation.options import KernelsOptions
 from yolox_trt.kernels.cuda import descriptors
 from yolox_trt.kernels.cuda.postprocess import CudaPostprocess
 from yolox_trt.kernels.cuda.preprocess import CudaPreprocess, Tile
+from yolox_trt.kernels.reference.decode import Decoder
 from yolox_trt.kernels.reference.postprocess import Postprocessor
 
 SOURCE_HEIGHT, SOURCE_WIDTH = 1280, 1920
@@ -38,6 +39,10 @@ SOURCE_HEIGHT, SOURCE_WIDTH = 1280, 1920
 SIZES = ((960, 608), (960, 960), (1280, 960), (416, 416))
 #: Source bytes that are rotated: several times the L2 of any GPU, so that it does not serve them.
 _ROTATED = 400e6
+#: Size, classes, type of the outputs, candidates above the threshold.
+_POSTPROCESS_RUNS = list(
+    product((416, 960), (80, 8), ("float32", "float16"), (10, 100, 1000, 3000))
+)
 _PREPROCESS = {
     "encoding": "{encoding}",
     "input": "{height}x{width}",
@@ -68,14 +73,17 @@ def measure(options: KernelsOptions, on_progress: Progress = no_progress) -> Rep
     tables = []
     if "preprocess" not in options.skip:
         runs = list(product(options.encodings, options.batches))
-        found: list[dict[str, Any]] = []
+        found = []
         for done, (encoding, batch) in enumerate(runs):
             on_progress("preprocess", done, len(runs))
             found += measure_preprocess(encoding, batch, bandwidth, tile)
         figures["preprocess"] = found
         tables.append(Table.of(_PREPROCESS, found, "preprocess"))
     if "postprocess" not in options.skip:
-        found = measure_postprocess(on_progress)
+        found = []
+        for done, run in enumerate(_POSTPROCESS_RUNS):
+            on_progress("decode + NMS", done, len(_POSTPROCESS_RUNS))
+            found.append(measure_postprocess(*run))
         figures["postprocess"] = found
         shown = [
             each | {"torch": "-" if (us := each["torchvision_us"]) is None else f"{us:.0f}"}
@@ -145,44 +153,31 @@ def measure_preprocess(
     return figures
 
 
-def measure_postprocess(on_progress: Progress = no_progress) -> list[dict[str, Any]]:
-    """Measure decode + NMS of one image with 10 to 3,000 candidates above the threshold."""
+def measure_postprocess(size: int, classes: int, dtype: str, candidates: int) -> dict[str, Any]:
+    """Measure decode + NMS of one image with `candidates` anchors above the threshold."""
     cupy = require("cupy")
-    figures = []
-    runs = list(product((416, 960), (80, 8), ("float32", "float16"), (10, 100, 1000, 3000)))
-    for done, (size, classes, dtype, candidates) in enumerate(runs):
-        on_progress("decode + NMS", done, len(runs))
-        spec = _spec(size, classes)
-        values = _values(spec, candidates, dtype)
-        output = cupy.asarray(values)
-        kernels = CudaPostprocess(spec, {"output": output}, max_batch=1)
-        letterbox = Letterbox.fit(2 * size, 2 * size, size, size)  # no padding
-        options = PostprocessOptions(0.3, 0.45)
-        posts = bytearray(descriptors.POST.size)
-        descriptors.pack_post(posts, 0, letterbox, options)
-        post = cupy.asarray(np.frombuffer(posts, np.uint8))
-        thresholds = cupy.asarray(options.threshold_array(classes))
-        enqueue = partial(_enqueue_post, kernels, post, thresholds)
-        seconds = device_time(enqueue, 10)
-        results = cupy.asnumpy(kernels.results).view(kernels.dtype)[:, 0]
-        reference = partial(Postprocessor(spec), {"output": values}, 0, letterbox, options)
-        figures.append(
-            {
-                "width": size,
-                "height": size,
-                "classes": classes,
-                "dtype": dtype,
-                "candidates": int(results[0]["candidates"]),
-                "us": seconds * 1e6,
-                "torchvision_us": _torchvision(spec, values, options),
-                "cpu_us": _microseconds(reference),
-            }
-        )
-    return figures
-
-
-def _enqueue_post(kernels: CudaPostprocess, post: Any, thresholds: Any, number: int) -> None:
-    kernels(post.data.ptr, thresholds.data.ptr, 1)
+    spec = _spec(size, classes)
+    values = _values(spec, candidates, dtype)
+    kernels = CudaPostprocess(spec, {"output": cupy.asarray(values)}, max_batch=1)
+    letterbox = Letterbox.fit(2 * size, 2 * size, size, size)  # no padding
+    options = PostprocessOptions(0.3, 0.45)
+    posts = bytearray(descriptors.POST.size)
+    descriptors.pack_post(posts, 0, letterbox, options)
+    post = cupy.asarray(np.frombuffer(posts, np.uint8))
+    thresholds = cupy.asarray(options.threshold_array(classes))
+    seconds = device_time(lambda _: kernels(post.data.ptr, thresholds.data.ptr, 1), 10)
+    results = cupy.asnumpy(kernels.results).view(kernels.dtype)[:, 0]
+    reference = partial(Postprocessor(spec), {"output": values}, 0, letterbox, options)
+    return {
+        "width": size,
+        "height": size,
+        "classes": classes,
+        "dtype": dtype,
+        "candidates": int(results[0]["candidates"]),
+        "us": seconds * 1e6,
+        "torchvision_us": _torchvision(spec, values, options),
+        "cpu_us": _microseconds(reference),
+    }
 
 
 def _spec(size: int, classes: int) -> ModelSpec:
@@ -219,16 +214,10 @@ def _torchvision(
         return None
     if not torch.cuda.is_available():
         return None
-    output = torch.from_numpy(values).cuda()[0]
-    cells = np.concatenate(
-        [
-            np.stack([*np.divmod(np.arange(v.height * v.width), v.width)][::-1], axis=1)
-            for v in spec.levels
-        ]
+    decoder = Decoder(spec)
+    output, grid, stride = (
+        torch.from_numpy(each).cuda() for each in (values[0], decoder.grid, decoder.strides)
     )
-    strides = np.concatenate([np.full(v.height * v.width, v.stride) for v in spec.levels])
-    grid = torch.from_numpy(cells.astype(np.float32)).cuda()
-    stride = torch.from_numpy(strides.astype(np.float32)).cuda()[:, None]
 
     def chain() -> Any:
         values = output.float()

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
 from itertools import product
@@ -20,16 +19,13 @@ from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors import backends
 from yolox_trt.detectors.options import DetectorOptions
-from yolox_trt.engines.engine import Engine
-from yolox_trt.evaluation.bench.device_timing import between_events, describe_device
+from yolox_trt.evaluation.bench.device_timing import between_events, describe_device, device_time
 from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.bench.timing import median_time
 from yolox_trt.evaluation.options import PipelineOptions
 
 if TYPE_CHECKING:
     import onnx
-
-_LOGGER = logging.getLogger(__name__)
 
 #: Frames that are rotated, for each place in the batch.
 _SETS = 4
@@ -54,19 +50,15 @@ def measure(options: PipelineOptions, on_progress: Progress = no_progress) -> Re
     model: onnx.ModelProto = require("onnx", purpose="reading the model").load(path)
     device = describe_device()
     figures = []
-    left_out: set[int] = set()
+    notes = [device]
     runs = list(product(options.precisions, options.batches))
     for done, (precision, batch) in enumerate(runs):
         on_progress("measuring", done, len(runs))
-        figure = measure_calls(model, precision, batch, options)
-        if figure is None:
-            left_out.add(batch)
-        else:
+        if figure := measure_calls(model, precision, batch, options):
             figures.append(figure)
-    notes = [device] + [
-        f"batch {batch} left out: the model's batch is fixed, and cannot be opened"
-        for batch in sorted(left_out)
-    ]
+        else:
+            note = f"batch {batch} left out: the model's batch is fixed, and cannot be opened"
+            notes += [note] if note not in notes else []
     return Report({"device": device, "runs": figures}, [Table.of(_COLUMNS, figures)], notes)
 
 
@@ -89,8 +81,7 @@ def measure_calls(
         model = converted.to_model()
     wanted = DetectorOptions(model=model, max_batch=batch)
     detector = backends.onnxruntime_cuda(wanted, Device("gpu"))
-    engine = detector._engine
-    assert engine is not None
+    engine, stream = detector.engine, detector.stream
     if detector.max_batch < batch:
         detector.close()
         return None
@@ -132,8 +123,7 @@ def measure_calls(
     detector.detect(pinned_sets[0], options)
     pinned_detect = median_time(lambda i: detector.detect(pinned_sets[i % _SETS], options), calls)
 
-    stream = detector._stream
-    engine_time = _engine_time(engine, batch, stream)
+    engine_time = device_time(lambda _: engine.run(batch, stream), replays=30, stream=stream)
     device = cupy.empty(images[0].nbytes, np.uint8)
 
     def upload() -> None:
@@ -163,27 +153,3 @@ def measure_calls(
         "pinned_else_us": (pinned_detect - engine_time - copy) * per_frame,
         "graph": graph,
     }
-
-
-def _engine_time(engine: Engine, batch: int, stream: Any) -> float:
-    """Return the engine's device time alone, in seconds, from a graph where it can be captured."""
-    graph = None
-    stream.synchronize()
-    stream.begin_capture()
-    try:
-        engine.run(batch, stream)
-    finally:
-        try:
-            graph = stream.end_capture()
-        except Exception as error:
-            _LOGGER.warning("engine timed without a graph: %s", error)
-
-    def launch() -> None:
-        if graph is None:
-            engine.run(batch, stream)
-        else:
-            graph.launch(stream)
-
-    for _ in range(3):
-        launch()
-    return statistics.median(between_events(launch, stream) for _ in range(30))
