@@ -9,6 +9,7 @@ import json
 import pytest
 from support.command_line import call
 
+from yolox_trt.cli.command import Command
 from yolox_trt.cli.commands import bench
 from yolox_trt.cli.main import main
 from yolox_trt.core.errors import DeviceError
@@ -19,7 +20,7 @@ from yolox_trt.evaluation.options import CpuOptions
 
 @pytest.mark.parametrize("command", bench.BENCHMARKS, ids=lambda command: command.name)
 def test_help_needs_no_optional_package(
-    command: type[bench.BenchCpu], capsys: pytest.CaptureFixture[str]
+    command: type[Command], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command.name.split(), "--help"])
@@ -38,7 +39,8 @@ def test_all_run_and_one_that_cannot_says_why(
     def refuse(options: object, on_progress: object) -> Report:
         raise DeviceError("no GPU")
 
-    monkeypatch.setattr(bench, "BENCHMARKS", (bench.BenchExecutor, bench.BenchCpu))
+    two = [next(b for b in bench.BENCHMARKS if b.name == f"bench {n}") for n in ("executor", "cpu")]
+    monkeypatch.setattr(bench, "BENCHMARKS", two)
     monkeypatch.setattr(executor, "measure", refuse)
     monkeypatch.setattr(cpu, "measure", measured)
     assert main(["bench", "all"]) == 0

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -40,13 +39,11 @@ class Thresholds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paint(Command):
+class Paint(Command, name="paint"):
     """Paint a picture.
 
     At 100 % of its size.
     """
-
-    name: ClassVar[str] = "paint"
 
     source: Path = option(parse=Path, flag="PICTURE", help="What to paint.")
     others: tuple[str, ...] = option([], kind=Kind.STRING_ARRAY, flag="MORE", help="And more.")
@@ -149,8 +146,7 @@ def test_the_help_shows_ranges_defaults_and_groups(monkeypatch: pytest.MonkeyPat
 
 def test_two_options_with_one_flag_are_an_error_of_the_program() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Twice(Command):
-        name: ClassVar[str] = "twice"
+    class Twice(Command, name="twice"):
         iou: float = option(0.1, help="The same flag.")
         thresholds: Thresholds = nested(Thresholds)
 

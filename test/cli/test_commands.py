@@ -14,7 +14,7 @@ import pytest
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.cli import main as cli
-from yolox_trt.cli.command import Command, arguments_of
+from yolox_trt.cli.command import Command, arguments_of, describe
 from yolox_trt.cli.commands import COMMANDS
 from yolox_trt.cli.output import Output
 
@@ -56,7 +56,7 @@ def test_the_help_fits_the_terminal_and_names_every_option(
 @pytest.mark.parametrize("command", ANY)
 def test_the_examples_can_be_parsed(command: type[Command]) -> None:
     parser = cli.make_parser()
-    for example in command.examples:
+    for example in describe(command)[2].splitlines()[2:]:
         first, *words = example.split()
         assert first == "yolox_trt"
         assert cli.parse(parser, words).command is command

@@ -3,16 +3,16 @@
 """Command: one subcommand of `yolox_trt`, whose arguments are the options of a dataclass.
 
     @dataclass(frozen=True, kw_only=True)
-    class Build(Command):
+    class Build(Command, name="build", has_json=True):
         \"\"\"Build a TensorRT engine.\"\"\"
 
-        name: ClassVar[str] = "build"
         model: Path = option(parse=Path, flag="MODEL", help="ONNX file.")
         build: BuildOptions = nested(BuildOptions)
 
         def run(self, output: Output) -> int: ...
 
-The docstring is the help, its first paragraph the line in the list of commands. The module of a
+The docstring is the help, its first paragraph the line in the list of commands; command lines
+under "Examples:" end the help. The module of a
 command imports nothing that is slow or optional: `run` does.
 """
 
@@ -42,17 +42,23 @@ _ARRAYS = (Kind.STRING_ARRAY, Kind.INTEGER_ARRAY)
 class Command(ABC):
     """Base of all commands. A subclass is a frozen dataclass of options and groups of options.
 
+    Its attributes are keywords of a subclass; but for the name, subclasses inherit them.
+
     Attributes:
         name: what the user types; "models list" is the command `list` of the group `models`.
-        examples: command lines at the end of the help.
         needs: optional packages without which it cannot run.
         has_json: whether it takes --json, because its `run` calls `output.json`.
     """
 
     name: ClassVar[str]
-    examples: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     has_json: ClassVar[bool] = False
+
+    def __init_subclass__(
+        cls, name: str = "", needs: tuple[str, ...] = (), has_json: bool = False
+    ) -> None:
+        super().__init_subclass__()
+        cls.name, cls.needs, cls.has_json = name, needs or cls.needs, has_json or cls.has_json
 
     @abstractmethod
     def run(self, output: Output) -> int:
@@ -297,5 +303,9 @@ def describe(command: type[Command]) -> tuple[str, str, str]:
     """Return the first paragraph of a command's docstring, the whole of it, and its examples."""
     text = inspect.getdoc(command) or ""
     summary = " ".join(text.partition("\n\n")[0].split())
-    lines = "\n".join(f"  {example}" for example in command.examples)
-    return summary, text, f"examples:\n\n{lines}" if lines else ""
+    description, _, examples = text.partition("\n\nExamples:\n")
+    return (
+        summary,
+        description,
+        f"examples:\n\n{textwrap.indent(textwrap.dedent(examples), '  ')}" if examples else "",
+    )

@@ -105,7 +105,7 @@ class NamedModelOptions(DetectorOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CamerasOptions:
-    """Many cameras through one executor and a real engine."""
+    """Many cameras through one executor and a real engine, without ROS."""
 
     detector: DetectorOptions = nested(NamedModelOptions, without=("max_batch",))
     cameras: Sequence[int] = option([8], minimum=1, metavar="N", help="Number of cameras.")
@@ -130,7 +130,7 @@ class CamerasOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CpuOptions:
-    """The CPU path against the way of YOLOX's ONNX demo."""
+    """CPU preprocessing, decode + NMS and the whole path, against YOLOX's ONNX demo."""
 
     model: Path | None = path_option(help="Undecoded YOLOX ONNX (default: the shipped one).")
     source: Path | None = path_option(
@@ -150,7 +150,12 @@ class CpuOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorOptions:
-    """Streams on simulated engines."""
+    """The executor's own time for each frame, with simulated engines.
+
+    The engines sleep for a constant time, so what is left is the executor: from submit() to the
+    start of detect() (less the time that the device was still busy with another frame), and from
+    the end of detect() to the call of on_result.
+    """
 
     streams: int = option(8, minimum=1, help="Number of streams.")
     rate: float = option(30.0, above=0.0, unit="Hz", help="Rate of each stream.")
@@ -180,7 +185,7 @@ class ExecutorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelsOptions:
-    """The CUDA kernels alone."""
+    """CUDA kernels: preprocessing against the copy bandwidth, decode + NMS."""
 
     encodings: Sequence[str] = option(
         ["bgr8", "nv12", "uyvy"],
@@ -213,7 +218,7 @@ class KernelsOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineOptions:
-    """From host bytes to host detections on the GPU."""
+    """Host bytes to host detections on the GPU: engine, copy, and everything else."""
 
     model: Path | None = path_option(help="FP32 ONNX model (default: the shipped one).")
     precisions: Sequence[str] = option(

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,21 +28,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Benchmark(Command):
+class _Benchmark(Command, has_json=True):
     """A benchmark: its module has measure(options, on_progress), which returns a Report."""
 
-    has_json: ClassVar[bool] = True
     module: ClassVar[str]
     options: Any = None
 
     def run(self, output: Output) -> int:
-        """Measure, and print the tables."""
         report = self.measure(output)
         output.json(report.document)
         return int(report.failed)
 
     def measure(self, output: Output) -> Report:
-        """Measure, and print the tables; the document is left to the caller."""
+        """Measure, and print the tables; the caller writes the document."""
         with output.progress(per_second=1.0) as progress:
             measure = importlib.import_module(self.module).measure
             report: Report = measure(self.options, progress)
@@ -53,106 +51,39 @@ class _Benchmark(Command):
         return report
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchCameras(_Benchmark):
-    """Many cameras through one executor and a real engine, without ROS."""
-
-    name: ClassVar[str] = "bench cameras"
-    module: ClassVar[str] = "yolox_trt.evaluation.bench.cameras"
-    options: CamerasOptions = nested(CamerasOptions)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchCpu(_Benchmark):
-    """CPU preprocessing, decode + NMS and the whole path, against YOLOX's ONNX demo."""
-
-    name: ClassVar[str] = "bench cpu"
-    needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    module: ClassVar[str] = "yolox_trt.evaluation.bench.cpu"
-    options: CpuOptions = nested(CpuOptions)
+def _benchmark(name: str, options: type[Any], module: str, *needs: str) -> type[_Benchmark]:
+    """Make the command of a benchmark; the docstring of its options is its help."""
+    command: type[_Benchmark] = make_dataclass(
+        f"Bench{options.__name__}",
+        [("options", options, nested(options))],
+        bases=(_Benchmark,),
+        frozen=True,
+        kw_only=True,
+    )
+    command.name, command.module, command.needs = f"bench {name}", f"yolox_trt.{module}", needs
+    command.__doc__ = options.__doc__
+    return command
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchExecutor(_Benchmark):
-    """The executor's own time for each frame, with simulated engines.
-
-    The engines sleep for a constant time, so what is left is the executor: from submit() to the
-    start of detect() (less the time that the device was still busy with another frame), and from
-    the end of detect() to the call of on_result.
-    """
-
-    name: ClassVar[str] = "bench executor"
-    module: ClassVar[str] = "yolox_trt.evaluation.bench.executor"
-    options: ExecutorOptions = nested(ExecutorOptions)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchKernels(_Benchmark):
-    """CUDA kernels: preprocessing against the copy bandwidth, decode + NMS."""
-
-    name: ClassVar[str] = "bench kernels"
-    needs: ClassVar[tuple[str, ...]] = ("cupy",)
-    module: ClassVar[str] = "yolox_trt.evaluation.bench.kernels"
-    options: KernelsOptions = nested(KernelsOptions)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchPipeline(_Benchmark):
-    """Host bytes to host detections on the GPU: engine, copy, and everything else."""
-
-    name: ClassVar[str] = "bench pipeline"
-    needs: ClassVar[tuple[str, ...]] = ("cupy", "onnx")
-    module: ClassVar[str] = "yolox_trt.evaluation.bench.pipeline"
-    options: PipelineOptions = nested(PipelineOptions)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchRos(_Benchmark):
-    """Many cameras through ROS: rate held, drops, latency, overhead, CPU.
-
-    Cameras are processes, multi_camera is the real one, its results come back here. The exit
-    status is 1 if a camera had no result at all.
-    """
-
-    name: ClassVar[str] = "bench ros"
-    needs: ClassVar[tuple[str, ...]] = ("rclpy", "vision_msgs")
-    module: ClassVar[str] = "yolox_trt.ros.tools.bench"
-    options: RosBenchOptions = nested(RosBenchOptions)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchRosTransport(_Benchmark):
-    """Large images over Fast DDS, before and after the shipped settings."""
-
-    name: ClassVar[str] = "bench ros-transport"
-    needs: ClassVar[tuple[str, ...]] = ("rclpy",)
-    module: ClassVar[str] = "yolox_trt.ros.tools.bench_transport"
-    options: TransportOptions = nested(TransportOptions)
-
-
-BENCHMARKS: tuple[type[_Benchmark], ...] = (
-    BenchCameras,
-    BenchCpu,
-    BenchExecutor,
-    BenchKernels,
-    BenchPipeline,
-    BenchRos,
-    BenchRosTransport,
+BENCHMARKS = (
+    _benchmark("cameras", CamerasOptions, "evaluation.bench.cameras"),
+    _benchmark("cpu", CpuOptions, "evaluation.bench.cpu", "onnxruntime"),
+    _benchmark("executor", ExecutorOptions, "evaluation.bench.executor"),
+    _benchmark("kernels", KernelsOptions, "evaluation.bench.kernels", "cupy"),
+    _benchmark("pipeline", PipelineOptions, "evaluation.bench.pipeline", "cupy", "onnx"),
+    _benchmark("ros", RosBenchOptions, "ros.tools.bench", "rclpy", "vision_msgs"),
+    _benchmark("ros-transport", TransportOptions, "ros.tools.bench_transport", "rclpy"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchAll(Command):
+class BenchAll(Command, name="bench all", has_json=True):
     """All benchmarks that this machine can run, with their defaults.
 
     One that cannot run says why, and the next one begins.
     """
 
-    name: ClassVar[str] = "bench all"
-    has_json: ClassVar[bool] = True
-
     def run(self, output: Output) -> int:
-        """Run one after the other."""
         documents: dict[str, Any] = {}
         failed = False
         for benchmark in BENCHMARKS:

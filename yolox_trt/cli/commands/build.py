@@ -8,7 +8,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -23,19 +23,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build(Command):
+class Build(Command, name="build", has_json=True):
     """Build a TensorRT engine for the GPU or a DLA core.
 
     What the installed TensorRT cannot do is refused before the build, with the way round.
     docs/tensorrt.md has the table.
-    """
 
-    name: ClassVar[str] = "build"
-    has_json: ClassVar[bool] = True
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt build yolox_s.onnx --precision fp16 --max-batch 4",
-        "yolox_trt build dla.onnx --device dla0 --precision int8 --calibration-cache dla.cache",
-    )
+    Examples:
+        yolox_trt build yolox_s.onnx --precision fp16 --max-batch 4
+        yolox_trt build dla.onnx --device dla0 --precision int8 --calibration-cache dla.cache
+    """
 
     model: Path = option(parse=parse_path, flag="MODEL", help="ONNX file.")
     output: Path | None = path_option(
@@ -67,7 +64,6 @@ class Build(Command):
     build: BuildOptions = nested(BuildOptions)
 
     def run(self, output: Output) -> int:
-        """Build, or take the engine from the cache; print the report."""
         from yolox_trt.compiler.tensorrt.build import EngineBuilder
         from yolox_trt.compiler.tensorrt.load_engine import cached_engine
         from yolox_trt.compiler.tensorrt.plan import BuildPlan

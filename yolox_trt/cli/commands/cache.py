@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -22,9 +22,7 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CacheCommand(Command):
-    has_json: ClassVar[bool] = True
-
+class _CacheCommand(Command, has_json=True):
     cache: Path | None = path_option(
         metavar="FOLDER",
         help="Folder of the engines (default: $YOLOX_TRT_CACHE/engines, else "
@@ -65,13 +63,10 @@ class _CacheCommand(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheList(_CacheCommand):
+class CacheList(_CacheCommand, name="cache list"):
     """List the engines in the cache, the one used last first."""
 
-    name: ClassVar[str] = "cache list"
-
     def run(self, output: Output) -> int:
-        """Print the engines."""
         from yolox_trt.engines.cache_pruning import list_engines
 
         folder = self.folder
@@ -90,13 +85,11 @@ class _RemovingCommand(_CacheCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CachePrune(_RemovingCommand):
+class CachePrune(_RemovingCommand, name="cache prune"):
     """Remove the engines that are over the cache's limits, those used longest ago first.
 
     Each build does the same afterwards. An engine that a process runs or builds stays.
     """
-
-    name: ClassVar[str] = "cache prune"
 
     max_gib: float | None = option(
         None,
@@ -114,7 +107,6 @@ class CachePrune(_RemovingCommand):
     )
 
     def run(self, output: Output) -> int:
-        """Remove, and print what went."""
         from yolox_trt.engines.cache_pruning import CacheLimits, prune
 
         limits = CacheLimits.of(self.max_gib, self.max_days)
@@ -123,13 +115,10 @@ class CachePrune(_RemovingCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheClear(_RemovingCommand):
+class CacheClear(_RemovingCommand, name="cache clear"):
     """Remove every engine that no process runs or builds."""
 
-    name: ClassVar[str] = "cache clear"
-
     def run(self, output: Output) -> int:
-        """Remove, and print what went and what stays."""
         from yolox_trt.engines.cache_pruning import clear, list_engines
 
         folder = self.folder

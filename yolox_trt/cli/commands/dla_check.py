@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -22,19 +22,16 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class DlaCheck(Command):
+class DlaCheck(Command, name="dla-check", has_json=True):
     """Tell what a DLA would run of a model, and why not the rest.
 
     An ONNX model is checked against the DLA's restrictions, without TensorRT. Exit status 0:
     everything runs on the DLA; 1: something falls back to the GPU.
-    """
 
-    name: ClassVar[str] = "dla-check"
-    has_json: ClassVar[bool] = True
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt dla-check yolox_s.onnx",
-        "yolox_trt dla-check yolox_s.onnx --tensorrt 10.3 --precision fp16 --svg graph.svg",
-    )
+    Examples:
+        yolox_trt dla-check yolox_s.onnx
+        yolox_trt dla-check yolox_s.onnx --tensorrt 10.3 --precision fp16 --svg graph.svg
+    """
 
     model: Path = option(parse=parse_path, flag="MODEL", help="ONNX file.")
     every: bool = option(False, flag="--all", help="List every node.")
@@ -42,7 +39,6 @@ class DlaCheck(Command):
     target: DlaTarget = nested(DlaTarget)
 
     def run(self, output: Output) -> int:
-        """Check the model and print the report."""
         from yolox_trt.compiler.dla import check
         from yolox_trt.compiler.dla.picture import draw
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.commands.int8 import calibration_inputs
@@ -51,20 +51,17 @@ class ThresholdOptions(PostprocessOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detect(Command):
+class Detect(Command, name="detect", has_json=True):
     """Detect in images, a video or a bag, without ROS.
 
     Images and videos come out with boxes drawn in, a rosbag2 bag as a new mcap bag with the
     detections beside the images. --json writes COCO results. The exit status is 1 where some of
     the images could not be read.
-    """
 
-    name: ClassVar[str] = "detect"
-    has_json: ClassVar[bool] = True
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt detect photographs/ -o boxes/ --json boxes.json",
-        "yolox_trt detect drive.mcap --topic /front/image_raw --model yolox_s.onnx --device gpu",
-    )
+    Examples:
+        yolox_trt detect photographs/ -o boxes/ --json boxes.json
+        yolox_trt detect drive.mcap --topic /front/image_raw --model yolox_s.onnx --device gpu
+    """
 
     source: Path = option(
         parse=parse_path, flag="SOURCE", help="Image, folder of images, video or rosbag2 bag."
@@ -83,7 +80,6 @@ class Detect(Command):
     thresholds: ThresholdOptions = nested(ThresholdOptions)
 
     def run(self, output: Output) -> int:
-        """Detect in every image."""
         from yolox_trt.detectors.factory import create_detector
         from yolox_trt.evaluation.detect import detect_all
 
@@ -127,13 +123,12 @@ class Detect(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Command):
-    """Measure COCO mAP on labelled images (COCO or BDD100K labels)."""
+class Evaluate(Command, name="evaluate", needs=("pycocotools",), has_json=True):
+    """Measure COCO mAP on labelled images (COCO or BDD100K labels).
 
-    name: ClassVar[str] = "evaluate"
-    has_json: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("pycocotools",)
-    examples: ClassVar[tuple[str, ...]] = ("yolox_trt evaluate yolox_nano.onnx --coco coco/",)
+    Examples:
+        yolox_trt evaluate yolox_nano.onnx --coco coco/
+    """
 
     detector: DetectorOptions = nested(DetectorOptions, without=_SIMULATION)
     data: DatasetOptions = nested(DatasetOptions)
@@ -146,7 +141,6 @@ class Evaluate(Command):
     )
 
     def run(self, output: Output) -> int:
-        """Evaluate, and print the metrics."""
         from yolox_trt.detectors.factory import create_detector
         from yolox_trt.evaluation.dataset import load_dataset
         from yolox_trt.evaluation.evaluate import evaluate
@@ -188,18 +182,19 @@ class _ComparedImages(DatasetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Command):
+class Compare(
+    Command,
+    name="compare",
+    needs=("onnx", "onnxruntime", "matplotlib", "pycocotools"),
+    has_json=True,
+):
     """Compare all ways to quantise a model, in one HTML report.
 
     The model is calibrated with every algorithm, and mAP, size and time of each form are measured.
-    """
 
-    name: ClassVar[str] = "compare"
-    has_json: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "matplotlib", "pycocotools")
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt compare yolox_s.onnx --images calibration/ --coco coco/ -o report.html",
-    )
+    Examples:
+        yolox_trt compare yolox_s.onnx --images calibration/ --coco coco/ -o report.html
+    """
 
     model: Path | None = path_option(
         flag="MODEL", metavar="MODEL", help="Float ONNX model (default: the shipped model)."
@@ -212,7 +207,6 @@ class Compare(Command):
     )
 
     def run(self, output: Output) -> int:
-        """Compare, and write the report."""
         from yolox_trt.evaluation.bench.timing import describe_machine
         from yolox_trt.evaluation.compare import compare
         from yolox_trt.evaluation.compare_report import write_report

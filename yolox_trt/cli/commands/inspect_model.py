@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -20,17 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect(Command):
+class Inspect(Command, name="inspect", has_json=True):
     """Show GFLOPs, parameters, channels, activations and TensorRT's support of a model.
 
     Exit status 1: TensorRT's parser does not take an operator.
-    """
 
-    name: ClassVar[str] = "inspect"
-    has_json: ClassVar[bool] = True
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt inspect yolox_s.onnx --hardware orin-dla --time 5.2",
-    )
+    Examples:
+        yolox_trt inspect yolox_s.onnx --hardware orin-dla --time 5.2
+    """
 
     model: Path = option(parse=parse_path, flag="MODEL", help="ONNX file.")
     profile: Path | None = path_option(
@@ -41,7 +38,6 @@ class Inspect(Command):
     options: InspectOptions = nested(InspectOptions)
 
     def run(self, output: Output) -> int:
-        """Count, and print the figures."""
         from yolox_trt.compiler.inspect.inspector import inspect_model, read_profile
 
         profile = None if self.profile is None else read_profile(self.profile)

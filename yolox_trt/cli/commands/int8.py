@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -41,14 +41,12 @@ def _save(output: Output, graph: Graph, path: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrate(Command):
-    """Find INT8 ranges of every tensor, for TensorRT 8.5 to 10.x and the DLA."""
+class Calibrate(Command, name="calibrate", needs=("onnx",)):
+    """Find INT8 ranges of every tensor, for TensorRT 8.5 to 10.x and the DLA.
 
-    name: ClassVar[str] = "calibrate"
-    needs: ClassVar[tuple[str, ...]] = ("onnx",)
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt calibrate MODEL --images FOLDER --dla --cache model.cache",
-    )
+    Examples:
+        yolox_trt calibrate MODEL --images FOLDER --dla --cache model.cache
+    """
 
     model: Path = option(parse=parse_path, flag="MODEL", help="Float ONNX model.")
     images: ImageOptions = nested(ImageOptions)
@@ -62,7 +60,6 @@ class Calibrate(Command):
     )
 
     def run(self, output: Output) -> int:
-        """Calibrate, and write what was found."""
         from yolox_trt.compiler.int8.quantizer import calibrate
         from yolox_trt.graph.graph import Graph
 
@@ -93,15 +90,13 @@ class Calibrate(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantize(Command):
-    """Write a Q/DQ ONNX model, for the GPU, TensorRT 11 and TensorRT-RTX."""
+class Quantize(Command, name="quantize", needs=("onnx",)):
+    """Write a Q/DQ ONNX model, for the GPU, TensorRT 11 and TensorRT-RTX.
 
-    name: ClassVar[str] = "quantize"
-    needs: ClassVar[tuple[str, ...]] = ("onnx",)
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt quantize MODEL --images FOLDER --equalize -o model_int8.onnx",
-        "yolox_trt quantize MODEL --from-ranges model.cache --keep-fp16 layers.json -o int8.onnx",
-    )
+    Examples:
+        yolox_trt quantize MODEL --images FOLDER --equalize -o model_int8.onnx
+        yolox_trt quantize MODEL --from-ranges model.cache --keep-fp16 layers.json -o int8.onnx
+    """
 
     model: Path = option(parse=parse_path, flag="MODEL", help="Float ONNX model.")
     output: Path = option(parse=OutputFile(), flag="--output -o", help="Q/DQ ONNX file to write.")
@@ -109,7 +104,6 @@ class Quantize(Command):
     options: QuantizeOptions = nested(QuantizeOptions)
 
     def run(self, output: Output) -> int:
-        """Quantise, print what was done, write the model."""
         from yolox_trt.compiler.int8.quantizer import quantize
         from yolox_trt.graph.graph import Graph
 
@@ -134,17 +128,14 @@ class Quantize(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translate(Command):
+class Translate(Command, name="translate", needs=("onnx",)):
     """Turn a Q/DQ ONNX into a float ONNX, a calibration cache and layer precisions.
 
     `quantize --from-ranges` goes the other way.
-    """
 
-    name: ClassVar[str] = "translate"
-    needs: ClassVar[tuple[str, ...]] = ("onnx",)
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt translate int8.onnx -o model.onnx --cache model.cache --dla",
-    )
+    Examples:
+        yolox_trt translate int8.onnx -o model.onnx --cache model.cache --dla
+    """
 
     model: Path = option(parse=parse_path, flag="MODEL", help="Q/DQ ONNX model.")
     output: Path = option(parse=OutputFile(), flag="--output -o", help="Float ONNX file to write.")
@@ -156,7 +147,6 @@ class Translate(Command):
     dla: bool = option(False, help="Infer the ranges that the DLA needs besides.")
 
     def run(self, output: Output) -> int:
-        """Translate, and write the three files."""
         from yolox_trt.compiler.int8.translate import remove_qdq
         from yolox_trt.graph.graph import Graph
 

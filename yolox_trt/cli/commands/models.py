@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -24,14 +23,10 @@ class _ModelsCommand(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsList(_ModelsCommand):
+class ModelsList(_ModelsCommand, name="models list", has_json=True):
     """List published YOLOX models, and which of them are in the cache."""
 
-    name: ClassVar[str] = "models list"
-    has_json: ClassVar[bool] = True
-
     def run(self, output: Output) -> int:
-        """Show one line for each model."""
         from yolox_trt.engines import model_zoo
 
         folder = self.cache or cache_folder("models")
@@ -50,16 +45,16 @@ class ModelsList(_ModelsCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsFetch(_ModelsCommand):
-    """Fetch a published model into the cache, and check it."""
+class ModelsFetch(_ModelsCommand, name="models fetch"):
+    """Fetch a published model into the cache, and check it.
 
-    name: ClassVar[str] = "models fetch"
-    examples: ClassVar[tuple[str, ...]] = ("yolox_trt models fetch yolox-s",)
+    Examples:
+        yolox_trt models fetch yolox-s
+    """
 
     model: str = option(flag="NAME", help="One of `yolox_trt models list`.")
 
     def run(self, output: Output) -> int:
-        """Download what is missing; print the files' paths."""
         from yolox_trt.engines import model_zoo
 
         model = model_zoo.find(self.model)

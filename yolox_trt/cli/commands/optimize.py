@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -34,19 +34,16 @@ def _named_models(texts: list[str]) -> tuple[tuple[str, Path], ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimize(Command):
+class Optimize(Command, name="optimize", has_json=True):
     """Rewrite a model for the GPU or the DLA, without retraining.
 
     A YOLOX ONNX model is rewritten in small exact steps, each compared with the original in ONNX
     Runtime. Exit status 1: with --target dla something still falls back to the GPU.
-    """
 
-    name: ClassVar[str] = "optimize"
-    has_json: ClassVar[bool] = True
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt optimize yolox_s.onnx --target dla -o yolox_s_dla.onnx",
-        "yolox_trt optimize yolox_s.onnx --input-size 608x960 --batch 4 -o large.onnx",
-    )
+    Examples:
+        yolox_trt optimize yolox_s.onnx --target dla -o yolox_s_dla.onnx
+        yolox_trt optimize yolox_s.onnx --input-size 608x960 --batch 4 -o large.onnx
+    """
 
     model: Path | None = path_option(flag="MODEL", metavar="MODEL", help="ONNX file.")
     output: Path | None = path_option(
@@ -65,7 +62,6 @@ class Optimize(Command):
     surgery: SurgeryOptions = nested(SurgeryOptions)
 
     def run(self, output: Output) -> int:
-        """Rewrite, print what was done, write the model."""
         from yolox_trt.compiler.surgery import PASSES, merge_models
         from yolox_trt.core.optional import require
 

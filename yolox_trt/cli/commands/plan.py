@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,20 +32,17 @@ def _policies(names: list[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Command):
+class Plan(Command, name="plan", has_json=True):
     """Place cameras on devices, and simulate it.
 
     Cameras and devices stand in a YAML file (config/orin_agx.yaml is an example). The cameras are
     placed, and the executor is simulated in virtual time: loads, latencies, drops, and how many
     cameras fit. Exit status 1 if frames are dropped or late under the last policy that is shown.
-    """
 
-    name: ClassVar[str] = "plan"
-    has_json: ClassVar[bool] = True
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt plan config/orin_agx.yaml",
-        "yolox_trt plan config/orin_agx.yaml --policy dynamic --gantt plan.png",
-    )
+    Examples:
+        yolox_trt plan config/orin_agx.yaml
+        yolox_trt plan config/orin_agx.yaml --policy dynamic --gantt plan.png
+    """
 
     config: Path = option(parse=parse_path, flag="CONFIG", help="YAML file.")
     policies: tuple[str, ...] = option(
@@ -75,7 +72,6 @@ class Plan(Command):
     window: float = option(0.1, above=0.0, unit="s", help="Length of picture and trace.")
 
     def run(self, output: Output) -> int:
-        """Plan, and print what was found."""
         from yolox_trt.core.contention import Contention
         from yolox_trt.core.optional import require
         from yolox_trt.planning.capacity_planner import BY_HAND, policies_of

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -16,19 +15,14 @@ _ROS = ("rclpy", "vision_msgs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(DemoOptions, Command):
+class Demo(DemoOptions, Command, name="demo", needs=_ROS, has_json=True):
     """Show four moving cameras, the real multi_camera process, and a live table.
 
     Four processes publish moving photographs, multi_camera detects in them, and this process shows
     its results. The exit status is 1 if a camera had no detection.
     """
 
-    name: ClassVar[str] = "demo"
-    has_json: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = _ROS
-
     def run(self, output: Output) -> int:
-        """Run the demonstration."""
         from yolox_trt.ros.tools.demo import HEADINGS, run_demo
 
         last: list[dict[str, object]] = []
@@ -45,41 +39,33 @@ class Demo(DemoOptions, Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Up(UpOptions, Command):
+class Up(UpOptions, Command, name="up", needs=_ROS):
     """Start multi_camera with the settings for large images, without ros2 launch.
 
     It does what launch/multi_camera.launch.py does.
+
+    Examples:
+        yolox_trt up model:=yolox_s.onnx cameras:=front,rear front.score_threshold:=0.5
     """
 
-    name: ClassVar[str] = "up"
-    needs: ClassVar[tuple[str, ...]] = _ROS
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt up model:=yolox_s.onnx cameras:=front,rear front.score_threshold:=0.5",
-    )
-
     def run(self, output: Output) -> int:
-        """Become the process multi_camera."""
         from yolox_trt.ros.tools.up import run_up
 
         return run_up(self, output.print)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replay(ReplayOptions, Command):
+class Replay(ReplayOptions, Command, name="replay", needs=(*_ROS, "rosbags")):
     """Publish a rosbag2 bag.
 
     The messages of a bag (sqlite3 or mcap) go out on their topics, at recorded speed, a multiple
     of it, or as fast as the consumer gives results. The exit status is 1 if there was none.
+
+    Examples:
+        yolox_trt replay drive/ --topic /front/image_raw --max
     """
 
-    name: ClassVar[str] = "replay"
-    needs: ClassVar[tuple[str, ...]] = (*_ROS, "rosbags")
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt replay drive/ --topic /front/image_raw --max",
-    )
-
     def run(self, output: Output) -> int:
-        """Publish the messages."""
         from yolox_trt.ros.tools.replay import run_replay
 
         with output.progress() as progress:
@@ -87,20 +73,16 @@ class Replay(ReplayOptions, Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Publish(PublishOptions, Command):
+class Publish(PublishOptions, Command, name="publish", needs=_ROS):
     """Publish images, a video or a camera device.
 
     They go out as sensor_msgs/Image or CompressedImage. The exit status is 1 if there was none.
+
+    Examples:
+        yolox_trt publish drive.mp4 --topic /front/image_raw --size 1280x1920
     """
 
-    name: ClassVar[str] = "publish"
-    needs: ClassVar[tuple[str, ...]] = _ROS
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt publish drive.mp4 --topic /front/image_raw --size 1280x1920",
-    )
-
     def run(self, output: Output) -> int:
-        """Publish the images."""
         from yolox_trt.ros.tools.publish import run_publish
 
         with output.progress() as progress:
@@ -108,13 +90,10 @@ class Publish(PublishOptions, Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameters(Command):
+class Parameters(Command, name="parameters"):
     """Print docs/parameters.md: every parameter of multi_camera and its cameras."""
 
-    name: ClassVar[str] = "parameters"
-
     def run(self, output: Output) -> int:
-        """Print the page."""
         from yolox_trt.ros.nodes.parameters import parameters_page
 
         print(parameters_page(), end="")

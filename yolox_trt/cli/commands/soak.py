@@ -10,7 +10,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -24,7 +24,7 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoakCommand(Command):
+class SoakCommand(Command, name="soak", has_json=True):
     """Run for half an hour with a fault every 20 s.
 
     Four cameras at 10 Hz on a CPU (ONNX Runtime) and a simulated GPU and DLA, which raise, give
@@ -32,15 +32,11 @@ class SoakCommand(Command):
     every frame must be accounted for; exit status 1 if not.
     """
 
-    name: ClassVar[str] = "soak"
-    has_json: ClassVar[bool] = True
-
     minutes: float = option(30.0, above=0.0, unit="min", help="Length.")
     fault_period: float = option(20.0, above=0.0, unit="s", help="From one fault to the next.")
     model: Path | None = path_option(help="YOLOX ONNX file (default: the shipped model).")
 
     def run(self, output: Output) -> int:
-        """Soak; print the report."""
         from yolox_trt.evaluation.bench.soak import Soak, steady_memory
 
         # Every fault is logged as an error; here they are expected, and counted.

@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
@@ -17,23 +16,19 @@ from yolox_trt.training.options import DistillJob, ExportOptions, TrainJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Command):
+class Train(Command, name="train", needs=("torch",)):
     """Train a detector on images with COCO annotations.
 
     SGD with Nesterov momentum, a cosine schedule, mosaics until the last steps, SimOTA and a weight
     average, after YOLOX's published recipe. Writes model.pt, model.onnx and log.json.
-    """
 
-    name: ClassVar[str] = "train"
-    needs: ClassVar[tuple[str, ...]] = ("torch",)
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt train --model yolox_s_opt --annotations instances.json --images images/ -o run/",
-    )
+    Examples:
+        yolox_trt train --model yolox_s_opt --annotations instances.json --images images/ -o run/
+    """
 
     job: TrainJob = nested(TrainJob)
 
     def run(self, output: Output) -> int:
-        """Train."""
         from yolox_trt.training.train import train
 
         begin = time.monotonic()
@@ -44,24 +39,20 @@ class Train(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Command):
+class Distill(Command, name="distill", needs=("torch",)):
     """Make a ReLU6 detector for the DLA from a SiLU one, with photographs and no labels.
 
     The student starts as an exact rewrite of the teacher. Its activation is blended from SiLU to
     ReLU6 while it is held to the teacher's outputs and features. Writes student.pt, student.onnx
     and log.json.
-    """
 
-    name: ClassVar[str] = "distill"
-    needs: ClassVar[tuple[str, ...]] = ("torch",)
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt distill --teacher yolox_nano.onnx --images photos/ -o run/",
-    )
+    Examples:
+        yolox_trt distill --teacher yolox_nano.onnx --images photos/ -o run/
+    """
 
     job: DistillJob = nested(DistillJob)
 
     def run(self, output: Output) -> int:
-        """Distil."""
         from yolox_trt.training.distill import distill
 
         begin = time.monotonic()
@@ -75,14 +66,12 @@ class Distill(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Command):
-    """Write a trained detector as ONNX."""
+class Export(Command, name="export", needs=("torch", "onnx")):
+    """Write a trained detector as ONNX.
 
-    name: ClassVar[str] = "export"
-    needs: ClassVar[tuple[str, ...]] = ("torch", "onnx")
-    examples: ClassVar[tuple[str, ...]] = (
-        "yolox_trt export --weights run/model.pt --size 608x960 -o s_opt_608x960.onnx",
-    )
+    Examples:
+        yolox_trt export --weights run/model.pt --size 608x960 -o s_opt_608x960.onnx
+    """
 
     weights: Path = option(
         parse=parse_path, metavar="FILE", help="Trained weights: student.pt or model.pt of a run."
@@ -91,7 +80,6 @@ class Export(Command):
     options: ExportOptions = nested(ExportOptions)
 
     def run(self, output: Output) -> int:
-        """Export."""
         from yolox_trt.training.export import export_onnx, load_trained
 
         export_onnx(load_trained(self.weights), self.output, self.options)
