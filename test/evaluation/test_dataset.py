@@ -40,8 +40,8 @@ def test_coco_folders(tmp_path: Path, labels: str, images: str) -> None:
     (tmp_path / labels).write_text(json.dumps(COCO))
     write_images(tmp_path / images, "a.png", "b.png")
     dataset = load_dataset(DatasetOptions(coco=tmp_path))
-    assert [i.image_id for i in dataset.images] == [7, 9]
-    assert all(i.path.is_file() for i in dataset.images)
+    assert list(dataset.images) == [7, 9]
+    assert all(path.is_file() for path in dataset.images.values())
     assert [a["id"] for a in dataset.first(1).ground_truth["annotations"]] == [1]
 
 
@@ -49,7 +49,7 @@ def test_coco_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"label files in .*: none"):
         load_dataset(DatasetOptions(coco=tmp_path))
     (tmp_path / "instances_a.json").write_text(json.dumps(COCO))
-    with pytest.raises(ConfigurationError, match=r"no image a\.png"):
+    with pytest.raises(ConfigurationError, match=r"2 of 2 images missing.*a\.png"):
         load_dataset(DatasetOptions(coco=tmp_path))
     write_images(tmp_path / "images", "a.png")
     with pytest.raises(ConfigurationError, match=r"1 of 2 images missing.*b\.png"):
@@ -104,7 +104,7 @@ def test_bdd100k(tmp_path: Path, form: str) -> None:
             content = {"name": name, "frames": [{"objects": objects}]}
             (labels / f"{name}.json").write_text(json.dumps(content))
     dataset = load_dataset(DatasetOptions(bdd100k=labels, images=tmp_path / "images"))
-    assert [i.path.name for i in dataset.images] == ["a.jpg", "b.jpg"]
+    assert [path.name for path in dataset.images.values()] == ["a.jpg", "b.jpg"]
     found = [
         (dataset.category_names[a["category_id"]], a["bbox"], a["area"], a["iscrowd"])
         for a in dataset.ground_truth["annotations"]
@@ -167,7 +167,7 @@ def test_incomplete_bdd100k_labels(tmp_path: Path, label: dict[str, Any]) -> Non
 
 def named(*names: str) -> Dataset:
     categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
-    return Dataset((), {"images": [], "annotations": [], "categories": categories})
+    return Dataset({}, {"images": [], "annotations": [], "categories": categories})
 
 
 def test_classes_without_names_are_the_categories_only_if_there_are_as_many() -> None:

@@ -17,6 +17,7 @@ LONGEST_MODULE = 600
 TESTED_IN = {
     # A command is a declaration; what holds for all commands is tested at once.
     "cli/commands/*": "cli/test_commands.py",
+    "core/coco": "evaluation/test_dataset.py",
     # What is seen through a report is tested by the report.
     "compiler/dla/limits": "compiler/dla/test_rules.py",
     "compiler/dla/node_checks": "compiler/dla/test_rules.py",

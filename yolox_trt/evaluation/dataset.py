@@ -4,15 +4,14 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from yolox_trt.core.coco import find_images, read_instances, read_label_file
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
-from yolox_trt.core.option import Option
 from yolox_trt.evaluation.options import DatasetOptions
 
 #: Other names of a class, so that a model trained on one data set is measured on another one.
@@ -46,29 +45,16 @@ _MEND = "mend the label file"
 _NAME_CLASSES = "name the model's classes: yolox_trt optimize MODEL --labels FILE -o OUT"
 
 
-@dataclass(frozen=True)
-class DatasetImage:
-    """One image of a Dataset.
-
-    Attributes:
-        image_id: the ground truth's id.
-        path: the file.
-    """
-
-    image_id: int
-    path: Path
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images and their ground truth.
 
     Attributes:
-        images: in the order of the label file.
+        images: the ground truth's id -> file, in the order of the label file.
         ground_truth: COCO's form: images, annotations (bbox x y width height), categories.
     """
 
-    images: tuple[DatasetImage, ...]
+    images: dict[int, Path]
     ground_truth: dict[str, Any]
 
     @property
@@ -78,11 +64,10 @@ class Dataset:
 
     def first(self, count: int) -> Dataset:
         """Return the first `count` images with their annotations."""
-        images = self.images[:count]
-        ids = {image.image_id for image in images}
+        images = dict(islice(self.images.items(), count))
         truth = dict(self.ground_truth)
-        truth["images"] = [i for i in truth["images"] if i["id"] in ids]
-        truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in ids]
+        truth["images"] = [i for i in truth["images"] if i["id"] in images]
+        truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in images]
         return Dataset(images, truth)
 
     def categories_of(
@@ -187,76 +172,15 @@ def _load_coco(options: DatasetOptions) -> Dataset:
                 fix=("name it with ", named["annotations"], " FILE"),
             )
         annotations = found[0]
-    truth = _read_json(annotations, named["annotations"])
-    if not isinstance(truth, dict) or not {"images", "annotations", "categories"} <= truth.keys():
-        raise ConfigurationError(
-            f"'{annotations}'",
-            expected="COCO instances: an object with images, annotations, categories",
-            fix=("give COCO's instances_*.json, or ", named["bdd100k"], " for BDD100K labels"),
-        )
-    truth = _checked_instances(truth, annotations)
+    fix = ("give COCO's instances_*.json with ", named["annotations"],
+           ", or BDD100K labels with ", named["bdd100k"])  # fmt: skip
+    truth = read_instances(annotations, fix=fix)
     base = root or annotations.parent
     subset = annotations.stem.removeprefix("instances_")
     candidates = [base / "images", base / subset, base / "images" / subset, base]
     if options.images is not None:
         candidates = [options.images]
     return _with_images(truth, candidates, options)
-
-
-def _checked_instances(truth: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """Return COCO instances with whole ids, names, and the area and iscrowd that tools leave out.
-
-    Raises:
-        ConfigurationError: an entry that lacks something, or has an id twice.
-    """
-    checked = dict(truth)
-    for key, (read, content) in _COCO_ENTRIES.items():
-        if not isinstance(truth[key], list):
-            found = f"{key} = {truth[key]!r:.80} in '{path}'"
-            raise ConfigurationError(found, expected="a list", fix=_MEND)
-        checked[key] = []
-        for index, entry in enumerate(truth[key]):
-            with ConfigurationError.instead_of(
-                FILE_ERRORS, f"{key}[{index}] of '{path}'", expected=content, fix=_MEND
-            ):
-                checked[key].append({**entry, **read(entry)})
-    for key in ("images", "categories"):
-        for id_, count in Counter(entry["id"] for entry in checked[key]).most_common(1):
-            if count > 1:
-                found = f"{count} {key} with id {id_} in '{path}'"
-                raise ConfigurationError(found, expected="an id for each", fix=_MEND)
-    return checked
-
-
-def _coco_image(entry: dict[str, Any]) -> dict[str, Any]:
-    return {"id": int(entry["id"]), "file_name": str(entry["file_name"])}
-
-
-def _coco_category(entry: dict[str, Any]) -> dict[str, Any]:
-    return {"id": int(entry["id"]), "name": str(entry["name"])}
-
-
-def _coco_annotation(entry: dict[str, Any]) -> dict[str, Any]:
-    x, y, width, height = (float(v) for v in entry["bbox"])
-    area = entry.get("area")
-    return {
-        "image_id": int(entry["image_id"]),
-        "category_id": int(entry["category_id"]),
-        "bbox": [x, y, width, height],
-        "area": width * height if area is None else float(area),
-        "iscrowd": int(entry.get("iscrowd") or 0),
-    }
-
-
-#: Part of a COCO label file -> what reads an entry of it, and what that must have.
-_COCO_ENTRIES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
-    "images": (_coco_image, "an id and a file_name"),
-    "categories": (_coco_category, "an id and a name"),
-    "annotations": (
-        _coco_annotation,
-        "an image_id, a category_id and a bbox [x, y, width, height]",
-    ),
-}
 
 
 def _load_bdd100k(options: DatasetOptions) -> Dataset:
@@ -270,13 +194,8 @@ def _load_bdd100k(options: DatasetOptions) -> Dataset:
         )
     frames: list[dict[str, Any]] = []
     for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-        content = _read_json(file, named["bdd100k"])
-        with ConfigurationError.instead_of(
-            FILE_ERRORS,
-            f"'{file}'",
-            expected="BDD100K labels: a list of {name, labels}, or {name, frames}",
-            fix=("give BDD100K's det_*.json, or ", named["coco"], " for COCO labels"),
-        ):
+        content = read_label_file(file, fix=("give its path with ", named["bdd100k"]))
+        try:
             frames += _bdd_frames(content)
     ids = {name: i + 1 for i, name in enumerate(BDD100K_CLASSES)}
     by_synonym = {normal_name(name): id_ for name, id_ in ids.items()}
@@ -329,43 +248,10 @@ def _bdd_frames(content: Any) -> list[dict[str, Any]]:
     return [{"name": name, "labels": list(content["frames"][0]["objects"])}]
 
 
-def _read_json(path: Path, given_by: Option) -> Any:
-    with ConfigurationError.instead_of(
-        FILE_ERRORS,
-        f"label file '{path}' that cannot be read",
-        expected="a JSON file",
-        fix=("give its path with ", given_by),
-    ):
-        return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _with_images(
-    truth: dict[str, Any], candidates: Sequence[Path], options: DatasetOptions
+    truth: dict[str, Any], folders: Sequence[Path], options: DatasetOptions
 ) -> Dataset:
-    """Return the Dataset, its images in the first folder that holds them.
-
-    Raises:
-        ConfigurationError: no folder holds them, or some are missing.
-    """
-    names = [image["file_name"] for image in truth["images"]]
-    if not names:
-        raise ConfigurationError(
-            "a label file without images", expected="at least one image", fix="give another one"
-        )
     fix = ("name their folder with ", options.named["images"], " DIR")
-    folder = next((each for each in candidates if (each / names[0]).is_file()), None)
-    if folder is None:
-        raise ConfigurationError(
-            f"no image {names[0]} in {', '.join(map(str, candidates))}",
-            expected="the images of the label file",
-            fix=fix,
-        )
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ConfigurationError(
-            f"{len(missing)} of {len(names)} images missing in '{folder}' ({missing[0]}, ...)",
-            expected="all images of the label file",
-            fix=fix,
-        )
-    images = (DatasetImage(image["id"], folder / image["file_name"]) for image in truth["images"])
-    return Dataset(tuple(images), truth)
+    paths = find_images([image["file_name"] for image in truth["images"]], folders, fix=fix)
+    ids = (image["id"] for image in truth["images"])
+    return Dataset(dict(zip(ids, paths, strict=True)), truth)

@@ -69,13 +69,12 @@ def evaluate(
     times: list[tuple[float, float, float]] = []
     detector.warmup()
     size = detector.max_batch
-    images = iter(dataset.images)
-    paths = [image.path for image in dataset.images]
+    ids, paths = iter(dataset.images), list(dataset.images.values())
     frames = iter(ImageFiles(paths, strict=True, ahead=2 * size))
     while batch := list(islice(frames, size)):
         found = detector.detect(batch, [options] * len(batch))
-        for image, detections in zip(islice(images, len(batch)), found, strict=True):
-            results += coco_results(image.image_id, detections, categories)
+        for image_id, detections in zip(islice(ids, len(batch)), found, strict=True):
+            results += coco_results(image_id, detections, categories)
         stages = detector.stage_times
         one = (stages.preprocess, stages.inference, stages.postprocess)
         times += [tuple(np.divide(one, len(batch)))] * len(batch)

@@ -30,7 +30,7 @@ def test_sources(folder: Path) -> None:
     assert image_paths(folder) == image_paths(folder / "images") == expected
     (folder / "list.txt").write_text("# comment\nimages/1.png\n\nimages/0.png\n")
     assert image_paths(folder / "list.txt") == [expected[1], expected[0]]
-    (folder / "instances.json").write_text('{"images": [{"file_name": "2.png"}]}')
+    (folder / "instances.json").write_text('{"images": [{"id": 1, "file_name": "2.png"}]}')
     assert image_paths(folder / "instances.json") == [expected[2]]
     (folder / "broken.txt").write_text("images/9.png\n")
     with pytest.raises(ConfigurationError, match=r"9\.png"):

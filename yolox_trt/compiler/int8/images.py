@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.compiler.int8.options import ImageOptions
+from yolox_trt.core.coco import find_images, read_instances
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.images import ImageFiles, ImageSource, images_in, is_bag
 from yolox_trt.core.model_spec import ModelSpec
@@ -21,7 +21,6 @@ from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 
 OpenBag = Callable[[Path, Sequence[str]], ImageSource]
 
-_EXPECTED = "calibration images: a folder, a list file, a COCO json, or a bag"
 _FIX = (
     "give ",
     options_of(ImageOptions)["images"],
@@ -44,34 +43,19 @@ def image_paths(source: str | Path) -> list[Path]:
     if path.is_dir():
         folder = path / "images" if (path / "images").is_dir() else path
         return images_in(folder, "**/*")
-    elif path.suffix == ".json" and path.is_file():
-        try:
-            names = [image["file_name"] for image in json.loads(path.read_text())["images"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(
-                f"'{path}' that is not a COCO annotation file ({error!r})",
-                expected="JSON with `images`, each with a `file_name`",
-                fix=_FIX,
-            ) from error
-        folders = (path.parent / "images", path.parent)
-        paths = [
-            next((f / n for f in folders if (f / n).is_file()), path.parent / n) for n in names
-        ]
+    if path.suffix == ".json" and path.is_file():
+        entries = read_instances(path, ("images",), fix=_FIX)["images"]
+        names, folders = [e["file_name"] for e in entries], [path.parent / "images", path.parent]
     elif path.is_file():
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        paths = [path.parent / line for line in lines if line and not line.startswith("#")]
+        names, folders = [n for n in lines if n and not n.startswith("#")], [path.parent]
     else:
-        raise ConfigurationError(f"no file or folder '{path}'", expected=_EXPECTED, fix=_FIX)
-    missing = [p for p in paths if not p.is_file()]
-    if missing:
         raise ConfigurationError(
-            f"'{path}' lists '{missing[0]}', which does not exist",
-            expected=f"files beside '{path}'",
-            fix="correct the list, or bring the images there",
+            f"no file or folder '{path}'",
+            expected="calibration images: a folder, a list file, a COCO json, or a bag",
+            fix=_FIX,
         )
-    if not paths:
-        raise ConfigurationError(f"no image in '{path}'", expected=_EXPECTED, fix=_FIX)
-    return paths
+    return find_images(names, folders, fix=f"correct '{path}', or bring the images there")
 
 
 class CalibrationInputs:
