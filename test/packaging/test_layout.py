@@ -25,7 +25,6 @@ TESTED_IN = {
     "compiler/inspect/*": "compiler/inspect/test_inspector.py",
     "compiler/int8/calibration_cache": "compiler/int8/test_dynamic_ranges.py",
     "compiler/int8/histogram": "compiler/int8/test_algorithms.py",
-    "compiler/int8/layer_error": "compiler/int8/test_session.py",
     "compiler/int8/layers": "compiler/int8/test_qdq.py",
     "compiler/int8/options": "cli/test_int8_commands.py",
     # Passes of a few lines share a test module, and what all passes do is tested by the pipeline.

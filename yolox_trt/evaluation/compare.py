@@ -13,12 +13,12 @@ from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import equalize
 from yolox_trt.compiler.int8.infer_ranges import fixed_ranges
-from yolox_trt.compiler.int8.layer_error import layer_errors
 from yolox_trt.compiler.int8.layers import QDQ_OPSET
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.int8.quantizer import SENSITIVITY_IMAGES, Inputs
 from yolox_trt.compiler.int8.sensitivity import (
     choose_float_layers,
+    layer_errors,
     layer_macs,
     layer_sensitivity,
 )

@@ -34,7 +34,7 @@ def test_the_dla_gets_a_range_for_every_tensor_of_a_relu6_network():
     assert last
     assert missing == last
     for node in implicit.graph.find("Concat", "MaxPool"):
-        amaxes = {implicit.ranges.scales[v.name] for v in (*node.inputs, *node.outputs)}
+        amaxes = {implicit.ranges[v.name] for v in (*node.inputs, *node.outputs)}
         assert len(amaxes) == 1, node
 
 

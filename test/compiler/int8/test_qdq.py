@@ -61,7 +61,7 @@ def test_a_layer_kept_in_float_has_no_qdq_and_an_unknown_one_is_refused():
 def test_a_missing_range_is_named():
     ranges = collect_statistics(RELU6, images(RELU6)).ranges("max")
     tensor = weighted_layers(RELU6)[0].inputs[0].name
-    del ranges.scales[tensor]
+    del ranges[tensor]
     with pytest.raises(ConfigurationError, match=tensor):
         insert_qdq(RELU6, ranges)
 

@@ -24,8 +24,8 @@ def test_sensitivity_ranks_a_layer_whose_range_is_ruined_first():
     ranges = collect_statistics(RELU6, images(RELU6)).ranges("max")
     layers = weighted_layers(RELU6)
     victim = layers[len(layers) // 2]
-    ruined = DynamicRanges(dict(ranges.scales))
-    ruined.scales[victim.inputs[0].name] *= np.float32(1e-3)
+    ruined = DynamicRanges(dict(ranges))
+    ruined[victim.inputs[0].name] *= np.float32(1e-3)
     result = layer_sensitivity(RELU6, ruined, list(images(RELU6, 1)))
     assert len(result) == len(layers)
     assert result[0].layer in {node.name for node in victim.inputs[0].readers}

@@ -8,8 +8,8 @@ from support.int8_graphs import convolution, half_input, small
 
 from yolox_trt.compiler.int8.collect import collect_statistics
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.layer_error import layer_errors
 from yolox_trt.compiler.int8.sensitivity import (
+    layer_errors,
     layer_sensitivity,
 )
 from yolox_trt.core.errors import EngineError, ModelError

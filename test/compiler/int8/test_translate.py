@@ -29,7 +29,7 @@ def test_translation_there_and_back_is_the_identity(model: Graph, float_weights:
     implicit = remove_qdq(quantized)
     assert not any("Linear" in node.op for node in implicit.graph.nodes)
     assert list(implicit.keep_float) == layers[-2:]
-    assert all(implicit.ranges.scales[name] == ranges.scales[name] for name in implicit.explicit)
+    assert all(implicit.ranges[name] == ranges[name] for name in implicit.explicit)
     again = insert_qdq(
         implicit.graph,
         implicit.ranges,

@@ -85,23 +85,15 @@ class CacheOptions:
         check_options(self)
 
 
-def write_cache(
-    path: str | Path, ranges: DynamicRanges, options: CacheOptions | None = None
-) -> None:
-    """Write a calibration cache, atomically.
-
-    Args:
-        path: file to write.
-        ranges: the scales.
-        options: what will read it, None for the defaults.
+def cache_bytes(ranges: DynamicRanges, options: CacheOptions) -> bytes:
+    """Return a calibration cache for what will read it.
 
     Raises:
         ConfigurationError: a tensor name with a line break.
     """
-    options = options or CacheOptions()
     algorithm = HEADER_ALGORITHMS[options.calibrator]
     lines = [f"TRT-{version_number(options.tensorrt)}-{algorithm}"]
-    for name, scale in ranges.scales.items():
+    for name, scale in ranges.items():
         if "\n" in name or "\r" in name:
             raise ConfigurationError(
                 f"tensor name {name!r}",
@@ -109,9 +101,16 @@ def write_cache(
                 fix="yolox_trt optimize MODEL renames it",
             )
         lines.append(f"{name}: {struct.pack('>f', float(scale)).hex()}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def write_cache(
+    path: str | Path, ranges: DynamicRanges, options: CacheOptions | None = None
+) -> None:
+    """Write a calibration cache, atomically; see cache_bytes."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, ("\n".join(lines) + "\n").encode())
+    write_atomically(target, cache_bytes(ranges, options or CacheOptions()))
 
 
 def read_cache(path: str | Path) -> DynamicRanges:
@@ -152,5 +151,5 @@ def read_cache(path: str | Path) -> DynamicRanges:
                 fix=_WRITE_ONE,
             )
         # With a scale of 0 nothing can be divided; the tensor is zero with a tiny one, too.
-        ranges.scales[match["name"]] = np.float32(scale or SMALLEST_AMAX / INT8_MAX)
+        ranges[match["name"]] = np.float32(scale or SMALLEST_AMAX / INT8_MAX)
     return ranges

@@ -17,10 +17,9 @@ from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.histogram import Histogram
 from yolox_trt.compiler.int8.infer_ranges import input_copies, unknown_tensor
 from yolox_trt.compiler.int8.layers import quantizable_inputs
-from yolox_trt.compiler.int8.options import ImageOptions
+from yolox_trt.compiler.int8.options import no_images
 from yolox_trt.compiler.int8.session import Session, check_input
-from yolox_trt.core.errors import ConfigurationError, EngineError
-from yolox_trt.core.option import options_of
+from yolox_trt.core.errors import EngineError
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Value
 
@@ -137,11 +136,7 @@ def collect_statistics(
                 add(name, value)
         statistics.images += 1
     if statistics.images == 0:
-        raise ConfigurationError(
-            "no calibration image",
-            expected="at least one",
-            fix=("give ", options_of(ImageOptions)["images"]),
-        )
+        raise no_images()
     statistics.channel_amax = {
         name: (total / statistics.images).astype(np.float32) for name, total in channel_sums.items()
     }

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,48 +20,35 @@ INT8_MAX = 127
 SMALLEST_AMAX = 1e-6
 
 
-@dataclass
-class DynamicRanges:
-    """Scales of tensors, by tensor name.
+class DynamicRanges(dict[str, np.float32]):
+    """Scales of tensors: tensor name -> float32 scale (amax / 127).
 
-    The scale, a float32, is what is stored, so that a round trip through any file form gives
-    back the same bits; the range (amax) is derived from it.
+    The scale is what is stored, so that a round trip through any file form gives back the same
+    bits; the range (amax) is derived from it.
 
     Attributes:
-        scales: tensor name -> float32 scale (amax / 127).
         algorithm: how they were found ("max", "entropy", "percentile", "mse", "fixed", ...).
     """
 
-    scales: dict[str, np.float32] = field(default_factory=dict)
-    algorithm: str = ""
+    def __init__(self, scales: Mapping[str, np.float32] | None = None, algorithm: str = "") -> None:
+        super().__init__(scales or {})
+        self.algorithm = algorithm
 
     @classmethod
     def from_amax(cls, amax: Mapping[str, float], algorithm: str = "") -> DynamicRanges:
         """Make scales from the largest magnitudes (in the tensors' own units)."""
-        return cls(
-            {
-                name: np.float32(max(float(value), SMALLEST_AMAX) / INT8_MAX)
-                for name, value in amax.items()
-            },
-            algorithm,
-        )
+        ranges = cls(algorithm=algorithm)
+        for name, value in amax.items():
+            ranges.set_amax(name, value)
+        return ranges
 
     def amax(self, name: str) -> float:
         """Return the largest magnitude that a tensor's codes stand for."""
-        return float(self.scales[name]) * INT8_MAX
+        return float(self[name]) * INT8_MAX
 
     def set_amax(self, name: str, value: float) -> None:
         """Set one tensor's range."""
-        self.scales[name] = np.float32(max(float(value), SMALLEST_AMAX) / INT8_MAX)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.scales
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.scales)
-
-    def __len__(self) -> int:
-        return len(self.scales)
+        self[name] = np.float32(max(float(value), SMALLEST_AMAX) / INT8_MAX)
 
     def save_json(self, path: str | Path) -> None:
         """Write a JSON file: {"algorithm": ..., "ranges": {tensor: amax}, "scales": {tensor: hex}}.
@@ -74,8 +60,8 @@ class DynamicRanges:
             Path(path),
             {
                 "algorithm": self.algorithm,
-                "ranges": {name: self.amax(name) for name in self.scales},
-                "scales": {name: float(s).hex() for name, s in self.scales.items()},
+                "ranges": {name: self.amax(name) for name in self},
+                "scales": {name: float(s).hex() for name, s in self.items()},
             },
         )
 
@@ -90,7 +76,7 @@ class DynamicRanges:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             ranges = cls.from_amax(values["ranges"], values.get("algorithm", ""))
             for name, text in values.get("scales", {}).items():
-                ranges.scales[name] = np.float32(float.fromhex(text))
+                ranges[name] = np.float32(float.fromhex(text))
             return ranges
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(

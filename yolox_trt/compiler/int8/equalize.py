@@ -21,7 +21,6 @@ per-channel Scale layer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -37,24 +36,9 @@ LEAST_FACTOR = 0.5
 MAX_RATIO = 2.0**12
 
 
-@dataclass(frozen=True)
-class EqualizedTensor:
-    """One equalised tensor, for the report.
-
-    Attributes:
-        tensor: name of the activation.
-        layers: names of the layers that read it.
-        alpha: share of the range's ratio that the weights took over, 1 for depthwise.
-    """
-
-    tensor: str
-    layers: tuple[str, ...]
-    alpha: float
-
-
 def equalize(
     graph: Graph, channel_amax: Mapping[str, npt.NDArray[np.float32]], *, alpha: float = 1.0
-) -> tuple[Graph, list[EqualizedTensor]]:
+) -> tuple[Graph, dict[str, float]]:
     """Equalise the inputs of all convolutions.
 
     Args:
@@ -64,8 +48,8 @@ def equalize(
         alpha: 0 to 1 for layers that are not depthwise; 1 equalises the activation fully.
 
     Returns:
-        (a model that computes the same function, one record for each equalised tensor). The
-        graph's own inputs are left alone.
+        (a model that computes the same function; equalised tensor -> the alpha that it took, 1 for
+        depthwise layers). The graph's own inputs are left alone.
     """
     graph = graph.copy()
     readers: dict[Value, list[Node]] = {}
@@ -73,7 +57,7 @@ def equalize(
         tensor = node.inputs[0]
         if node.op == "Conv" and tensor.name in channel_amax and tensor not in graph.inputs:
             readers.setdefault(tensor, []).append(node)
-    report = []
+    report: dict[str, float] = {}
     for tensor, nodes in readers.items():
         used_alpha = 1.0 if all(_is_depthwise(node) for node in nodes) else alpha
         factors = _factors(nodes, channel_amax[tensor.name], used_alpha)
@@ -94,8 +78,7 @@ def equalize(
             name = f"{node.inputs[1].name}_equalized"
             node.set_input(0, divided)
             node.set_input(1, graph.constant(name, scaled, weights.dtype))
-        names = tuple(node.name for node in nodes)
-        report.append(EqualizedTensor(tensor.name, names, used_alpha))
+        report[tensor.name] = used_alpha
     graph.sort()
     return graph, report
 

@@ -27,25 +27,10 @@ from yolox_trt.graph.values import Node, Value
 
 #: The output holds values of the input only, so both have one range.
 PASS_THROUGH = frozenset(
-    {
-        "AveragePool",
-        "DepthToSpace",
-        "Dropout",
-        "Flatten",
-        "GlobalMaxPool",
-        "Identity",
-        "MaxPool",
-        "Reshape",
-        "Resize",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-        "Upsample",
-    }
-)
+    ("AveragePool", "DepthToSpace", "Dropout", "Flatten", "GlobalMaxPool", "Identity", "MaxPool",
+     "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose", "Unsqueeze",
+     "Upsample")
+)  # fmt: skip
 #: The output cannot exceed this magnitude, whatever the input.
 BOUNDED = {"Sigmoid": 1.0, "Tanh": 1.0, "HardSigmoid": 1.0, "Softmax": 1.0}
 #: The output's magnitude is that of the input at most.
@@ -202,8 +187,8 @@ def unify_for_dla(graph: Graph, ranges: DynamicRanges) -> list[set[str]]:
     for group in {id(group): group for group in groups.values()}.values():
         known = {name for name in group if name in ranges}
         if len(known) > 1:
-            largest = max(ranges.scales[name] for name in known)
-            ranges.scales.update(dict.fromkeys(known, largest))
+            largest = max(ranges[name] for name in known)
+            ranges.update(dict.fromkeys(known, largest))
             shared.append(known)
     return shared
 

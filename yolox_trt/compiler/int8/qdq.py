@@ -100,7 +100,7 @@ def insert_qdq(
         node: _quantized_weights(graph, node, ranges, in_float=float_weights) for node in quantized
     }
     for value, readers in wanted.items():
-        scale = graph.constant(f"{value.name}_scale", ranges.scales[value.name])
+        scale = graph.constant(f"{value.name}_scale", ranges[value.name])
         dequantized = _add_pair(graph, value, scale, zero)
         for node, index in readers:
             node.set_input(index, dequantized)
@@ -186,7 +186,7 @@ def _quantized_weights(graph: Graph, node: Node, ranges: DynamicRanges, *, in_fl
     """Return a layer's weights behind Q/DQ."""
     weights, bias = node.weights(), node.input(2)
     assert weights is not None
-    input_scale = float(ranges.scales[node.inputs[0].name])
+    input_scale = float(ranges[node.inputs[0].name])
     scales, axis = weight_scales(weights, node, folded(bias) if bias else None, input_scale)
     name = node.inputs[1].name
     scale = graph.constant(f"{name}_scale", scales)

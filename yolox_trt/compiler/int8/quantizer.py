@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from yolox_trt.compiler.int8.calibration_cache import read_cache
 from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.equalize import EqualizedTensor, equalize
+from yolox_trt.compiler.int8.equalize import equalize
 from yolox_trt.compiler.int8.infer_ranges import (
     fixed_ranges,
     infer_missing,
@@ -89,11 +88,6 @@ def calibrate(
     return Calibration(ranges, inferred, [name for name in tensors if name not in ranges])
 
 
-def read_ranges(path: Path) -> DynamicRanges:
-    """Read a calibration cache, or the JSON file of DynamicRanges."""
-    return DynamicRanges.load_json(path) if path.suffix == ".json" else read_cache(path)
-
-
 @dataclass
 class QuantizedModel:
     """What quantize returned.
@@ -101,7 +95,7 @@ class QuantizedModel:
     Attributes:
         graph: the Q/DQ model.
         ranges: scales of its activations.
-        equalized: tensors that were equalised.
+        equalized: names of the tensors that were equalised.
         sensitivities: layers by error, where a search was made.
         kept: layers that stay in floating point.
         kept_macs: their share of all multiply-accumulates, 0 to 1.
@@ -109,7 +103,7 @@ class QuantizedModel:
 
     graph: Graph
     ranges: DynamicRanges
-    equalized: list[EqualizedTensor]
+    equalized: list[str]
     sensitivities: list[LayerSensitivity]
     kept: list[str]
     kept_macs: float
@@ -143,13 +137,14 @@ def quantize(
     graph = graph.copy()
     graph.upgrade(QDQ_OPSET)
     refuse_half(graph)  # before an hour of calibration
-    equalized: list[EqualizedTensor] = []
+    equalized: dict[str, float] = {}
     if options.equalize is not None and inputs is not None:
         images = track("equalise", inputs, on_progress)
         statistics = collect_statistics(graph, images, threads=options.threads)
         graph, equalized = equalize(graph, statistics.channel_amax, alpha=options.equalize)
     if options.from_ranges is not None:
-        ranges = read_ranges(options.from_ranges)
+        read = DynamicRanges.load_json if options.from_ranges.suffix == ".json" else read_cache
+        ranges = read(options.from_ranges)
         override_ranges(graph, ranges, options.overrides)
     else:
         tensors = float_tensors(graph) if every_tensor else None
@@ -176,7 +171,7 @@ def quantize(
         float_weights=options.weights == "float",
     )
     share = sum(macs.get(name, 0) for name in kept) / max(sum(macs.values()), 1)
-    return QuantizedModel(quantized, ranges, equalized, sensitivities, kept, share)
+    return QuantizedModel(quantized, ranges, list(equalized), sensitivities, kept, share)
 
 
 def _find_ranges(

@@ -70,10 +70,9 @@ def remove_qdq(graph: Graph, *, for_dla: bool = False) -> ImplicitModel:
             continue
         # Behind another pair it is the tensor in front of that one, which was replaced already.
         tensor, scale = _quantized_tensor(node)
-        if ranges.scales.setdefault(tensor.name, scale) != scale:
+        if ranges.setdefault(tensor.name, scale) != scale:
             raise ModelError(
-                f"tensor '{tensor.name}' quantised with scales {ranges.scales[tensor.name]} and "
-                f"{scale}",
+                f"tensor '{tensor.name}' quantised with scales {ranges[tensor.name]} and {scale}",
                 expected="one scale a tensor: a calibration cache holds one",
             )
         if output.is_output:

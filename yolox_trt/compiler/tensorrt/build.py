@@ -333,7 +333,7 @@ class EngineBuilder:
                     )
                 set_int8_io_ranges(plan, network, ranges)
                 if input_name in ranges:
-                    self._input_scale = float(ranges.scales[input_name])
+                    self._input_scale = float(ranges[input_name])
             elif options.dynamic_ranges is not None or options.default_dynamic_range is not None:
                 ranges = DynamicRanges()
                 if options.dynamic_ranges is not None:

@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import logging
-import struct
 from typing import Any
 
-from yolox_trt.compiler.int8.calibration_cache import HEADER_ALGORITHMS, version_number
+from yolox_trt.compiler.int8.calibration_cache import (
+    HEADER_ALGORITHMS,
+    CacheOptions,
+    cache_bytes,
+)
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.engines.trt_api import TensorRTApi
@@ -38,12 +41,7 @@ def make_calibrator(api: TensorRTApi, ranges: DynamicRanges, *, on_dla: bool) ->
     name = _DLA_CALIBRATOR if on_dla else by_algorithm[ranges.algorithm]
     if name != by_algorithm[ranges.algorithm]:
         _log.info("calibration cache of %s is given to the DLA as %s", ranges.algorithm, name)
-    header = f"TRT-{version_number(api.version_text)}-{HEADER_ALGORITHMS[name]}"
-    lines = [header] + [
-        f"{tensor}: {struct.pack('>f', float(scale)).hex()}"
-        for tensor, scale in ranges.scales.items()
-    ]
-    cache = ("\n".join(lines) + "\n").encode()
+    cache = cache_bytes(ranges, CacheOptions(tensorrt=api.version_text, calibrator=name))
     base = getattr(api.module, name)
 
     class CacheCalibrator(base):  # type: ignore[misc, valid-type]
