@@ -175,12 +175,9 @@ def _load_coco(options: DatasetOptions) -> Dataset:
     fix = ("give COCO's instances_*.json with ", named["annotations"],
            ", or BDD100K labels with ", named["bdd100k"])  # fmt: skip
     truth = read_instances(annotations, fix=fix)
-    base = root or annotations.parent
-    subset = annotations.stem.removeprefix("instances_")
-    candidates = [base / "images", base / subset, base / "images" / subset, base]
-    if options.images is not None:
-        candidates = [options.images]
-    return _with_images(truth, candidates, options)
+    base, subset = root or annotations.parent, annotations.stem.removeprefix("instances_")
+    beside = [base / "images", base / subset, base / "images" / subset, base]
+    return _with_images(truth, [options.images] if options.images else beside, options)
 
 
 def _load_bdd100k(options: DatasetOptions) -> Dataset:
@@ -195,19 +192,18 @@ def _load_bdd100k(options: DatasetOptions) -> Dataset:
     frames: list[dict[str, Any]] = []
     for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
         content = read_label_file(file, fix=("give its path with ", named["bdd100k"]))
-        try:
+        with ConfigurationError.instead_of(
+            FILE_ERRORS,
+            f"'{file}'",
+            expected="BDD100K labels: a list of {name, labels}, or {name, frames}",
+            fix=("give BDD100K's det_*.json, or ", named["coco"], " for COCO labels"),
+        ):
             frames += _bdd_frames(content)
-    ids = {name: i + 1 for i, name in enumerate(BDD100K_CLASSES)}
-    by_synonym = {normal_name(name): id_ for name, id_ in ids.items()}
-    truth: dict[str, Any] = {
-        "images": [
-            {"id": number, "file_name": frame["name"]}
-            for number, frame in enumerate(frames, start=1)
-        ],
-        "annotations": [],
-        "categories": [{"id": i, "name": name} for name, i in ids.items()],
-    }
+    categories = [{"id": i, "name": name} for i, name in enumerate(BDD100K_CLASSES, start=1)]
+    by_synonym = {normal_name(name): i for i, name in enumerate(BDD100K_CLASSES, start=1)}
+    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
     for image_id, frame in enumerate(frames, start=1):
+        truth["images"].append({"id": image_id, "file_name": frame["name"]})
         for index, label in enumerate(frame["labels"]):
             with ConfigurationError.instead_of(
                 FILE_ERRORS,
