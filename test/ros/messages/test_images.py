@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from sensor_msgs.msg import CompressedImage, Image
 from support.frames import random_frame
 
-from yolox_trt.core import FrameError, Roi
+from yolox_trt.core import FrameError
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.kernels.reference.preprocess import to_bgr
 from yolox_trt.ros.messages.images import (
     WIDE_ENCODINGS,
     frame_from_compressed,
     frame_from_image,
-    with_roi,
 )
 
 #: Names that a driver may send for an encoding, where they differ from the canonical one.
@@ -106,15 +105,6 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], text: str) -> Non
         frame_from_image(message)
     assert text in str(error.value)
     assert error.value.fix
-
-
-def test_a_roi_outside_is_the_frames_fault() -> None:
-    frame = frame_from_image(message_of(np.zeros(48), 4, 4, "bgr8", 12), stream_id="front")
-    cropped = with_roi(frame, Roi(1, 1, 3, 3))
-    assert (cropped.roi, cropped.stream_id) == (Roi(1, 1, 3, 3), "front")
-    assert cropped.data is frame.data
-    with pytest.raises(FrameError, match="a roi inside the image"):
-        with_roi(frame, Roi(2, 1, 3, 3))
 
 
 def compressed(image: np.ndarray, suffix: str, text: str) -> CompressedImage:

@@ -115,7 +115,7 @@ def test_roi_and_objects_for_autoware(
 
     # An image that the roi does not fit into is refused, and the next one is served.
     publisher.publish(image_message(PICTURE[:50].copy(), stamp_ns=6))
-    process.wait_for("expected a roi inside the image")
+    process.wait_for("expected a rectangle inside the")
     assert client.set_parameter("/front", "roi", [0, 0, 0, 0]).successful
     publisher.publish(image_message(PICTURE, stamp_ns=7))
     client.spin_until(lambda: results[-1].header.stamp.nanosec == 7, what="the last result")

@@ -14,35 +14,18 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.optional import require
 
 #: Labels of autoware_perception_msgs/ObjectClassification (Autoware 2024.11 and later).
-AUTOWARE_LABELS: dict[str, int] = {
-    "UNKNOWN": 0,
-    "CAR": 1,
-    "TRUCK": 2,
-    "BUS": 3,
-    "TRAILER": 4,
-    "MOTORCYCLE": 5,
-    "BICYCLE": 6,
-    "PEDESTRIAN": 7,
-    "ANIMAL": 8,
-    "HAZARD": 9,
-    "OVER_DRIVABLE": 10,
-    "UNDER_DRIVABLE": 11,
-}
+_LABELS = (
+    *("UNKNOWN", "CAR", "TRUCK", "BUS", "TRAILER", "MOTORCYCLE", "BICYCLE", "PEDESTRIAN"),
+    *("ANIMAL", "HAZARD", "OVER_DRIVABLE", "UNDER_DRIVABLE"),
+)
+AUTOWARE_LABELS: dict[str, int] = {label: number for number, label in enumerate(_LABELS)}
 
 #: Class name (COCO, and TIER IV's models) -> label, before the parameter `class_remap`.
 DEFAULT_REMAP: dict[str, str] = {
-    "person": "PEDESTRIAN",
-    "pedestrian": "PEDESTRIAN",
-    "rider": "PEDESTRIAN",
-    "bicycle": "BICYCLE",
+    **{name: name.upper() for name in ("car", "bus", "truck", "trailer", "animal", "bicycle")},
+    **dict.fromkeys(("person", "pedestrian", "rider"), "PEDESTRIAN"),
+    **dict.fromkeys(("motorcycle", "motorbike"), "MOTORCYCLE"),
     "cyclist": "BICYCLE",
-    "motorcycle": "MOTORCYCLE",
-    "motorbike": "MOTORCYCLE",
-    "car": "CAR",
-    "bus": "BUS",
-    "truck": "TRUCK",
-    "trailer": "TRAILER",
-    "animal": "ANIMAL",
     **dict.fromkeys(
         ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
         "ANIMAL",

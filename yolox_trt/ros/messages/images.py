@@ -15,7 +15,6 @@ import numpy.typing as npt
 from yolox_trt.core import encodings
 from yolox_trt.core.errors import FrameError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.roi import Roi
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -23,21 +22,9 @@ if TYPE_CHECKING:
 #: 16-bit encodings -> the 8-bit one with the same layout. Their high bytes are taken, as
 #: cv_bridge's scaling by 1/256 does; this copies the image once more.
 WIDE_ENCODINGS: dict[str, str] = {
-    "mono16": "mono8",
-    "16uc1": "mono8",
-    "16uc3": "bgr8",
-    "16uc4": "bgra8",
-    "bgr16": "bgr8",
-    "rgb16": "rgb8",
-    "bgra16": "bgra8",
-    "rgba16": "rgba8",
-    "bayer_rggb16": "bayer_rggb8",
-    "bayer_bggr16": "bayer_bggr8",
-    "bayer_gbrg16": "bayer_gbrg8",
-    "bayer_grbg16": "bayer_grbg8",
+    **{name[:-1] + "16": name for name in encodings.ENCODINGS if name.endswith("8")},
+    **{"16uc1": "mono8", "16uc3": "bgr8", "16uc4": "bgra8"},
 }
-
-_BAYER_8 = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
 
 
 def stamp_to_ns(stamp: Any) -> int:
@@ -97,7 +84,7 @@ def frame_from_compressed(
         FrameError: OpenCV cannot decode the data.
     """
     encoding = message.format.split(";")[0].strip().lower()
-    mosaic = encoding if encoding in _BAYER_8 else None
+    mosaic = encoding if encoding.startswith("bayer_") and encoding in encodings.ENCODINGS else None
     flags = cv2.IMREAD_GRAYSCALE if mosaic else cv2.IMREAD_COLOR
     data = np.frombuffer(message.data, np.uint8)
     try:
@@ -128,34 +115,11 @@ def _metadata(header: Any, stream_id: str, received_ns: int) -> dict[str, Any]:
     }
 
 
-def with_roi(frame: Frame, roi: Roi) -> Frame:
-    """Return a frame of whose image the network sees a rectangle.
-
-    Raises:
-        FrameError: the rectangle leaves the image. (Roi.check_inside blames the configuration; a
-            camera may change its resolution at any time.)
-    """
-    if roi.x + roi.width > frame.width or roi.y + roi.height > frame.height:
-        raise FrameError(
-            f"image of {frame.width}x{frame.height} with roi "
-            f"[{roi.x}, {roi.y}, {roi.width}, {roi.height}]",
-            expected="a roi inside the image",
-            fix="set the parameter `roi` to fit the camera's resolution",
-        )
-    return replace(frame, roi=roi)
-
-
 def _high_bytes(message: Image, narrow: str) -> npt.NDArray[np.uint8]:
     """Return the high bytes of a 16-bit image, uint8 (H, W) or (H, W, C)."""
     layout = encodings.ENCODINGS[narrow]
     data = np.frombuffer(message.data, np.uint8)
-    doubled = encodings.Encoding(
-        message.encoding,
-        2 * layout.bytes_per_pixel,
-        layout.channels,
-        even_width=layout.even_width,
-        even_height=layout.even_height,
-    )
+    doubled = replace(layout, name=message.encoding, bytes_per_pixel=2 * layout.bytes_per_pixel)
     encodings.check_buffer(doubled, message.height, message.width, message.step, data.size)
     samples = np.lib.stride_tricks.as_strided(
         data[0 if message.is_bigendian else 1 :],
@@ -177,10 +141,8 @@ def _through_cv_bridge(message: Image) -> npt.NDArray[np.uint8]:
     )
     try:
         bridge = importlib.import_module("cv_bridge").CvBridge()
-    except ImportError:
-        raise refusal from None
-    try:
         image = bridge.imgmsg_to_cv2(message, desired_encoding="bgr8")
-    except Exception as error:  # CvBridgeError, cv2.error, ValueError: all mean the same here
+    # ImportError, CvBridgeError, cv2.error, ValueError: all mean the same here
+    except Exception as error:
         raise refusal from error
     return np.ascontiguousarray(image, dtype=np.uint8)

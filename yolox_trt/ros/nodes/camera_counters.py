@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import threading
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 #: Results that the latency percentiles look back on.
 LATENCY_WINDOW = 1000
@@ -19,7 +18,7 @@ LATENCY_WINDOW = 1000
 class CameraCounters:
     """Counters of one camera node, from the message to the published result.
 
-    One thread at a time counts each of them, so only the latencies need a lock.
+    One thread at a time counts each of them, and a deque is copied in one step: no lock is needed.
 
     Attributes:
         submitted: images that were given to the executor.
@@ -47,7 +46,6 @@ class CameraCounters:
     _latencies: deque[tuple[float, float]] = field(
         default_factory=lambda: deque(maxlen=LATENCY_WINDOW)
     )
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def received(self) -> int:
@@ -61,11 +59,22 @@ class CameraCounters:
             seconds: from the message's arrival to the end of publish().
             detect_seconds: of them inside Detector.detect().
         """
-        with self._lock:
-            self.published += 1
-            self._latencies.append((seconds, detect_seconds))
+        self.published += 1
+        self._latencies.append((seconds, detect_seconds))
 
-    def latencies(self) -> npt.NDArray[np.float64]:
-        """Return the last results' (seconds, of them in detect()), float64 (N, 2)."""
-        with self._lock:
-            return np.asarray(self._latencies, np.float64).reshape(-1, 2)
+    def percentiles(self) -> dict[str, float]:
+        """Return what /diagnostics tells of the last results, in milliseconds; NaN without any.
+
+        The overhead of a result is its latency without detect(): conversion, waiting, publishing.
+        """
+        results = self._latencies.copy() or [(math.nan, math.nan)]
+        latency, detect = np.array(results).T * 1e3
+        latency_p50, latency_p99 = np.percentile(latency, (50, 99))
+        overhead_p50, overhead_p99 = np.percentile(latency - detect, (50, 99))
+        return {
+            "latency_p50_ms": float(latency_p50),
+            "latency_p99_ms": float(latency_p99),
+            "detect_p50_ms": float(np.median(detect)),
+            "overhead_p50_ms": float(overhead_p50),
+            "overhead_p99_ms": float(overhead_p99),
+        }

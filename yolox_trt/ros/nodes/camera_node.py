@@ -5,19 +5,20 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from yolox_trt.core.errors import FrameError
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.latest_worker import LatestWorker
-from yolox_trt.ros.messages.images import with_roi
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.camera_outputs import CameraOutputs
 from yolox_trt.ros.nodes.camera_subscription import CameraSubscription, topic_of
@@ -30,6 +31,8 @@ from yolox_trt.ros.rclpy_versions import NoEventHandlers
 
 #: Reasons to refuse images that are logged: a driver may send images that are wrong in many ways.
 _MOST_REFUSALS = 10
+
+_NUMBERS = itertools.count(1)
 
 
 class CameraNode(NoEventHandlers, Node):
@@ -45,6 +48,7 @@ class CameraNode(NoEventHandlers, Node):
         remap_rules: remappings `from:=to` of this node alone.
 
     Attributes:
+        number: tells it from all other cameras that the process has had.
         parameters: the present parameters.
         counters: what has become of its images so far.
         report: makes its entries of /diagnostics.
@@ -65,6 +69,7 @@ class CameraNode(NoEventHandlers, Node):
         # a rule of this node's own goes before it.
         rules = [part for rule in (f"__node:={name}", *remap_rules) for part in ("-r", rule)]
         super().__init__(name, cli_args=["--ros-args", *rules], parameter_overrides=list(overrides))
+        self.number = next(_NUMBERS)
         self.counters = CameraCounters()
         self.report = StreamReport()
         self._refusals: set[str] = set()
@@ -169,8 +174,9 @@ class CameraNode(NoEventHandlers, Node):
         service, roi = self._service, self._roi
         if roi is not None:
             try:
-                frame = with_roi(frame, roi)
-            except FrameError as error:
+                roi.check_inside(frame.height, frame.width)
+                frame = replace(frame, roi=roi)
+            except ConfigurationError as error:
                 self.on_refused(error_text(error))
                 return
         self.counters.submitted += 1

@@ -15,7 +15,7 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.nodes.camera_set import CameraSet
 
@@ -27,36 +27,27 @@ PLUGINS = ("CameraNode", "yolox_trt::CameraNode", "yolox_trt.CameraNode")
 class ComponentServices:
     """The three services, in the names that `ros2 component` and launch_ros use.
 
+    There are none where the package composition_interfaces is not installed.
+
     Args:
         node: the executor's node.
         cameras: its cameras.
-        types: the module composition_interfaces.srv.
     """
 
-    def __init__(self, node: Node, cameras: CameraSet, types: Any) -> None:
+    def __init__(self, node: Node, cameras: CameraSet) -> None:
         self._namespace = node.get_namespace()
         self._cameras = cameras
-        self._ids: dict[str, int] = {}
-        self._next = 1
+        try:
+            types = importlib.import_module("composition_interfaces.srv")
+        except ImportError:
+            return
         node.create_service(types.LoadNode, "~/_container/load_node", self._load)
         node.create_service(types.UnloadNode, "~/_container/unload_node", self._unload)
         node.create_service(types.ListNodes, "~/_container/list_nodes", self._list)
 
-    def _numbered(self) -> dict[str, int]:
-        """Return camera name -> id; cameras that came by the parameter get theirs now."""
-        cameras = self._cameras.nodes
-        self._ids = {name: number for name, number in self._ids.items() if name in cameras}
-        for name in cameras:
-            if name not in self._ids:
-                self._ids[name] = self._next
-                self._next += 1
-        return self._ids
-
     def _load(self, request: Any, response: Any) -> Any:
-        response.error_message = self._refusal(request)
-        if response.error_message:
-            return response
         try:
+            self._check(request)
             camera = self._cameras.add(
                 request.node_name,
                 overrides=[Parameter.from_parameter_msg(each) for each in request.parameters],
@@ -68,27 +59,26 @@ class ComponentServices:
         self._cameras.publish_names()
         response.success = True
         response.full_node_name = camera.get_fully_qualified_name()
-        response.unique_id = self._numbered()[request.node_name]
+        response.unique_id = camera.number
         return response
 
-    def _refusal(self, request: Any) -> str:
-        """Return why a request cannot be met, "" where it can be tried."""
+    def _check(self, request: Any) -> None:
+        """Raise ConfigurationError for a request that no camera can meet."""
         if request.package_name != PACKAGE or request.plugin_name not in PLUGINS:
-            return (
-                f"'{request.plugin_name}' of package '{request.package_name}'; expected "
-                f"CameraNode of {PACKAGE}"
+            raise ConfigurationError(
+                f"'{request.plugin_name}' of package '{request.package_name}'",
+                expected=f"CameraNode of {PACKAGE}",
             )
         if not request.node_name:
-            return "no node name; expected the camera's name"
+            raise ConfigurationError("no node name", expected="the camera's name")
         if request.node_namespace.rstrip("/") not in ("", self._namespace.rstrip("/")):
-            return (
-                f"namespace '{request.node_namespace}'; expected that of the process, "
-                f"{self._namespace}"
+            raise ConfigurationError(
+                f"namespace '{request.node_namespace}'",
+                expected=f"that of the process, {self._namespace}",
             )
-        return ""
 
     def _unload(self, request: Any, response: Any) -> Any:
-        names = {number: name for name, number in self._numbered().items()}
+        names = {camera.number: name for name, camera in self._cameras.nodes.items()}
         name = names.get(request.unique_id)
         response.success = name is not None
         if name is None:
@@ -99,16 +89,7 @@ class ComponentServices:
         return response
 
     def _list(self, request: Any, response: Any) -> Any:
-        for name, number in self._numbered().items():
-            response.full_node_names.append(self._cameras.nodes[name].get_fully_qualified_name())
-            response.unique_ids.append(number)
+        cameras = self._cameras.nodes.values()
+        response.full_node_names = [each.get_fully_qualified_name() for each in cameras]
+        response.unique_ids = [each.number for each in cameras]
         return response
-
-
-def create_component_services(node: Node, cameras: CameraSet) -> None:
-    """Create the services, where the package composition_interfaces is installed."""
-    try:
-        types = importlib.import_module("composition_interfaces.srv")
-    except ImportError:
-        return
-    ComponentServices(node, cameras, types)

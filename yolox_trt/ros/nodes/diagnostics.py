@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from yolox_trt.core.errors import DeviceError
@@ -73,21 +72,9 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _percentiles(counters: CameraCounters) -> tuple[float, ...]:
-    """Return latency p50 and p99, detect() p50, overhead p50 and p99, in milliseconds.
-
-    The overhead of a result is its latency without detect(): conversion, waiting, publishing.
-    """
-    seconds = counters.latencies()
-    if not len(seconds):
-        return (math.nan,) * 5
-    latency, detect = seconds.T * 1e3
-    overhead = latency - detect
-    return (
-        *(float(value) for value in np.percentile(latency, (50, 99))),
-        float(np.median(detect)),
-        *(float(value) for value in np.percentile(overhead, (50, 99))),
-    )
+def _attributes(snapshot: object, *names: str) -> dict[str, Any]:
+    """Return entries that are called like the attributes that they show."""
+    return {name: getattr(snapshot, name) for name in names}
 
 
 class ReceiverLoad:
@@ -157,12 +144,9 @@ class StreamReport:
             stream: the executor's counters; None before the node is configured.
             now: time.monotonic().
         """
-        dropped = {reason.value: 0 for reason in DropReason}
-        if stream is not None:
-            dropped = {reason.value: count for reason, count in stream.dropped.items()}
+        dropped = {each.value: stream.dropped[each] if stream else 0 for each in DropReason}
         dropped["malformed"] += counters.malformed
         dropped["overflow"] += counters.replaced
-        latency_p50, latency_p99, detect_p50, overhead_p50, overhead_p99 = _percentiles(counters)
         values: dict[str, Any] = {
             "subscribed": bool(counters.topic),
             "received": counters.received,
@@ -174,23 +158,15 @@ class StreamReport:
             "lost_in_middleware": counters.lost,
             "received_rate_hz": stream.received_rate if stream else 0.0,
             "processed_rate_hz": stream.processed_rate if stream else 0.0,
-            "latency_p50_ms": latency_p50,
-            "latency_p99_ms": latency_p99,
-            "detect_p50_ms": detect_p50,
-            "overhead_p50_ms": overhead_p50,
-            "overhead_p99_ms": overhead_p99,
+            **counters.percentiles(),
             "last_refusal": counters.last_refusal,
         }
         if stream is not None:
             values |= {
                 "device": stream.device or "none",
-                "model": stream.model,
                 "queue_age_ms": stream.queue_age * 1e3,
-                "deadline_missed": stream.deadline_missed,
-                "moves": stream.moves,
-                "last_move": stream.last_move,
-                "callback_errors": stream.callback_errors,
-                "callback_hangs": stream.callback_hangs,
+                **_attributes(stream, "model", "deadline_missed", "moves", "last_move"),
+                **_attributes(stream, "callback_errors", "callback_hangs"),
             }
         level, message = self._judge(counters, stream, dropped, now)
         return status(name, topic, level, message, values)
@@ -269,10 +245,8 @@ def executor_status(
     if snapshot is not None:
         values |= {
             "placement": snapshot.policy,
-            "placements": snapshot.placements,
-            "removed_received": snapshot.removed_received,
-            "removed_processed": snapshot.removed_processed,
-            "removed_dropped": snapshot.removed_dropped,
+            **_attributes(snapshot, "placements", "removed_received", "removed_processed"),
+            **_attributes(snapshot, "removed_dropped"),
         }
     message = activity or advice or state.value
     return status(name, platform.node(), level, message, values)
@@ -300,18 +274,11 @@ def device_status(name: str, snapshot: DeviceSnapshot) -> DiagnosticStatus:
         message,
         {
             "status": snapshot.status.value,
-            "load": snapshot.load,
-            "frames": snapshot.frames,
-            "batches": snapshot.batches,
+            **_attributes(snapshot, "load", "frames", "batches", "errors", "hangs"),
+            **_attributes(snapshot, "out_of_memory", "restarts", "late_results", "last_error"),
             "streams": ", ".join(snapshot.streams),
             **{f"time_ms {model}": time * 1e3 for model, time in snapshot.models.items()},
             **{f"batch_limit {model}": limit for model, limit in snapshot.batch_limits.items()},
-            "errors": snapshot.errors,
-            "hangs": snapshot.hangs,
-            "out_of_memory": snapshot.out_of_memory,
-            "restarts": snapshot.restarts,
-            "late_results": snapshot.late_results,
-            "last_error": snapshot.last_error,
             "retry_in_s": snapshot.retry_in,
         },
     )

@@ -22,7 +22,7 @@ from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.nodes import diagnostics
 from yolox_trt.ros.nodes.build_progress import BuildProgress
 from yolox_trt.ros.nodes.camera_set import CameraSet
-from yolox_trt.ros.nodes.component_services import create_component_services
+from yolox_trt.ros.nodes.component_services import ComponentServices
 from yolox_trt.ros.nodes.detection_service import DetectionService
 from yolox_trt.ros.nodes.log_bridge import LogBridge
 from yolox_trt.ros.nodes.model_set import ModelSet
@@ -92,7 +92,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             )
             self.create_timer(DEMAND_PERIOD, self._cameras.update_subscriptions, clock=steady)
             create_timeline_service(self, lambda: (self.parameters.current, self._executor))
-            create_component_services(self, self._cameras)
+            ComponentServices(self, self._cameras)
             if parameters.autostart:
                 self._begin_loading()
         except BaseException:
