@@ -14,11 +14,10 @@ import onnx
 import pytest
 from support.fake_cupy import Stream
 from support.fake_tensorrt import VERSIONS, FakeTensorRT
-from support.tensorrt_fixtures import make_api, pretend_cupy, pretend_gpu, small_model
+from support.tensorrt_fixtures import build_engine, make_api, pretend_cupy, pretend_gpu, small_model
 
 from yolox_trt.compiler.tensorrt import build as build_module
 from yolox_trt.compiler.tensorrt import plan as build_plan
-from yolox_trt.compiler.tensorrt.build import build_engine
 from yolox_trt.compiler.tensorrt.load_engine import load_tensorrt_engine
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan

@@ -14,8 +14,12 @@ from support.fake_cupy import make_cupy
 from support.fake_tensorrt import FakeTensorRT
 from support.yolox_graphs import build_yolox
 
+from yolox_trt.compiler.tensorrt.build import EngineBuilder
+from yolox_trt.compiler.tensorrt.options import BuildOptions
+from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.engines import cuda_driver, tensorrt
-from yolox_trt.engines.trt_api import TensorRTApi
+from yolox_trt.engines.cache import BuiltEngine
+from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi
 
 #: A Jetson Orin.
 COMPUTE_CAPABILITY = "8.7"
@@ -62,3 +66,14 @@ def make_api(name: str, **options: Any) -> tuple[FakeTensorRT, TensorRTApi]:
     """Return a version's stand-in and the adapter over it."""
     fake = FakeTensorRT(name, **options)
     return fake, TensorRTApi(fake.module)
+
+
+def build_engine(
+    model: Path,
+    options: BuildOptions,
+    *,
+    api: TensorRTApi | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> BuiltEngine:
+    """Plan and build an engine."""
+    return EngineBuilder(BuildPlan(model, options, api=api), on_progress).build()

@@ -22,7 +22,14 @@ from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.engine_file import EngineFile
 from yolox_trt.engines.file_lock import FileLock
 from yolox_trt.engines.tensor_layout import TensorLayout
-from yolox_trt.engines.trt_api import TensorRTApi, enum_name, load_api, messages_text, no_such_core
+from yolox_trt.engines.trt_api import (
+    TensorRTApi,
+    device_memory_of,
+    enum_name,
+    load_api,
+    messages_text,
+    no_such_core,
+)
 
 _log = logging.getLogger("yolox_trt.tensorrt")
 
@@ -160,8 +167,7 @@ class TensorRTEngine(Engine):
     @property
     def device_memory_bytes(self) -> int:
         """Scratch memory of the execution contexts together, in bytes (without I/O buffers)."""
-        size = getattr(self._engine, "device_memory_size_v2", None)
-        return int(self._engine.device_memory_size if size is None else size)
+        return device_memory_of(self._engine)
 
     def profile_layers(self, batch: int = 1, runs: int = 10) -> list[LayerTime]:
         """Measure each layer's time on the device (slower than a run without).

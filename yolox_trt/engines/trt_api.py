@@ -162,6 +162,12 @@ def enum_name(value: Any) -> str:
     return str(getattr(value, "name", value)).rpartition(".")[2]
 
 
+def device_memory_of(engine: Any) -> int:
+    """Return the bytes of scratch memory that an ICudaEngine's execution contexts take."""
+    size = getattr(engine, "device_memory_size_v2", None)
+    return int(engine.device_memory_size if size is None else size)
+
+
 def no_such_core(device: Device, cores: int) -> DeviceError:
     """Return the error of a DLA core that the machine does not have."""
     return DeviceError(

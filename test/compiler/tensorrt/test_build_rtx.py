@@ -11,12 +11,12 @@ from typing import Any
 
 import onnx
 import pytest
-from support.tensorrt_fixtures import save_model, small_model
+from support.tensorrt_fixtures import build_engine, save_model, small_model
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.surgery import SurgeryOptions, optimize
-from yolox_trt.compiler.tensorrt.build import EngineBuilder, build_engine
+from yolox_trt.compiler.tensorrt.build import EngineBuilder
 from yolox_trt.compiler.tensorrt.load_engine import cached_engine
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
@@ -238,11 +238,11 @@ def test_ctrl_c_ends_the_build(tmp_path: Path) -> None:
 
 
 def test_the_cache_keeps_real_engines(tmp_path: Path) -> None:
-    plan = BuildPlan(small_model(tmp_path), BuildOptions(flavour="tensorrt_rtx"))
+    model, options = small_model(tmp_path), BuildOptions(flavour="tensorrt_rtx")
     cache = EngineCache(tmp_path / "cache")
-    first = cached_engine(plan, cache)
+    first = cached_engine(model, options, cache)
     assert first.built
-    assert not cached_engine(plan, cache).built
+    assert not cached_engine(model, options, cache).built
     assert first.file.fingerprint.flavour == "tensorrt_rtx"
     assert first.file.fingerprint.compute_capability == "portable"
     assert first.file.spec.head.value == "undecoded"

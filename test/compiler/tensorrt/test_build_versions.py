@@ -20,10 +20,10 @@ import numpy as np
 import onnx
 import pytest
 from support.fake_tensorrt import VERSIONS, FakeTensorRT
-from support.tensorrt_fixtures import make_api, nodes_of, pretend_gpu, small_model
+from support.tensorrt_fixtures import build_engine, make_api, nodes_of, pretend_gpu, small_model
 
 from yolox_trt.compiler.tensorrt import plan as build_plan
-from yolox_trt.compiler.tensorrt.build import EngineBuilder, build_engine
+from yolox_trt.compiler.tensorrt.build import EngineBuilder
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.compiler.tensorrt.report import BuildReport, layer_information

@@ -102,14 +102,14 @@ class Build(Command, name="build", has_json=True):
                 entry = cached_engine(self.model, options, cache, show, fit_batch=False)
                 file = entry.file
                 source = f"built ({entry.reason})" if entry.built else "found in the cache"
-        report = BuildReport.from_dict(dict(file.details["report"]))
+        report = BuildReport.from_dict(file.details["report"])
         _show_report(output, report, every=self.layers)
         output.print(f"Engine {source}: {file.path}")
         if self.layer_info is not None:
             self.layer_info.write_text(
                 layer_information(load_api(options.flavour), file, options.device)
             )
-        document = {**report.to_dict(), "fingerprint": file.fingerprint.to_dict()}
+        document = {**file.details["report"], "fingerprint": file.fingerprint.to_dict()}
         if self.profile is not None:
             document["layer_times_ms"] = self._profile(output, file, self.profile)
         output.json(document)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from yolox_trt.compiler.tensorrt.calibrators import make_calibrator
 from yolox_trt.compiler.tensorrt.network_config import (
     computes,
     input_range,
+    inputs_of,
     layers_of,
     set_dynamic_ranges,
     set_int8_io_ranges,
@@ -25,7 +27,7 @@ from yolox_trt.compiler.tensorrt.network_config import (
 )
 from yolox_trt.compiler.tensorrt.options import BATCH_OPTIONS, BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
-from yolox_trt.compiler.tensorrt.progress import Heartbeat, make_monitor
+from yolox_trt.compiler.tensorrt.progress import heartbeat, make_monitor
 from yolox_trt.compiler.tensorrt.report import BuildReport, read_layers
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.files import write_atomically
@@ -33,37 +35,12 @@ from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
 from yolox_trt.engines.cache import BuiltEngine
 from yolox_trt.engines.file_lock import wait_for_lock
-from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi, messages_text, no_such_core
+from yolox_trt.engines.trt_api import ProgressCallback, messages_text, no_such_core
 from yolox_trt.engines.trt_features import TENSORRT
 
 _log = logging.getLogger("yolox_trt.build")
 
 _OF = options_of(BuildOptions)
-_MIB = 1 << 20
-_KIB = 1 << 10
-
-
-def build_engine(
-    model: Path | str,
-    options: BuildOptions,
-    *,
-    api: TensorRTApi | None = None,
-    on_progress: ProgressCallback | None = None,
-) -> BuiltEngine:
-    """Build an engine; its details hold the report (see BuildReport).
-
-    Args:
-        model: ONNX file.
-        options: what to build.
-        api: TensorRT; None for options.flavour.
-        on_progress: on_progress(fraction 0..1, phase), called from the builder's threads. What
-            it raises cancels the build and is raised again.
-
-    Raises:
-        YoloxTrtError: refused before the build (see BuildPlan), or
-        EngineError: TensorRT could not parse or build it; the text has TensorRT's messages.
-    """
-    return EngineBuilder(BuildPlan(model, options, api=api), on_progress).build()
 
 
 class EngineBuilder:
@@ -71,7 +48,8 @@ class EngineBuilder:
 
     Args:
         plan: what to build.
-        on_progress: as in build_engine.
+        on_progress: on_progress(fraction 0..1, phase), called from the builder's threads. What
+            it raises cancels the build and is raised again.
     """
 
     def __init__(self, plan: BuildPlan, on_progress: ProgressCallback | None = None) -> None:
@@ -120,18 +98,11 @@ class EngineBuilder:
                 pinned_layers=self._pinned,
                 default_range_tensors=len(self._defaulted),
                 gpu_fallback_layers=self._fallback,
-                **read_layers(
-                    api,
-                    engine,
-                    messages,
-                    plan.options.device,
-                    loadable=plan.options.dla_standalone,
-                    host_code=plan.options.version_compatible,
-                ),
+                **read_layers(api, engine, messages, plan.options.device, plan.fingerprint.options),
             )
             # The parser owns weights that the network points to.
             del network, parser, builder
-        details: dict[str, Any] = {"report": report.to_dict(), "input_scale": self._input_scale}
+        details = {"report": dataclasses.asdict(report), "input_scale": self._input_scale}
         return BuiltEngine(engine, plan.spec, details)
 
     def layer_names(self) -> list[str]:
@@ -215,7 +186,7 @@ class EngineBuilder:
                 raise monitor.failure
             self._on_progress(1.0, "built")
             return serialized
-        with Heartbeat(self._on_progress, self._plan.model_path.name):
+        with heartbeat(self._on_progress, self._plan.model_path.name):
             serialized = builder.build_serialized_network(network, config)
         if serialized is not None and self._on_progress is not None:
             self._on_progress(1.0, "built")
@@ -224,7 +195,7 @@ class EngineBuilder:
     def _set_profile(self, builder: Any, network: Any, config: Any) -> Any:
         """Add an optimisation profile if an input has an open dimension; return it, or None."""
         spec = self._plan.graph_spec
-        inputs = [network.get_input(i) for i in range(network.num_inputs)]
+        inputs = inputs_of(network)
         if not any(-1 in tuple(tensor.shape) for tensor in inputs):
             return None
         profile = builder.create_optimization_profile()
@@ -263,15 +234,15 @@ class EngineBuilder:
                 config.set_compute_capability(target, index)
 
     def _set_memory(self, config: Any) -> None:
-        options, pools = self._plan.options, self._trt.MemoryPoolType
-        if options.workspace_mib is not None:
-            config.set_memory_pool_limit(pools.WORKSPACE, options.workspace_mib * _MIB)
-        if options.dla_sram_kib is not None:
-            config.set_memory_pool_limit(pools.DLA_MANAGED_SRAM, options.dla_sram_kib * _KIB)
-        if options.dla_local_dram_mib is not None:
-            config.set_memory_pool_limit(pools.DLA_LOCAL_DRAM, options.dla_local_dram_mib * _MIB)
-        if options.dla_global_dram_mib is not None:
-            config.set_memory_pool_limit(pools.DLA_GLOBAL_DRAM, options.dla_global_dram_mib * _MIB)
+        options = self._plan.options
+        for pool, limit, unit in (
+            ("WORKSPACE", options.workspace_mib, 1 << 20),
+            ("DLA_MANAGED_SRAM", options.dla_sram_kib, 1 << 10),
+            ("DLA_LOCAL_DRAM", options.dla_local_dram_mib, 1 << 20),
+            ("DLA_GLOBAL_DRAM", options.dla_global_dram_mib, 1 << 20),
+        ):
+            if limit is not None:
+                config.set_memory_pool_limit(getattr(self._trt.MemoryPoolType, pool), limit * unit)
 
     def _set_device(self, network: Any, config: Any) -> None:
         options = self._plan.options

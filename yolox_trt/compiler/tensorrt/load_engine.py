@@ -134,12 +134,12 @@ def cached_engine(
     entry = cache.get_or_build(
         plan.fingerprint,
         EngineBuilder(plan, on_progress).build,
-        name=plan.name,
+        name=model.stem,
         on_progress=on_progress,
         rebuild=rebuild,
     )
     cache.remember(
-        plan.request.key, plan.fingerprint, name=plan.name, external_files=plan.external_files
+        plan.request.key, plan.fingerprint, name=model.stem, external_files=plan.external_files
     )
     return entry
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -26,39 +26,22 @@ def layers_of(network: Any) -> list[Any]:
     return [network.get_layer(i) for i in range(network.num_layers)]
 
 
-def outputs_of(layer: Any) -> Iterator[Any]:
-    """Yield a layer's output tensors."""
-    for index in range(layer.num_outputs):
-        tensor = layer.get_output(index)
-        if tensor is not None:
-            yield tensor
+def inputs_of(owner: Any) -> list[Any]:
+    """Return the input tensors of a layer or network."""
+    found = (owner.get_input(i) for i in range(owner.num_inputs))
+    return [tensor for tensor in found if tensor is not None]
 
 
-def _inputs_of(layer: Any) -> Iterator[Any]:
-    for index in range(layer.num_inputs):
-        tensor = layer.get_input(index)
-        if tensor is not None:
-            yield tensor
-
-
-def type_name(layer: Any) -> str:
-    """Return the name of a layer's type, such as CONVOLUTION."""
-    return enum_name(layer.type)
+def outputs_of(owner: Any) -> list[Any]:
+    """Return the output tensors of a layer or network."""
+    found = (owner.get_output(i) for i in range(owner.num_outputs))
+    return [tensor for tensor in found if tensor is not None]
 
 
 def first_convolutions(network: Any) -> list[Any]:
     """Return the convolutions that the image input reaches through no other convolution."""
-    reached = {network.get_input(i).name for i in range(network.num_inputs)}
-    found = []
     # TensorRT's parser adds layers in the graph's order: producers come first.
-    for layer in layers_of(network):
-        if not any(tensor.name in reached for tensor in _inputs_of(layer)):
-            continue
-        if type_name(layer) in _CONVOLUTION_TYPES:
-            found.append(layer)
-        else:
-            reached.update(tensor.name for tensor in outputs_of(layer))
-    return found
+    return _nearest_convolutions(inputs_of(network), layers_of(network), inputs_of, outputs_of)[0]
 
 
 def last_convolutions(network: Any) -> tuple[list[Any], set[str]]:
@@ -67,17 +50,39 @@ def last_convolutions(network: Any) -> tuple[list[Any], set[str]]:
     Returns:
         They, in order, and the names of their outputs and of all tensors behind them.
     """
-    behind = {network.get_output(i).name for i in range(network.num_outputs)}
+    layers = layers_of(network)
+    found, behind = _nearest_convolutions(outputs_of(network), layers[::-1], outputs_of, inputs_of)
+    for layer in layers:
+        names = {tensor.name for tensor in outputs_of(layer)}
+        if names & behind:
+            behind |= names
+    return found[::-1], behind
+
+
+def _nearest_convolutions(
+    tensors: Iterable[Any],
+    layers: Iterable[Any],
+    near: Callable[[Any], list[Any]],
+    far: Callable[[Any], list[Any]],
+) -> tuple[list[Any], set[str]]:
+    """Go through layers from one end; return the first convolutions, and the tensors up to them.
+
+    Args:
+        tensors: those of the end.
+        layers: each behind those that lie nearer to the end.
+        near: the tensors of a layer on the side of that end.
+        far: those on the other side.
+    """
+    reached = {tensor.name for tensor in tensors}
     found = []
-    for layer in reversed(layers_of(network)):
-        if not any(tensor.name in behind for tensor in outputs_of(layer)):
+    for layer in layers:
+        if not any(tensor.name in reached for tensor in near(layer)):
             continue
-        behind.update(tensor.name for tensor in outputs_of(layer))
-        if type_name(layer) in _CONVOLUTION_TYPES:
+        if enum_name(layer.type) in _CONVOLUTION_TYPES:
             found.append(layer)
         else:
-            behind.update(tensor.name for tensor in _inputs_of(layer))
-    return list(reversed(found)), behind
+            reached.update(tensor.name for tensor in far(layer))
+    return found, reached
 
 
 def computes(module: Any, layer: Any) -> bool:
@@ -86,7 +91,7 @@ def computes(module: Any, layer: Any) -> bool:
     Constants and shape arithmetic are folded by the builder; asked whether a DLA can run them, it
     says no.
     """
-    return type_name(layer) not in ("CONSTANT", "SHAPE") and any(
+    return enum_name(layer.type) not in ("CONSTANT", "SHAPE") and any(
         _is_float(module, tensor) for tensor in outputs_of(layer)
     )
 
@@ -98,11 +103,9 @@ def set_io(plan: BuildPlan, network: Any) -> None:
     may get any.
     """
     api = plan.api
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    outputs = [network.get_output(i) for i in range(network.num_outputs)]
     for tensors, kind, form in (
-        (inputs, plan.input_type, plan.input_format),
-        (outputs, plan.output_type, plan.output_format),
+        (inputs_of(network), plan.input_type, plan.input_format),
+        (outputs_of(network), plan.output_type, plan.output_format),
     ):
         for tensor in tensors:
             if kind is not None and not plan.strongly_typed and _is_float(api.module, tensor):
@@ -118,8 +121,8 @@ def set_int8_io_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> 
     Raises:
         EngineError: the calibration cache or the ranges do not name one of them.
     """
-    tensors = [("input", network.get_input(i)) for i in range(network.num_inputs)]
-    tensors += [("output", network.get_output(i)) for i in range(network.num_outputs)]
+    tensors = [("input", tensor) for tensor in inputs_of(network)]
+    tensors += [("output", tensor) for tensor in outputs_of(network)]
     source = plan.options.calibration_cache or plan.options.dynamic_ranges
     for kind, tensor in tensors:
         if tensor.dtype != plan.api.module.DataType.INT8:
@@ -157,15 +160,12 @@ def set_dynamic_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> 
     Raises:
         ConfigurationError: no tensor of the network has a range, so the file is of another model.
     """
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    inputs = inputs_of(network)
     default = plan.options.default_dynamic_range
     without = last_convolutions(network)[1]
     named = 0
     defaulted = []
-    tensors = list(inputs)
-    for layer in layers_of(network):
-        tensors.extend(outputs_of(layer))
-    for tensor in tensors:
+    for tensor in [*inputs, *(t for layer in layers_of(network) for t in outputs_of(layer))]:
         if tensor.name in ranges:
             amax = ranges.amax(tensor.name)
             tensor.set_dynamic_range(-amax, amax)
@@ -217,11 +217,10 @@ def set_layer_precisions(plan: BuildPlan, network: Any) -> dict[str, str]:
             )
         pinned.update({layer.name: (layer, precision) for layer in fitting})
     for layer, precision in pinned.values():
-        outputs = list(outputs_of(layer))
         if not computes(plan.api.module, layer):
             continue  # there is no precision to choose
         layer.precision = plan.api.data_type(precision)
-        for index, tensor in enumerate(outputs):
+        for index, tensor in enumerate(outputs_of(layer)):
             if _is_float(plan.api.module, tensor) and precision != "int8":
                 layer.set_output_type(index, plan.api.data_type(precision))
     return {name: precision for name, (_, precision) in pinned.items()}

@@ -82,6 +82,10 @@ class BuildPlan:
         fit_batch: take the model's own batch, and log it, where it cannot have max_batch: it
             cannot be opened, or the device is a DLA. Else that is an error.
 
+    Attributes:
+        input_type, output_type: of the image input and the outputs; None for the graph's own.
+        input_format, output_format: of these, each one of IO_FORMATS.
+
     Raises:
         ModelError: the file is no YOLOX, or its size or batch do not fit the options.
         EngineError: this TensorRT cannot do what the options ask; the text has the way round.
@@ -127,6 +131,7 @@ class BuildPlan:
         )
         self.has_fp16 = computes_in_float16(self.graph)
         self.strongly_typed = self._choose_typing()
+        self._choose_io()
         self.batch = self._choose_batch()
         self._check_version()
         self._check_int8()
@@ -134,11 +139,6 @@ class BuildPlan:
         self._check_dla()
 
     # ---- what comes out
-
-    @property
-    def name(self) -> str:
-        """The model's name, for file names."""
-        return self.model_path.stem
 
     @property
     def precision(self) -> str:
@@ -156,26 +156,6 @@ class BuildPlan:
             if self.input_type
             else self.graph_spec.input_dtype,
         )
-
-    @property
-    def input_type(self) -> str | None:
-        """Type of the image input, None for the graph's own."""
-        return self.options.input_type or self._native_type(for_input=True)
-
-    @property
-    def output_type(self) -> str | None:
-        """Type of the outputs, None for the graph's own."""
-        return self.options.output_type or self._native_type(for_input=False)
-
-    @property
-    def input_format(self) -> str:
-        """Format of the image input, one of IO_FORMATS."""
-        return self.options.input_format or self._native_format
-
-    @property
-    def output_format(self) -> str:
-        """Format of the outputs, one of IO_FORMATS."""
-        return self.options.output_format or self._native_format
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -256,17 +236,17 @@ class BuildPlan:
             done["half"] = float16.REVISION
         return done
 
-    def _native_type(self, *, for_input: bool) -> str | None:
-        # Without fallback nothing can convert between FP32 and the DLA's types.
-        if not self.options.on_dla or self.options.allow_gpu_fallback:
-            return None
-        int8_input = for_input and self.options.precision == "int8" and not self.strongly_typed
-        return "int8" if int8_input else "fp16"
-
-    @property
-    def _native_format(self) -> str:
-        without_fallback = self.options.on_dla and not self.options.allow_gpu_fallback
-        return "dla_linear" if without_fallback else "linear"
+    def _choose_io(self) -> None:
+        """Take types and formats as asked for; what a DLA takes itself where nothing converts."""
+        options = self.options
+        native = options.on_dla and not options.allow_gpu_fallback
+        int8_input = self.precision == "int8" and not self.strongly_typed
+        form = "dla_linear" if native else "linear"
+        own_input = ("int8" if int8_input else "fp16") if native else None
+        self.input_type = options.input_type or own_input
+        self.output_type = options.output_type or ("fp16" if native else None)
+        self.input_format = options.input_format or form
+        self.output_format = options.output_format or form
 
     def _choose_typing(self) -> bool:
         if not self.api.has("precision_flags"):

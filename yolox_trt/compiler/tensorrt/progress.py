@@ -111,34 +111,30 @@ def make_monitor(module: Any, on_progress: ProgressCallback) -> Any:
     return Monitor()
 
 
-class Heartbeat:
-    """Tells every 5 s that a build goes on, for versions that tell no steps.
+@contextlib.contextmanager
+def heartbeat(on_progress: ProgressCallback | None, what: str) -> Iterator[None]:
+    """Tell every 5 s that a build goes on, for versions that tell no steps.
 
     The fraction is 0.0 all the while (it is not known) and the phase names the seconds.
     """
+    over = threading.Event()
+    started = time.monotonic()
 
-    def __init__(self, on_progress: ProgressCallback | None, what: str) -> None:
-        self._on_progress = on_progress
-        self._what = what
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="build-heartbeat", daemon=True)
-
-    def __enter__(self) -> Heartbeat:
-        self._started = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(_LOG_PERIOD_S):
-            text = f"building {self._what}, {time.monotonic() - self._started:.0f} s"
+    def beat() -> None:
+        while not over.wait(_LOG_PERIOD_S):
+            text = f"building {what}, {time.monotonic() - started:.0f} s"
             _log.info("%s", text)
-            if self._on_progress is not None:
+            if on_progress is not None:
                 try:
-                    self._on_progress(0.0, text)
+                    on_progress(0.0, text)
                 except Exception:
                     _log.exception("progress callback failed")
                     return
+
+    thread = threading.Thread(target=beat, name="build-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

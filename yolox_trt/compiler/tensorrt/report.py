@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.engine_file import EngineFile
-from yolox_trt.engines.trt_api import LAYERS_MESSAGE, TensorRTApi
+from yolox_trt.engines.trt_api import LAYERS_MESSAGE, TensorRTApi, device_memory_of
 
 _MIB = 1 << 20
 
@@ -76,13 +76,9 @@ class BuildReport:
     layers_source: str = ""
     memory: dict[str, int] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return dataclasses.asdict(self)
-
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> BuildReport:
-        """Read what to_dict wrote."""
+    def from_dict(cls, values: Mapping[str, Any]) -> BuildReport:
+        """Read the report in an engine's details, which is the dataclass as JSON."""
         layers = [
             EngineLayer(**{**layer, "onnx_nodes": tuple(layer["onnx_nodes"])})
             for layer in values["layers"]
@@ -130,9 +126,7 @@ def read_layers(
     engine: bytes,
     messages: list[tuple[str, str]],
     device: Device,
-    *,
-    loadable: bool = False,
-    host_code: bool = False,
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return BuildReport's `layers`, `layers_source` and `memory`.
 
@@ -143,20 +137,15 @@ def read_layers(
         engine: what was built.
         messages: TensorRT's, of the build.
         device: what it was built for.
-        loadable: whether it is a DLA loadable, which TensorRT does not load.
-        host_code: whether it carries its runtime as code (version compatible).
+        options: its fingerprint's.
     """
     texts = [text for _, text in messages]
     memory = _memory_of(texts)
-    loaded = None if loadable else _load(api, engine, device, host_code)
+    loaded = _load(api, engine, device, options)
     if loaded is not None:
-        size = getattr(loaded, "device_memory_size_v2", None)
-        memory["execution context"] = int(loaded.device_memory_size if size is None else size)
-        return {
-            "layers": layers_of_inspector(_inspector_json(api, loaded), device),
-            "layers_source": "engine inspector",
-            "memory": memory,
-        }
+        memory["execution context"] = device_memory_of(loaded)
+        layers = layers_of_inspector(_inspector_json(api, loaded), device)
+        return {"layers": layers, "layers_source": "engine inspector", "memory": memory}
     layers = _layers_of_log(texts, device)
     source = "build log" if layers else "the engine cannot be loaded on this machine"
     return {"layers": layers, "layers_source": source, "memory": memory}
@@ -168,10 +157,7 @@ def layer_information(api: TensorRTApi, file: EngineFile, device: Device) -> str
     Raises:
         EngineError: the engine cannot be loaded on this machine.
     """
-    options = file.fingerprint.options
-    loaded = None
-    if not options.get("dla_standalone"):
-        loaded = _load(api, file.read(), device, bool(options.get("version_compatible")))
+    loaded = _load(api, file.read(), device, file.fingerprint.options)
     if loaded is None:
         raise EngineError(
             f"engine {file.path} that {api} cannot load on this machine",
@@ -181,15 +167,15 @@ def layer_information(api: TensorRTApi, file: EngineFile, device: Device) -> str
     return _inspector_json(api, loaded)
 
 
-def _load(api: TensorRTApi, engine: bytes, device: Device, host_code: bool) -> Any:
+def _load(api: TensorRTApi, engine: bytes, device: Device, options: Mapping[str, Any]) -> Any:
     """Return a deserialised engine, None where this machine cannot."""
-    if cuda_driver.compute_capability(device.cuda_index) is None:
+    if options.get("dla_standalone") or cuda_driver.compute_capability(device.cuda_index) is None:
         return None
     with api.collect_messages():
         runtime = api.module.Runtime(api.logger)
         if device.kind == "dla":
             runtime.DLA_core = device.index
-        if host_code:
+        if options.get("version_compatible"):
             runtime.engine_host_code_allowed = True  # built here, or its checksum was checked
         return runtime.deserialize_cuda_engine(engine)
 
@@ -207,24 +193,27 @@ def layers_of_inspector(text: str, device: Device) -> list[EngineLayer]:
     layers = json.loads(text).get("Layers", [])
     return [
         _layer(
+            device,
             layer.get("Name", ""),
             layer.get("LayerType", ""),
             json.dumps(layer.get("Inputs", [])),
             json.dumps(layer.get("Outputs", [])),
             str(layer.get("Metadata", "")),
-            device,
         )
         if isinstance(layer, dict)
-        else _layer(str(layer), "", "", "", "", device)
+        else _layer(device, str(layer))
         for layer in layers
     ]
 
 
 _PLACED = re.compile(r"\[(Dla|Gpu)Layer\]\s*(.+)")
 _LOGGED_LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>.*?), Inputs: ")
-_LOGGED_INPUTS = re.compile(r"Inputs: \[(?P<inputs>.*?)\], Constants")
-_LOGGED_OUTPUTS = re.compile(r"Outputs: \[(?P<outputs>.*?)\], TacticName")
-_LOGGED_METADATA = re.compile(r"Metadata: (?P<metadata>.*)$")
+#: Inputs, outputs and metadata of a logged layer.
+_LOGGED_PARTS = (
+    re.compile(r"Inputs: \[(.*?)\], Constants"),
+    re.compile(r"Outputs: \[(.*?)\], TacticName"),
+    re.compile(r"Metadata: (.*)$"),
+)
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 #: Myelin's bookkeeping between streams; nothing is computed in these.
 _NO_WORK = frozenset({"signal", "wait"})
@@ -233,25 +222,18 @@ _NO_WORK = frozenset({"signal", "wait"})
 def _layers_of_log(texts: list[str], device: Device) -> list[EngineLayer]:
     for text in texts:
         if text.startswith(LAYERS_MESSAGE):
-            layers = []
-            for line in text.splitlines()[1:]:
-                if match := _LOGGED_LAYER.match(line):
-                    if match["kind"] in _NO_WORK:
-                        continue
-                    inputs = _LOGGED_INPUTS.search(line)
-                    outputs = _LOGGED_OUTPUTS.search(line)
-                    metadata = _LOGGED_METADATA.search(line)
-                    layers.append(
-                        _layer(
-                            match["name"],
-                            match["kind"],
-                            inputs["inputs"] if inputs else "",
-                            outputs["outputs"] if outputs else "",
-                            metadata["metadata"] if metadata else "",
-                            device,
-                        )
-                    )
-            return layers
+            lines = text.splitlines()[1:]
+            found = [(line, match) for line in lines if (match := _LOGGED_LAYER.match(line))]
+            return [
+                _layer(
+                    device,
+                    match["name"],
+                    match["kind"],
+                    *(part[1] if (part := p.search(line)) else "" for p in _LOGGED_PARTS),
+                )
+                for line, match in found
+                if match["kind"] not in _NO_WORK
+            ]
     placed = [match for text in texts if (match := _PLACED.search(text))]
     return [
         EngineLayer(
@@ -272,7 +254,12 @@ _TYPES = (
 
 
 def _layer(
-    name: str, kind: str, inputs: str, outputs: str, metadata: str, device: Device
+    device: Device,
+    name: str,
+    kind: str = "",
+    inputs: str = "",
+    outputs: str = "",
+    metadata: str = "",
 ) -> EngineLayer:
     # A DLA subgraph is a ForeignNode, and so is one of Myelin on the GPU.
     foreign = name.startswith("{ForeignNode") and "myelin" not in kind.lower()
