@@ -48,7 +48,7 @@ def test_the_balanced_policy_finds_the_consolidation(orin: PlanConfig) -> None:
     plan = plan_policy(orin, "balanced", duration=60.0)
     assert Counter(map(str, plan.placement.values())) == {"gpu": 4, "dla0": 2, "dla1": 2}
     assert plan.result.received == 8 * 30 * 60
-    assert plan.fits
+    assert plan.result.fits
     assert plan.result.dropped == plan.result.deadline_missed == 0
     assert plan.loads[Device("gpu")] == pytest.approx(4 * 30 * 4.1e-3)
     assert plan.loads[Device("dla", 0)] == pytest.approx(2 * 30 * 11.69e-3)
@@ -58,7 +58,9 @@ def test_the_balanced_policy_finds_the_consolidation(orin: PlanConfig) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_it_holds_under_measured_contention(orin: PlanConfig, policy: str) -> None:
-    assert plan_policy(orin.with_contention(MEASURED_CONTENTION), policy, duration=20.0).fits
+    assert plan_policy(
+        dataclasses.replace(orin, contention=MEASURED_CONTENTION), policy, duration=20.0
+    ).result.fits
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -67,14 +69,14 @@ def test_the_limit_beyond_which_frames_drop(orin: PlanConfig, policy: str) -> No
     factor = largest_rate_factor(orin, policy)
     assert 30.0 * factor == pytest.approx(42.77, rel=0.003)
     # A tenth of a percent beyond the exact limit a frame is late, well beyond it frames drop.
-    assert not plan_policy(orin.with_rates(42.82 / 30.0), policy).fits
+    assert not plan_policy(orin.with_rates(42.82 / 30.0), policy).result.fits
     assert plan_policy(orin.with_rates(60.0 / 30.0), policy).result.dropped > 0
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_limit_under_measured_contention(orin: PlanConfig, policy: str) -> None:
     """Two DLA frames beside four of the GPU take 27.5 ms, beside five 28.5: 36.4 against 35 Hz."""
-    config = orin.with_contention(MEASURED_CONTENTION)
+    config = dataclasses.replace(orin, contention=MEASURED_CONTENTION)
     assert 30.0 * largest_rate_factor(config, policy) >= 36.3
 
 
@@ -116,7 +118,7 @@ def test_at_least_as_good_as_the_placement_by_hand(
 ) -> None:
     """At every load: as few frames dropped, and none late where none is late by hand."""
     rates = (5, 10, 20, 30, 35, 36.3, 37, 40, 42, 43, 45, 47, 49, 50, 60, 70, 90, 120)
-    orin = orin.with_contention(contention)
+    orin = dataclasses.replace(orin, contention=contention)
     loads = [orin.with_rates(rate / 30.0) for rate in rates]
     loads += [orin.with_cameras(count) for count in (1, 3, 5, 9, 11, 12, 13, 14, 15, 17, 20)]
     better = Counter()
@@ -238,7 +240,7 @@ def test_calls_that_overlap_make_room() -> None:
         ({"devices": {"gpu": {"m": {"file": "no.json"}}}}, "no.json"),
         ({"devices": {"gpu": {"m": {"batch": {2: 1.0}}}}}, "batch 1"),
         ({"contention": "some"}, "contention"),
-        ({"contention": "{gpu: 2}"}, "gpu; expected gpu_with_dla"),
+        ({"contention": "{gpu: 2}"}, "gpu'; expected one of gpu_with_dla"),
         ({"contention": {"gpu_with_dla": 0.5}}, "gpu_with_dla.*at least 1"),
         ({"contention": {"gpu_with_dla": math.inf}}, "at least 1"),
         ({"contention": "{gpu_with_dla: "}, "contention = .*expected none, measured"),
@@ -323,7 +325,7 @@ def test_frames_over_the_rate_limit_are_no_failure(tmp_path: Path) -> None:
         "cameras": {"a": {"rate": 30, "max_rate": 10}, "b": {"rate": 30}},
     }
     plan = plan_policy(PlanConfig.from_dict(values), "static", duration=3.0)
-    assert plan.fits
+    assert plan.result.fits
     assert plan.result.dropped == 0
     received, processed = plan.result.received, plan.result.processed
     assert plan.result.refused == received - processed > 55

@@ -49,7 +49,7 @@ class Placements:
         self._contention = contention
         self._gpu_share = dict(gpu_share or {})
         self._gpu = next((d for d in devices if d.kind == "gpu"), None)
-        self._planned_for: dict[str, float] = {}
+        self._planned_for: dict[tuple[object, str], float] = {}
         self._has_drifted = False
 
     def refresh(self, stream: Stream) -> None:
@@ -162,24 +162,24 @@ class Placements:
         before = self._has_drifted
         self._has_drifted = any(
             abs(value - self._planned_for.get(key, math.inf)) > tolerance * max(value, 1e-9)
-            for key, value in self._demands(now).items()
+            for key, value in self._figures(now).items()
         )
         return before and self._has_drifted
 
-    def _demands(self, now: float) -> dict[str, float]:
-        demands = {
-            f"rate {s.config.id}": s.rate(now) for s in self._streams.values() if s.config.enabled
-        }
-        for device, state in self._devices.items():
+    def _figures(self, now: float) -> dict[tuple[object, str], float]:
+        """Return the rates of enabled streams, and the times of what devices in service run."""
+        figures: dict[tuple[object, str], float] = {}
+        for stream in self._streams.values():
+            if stream.config.enabled:
+                figures[stream, "rate"] = stream.rate(now)
+        for state in self._devices.values():
             if state.status is DeviceStatus.IN_SERVICE:
-                demands.update(
-                    {f"time {device} {name}": model.alone for name, model in state.models.items()}
-                )
-        return demands
+                figures.update({(state, name): m.alone for name, m in state.models.items()})
+        return figures
 
     def note_planned(self, now: float) -> None:
         """Remember the demands that a placement is being made for (see `drifted`)."""
-        self._planned_for = self._demands(now)
+        self._planned_for = self._figures(now)
         self._has_drifted = False
         self.needed = False
 

@@ -105,6 +105,16 @@ class StreamSnapshot:
         """Frames lost for any reason."""
         return sum(self.dropped.values())
 
+    @property
+    def refused(self) -> int:
+        """Frames beyond the stream's `max_rate`: not served because that was asked for."""
+        return self.dropped[DropReason.RATE]
+
+    @property
+    def lost(self) -> int:
+        """Frames dropped for any other reason."""
+        return self.dropped_total - self.refused
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceSnapshot:

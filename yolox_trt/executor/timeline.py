@@ -51,20 +51,17 @@ class BatchSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class DropMark:
-    """A frame that was dropped at `time`."""
+class Mark:
+    """Something that happened at `time`.
+
+    Attributes:
+        time: when, in seconds of the executor's clock.
+        lane: the device of an event (a fault, a return, a move), the stream of a dropped frame.
+        text: what happened to the device, or why the frame was dropped.
+    """
 
     time: float
-    stream: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventMark:
-    """Something that happened to a device at `time`: a fault, a return, a move."""
-
-    time: float
-    device: str
+    lane: str
     text: str
 
 
@@ -137,10 +134,8 @@ class Timeline:
         self._lock = threading.Lock()
         self._frames = _Ring(_FRAME, capacity)
         self._drops = _Ring(_DROP, max(1, capacity // 2))
-        self._events: deque[EventMark] = deque(maxlen=1000)
+        self._events: deque[Mark] = deque(maxlen=1000)
         self._numbers = _Numbers()
-        self._reasons = tuple(DropReason)
-        self._reason_numbers = {reason: i for i, reason in enumerate(self._reasons)}
         self._calls = 0
 
     def add_batch(
@@ -174,11 +169,11 @@ class Timeline:
     def add_drop(self, time: float, stream: str, reason: DropReason) -> None:
         """Record a dropped frame."""
         with self._lock:
-            self._drops.append((time, self._numbers[stream], self._reason_numbers[reason]))
+            self._drops.append((time, self._numbers[stream], self._numbers[reason.value]))
 
     def add_event(self, time: float, device: str, text: str) -> None:
         """Record a fault, a return to service, a move."""
-        self._events.append(EventMark(time, device, text))
+        self._events.append(Mark(time, device, text))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -211,26 +206,26 @@ class Timeline:
             )
         return spans
 
-    def drops(self, since: float = -math.inf) -> list[DropMark]:
+    def drops(self, since: float = -math.inf) -> list[Mark]:
         """Return the frames dropped at or after `since`."""
         with self._lock:
             rows = self._drops.rows()
+        names = self._numbers.names
         return [
-            DropMark(time, self._numbers.names[stream], self._reasons[reason].value)
+            Mark(time, names[stream], names[reason])
             for time, stream, reason in rows[rows["time"] >= since].tolist()
         ]
 
-    def events(self, since: float = -math.inf) -> list[EventMark]:
+    def events(self, since: float = -math.inf) -> list[Mark]:
         """Return the events at or after `since`."""
         return [event for event in self._events.copy() if event.time >= since]
 
-    def extent(self) -> tuple[float, float]:
+    def extent(self, since: float = -math.inf) -> tuple[float, float]:
         """Return the times of the first and the last entry, in seconds; zeros if there is none."""
-        marks = [e.time for e in self.events()] + [d.time for d in self.drops()]
-        spans = self.spans()
-        starts = [min((s.start, *s.submitted)) for s in spans]
-        ends = [s.end for s in spans]
-        return min(starts + marks, default=0.0), max(ends + marks, default=0.0)
+        times = [mark.time for mark in (*self.events(since), *self.drops(since))]
+        for span in self.spans(since):
+            times += [span.start, span.end, *span.submitted]
+        return min(times, default=0.0), max(times, default=0.0)
 
     def trace(self, since: float = -math.inf, devices: Iterable[str] = ()) -> dict[str, Any]:
         """Return the record in Chrome's Trace Event Format (JSON object form).
@@ -240,51 +235,47 @@ class Timeline:
         as instants). Times are microseconds from the first entry.
         """
         spans, drops, events = self.spans(since), self.drops(since), self.events(since)
-        starts = [min(s.submitted, default=s.start) for s in spans]
-        origin = min([*starts, *(d.time for d in drops), *(e.time for e in events)], default=0.0)
+        origin, _ = self.extent(since)
 
         def micro(time: float) -> float:
             return round((time - origin) * 1e6, 3)
 
-        lanes = sorted({*devices, *(s.device for s in spans), *(e.device for e in events)})
-        names = sorted({*(n for s in spans for n in s.streams), *(d.stream for d in drops)})
+        lanes = sorted({*devices, *(s.device for s in spans), *(e.lane for e in events)})
+        names = sorted({*(n for s in spans for n in s.streams), *(d.lane for d in drops)})
         out: list[dict[str, Any]] = []
         for pid, process, threads in ((1, "devices", lanes), (2, "streams", names)):
             out.append(_metadata("process_name", process, pid))
             out.extend(_metadata("thread_name", t, pid, i + 1) for i, t in enumerate(threads))
-        lane_of = {name: i + 1 for i, name in enumerate(lanes)}
-        thread_of = {name: i + 1 for i, name in enumerate(names)}
 
-        def add(pid: int, tid: int, category: str, name: str, at: float, **more: Any) -> None:
+        def add(pid: int, lane: str, category: str, name: str, at: float, **more: Any) -> None:
+            tid = 1 + (lanes if pid == 1 else names).index(lane)
             base = {"pid": pid, "tid": tid, "cat": category, "name": name, "ts": micro(at)}
             out.append(base | more)
 
         def add_slice(
-            pid: int, tid: int, category: str, name: str, begin: float, end: float, **more: Any
+            pid: int, lane: str, category: str, name: str, begin: float, end: float, **more: Any
         ) -> None:
             length = round((end - begin) * 1e6, 3)
-            add(pid, tid, category, name, begin, ph="X", dur=length, **more)
+            add(pid, lane, category, name, begin, ph="X", dur=length, **more)
 
         for span in spans:
             call = {"model": span.model, "batch": len(span.streams), "failed": span.failed}
-            lane, title = lane_of[span.device], " + ".join(span.streams)
-            add_slice(1, lane, "detect", title, span.start, span.end, args=call)
+            title = " + ".join(span.streams)
+            add_slice(1, span.device, "detect", title, span.start, span.end, args=call)
             begin = span.start
             for stage, length in zip(STAGES, span.stages, strict=True):
                 if length > 0.0:
                     end = min(begin + length, span.end)
-                    add_slice(1, lane, "stage", stage, begin, end)
+                    add_slice(1, span.device, "stage", stage, begin, end)
                     begin = end
             for name, submitted in zip(span.streams, span.submitted, strict=True):
-                thread = thread_of[name]
                 if span.start > submitted:
-                    add_slice(2, thread, "queue", "wait", submitted, span.start)
-                add_slice(2, thread, "detect", span.device, span.start, span.end, args=call)
+                    add_slice(2, name, "queue", "wait", submitted, span.start)
+                add_slice(2, name, "detect", span.device, span.start, span.end, args=call)
         for drop in drops:
-            thread = thread_of[drop.stream]
-            add(2, thread, "drop", f"dropped: {drop.reason}", drop.time, ph="i", s="t")
+            add(2, drop.lane, "drop", f"dropped: {drop.text}", drop.time, ph="i", s="t")
         for event in events:
-            add(1, lane_of[event.device], "device", event.text, event.time, ph="i", s="p")
+            add(1, event.lane, "device", event.text, event.time, ph="i", s="p")
         return {"traceEvents": out, "displayTimeUnit": "ms"}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.optional import require
-from yolox_trt.executor.timeline import BatchSpan, EventMark, Timeline
+from yolox_trt.executor.timeline import BatchSpan, Mark, Timeline
 
 #: Suffixes that dump_timeline() writes as pictures; .json is the trace.
 PICTURES = (".png", ".svg", ".pdf")
@@ -110,8 +110,8 @@ def draw_gantt(
     patches = require("matplotlib.patches")
     colormaps = require("matplotlib").colormaps
 
-    lanes = sorted({*devices, *(s.device for s in spans)}, key=_lane_order)
-    names = sorted({*(n for s in spans for n in s.streams), *(d.stream for d in drops)})
+    lanes = sorted({*devices, *(s.device for s in spans)}, key=lane_order)
+    names = sorted({*(n for s in spans for n in s.streams), *(d.lane for d in drops)})
     slots = len(lanes) + bool(drops)
     palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
     colors = {name: palette(i % palette.N) for i, name in enumerate(names)}
@@ -121,13 +121,14 @@ def draw_gantt(
     figure = figure_class(figsize=(14.0, 1.6 + 0.8 * slots), layout="constrained")
     canvas(figure)
     axes = figure.add_subplot()
+    axes.set_xlim(0.0, length * factor)
     busy: dict[str, float] = defaultdict(float)
     for span in spans:
         lane = lanes.index(span.device)
         left = (max(span.start, since) - since) * factor
         width = max(0.0, min(span.end, until) - max(span.start, since)) * factor
         busy[span.device] += width / factor
-        _bar(axes, patches, span, lane, left, width, colors, length * factor)
+        _draw_call(axes, span, lane, left, width, colors)
     row = len(lanes)
     if drops:
         axes.scatter(
@@ -135,7 +136,7 @@ def draw_gantt(
             [row] * len(drops),
             marker="x",
             s=30,
-            c=[colors[d.stream] for d in drops],
+            c=[colors[d.lane] for d in drops],
             zorder=3,
         )
     for at, text in _event_labels(events, since, length):
@@ -148,7 +149,6 @@ def draw_gantt(
         ticks.append(row)
     axes.set_yticks(ticks, labels)
     axes.set_ylim(row + (0.5 if drops else -0.4), -0.6)
-    axes.set_xlim(0.0, length * factor)
     axes.set_xlabel(f"time in {unit}")
     axes.grid(axis="x", linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
@@ -168,11 +168,9 @@ def draw_gantt(
     figure.savefig(path, dpi=130, bbox_inches="tight")
 
 
-def _event_labels(
-    events: Sequence[EventMark], since: float, length: float
-) -> list[tuple[float, str]]:
+def _event_labels(events: Sequence[Mark], since: float, length: float) -> list[tuple[float, str]]:
     """Return (seconds from the left edge, text); events at nearly the same time share a text."""
-    groups: list[list[EventMark]] = []
+    groups: list[list[Mark]] = []
     for event in sorted(events, key=lambda e: e.time):
         if groups and event.time - groups[-1][0].time < EVENT_SPACING * length:
             groups[-1].append(event)
@@ -180,53 +178,35 @@ def _event_labels(
             groups.append([event])
     labels = []
     for group in groups:
-        text = f"{group[0].device}: {group[0].text}"
+        text = f"{group[0].lane}: {group[0].text}"
         text = text if len(text) <= EVENT_LENGTH else text[:EVENT_LENGTH] + "..."
         more = f"  (+{len(group) - 1} more)" if len(group) > 1 else ""
         labels.append((group[0].time - since, text + more))
     return labels
 
 
-def _bar(
-    axes: Any,
-    patches: Any,
-    span: BatchSpan,
-    lane: int,
-    left: float,
-    width: float,
-    colors: dict[str, Any],
-    axis_length: float,
+def _draw_call(
+    axes: Any, span: BatchSpan, lane: int, left: float, width: float, colors: dict[str, Any]
 ) -> None:
     """Draw one call; a batch is cut into as many rows as it has frames."""
-    count = len(span.streams)
-    height = 0.7 / count
+    height = 0.7 / len(span.streams)
     for i, name in enumerate(span.streams):
-        top = lane - 0.35 + i * height
-        axes.add_patch(
-            patches.Rectangle(
-                (left, top),
-                width,
-                height,
-                facecolor=colors[name],
-                edgecolor="red" if span.failed else "white",
-                hatch="///" if span.failed else None,
-                linewidth=0.6,
-            )
+        bars = axes.barh(
+            lane - 0.35 + i * height,
+            width,
+            height,
+            left,
+            align="edge",
+            color=colors[name],
+            edgecolor="red" if span.failed else "white",
+            hatch="///" if span.failed else None,
+            linewidth=0.6,
         )
-        if width / axis_length > LABEL_SHARE:
-            axes.text(
-                left + width / 2.0,
-                top + height / 2.0,
-                name if len(name) <= 12 else name[:11] + ".",
-                ha="center",
-                va="center",
-                fontsize=7,
-                clip_on=True,
-            )
+        if width / axes.get_xlim()[1] > LABEL_SHARE:
+            text = name if len(name) <= 12 else name[:11] + "."
+            axes.bar_label(bars, [text], label_type="center", fontsize=7, clip_on=True)
 
 
-def _lane_order(name: str) -> tuple[int, str]:
-    for rank, kind in enumerate(("gpu", "dla", "cpu")):
-        if name.startswith(kind):
-            return rank, name
-    return 3, name
+def lane_order(name: str) -> tuple[int, str]:
+    """Return a key that sorts devices' names: GPU, DLA, CPU."""
+    return ("gpu", "dla", "cpu").index(name[:3]), name

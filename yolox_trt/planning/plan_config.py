@@ -80,36 +80,32 @@ class PlannedCamera:
         limit = self.load.config.max_rate
         return min(self.load.rate, limit) if limit else self.load.rate
 
-    def renamed(self, name: str) -> PlannedCamera:
-        """Return a copy under another name."""
-        config = dataclasses.replace(self.load.config, id=name)
-        return dataclasses.replace(self, load=dataclasses.replace(self.load, config=config))
+    def changed(self, **config: Any) -> PlannedCamera:
+        """Return a copy with another StreamConfig."""
+        changed = dataclasses.replace(self.load.config, **config)
+        return dataclasses.replace(self, load=dataclasses.replace(self.load, config=changed))
 
     def scaled(self, factor: float) -> PlannedCamera:
         """Return a copy with `factor` times the rates; all its times shrink with the period."""
-        load, config = self.load, self.load.config
-        config = dataclasses.replace(
-            config,
-            deadline=config.deadline / factor,
-            stale_after=config.stale_after / factor,
-            expected_rate=config.expected_rate * factor,
-            max_rate=config.max_rate * factor,
-        )
-        load = dataclasses.replace(
-            load,
-            config=config,
-            rate=load.rate * factor,
-            phase=load.phase / factor,
-            jitter=load.jitter / factor,
-        )
-        return dataclasses.replace(self, load=load)
+
+        def scaled(group: Any) -> dict[str, Any]:
+            values = {
+                (name, declared.unit): getattr(group, name)
+                for name, declared in options_of(type(group)).items()
+                if declared.unit in ("Hz", "s")
+            }
+            return {
+                name: value * factor if unit == "Hz" else value / factor
+                for (name, unit), value in values.items()
+            }
+
+        camera = self.changed(**scaled(self.load.config))
+        load = dataclasses.replace(camera.load, **scaled(self.load))
+        return dataclasses.replace(camera, load=load)
 
     def by_hand(self) -> PlannedCamera:
         """Return a copy whose `device` is the one that it was placed on by hand."""
-        if self.placed_by_hand is None:
-            return self
-        config = dataclasses.replace(self.load.config, device=str(self.placed_by_hand))
-        return dataclasses.replace(self, load=dataclasses.replace(self.load, config=config))
+        return self.changed(device=str(self.placed_by_hand)) if self.placed_by_hand else self
 
 
 @dataclass(frozen=True)
@@ -229,7 +225,7 @@ class PlanConfig:
             while f"{camera.name}_{suffix}" in used:
                 suffix += 1
             used.add(f"{camera.name}_{suffix}")
-            cameras.append(camera.renamed(f"{camera.name}_{suffix}"))
+            cameras.append(camera.changed(id=f"{camera.name}_{suffix}"))
         return dataclasses.replace(self, cameras=tuple(cameras))
 
     def with_rates(self, factor: float) -> PlanConfig:
@@ -237,10 +233,6 @@ class PlanConfig:
         return dataclasses.replace(
             self, cameras=tuple(camera.scaled(factor) for camera in self.cameras)
         )
-
-    def with_contention(self, contention: Contention) -> PlanConfig:
-        """Return the plan with another contention."""
-        return dataclasses.replace(self, contention=contention)
 
 
 #: The keys of a camera but `model`: what CameraLoad, PlannedCamera and StreamConfig declare.

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 #: Comparisons of times, in seconds.
@@ -75,58 +75,49 @@ def _response(
 ) -> float:
     others = [s for s in streams if s.id != stream.id and s.priority >= stream.priority]
     blocking = max((s.time for s in streams if s.priority < stream.priority), default=0.0)
-    load = sum(s.time / s.period for s in (stream, *others, *interference))
-    if load > 1.0 - EPSILON:
+    everybody = (stream, *others, *interference)
+    if sum(s.time / s.period for s in everybody) > 1.0 - EPSILON:
         return math.inf
-    length = _busy_period(stream, others, blocking, interference)
+
+    def waiting(length: float) -> float:
+        """Frames that come within a busy period take this much time."""
+        return blocking + sum(
+            math.ceil((length + s.jitter - EPSILON) / s.period) * s.time for s in everybody
+        )
+
+    def end_of(instance: int) -> float:
+        """Return the end of an instance's service, from the start of the busy period."""
+        own = blocking + (instance + 1) * stream.time
+        return _fixed_point(
+            lambda end: (
+                own
+                + sum(_arrivals(s, end - stream.time) * s.time for s in others)
+                + sum(_arrivals(s, end) * s.time for s in interference)
+            ),
+            own,
+        )
+
+    start = blocking + sum(s.time for s in everybody)
+    length = _fixed_point(waiting, start, MAX_INSTANCES * stream.period)
     if math.isinf(length):
         return math.inf
     instances = math.ceil((length + stream.jitter - EPSILON) / stream.period)
     return max(
-        _end_of_instance(instance, stream, others, blocking, interference)
-        - instance * stream.period
-        + stream.jitter
+        end_of(instance) - instance * stream.period + stream.jitter
         for instance in range(max(1, instances))
     )
 
 
-def _busy_period(
-    stream: ServedStream,
-    others: Sequence[ServedStream],
-    blocking: float,
-    interference: Sequence[ServedStream],
+def _fixed_point(
+    following: Callable[[float], float], start: float, limit: float = math.inf
 ) -> float:
-    """Return the longest time for which frames of the stream or of its hp may be waiting."""
-    everybody = (stream, *others, *interference)
-    length = blocking + sum(s.time for s in everybody)
-    while True:
-        following = blocking + sum(
-            math.ceil((length + s.jitter - EPSILON) / s.period) * s.time for s in everybody
-        )
-        if following <= length + EPSILON:
-            return length
-        if following > MAX_INSTANCES * stream.period:
+    """Return the least fixed point above `start`; infinity beyond `limit`."""
+    value = start
+    while (after := following(value)) > value + EPSILON:
+        if after > limit:
             return math.inf
-        length = following
-
-
-def _end_of_instance(
-    instance: int,
-    stream: ServedStream,
-    others: Sequence[ServedStream],
-    blocking: float,
-    interference: Sequence[ServedStream],
-) -> float:
-    """Solve for the end of one instance's service, from the start of the busy period."""
-    end = blocking + (instance + 1) * stream.time
-    while True:
-        start = end - stream.time
-        following = blocking + (instance + 1) * stream.time
-        following += sum(_arrivals(s, start) * s.time for s in others)
-        following += sum(_arrivals(s, end) * s.time for s in interference)
-        if following <= end + EPSILON:
-            return following
-        end = following
+        value = after
+    return after
 
 
 def _arrivals(stream: ServedStream, until: float) -> int:

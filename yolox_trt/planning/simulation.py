@@ -104,17 +104,22 @@ class SimulationResult:
     @property
     def refused(self) -> int:
         """Frames beyond their stream's `max_rate`: not served because that was asked for."""
-        return sum(s.dropped[DropReason.RATE] for s in self.snapshot.streams.values())
+        return sum(s.refused for s in self.snapshot.streams.values())
 
     @property
     def dropped(self) -> int:
         """Frames without a result that were not refused."""
-        return sum(s.dropped_total for s in self.snapshot.streams.values()) - self.refused
+        return sum(s.lost for s in self.snapshot.streams.values())
 
     @property
     def deadline_missed(self) -> int:
         """Results after their stream's deadline."""
         return sum(s.deadline_missed for s in self.snapshot.streams.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether no frame was dropped and none was late; those refused do not count."""
+        return self.dropped == 0 and self.deadline_missed == 0
 
     @property
     def drop_rate(self) -> float:
@@ -133,22 +138,20 @@ class SimulationResult:
         return float(np.concatenate(values).mean()) if values else math.nan
 
 
+@dataclass(slots=True, eq=False)
 class _Work:
     """A call and how much of it is left, in seconds of undisturbed work.
 
     `copied` and `computed` are for calls that overlap: whether these halves of it are over.
     """
 
-    __slots__ = ("batch", "computed", "copied", "factor", "left", "since", "version")
-
-    def __init__(self, batch: Batch, left: float, now: float) -> None:
-        self.batch = batch
-        self.left = left
-        self.since = now
-        self.factor = 1.0
-        self.version = 0
-        self.copied = False
-        self.computed = False
+    batch: Batch
+    left: float
+    since: float
+    factor: float = 1.0
+    version: int = 0
+    copied: bool = False
+    computed: bool = False
 
 
 class Simulation:
@@ -360,7 +363,7 @@ class Simulation:
         now = self.now
         state = work.batch.state
         calls = self._calls[state.device]
-        if not any(call is work for call in calls):
+        if work not in calls:
             return  # lost in an outage
         work.copied = True
         if calls[0] is work:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from yolox_trt.core.output_paths import OutputFile
 
 if TYPE_CHECKING:
     from yolox_trt.core.device import Device
-    from yolox_trt.executor.snapshot import StreamSnapshot
     from yolox_trt.planning.capacity_planner import PolicyPlan
     from yolox_trt.planning.plan_config import PlanConfig
 
@@ -79,7 +78,7 @@ class Plan(Command, name="plan", has_json=True):
 
         config = PlanConfig.load(self.config)
         if self.contention is not None:
-            config = config.with_contention(Contention.parse(self.contention))
+            config = replace(config, contention=Contention.parse(self.contention))
         if self.gantt is not None:
             require("matplotlib", purpose="the option --gantt")
         if BY_HAND in self.policies and not config.has_placement_by_hand:
@@ -102,7 +101,7 @@ class Plan(Command, name="plan", has_json=True):
         output.json(
             {"config": self.config, "duration": self.duration, "policies": _figures(plans, limits)}
         )
-        return 0 if last.fits else 1
+        return 0 if last.result.fits else 1
 
     def _compute(
         self, output: Output, config: PlanConfig, policies: list[str]
@@ -181,7 +180,7 @@ def _show_placement(output: Output, config: PlanConfig, plan: PolicyPlan) -> Non
         stream = plan.result.snapshot.streams[camera.name]
         mean, p99, longest = _latencies(plan.result.latencies[camera.name])
         times = (mean, p99, longest, plan.worst_case[camera.name])
-        dropped = _dropped(stream) / max(1, stream.received)
+        dropped = stream.lost / max(1, stream.received)
         where = _where(plan, camera.name)
         rows.append((camera.name, where, *map(_ms, times), f"{dropped:.1%}"))
     headings = ("camera", "device", "mean ms", "p99 ms", "longest ms", "bound ms", "dropped")
@@ -257,8 +256,8 @@ def _figures(
                 "device": plan.placement.get(name),
                 "shares": plan.shares[name],
                 "bound": plan.worst_case[name],
-                "dropped": _dropped(stream),
-                "refused": _refused(stream),
+                "dropped": stream.lost,
+                "refused": stream.refused,
                 "received": stream.received,
                 "late": stream.deadline_missed,
                 "latency_mean": mean,
@@ -266,7 +265,7 @@ def _figures(
                 "latency_max": longest,
             }
         out[_title(policy)] = {
-            "fits": plan.fits,
+            "fits": result.fits,
             "received": result.received,
             "dropped": result.dropped,
             "refused": result.refused,
@@ -283,17 +282,6 @@ def _figures(
             count, factor = limits[policy]
             out[_title(policy)] |= {"most_cameras": count, "largest_rate_factor": factor}
     return out
-
-
-def _refused(stream: StreamSnapshot) -> int:
-    from yolox_trt.executor.outcomes import DropReason
-
-    return stream.dropped[DropReason.RATE]
-
-
-def _dropped(stream: StreamSnapshot) -> int:
-    """Return the frames dropped, without those that the camera's own `max_rate` refused."""
-    return stream.dropped_total - _refused(stream)
 
 
 def _where(plan: PolicyPlan, name: str) -> str:

@@ -2,17 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Placement policies: which device serves which stream."""
 
+from collections.abc import Callable
+
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.executor.placement.balanced import BalancedPlacement
 from yolox_trt.executor.placement.dynamic import DynamicPlacement
-from yolox_trt.executor.placement.policy import PlacementPolicy
-from yolox_trt.executor.placement.problem import PlacementProblem, StreamDemand
+from yolox_trt.executor.placement.problem import (
+    PlacementPolicy,
+    PlacementProblem,
+    StreamDemand,
+)
 from yolox_trt.executor.placement.static import StaticPlacement
 
-POLICIES: dict[str, type[StaticPlacement] | type[BalancedPlacement] | type[DynamicPlacement]] = {
-    "static": StaticPlacement,
-    "balanced": BalancedPlacement,
-    "dynamic": DynamicPlacement,
+_POLICIES: dict[str, Callable[[], PlacementPolicy]] = {
+    policy.name: policy for policy in (StaticPlacement, BalancedPlacement, DynamicPlacement)
 }
 
 
@@ -25,7 +28,7 @@ def create_policy(policy: str | PlacementPolicy) -> PlacementPolicy:
     if not isinstance(policy, str):
         return policy
     try:
-        return POLICIES[policy]()
+        return _POLICIES[policy]()
     except KeyError:
         raise ConfigurationError(
             f"placement policy '{policy}'",
@@ -35,7 +38,6 @@ def create_policy(policy: str | PlacementPolicy) -> PlacementPolicy:
 
 
 __all__ = [
-    "POLICIES",
     "BalancedPlacement",
     "DynamicPlacement",
     "PlacementPolicy",

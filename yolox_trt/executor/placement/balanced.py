@@ -7,14 +7,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.core.contention import Contention, contended_loads
+from yolox_trt.core.contention import contended_loads
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError
 from yolox_trt.core.optional import require
@@ -107,169 +106,187 @@ class BalancedPlacement:
         return best
 
     def _solve(self, problem: PlacementProblem) -> dict[str, Device]:
-        streams = [s for s in problem.streams if s.times]
+        search = _Search(problem, self.slack)
+        if len(search.columns) == len(search.groups):  # nothing to choose
+            return place_greedily(problem)
+        if problem.contention.none:
+            return search.deal(search.least_highest_load(search.load))
+        return search.deal(search.least_contended())
+
+
+class _Search:
+    """The search for how many streams of each group go to each device.
+
+    Args:
+        problem: demands and speeds.
+        slack: as of BalancedPlacement.
+
+    Attributes:
+        groups: streams with equal demands.
+        columns: (index of a group, one of its devices): what is counted. `counts` elsewhere has
+            the number of the group's streams on that device, in the order of the columns.
+        load: what one stream of each column puts on each device, float64 (devices, columns).
+        per_drop: for each device, how many frames are dropped for the excess of its load, to scale:
+            of order 1, as loads are.
+    """
+
+    def __init__(self, problem: PlacementProblem, slack: float) -> None:
+        self._problem = problem
+        self._slack = slack
         classes: dict[Any, list[StreamDemand]] = defaultdict(list)
-        for stream in streams:
+        for stream in problem.streams:
             key = (
                 round(math.log(max(stream.rate, 1e-3)) / math.log1p(RATE_STEP)),
                 stream.choices,
                 tuple(round(stream.times[d], 6) for d in stream.choices),
                 tuple(round(stream.gpu_share.get(d, 0.0), 6) for d in stream.choices),
             )
-            classes[key].append(stream)
-        groups = list(classes.values())
-        columns = [(g, d) for g, group in enumerate(groups) for d in group[0].choices]
-        if len(columns) == len(groups):  # nothing to choose
-            return place_greedily(problem)
-        if problem.contention.none:
-            counts = _least_highest_load(problem, groups, columns, self.slack)
-        else:
-            counts = _least_contended(problem, groups, columns, self.slack)
-        return _deal(groups, columns, counts)
+            if stream.times:
+                classes[key].append(stream)
+        self.groups = list(classes.values())
+        self.columns = [(g, d) for g, group in enumerate(self.groups) for d in group[0].choices]
+        self.load = np.zeros((len(problem.devices), len(self.columns)))
+        for j, (g, device) in enumerate(self.columns):
+            rate = sum(s.rate for s in self.groups[g]) / len(self.groups[g])
+            for where, seconds in self.groups[g][0].seconds_on(device, problem.gpu).items():
+                self.load[problem.devices.index(where), j] = rate * seconds
+        shortest = np.array([problem.shortest_time(device) for device in problem.devices])
+        self.per_drop = shortest.min(initial=math.inf) / shortest
 
-
-def _load_matrix(
-    problem: PlacementProblem, groups: list[list[StreamDemand]], columns: list[tuple[int, Device]]
-) -> npt.NDArray[np.float64]:
-    """Return the load (devices, columns) that one stream of each column puts on each device."""
-    load = np.zeros((len(problem.devices), len(columns)))
-    for j, (g, device) in enumerate(columns):
-        rate = sum(s.rate for s in groups[g]) / len(groups[g])
-        for where, seconds in groups[g][0].seconds_on(device, problem.gpu).items():
-            load[problem.devices.index(where), j] = rate * seconds
-    return load
-
-
-def _least_highest_load(
-    problem: PlacementProblem,
-    groups: list[list[StreamDemand]],
-    columns: list[tuple[int, Device]],
-    slack: float,
-) -> list[int]:
-    """Return how many streams of each group go to each device, in the order of `columns`."""
-    optimize = require("scipy.optimize", purpose="the balanced placement")
-    devices = problem.devices
-    # Variables: how many of each group on each device; the excess of each device; the highest load.
-    excess = len(columns)
-    highest = excess + len(devices)
-    width = highest + 1
-    load = np.zeros((len(devices), width))
-    load[:, :excess] = _load_matrix(problem, groups, columns)
-    all_placed = np.zeros((len(groups), width))
-    for j, (g, _) in enumerate(columns):
-        all_placed[g, j] = 1.0
-    sizes = np.array([len(group) for group in groups], float)
-    below_highest = load.copy()
-    below_highest[:, highest] = -1.0
-    within_time = load.copy()
-    within_time[:, excess:highest] = -np.eye(len(devices))
-    constraints = [
-        optimize.LinearConstraint(all_placed, sizes, sizes),
-        optimize.LinearConstraint(below_highest, -np.inf, 0.0),
-        optimize.LinearConstraint(within_time, -np.inf, 1.0),
-    ]
-    upper = np.array([sizes[g] for g, _ in columns] + [np.inf] * (len(devices) + 1))
-    integrality = np.array([1] * len(columns) + [0] * (len(devices) + 1))
-
-    found: list[Any] = []
-
-    def minimise(objective: Any, slack: float) -> None:
-        """Minimise, then keep the objective within slack of its least value."""
-        result = optimize.milp(
-            objective,
-            constraints=constraints,
-            bounds=optimize.Bounds(np.zeros(width), upper),
-            integrality=integrality,
-            options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT},
-        )
-        if result.x is not None:
-            found.append(result.x)
-        if not found:
-            raise DeviceError(
-                f"no placement of {len(groups)} groups of streams ({result.message})",
-                expected="finite rates and times",
-                fix="check the devices' times and the cameras' rates",
-            )
-        bound = float(objective @ found[-1]) * (1.0 + slack) + LOAD_TOLERANCE
-        constraints.append(optimize.LinearConstraint(objective[None, :], -np.inf, bound))
-
-    drops = np.zeros(width)
-    shortest = [problem.shortest_time(device) for device in devices]
-    drops[excess:highest] = [min(shortest) / time for time in shortest]  # of order 1, as loads are
-    minimise(drops, 0.0)
-    highest_load = np.zeros(width)
-    highest_load[highest] = 1.0
-    minimise(highest_load, slack)
-    if problem.gpu is not None:
-        minimise(load[devices.index(problem.gpu)], 0.0)
-    minimise(load.sum(axis=0), 0.0)
-    return [round(float(value)) for value in found[-1][:excess]]
-
-
-def _least_contended(
-    problem: PlacementProblem,
-    groups: list[list[StreamDemand]],
-    columns: list[tuple[int, Device]],
-    slack: float,
-) -> list[int]:
-    """Return what _least_highest_load returns, for loads that depend on one another."""
-    devices, gpu = problem.devices, problem.gpu
-    load = _load_matrix(problem, groups, columns)
-    shortest = [problem.shortest_time(device) for device in devices]
-    per_drop = [min(shortest) / time for time in shortest]
-    known: dict[tuple[int, ...], tuple[float, float, float, float]] = {}
-
-    def objectives(counts: tuple[int, ...]) -> tuple[float, float, float, float]:
-        found = known.get(counts)
-        if found is None:
-            demand = dict(zip(devices, (load @ np.array(counts)).tolist(), strict=True))
-            loads = contended_loads(demand, problem.contention)
-            drops = sum(
-                max(0.0, loads[device] - 1.0) * weight
-                for device, weight in zip(devices, per_drop, strict=True)
-            )
-            found = known[counts] = (
-                round(drops / LOAD_TOLERANCE) * LOAD_TOLERANCE,
-                max(loads.values()),
-                0.0 if gpu is None else demand[gpu],
-                sum(demand.values()),
-            )
-        return found
-
-    places = [[j for j, (g, _) in enumerate(columns) if g == i] for i in range(len(groups))]
-    if (
-        math.prod(
-            math.comb(len(group) + len(where) - 1, len(where) - 1)
-            for group, where in zip(groups, places, strict=True)
-        )
-        <= MOST_PLACEMENTS
-    ):
-        ways = [_ways(len(group), len(where)) for group, where in zip(groups, places, strict=True)]
-        for choice in itertools.product(*ways):
-            objectives(tuple(itertools.chain.from_iterable(choice)))
-    else:
-        alone = replace(problem, contention=Contention())
-        factors = {d: problem.contention.slowdown(d, devices) for d in devices}
-        worst = [
-            [replace(s, times={d: t * factors[d] for d, t in s.times.items()}) for s in group]
-            for group in groups
+    def least_highest_load(self, load: npt.NDArray[np.float64]) -> list[int]:
+        """Return the counts with the least highest load, for loads that are sums of `load`."""
+        optimize = require("scipy.optimize", purpose="the balanced placement")
+        devices = len(load)
+        # Variables: the counts; the excess of each device; the highest load.
+        excess = len(self.columns)
+        highest = excess + devices
+        width = highest + 1
+        load = np.pad(load, ((0, 0), (0, devices + 1)))
+        all_placed = np.zeros((len(self.groups), width))
+        for j, (g, _) in enumerate(self.columns):
+            all_placed[g, j] = 1.0
+        sizes = np.array([len(group) for group in self.groups], float)
+        below_highest = load.copy()
+        below_highest[:, highest] = -1.0
+        within_time = load.copy()
+        within_time[:, excess:highest] = -np.eye(devices)
+        constraints = [
+            optimize.LinearConstraint(all_placed, sizes, sizes),
+            optimize.LinearConstraint(below_highest, -np.inf, 0.0),
+            optimize.LinearConstraint(within_time, -np.inf, 1.0),
         ]
-        for start in (
-            _least_highest_load(alone, groups, columns, slack),
-            _least_highest_load(alone, worst, columns, slack),
-        ):
-            best = tuple(start)
-            while True:
-                step = min(_neighbours(best, columns), key=objectives, default=best)
-                if objectives(step) >= objectives(best):
-                    break
-                best = step
-    candidates = list(known)
-    for index, allowed in enumerate((0.0, slack, 0.0, 0.0)):
-        least = min(known[counts][index] for counts in candidates)
-        bound = least * (1.0 + allowed) + LOAD_TOLERANCE
-        candidates = [counts for counts in candidates if known[counts][index] <= bound]
-    return list(candidates[0])
+        upper = np.array([sizes[g] for g, _ in self.columns] + [np.inf] * (devices + 1))
+        found: list[Any] = []
+
+        def minimise(objective: Any, slack: float = 0.0) -> None:
+            """Minimise, then keep the objective within slack of its least value."""
+            result = optimize.milp(
+                objective,
+                constraints=constraints,
+                bounds=optimize.Bounds(np.zeros(width), upper),
+                integrality=np.arange(width) < excess,
+                options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT},
+            )
+            if result.x is not None:
+                found.append(result.x)
+            if not found:
+                raise DeviceError(
+                    f"no placement of {len(self.groups)} groups of streams ({result.message})",
+                    expected="finite rates and times",
+                    fix="check the devices' times and the cameras' rates",
+                )
+            bound = float(objective @ found[-1]) * (1.0 + slack) + LOAD_TOLERANCE
+            constraints.append(optimize.LinearConstraint(objective[None, :], -np.inf, bound))
+
+        drops = np.zeros(width)
+        drops[excess:highest] = self.per_drop
+        minimise(drops)
+        minimise(np.arange(width) == highest, self._slack)
+        if self._problem.gpu is not None:
+            minimise(load[self._problem.devices.index(self._problem.gpu)])
+        minimise(load.sum(axis=0))
+        return [round(float(value)) for value in found[-1][:excess]]
+
+    def least_contended(self) -> tuple[int, ...]:
+        """Return what `least_highest_load` would, for loads that depend on one another."""
+        devices, gpu, contention = (
+            self._problem.devices,
+            self._problem.gpu,
+            self._problem.contention,
+        )
+        known: dict[tuple[int, ...], tuple[float, float, float, float]] = {}
+
+        def objectives(counts: tuple[int, ...]) -> tuple[float, float, float, float]:
+            if counts not in known:
+                demand = dict(zip(devices, (self.load @ np.array(counts)).tolist(), strict=True))
+                loads = contended_loads(demand, contention)
+                drops = sum(
+                    max(0.0, loads[device] - 1.0) * weight
+                    for device, weight in zip(devices, self.per_drop, strict=True)
+                )
+                known[counts] = (
+                    round(drops / LOAD_TOLERANCE) * LOAD_TOLERANCE,
+                    max(loads.values()),
+                    0.0 if gpu is None else demand[gpu],
+                    sum(demand.values()),
+                )
+            return known[counts]
+
+        sizes = [(len(group), len(group[0].choices)) for group in self.groups]
+        if math.prod(math.comb(n + m - 1, m - 1) for n, m in sizes) <= MOST_PLACEMENTS:
+            for choice in itertools.product(*(_ways(*size) for size in sizes)):
+                objectives(tuple(itertools.chain.from_iterable(choice)))
+        else:
+            worst = [[contention.slowdown(device, devices)] for device in devices]
+            for load in (self.load, self.load * worst):
+                step, best = tuple(self.least_highest_load(load)), None
+                while best is None or objectives(step) < objectives(best):
+                    best = step
+                    step = min(self._neighbours(best), key=objectives, default=best)
+        candidates = list(known)
+        for index, allowed in enumerate((0.0, self._slack, 0.0, 0.0)):
+            least = min(known[counts][index] for counts in candidates)
+            bound = least * (1.0 + allowed) + LOAD_TOLERANCE
+            candidates = [counts for counts in candidates if known[counts][index] <= bound]
+        return candidates[0]
+
+    def _neighbours(self, counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """Yield what one stream's move, or two streams' exchange of devices, makes of counts."""
+        moves = [
+            (a, b)
+            for a, b in itertools.permutations(range(len(counts)), 2)
+            if self.columns[a][0] == self.columns[b][0] and counts[a] > 0
+        ]
+        devices = [device for _, device in self.columns]
+        exchanges = [
+            ((a, b), (c, d))
+            for (a, b), (c, d) in itertools.combinations(moves, 2)
+            if (devices[a], devices[b]) == (devices[d], devices[c])
+        ]
+        for chosen in [*((move,) for move in moves), *exchanges]:
+            changed = list(counts)
+            for source, target in chosen:
+                changed[source] -= 1
+                changed[target] += 1
+            yield tuple(changed)
+
+    def deal(self, counts: Sequence[int]) -> dict[str, Device]:
+        """Give each stream a device; streams that may stay where they are do."""
+        placement: dict[str, Device] = {}
+        for g, group in enumerate(self.groups):
+            free = [
+                device
+                for (owner, device), count in zip(self.columns, counts, strict=True)
+                for _ in range(count)
+                if owner == g
+            ]
+            for stream in group:
+                if stream.current in free:
+                    free.remove(stream.current)
+                    placement[stream.id] = stream.current
+            rest = [stream for stream in group if stream.id not in placement]
+            placement.update({s.id: d for s, d in zip(rest, free, strict=True)})
+        return placement
 
 
 def _ways(items: int, places: int) -> list[tuple[int, ...]]:
@@ -279,47 +296,3 @@ def _ways(items: int, places: int) -> list[tuple[int, ...]]:
     return [
         (first, *rest) for first in range(items + 1) for rest in _ways(items - first, places - 1)
     ]
-
-
-def _neighbours(
-    counts: tuple[int, ...], columns: list[tuple[int, Device]]
-) -> Iterator[tuple[int, ...]]:
-    """Yield what one stream's move, or two streams' exchange of devices, makes of a placement."""
-    moves = [
-        (a, b)
-        for a, b in itertools.permutations(range(len(columns)), 2)
-        if columns[a][0] == columns[b][0] and counts[a] > 0
-    ]
-
-    def moved(*chosen: tuple[int, int]) -> tuple[int, ...]:
-        changed = list(counts)
-        for source, target in chosen:
-            changed[source] -= 1
-            changed[target] += 1
-        return tuple(changed)
-
-    for move in moves:
-        yield moved(move)
-    for first, second in itertools.combinations(moves, 2):
-        there, back = columns[first[0]][1], columns[first[1]][1]
-        if (columns[second[1]][1], columns[second[0]][1]) == (there, back):
-            yield moved(first, second)
-
-
-def _deal(
-    groups: list[list[StreamDemand]], columns: list[tuple[int, Device]], counts: list[int]
-) -> dict[str, Device]:
-    """Give each stream a device; streams that may stay where they are do."""
-    left: list[dict[Device, int]] = [{} for _ in groups]
-    for (g, device), count in zip(columns, counts, strict=True):
-        left[g][device] = count
-    placement: dict[str, Device] = {}
-    for group, room in zip(groups, left, strict=True):
-        for stream in group:
-            if stream.current is not None and room.get(stream.current, 0) > 0:
-                placement[stream.id] = stream.current
-                room[stream.current] -= 1
-        free = [device for device in sorted(room) for _ in range(room[device])]
-        rest = [stream for stream in group if stream.id not in placement]
-        placement.update({s.id: d for s, d in zip(rest, free, strict=True)})
-    return placement

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""PlacementProblem: the streams' demands and the devices' speeds, as plain numbers."""
+"""PlacementProblem: the streams' demands and the devices' speeds; PlacementPolicy solves it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from yolox_trt.core.contention import Contention, contended_loads
 from yolox_trt.core.device import Device
@@ -115,6 +116,22 @@ class PlacementProblem:
             s.gpu_share[d]
             for s in self.streams
             for d in s.choices
-            if device == self.gpu and d in s.gpu_share and d != device
+            if device == self.gpu and d != device and s.gpu_share.get(d)
         ]
         return min(times, default=min(shares, default=1.0))
+
+
+class PlacementPolicy(Protocol):
+    """Gives each stream a device; DynamicPlacement places each frame as well.
+
+    Attributes:
+        name: "static", "balanced" or "dynamic".
+        replans: whether `place` is asked again when rates or times change.
+    """
+
+    name: str
+    replans: bool
+
+    def place(self, problem: PlacementProblem) -> dict[str, Device]:
+        """Return a device for each stream that any device can serve."""
+        ...
