@@ -38,19 +38,19 @@ function(ros_wheels_mend_imported_targets)
   endforeach()
 endfunction()
 
-# rosidl_generate_interfaces, which builds against the wheels only what rclpy loads over Fast DDS, the
-# one middleware that they carry: no C++ messages and no introspection. The C++ files of a library are
-# compiled as one, because most of their time goes to the headers that they share.
+# rosidl_generate_interfaces, which leaves out C++ messages when it builds against the wheels: rclpy
+# needs none. Fast DDS, the one middleware of the wheels, asks for C's introspection to describe the
+# types to other nodes. The files of a library are compiled as one, because most of their time goes to
+# the headers that they share.
 macro(ros_wheels_generate_interfaces)
   if(DEFINED ENV{ROS_DISTRO})
     rosidl_generate_interfaces(${PROJECT_NAME} ${ARGN})
   else()
     ros_wheels_mend_imported_targets()
-    list(FILTER AMENT_EXTENSIONS_rosidl_generate_idl_interfaces EXCLUDE REGEX
-      "^rosidl_(typesupport_introspection_c|[a-z_]*_cpp):")
-    set(STATIC_ROSIDL_TYPESUPPORT_C rosidl_typesupport_fastrtps_c)
+    list(FILTER AMENT_EXTENSIONS_rosidl_generate_idl_interfaces EXCLUDE REGEX "^rosidl_[a-z_]*_cpp:")
     rosidl_generate_interfaces(${PROJECT_NAME} ${ARGN})
-    foreach(library IN ITEMS typesupport_fastrtps_c typesupport_c generator_py)
+    foreach(library IN ITEMS
+      typesupport_fastrtps_c typesupport_introspection_c typesupport_c generator_py)
       set_target_properties(${PROJECT_NAME}__rosidl_${library} PROPERTIES
         UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
     endforeach()

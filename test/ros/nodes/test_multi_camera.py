@@ -122,6 +122,7 @@ def test_every_image_gives_the_offline_result(
     assert status == 0
     assert seconds < max(2.0, process.startup)
     assert "Traceback" not in process.output
+    assert "[rcutils" not in process.output  # a type support is missing
 
 
 def test_parameters_change_at_run_time(start_cameras: Start, client: Client) -> None:
