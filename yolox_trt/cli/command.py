@@ -130,13 +130,13 @@ def name_in(command: type[Command] | None, option: Option) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: type[Command]) -> None:
-    """Add the arguments of a command to its parser."""
+    """Add the arguments of a command to its parser, each to the section of its group."""
     sections: dict[str, argparse._ActionsContainer] = {"": parser}
     for argument in arguments_of(command):
         section = argument.option.group
         if section not in sections:
             sections[section] = parser.add_argument_group(section)
-        _add_argument(sections[section], argument)
+        add_argument(sections[section], argument.option, argument.destination)
 
 
 def make_command(command: type[T], arguments: Mapping[str, Any], path: tuple[str, ...] = ()) -> T:
@@ -169,8 +169,9 @@ def _flags(option: Option) -> list[str]:
     return [prefix + option.name.replace("_", "-")]
 
 
-def _add_argument(section: argparse._ActionsContainer, argument: Argument) -> None:
-    option, flags = argument.option, argument.flags
+def add_argument(section: argparse._ActionsContainer, option: Option, destination: str) -> None:
+    """Add an option to a section of a parser."""
+    flags = _flags(option)
     settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(option)}
     many = option.kind in _ARRAYS
     if option.kind is Kind.BOOL:
@@ -183,13 +184,13 @@ def _add_argument(section: argparse._ActionsContainer, argument: Argument) -> No
             settings["nargs"] = "+" if option.required else "*"
         elif not option.required:
             settings["nargs"] = "?"
-        section.add_argument(argument.destination, **settings)
+        section.add_argument(destination, **settings)
         return
     if many:
         settings["action"] = "append"
     elif option.implied is not None:
         settings |= {"nargs": "?", "const": option.implied}
-    section.add_argument(*flags, dest=argument.destination, required=option.required, **settings)
+    section.add_argument(*flags, dest=destination, required=option.required, **settings)
 
 
 def _metavar(option: Option) -> str:

@@ -21,6 +21,7 @@ from yolox_trt.cli.command import (
     Command,
     Parser,
     UsageError,
+    add_argument,
     add_arguments,
     arguments_of,
     describe,
@@ -40,6 +41,7 @@ _JSON = Option(
     kind=Kind.STRING,
     default=None,
     flag="--json",
+    implied=STANDARD_OUTPUT,
     parse=OutputFile(".json"),
     help="Write the results as JSON to this file; without a file, or with -, to the standard "
     "output, which then shows nothing else.",
@@ -66,20 +68,13 @@ def make_parser() -> Parser:
             name,
             help=summary.replace("%", "%%"),
             usage=usage_of(command),
-            description=description.replace("%", "%%"),
-            epilog=examples.replace("%", "%%"),
+            description=description,
+            epilog=examples,
         )
         add_arguments(leaf, command)
         general = leaf.add_argument_group("general")
         if command.has_json:
-            general.add_argument(
-                "--json",
-                nargs="?",
-                const=STANDARD_OUTPUT,
-                default=argparse.SUPPRESS,
-                metavar="FILE.json",
-                help=_JSON.help,
-            )
+            add_argument(general, _JSON, _JSON.name)
         _add_general(general)
         leaf.set_defaults(command=command)
     return parser
@@ -128,30 +123,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
         logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
         return run(command, arguments)
-    except YoloxTrtError as error:
-        if traceback:
-            raise
-        program = error.program if isinstance(error, UsageError) else program
-        _say(program, error.text(lambda option: name_in(command, option)))
-        return 2
-    except ModuleNotFoundError as error:
-        missing = missing_requirement(error)
-        if traceback or missing is None:
-            raise
-        _say(program, str(missing))
-        return 2
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone: no traceback at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        # A folder that cannot be written, a full disk: the message names the path.
-        if traceback:
-            raise
-        _say(program, f"{error}; fix: check the path, its permissions and the free space")
-        return 2
     except KeyboardInterrupt:
         return 130
+    except (YoloxTrtError, ModuleNotFoundError, OSError) as error:
+        text = _explained(error, command)
+        if traceback or text is None:
+            raise
+        program = error.program if isinstance(error, UsageError) else program
+        print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
+        return 2
+
+
+def _explained(error: Exception, command: type[Command] | None) -> str | None:
+    """Return what to tell of an error; None for a defect of the package."""
+    if isinstance(
+        error, OSError
+    ):  # a folder that cannot be written, a full disk: it names the path
+        return f"{error}; fix: check the path, its permissions and the free space"
+    if isinstance(error, ModuleNotFoundError):
+        missing = missing_requirement(error)
+        return None if missing is None else str(missing)
+    assert isinstance(error, YoloxTrtError)
+    return error.text(lambda option: name_in(command, option))
 
 
 def run(command: type[Command], arguments: argparse.Namespace) -> int:
@@ -186,11 +183,6 @@ def _add_general(parser: argparse._ActionsContainer) -> None:
         default=argparse.SUPPRESS,
         help="show the whole traceback of an error",
     )
-
-
-def _say(program: str, text: str) -> None:
-    """Print an error as one line."""
-    print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -120,14 +120,7 @@ class Progress:
         self._last_line = time.monotonic()
 
     def __call__(self, what: str, done: float, total: float | None = None, note: str = "") -> None:
-        """Show one part of the work.
-
-        Args:
-            what: its name; a new name begins a new bar.
-            done: how much is done.
-            total: how much there is; None where that is unknown.
-            note: short text behind the bar.
-        """
+        """Show one part of the work, as core.progress.Progress; a new name begins a new bar."""
         if not sys.stderr.isatty():
             if time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
                 self._last_line = time.monotonic()

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from yolox_trt.core.errors import ModelError
+from yolox_trt.core.errors import FILE_ERRORS, ModelError
 from yolox_trt.core.letterbox import PAD_VALUE
 
 #: ONNX metadata_props keys; values are JSON. Written by training, surgery and quantisation,
@@ -96,19 +96,22 @@ class Preprocessing:
             ModelError: not an object with the attributes of this class.
         """
         with ModelError.instead_of(
-            (TypeError, ValueError, AttributeError),
+            FILE_ERRORS,
             f"preprocessing metadata {text!r}",
             expected='like {"color_order": "bgr", "scale": 1.0, "mean": [0, 0, 0], '
             '"std": [1, 1, 1], "pad": 114}',
             fix=f"write the ONNX metadata '{METADATA_PREPROCESSING}' again",
         ):
-            values: dict[str, Any] = json.loads(text)
-            for key in ("mean", "std"):
-                if key in values:
-                    values[key] = tuple(float(v) for v in values[key])
-            if isinstance(values.get("pad"), float) and values["pad"].is_integer():
-                values["pad"] = int(values["pad"])  # other tools write numbers as 114.0
-            return cls(**values)
+            return cls._of(json.loads(text))
+
+    @classmethod
+    def _of(cls, values: dict[str, Any]) -> Preprocessing:
+        typed: dict[str, Any] = {
+            key: tuple(map(float, values[key])) for key in ("mean", "std") if key in values
+        }
+        if isinstance(pad := values.get("pad"), float) and pad.is_integer():
+            values = {**values, "pad": int(pad)}  # other tools write numbers as 114.0
+        return cls(**{**values, **typed})
 
 
 def _is_finite(value: object) -> bool:
@@ -216,34 +219,21 @@ class ModelSpec:
         Raises:
             ModelError: an attribute is missing or unknown.
         """
-
-        def tensor(value: dict[str, Any] | None) -> HeadTensor | None:
-            return HeadTensor(**value) if value else None
-
         with ModelError.instead_of(
-            (KeyError, TypeError, ValueError),
+            FILE_ERRORS,
             "model description that cannot be read",
             expected="what ModelSpec.to_dict writes",
             fix="build the engine again",
         ):
-            values = dict(values)
-            preprocessing: dict[str, Any] = {
-                k: tuple(v) if k in ("mean", "std") else v
-                for k, v in values["preprocessing"].items()
-            }
-            values["preprocessing"] = Preprocessing(**preprocessing)
-            values["levels"] = tuple(
-                HeadLevel(
-                    level["stride"],
-                    level["height"],
-                    level["width"],
-                    tensor(level.get("box")),
-                    tensor(level.get("objectness")),
-                    tensor(level.get("classes")),
-                )
+            levels: list[dict[str, Any]] = [
+                {k: HeadTensor(**v) if isinstance(v, dict) else v for k, v in level.items()}
                 for level in values["levels"]
-            )
-            values["head"] = HeadLayout(values["head"])
-            values["output_names"] = tuple(values["output_names"])
-            values["class_names"] = tuple(values["class_names"])
-            return cls(**values)
+            ]
+            typed = {
+                "levels": tuple(HeadLevel(**level) for level in levels),
+                "preprocessing": Preprocessing._of(values["preprocessing"]),
+                "head": HeadLayout(values["head"]),
+                "output_names": tuple(values["output_names"]),
+                "class_names": tuple(values["class_names"]),
+            }
+            return cls(**{**values, **typed})

@@ -156,14 +156,13 @@ class Scheduler:
                 expected="an id that stays",
                 fix="remove the stream and add it under the new id",
             )
-        try:
+        with ConfigurationError.instead_of(
+            TypeError,
+            f"unknown attribute for stream '{stream_id}'",
+            expected="attributes of StreamConfig",
+            fix="correct the name",
+        ):
             config = replace(stream.config, **changes)
-        except TypeError as error:
-            raise ConfigurationError(
-                f"unknown attribute for stream '{stream_id}' ({error})",
-                expected="attributes of StreamConfig",
-                fix="correct the name",
-            ) from None
         self._check_servable(config)
         old, stream.config = stream.config, config
         while len(stream.queue) > config.queue_depth:
@@ -188,11 +187,9 @@ class Scheduler:
         try:
             return self.streams[stream_id]
         except KeyError:
-            raise ConfigurationError(
-                f"stream '{stream_id}'",
-                expected=f"one of {', '.join(sorted(self.streams)) or 'no stream at all'}",
-                fix="add the stream first",
-            ) from None
+            known = sorted(self.streams)
+            fix = "add the stream first"
+            raise ConfigurationError.unknown("stream", stream_id, known, fix=fix) from None
 
     def _check_servable(self, config: StreamConfig) -> None:
         models = sorted({name for state in self.devices.values() for name in state.models})

@@ -90,14 +90,13 @@ class Graph:
         path = Path(path)
         if not path.is_file():
             raise ModelError(f"no file '{path}'", expected="an ONNX model", fix="check the path")
-        try:
+        with ModelError.instead_of(
+            Exception,  # protobuf's DecodeError, whose class differs between versions
+            f"'{path}' cannot be read as ONNX",
+            expected="an ONNX file",
+            fix="check that the download is complete",
+        ):
             model: onnx.ModelProto = onnx_.load(str(path), load_external_data=False)
-        except Exception as error:  # protobuf's DecodeError, whose class differs between versions
-            raise ModelError(
-                f"'{path}' cannot be read as ONNX ({error})",
-                expected="an ONNX file",
-                fix="check that the download is complete",
-            ) from error
         if not model.graph.node:
             raise ModelError(
                 f"'{path}' holds no graph", expected="an ONNX file", fix="check the file"
@@ -295,14 +294,13 @@ class Graph:
         onnx_ = require("onnx", purpose="converting the model's opset")
         if self.opset >= least:
             return
-        try:
+        with ModelError.instead_of(
+            Exception,  # the converter raises RuntimeError and its own errors
+            f"opset {self.opset}, which onnx cannot convert to {least}",
+            expected=f"opset {least} or newer",
+            fix=f"export the model with --opset {least}",
+        ):
             converted = onnx_.version_converter.convert_version(self.to_model(), least)
-        except Exception as error:  # the converter raises RuntimeError and its own errors
-            raise ModelError(
-                f"opset {self.opset}, which onnx cannot convert to {least} ({error})",
-                expected=f"opset {least} or newer",
-                fix=f"export the model with --opset {least}",
-            ) from error
         metadata = self.metadata
         self._read(converted)
         self.metadata = metadata

@@ -33,15 +33,14 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         ModelError: the shapes contradict each other.
     """
     onnx_ = require("onnx", purpose="the model's shapes")
-    try:
+    with ModelError.instead_of(
+        Exception,  # onnx raises its own C++ errors, without a common base
+        "a graph whose shapes cannot be inferred",
+        expected="consistent shapes",
+        fix="export the model again, or fix its input size (yolox_trt optimize MODEL "
+        "--input-size HxW -o OUT)",
+    ):
         inferred = onnx_.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception as error:  # onnx raises its own C++ errors, without a common base
-        raise ModelError(
-            f"a graph whose shapes cannot be inferred ({error})",
-            expected="consistent shapes",
-            fix="export the model again, or fix its input size (yolox_trt optimize MODEL "
-            "--input-size HxW -o OUT)",
-        ) from error
     return [*inferred.value_info, *inferred.output]
 
 

@@ -53,12 +53,11 @@ def make_session(
     for key, value in (options or {}).items():
         session_options.add_session_config_entry(key, value)
     source = str(model) if isinstance(model, str | Path) else model.SerializeToString()
-    try:
+    with EngineError.instead_of(
+        Exception,  # ONNX Runtime's own exceptions share no public base
+        "ONNX Runtime cannot load the model",
+        expected="a model with operators that it knows",
+        fix="export the model again, or update onnxruntime; one with EfficientNMS_TRT needs a "
+        "TensorRT engine, or `yolox_trt optimize` to take it off",
+    ):
         return runtime.InferenceSession(source, session_options, providers=list(providers))
-    except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise EngineError(
-            f"ONNX Runtime cannot load the model ({error})",
-            expected="a model with operators that it knows",
-            fix="export the model again, or update onnxruntime; one with EfficientNMS_TRT needs a "
-            "TensorRT engine, or `yolox_trt optimize` to take it off",
-        ) from error

@@ -97,14 +97,13 @@ class Value:
         if self._values is None and self._tensor is not None:
             onnx_ = require("onnx", purpose="the model's constants")
             base = str(self._folder or "")
-            try:
+            with ModelError.instead_of(
+                Exception,  # of onnx's checker, numpy, or the file system
+                f"constant '{self.name}' cannot be read",
+                expected="a whole model, with its external weights beside it",
+                fix="check that the download is complete",
+            ):
                 self._values = np.asarray(onnx_.numpy_helper.to_array(self._tensor, base))
-            except Exception as error:  # of onnx's checker, numpy, or the file system
-                raise ModelError(
-                    f"constant '{self.name}' cannot be read ({error})",
-                    expected="a whole model, with its external weights beside it",
-                    fix="check that the download is complete",
-                ) from error
         return self._values
 
     @property

@@ -215,16 +215,14 @@ def load_trained(path: str | Path) -> YOLOX:
     """
     config, state = read_checkpoint(path)
     fix = "export it with the version of yolox_trt that wrote it, or train it again"
-    try:
-        # Files of earlier versions have no class names.
+    with ModelError.instead_of(
+        (KeyError, TypeError, ValueError),
+        f"a configuration in '{path}' that is of another kind",
+        expected=", ".join(field.name for field in fields(ModelConfig)),
+        fix=fix,
+    ):
         names = tuple(config.get("class_names", ()))
         size = tuple(config["input_size"])
         model = YOLOX(ModelConfig(**{**config, "input_size": size, "class_names": names}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"a configuration in '{path}' that is of another kind ({error!r})",
-            expected=", ".join(field.name for field in fields(ModelConfig)),
-            fix=fix,
-        ) from error
     load_state(model, state, source=path, fix=fix)
     return model.eval()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -32,12 +33,9 @@ SILU_CONFIGS = tuple(
 
 
 def _device(text: str) -> Device | None:
-    device = None if text == "auto" else Device.parse(text)
-    if device is not None and device.kind == "dla":
-        raise ConfigurationError(
-            f"device '{text}', which trains nothing", expected="auto, gpu, gpu:N or cpu"
-        )
-    return device
+    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", text.lower()):  # a DLA trains nothing
+        raise ConfigurationError(f"device '{text}'", expected="auto, gpu, gpu:N or cpu")
+    return None if text.lower() == "auto" else Device.parse(text)
 
 
 def check_input_size(declared: Option, size: tuple[int, int]) -> None:

@@ -33,15 +33,11 @@ class _CacheCommand(Command, has_json=True):
     def folder(self) -> Path:
         """The folder; the default one may be missing until the first build, a named one not."""
         if self.cache is not None and not self.cache.is_dir():
+            making = f"; `yolox_trt build MODEL --cache {self.cache}` would make it"
             raise ConfigurationError(
                 f"no folder '{self.cache}'",
                 expected="a folder of engines",
-                fix=(
-                    "give another ",
-                    options_of(type(self))["cache"],
-                    f", or leave it out; `yolox_trt build MODEL --cache {self.cache}` would make "
-                    "it",
-                ),
+                fix=("give another ", options_of(type(self))["cache"], ", or leave it out", making),
             )
         return self.cache or cache_folder("engines")
 

@@ -64,14 +64,13 @@ def _overrides(texts: Sequence[str]) -> dict[str, float]:
 
 def _float_layers(text: str) -> tuple[str, ...]:
     if text.endswith(".json"):
-        try:
+        with ConfigurationError.instead_of(
+            (OSError, ValueError, TypeError),
+            f"'{text}', which cannot be read",
+            expected="a JSON object of layer names",
+            fix="yolox_trt translate MODEL --precisions FILE writes it",
+        ):
             return tuple(json.loads(Path(text).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigurationError(
-                f"'{text}', which cannot be read ({error})",
-                expected="a JSON object of layer names",
-                fix="yolox_trt translate MODEL --precisions FILE writes it",
-            ) from error
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if name.startswith(_AUTOMATIC):

@@ -59,14 +59,13 @@ class Session:
         Raises:
             EngineError: ONNX Runtime does not run the model.
         """
-        try:
+        with EngineError.instead_of(
+            Exception,  # onnxruntime raises pybind exceptions of many classes
+            "ONNX Runtime does not run the model",
+            expected="a model that ONNX Runtime can run, and images of its input size",
+            fix="yolox_trt optimize MODEL, or export the model again",
+        ):
             return list(self._session.run(None, {self._input: image}))
-        except Exception as error:  # onnxruntime raises pybind exceptions of many classes
-            raise EngineError(
-                f"ONNX Runtime does not run the model ({error})",
-                expected="a model that ONNX Runtime can run, and images of its input size",
-                fix="yolox_trt optimize MODEL, or export the model again",
-            ) from error
 
 
 def check_input(graph: Graph) -> None:

@@ -115,11 +115,8 @@ class ModelSet:
         for name, known in self._paths.items():
             if known == path:
                 return name
-        raise ConfigurationError(
-            f"model '{model}'",
-            expected=f"one that is loaded: {', '.join(self._paths.values())}",
-            fix="deactivate, clean up and configure the node again to load another one",
-        )
+        fix = "deactivate, clean up and configure the node again to load another one"
+        raise ConfigurationError.unknown("loaded model", model, self._paths.values(), fix=fix)
 
 
 def _named_paths(models: Iterable[str]) -> dict[str, str]:

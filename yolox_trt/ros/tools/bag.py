@@ -50,15 +50,14 @@ def open_reader(path: str | Path) -> Any:
             if folder.exists()
             else "check the path",
         )
-    try:
+    with ConfigurationError.instead_of(
+        (rosbag2.ReaderError, OSError),
+        f"bag '{path}' that cannot be read",
+        expected="a rosbag2 folder, or an .mcap or .db3 file",
+        fix="check the path; `ros2 bag reindex` mends a bag that was not closed",
+    ):
         reader = rosbag2.Reader(Path(path))
         reader.open()
-    except (rosbag2.ReaderError, OSError) as error:
-        raise ConfigurationError(
-            f"bag '{path}' that cannot be read ({error})",
-            expected="a rosbag2 folder, or an .mcap or .db3 file",
-            fix="check the path; `ros2 bag reindex` mends a bag that was not closed",
-        ) from error
     return reader
 
 
@@ -203,17 +202,16 @@ class DetectionBagWriter:
         self._class_names = tuple(class_names)
         self.path = Path(path)
         self.written = 0
-        try:
+        with ConfigurationError.instead_of(
+            (rosbag2.WriterError, OSError),
+            f"bag '{path}' that cannot be written",
+            expected="the path of a new folder",
+            fix="name another one, or remove it first",
+        ):
             self._bag = rosbag2.Writer(
                 self.path, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP
             )
             self._bag.open()
-        except (rosbag2.WriterError, OSError) as error:
-            raise ConfigurationError(
-                f"bag '{path}' that cannot be written ({error})",
-                expected="the path of a new folder",
-                fix="name another one, or remove it first",
-            ) from error
         self._copied: dict[int, Any] = {}
         self._outputs = {
             image: self._bag.add_connection(topic, DETECTIONS_TYPE, typestore=self._store)

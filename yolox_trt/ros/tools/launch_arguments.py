@@ -186,11 +186,8 @@ def write_parameter_file(
 def _option(node: str, parameter: str) -> Option:
     options = EXECUTOR_OPTIONS if node == EXECUTOR_NODE else CAMERA_OPTIONS
     if parameter not in options:
-        raise ConfigurationError(
-            f"launch argument '{node}.{parameter}'",
-            expected=f"a parameter of {node}: {', '.join(options)}",
-            fix="see docs/parameters.md",
-        )
+        known, fix = [f"{node}.{name}" for name in options], "see docs/parameters.md"
+        raise ConfigurationError.unknown("launch argument", f"{node}.{parameter}", known, fix=fix)
     return options[parameter]
 
 

@@ -121,11 +121,8 @@ class BagPlayer:
         known = {connection.topic for connection in reader.connections}
         for name in (*topics, *remaps):
             if name not in known:
-                raise ConfigurationError(
-                    f"topic '{name}', which the bag does not have",
-                    expected=f"one of {', '.join(sorted(known))}",
-                    fix=("check ", _NAMED["topics"], " and ", _NAMED["remap"]),
-                )
+                fix = ("check ", _NAMED["topics"], " and ", _NAMED["remap"])
+                raise ConfigurationError.unknown("topic of the bag", name, sorted(known), fix=fix)
         store = make_typestore()
         self._publishers: dict[int, Publisher] = {}
         self._stamped: set[int] = set()
