@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from types import ModuleType
 
 from yolox_trt.core.errors import MissingDependencyError
 
-#: Module name -> (the command that installs it, where it comes from otherwise).
+#: Module name -> the command that installs it, or where it comes from.
 INSTALL_COMMANDS: dict[str, str] = {
     "cupy": "pip install cupy-cuda12x (CUDA 12) or cupy-cuda13x (CUDA 13)",
     "tensorrt": "on Jetson it comes with JetPack (apt install python3-libnvinfer); on a PC: "
@@ -79,11 +78,3 @@ def missing_requirement(error: ModuleNotFoundError) -> MissingDependencyError | 
         expected="the requirements of yolox_trt to be installed",
         fix=INSTALL_COMMANDS.get(missing, f"pip install {missing}"),
     )
-
-
-def available(module: str) -> bool:
-    """Tell whether a top-level module is installed, without importing it."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False

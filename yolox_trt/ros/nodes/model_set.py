@@ -116,7 +116,7 @@ class ModelSet:
             if known == path:
                 return name
         fix = "deactivate, clean up and configure the node again to load another one"
-        raise ConfigurationError.unknown("loaded model", model, self._paths.values(), fix=fix)
+        raise ConfigurationError.unknown("model", model, self._paths.values(), fix=fix)
 
 
 def _named_paths(models: Iterable[str]) -> dict[str, str]:
