@@ -29,11 +29,11 @@ from support.executors import (
     new_threads,
     wait_until,
 )
+from support.simulated_detector import SimulatedDetector
 
 from yolox_trt.core import Detections, Device, Frame, FrameError, PostprocessOptions
 from yolox_trt.core.faults import DeviceBusyError
 from yolox_trt.detectors.detector import Detector
-from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency, Fault, FaultInjector
 from yolox_trt.executor import (
     DeviceStatus,

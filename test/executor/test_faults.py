@@ -33,13 +33,13 @@ from support.executors import (
     simulated,
     wait_until,
 )
+from support.simulated_detector import SimulatedDetector
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import Detections, Device, EngineError, Frame
 from yolox_trt.core.faults import DeviceBrokenError
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
-from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
 from yolox_trt.engines.simulated import (
     ConstantLatency,

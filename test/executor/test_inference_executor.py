@@ -35,6 +35,7 @@ from support.executors import (
     simulated,
     wait_until,
 )
+from support.simulated_detector import SimulatedDetector
 
 from yolox_trt.core import (
     ConfigurationError,
@@ -43,7 +44,6 @@ from yolox_trt.core import (
     FrameError,
     PostprocessOptions,
 )
-from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import (
     DropReason,

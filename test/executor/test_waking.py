@@ -22,9 +22,9 @@ from support.executors import (
     new_threads,
     wait_until,
 )
+from support.simulated_detector import SimulatedDetector
 
 from yolox_trt.core import Detections, Device, EngineError, Frame, PostprocessOptions
-from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency
 from yolox_trt.executor import DropReason, InferenceExecutor, SchedulerOptions, StreamConfig
 from yolox_trt.executor.device_state import Batch, LoadedModel

@@ -14,8 +14,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
 
+from support.simulated_detector import SimulatedDetector
+
 from yolox_trt.core import Detections, Device, Frame
-from yolox_trt.detectors.simulated import SimulatedDetector
 from yolox_trt.engines.simulated import ConstantLatency, FaultInjector
 from yolox_trt.executor import DropReason, InferenceExecutor, SchedulerOptions, StreamResult
 from yolox_trt.executor.snapshot import ExecutorSnapshot, StreamSnapshot

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import HeadLayout
 from yolox_trt.core.optional import require
 from yolox_trt.core.postprocess_options import PostprocessOptions
-from yolox_trt.core.roi import Roi
 from yolox_trt.detectors.detector import Detector, StageTimes, Ticket
 from yolox_trt.detectors.staging import Slot, Stager
 from yolox_trt.engines.engine import Engine
@@ -95,7 +95,7 @@ class CudaDetector(Detector):
         """Why no CUDA graph is used; empty if one is."""
         self._numbers = 0
         self._tables: dict[int, tuple[PostprocessOptions, npt.NDArray[np.float32]]] = {}
-        self._letterboxes: dict[tuple[int, int, Roi | None], Letterbox] = {}
+        self._fit = lru_cache(_REMEMBERED)(Letterbox.fit)
         self._warned: set[str] = set()
         self.overflowed_candidates = 0
         """Candidates that did not enter NMS, over all frames so far."""
@@ -267,16 +267,6 @@ class CudaDetector(Detector):
             fix="convert in the camera driver",
         )
 
-    def _letterbox(self, frame: Frame) -> Letterbox:
-        key = (frame.height, frame.width, frame.roi)
-        letterbox = self._letterboxes.get(key)
-        if letterbox is None:
-            if len(self._letterboxes) >= _REMEMBERED:
-                self._letterboxes.clear()
-            letterbox = Letterbox.of_frame(frame, self.spec.input_height, self.spec.input_width)
-            self._letterboxes[key] = letterbox
-        return letterbox
-
     def _thresholds(self, options: PostprocessOptions) -> npt.NDArray[np.float32]:
         # Options are compared by identity: hashing their class thresholds would cost more.
         known = self._tables.get(id(options))
@@ -291,7 +281,8 @@ class CudaDetector(Detector):
         self, slot: Slot, frames: Sequence[Frame], options: Sequence[PostprocessOptions]
     ) -> None:
         """Write the tables, copy the frames, and start their way to the device."""
-        letterboxes = [self._letterbox(frame) for frame in frames]
+        size = self.spec.input_height, self.spec.input_width
+        letterboxes = [self._fit(f.height, f.width, *size, f.roi) for f in frames]
         parts = self._stager.plan(slot, frames, letterboxes)
         in_network = self.spec.head is HeadLayout.EFFICIENT_NMS
         for index, (frame, letterbox, option) in enumerate(
@@ -300,7 +291,7 @@ class CudaDetector(Detector):
             address = parts.addresses[index]
             descriptors.pack_image(
                 slot.tables,
-                slot.image_offset + index * descriptors.IMAGE.size,
+                index * descriptors.IMAGE.size,
                 frame,
                 letterbox,
                 color_order=self.spec.preprocessing.color_order,
@@ -330,20 +321,20 @@ class CudaDetector(Detector):
 
     def _enqueue_stages(self, slot: Slot, batch: int) -> None:
         """Enqueue all the device's work on the stream."""
-        events = self._events
+
+        def mark(stage: int) -> None:
+            if self._events:
+                self._events[stage].record(self.stream)
+
         with self.stream:
-            if events:
-                events[0].record(self.stream)
+            mark(0)
             self._preprocess(slot.images, self.engine.input.data.ptr, batch)
-            if events:
-                events[1].record(self.stream)
+            mark(1)
             self.engine.run(batch, self.stream)
-            if events:
-                events[2].record(self.stream)
+            mark(2)
             self._postprocess(slot.posts, slot.thresholds_address, batch)
             slot.fetch(self._postprocess.results, batch, self.stream)
-            if events:
-                events[3].record(self.stream)
+            mark(3)
 
     def _capture(self, slot: Slot, batch: int) -> Any:
         """Capture a graph of one slot and batch; fall back to plain launches, once and for all."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,21 +64,25 @@ class Slot:
     ) -> None:
         self._cupy: Any = require("cupy")
         self._mapped = mapped
-        self.image_offset = 0
         self.post_offset = _align(max_batch * descriptors.IMAGE.size)
-        self._threshold_offset = self.post_offset + _align(max_batch * descriptors.POST.size)
-        self.table_bytes = self._threshold_offset + _align(max_batch * num_classes * 4)
+        first = self.post_offset + _align(max_batch * descriptors.POST.size)
+        self.table_bytes = first + _align(max_batch * num_classes * 4)
         self.graphs: dict[int, Any] = {}
         self.uploaded = self._cupy.cuda.Event(disable_timing=True)
         self.done = self._cupy.cuda.Event(disable_timing=True)
-        self._host_tables = _pinned(self._cupy, self.table_bytes)
-        self.table_source = int(self._host_tables.ctypes.data)
-        self._device_tables, self.table_address = self._on_device(self._host_tables)
-        first = self._threshold_offset
-        thresholds = self._host_tables[first : first + max_batch * num_classes * 4]
+        tables = _pinned(self._cupy, self.table_bytes)
+        #: The pinned tables: structs Image, structs Post from `post_offset` on, thresholds.
+        self.tables = tables.data
+        self.table_source = int(tables.ctypes.data)
+        # Device addresses of the tables and of each one's part.
+        self._device_tables, self.images = self._on_device(tables)
+        self.posts = self.images + self.post_offset
+        self.thresholds_address = self.images + first
+        thresholds = tables[first : first + max_batch * num_classes * 4]
         #: float32 (max_batch, C) in the tables.
         self.thresholds = thresholds.view(np.float32).reshape(max_batch, num_classes)
-        self._host: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+        #: The pinned staging buffer of the images.
+        self.host: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
         self._device: Any = None
         self.address = 0
         #: uint8 of `result_shape`, pinned.
@@ -91,40 +95,15 @@ class Slot:
         array = self._cupy.empty(host.size, np.uint8)
         return array, int(array.data.ptr)
 
-    @property
-    def tables(self) -> memoryview:
-        """The pinned tables."""
-        return self._host_tables.data
-
-    @property
-    def host(self) -> npt.NDArray[np.uint8]:
-        """The pinned staging buffer of the images."""
-        return self._host
-
-    @property
-    def images(self) -> int:
-        """Device address of the structs Image."""
-        return self.table_address + self.image_offset
-
-    @property
-    def posts(self) -> int:
-        """Device address of the structs Post."""
-        return self.table_address + self.post_offset
-
-    @property
-    def thresholds_address(self) -> int:
-        """Device address of the thresholds."""
-        return self.table_address + self._threshold_offset
-
     def reserve(self, size: int) -> None:
         """Make the staging buffer at least `size` bytes long. The slot must be at rest."""
-        if size <= self._host.size:
+        if size <= self.host.size:
             return
         # Let the old ones go before their successors come; should one not come, there is none.
-        self._device, self.address, self._host = None, 0, np.empty(0, np.uint8)
+        self._device, self.address, self.host = None, 0, np.empty(0, np.uint8)
         host = _pinned(self._cupy, _align(size, _STEP))
         self._device, self.address = self._on_device(host)
-        self._host = host
+        self.host = host
 
     def make_results(self, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """Return a new pinned buffer for results, uint8 of `shape`, for take_results()."""
@@ -201,7 +180,7 @@ class Stager:
         device = self._cupy.cuda.Device()
         self._crew = CopyCrew(threads, on_start=device.use) if threads > 1 else None
         self._copy_stream = None if mapped else self._cupy.cuda.Stream(non_blocking=True)
-        self._sampled: dict[Letterbox, npt.NDArray[np.intp]] = {}
+        self._sampled_rows = lru_cache(_REMEMBERED)(descriptors.sampled_rows)
 
     def plan(self, slot: Slot, frames: Sequence[Frame], letterboxes: Sequence[Letterbox]) -> Parts:
         """Find a place for each frame's rows; grows the slot if need be.
@@ -236,7 +215,7 @@ class Stager:
     def upload(self, slot: Slot, parts: Parts, stream: Any) -> None:
         """Copy the pieces, and let `stream` wait for their arrival. The tables must be written."""
         if self._copy_stream is not None:
-            self._send(slot.table_address, slot.table_source, slot.table_bytes)
+            self._send(slot.images, slot.table_source, slot.table_bytes)
         jobs = [job for piece in parts.pieces for job in self._jobs(slot, piece)]
         if self._crew is not None and parts.size > _WORTH_THREADS:
             self._crew.run(jobs)
@@ -289,12 +268,7 @@ class Stager:
         rows = int(frame.height * ENCODINGS[frame.encoding].rows_per_height)
         if frame.data.size < rows * frame.step:  # the last row ends with its last pixel
             return None
-        picked = self._sampled.get(letterbox)
-        if picked is None:
-            if len(self._sampled) >= _REMEMBERED:
-                self._sampled.clear()
-            picked = self._sampled[letterbox] = descriptors.sampled_rows(letterbox)
-        return picked
+        return self._sampled_rows(letterbox)
 
     def _is_pinned(self, frame: Frame) -> bool:
         attributes = self._cupy.cuda.runtime.pointerGetAttributes(frame.data.ctypes.data)
