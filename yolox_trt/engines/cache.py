@@ -21,9 +21,9 @@ from yolox_trt.core.output_paths import write_json
 from yolox_trt.engines.cache_pruning import (
     BUILD_LOCK,
     REQUESTS,
-    RUNTIME_CACHE,
     USE_LOCK,
     CacheLimits,
+    files_of,
     prune,
 )
 from yolox_trt.engines.engine_file import (
@@ -233,7 +233,8 @@ class EngineCache:
                 except EngineError as error:
                     reason = reason or error.found
             _log.info("building %s: %s", path.name, reason)
-            self._remove(path)
+            for old in files_of(path):
+                old.unlink(missing_ok=True)
             started = time.monotonic()
             built = build()
             details = {
@@ -242,20 +243,9 @@ class EngineCache:
                 "build_seconds": round(time.monotonic() - started, 3),
             }
             file = write_engine(
-                path,
-                built.engine,
-                fingerprint=fingerprint,
-                spec=built.spec,
-                details=details,
+                path, built.engine, fingerprint=fingerprint, spec=built.spec, details=details
             )
             return CacheEntry(file, True, reason, self._lease(path))
-
-    @staticmethod
-    def _remove(path: Path) -> None:
-        # The sidecar first: an engine without one is never run.
-        for file in (sidecar_path(path), path, path.with_name(path.name + RUNTIME_CACHE)):
-            with contextlib.suppress(FileNotFoundError):
-                file.unlink()
 
     def _locked(self, path: Path, on_progress: ProgressCallback | None) -> FileLock:
         """Return the engine's lock, waiting for another process or thread that builds it.

@@ -122,13 +122,14 @@ def prune(
         The engines that were removed (or would be).
     """
     limits = CacheLimits.of() if limits is None else limits
+    everything = limits.max_bytes == 0
     engines = list_engines(folder)
     total = sum(entry.size for entry in engines)
     now = time.time()
     removed = []
     for entry in reversed(engines):
         old = limits.max_age_s is not None and now - entry.used_at > limits.max_age_s
-        large = limits.max_bytes is not None and total > limits.max_bytes
+        large = everything or (limits.max_bytes is not None and total > limits.max_bytes)
         broken = bool(entry.problem) and now - entry.used_at > _YOUNG_S
         if (old or large or broken) and (
             not entry.in_use if dry_run else remove_engine(entry.path)
@@ -136,21 +137,20 @@ def prune(
             total -= entry.size
             removed.append(entry)
     if not dry_run:
-        _remove_leftovers(folder, now)
+        # What stays may be under construction, from a model and into a file that look left over.
+        emptied = everything and len(removed) == len(engines)
+        _remove_leftovers(folder, float("inf") if emptied else now)
     return removed
 
 
 def clear(folder: Path, *, dry_run: bool = False) -> list[CachedEngine]:
     """Remove every engine that is not in use; return them."""
-    engines = list_engines(folder)
-    removed = [
-        entry for entry in engines if (not entry.in_use if dry_run else remove_engine(entry.path))
-    ]
-    if not dry_run:
-        # What stays may be under construction, from a model and into a file that look left over.
-        stays = len(removed) < len(engines)
-        _remove_leftovers(folder, time.time() if stays else float("inf"))
-    return removed
+    return prune(folder, CacheLimits(max_bytes=0), dry_run=dry_run)
+
+
+def files_of(engine: Path) -> list[Path]:
+    """Return an engine's files, the sidecar first: without it an engine is never run."""
+    return [sidecar_path(engine), engine, engine.with_name(engine.name + RUNTIME_CACHE)]
 
 
 def remove_engine(path: Path) -> bool:
@@ -163,9 +163,8 @@ def remove_engine(path: Path) -> bool:
                 if lock is None:
                     return False
                 held.enter_context(lock)
-            runtime_cache = path.with_name(path.name + RUNTIME_CACHE)
             # The locks' files last: who waits for one of them looks whether it is still there.
-            for file in (sidecar_path(path), path, runtime_cache, *locks):
+            for file in (*files_of(path), *locks):
                 file.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("%s is not removed: %s", path, error.strerror or error)
@@ -185,28 +184,19 @@ def _engine_paths(folder: Path) -> Iterator[Path]:
 
 
 def _describe(path: Path) -> CachedEngine:
-    sidecar = sidecar_path(path)
-    files = [path, sidecar, path.with_name(path.name + RUNTIME_CACHE)]
-    sizes = [size for file in files if (size := _size(file)) is not None]
+    sizes = [file.stat().st_size for file in files_of(path) if file.is_file()]
     fingerprint, problem = None, ""
-    if _size(path) is None:
+    if not path.is_file():
         problem = "no engine"
     else:
         try:
-            values = json.loads(sidecar.read_text())
+            values = json.loads(sidecar_path(path).read_text())
             fingerprint = Fingerprint.from_dict(values["fingerprint"])
         except FileNotFoundError:
             problem = "no sidecar"
         except (OSError, ValueError, KeyError, TypeError, YoloxTrtError):
             problem = "sidecar cannot be read"
     return CachedEngine(path, sum(sizes), _used_at(path), _in_use(path), fingerprint, problem)
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
 
 
 def _used_at(path: Path) -> float:
@@ -236,16 +226,6 @@ def _remove_leftovers(folder: Path, now: float) -> None:
     """Remove temporary files of writers that died, copies of models that were only loaded, and
     notes of requests whose engine is gone.
     """
-    _remove_requests(folder)
-    for pattern in (".*.part", "models/*.onnx", "models/.*.part", f"{REQUESTS}/.*.part"):
-        for file in folder.glob(pattern):
-            with contextlib.suppress(OSError):
-                if now - file.stat().st_mtime > _YOUNG_S:
-                    file.unlink()
-
-
-def _remove_requests(folder: Path) -> None:
-    """Remove the notes of requests whose engine is gone."""
     for file in folder.glob(f"{REQUESTS}/*.json"):
         try:
             kept = (folder / json.loads(file.read_text())["engine"]).is_file()
@@ -254,6 +234,11 @@ def _remove_requests(folder: Path) -> None:
         if not kept:
             with contextlib.suppress(OSError):
                 file.unlink()
+    for pattern in (".*.part", "models/*.onnx", "models/.*.part", f"{REQUESTS}/.*.part"):
+        for file in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                if now - file.stat().st_mtime > _YOUNG_S:
+                    file.unlink()
 
 
 def _number(variable: str) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,15 +49,9 @@ def external_files(path: Path) -> list[str]:
         fix="export the model again",
     ):
         model = onnx.load(str(path), load_external_data=False)
-    return sorted(
-        {
-            entry.value
-            for tensor in _tensors(model)
-            if tensor.data_location == onnx.TensorProto.EXTERNAL
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-    )
+    external = (t for t in _tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL)
+    entries = (entry for tensor in external for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def model_sha256(path: Path, external: Sequence[str], *, own: str = "") -> str:
@@ -88,28 +82,16 @@ def model_sha256(path: Path, external: Sequence[str], *, own: str = "") -> str:
     return digest.hexdigest()
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor of a model: initialisers and those in attributes, subgraphs included."""
-    yield from _tensors_of_graph(model.graph)
-    for function in model.functions:
-        yield from _tensors_of_nodes(function.node)
-
-
-def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _tensors_of_nodes(graph.node)
-
-
-def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _tensors_of_graph(graph)
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor in a model: initialisers and those in attributes, subgraphs included."""
+    for kind, value in message.ListFields():
+        if kind.message_type is None:
+            continue
+        for part in (value,) if hasattr(value, "ListFields") else value:
+            if kind.message_type.name == "TensorProto":
+                yield part
+            else:
+                yield from _tensors(part)
 
 
 @dataclass(frozen=True)

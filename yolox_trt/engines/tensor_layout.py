@@ -51,11 +51,6 @@ class TensorLayout:
             )
 
     @property
-    def is_nchw(self) -> bool:
-        """Whether the view is (N, C, H, W) with plain rows (they may be padded)."""
-        return self.format in ("linear", "dla_linear")
-
-    @property
     def buffer_shape(self) -> tuple[int, ...]:
         """Dimensions of the buffer: padded rows, packed channels."""
         if self.format == "linear":

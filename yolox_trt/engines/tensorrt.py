@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from dataclasses import dataclass
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,6 @@ from yolox_trt.engines.trt_api import (
 )
 
 _log = logging.getLogger("yolox_trt.tensorrt")
-
-
-@dataclass(frozen=True)
-class LayerTime:
-    """Mean time of one layer.
-
-    Attributes:
-        name: TensorRT's name of it.
-        milliseconds: mean over the runs.
-    """
-
-    name: str
-    milliseconds: float
 
 
 class _ProfileTakenError(EngineError):
@@ -93,15 +80,14 @@ class TensorRTEngine(Engine):
         self._cuda_index = self.device.cuda_index
         self._closed = False
         self._runtime: Any = None
+        self._engine: Any = None
         self._runtime_config: Any = None
         self._runtime_cache: Any = None
-        self._engine: Any = None
         self._contexts: dict[int, Any] = {}
         self._shares_profile = True
         self._context: Any = None  # that of the batch of the last run
         self._scratch: Any = None
         self._batch = -1
-        self._layouts: dict[str, TensorLayout] = {}
         self._buffers: dict[str, Any] = {}
         with self._cupy.cuda.Device(self._cuda_index):
             self._load()
@@ -169,11 +155,12 @@ class TensorRTEngine(Engine):
         """Scratch memory of the execution contexts together, in bytes (without I/O buffers)."""
         return device_memory_of(self._engine)
 
-    def profile_layers(self, batch: int = 1, runs: int = 10) -> list[LayerTime]:
+    def profile_layers(self, batch: int = 1, runs: int = 10) -> dict[str, float]:
         """Measure each layer's time on the device (slower than a run without).
 
         Returns:
-            Layers in the order of execution, mean over `runs`. Inputs are what the buffers hold.
+            Layer -> milliseconds, mean over `runs`, in the order of execution. Inputs are what the
+            buffers hold.
 
         Raises:
             EngineError: a run failed.
@@ -196,10 +183,7 @@ class TensorRTEngine(Engine):
             self._contexts.pop(self._context_key(batch))
             self._context = None
             self._batch = -1
-        return [
-            LayerTime(name, total / max(count, 1))
-            for name, (total, count) in profiler.times.items()
-        ]
+        return {name: statistics.fmean(times) for name, times in profiler.times.items()}
 
     def __enter__(self) -> TensorRTEngine:
         return self
@@ -356,14 +340,16 @@ class TensorRTEngine(Engine):
             shape = tuple(largest)
         self._image_shape = tuple(int(n) for n in shape[1:])
         context = self._context_of(self.max_batch)
-        for name in names:
-            layout = TensorLayout(
+        layouts = {
+            name: TensorLayout(
                 shape=tuple(int(n) for n in context.get_tensor_shape(name)),
                 dtype=self._api.numpy_dtype(engine.get_tensor_dtype(name), tensor=name),
                 format=enum_name(engine.get_tensor_format(name)).lower(),
             )
+            for name in names
+        }
+        for name, layout in layouts.items():
             buffer = self._cupy.zeros(layout.buffer_shape, dtype=layout.dtype)
-            self._layouts[name] = layout
             self._buffers[name] = buffer
             self._set_address(context, name, buffer)
         order = [n for n in self.spec.output_names if n in names]
@@ -373,10 +359,10 @@ class TensorRTEngine(Engine):
                 expected=f"outputs {list(self.spec.output_names)}, as its sidecar says",
                 fix="build the engine again",
             )
-        views = {name: self._layouts[name].view(self._buffers[name]) for name in names}
+        views = {name: layouts[name].view(self._buffers[name]) for name in names}
         self.input = views[self._input_name]
         self.outputs = {name: views[name] for name in order}
-        layout = self._layouts[self._input_name]
+        layout = layouts[self._input_name]
         self.input_format = layout.format
         scale = self.file.details.get("input_scale")
         if layout.dtype == "int8" and scale is not None:
@@ -450,31 +436,36 @@ def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> Non
         DeviceError: the GPU is not there.
     """
     fingerprint = file.fingerprint
-    fix = "build it again on this machine: yolox_trt build MODEL"
     wanted = str(device) if device.kind == "dla" else "gpu"
-    if fingerprint.options.get("dla_standalone"):
-        raise EngineError(
-            f"{file.path} is a DLA standalone loadable",
-            expected="an engine: TensorRT's runtime does not run loadables, cuDLA does",
-            fix="build without --dla-standalone",
-        )
-    if fingerprint.device != wanted:
-        raise EngineError(
-            f"engine {file.path} for {fingerprint.device}",
-            expected=f"one for {wanted}",
-            fix=f"yolox_trt build MODEL --device {wanted}",
-        )
-    if fingerprint.flavour != api.flavour:
-        raise EngineError(
-            f"engine {file.path} of {fingerprint.flavour}", expected=api.flavour, fix=fix
-        )
-    found = api.fingerprint_version
-    if fingerprint.tensorrt_version != found and not fingerprint.options.get("version_compatible"):
-        raise EngineError(
-            f"engine {file.path} of TensorRT {fingerprint.tensorrt_version}",
-            expected=f"{found}, which is installed",
-            fix=fix,
-        )
+
+    def check(
+        fits: bool,
+        found: str,
+        expected: str,
+        fix: str = "build it again on this machine: yolox_trt build MODEL",
+    ) -> None:
+        if not fits:
+            raise EngineError(f"engine {file.path} {found}", expected=expected, fix=fix)
+
+    check(
+        not fingerprint.options.get("dla_standalone"),
+        "is a DLA standalone loadable",
+        "an engine: TensorRT's runtime does not run loadables, cuDLA does",
+        "build without --dla-standalone",
+    )
+    check(
+        fingerprint.device == wanted,
+        f"for {fingerprint.device}",
+        f"one for {wanted}",
+        f"yolox_trt build MODEL --device {wanted}",
+    )
+    check(fingerprint.flavour == api.flavour, f"of {fingerprint.flavour}", api.flavour)
+    check(
+        api.fingerprint_version == fingerprint.tensorrt_version
+        or bool(fingerprint.options.get("version_compatible")),
+        f"of TensorRT {fingerprint.tensorrt_version}",
+        f"{api.fingerprint_version}, which is installed",
+    )
     capability = cuda_driver.require_gpu(
         device,
         expected=f"a GPU for {device}",
@@ -482,17 +473,11 @@ def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> Non
     )
     targets = fingerprint.compute_capability
     major = int(capability.partition(".")[0])
-    fits = (
-        targets == "portable"
-        or capability in targets.split(",")
-        or (targets == "8.0+" and major >= 8)
+    check(
+        targets in ("portable", "8.0+" if major >= 8 else "") or capability in targets.split(","),
+        f"for compute capability {targets}",
+        f"{capability}, as {device} has",
     )
-    if not fits:
-        raise EngineError(
-            f"engine {file.path} for compute capability {targets}",
-            expected=f"{capability}, as {device} has",
-            fix=fix,
-        )
 
 
 def _make_profiler(module: Any) -> Any:
@@ -500,10 +485,9 @@ def _make_profiler(module: Any) -> Any:
         def __init__(self) -> None:
             # pybind11 trampolines crash when the base class was not initialised.
             module.IProfiler.__init__(self)
-            self.times: dict[str, tuple[float, int]] = {}
+            self.times: dict[str, list[float]] = {}
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            total, count = self.times.get(layer_name, (0.0, 0))
-            self.times[layer_name] = (total + ms, count + 1)
+            self.times.setdefault(layer_name, []).append(ms)
 
     return Profiler()

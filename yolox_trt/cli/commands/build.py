@@ -135,17 +135,17 @@ class Build(Command, name="build", has_json=True):
 
         with TensorRTEngine(file, device=self.build.device) as engine:
             times = engine.profile_layers(engine.max_batch, runs)
-        total = sum(layer.milliseconds for layer in times) or 1.0
+        total = sum(times.values()) or 1.0
         rows = [
-            (layer.name, f"{layer.milliseconds:.4f}", f"{100.0 * layer.milliseconds / total:.1f}")
-            for layer in sorted(times, key=lambda entry: -entry.milliseconds)
+            (layer, f"{ms:.4f}", f"{100.0 * ms / total:.1f}")
+            for layer, ms in sorted(times.items(), key=lambda entry: -entry[1])
         ]
         output.table(
             f"Layer times, mean of {runs} runs, batch {engine.max_batch}",
             ("layer", "ms", "%"),
             [*rows, ("total", f"{total:.4f}", "100.0")],
         )
-        return [{"layer": layer.name, "ms": layer.milliseconds} for layer in times]
+        return [{"layer": layer, "ms": ms} for layer, ms in times.items()]
 
 
 def _show_report(output: Output, report: BuildReport, *, every: bool) -> None:
