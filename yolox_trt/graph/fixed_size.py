@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.core.errors import ModelError
+from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.graph.graph import Graph, is_plugin
 from yolox_trt.graph.head import anchor_grid
 from yolox_trt.graph.inference import Shape, describe
@@ -42,8 +42,16 @@ def fix_size(
         One line for each change; none where the input has these dimensions already.
 
     Raises:
+        ConfigurationError: a number that is not positive, or a size that is no multiple of 32.
         ModelError: a constant cannot be understood: it is refused, never guessed.
     """
+    for label, value, step in (("batch", batch, 1), ("height", height, 32), ("width", width, 32)):
+        if value is not None and (value < 1 or value % step):
+            raise ConfigurationError(
+                f"{label} = {value}",
+                expected=f"a positive multiple of {step}",
+                fix=f"give another {label} (`--batch`, `--input-size HxW`)",
+            )
     image = graph.image
     assert image.shape is not None
     wanted = (batch, None, height, width)
@@ -91,9 +99,7 @@ class _Fixing:
             graph.forget_shapes()
             graph.infer_shapes()
         else:
-            for node in graph.nodes:
-                for value in node.outputs:
-                    value.shape = self._after.shape(value)
+            self._after.write_shapes()
         for value, given in zip(graph.outputs, declared, strict=True):
             if value.shape is None:
                 # Nothing is inferred behind a plugin, and little behind Shape arithmetic of an

@@ -8,6 +8,7 @@ optimiser merged them.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,20 +63,14 @@ class Head:
     Args:
         graph: the graph.
         size: (height, width) of its input.
-        shape: where the shapes of its tensors are known.
 
     Attributes:
         nodes: the nodes, without the convolutions.
         convs: the last convolutions, in the order in which the outputs join them.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        size: tuple[int, int],
-        shape: Callable[[Value], Shape | None] = lambda value: value.shape,
-    ) -> None:
-        self.graph, self.size, self.shape = graph, size, shape
+    def __init__(self, graph: Graph, size: tuple[int, int]) -> None:
+        self.graph, self.size = graph, size
         self.nodes: list[Node] = []
         self.convs: list[Node] = []
         seen: set[Node] = set()
@@ -94,7 +89,7 @@ class Head:
 
     def error(self, found: str, fix: str = _FIX) -> ModelError:
         """Make the error of a graph that is not understood; it lists the outputs."""
-        return head_error(self.graph, found, fix, self.shape)
+        return head_error(self.graph, found, fix)
 
     def has(self, *ops: str) -> bool:
         """Whether any of some operators is in it."""
@@ -110,7 +105,7 @@ class Head:
         Raises:
             ModelError: its size is not known.
         """
-        shape = self.shape(value) or ()
+        shape = value.shape or ()
         sizes = [size for size in shape[1:] if isinstance(size, int)]
         if len(shape) != 4 or len(sizes) != 3:
             fix = "simplify the model (onnxslim MODEL OUT), or export with fixed sizes"
@@ -121,19 +116,17 @@ class Head:
         channels, height, width = sizes
         return Part(value.name, channels, height, width, feature, output)
 
-    def channel_layout(self, value: Value) -> list[Part] | None:
-        """Return the convolutions in the channels of an NCHW tensor; None if it is not plain."""
+    def channel_layout(self, value: Value) -> list[Part]:
+        """Return the convolutions in the channels of an NCHW tensor; [] if it is not plain."""
         node = value.producer
         if node is None:
-            return None
+            return []
         if node.op in _CONVOLUTIONS:
             return [self.part(value, node)]
         if node.op == "Concat" and node.attrs.get("axis", 0) in (1, -3):
             layouts = [self.channel_layout(v) for v in node.inputs]
-            return None if None in layouts else [p for parts in layouts if parts for p in parts]
-        if node.op in _CHANNELWISE:
-            return self.channel_layout(node.inputs[0])
-        return None
+            return list(itertools.chain(*layouts)) if all(layouts) else []
+        return self.channel_layout(node.inputs[0]) if node.op in _CHANNELWISE else []
 
     def levels(self, parts: Sequence[Part]) -> tuple[tuple[HeadLevel, ...], int]:
         """Group parts by grid size.
@@ -180,36 +173,33 @@ class Head:
             other = members[1] if first is members[0] else members[0]
             return at(first), at(first, 4), at(other), other.channels
         if len(members) == 3 and 4 in channels and 1 in channels:
-            # Box and objectness read one feature map, classes another one. This settles one class
-            # and four classes, where channel counts alone do not.
-            features = [part.feature for part in members]
-            own = [p for p in members if features.count(p.feature) == 1 and p.feature]
-            if len(own) == 1 and sorted(p.channels for p in members if p is not own[0]) == [1, 4]:
-                classes = own[0]
-            else:
-                other_counts = [p for p in members if p.channels not in (1, 4)]
-                classes = _pick(other_counts or members, r"cls|class")
-                if {p.channels for p in members if p is not classes} != {1, 4}:
-                    # Neither graph nor names tell: YOLOX's own order is box, objectness, classes.
-                    classes = members[2]
-            rest = [p for p in members if p is not classes]
-            if sorted(p.channels for p in rest) == [1, 4]:
-                box, objectness = sorted(rest, key=lambda p: -p.channels)
-                return at(box), at(objectness), at(classes), classes.channels
+            classes = _classes_of(members)
+            rest = sorted((p for p in members if p is not classes), key=lambda p: p.channels)
+            if [p.channels for p in rest] == [1, 4]:
+                return at(rest[1]), at(rest[0]), at(classes), classes.channels
         raise self.error(
             f"a level of {members[0].height}x{members[0].width} cells whose last convolutions have "
             f"{channels} channels (a YOLOX has 4, 1 and C)"
         )
 
 
-def head_error(
-    graph: Graph,
-    found: str,
-    fix: str = _FIX,
-    shape: Callable[[Value], Shape | None] = lambda value: value.shape,
-) -> ModelError:
+def _classes_of(members: list[Part]) -> Part:
+    """Tell the classes of a level from its box (4 channels) and objectness (1)."""
+    # Box and objectness read one feature map, classes another one. This settles one class and four
+    # classes, where channel counts alone do not.
+    features = [part.feature for part in members]
+    own = [p for p in members if features.count(p.feature) == 1 and p.feature]
+    if len(own) == 1 and sorted(p.channels for p in members if p is not own[0]) == [1, 4]:
+        return own[0]
+    classes = _pick([p for p in members if p.channels not in (1, 4)] or members, r"cls|class")
+    # Where neither graph nor names tell: YOLOX's own order is box, objectness, classes.
+    told = {p.channels for p in members if p is not classes} == {1, 4}
+    return classes if told else members[2]
+
+
+def head_error(graph: Graph, found: str, fix: str = _FIX) -> ModelError:
     """Make the error of a graph that is no YOLOX; it lists the outputs."""
-    outputs = ", ".join(f"{v.name} {describe(shape(v))}" for v in graph.outputs[:12])
+    outputs = ", ".join(f"{v.name} {describe(v.shape)}" for v in graph.outputs[:12])
     return ModelError(f"{found} (outputs: {outputs})", expected=_EXPECTED, fix=fix)
 
 

@@ -26,8 +26,7 @@ _KEPT = frozenset({
 class ShapeWalk:
     """Shapes of a graph's tensors where its input has a given shape, shape arithmetic worked out.
 
-    onnx's own inference stops at a Reshape or Resize whose sizes are computed. The graph is not
-    changed.
+    onnx's own inference stops at a Reshape or Resize whose sizes are computed.
 
     Args:
         graph: the graph, with its types inferred.
@@ -48,6 +47,12 @@ class ShapeWalk:
         for node in graph.nodes:
             walk.visit(node)
         return walk
+
+    def write_shapes(self) -> None:
+        """Give the values that the graph's nodes make the shapes that were found."""
+        for node in self._graph.nodes:
+            for value in node.outputs:
+                value.shape = self.shape(value)
 
     def shape(self, value: Value) -> Shape | None:
         """Return the shape of an input, a constant, or what a visited node makes."""

@@ -12,7 +12,7 @@ Sigmoid that scores are probabilities.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ from yolox_trt.core.labels import default_class_names
 from yolox_trt.core.model_spec import HeadLayout, HeadLevel, ModelSpec, Preprocessing
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.head import Head, describe, head_error
-from yolox_trt.graph.inference import Shape
 from yolox_trt.graph.shape_walk import ShapeWalk
 from yolox_trt.graph.values import Node, Value
 
@@ -68,10 +67,10 @@ def read_spec(
         graph.infer_shapes()
     except ModelError as error:
         raise head_error(graph, error.found) from error
-    shape: Callable[[Value], Shape | None] = lambda value: value.shape  # noqa: E731
     if tuple(image.shape[2:]) != size:
-        shape = ShapeWalk.over(graph, (batch or 1, 3, *size)).shape
-    head = Head(graph, size, shape)
+        graph = graph.copy()
+        ShapeWalk.over(graph, (batch or 1, 3, *size)).write_shapes()
+    head = Head(graph, size)
     names = tuple(value.name for value in graph.outputs)
     nms = next((node for node in graph.nodes if node.op.startswith("EfficientNMS")), None)
     levels: tuple[HeadLevel, ...] = ()
@@ -80,7 +79,7 @@ def read_spec(
         layout = HeadLayout.EFFICIENT_NMS
         names, num_classes = _efficient_nms(head, nms)
     else:
-        ranks = [len(shape(value) or ()) for value in graph.outputs]
+        ranks = [len(value.shape or ()) for value in graph.outputs]
         if len(ranks) == 1 and ranks[0] != 4:
             layout, levels, num_classes = _single_tensor(head, graph.outputs[0])
         elif all(rank == 4 for rank in ranks):
@@ -142,7 +141,7 @@ def metadata_list(graph: Graph, key: str) -> list[Any]:
 
 
 def _find_image(graph: Graph) -> Value:
-    described = _inputs(graph)
+    described = ", ".join(f"{v.name} {describe(v.shape)}" for v in graph.inputs) or "none"
     if len(graph.inputs) != 1:
         raise head_error(graph, f"{len(graph.inputs)} inputs ({described})")
     image = graph.inputs[0]
@@ -154,10 +153,6 @@ def _find_image(graph: Graph) -> Value:
             graph, f"input {image.name} of type {image.dtype} (not {', '.join(_INPUT_DTYPES)})"
         )
     return image
-
-
-def _inputs(graph: Graph) -> str:
-    return ", ".join(f"{value.name} {describe(value.shape)}" for value in graph.inputs) or "none"
 
 
 def _size(image: Value, asked: tuple[int, int] | None) -> tuple[int, int]:
@@ -227,7 +222,7 @@ def _efficient_nms(head: Head, node: Node) -> tuple[tuple[str, ...], int]:
     names = tuple(made_by.get(value, "") for value in node.outputs)
     if len(names) != 4 or "" in names or len(head.graph.outputs) != 4:
         raise head.error(f"{node.op} whose four results are not the graph's four outputs")
-    shape = head.shape(node.inputs[1]) or ()
+    shape = node.inputs[1].shape or ()
     if len(shape) == 3 and isinstance(shape[2], int):
         return names, shape[2]
     # The scores' shape is often lost behind a plugin or dynamic sizes: the head still has it.
@@ -236,7 +231,7 @@ def _efficient_nms(head: Head, node: Node) -> tuple[tuple[str, ...], int]:
 
 def _single_tensor(head: Head, output: Value) -> tuple[HeadLayout, tuple[HeadLevel, ...], int]:
     """Read a model with one output (N, A, 5 + C)."""
-    shape = head.shape(output)
+    shape = output.shape
     if shape is not None and len(shape) != 3:
         raise head.error(f"one output of rank {len(shape)}")
     if head.has(*_FOREIGN):
@@ -261,7 +256,7 @@ def _raw_levels(head: Head) -> tuple[tuple[HeadLevel, ...], int]:
     for output in head.graph.outputs:
         whole = head.part(output)
         layout = head.channel_layout(output)
-        if layout is None or sum(part.channels for part in layout) != whole.channels:
+        if sum(part.channels for part in layout) != whole.channels:
             layout = [whole]
         offset = 0
         for part in layout:

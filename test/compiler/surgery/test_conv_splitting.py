@@ -9,6 +9,7 @@ from support.onnx_graphs import make_graph, operators
 from support.passes import apply, check, normal
 
 from yolox_trt.compiler.surgery.conv_splitting import ConvSplitting
+from yolox_trt.compiler.surgery.options import SurgeryOptions
 
 
 class TestConvSplitting:
@@ -28,7 +29,7 @@ class TestConvSplitting:
     @pytest.mark.parametrize("bias", [True, False])
     def test_groups(self, groups, most, count, bias) -> None:
         model = self.conv(24, 48, groups, bias=bias)
-        result = check(ConvSplitting(max_groups=most), model)
+        result = check(ConvSplitting(SurgeryOptions(max_groups=most)), model)
         found = operators(result.model)
         assert found == {"Slice": count, "Conv": count, "Concat": 1}
 

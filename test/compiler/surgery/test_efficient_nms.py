@@ -41,7 +41,12 @@ class TestEfficientNms:
     @pytest.mark.parametrize("head", ["undecoded", "decoded", "raw_levels"])
     def test_boxes_and_scores_before_the_plugin(self, head) -> None:
         model = build_yolox(head=head, num_classes=3)
-        result = apply(EfficientNmsAttachment(0.2, 0.5, 50), model).model
+        result = apply(
+            EfficientNmsAttachment(
+                SurgeryOptions(score_threshold=0.2, iou_threshold=0.5, max_output_boxes=50)
+            ),
+            model,
+        ).model
         node = next(n for n in result.graph.node if n.op_type == "EfficientNMS_TRT")
         attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         assert attrs["score_threshold"] == pytest.approx(0.2)
@@ -64,7 +69,9 @@ class TestEfficientNms:
         np.testing.assert_allclose(scores, decoded[..., 4:5] * decoded[..., 5:], atol=1e-5)
 
     def test_outputs_and_description(self) -> None:
-        result = apply(EfficientNmsAttachment(max_output_boxes=10), build_yolox()).model
+        result = apply(
+            EfficientNmsAttachment(SurgeryOptions(max_output_boxes=10)), build_yolox()
+        ).model
         spec = read_spec(result)
         assert spec.head is HeadLayout.EFFICIENT_NMS and spec.num_classes == 80
         shapes = [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in result.graph.output]

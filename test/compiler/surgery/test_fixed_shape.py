@@ -12,7 +12,15 @@ from support.passes import apply
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.surgery.fixed_shape import FixedShape
+from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.graph.fixed_size import fix_size
+from yolox_trt.graph.graph import Graph
+
+
+def fixed(batch: int | None = None, *size: int) -> FixedShape:
+    """Return the pass for a batch and (height, width); None and nothing leave them."""
+    return FixedShape(SurgeryOptions(batch=batch, input_size=size or None))
 
 
 def shape(value: onnx.ValueInfoProto) -> list[int]:
@@ -28,7 +36,7 @@ def test_another_size_gives_what_an_export_at_that_size_gives(style, head) -> No
     small = build_yolox(**options)
     # The weights do not depend on the size: the generator is the reference.
     large = build_yolox(**options, height=128, width_px=64)
-    result = apply(FixedShape(None, 128, 64), small).model
+    result = apply(fixed(None, 128, 64), small).model
     assert shape(result.graph.input[0]) == [1, 3, 128, 64]
     feeds = random_images(large)
     expected, found = run(large, feeds), run(result, feeds)
@@ -39,8 +47,8 @@ def test_another_size_gives_what_an_export_at_that_size_gives(style, head) -> No
 
 def test_the_way_back_is_the_identity() -> None:
     model = build_yolox(head="decoded")
-    there = apply(FixedShape(3, 96, 96), model).model
-    back = apply(FixedShape(1, 64, 96), there).model
+    there = apply(fixed(3, 96, 96), model).model
+    back = apply(fixed(1, 64, 96), there).model
     feeds = random_images(model)
     np.testing.assert_array_equal(run(back, feeds)["output"], run(model, feeds)["output"])
 
@@ -48,7 +56,7 @@ def test_the_way_back_is_the_identity() -> None:
 @pytest.mark.parametrize("head", ["undecoded", "decoded"])
 def test_batch(head) -> None:
     model = build_yolox(head=head)
-    result = apply(FixedShape(3), model).model
+    result = apply(fixed(3), model).model
     feeds = random_images(result)
     found = run(result, feeds)["output"]
     for i in range(3):
@@ -61,7 +69,7 @@ def test_a_decoded_head_with_an_open_batch(batch, size) -> None:
     """96 x 64 has as many cells as 64 x 96, in another order: the shapes alone do not tell."""
     options = {"style": "opset13", "head": "decoded", "batch": None, "width": 0.125}
     expected = build_yolox(**options, num_classes=3, height=size[0], width_px=size[1])
-    result = apply(FixedShape(batch, *size), build_yolox(**options, num_classes=3)).model
+    result = apply(fixed(batch, *size), build_yolox(**options, num_classes=3)).model
     assert shape(result.graph.input[0]) == [batch or 0, 3, *size]
     assert shape(result.graph.output[0])[1:] == [size[0] * size[1] * 21 // 1024, 8]
     feeds = random_images(expected, batch=2, height=size[0], width=size[1])
@@ -73,7 +81,7 @@ def test_a_decoded_head_with_an_open_batch(batch, size) -> None:
 def test_boxes_written_in_place(new) -> None:
     options = {"head": "decoded_in_place", "width": 0.125, "num_classes": 3}
     batch, height, width = new[0] or 1, new[1] or 64, new[2] or 96
-    result = apply(FixedShape(*new), build_yolox(**options)).model
+    result = apply(fixed(*new), build_yolox(**options)).model
     expected = build_yolox(**options, batch=batch, height=height, width_px=width)
     feeds = random_images(expected)
     wanted, found = run(expected, feeds)["output"], run(result, feeds)["output"]
@@ -86,12 +94,12 @@ def test_places_that_do_not_follow_from_the_size_are_refused() -> None:
         [("ScatterND", ["x", "at", "values"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], constants
     )
     with pytest.raises(ModelError, match="written for the old input"):
-        apply(FixedShape(None, 96, 96), model)
+        apply(fixed(None, 96, 96), model)
 
 
 def test_open_dimensions_are_closed() -> None:
     model = build_yolox(style="opset13", batch=None, dynamic_size=True, upsample="sizes")
-    result = apply(FixedShape(2, 96, 64), model).model
+    result = apply(fixed(2, 96, 64), model).model
     assert shape(result.graph.input[0]) == [2, 3, 96, 64]
     assert shape(result.graph.output[0]) == [2, 126, 85]
     feeds = random_images(result)
@@ -102,18 +110,18 @@ def test_open_dimensions_are_closed() -> None:
 
 def test_the_same_size_changes_nothing() -> None:
     model = build_yolox()
-    assert not apply(FixedShape(1, 64, 96), model).changes
+    assert not apply(fixed(1, 64, 96), model).changes
 
 
 def test_efficient_nms_keeps_its_outputs() -> None:
-    result = apply(FixedShape(2, 128, 128), build_yolox(head="efficient_nms")).model
+    result = apply(fixed(2, 128, 128), build_yolox(head="efficient_nms")).model
     assert [shape(o) for o in result.graph.output] == [[2, 1], [2, 100, 4], [2, 100], [2, 100]]
 
 
 @pytest.mark.parametrize("arguments", [(0, None, None), (1, 100, 96), (1, 64, -32)])
 def test_wrong_numbers_are_refused(arguments) -> None:
     with pytest.raises(ConfigurationError, match="multiple"):
-        FixedShape(*arguments)
+        fix_size(Graph(build_yolox()), *arguments)
 
 
 def test_a_constant_that_is_no_grid_is_refused() -> None:
@@ -122,7 +130,7 @@ def test_a_constant_that_is_no_grid_is_refused() -> None:
         [("Add", ["x", "table"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], {"table": table}
     )
     with pytest.raises(ModelError, match="no anchor grid"):
-        apply(FixedShape(None, 96, 96), model)
+        apply(fixed(None, 96, 96), model)
 
 
 def test_a_slice_that_ends_inside_is_refused() -> None:
@@ -131,7 +139,7 @@ def test_a_slice_that_ends_inside_is_refused() -> None:
         [("Slice", ["x", "a", "b", "axis"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], constants
     )
     with pytest.raises(ModelError, match="ends at 32 of 64"):
-        apply(FixedShape(None, 96, 96), model)
+        apply(fixed(None, 96, 96), model)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
@@ -144,7 +152,7 @@ def test_a_slice_to_the_old_end_goes_to_the_new_end(dtype) -> None:
         ["y"],
         constants,
     )
-    result = apply(FixedShape(None, 96, 128), model).model
+    result = apply(fixed(None, 96, 128), model).model
     x = np.random.default_rng(0).normal(size=(1, 3, 96, 128)).astype(np.float32)
     np.testing.assert_array_equal(run(result, {"x": x})["y"], x[:, :, ::2])
 
@@ -162,7 +170,7 @@ def test_reshape_targets(target, before, expected) -> None:
     model = make_graph(
         [("Reshape", ["x", "target"], ["y"], {})], {"x": before}, ["y"], {"target": target}
     )
-    result = apply(FixedShape(2, 96, 128), model).model
+    result = apply(fixed(2, 96, 128), model).model
     x = np.arange(2 * 6 * 96 * 128, dtype=np.float32).reshape(2, 6, 96, 128)
     assert list(run(result, {"x": x})["y"].shape) == expected
 
@@ -174,4 +182,4 @@ def test_a_reshape_that_could_mean_two_things_is_refused() -> None:
         [("Reshape", ["x", "target"], ["y"], {})], {"x": (1, 6, 64, 64)}, ["y"], constants
     )
     with pytest.raises(ModelError, match="divides"):
-        apply(FixedShape(None, 96, 128), model)
+        apply(fixed(None, 96, 128), model)

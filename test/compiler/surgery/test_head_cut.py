@@ -18,6 +18,7 @@ from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.layers import quantizable_inputs
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.surgery.head_cut import HeadCut
+from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadLayout
 from yolox_trt.graph.graph import Graph
@@ -37,7 +38,7 @@ def shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
 @pytest.mark.parametrize("style", ["opset11", "opset13"])
 def test_contract_and_values(head, sigmoid, style) -> None:
     model = build_yolox(head=head, style=style, num_classes=7)
-    result = apply(HeadCut(sigmoid), model).model
+    result = apply(HeadCut(SurgeryOptions(sigmoid=sigmoid)), model).model
     assert [o.name for o in result.graph.output] == NAMES
     found = shapes(result)
     assert found["reg_8"] == [1, 4, 8, 12]
@@ -60,7 +61,7 @@ def test_values_against_the_single_output_directly() -> None:
     model = build_yolox(num_classes=5)
     feeds = random_images(model)
     flat = run(model, feeds)["output"]
-    raw = run(apply(HeadCut("keep"), model).model, feeds)
+    raw = run(apply(HeadCut(SurgeryOptions(sigmoid="keep")), model).model, feeds)
     levels = [
         np.concatenate([raw[f"{k}_{s}"] for k in ("reg", "obj", "cls")], 1).reshape(1, 10, -1)
         for s in (8, 16, 32)
@@ -91,8 +92,8 @@ def test_a_second_cut_changes_nothing() -> None:
 
 def test_sigmoid_can_be_put_back_and_taken_off() -> None:
     model = build_yolox(head="raw_levels", sigmoid=True)
-    logits = apply(HeadCut("cut"), model).model
-    again = apply(HeadCut("keep"), logits).model
+    logits = apply(HeadCut(SurgeryOptions(sigmoid="cut")), model).model
+    again = apply(HeadCut(SurgeryOptions(sigmoid="keep")), logits).model
     feeds = random_images(model)
     before, after = run(model, feeds), run(again, feeds)
     for name, values in before.items():

@@ -13,6 +13,7 @@ from support.yolox_graphs import IMAGENET_MEAN, IMAGENET_STD, build_yolox, rando
 
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.compiler.surgery.input_folding import InputFolding
+from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.core.model_spec import (
     METADATA_PREPROCESSING,
     PREPROCESSING_PRESETS,
@@ -44,7 +45,7 @@ def channel(*values: float) -> np.ndarray:
 
 
 def folded(model, **options):
-    result = apply(InputFolding(**options), model)
+    result = apply(InputFolding(SurgeryOptions(**options)), model)
     feeds = random_feeds(model, scale=50.0)
     assert worst(run(model, feeds), run(result.model, feeds)) < 2e-6
     return result
@@ -79,11 +80,11 @@ def test_one_padding_colour_becomes_a_pad() -> None:
 def test_without_a_pad_one_add_stays() -> None:
     nodes = [("Div", ["x", "d"], ["a"], {}), ("Sub", ["a", "m"], ["s"], {})]
     model = stem(nodes, m=np.float32(0.5), d=np.float32(255.0))
-    result = folded(model, allow_pad=False)
+    result = folded(model, target="dla")
     assert operators(result.model) == {"Conv": 1, "Add": 1}
     assert "border" in result.changes[0]
     # It is in its final form: nothing more to do.
-    assert not apply(InputFolding(allow_pad=False), result.model).changes
+    assert not apply(InputFolding(SurgeryOptions(target="dla")), result.model).changes
 
 
 def test_different_colours_leave_one_add() -> None:
@@ -139,14 +140,16 @@ def test_exporters_forms(swap, normalize, form) -> None:
 
 
 @pytest.mark.parametrize("name", ["rgb", "rgb_unit", "rgb_imagenet"])
-@pytest.mark.parametrize("allow_pad", [True, False])
-def test_metadata_fold_into_the_network(name, allow_pad) -> None:
+@pytest.mark.parametrize("target", ["gpu", "dla"])
+def test_metadata_fold_into_the_network(name, target) -> None:
     model = build_yolox()
     entry = model.metadata_props.add()
     entry.key = METADATA_PREPROCESSING
     entry.value = PREPROCESSING_PRESETS[name].to_json()
     joined = apply(FocusToConv(), model).model
-    result = apply(InputFolding(metadata=True, allow_pad=allow_pad), joined).model
+    result = apply(
+        InputFolding(SurgeryOptions(fold_preprocessing=True, target=target)), joined
+    ).model
     spec = read_spec(result)
     assert spec.preprocessing == Preprocessing(), "the network now takes BGR 0..255"
     images = sample_images(1, 64, 96)
@@ -157,5 +160,5 @@ def test_the_padding_colour_is_kept() -> None:
     model = build_yolox(stem="conv")
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_PREPROCESSING, Preprocessing("rgb", pad=0).to_json()
-    result = apply(InputFolding(metadata=True), model).model
+    result = apply(InputFolding(SurgeryOptions(fold_preprocessing=True)), model).model
     assert read_spec(result).preprocessing == Preprocessing(pad=0)

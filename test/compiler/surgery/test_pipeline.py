@@ -96,7 +96,7 @@ def test_a_defect_in_a_pass_is_found(monkeypatch) -> None:
             conv = graph.find("Conv")[0]
             conv.set_input(1, graph.constant("wrong", conv.constant(1)[:, :, ::-1]))
 
-    monkeypatch.setattr(pipeline, "FocusToConv", Wrong)
+    monkeypatch.setitem(pipeline.PASSES, Wrong.name, Wrong)
     with pytest.raises(ModelError, match="focus-to-conv changed the predictions"):
         optimize(build_yolox(), SurgeryOptions())
 
@@ -112,7 +112,7 @@ def test_a_small_defect_is_found_too(monkeypatch) -> None:
             weights.ravel()[::1000] += 0.05 * np.abs(weights).max()
             conv.set_input(1, graph.constant("wrong", weights))
 
-    monkeypatch.setattr(pipeline, "FocusToConv", Wrong)
+    monkeypatch.setitem(pipeline.PASSES, Wrong.name, Wrong)
     with pytest.raises(ModelError, match="changed the predictions"):
         optimize(build_yolox(), SurgeryOptions())
 
@@ -132,7 +132,7 @@ class Untyped(FocusToConv):
 
 
 def test_a_model_that_a_pass_broke_is_not_written(monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "FocusToConv", Untyped)
+    monkeypatch.setitem(pipeline.PASSES, Untyped.name, Untyped)
     with pytest.raises(ModelError, match=r"does not run since pass focus-to-conv.*--skip focus"):
         optimize(build_yolox(width=0.125), SurgeryOptions(head="keep"))
 
@@ -144,7 +144,7 @@ def test_what_a_later_pass_mends_is_compared_in_the_end(monkeypatch) -> None:
         def __init__(self, *_) -> None:
             pass
 
-    monkeypatch.setattr(pipeline, "FixedShape", Early)
+    monkeypatch.setitem(pipeline.PASSES, Early.name, Early)
     report = optimize(build_yolox(width=0.125), SurgeryOptions(head="raw")).report
     assert report.difference is not None and report.difference < TOLERANCE
     differences = {record.name: record.difference for record in report.passes}

@@ -16,7 +16,7 @@ from yolox_trt.core.output_paths import OutputFile
 
 if TYPE_CHECKING:
     from yolox_trt.compiler.dla.report import DlaReport, NodeVerdict
-    from yolox_trt.compiler.dla.rules import Violation
+    from yolox_trt.compiler.dla.rules import Rule
 
 _MIB = 2**20
 
@@ -57,10 +57,10 @@ class DlaCheck(Command, name="dla-check", has_json=True):
 
 def _show_nodes(output: Output, report: DlaReport, *, every: bool) -> None:
     rows: list[tuple[str, ...]] = []
-    rules: dict[str, Violation] = {}
+    rules: dict[str, Rule] = {}
     for node in report.nodes if every else report.fallback_nodes:
         violations = node.reasons if node.device == "gpu" else node.violations
-        rules |= {violation.rule.id: violation for violation in violations}
+        rules |= {violation.rule: violation for violation in violations}
         rows += _rows(node, violations, every=every)
     if rows:
         title = "Nodes" if every else "Nodes that fall back to the GPU"
@@ -70,19 +70,17 @@ def _show_nodes(output: Output, report: DlaReport, *, every: bool) -> None:
         output.table(
             "Rules",
             ("rule", "what it asks for", "mended by"),
-            [(name, v.rule.text, v.mended_by or "-") for name, v in rules.items()],
+            [(name, v.text, v.mended_by or "-") for name, v in rules.items()],
         )
 
 
-def _rows(
-    node: NodeVerdict, violations: tuple[Violation, ...], *, every: bool
-) -> list[tuple[str, ...]]:
+def _rows(node: NodeVerdict, violations: tuple[Rule, ...], *, every: bool) -> list[tuple[str, ...]]:
     """Return a line for each rule that a node breaks, or one if it breaks none."""
     shape = "" if node.shape is None else "x".join(str(d) for d in node.shape)
     operator = f"{node.op} {node.detail}".strip()
     device = (f"{node.device} {node.precision}".strip(),) if every else ()
     return [
-        (node.name, operator, *device, shape, violation.rule.id, violation.found)
+        (node.name, operator, *device, shape, violation.rule, violation.found)
         for violation in violations
     ] or [(node.name, operator, *device, shape, "", "")]
 
@@ -133,8 +131,8 @@ def _show_verdict(output: Output, report: DlaReport) -> None:
     for violation in report.graph_violations:
         broken = violation.effect is Effect.GPU
         output.print(
-            f"The graph {'breaks' if broken else 'note:'} {violation.rule.id} "
-            f"({violation.rule.text}): {violation.found}",
+            f"The graph {'breaks' if broken else 'note:'} {violation.rule} "
+            f"({violation.text}): {violation.found}",
             colour="red" if broken else "",
         )
     head = f"TensorRT {report.tensorrt}, {report.precision}, {report.soc}:"

@@ -17,7 +17,7 @@ from yolox_trt.compiler.dla.node_checks import NodeChecks
 from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.compiler.dla.partition import partition
 from yolox_trt.compiler.dla.report import DlaReport, DlaSubgraph, NodeVerdict, Transfer
-from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
+from yolox_trt.compiler.dla.rules import RULES, Effect, Rule
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import open_model
@@ -100,7 +100,7 @@ class _Linter:
                 return True
         return False
 
-    def _mendable(self, broken: list[Violation]) -> list[Violation]:
+    def _mendable(self, broken: list[Rule]) -> list[Rule]:
         """Take back that cut-head mends something where it would refuse: no head of a YOLOX."""
         if any(v.mended_by == _CUT for v in broken) and not self._head_can_be_cut:
             return [replace(v, mended_by="") if v.mended_by == _CUT else v for v in broken]
@@ -255,7 +255,7 @@ class _Linter:
             found = f"{precision}:dla_hwc4" if image else planes
         return found
 
-    def _graph_violations(self, subgraphs: list[DlaSubgraph]) -> Iterator[Violation]:
+    def _graph_violations(self, subgraphs: list[DlaSubgraph]) -> Iterator[Rule]:
         limits = self.limits
         found: list[tuple[str, str]] = []
         if len(subgraphs) > limits.max_loadables:
@@ -271,7 +271,7 @@ class _Linter:
         for tensor in self.graph.inputs:
             if tensor.shape and not isinstance(tensor.shape[0], int):
                 found.append(("fixed-batch", f"{tensor.name}: batch '{tensor.shape[0]}'"))
-        return (Violation(RULES[rule], text, RULES[rule].mended_by) for rule, text in found)
+        return (replace(RULES[rule], found=text) for rule, text in found)
 
 
 def _detail(node: Node) -> str:

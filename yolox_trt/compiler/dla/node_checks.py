@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from yolox_trt.compiler.dla.limits import DlaLimits
-from yolox_trt.compiler.dla.rules import RULES, Effect, Violation
+from yolox_trt.compiler.dla.rules import RULES, Effect, Rule
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.inference import describe
 from yolox_trt.graph.values import Node, slice_bounds
 
 #: Rule, what the node has instead, and the pass that mends it here if not the rule's.
-_Broken = tuple[str, str] | tuple[str, str, str | None]
+_Broken = tuple[str, str] | tuple[str, str, str]
 
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 _COMPARISONS = frozenset({"Equal", "Greater", "Less"})
@@ -82,10 +83,16 @@ class NodeChecks:
         self.graph, self.limits, self.precision, self.soc = graph, limits, precision, soc
         self._head, self._stem = head, stem
 
-    def check(self, node: Node) -> list[Violation]:
+    def check(self, node: Node) -> list[Rule]:
         """Return the rules that a node breaks; nodes that TensorRT drops break none."""
-        broken = () if self.is_dropped(node) else self._broken(node)
-        return [self._violation(node, *found) for found in broken]
+        broken = []
+        for name, found, *mend in () if self.is_dropped(node) else self._broken(node):
+            rule = RULES[name]
+            mended_by = mend[0] if mend else rule.mended_by
+            if node in self._head and rule.effect is Effect.GPU and name != "static-shape":
+                mended_by = "cut-head"
+            broken.append(replace(rule, found=found, mended_by=mended_by))
+        return broken
 
     def is_dropped(self, node: Node) -> bool:
         """Whether TensorRT makes no layer of a node (identities and casts between floats)."""
@@ -94,15 +101,6 @@ class NodeChecks:
         if node.op != "Cast":
             return False
         return all(value.dtype in _FLOATS for value in (node.inputs[0], node.outputs[0]))
-
-    def _violation(
-        self, node: Node, rule: str, found: str, mended_by: str | None = None
-    ) -> Violation:
-        entry = RULES[rule]
-        mend = entry.mended_by if mended_by is None else mended_by
-        if node in self._head and entry.effect is Effect.GPU and rule != "static-shape":
-            mend = "cut-head"
-        return Violation(entry, found, mend)
 
     def _broken(self, node: Node) -> Iterator[_Broken]:
         """Yield rule, what the node has instead, and the pass that mends it if not the rule's."""
@@ -314,10 +312,9 @@ class NodeChecks:
         if any(axis % rank == 0 for axis, _, _, _ in bounds):
             yield "slice-form", "along the batch"
         if any(s != 1 for s in steps):
-            mend = None if node in self._stem else ""
-            if any(s < 0 for s in steps) and node in self._stem:
-                mend = "fold-input"
-            yield "slice-stride", f"stride {', '.join(str(s) for s in steps)}", mend
+            mend = "fold-input" if any(s < 0 for s in steps) else "focus-to-conv"
+            text = f"stride {', '.join(str(s) for s in steps)}"
+            yield "slice-stride", text, mend if node in self._stem else ""
         yield from self._slice_precision(node)
 
     def _split(self, node: Node) -> Iterator[_Broken]:

@@ -243,7 +243,7 @@ def _describe(report: DlaReport, members: list[NodeVerdict], activation: str) ->
     shape = "" if last.shape is None else "x".join(str(d) for d in last.shape)
     lines = [shape] if shape else []
     if first.device == "gpu":
-        lines += [f"{v.rule.id}: {v.found}" for v in first.reasons[:2]]
+        lines += [f"{v.rule}: {v.found}" for v in first.reasons[:2]]
         mends = list(dict.fromkeys(v.mended_by for v in first.reasons if v.mended_by))
         note = f"mended by {', '.join(mends)}" if mends else "no pass mends it"
         return _Box(nodes=members, kind="gpu", title=title, lines=lines, note=note)

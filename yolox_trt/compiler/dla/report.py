@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from yolox_trt.compiler.dla.rules import Effect, Violation
+from yolox_trt.compiler.dla.rules import Effect, Rule
 
 Where = Literal["dla", "gpu", "dropped", "folded"]
 
@@ -35,7 +35,7 @@ class NodeVerdict:
     op: str
     device: Where
     precision: str = ""
-    violations: tuple[Violation, ...] = ()
+    violations: tuple[Rule, ...] = ()
     subgraph: int | None = None
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class NodeVerdict:
     detail: str = ""
 
     @property
-    def reasons(self) -> tuple[Violation, ...]:
+    def reasons(self) -> tuple[Rule, ...]:
         """The violations that send it to the GPU."""
         return tuple(v for v in self.violations if v.effect is Effect.GPU)
 
@@ -116,7 +116,7 @@ class DlaReport:
     nodes: tuple[NodeVerdict, ...]
     subgraphs: tuple[DlaSubgraph, ...]
     transfers: tuple[Transfer, ...]
-    graph_violations: tuple[Violation, ...]
+    graph_violations: tuple[Rule, ...]
     input_format: str
     output_format: str
     head_unknown: bool = False
@@ -152,21 +152,6 @@ class DlaReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = _plain(self) | {"passes": self.passes, "mending_passes": list(self.mending_passes)}
-        return {name: value for name, value in values.items() if name != "head_unknown"}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Violation):
-        rule = value.rule
-        return {
-            "rule": rule.id,
-            "text": rule.text,
-            "found": value.found,
-            "effect": rule.effect.value,
-            "source": rule.source,
-            "mended_by": value.mended_by,
-        }
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        values = asdict(self) | {"passes": self.passes, "mending_passes": self.mending_passes}
+        del values["head_unknown"]
+        return values

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Effect(Enum):
+class Effect(str, Enum):
     """What breaking a rule does."""
 
     GPU = "gpu"
@@ -21,29 +21,27 @@ class Effect(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """One restriction.
+    """One restriction, as RULES has it or as a node breaks it.
 
     Attributes:
-        id: short name, stable across versions.
+        rule: short name, stable across versions.
         text: the restriction in one line.
         effect: what breaking it does.
         source: where it comes from (see limits).
-        mended_by: `optimize` pass that usually mends it, "" where none does.
+        mended_by: `optimize` pass that mends it (in RULES: that usually does), "" where none does.
+        found: what the node has instead, "" in RULES.
     """
 
-    id: str
+    rule: str
     text: str
     effect: Effect
     source: str
     mended_by: str = ""
-
-
-def _table(*rules: Rule) -> dict[str, Rule]:
-    return {rule.id: rule for rule in rules}
+    found: str = ""
 
 
 #: Every rule by its id. The numbers in them are DlaLimits'.
-RULES: dict[str, Rule] = _table(
+RULES: dict[str, Rule] = {rule.rule: rule for rule in (
     Rule("operator", "the operator has no DLA layer", Effect.GPU, "faq"),
     Rule("uncertain", "the sources disagree on this operator: ask can_run_on_DLA", Effect.NOTE,
          "docs, header"),
@@ -105,24 +103,4 @@ RULES: dict[str, Rule] = _table(
     Rule("intermediates", "intermediate tensors of a subgraph under 1 GiB", Effect.GPU, "header"),
     Rule("local-dram", "intermediates fit the local DRAM pool", Effect.NOTE, "header"),
     Rule("global-dram", "weights fit the global DRAM pool", Effect.NOTE, "header"),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A rule that a node breaks.
-
-    Attributes:
-        rule: the rule.
-        found: what the node has instead.
-        mended_by: `optimize` pass that mends it here, "" where none does.
-    """
-
-    rule: Rule
-    found: str
-    mended_by: str = ""
-
-    @property
-    def effect(self) -> Effect:
-        """What it does to the node."""
-        return self.rule.effect
+)}  # fmt: skip

@@ -19,10 +19,10 @@ from yolox_trt.compiler.inspect.hardware import HARDWARE, PUBLISHED_RUNS, Hardwa
 from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.compiler.inspect.parser_support import ParserProblem, check_parser
 from yolox_trt.compiler.surgery.activation_patterns import silu_gate
-from yolox_trt.compiler.surgery.fixed_shape import FixedShape
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import open_model
+from yolox_trt.graph.fixed_size import fix_size
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.shape_walk import fold_constants
 from yolox_trt.graph.values import Node
@@ -165,7 +165,7 @@ def inspect_model(
     shape = graph.image.shape or ()
     open_batch = bool(shape) and not isinstance(shape[0], int)
     batch = 1 if open_batch and options.batch is None else options.batch
-    FixedShape(batch, *(options.input_size or (None, None))).run(graph)
+    fix_size(graph, batch, *(options.input_size or (None, None)))
     fold_constants(graph)
     if graph.image.static_shape is None:
         raise ModelError(

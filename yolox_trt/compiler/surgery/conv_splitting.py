@@ -9,8 +9,9 @@ import math
 
 import numpy as np
 
-from yolox_trt.compiler.dla.limits import DlaLimits, limits_for
+from yolox_trt.compiler.dla.limits import limits_for
 from yolox_trt.compiler.dla.node_checks import cbuf_banks
+from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.surgery_pass import Rule
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Array, Node, Value
@@ -22,29 +23,22 @@ class ConvSplitting(Rule):
     Groups: the channels are sliced, each slice has its own convolution, the results concatenated.
     Output maps: convolutions side by side on the same input, concatenated. Convolution buffer: the
     input channels are sliced and the partial results added (floating-point sums in another order).
-    Only what is over the limits is touched.
-
-    Args:
-        limits: of the DLA; None takes TensorRT 8.6's.
-        max_groups: most groups of one convolution, None for the DLA's 8192. A compiler that takes
-            no grouped convolutions wants 1.
-        precision: for the size of the convolution buffer.
+    Only what is over the limits is touched: those of the DLA, or fewer groups where asked for (a
+    compiler that takes no grouped convolutions wants 1).
     """
 
     name = "split-convs"
     summary = "convs over the DLA's limits (groups, maps, convolution buffer) -> several"
     ops = ("Conv",)
 
-    def __init__(
-        self,
-        limits: DlaLimits | None = None,
-        *,
-        max_groups: int | None = None,
-        precision: str = "int8",
-    ) -> None:
-        self.limits = limits or limits_for("8.6")
-        self.max_groups = max_groups or self.limits.conv_groups[1]
-        self.precision = precision
+    def __init__(self, options: SurgeryOptions | None = None) -> None:
+        super().__init__(options)
+        self.limits = limits_for(self.options.tensorrt)
+        self.max_groups = self.options.max_groups or self.limits.conv_groups[1]
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.options.target == "dla" or self.options.max_groups is not None
 
     def pattern(self, node: Node) -> tuple[str, int] | None:
         """Return what is divided, and into how many parts (0 where no number is enough)."""
@@ -108,7 +102,7 @@ class ConvSplitting(Rule):
         dilation = int(conv.attrs.get("dilations", [1, 1])[0])
         for parts in range(1, shape[1] + 1):
             channels = math.ceil(shape[1] / parts)
-            banks = cbuf_banks(channels, shape[3], kernel, dilation, self.precision)
+            banks = cbuf_banks(channels, shape[3], kernel, dilation, self.options.precision)
             if sum(banks) <= self.limits.cbuf_banks:
                 return parts
         return 0

@@ -26,37 +26,16 @@ class EfficientNmsAttachment(SurgeryPass):
     Boxes go in as centre and size in input pixels (box_coding 1), scores as objectness x class.
     Outputs: num_detections int32 (N, 1), detection_boxes float32 (N, K, 4) as x1 y1 x2 y2 in input
     pixels, detection_scores float32 (N, K), detection_classes int32 (N, K). HeadCut removes the
-    plugin again. The plugin runs on the GPU of TensorRT 8.x and 10.x; it is not on a DLA.
-
-    Args:
-        score_threshold: 0 to 1.
-        iou_threshold: 0 to 1.
-        max_output_boxes: K.
-        class_agnostic: whether boxes of different classes suppress each other (TensorRT 8.5+).
+    plugin again. The plugin runs on the GPU of TensorRT 8.x and 10.x (8.5 and newer where it is
+    class-agnostic); it is not on a DLA.
     """
 
     name = "attach-nms"
     summary = "decode and EfficientNMS_TRT at the end of the graph (GPU only)"
 
-    def __init__(
-        self,
-        score_threshold: float = 0.3,
-        iou_threshold: float = 0.45,
-        max_output_boxes: int = 300,
-        *,
-        class_agnostic: bool = False,
-    ) -> None:
-        self.attrs: dict[str, Any] = {
-            "background_class": -1,
-            "box_coding": 1,
-            "iou_threshold": float(iou_threshold),
-            "max_output_boxes": int(max_output_boxes),
-            "plugin_version": "1",
-            "score_activation": 0,
-            "score_threshold": float(score_threshold),
-        }
-        if class_agnostic:
-            self.attrs["class_agnostic"] = 1
+    @property
+    def is_wanted(self) -> bool:
+        return self.options.head == "efficient-nms"
 
     def rewrite(self, graph: Graph, log: PassLog) -> None:
         if graph.count("EfficientNMS_TRT"):
@@ -74,7 +53,17 @@ class EfficientNmsAttachment(SurgeryPass):
             graph.add_node("Concat", "nms_boxes", boxes, {"axis": 1}),
             graph.add_node("Concat", "nms_scores", scores, {"axis": 1}),
         ]
-        count = int(self.attrs["max_output_boxes"])
+        options, count = self.options, self.options.max_output_boxes
+        attrs: dict[str, Any] = {
+            "background_class": -1,
+            "box_coding": 1,
+            "iou_threshold": options.iou_threshold,
+            "max_output_boxes": count,
+            "plugin_version": "1",
+            "score_activation": 0,
+            "score_threshold": options.score_threshold,
+            **({"class_agnostic": 1} if options.class_agnostic else {}),
+        }
         kinds = (
             (_INT32, [1]),
             (_FLOAT32, [count, 4]),
@@ -87,13 +76,13 @@ class EfficientNmsAttachment(SurgeryPass):
             outputs.append(Value("", elem_type, [batch, *shape]))
             graph.rename(outputs[-1], name)
         op = "EfficientNMS_TRT"
-        graph.add_node(op, op, joined, self.attrs, domain=PLUGIN_DOMAIN, output=outputs)
+        graph.add_node(op, op, joined, attrs, domain=PLUGIN_DOMAIN, output=outputs)
         graph.outputs = outputs
         for key in (METADATA_SIGMOID, METADATA_STRIDES):
             graph.metadata.pop(key, None)
         log.change(
             f"outputs {', '.join(sorted(old))} -> {', '.join(OUTPUTS)} "
-            f"(score {self.attrs['score_threshold']:g}, IoU {self.attrs['iou_threshold']:g}, "
+            f"(score {options.score_threshold:g}, IoU {options.iou_threshold:g}, "
             f"{count} boxes)"
         )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core import model_spec
@@ -37,22 +37,21 @@ class HeadCut(SurgeryPass):
     merged (5 + C channels) is divided again: its output channels are independent.
 
     The metadata then tells strides, sigmoid, preprocessing and class names.
-
-    Args:
-        sigmoid: "cut" (outputs are logits; INT8 keeps more of them, and the DLA would compute the
-            sigmoid in FP16) or "keep" (probabilities).
+    The sigmoid is cut off or kept: as logits, INT8 keeps more of the scores, and the DLA would
+    compute it in FP16.
     """
 
     name = "cut-head"
     summary = "graph ends at the last convolutions: outputs reg_8, obj_8, cls_8, ..."
 
-    def __init__(self, sigmoid: Literal["cut", "keep"] = "cut") -> None:
-        self.sigmoid = sigmoid
+    @property
+    def is_wanted(self) -> bool:
+        return self.options.head == "raw"
 
     def rewrite(self, graph: Graph, log: PassLog) -> None:
         before, count = {value.name: value for value in graph.outputs}, len(graph.nodes)
         spec, levels = find_raw_levels(graph)
-        keep = self.sigmoid == "keep"
+        keep = self.options.sigmoid == "keep"
         outputs: list[Value] = []
         for level in levels:
             scores = [level.objectness, level.classes]

@@ -22,20 +22,15 @@ class InputFolding(SurgeryPass):
     the weights a_k W[:, k] at channel order_k, and the bias grows by the sum of b_k W[:, k]. Order
     and factors are exact. An offset is exact only inside: at the border the network pads
     with 0 AFTER the offset, which is the colour -b / a before it. Where the convolution pads, a Pad
-    by that colour is put in front if the channels share it and `allow_pad` is set; otherwise
-    one Add of b / a stays before the convolution (a per-channel Scale layer, which a DLA takes).
+    by that colour is put in front if the channels share it and the target is no DLA, which has no
+    Pad; otherwise one Add of b / a stays before the convolution (a per-channel Scale layer).
 
-    Args:
-        metadata: also fold what `yolox_trt.preprocessing` says, so that the network takes BGR
-            0..255; the metadata follow.
-        allow_pad: whether a Pad may be written (TensorRT takes it on the GPU; the DLA does not).
+    Where it is asked for, what the metadata `yolox_trt.preprocessing` say is folded too, so that
+    the network takes BGR 0..255; the metadata follow.
     """
 
     name = "fold-input"
     summary = "RGB/BGR swap, scale and mean before the first conv -> its weights"
-
-    def __init__(self, *, metadata: bool = False, allow_pad: bool = True) -> None:
-        self.metadata, self.allow_pad = metadata, allow_pad
 
     def rewrite(self, graph: Graph, log: PassLog) -> None:
         image = graph.image
@@ -59,7 +54,7 @@ class InputFolding(SurgeryPass):
         source = start
         if padded and np.any(chain.offset):
             colours = -chain.offset / chain.factor
-            if float(np.ptp(colours)) < 1e-5 and self.allow_pad:
+            if float(np.ptp(colours)) < 1e-5 and self.options.target != "dla":
                 colour = float(colours[0])
             elif steps in (["Add"], ["Sub"]) and outside is None:
                 return  # in its final form already
@@ -85,7 +80,8 @@ class InputFolding(SurgeryPass):
     def _outside(self, graph: Graph, chain: _Chain, log: PassLog) -> Preprocessing | None:
         """Put the metadata's preprocessing at the front of the chain; return what is left of it."""
         text = graph.metadata.get(METADATA_PREPROCESSING)
-        if not self.metadata or not text:
+        asked = self.options.fold_preprocessing or self.options.uint8_input
+        if not asked or not text:
             return None
         given = Preprocessing.from_json(json.dumps(json.loads(text)))
         if given.is_identity and given.color_order == "bgr":
@@ -124,39 +120,39 @@ class _Chain:
 def _follow(start: Value, chain: _Chain) -> tuple[Value, list[str]]:
     """Walk from the image over operators that a convolution can take up; return where it ends."""
     steps: list[str] = []
-    tensor = start
-    while True:
-        node = tensor.only_reader
-        if node is None or node.op == "Conv":
-            return tensor, steps
-        if node.op == "Split":
-            merged = _swap_by_split(node, chain)
-            if merged is None:
-                return tensor, steps
-            tensor = merged
-        elif node.op in ("Gather", "Slice"):
-            order = _swap_order(node, chain.channels)
-            if order is None:
-                return tensor, steps
-            chain.reorder(order)
-            tensor = node.outputs[0]
-        elif node.op in ("Mul", "Div", "Add", "Sub"):
-            value = _operand(node, tensor, chain.channels)
-            if value is None:
-                return tensor, steps
-            if node.op == "Mul":
-                chain.scale(value)
-            elif node.op == "Div":
-                chain.scale(1.0 / value)
-            else:
-                chain.shift(value if node.op == "Add" else -value)
-            tensor = node.outputs[0]
-        else:
-            return tensor, steps
+    value = start
+    while (node := value.only_reader) is not None and (after := _step(node, value, chain)):
         steps.append(node.op)
+        value = after
+    return value, steps
+
+
+def _step(node: Node, value: Value, chain: _Chain) -> Value | None:
+    """Take an operator on the image into the chain and return its result; None for others."""
+    if node.op == "Split":
+        return _swap_by_split(node, chain)
+    if node.op in ("Gather", "Slice"):
+        order = _swap_order(node, chain.channels)
+        if order is None:
+            return None
+        chain.reorder(order)
+    elif node.op in ("Mul", "Div", "Add", "Sub"):
+        index = 1 if node.inputs[0] is value else 0
+        operand = per_channel(node.constant(index), chain.channels)
+        if operand is None or (index == 0 and node.op in ("Div", "Sub")):
+            return None
+        if node.op in ("Mul", "Div"):
+            chain.scale(operand if node.op == "Mul" else 1.0 / operand)
+        else:
+            chain.shift(operand if node.op == "Add" else -operand)
+    else:
+        return None
+    return node.outputs[0]
 
 
 def _swap_order(node: Node, channels: int) -> list[int] | None:
+    """Return the order in which a Gather or Slice takes all channels; None for other uses."""
+    identity = list(range(channels))
     if node.op == "Gather":
         indices = node.constant(1)
         if node.attrs.get("axis", 0) != 1 or indices is None or indices.ndim != 1:
@@ -167,32 +163,22 @@ def _swap_order(node: Node, channels: int) -> list[int] | None:
         if bounds is None or len(bounds) != 1 or bounds[0][0] != 1:
             return None
         _, first, last, step = bounds[0]
-        order = list(range(channels))[slice(first, None if last < -channels else last, step)]
-    return order if sorted(order) == list(range(channels)) else None
+        order = identity[slice(first, None if last < -channels else last, step)]
+    return order if sorted(order) == identity else None
 
 
 def _swap_by_split(node: Node, chain: _Chain) -> Value | None:
-    """Split into single channels and Concat in another order."""
+    """Take a Split into single channels and a Concat in another order into the chain."""
     readers = {reader for value in node.outputs for reader in value.readers}
     if node.attrs.get("axis", 0) != 1 or len(node.outputs) != chain.channels or len(readers) != 1:
         return None
     concat = readers.pop()
     if concat.op != "Concat" or concat.attrs.get("axis") != 1:
         return None
-    position = {t.name: i for i, t in enumerate(node.outputs)}
-    order = [position.get(t.name, -1) for t in concat.inputs]
-    if sorted(order) != list(range(chain.channels)):
+    if set(concat.inputs) != set(node.outputs) or len(concat.inputs) != chain.channels:
         return None
-    chain.reorder(order)
+    chain.reorder([node.outputs.index(value) for value in concat.inputs])
     return concat.outputs[0]
-
-
-def _operand(node: Node, value: Value, channels: int) -> Array | None:
-    """Return the other operand of Mul, Div, Add or Sub, one number a channel; or None."""
-    index = 1 if node.inputs[0] is value else 0
-    if index == 0 and node.op in ("Div", "Sub"):
-        return None
-    return per_channel(node.constant(index), channels)
 
 
 def _refusal(tensor: Value, convs: list[Node], chain: _Chain) -> str:

@@ -19,5 +19,9 @@ class OpenBatch(SurgeryPass):
     name = "open-batch"
     summary = "a fixed batch -> any batch (`--open-batch`; GPU, CPU)"
 
+    @property
+    def is_wanted(self) -> bool:
+        return self.options.open_batch
+
     def rewrite(self, graph: Graph, log: PassLog) -> None:
         log.changes += open_batch(graph)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yolox_trt.compiler.dla.limits import limits_for
 from yolox_trt.compiler.surgery.activation_patterns import ActivationPatterns, activation_behind
 from yolox_trt.compiler.surgery.batch_norm_fusion import BatchNormFusion
 from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
@@ -35,6 +34,7 @@ from yolox_trt.core import model_spec
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import open_model
+from yolox_trt.graph.fixed_size import fix_size
 from yolox_trt.graph.float16 import computes_in_float16
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.predictions import (
@@ -86,12 +86,8 @@ class OptimizeResult:
     report: SurgeryReport
 
 
-def build_passes(options: SurgeryOptions, *, open_batch: bool = False) -> list[SurgeryPass]:
-    """Return the passes for the options, in their order.
-
-    Args:
-        options: what is asked for.
-        open_batch: whether the model's batch is open.
+def build_passes(options: SurgeryOptions) -> list[SurgeryPass]:
+    """Return the passes that the options ask for, in their order.
 
     Raises:
         ConfigurationError: `skip` names a pass that does not exist.
@@ -103,40 +99,8 @@ def build_passes(options: SurgeryOptions, *, open_batch: bool = False) -> list[S
             expected=", ".join(PASSES),
             fix=("correct ", options_of(SurgeryOptions)["skip"]),
         )
-    dla = options.target == "dla"
-    batch = 1 if dla and open_batch and options.batch is None else options.batch
-    fold_metadata = options.fold_preprocessing or options.uint8_input
-    passes: list[SurgeryPass | None] = [
-        FixedShape(batch, *(options.input_size or (None, None))),
-        OpenBatch() if options.open_batch else None,
-        ConstantFolding(),
-        NoOpRemoval(),
-        BatchNormFusion(),
-        ActivationPatterns(),
-        UpsampleToScales(),
-        HeadCut(options.sigmoid) if options.head == "raw" else None,
-        FocusToConv(),
-        InputFolding(metadata=fold_metadata, allow_pad=not dla),
-        PoolToChain(),
-        ConvSplitting(
-            limits_for(options.tensorrt),
-            max_groups=options.max_groups,
-            precision=options.precision,
-        )
-        if dla or options.max_groups is not None
-        else None,
-        DuplicateMerging(),
-        EfficientNmsAttachment(
-            options.score_threshold,
-            options.iou_threshold,
-            options.max_output_boxes,
-            class_agnostic=options.class_agnostic,
-        )
-        if options.head == "efficient-nms"
-        else None,
-        Uint8Input() if options.uint8_input else None,
-    ]
-    return [p for p in passes if p is not None and p.name not in options.skip]
+    passes = [make(options) for name, make in PASSES.items() if name not in options.skip]
+    return [rewrite for rewrite in passes if rewrite.is_wanted]
 
 
 def optimize(
@@ -175,7 +139,7 @@ def optimize(
     if graph.opset == original.opset:
         original = graph.copy()  # whose shapes are known
     batch = (original.image.shape or [None])[0]
-    passes = build_passes(options, open_batch=not isinstance(batch, int))
+    passes = build_passes(options)
     comparison = _Comparison(original, options, verify=verify)
     logs: list[PassLog] = []
     for step, rewrite in enumerate(passes):
@@ -198,7 +162,7 @@ def optimize(
         passes[0].run(original)
     counted = graph.copy()
     if options.open_batch and isinstance(batch, int):
-        FixedShape(batch).run(counted)
+        fix_size(counted, batch)
         ConstantFolding().run(counted)
     report = SurgeryReport(
         before=dataclasses.replace(GraphFigures.of(original, options), operators=operators),

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Node
 
@@ -42,10 +43,21 @@ class SurgeryPass(ABC):
     """A rewrite that leaves the network's function as it was (up to float rounding).
 
     Subclasses set `name` (the word on the command line) and `summary`, and write `rewrite`.
+
+    Args:
+        options: what the surgery is asked for; None for the defaults.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+
+    def __init__(self, options: SurgeryOptions | None = None) -> None:
+        self.options = options or SurgeryOptions()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the options ask for the pass."""
+        return True
 
     def run(self, graph: Graph) -> PassLog:
         """Apply the pass to a graph, whose shapes are known afterwards too.

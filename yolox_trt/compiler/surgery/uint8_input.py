@@ -23,6 +23,10 @@ class Uint8Input(SurgeryPass):
     name = "uint8-input"
     summary = "input float 0..255 -> uint8 with a Cast (GPU only)"
 
+    @property
+    def is_wanted(self) -> bool:
+        return self.options.uint8_input
+
     def rewrite(self, graph: Graph, log: PassLog) -> None:
         image = graph.image
         if image.elem_type == _UINT8:
