@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.graph.batch_axis import BatchAxis
-from yolox_trt.graph.float16 import computes_in_float16
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.predictions import predict, relative_difference, sample_images
+from yolox_trt.graph.predictions import (
+    predict,
+    relative_difference,
+    sample_images,
+    tolerance_of,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -23,11 +27,6 @@ _log = logging.getLogger("yolox_trt.build")
 #: Counts in the fingerprint of engines built from an opened graph: raise it when the same model
 #: is opened in another way.
 REVISION = 1
-
-#: Largest relative difference between an image alone and the same image in a batch: libraries
-#: sum in another order for another batch. FP16: ten of its roundings (2^-10 each).
-TOLERANCE = 1e-4
-TOLERANCE_FP16 = 1e-2
 
 
 def open_batch(graph: Graph) -> list[str]:
@@ -63,14 +62,14 @@ def check_open_batch(original: Graph, opened: Graph, spec: ModelSpec) -> float:
         The largest relative difference of boxes, objectness and classes.
 
     Raises:
-        ModelError: an image's predictions differ by more than TOLERANCE (TOLERANCE_FP16 in FP16),
+        ModelError: an image's predictions differ by more than tolerance_of() allows,
             or ONNX Runtime does not run one of them.
     """
     images = sample_images((spec.batch or 1) + 1, spec.input_height, spec.input_width)
     expected = predict(original, images, spec=spec)
     found = predict(opened, images, spec=dataclasses.replace(spec, batch=None))
     difference = relative_difference(expected, found)
-    tolerance = TOLERANCE_FP16 if computes_in_float16(original) else TOLERANCE
+    tolerance = tolerance_of(original)
     if difference > tolerance:
         raise ModelError(
             f"with an open batch the predictions differ by {difference:.2g} (relative)",

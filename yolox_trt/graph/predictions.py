@@ -5,23 +5,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from yolox_trt.core.errors import MissingDependencyError, ModelError
 from yolox_trt.core.model_spec import HeadLayout, HeadTensor, ModelSpec
+from yolox_trt.graph.float16 import computes_in_float16
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.head import anchor_grid
 from yolox_trt.graph.onnx_session import make_session
 from yolox_trt.graph.spec import read_spec
-from yolox_trt.graph.values import Value
+from yolox_trt.graph.values import Array, Value
 
 if TYPE_CHECKING:
     import onnx
 
-Array = npt.NDArray[Any]
+#: Largest relative difference of two forms of a network, and that where it computes in FP16: ten of
+#: its roundings (2^-10 each).
+TOLERANCE = 1e-4
+TOLERANCE_FP16 = 1e-2
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,11 @@ def relative_difference(before: Predictions, after: Predictions) -> float:
         difference = float(np.abs(a - b).max()) / scale
         worst = max(worst, difference) if np.isfinite(difference) else float("inf")
     return worst
+
+
+def tolerance_of(graph: Graph) -> float:
+    """Return the largest relative difference that a rewrite without approximation may leave."""
+    return TOLERANCE_FP16 if computes_in_float16(graph) else TOLERANCE
 
 
 def _probability(values: Array, spec: ModelSpec) -> Array:

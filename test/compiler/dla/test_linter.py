@@ -15,6 +15,7 @@ from support.onnx_graphs import make_graph
 from support.yolox_graphs import build_yolox, build_yolox_s
 
 from yolox_trt.compiler.dla import check
+from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.compiler.dla.partition import partition
 from yolox_trt.compiler.dla.picture import draw
 
@@ -23,14 +24,14 @@ W = np.zeros((8, 8, 1, 1), np.float32)
 
 @pytest.fixture(scope="module")
 def stock():
-    return check(build_yolox_s(), tensorrt="8.6", precision="int8")
+    return check(build_yolox_s(), DlaTarget(tensorrt="8.6", precision="int8"))
 
 
 @pytest.mark.parametrize("tensorrt", ["8.5", "8.6", "10.3"])
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_stock_yolox_s_falls_back_where_tier_iv_saw_it(tensorrt, precision) -> None:
     """The build log in their slides names stem slices, pools 9 and 13, Reshape and Transpose."""
-    report = check(build_yolox_s(), tensorrt=tensorrt, precision=precision)
+    report = check(build_yolox_s(), DlaTarget(tensorrt=tensorrt, precision=precision))
     assert not report.passes
     found = {}
     for node in report.fallback_nodes:
@@ -71,7 +72,7 @@ def test_sizes_in_dla_formats() -> None:
     constants = {"w": np.zeros((33, 3, 1, 1), np.float32)}
     model = make_graph(nodes, {"x": (1, 3, 10, 10)}, ["y"], constants)
     for precision, image, tensor in (("int8", 400, 6400), ("fp16", 800, 9600)):
-        sizes = {t.tensor: t.size for t in check(model, precision=precision).transfers}
+        sizes = {t.tensor: t.size for t in check(model, DlaTarget(precision=precision)).transfers}
         assert sizes == {"x": image, "a": tensor}
 
 
@@ -184,7 +185,7 @@ class TestFormats:
     def test_other_first_layers_do_not(self) -> None:
         model = make_graph([("Relu", ["x"], ["y"], {})], {"x": (1, 3, 4, 4)}, ["y"])
         assert check(model).input_format == "int8:chw32"
-        assert check(model, precision="fp16").input_format == "fp16:chw16"
+        assert check(model, DlaTarget(precision="fp16")).input_format == "fp16:chw16"
 
 
 def test_nodes_behind_shape_arithmetic_are_folded() -> None:

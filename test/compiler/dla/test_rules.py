@@ -12,6 +12,7 @@ from support.onnx_graphs import make_graph
 from yolox_trt.compiler.dla import DLA_LIMITS, check
 from yolox_trt.compiler.dla.limits import limits_for
 from yolox_trt.compiler.dla.node_checks import cbuf_banks
+from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.compiler.dla.rules import RULES, Effect
 from yolox_trt.core.errors import ConfigurationError
 
@@ -26,7 +27,7 @@ def verdict(nodes, constants=None, *, shape=INPUT, tensorrt="8.6", precision="in
     model = make_graph(
         nodes, inputs, list(outputs), constants, opset=opset, dtype=dtype, check=False
     )
-    report = check(model, tensorrt=tensorrt, precision=precision, soc=soc)
+    report = check(model, DlaTarget(tensorrt=tensorrt, precision=precision, soc=soc))
     node = report.nodes[index]
     return node.device, {v.rule for v in node.violations if v.effect is not Effect.NOTE}
 
@@ -242,7 +243,7 @@ def test_operators_that_came_later() -> None:
 
 def test_operators_whose_sources_disagree_are_marked() -> None:
     model = make_graph([("Div", ["x", "x"], ["y"], {})], {"x": INPUT}, ["y"])
-    report = check(model, tensorrt="10.3")
+    report = check(model, DlaTarget(tensorrt="10.3"))
     assert "uncertain" in {v.rule for v in report.nodes[0].violations}
 
 
@@ -256,9 +257,9 @@ def test_comparisons() -> None:
 @pytest.mark.parametrize("op", ["Sigmoid", "Tanh"])
 def test_int8_activations_run_in_fp16(op) -> None:
     model = make_graph([(op, ["x"], ["y"], {})], {"x": INPUT}, ["y"])
-    node = check(model, precision="int8").nodes[0]
+    node = check(model, DlaTarget(precision="int8")).nodes[0]
     assert (node.device, node.precision) == ("dla", "fp16")
-    node = check(model, precision="fp16").nodes[0]
+    node = check(model, DlaTarget(precision="fp16")).nodes[0]
     assert (node.device, node.precision) == ("dla", "fp16")
 
 
@@ -268,9 +269,10 @@ def test_int8_activations_run_in_fp16(op) -> None:
 def test_slices_run_in_fp16_with_8_6(tensorrt, precision) -> None:
     constants = {"a": np.array([0]), "b": np.array([4]), "c": np.array([1])}
     model = make_graph([("Slice", ["x", "a", "b", "c"], ["y"], {})], {"x": INPUT}, ["y"], constants)
-    node = check(model, tensorrt="8.6", precision="int8").nodes[0]
+    node = check(model, DlaTarget(tensorrt="8.6", precision="int8")).nodes[0]
     assert (node.device, node.precision) == ("dla", "fp16")
-    assert check(model, tensorrt=tensorrt, precision=precision).nodes[0].precision == precision
+    node = check(model, DlaTarget(tensorrt=tensorrt, precision=precision)).nodes[0]
+    assert node.precision == precision
 
 
 class TestConvolutionBuffer:

@@ -12,14 +12,13 @@ from support.passes import apply
 from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.compiler.surgery import (
-    TOLERANCE,
     SurgeryOptions,
     optimize,
 )
 from yolox_trt.compiler.surgery.efficient_nms import EfficientNmsAttachment
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import HeadLayout
-from yolox_trt.graph.predictions import predict, relative_difference, sample_images
+from yolox_trt.graph.predictions import TOLERANCE, predict, relative_difference, sample_images
 from yolox_trt.graph.spec import read_spec
 
 EXPORTS = {

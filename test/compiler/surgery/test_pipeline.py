@@ -14,9 +14,9 @@ from support.passes import apply
 from support.yolox_graphs import build_yolox, build_yolox_s
 
 from yolox_trt.compiler.dla import check
+from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.compiler.surgery import (
     PASSES,
-    TOLERANCE,
     SurgeryOptions,
     optimize,
     pipeline,
@@ -25,7 +25,8 @@ from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
-from yolox_trt.graph.predictions import predict, relative_difference, sample_images
+from yolox_trt.graph import predictions
+from yolox_trt.graph.predictions import TOLERANCE, predict, relative_difference, sample_images
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.graph.values import Value
 
@@ -50,7 +51,7 @@ def test_every_export_comes_out_dla_ready(export) -> None:
     result = optimize(model, SurgeryOptions(target="dla"))
     assert result.report.difference is not None and result.report.difference < TOLERANCE
     for version, precision in (("8.5", "int8"), ("8.6", "int8"), ("10.3", "fp16")):
-        report = check(result.model, tensorrt=version, precision=precision)
+        report = check(result.model, DlaTarget(tensorrt=version, precision=precision))
         assert report.passes, report.fallback_nodes
         assert len(report.subgraphs) == 1
         assert report.input_format == f"{precision}:dla_hwc4" or "mean" in export
@@ -62,7 +63,7 @@ def test_every_export_comes_out_dla_ready(export) -> None:
 def test_a_relu6_model_is_fully_native() -> None:
     model = build_yolox(activation="relu6", stem="conv", spp="chained", head="raw_levels",
                         sigmoid=False)  # fmt: skip
-    report = check(optimize(model, SurgeryOptions(target="dla")).model, precision="int8")
+    report = check(optimize(model, SurgeryOptions(target="dla")).model, DlaTarget(precision="int8"))
     assert report.passes and not report.fp16_nodes
 
 
@@ -163,7 +164,7 @@ def test_weights_in_fp16_constant_nodes_count_as_fp16(monkeypatch) -> None:
             onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
         )
     model.graph.node.extend(nodes)
-    monkeypatch.setattr(pipeline, "TOLERANCE", 0.0)
+    monkeypatch.setattr(predictions, "TOLERANCE", 0.0)
     report = optimize(model, SurgeryOptions(head="raw")).report
     assert report.difference is not None and 0.0 < report.difference < 1e-2
 

@@ -42,10 +42,7 @@ class DlaCheck(Command, name="dla-check", has_json=True):
         from yolox_trt.compiler.dla import check
         from yolox_trt.compiler.dla.picture import draw
 
-        target = self.target
-        report = check(
-            self.model, tensorrt=target.tensorrt, precision=target.precision, soc=target.soc
-        )
+        report = check(self.model, self.target)
         _show_nodes(output, report, every=self.every)
         _show_subgraphs(output, report)
         _show_verdict(output, report)

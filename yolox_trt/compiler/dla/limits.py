@@ -17,10 +17,10 @@ import re
 from dataclasses import dataclass, replace
 
 from yolox_trt.compiler.dla.options import DlaTarget
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, Message
 from yolox_trt.core.option import options_of
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 # faq: operator table of 8.5 and 8.6 (Orin), read together with the layers of the header.
 _NATIVE_8_5 = frozenset(
@@ -131,29 +131,20 @@ def limits_for(tensorrt: str) -> DlaLimits:
         ConfigurationError: no version with a known DLA rule set.
     """
     match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", tensorrt)
-    if match:
-        major, minor, patch = (int(g or 0) for g in match.groups())
-        if (major, minor) == (8, 5):
-            return DLA_LIMITS["8.5"]
-        if (major, minor) == (8, 6):
-            return DLA_LIMITS["8.6.12" if patch >= 12 else "8.6"]
-        if major == 10 and minor <= 7:
-            return DLA_LIMITS["10.3"]
-        if major == 10:
-            raise ConfigurationError(
-                f"TensorRT {tensorrt}",
-                expected="10.7 or older, the last 10.x with DLA support",
-                fix="stay on JetPack 6 (TensorRT 10.3) for the DLA",
-            )
-        if major >= 11:
-            raise ConfigurationError(
-                f"TensorRT {tensorrt}",
-                expected="one of " + ", ".join(DLA_LIMITS) + " (the DLA of 11.4.1 takes strongly "
-                "typed networks, whose rules are not published as a table)",
-                fix="stay on JetPack 6 (TensorRT 10.3), or ask the builder (REPORT_CAPABILITY_DLA)",
-            )
-    raise ConfigurationError(
-        f"TensorRT version {tensorrt!r}",
-        expected="one of " + ", ".join(DLA_LIMITS),
-        fix=("set ", options_of(DlaTarget)["tensorrt"]),
-    )
+    major, minor, patch = (int(g or 0) for g in match.groups()) if match else (0, 0, 0)
+    if (major, minor) in ((8, 5), (8, 6)):
+        return DLA_LIMITS["8.6.12" if minor == 6 and patch >= 12 else f"8.{minor}"]
+    if major == 10 and minor <= 7:
+        return DLA_LIMITS["10.3"]
+    found, expected = f"TensorRT {tensorrt}", "one of " + ", ".join(DLA_LIMITS)
+    fix: Message = "stay on JetPack 6 (TensorRT 10.3)"
+    if major == 10:
+        expected, fix = "10.7 or older, the last 10.x with DLA support", f"{fix} for the DLA"
+    elif major > 10:
+        expected += " (the DLA of 11.4.1 takes strongly typed networks, whose rules are not"
+        expected += " published as a table)"
+        fix = f"{fix}, or ask the builder (REPORT_CAPABILITY_DLA)"
+    else:
+        found = f"TensorRT version {tensorrt!r}"
+        fix = ("set ", options_of(DlaTarget)["tensorrt"])
+    raise ConfigurationError(found, expected=expected, fix=fix)

@@ -22,7 +22,6 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import open_model
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.head import head_and_stem
 from yolox_trt.graph.shape_walk import fold_constants
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.graph.values import Node, Value
@@ -35,36 +34,28 @@ _CUT = "cut-head"
 
 
 def check(
-    model: str | Path | onnx.ModelProto | Graph,
-    *,
-    tensorrt: str = DlaTarget.tensorrt,
-    precision: str = DlaTarget.precision,
-    soc: str = DlaTarget.soc,
+    model: str | Path | onnx.ModelProto | Graph, target: DlaTarget | None = None
 ) -> DlaReport:
     """Check a model against the DLA's restrictions.
 
     Args:
         model: path or loaded model (not changed); constants are folded first, as TensorRT's parser
             does.
-        tensorrt: TensorRT version, "8.5", "8.6", "8.6.12" or "10.3" (patch numbers may follow).
-        precision: "int8" (with FP16 where a layer needs it) or "fp16".
-        soc: "orin" or "xavier".
+        target: the DLA and the TensorRT version whose rules hold.
 
     Returns:
         The verdict of every node, the subgraphs, transfers and memory.
 
     Raises:
-        ConfigurationError: an unknown version, precision or SoC.
+        ConfigurationError: a version without rules, or one that does not run on the chip.
         ModelError: the model cannot be read.
     """
-    limits, target = (
-        limits_for(tensorrt),
-        DlaTarget(tensorrt=tensorrt, precision=precision, soc=soc),
-    )
-    if soc not in limits.socs:
+    target = target or DlaTarget()
+    limits = limits_for(target.tensorrt)
+    if target.soc not in limits.socs:
         declared = options_of(DlaTarget)
         raise ConfigurationError(
-            (declared["soc"], f" {soc} with TensorRT {tensorrt}"),
+            (declared["soc"], f" {target.soc} with TensorRT {target.tensorrt}"),
             expected=" or ".join(limits.socs),
             fix=("set ", declared["soc"], " or ", declared["tensorrt"]),
         )
@@ -81,8 +72,7 @@ class _Linter:
         self.nodes = self.graph.nodes
         kept = set(self.nodes)
         self.folded = [node for node in before if node not in kept]
-        head, stem = head_and_stem(self.graph)
-        checks = NodeChecks(self.graph, limits, target.precision, target.soc, head=head, stem=stem)
+        checks = NodeChecks(self.graph, limits, target)
         self.broken = {node: self._mendable(checks.check(node)) for node in self.nodes}
         self.dropped = {node for node in self.nodes if checks.is_dropped(node)}
         self.on_dla = {

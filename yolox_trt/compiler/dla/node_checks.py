@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from yolox_trt.compiler.dla.limits import DlaLimits
+from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.compiler.dla.rules import RULES, Effect, Rule
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.head import head_and_stem
 from yolox_trt.graph.inference import describe
 from yolox_trt.graph.values import Node, slice_bounds
 
@@ -64,24 +66,13 @@ class NodeChecks:
     Args:
         graph: with constants folded.
         limits: of the TensorRT version.
-        precision: "int8" or "fp16".
-        soc: "orin" or "xavier".
-        head: the nodes behind the last convolutions (cut-head mends what they break).
-        stem: the nodes before the first convolution.
+        target: what the DLA computes in, and the chip.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        limits: DlaLimits,
-        precision: str,
-        soc: str,
-        *,
-        head: frozenset[Node] = frozenset(),
-        stem: frozenset[Node] = frozenset(),
-    ) -> None:
-        self.graph, self.limits, self.precision, self.soc = graph, limits, precision, soc
-        self._head, self._stem = head, stem
+    def __init__(self, graph: Graph, limits: DlaLimits, target: DlaTarget) -> None:
+        self.graph, self.limits = graph, limits
+        self.precision, self.soc = target.precision, target.soc
+        self._head, self._stem = head_and_stem(graph)
 
     def check(self, node: Node) -> list[Rule]:
         """Return the rules that a node breaks; nodes that TensorRT drops break none."""

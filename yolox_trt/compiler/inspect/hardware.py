@@ -5,9 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-Precision = Literal["int8", "fp16"]
 
 _TIER4 = "TIER IV, DNN inference optimisation for edge AI (2023)"
 _DLA_SW = "NVIDIA/Deep-Learning-Accelerator-SW, README (sparse figures, halved)"

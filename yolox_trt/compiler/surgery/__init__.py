@@ -6,7 +6,6 @@ from yolox_trt.compiler.surgery.merging import merge_models
 from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.pipeline import (
     PASSES,
-    TOLERANCE,
     OptimizeResult,
     build_passes,
     optimize,
@@ -16,7 +15,6 @@ from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 
 __all__ = [
     "PASSES",
-    "TOLERANCE",
     "GraphFigures",
     "OptimizeResult",
     "PassLog",

@@ -35,23 +35,18 @@ from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import open_model
 from yolox_trt.graph.fixed_size import fix_size
-from yolox_trt.graph.float16 import computes_in_float16
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.predictions import (
     Predictions,
     predict,
     relative_difference,
     sample_images,
+    tolerance_of,
 )
 from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
     import onnx
-
-#: Largest relative difference that a rewrite without approximation may leave.
-TOLERANCE = 1e-4
-#: The same for a graph that computes in FP16: ten of its roundings (2^-10 each).
-TOLERANCE_FP16 = 1e-2
 
 Progress = Callable[[str, int, int], None]
 
@@ -123,8 +118,7 @@ def optimize(
 
     Raises:
         ModelError: the model cannot be rewritten, a pass changed its predictions by more than
-            TOLERANCE (TOLERANCE_FP16 where it computes in FP16), or the result does not run
-            although the original does.
+            tolerance_of() allows, or the result does not run although the original does.
         ConfigurationError: the options contradict each other.
     """
     options = options or SurgeryOptions()
@@ -207,7 +201,7 @@ class _Comparison:
         self._lost = ""  # the first of the passes since which that is so
         if not verify:
             return
-        self._tolerance = TOLERANCE_FP16 if computes_in_float16(original) else TOLERANCE
+        self._tolerance = tolerance_of(original)
         try:
             fixed = all(isinstance(d, int) for d in (original.image.shape or ())[2:])
             spec = read_spec(original, input_size=None if fixed else options.input_size)

@@ -52,7 +52,7 @@ class GraphFigures:
             gflops: float | None = sum(c.flops for c in node_costs(graph)) / 1e9
         except ModelError:
             gflops = None
-        dla = check(graph, tensorrt=target.tensorrt, precision=target.precision, soc=target.soc)
+        dla = check(graph, target)
         return cls(
             dict(Counter(n.op for n in graph.nodes).most_common()),
             count_parameters(graph),

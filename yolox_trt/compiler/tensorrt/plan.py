@@ -471,11 +471,12 @@ class BuildPlan:
             return
         # Here, not at the top: the linter is needed for this case only.
         from yolox_trt.compiler.dla import check
+        from yolox_trt.compiler.dla.options import DlaTarget
 
         older = [v for v in _LINTER_VERSIONS if v <= self.api.version]
         version = ".".join(str(n) for n in max(older, default=_LINTER_VERSIONS[0]))
         soc = _SOCS.get(self.request.compute_capability, "orin")
-        report = check(self.graph.to_model(), tensorrt=version, precision=self.precision, soc=soc)
+        report = check(self.graph, DlaTarget(tensorrt=version, precision=self.precision, soc=soc))
         if not report.passes:
             nodes = [f"{node.op} {node.name}" for node in report.fallback_nodes]
             shown = ", ".join(nodes[:5]) + (", ..." if len(nodes) > 5 else "")
