@@ -121,8 +121,6 @@ class _Rewriter:
             fp32 = _FP32_INPUTS.get(node.op, ())
             node.inputs = [
                 self._as(value, _FLOAT if index in fp32 else kind)
-                if value in self._floats
-                else value
                 for index, value in enumerate(node.inputs)
             ]
             if kind == _FLOAT16:

@@ -163,10 +163,6 @@ class Graph:
                     found[value.name] = value
         return found
 
-    def count(self, *ops: str) -> int:
-        """Return how many nodes have one of some operators."""
-        return len(self.find(*ops))
-
     # ---- rewriting
 
     def unused_name(self, base: str) -> str:

@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Node, Value
@@ -23,16 +27,10 @@ class ActivationPatterns(SurgeryPass):
     def rewrite(self, graph: Graph, log: PassLog) -> None:
         counts = {"silu": 0, "hard swish": 0, "hard sigmoid": 0}
         for node in list(graph.nodes):
-            if node.op == "Swish" and node.attrs.get("alpha", 1.0) == 1.0:
-                self._silu(graph, node, node.inputs[0])
-                counts["silu"] += 1
-            elif node.op in ("Div", "Mul") and (source := _exp_form(node)) is not None:
+            if (source := _silu_source(node)) is not None:
                 self._silu(graph, node, source)
                 counts["silu"] += 1
-            elif node.op == "HardSwish":
-                self._hard_swish(graph, node, node.inputs[0])
-                counts["hard swish"] += 1
-            elif node.op == "Mul" and (source := _hard_swish_source(node)) is not None:
+            elif (source := _hard_swish_source(node)) is not None:
                 self._hard_swish(graph, node, source)
                 counts["hard swish"] += 1
         # Those that were part of a hard swish have no reader any more.
@@ -71,13 +69,19 @@ class ActivationPatterns(SurgeryPass):
         graph.replace(node.outputs[0], graph.add_node("Clip", f"{name}_clip", [x, 0.0, 1.0]))
 
 
+def _operands(node: Node) -> Iterator[tuple[Node, Value]]:
+    """Yield what makes each operand of a node with two, and the other operand."""
+    if len(node.inputs) == 2:
+        for made, other in (node.inputs, reversed(node.inputs)):
+            if made.producer is not None:
+                yield made.producer, other
+
+
 def silu_gate(node: Node) -> Node | None:
     """Return the Sigmoid of x * Sigmoid(x), given its Mul; None for other nodes."""
-    if node.op == "Mul" and len(node.inputs) == 2:
-        for gate, source in (node.inputs, reversed(node.inputs)):
-            producer = gate.producer
-            if producer is not None and producer.op == "Sigmoid" and producer.inputs[0] is source:
-                return producer
+    for gate, source in _operands(node) if node.op == "Mul" else ():
+        if gate.op == "Sigmoid" and gate.inputs[0] is source:
+            return gate
     return None
 
 
@@ -104,33 +108,27 @@ def _scalar(tensor: Value) -> float | None:
     return float(value.ravel()[0]) if value is not None and value.size == 1 else None
 
 
-def _exp_form(node: Node) -> Value | None:
-    """Return x of x / (1 + exp(-x)), or of x * (1 / (1 + exp(-x))); None otherwise."""
+def _silu_source(node: Node) -> Value | None:
+    """Return x of Swish(x), x / (1 + exp(-x)) or x * (1 / (1 + exp(-x))); None otherwise."""
+    if node.op == "Swish" and node.attrs.get("alpha", 1.0) == 1.0:
+        return node.inputs[0]
     if node.op == "Div":
         return _gated(node.inputs[0], node.inputs[1])
-    for source, inverse in (node.inputs, reversed(node.inputs)):
-        producer = inverse.producer
-        if producer is None:
-            continue
-        if producer.op == "Reciprocal":
-            return _gated(source, producer.inputs[0])
-        if producer.op == "Div" and _scalar(producer.inputs[0]) == 1.0:
-            return _gated(source, producer.inputs[1])
+    for inverse, source in _operands(node) if node.op == "Mul" else ():
+        if inverse.op == "Reciprocal":
+            return _gated(source, inverse.inputs[0])
+        if inverse.op == "Div" and _scalar(inverse.inputs[0]) == 1.0:
+            return _gated(source, inverse.inputs[1])
     return None
 
 
 def _gated(source: Value, denominator: Value) -> Value | None:
     """Return `source` if `denominator` is 1 + exp(-source)."""
     add = denominator.producer
-    if add is None or add.op != "Add":
-        return None
-    for one, power in (add.inputs, reversed(add.inputs)):
-        exp = power.producer
-        if _scalar(one) != 1.0 or exp is None or exp.op != "Exp":
+    for exp, one in _operands(add) if add is not None and add.op == "Add" else ():
+        negative = exp.source()
+        if _scalar(one) != 1.0 or exp.op != "Exp" or negative is None:
             continue
-        negative = exp.inputs[0].producer
-        if negative is None:
-            return None
         if negative.op == "Neg" and negative.inputs[0] is source:
             return source
         if negative.op == "Mul":
@@ -141,12 +139,15 @@ def _gated(source: Value, denominator: Value) -> Value | None:
 
 
 def _hard_swish_source(node: Node) -> Value | None:
-    """Return x of x * HardSigmoid(x) with slope 1/6 and offset 1/2; None otherwise."""
-    for gate, source in (node.inputs, reversed(node.inputs)):
-        producer = gate.producer
-        if producer is None or producer.op != "HardSigmoid" or producer.inputs[0] is not source:
-            continue
-        slope, offset = producer.attrs.get("alpha", 0.2), producer.attrs.get("beta", 0.5)
-        if abs(slope - 1.0 / 6.0) < 1e-6 and abs(offset - 0.5) < 1e-6:
+    """Return x of HardSwish(x), or of x * HardSigmoid(x) with slope 1/6 and offset 1/2; or None."""
+    if node.op == "HardSwish":
+        return node.inputs[0]
+    for gate, source in _operands(node) if node.op == "Mul" else ():
+        form = gate.attrs.get("alpha", 0.2) * 6.0, gate.attrs.get("beta", 0.5) * 2.0
+        if (
+            gate.op == "HardSigmoid"
+            and gate.inputs[0] is source
+            and np.allclose(form, 1.0, 0, 1e-5)
+        ):
             return source
     return None

@@ -38,7 +38,7 @@ class EfficientNmsAttachment(SurgeryPass):
         return self.options.head == "efficient-nms"
 
     def rewrite(self, graph: Graph, log: PassLog) -> None:
-        if graph.count("EfficientNMS_TRT"):
+        if graph.find("EfficientNMS_TRT"):
             log.note("EfficientNMS_TRT is attached already; cut the head first to change it")
             return
         batch = graph.image.shape[0] if graph.image.shape is not None else None
