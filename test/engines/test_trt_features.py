@@ -51,7 +51,7 @@ NAMES_WITHOUT_THE_FEATURE = {
 NAMES_WITHOUT_THE_FEATURE["11.4"].add("io_types")
 
 
-def has_names(table: str, names: tuple[str, ...]) -> bool:
+def has_names(table: str, names: list[str]) -> bool:
     classes = load_table(table)["classes"]
     return all(
         attribute in classes.get(owner, ())
@@ -66,7 +66,7 @@ def test_table_agrees_with_each_versions_names(table: str, feature: str) -> None
     version = tuple(int(n) for n in VERSIONS[table].split("."))
     covered = entry.covers(version, TENSORRT_RTX if table.startswith("rtx") else "tensorrt")
     exception = feature in NAMES_WITHOUT_THE_FEATURE.get(table, ())
-    assert has_names(table, entry.names) == (covered or exception)
+    assert has_names(table, entry.names.split()) == (covered or exception)
     assert not (covered and exception)
 
 

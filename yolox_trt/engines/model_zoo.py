@@ -29,12 +29,10 @@ class ZooFile:
     Attributes:
         url: where it is.
         sha256: its digest in hexadecimal, "" where nobody has published one.
-        size: bytes, 0 where unknown.
     """
 
     url: str
     sha256: str = ""
-    size: int = 0
 
     @property
     def name(self) -> str:
@@ -68,8 +66,8 @@ class ZooModel:
         return (self.onnx, *((self.labels,) if self.labels else ()), *self.others)
 
 
-def _official(name: str, file: str, summary: str, sha256: str, size: int = 0) -> ZooModel:
-    return ZooModel(name, summary, ZooFile(f"{_YOLOX}/{file}", sha256, size))
+def _official(name: str, file: str, summary: str, sha256: str) -> ZooModel:
+    return ZooModel(name, summary, ZooFile(f"{_YOLOX}/{file}", sha256))
 
 
 _T4_LABELS = ZooFile(
@@ -115,21 +113,18 @@ MODELS: dict[str, ZooModel] = {
             "yolox_nano.onnx",
             "YOLOX-Nano, COCO, 416x416, 25.8 AP",
             "c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d",
-            3_659_407,
         ),
         _official(
             "yolox-tiny",
             "yolox_tiny.onnx",
             "YOLOX-Tiny, COCO, 416x416, 32.8 AP",
             "427cc366d34e27ff7a03e2899b5e3671425c262ea2291f88bb942bc1cc70b0f7",
-            20_219_662,
         ),
         _official(
             "yolox-s",
             "yolox_s.onnx",
             "YOLOX-S, COCO, 640x640, 40.5 AP",
             "c5c2d13e59ae883e6af3b45daea64af4833a4951c92d116ec270d9ddbe998063",
-            35_858_002,
         ),
         _official(
             "yolox-m",
@@ -142,14 +137,12 @@ MODELS: dict[str, ZooModel] = {
             "yolox_l.onnx",
             "YOLOX-L, COCO, 640x640, 49.7 AP",
             "7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411",
-            216_746_733,
         ),
         _official(
             "yolox-x",
             "yolox_x.onnx",
             "YOLOX-X, COCO, 640x640, 51.1 AP",
             "c892d7aaf1c4746d8a4d675bec669a4db4f434b4ee1efb654bc9b353379c7c55",
-            396_142_663,
         ),
         _official(
             "yolox-darknet53",

@@ -82,15 +82,7 @@ class OnnxRuntimeEngine(Engine):
         """
         self.check_batch(batch, is_open=self._session is not None)
         size = batch if self.spec.batch is None else self.max_batch
-        try:
-            self._session.run_with_iobinding(self._binding(size))
-        except Exception as error:  # ONNX Runtime's own exceptions share no public base
-            raise library_fault(
-                error,
-                "ONNX Runtime failed",
-                expected="the network to run",
-                fix="check the model with onnx.checker",
-            ) from error
+        run_bound(self._session, self._binding(size))
 
     def close(self) -> None:
         """Release the session; the buffers live as long as somebody holds them."""
@@ -145,6 +137,24 @@ def resolve_batch(spec: ModelSpec, max_batch: int | None) -> int:
             fix="leave max_batch out, or open the batch: yolox_trt optimize MODEL --open-batch",
         )
     return batch
+
+
+def run_bound(session: Any, *arguments: Any) -> None:
+    """Run a session by its IO binding.
+
+    Raises:
+        OutOfMemoryError, DeviceBrokenError: see core.faults.
+        EngineError: ONNX Runtime failed.
+    """
+    try:
+        session.run_with_iobinding(*arguments)
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+        raise library_fault(
+            error,
+            "ONNX Runtime failed",
+            expected="the network to run",
+            fix="check the model with onnx.checker",
+        ) from error
 
 
 def check_output_batch(name: str, shape: tuple[int, ...], batch: int) -> None:

@@ -19,7 +19,7 @@ from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.engine import Engine
-from yolox_trt.engines.onnxruntime import check_output_batch, resolve_batch
+from yolox_trt.engines.onnxruntime import check_output_batch, resolve_batch, run_bound
 from yolox_trt.graph.onnx_session import make_session
 from yolox_trt.graph.spec import read_spec
 
@@ -150,15 +150,7 @@ class OnnxRuntimeCudaEngine(Engine):
         if foreign:
             self._before.record(chosen)
             self.stream.wait_event(self._before)
-        try:
-            self._sessions[size].run_with_iobinding(self._bound[size], self._run_options)
-        except Exception as error:  # ONNX Runtime's own exceptions share no public base
-            raise library_fault(
-                error,
-                "ONNX Runtime failed",
-                expected="the network to run",
-                fix="check the model with onnx.checker",
-            ) from error
+        run_bound(self._sessions[size], self._bound[size], self._run_options)
         if foreign:
             self._after.record(self.stream)
             chosen.wait_event(self._after)

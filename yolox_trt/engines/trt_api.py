@@ -72,7 +72,7 @@ class TensorRTApi:
         """Tell whether this version has a feature of FEATURES, by the table and by its names."""
         entry = FEATURES[feature]
         return entry.covers(self.version, self.flavour) and all(
-            self._has_name(name) for name in entry.names
+            self._has_name(name) for name in entry.names.split()
         )
 
     def require(self, feature: str, *, option: Message) -> None:

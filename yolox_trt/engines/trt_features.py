@@ -26,7 +26,7 @@ class Feature:
         title: what it is, as a noun phrase.
         spans: [first, first without) version spans of TensorRT; None is open.
         rtx: whether TensorRT-RTX has it.
-        names: `Class.attribute` names of the Python API that it needs.
+        names: `Class.attribute` names of the Python API that it needs, between spaces.
         reason: why a version is without it.
         instead: the way round, as a command or an option.
     """
@@ -34,7 +34,7 @@ class Feature:
     title: str
     spans: tuple[tuple[Version | None, Version | None], ...] = ((None, None),)
     rtx: bool = True
-    names: tuple[str, ...] = ()
+    names: str = ""
     reason: str = ""
     instead: str = ""
 
@@ -57,12 +57,12 @@ _DLA_INSTEAD = "build on the Jetson with JetPack's own TensorRT, or use --device
 _Q_DQ = "quantise to a Q/DQ ONNX first: yolox_trt quantize MODEL --images FOLDER -o OUT, build OUT"
 
 FEATURES: dict[str, Feature] = {
-    "fp32": Feature("FP32", names=("Builder.build_serialized_network",)),
+    "fp32": Feature("FP32", names="Builder.build_serialized_network"),
     "precision_flags": Feature(
         "FP16 and INT8 as builder flags (the builder chooses each layer's precision)",
         spans=_BEFORE_11,
         rtx=False,
-        names=("BuilderFlag.FP16", "BuilderFlag.INT8"),
+        names="BuilderFlag.FP16 BuilderFlag.INT8",
         reason="networks are always strongly typed: precisions come from the ONNX graph",
         instead="leave `strongly_typed` unset: --precision fp16 then rewrites the graph in FP16; "
         "for INT8 " + _Q_DQ,
@@ -70,18 +70,18 @@ FEATURES: dict[str, Feature] = {
     "strongly_typed": Feature(
         "strongly typed networks (precisions come from the ONNX graph)",
         spans=(((10,), None),),
-        names=("NetworkDefinitionCreationFlag.STRONGLY_TYPED",),
+        names="NetworkDefinitionCreationFlag.STRONGLY_TYPED",
         reason="TensorRT 8 has builder flags only",
         instead="drop `strongly_typed`; --precision fp16 sets the builder flag",
     ),
     "qdq": Feature(
         "INT8 from Q/DQ nodes in the graph",
-        names=("INetworkDefinition.add_quantize", "INetworkDefinition.add_dequantize"),
+        names="INetworkDefinition.add_quantize INetworkDefinition.add_dequantize",
     ),
     "qdq_int8_weights": Feature(
         "INT8 constants before DequantizeLinear (weights stored in INT8)",
         spans=(((10,), None),),
-        names=("INetworkDefinition.add_dequantize",),
+        names="INetworkDefinition.add_dequantize",
         reason="TensorRT 8 quantises weights itself, from FP32 constants with Q/DQ",
         instead="yolox_trt quantize MODEL --weights float -o OUT, then build OUT",
     ),
@@ -89,14 +89,10 @@ FEATURES: dict[str, Feature] = {
         "INT8 from a calibration cache",
         spans=_BEFORE_11,
         rtx=False,
-        names=(
-            "IInt8EntropyCalibrator2.read_calibration_cache",
-            "IInt8MinMaxCalibrator.read_calibration_cache",
-            "IInt8LegacyCalibrator.read_calibration_cache",
-            "IBuilderConfig.int8_calibrator",
-            "IBuilderConfig.set_calibration_profile",
-            "BuilderFlag.INT8",
-        ),
+        names="IInt8EntropyCalibrator2.read_calibration_cache "
+        "IInt8MinMaxCalibrator.read_calibration_cache "
+        "IInt8LegacyCalibrator.read_calibration_cache IBuilderConfig.int8_calibrator "
+        "IBuilderConfig.set_calibration_profile BuilderFlag.INT8",
         reason="calibrators were removed in 11.0",
         instead=_Q_DQ + " (with --from-ranges CACHE it takes the scales of a cache)",
     ),
@@ -104,7 +100,7 @@ FEATURES: dict[str, Feature] = {
         "INT8 from explicit dynamic ranges",
         spans=_BEFORE_11,
         rtx=False,
-        names=("ITensor.set_dynamic_range", "ITensor.dynamic_range", "BuilderFlag.INT8"),
+        names="ITensor.set_dynamic_range ITensor.dynamic_range BuilderFlag.INT8",
         reason="dynamic ranges were removed in 11.0",
         instead=_Q_DQ + " (--from-ranges FILE takes the ranges as they are)",
     ),
@@ -112,11 +108,7 @@ FEATURES: dict[str, Feature] = {
         "precision of single layers",
         spans=_BEFORE_11,
         rtx=False,
-        names=(
-            "ILayer.precision",
-            "ILayer.set_output_type",
-            "BuilderFlag.OBEY_PRECISION_CONSTRAINTS",
-        ),
+        names="ILayer.precision ILayer.set_output_type BuilderFlag.OBEY_PRECISION_CONSTRAINTS",
         reason="layer precisions were removed in 11.0",
         instead="leave the layers out when quantising: yolox_trt quantize --keep-fp16 NAMES",
     ),
@@ -124,7 +116,7 @@ FEATURES: dict[str, Feature] = {
         "FP16 and INT8 input and output tensors by option",
         spans=_BEFORE_11,
         rtx=False,
-        names=("ITensor.dtype", "ITensor.allowed_formats"),
+        names="ITensor.dtype ITensor.allowed_formats",
         reason="strongly typed networks take their I/O types from the graph",
         instead="use fp16 I/O with --precision fp16 (the graph is rewritten), or set the types in "
         "the ONNX",
@@ -133,15 +125,9 @@ FEATURES: dict[str, Feature] = {
         "DLA cores",
         spans=_DLA,
         rtx=False,
-        names=(
-            "DeviceType.DLA",
-            "IBuilderConfig.default_device_type",
-            "IBuilderConfig.DLA_core",
-            "IBuilderConfig.can_run_on_DLA",
-            "IBuilderConfig.get_device_type",
-            "Builder.num_DLA_cores",
-            "Runtime.DLA_core",
-        ),
+        names="DeviceType.DLA IBuilderConfig.default_device_type IBuilderConfig.DLA_core "
+        "IBuilderConfig.can_run_on_DLA IBuilderConfig.get_device_type Builder.num_DLA_cores "
+        "Runtime.DLA_core",
         reason=_DLA_REASON,
         instead=_DLA_INSTEAD,
     ),
@@ -149,7 +135,7 @@ FEATURES: dict[str, Feature] = {
         "GPU fallback of layers that the DLA cannot run",
         spans=_DLA,
         rtx=False,
-        names=("BuilderFlag.GPU_FALLBACK",),
+        names="BuilderFlag.GPU_FALLBACK",
         reason=_DLA_REASON,
         instead=_DLA_INSTEAD,
     ),
@@ -157,7 +143,7 @@ FEATURES: dict[str, Feature] = {
         "Q/DQ graphs on the DLA",
         spans=(((11, 4, 1), None),),
         rtx=False,
-        names=("DeviceType.DLA",),
+        names="DeviceType.DLA",
         reason="the DLA takes no Q/DQ nodes before TensorRT 11.4.1",
         instead="turn them into a calibration cache: yolox_trt translate MODEL -o OUT --cache FILE "
         "--dla --precisions LAYERS, then build OUT with --calibration-cache FILE "
@@ -167,7 +153,7 @@ FEATURES: dict[str, Feature] = {
         "DLA standalone loadables (cuDLA)",
         spans=_DLA,
         rtx=False,
-        names=("EngineCapability.DLA_STANDALONE", "IBuilderConfig.engine_capability"),
+        names="EngineCapability.DLA_STANDALONE IBuilderConfig.engine_capability",
         reason=_DLA_REASON,
         instead=_DLA_INSTEAD,
     ),
@@ -175,37 +161,29 @@ FEATURES: dict[str, Feature] = {
         "DLA memory pools (managed SRAM, local and global DRAM)",
         spans=_DLA,
         rtx=False,
-        names=(
-            "MemoryPoolType.DLA_MANAGED_SRAM",
-            "MemoryPoolType.DLA_LOCAL_DRAM",
-            "MemoryPoolType.DLA_GLOBAL_DRAM",
-        ),
+        names="MemoryPoolType.DLA_MANAGED_SRAM MemoryPoolType.DLA_LOCAL_DRAM "
+        "MemoryPoolType.DLA_GLOBAL_DRAM",
         reason=_DLA_REASON,
         instead="drop the dla_* pools",
     ),
     "workspace": Feature(
         "workspace memory limit",
-        names=("MemoryPoolType.WORKSPACE", "IBuilderConfig.set_memory_pool_limit"),
+        names="MemoryPoolType.WORKSPACE IBuilderConfig.set_memory_pool_limit",
     ),
-    "sparsity": Feature("2:4 sparse weights", names=("BuilderFlag.SPARSE_WEIGHTS",)),
-    "tf32": Feature("TF32 switch", names=("BuilderFlag.TF32",)),
+    "sparsity": Feature("2:4 sparse weights", names="BuilderFlag.SPARSE_WEIGHTS"),
+    "tf32": Feature("TF32 switch", names="BuilderFlag.TF32"),
     "timing_cache": Feature(
         "timing cache",
         rtx=False,
-        names=(
-            "IBuilderConfig.create_timing_cache",
-            "IBuilderConfig.set_timing_cache",
-            "IBuilderConfig.get_timing_cache",
-            "ITimingCache.serialize",
-            "ITimingCache.combine",
-        ),
+        names="IBuilderConfig.create_timing_cache IBuilderConfig.set_timing_cache "
+        "IBuilderConfig.get_timing_cache ITimingCache.serialize ITimingCache.combine",
         reason="timing caches are no-ops in TensorRT-RTX (it compiles kernels on the target)",
         instead="drop --timing-cache; the runtime keeps a kernel cache of its own",
     ),
     "optimization_level": Feature(
         "builder optimisation level",
         spans=(((8, 6), None),),
-        names=("IBuilderConfig.builder_optimization_level",),
+        names="IBuilderConfig.builder_optimization_level",
         reason="it came with TensorRT 8.6",
         instead="drop --optimization-level",
     ),
@@ -213,7 +191,7 @@ FEATURES: dict[str, Feature] = {
         "engines for later TensorRT versions",
         spans=(((8, 6), None),),
         rtx=False,
-        names=("BuilderFlag.VERSION_COMPATIBLE",),
+        names="BuilderFlag.VERSION_COMPATIBLE",
         reason="it came with TensorRT 8.6; TensorRT-RTX comes without the lean runtime it needs",
         instead="drop --version-compatible and build with the TensorRT that will run",
     ),
@@ -221,61 +199,50 @@ FEATURES: dict[str, Feature] = {
         "engines for other GPUs (Ampere and later)",
         spans=(((8, 6), None),),
         rtx=False,
-        names=(
-            "HardwareCompatibilityLevel.AMPERE_PLUS",
-            "IBuilderConfig.hardware_compatibility_level",
-        ),
+        names="HardwareCompatibilityLevel.AMPERE_PLUS IBuilderConfig.hardware_compatibility_level",
         reason="it came with TensorRT 8.6; TensorRT-RTX engines are portable by themselves",
         instead="drop --hardware-compatible (RTX: use --compute-capability)",
     ),
     "compute_capabilities": Feature(
         "target compute capabilities",
         spans=(),
-        names=(
-            "IBuilderConfig.num_compute_capabilities",
-            "IBuilderConfig.set_compute_capability",
-            "ComputeCapability.SM86",
-        ),
+        names="IBuilderConfig.num_compute_capabilities IBuilderConfig.set_compute_capability "
+        "ComputeCapability.SM86",
         reason="TensorRT builds for the GPU of the machine",
         instead="build on the target, or use TensorRT-RTX",
     ),
     "progress_monitor": Feature(
         "build progress in steps",
         spans=(((9,), None),),
-        names=("IProgressMonitor.step_complete", "IBuilderConfig.progress_monitor"),
+        names="IProgressMonitor.step_complete IBuilderConfig.progress_monitor",
         reason="it came with TensorRT 9",
         instead="progress is logged every 5 s",
     ),
     "inspector": Feature(
         "engine inspector",
-        names=("ICudaEngine.create_engine_inspector", "EngineInspector.get_engine_information"),
+        names="ICudaEngine.create_engine_inspector EngineInspector.get_engine_information",
     ),
     "layer_profile": Feature(
         "per-layer times",
-        names=("IProfiler.report_layer_time", "IExecutionContext.profiler"),
+        names="IProfiler.report_layer_time IExecutionContext.profiler",
     ),
     "execute_async_v3": Feature(
         "enqueue with tensor addresses",
-        names=(
-            "IExecutionContext.execute_async_v3",
-            "IExecutionContext.set_tensor_address",
-            "ICudaEngine.num_io_tensors",
-        ),
+        names="IExecutionContext.execute_async_v3 IExecutionContext.set_tensor_address "
+        "ICudaEngine.num_io_tensors",
     ),
     "profile_sharing": Feature(
         "an execution context, and with it a CUDA graph, for each batch of one profile",
         spans=(((8, 6), None),),
-        names=(
-            "IExecutionContext.set_optimization_profile_async",
-            "IExecutionContext.active_optimization_profile",
-        ),
+        names="IExecutionContext.set_optimization_profile_async "
+        "IExecutionContext.active_optimization_profile",
         reason="profiles can be shared since TensorRT 8.6 (PROFILE_SHARING_0806)",
         instead="leave max_batch at 1, or do without CUDA graphs",
     ),
     "runtime_cache": Feature(
         "cache of kernels that the runtime compiled",
         spans=(),
-        names=("ICudaEngine.create_runtime_config", "IRuntimeConfig.create_runtime_cache"),
+        names="ICudaEngine.create_runtime_config IRuntimeConfig.create_runtime_cache",
         reason="TensorRT compiles at build time",
         instead="nothing to do",
     ),

@@ -16,7 +16,7 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.kernels.reference.color import bayer_code
-from yolox_trt.kernels.reference.preprocess import check_uint8
+from yolox_trt.kernels.reference.preprocess import check_uint8, sampled_positions
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -253,8 +253,7 @@ def _rows_read(letterbox: Letterbox, above: int, height: int, block: int) -> npt
         height: rows in all, a multiple of `block`.
         block: rows that share a chroma row.
     """
-    resized = letterbox.resized_height
-    position = (np.arange(resized) + 0.5) * letterbox.roi.height / resized - 0.5
+    position = sampled_positions(letterbox.roi.height, letterbox.resized_height)
     # OpenCV reckons in float32: next to a whole number it may take the row before.
     taps = [np.floor(position + shift) + tap for shift in (-1e-3, 1e-3) for tap in (0, 1)]
     rows = np.clip(np.concatenate(taps), 0, letterbox.roi.height - 1) + above

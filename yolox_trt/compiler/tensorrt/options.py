@@ -269,23 +269,19 @@ class BuildOptions:
                 )
         for name in ("input_format", "output_format"):
             if str(getattr(self, name)).startswith("dla"):
-                self._refuse(name, "linear, chw16 or chw32 on the GPU", ("set ", _OF[name]))
+                self._refuse(name, "linear, chw16 or chw32 on the GPU")
 
     def _check_dla(self) -> None:
         # NvInfer.h, MemoryPoolType: DLA pools are powers of two of at least 4 KiB.
         for name in _DLA_POOLS:
             value = getattr(self, name)
             if value is not None and (value & (value - 1) or (value < 4 and name == _DLA_POOLS[0])):
-                self._refuse(name, "a power of two, and at least 4 KiB", ("set ", _OF[name]))
+                self._refuse(name, "a power of two, and at least 4 KiB")
         if self.precision == "fp32":
-            self._refuse(
-                "precision", "fp16 or int8: the DLA has no FP32", ("set ", _OF["precision"])
-            )
+            self._refuse("precision", "fp16 or int8: the DLA has no FP32")
         if self.output_format == "dla_hwc4":
             self._refuse(
-                "output_format",
-                "dla_linear, chw16 or chw32: dla_hwc4 is a format of images",
-                ("set ", _OF["output_format"]),
+                "output_format", "dla_linear, chw16 or chw32: dla_hwc4 is a format of images"
             )
         if self.dla_standalone and self.allow_gpu_fallback:
             self._refuse(
@@ -308,11 +304,11 @@ class BuildOptions:
                 fix=("set ", _OF["max_batch"], " alone (1 is best: DLA time grows with the batch)"),
             )
 
-    def _refuse(self, name: str, expected: str, fix: Message) -> None:
+    def _refuse(self, name: str, expected: str, fix: Message = "") -> None:
         raise ConfigurationError(
             (_OF[name], f" = {getattr(self, name)} for device {self.device}"),
             expected=expected,
-            fix=fix,
+            fix=fix or ("set ", _OF[name]),
         )
 
     def fingerprint_options(self) -> dict[str, Any]:

@@ -159,15 +159,11 @@ def result_dtype(capacity: int) -> np.dtype[Any]:
         {
             "names": ["count", "candidates", "overflow", "nan", "boxes", "scores", "class_ids"],
             "formats": [
-                np.int32,
-                np.int32,
-                np.int32,
-                np.int32,
+                *[np.int32] * 4,
                 (np.float32, (capacity, 4)),
                 (np.float32, (capacity,)),
                 (np.int32, (capacity,)),
             ],
-            "offsets": [0, 4, 8, 12, 16, 16 + 16 * capacity, 16 + 20 * capacity],
             "itemsize": -(-size // 16) * 16,
         }
     )

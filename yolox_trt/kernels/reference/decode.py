@@ -109,16 +109,10 @@ class Decoder:
             raise _nan_error()
         keep = np.flatnonzero(scores >= thresholds[class_ids])
         boxes = self._corners(raw[:, :4][keep], anchors[keep])
-        found = Candidates(boxes, scores[keep], class_ids[keep], anchors[keep])
         if not np.isfinite(boxes).all():
             finite = np.isfinite(boxes).all(axis=1)
-            found = Candidates(
-                boxes[finite],
-                found.scores[finite],
-                found.class_ids[finite],
-                found.anchors[finite],
-            )
-        return found
+            boxes, keep = boxes[finite], keep[finite]
+        return Candidates(boxes, scores[keep], class_ids[keep], anchors[keep])
 
     def _corners(self, raw: Float32, anchors: npt.NDArray[np.int64]) -> Float32:
         if self._spec.head is HeadLayout.DECODED:

@@ -152,6 +152,11 @@ def check_uint8(preprocessing: Preprocessing) -> None:
         )
 
 
+def sampled_positions(size: int, resized: int) -> npt.NDArray[np.float64]:
+    """Return where along an axis of `size` source pixels each resized pixel samples (step 2)."""
+    return (np.arange(resized) + 0.5) * size / resized - 0.5
+
+
 def _twice(chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Repeat each chroma column for the two pixels that share it."""
     return np.repeat(chroma, 2, axis=1)
@@ -161,6 +166,6 @@ def _taps(
     size: int, resized: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
     """Return both source indices and the second one's weight for each resized pixel."""
-    position = (np.arange(resized) + 0.5) * size / resized - 0.5
+    position = sampled_positions(size, resized)
     low = np.floor(position).astype(np.intp)
     return np.clip(low, 0, size - 1), np.clip(low + 1, 0, size - 1), position - low
