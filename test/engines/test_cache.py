@@ -19,8 +19,8 @@ from support.engine_files import EXAMPLE, SPEC
 
 from yolox_trt.core.errors import EngineError
 from yolox_trt.engines import engine_file
-from yolox_trt.engines.cache import BuiltEngine, EngineCache
-from yolox_trt.engines.engine_file import read_engine, sidecar_path, write_engine
+from yolox_trt.engines.cache import EngineCache
+from yolox_trt.engines.engine_file import BuiltEngine, read_engine, sidecar_path, write_engine
 
 
 class Builder:
@@ -221,7 +221,8 @@ WORKER = textwrap.dedent(
     import sys, time
     sys.path[:0] = sys.argv[2:]
     from support.engine_files import EXAMPLE, SPEC
-    from yolox_trt.engines.cache import BuiltEngine, EngineCache
+    from yolox_trt.engines.engine_file import BuiltEngine
+    from yolox_trt.engines.cache import EngineCache
 
     def build():
         print("building", flush=True)
@@ -274,8 +275,8 @@ def test_a_builder_that_is_killed_does_not_block_the_next(cache: EngineCache) ->
 
 
 def test_engine_and_sidecar_of_two_builds_do_not_mix(tmp_path: Path) -> None:
-    write_engine(tmp_path / "a.engine", b"a", fingerprint=EXAMPLE, spec=SPEC)
-    write_engine(tmp_path / "b.engine", b"b", fingerprint=EXAMPLE, spec=SPEC)
+    write_engine(tmp_path / "a.engine", BuiltEngine(b"a", SPEC), EXAMPLE)
+    write_engine(tmp_path / "b.engine", BuiltEngine(b"b", SPEC), EXAMPLE)
     sidecar_path(tmp_path / "b.engine").replace(sidecar_path(tmp_path / "a.engine"))
     with pytest.raises(EngineError, match="not of one build"):
         read_engine(tmp_path / "a.engine")
@@ -291,7 +292,7 @@ def test_a_file_that_changes_under_the_writer_is_not_trusted(
         write(path, b"damaged" if path.suffix == ".engine" else data)
 
     monkeypatch.setattr(engine_file, "write_atomically", write_badly)
-    write_engine(tmp_path / "a.engine", b"engine", fingerprint=EXAMPLE, spec=SPEC)
+    write_engine(tmp_path / "a.engine", BuiltEngine(b"engine", SPEC), EXAMPLE)
     with pytest.raises(EngineError, match="damaged"):
         read_engine(tmp_path / "a.engine")
 

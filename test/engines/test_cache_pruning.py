@@ -18,9 +18,9 @@ from yolox_trt.cli import main as cli
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.engines import cache as cache_module
 from yolox_trt.engines import cache_pruning
-from yolox_trt.engines.cache import BuiltEngine, CacheEntry, EngineCache
+from yolox_trt.engines.cache import CacheEntry, EngineCache
 from yolox_trt.engines.cache_pruning import CacheLimits, clear, list_engines, prune, remove_engine
-from yolox_trt.engines.engine_file import sidecar_path
+from yolox_trt.engines.engine_file import BuiltEngine, sidecar_path
 from yolox_trt.engines.file_lock import try_lock
 
 DAY_S = 86400.0

@@ -35,7 +35,7 @@ from yolox_trt.engines import trt_api
 from yolox_trt.engines.cache import EngineCache
 from yolox_trt.engines.cache_pruning import clear
 from yolox_trt.engines.engine import Engine
-from yolox_trt.engines.engine_file import EngineFile, write_engine
+from yolox_trt.engines.engine_file import BuiltEngine, EngineFile, write_engine
 from yolox_trt.engines.tensorrt import TensorRTEngine
 from yolox_trt.engines.trt_api import TensorRTApi
 from yolox_trt.graph import batch as open_batch
@@ -59,13 +59,7 @@ def engine_file(folder: Path, api: TensorRTApi, model: Path, **options: Any) -> 
     chosen = BuildOptions(**options)
     plan = BuildPlan(model, chosen, api=api)
     built = build_engine(model, chosen, api=api)
-    return write_engine(
-        folder / "m.engine",
-        built.engine,
-        fingerprint=plan.fingerprint,
-        spec=built.spec,
-        details=built.details,
-    )
+    return write_engine(folder / "m.engine", built, plan.fingerprint)
 
 
 def load(
@@ -149,7 +143,7 @@ def test_batches_of_a_profile_that_serves_one_context(
     if name == "8.6":
         assert json.loads(file.read())["shared"]
         unshared = json.dumps({**json.loads(file.read()), "shared": False}).encode()
-        file = write_engine(file.path, unshared, fingerprint=file.fingerprint, spec=file.spec)
+        file = write_engine(file.path, BuiltEngine(unshared, file.spec), file.fingerprint)
     engine = TensorRTEngine(file, api=api)
     assert engine.capture_refusal
     assert "share one execution context, and no CUDA graph is used" in caplog.text
@@ -299,10 +293,11 @@ def test_engines_of_elsewhere_are_refused(
 def test_engines_for_more_than_one_gpu(
     tmp_path: Path, cupy: Any, change: dict[str, Any], name: str
 ) -> None:
-    _, api = make_api(name)
+    fake, api = make_api(name)
     file = engine_file(tmp_path, api, small_model(tmp_path))
     fingerprint = dataclasses.replace(file.fingerprint, **change)
     TensorRTEngine(dataclasses.replace(file, fingerprint=fingerprint), api=api).run(1)
+    assert len(fake.runs) == 1
 
 
 def test_version_compatible_engines(tmp_path: Path, cupy: Any) -> None:
@@ -334,7 +329,7 @@ def test_no_cupy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_engine_that_tensorrt_does_not_read(tmp_path: Path, cupy: Any) -> None:
     _, api = make_api("8.6")
     file = engine_file(tmp_path, api, small_model(tmp_path))
-    broken = write_engine(file.path, b"no engine", fingerprint=file.fingerprint, spec=file.spec)
+    broken = write_engine(file.path, BuiltEngine(b"no engine", file.spec), file.fingerprint)
     with pytest.raises(EngineError, match="Magic tag does not match"):
         TensorRTEngine(broken, api=api)
 
@@ -376,7 +371,7 @@ def test_load_builds_again_what_tensorrt_refuses(
 ) -> None:
     model, cache = small_model(tmp_path), EngineCache(tmp_path / "cache")
     first = load_tensorrt_engine(model, GPU, None, cache).file
-    write_engine(first.path, b"no engine", fingerprint=first.fingerprint, spec=first.spec)
+    write_engine(first.path, BuiltEngine(b"no engine", first.spec), first.fingerprint)
     load_tensorrt_engine(model, GPU, None, cache).run(1)
     assert builds(fake) == 2
     assert "built again" in caplog.text

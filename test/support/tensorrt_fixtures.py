@@ -18,7 +18,7 @@ from yolox_trt.compiler.tensorrt.build import EngineBuilder
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.engines import cuda_driver, tensorrt
-from yolox_trt.engines.cache import BuiltEngine
+from yolox_trt.engines.engine_file import BuiltEngine
 from yolox_trt.engines.trt_api import ProgressCallback, TensorRTApi
 
 #: A Jetson Orin.

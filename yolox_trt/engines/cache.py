@@ -5,18 +5,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from yolox_trt.core.errors import EngineError, YoloxTrtError
 from yolox_trt.core.files import cache_folder
-from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.output_paths import write_json
 from yolox_trt.engines.cache_pruning import (
     BUILD_LOCK,
@@ -27,6 +26,7 @@ from yolox_trt.engines.cache_pruning import (
     prune,
 )
 from yolox_trt.engines.engine_file import (
+    BuiltEngine,
     EngineFile,
     read_engine,
     sidecar_path,
@@ -41,21 +41,6 @@ _log = logging.getLogger("yolox_trt.engine_cache")
 
 _LEASE_POLL_S = 0.01
 _LEASE_WAIT_S = 5.0
-
-
-@dataclass(frozen=True)
-class BuiltEngine:
-    """What a builder hands to the cache.
-
-    Attributes:
-        engine: the serialised engine.
-        spec: what the network takes and gives, as built (batch, input dtype).
-        details: JSON values kept in the sidecar: build time, layers, formats.
-    """
-
-    engine: bytes
-    spec: ModelSpec
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -237,14 +222,12 @@ class EngineCache:
                 old.unlink(missing_ok=True)
             started = time.monotonic()
             built = build()
-            details = {
-                **built.details,
+            times = {
                 "built_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "build_seconds": round(time.monotonic() - started, 3),
             }
-            file = write_engine(
-                path, built.engine, fingerprint=fingerprint, spec=built.spec, details=details
-            )
+            built = dataclasses.replace(built, details={**built.details, **times})
+            file = write_engine(path, built, fingerprint)
             return CacheEntry(file, True, reason, self._lease(path))
 
     def _locked(self, path: Path, on_progress: ProgressCallback | None) -> FileLock:

@@ -32,6 +32,21 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
+class BuiltEngine:
+    """What a builder makes, for an engine file.
+
+    Attributes:
+        engine: the serialised engine.
+        spec: what the network takes and gives, as built (batch, input dtype).
+        details: JSON values kept in the sidecar: build time, layers, formats.
+    """
+
+    engine: bytes
+    spec: ModelSpec
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class EngineFile:
     """An engine file whose sidecar was read.
 
@@ -101,14 +116,7 @@ def open_model(model: str | Path | onnx.ModelProto | Graph) -> Graph:
     return Graph.of(model)
 
 
-def write_engine(
-    path: Path,
-    engine: bytes,
-    *,
-    fingerprint: Fingerprint,
-    spec: ModelSpec,
-    details: Mapping[str, Any] | None = None,
-) -> EngineFile:
+def write_engine(path: Path, built: BuiltEngine, fingerprint: Fingerprint) -> EngineFile:
     """Write an engine and its sidecar, each atomically.
 
     A reader sees the old pair, the new pair, or two files that do not belong together, which
@@ -117,20 +125,19 @@ def write_engine(
     Raises:
         EngineError: the folder cannot be written.
     """
-    details = dict(details or {})
+    sidecar = {
+        "format": _FORMAT,
+        "fingerprint": fingerprint.to_dict(),
+        "engine_sha256": hashlib.sha256(built.engine).hexdigest(),
+        "engine_bytes": len(built.engine),
+        "model_spec": built.spec.to_dict(),
+        "details": built.details,
+    }
     with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, engine)
-        sidecar = {
-            "format": _FORMAT,
-            "fingerprint": fingerprint.to_dict(),
-            "engine_sha256": hashlib.sha256(engine).hexdigest(),
-            "engine_bytes": len(engine),
-            "model_spec": spec.to_dict(),
-            "details": details,
-        }
+        write_atomically(path, built.engine)
         write_json(sidecar_path(path), sidecar)
-    return EngineFile(path, fingerprint, spec, details)
+    return EngineFile(path, fingerprint, built.spec, built.details)
 
 
 def writing_to(folder: Path) -> contextlib.AbstractContextManager[None]:

@@ -23,7 +23,8 @@ from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.compiler.tensorrt.report import BuildReport
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.shipped_files import default_model
-from yolox_trt.engines.cache import BuiltEngine, EngineCache
+from yolox_trt.engines.cache import EngineCache
+from yolox_trt.engines.engine_file import BuiltEngine
 from yolox_trt.engines.trt_api import load_api
 from yolox_trt.graph.graph import Graph
 

@@ -734,9 +734,7 @@ def test_the_inspectors_json(model: Path, name: str, tmp_path: Path) -> None:
     _, api = make_api(name)
     plan = BuildPlan(model, BuildOptions(), api=api)
     built = EngineBuilder(plan).build()
-    file = write_engine(
-        tmp_path / "m.engine", built.engine, fingerprint=plan.fingerprint, spec=built.spec
-    )
+    file = write_engine(tmp_path / "m.engine", built, plan.fingerprint)
     layers = json.loads(layer_information(api, file, Device("gpu")))["Layers"]
     assert layers[0]["Name"] == "layer0"
     options = {**plan.fingerprint.options, "dla_standalone": True}

@@ -89,13 +89,7 @@ class Build(Command, name="build", has_json=True):
             if self.output is not None:
                 plan = BuildPlan(self.model, options)
                 built = EngineBuilder(plan, show).build()
-                file = write_engine(
-                    self.output,
-                    built.engine,
-                    fingerprint=plan.fingerprint,
-                    spec=built.spec,
-                    details=built.details,
-                )
+                file = write_engine(self.output, built, plan.fingerprint)
                 source = "built"
             else:
                 cache = EngineCache(self.cache)

@@ -33,7 +33,7 @@ from yolox_trt.core.errors import EngineError
 from yolox_trt.core.files import write_atomically
 from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
-from yolox_trt.engines.cache import BuiltEngine
+from yolox_trt.engines.engine_file import BuiltEngine
 from yolox_trt.engines.file_lock import wait_for_lock
 from yolox_trt.engines.trt_api import ProgressCallback, messages_text, no_such_core
 from yolox_trt.engines.trt_features import TENSORRT
