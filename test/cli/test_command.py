@@ -14,7 +14,7 @@ from yolox_trt.cli.output import Output
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import (
     Kind,
-    check_options,
+    OptionGroup,
     nested,
     option,
     options_of,
@@ -24,13 +24,13 @@ from yolox_trt.core.option import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thresholds:
+class Thresholds(OptionGroup):
     score: float = option(0.3, minimum=0.0, maximum=1.0, help="Least score.")
     nms: float = option(0.45, flag="--iou", help="IoU.", group="boxes")
     kept_fixed: int = option(7, help="Not offered.")
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         if self.nms < self.score:
             declared = options_of(Thresholds)
             raise ConfigurationError(

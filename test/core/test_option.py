@@ -11,8 +11,8 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import (
     Kind,
+    OptionGroup,
     again,
-    check_options,
     from_plain,
     nested,
     nested_of,
@@ -22,7 +22,7 @@ from yolox_trt.core.option import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(OptionGroup):
     model: str = option(help="Model file.")
     rate: float = option(0.0, minimum=0.0, maximum=100.0, unit="Hz", help="Images a second.")
     factor: float = option(2.0, above=0.0, help="A factor.")
@@ -33,9 +33,6 @@ class Settings:
     device: Device | None = option(
         None, kind=Kind.STRING, parse=Device.parse, flag="--device", help="Where it runs."
     )
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 def test_an_option_knows_its_name_and_the_kind_of_its_default() -> None:

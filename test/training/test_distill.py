@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch"
 
 from yolox_trt.core.device import Device
 from yolox_trt.training import distill
+from yolox_trt.training.checkpoint import load_trained
 from yolox_trt.training.equalize import equalize
-from yolox_trt.training.export import load_trained
 from yolox_trt.training.options import DistillJob, DistillOptions
 
 

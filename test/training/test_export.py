@@ -18,7 +18,8 @@ ort = pytest.importorskip("onnxruntime")
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.training import export
-from yolox_trt.training.export import export_onnx, load_trained, output_names
+from yolox_trt.training.checkpoint import load_trained
+from yolox_trt.training.export import export_onnx, output_names
 from yolox_trt.training.model_config import CONFIGS
 from yolox_trt.training.options import ExportOptions
 from yolox_trt.training.yolox import YOLOX, decode_outputs, flatten_outputs

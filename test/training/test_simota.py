@@ -30,9 +30,9 @@ def test_simota_takes_the_best_anchors_and_gives_each_one_object() -> None:
     obj = torch.full((len(boxes),), -2.0)
     cls = torch.full((len(boxes), 2), -2.0)
     obj[exact], cls[exact, 0] = 4.0, 4.0
-    found = assign(boxes, obj, cls, centres, strides[:, 0], gt, kinds)
-    assert len(found.anchors.unique()) == len(found.anchors)
-    assert set(found.objects.tolist()) == {0, 1, 2}
-    where = (found.anchors == exact).nonzero()[0, 0]
-    assert int(found.objects[where]) == 0
-    assert float(found.iou[where]) == pytest.approx(1.0, abs=1e-5)
+    anchors, objects, iou = assign(boxes, obj, cls, centres, strides[:, 0], gt, kinds)
+    assert len(anchors.unique()) == len(anchors)
+    assert set(objects.tolist()) == {0, 1, 2}
+    where = (anchors == exact).nonzero()[0, 0]
+    assert int(objects[where]) == 0
+    assert float(iou[where]) == pytest.approx(1.0, abs=1e-5)

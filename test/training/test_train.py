@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch"
 
 from yolox_trt.core.device import Device
 from yolox_trt.training import train
+from yolox_trt.training.checkpoint import load_trained
 from yolox_trt.training.coco_labels import CocoLabels
-from yolox_trt.training.export import load_trained
 from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.model_config import CONFIGS
 from yolox_trt.training.options import AugmentOptions, TrainJob, TrainOptions

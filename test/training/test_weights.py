@@ -63,12 +63,13 @@ def test_a_teacher_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_a_teacher_with_classes_of_its_own(tmp_path: Path) -> None:
-    config = replace(CONFIGS["yolox_nano"], norm=False, num_classes=2, input_size=(64, 64))
+    names, size = ("ball", "block"), (64, 64)
+    config = replace(CONFIGS["yolox_nano"], norm=False, num_classes=2, input_size=size)
     path = tmp_path / "teacher.onnx"
-    export_onnx(YOLOX(config).eval(), path, class_names=["ball", "block"])
+    export_onnx(YOLOX(replace(config, class_names=names)).eval(), path)
     teacher = load_teacher(path)
     assert teacher.config.num_classes == 2
-    assert teacher.config.class_names == ("ball", "block")
+    assert teacher.config.class_names == names
 
 
 def test_weights_that_other_nodes_compute_are_refused(teacher_path: Path, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import check_options, from_plain, option
+from yolox_trt.core.option import OptionGroup, from_plain, option
 
 #: Seconds of work that count as none: rounding.
 _NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
-class Contention:
+class Contention(OptionGroup):
     """Factors on the devices' times: they share one memory.
 
     Attributes:
@@ -32,7 +32,7 @@ class Contention:
     none: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         none = self.gpu_with_dla == self.dla_with_gpu == self.dla_with_dla == 1.0
         object.__setattr__(self, "none", none)
 

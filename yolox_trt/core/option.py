@@ -5,11 +5,8 @@
 Settings are the fields of dataclasses ("option groups"):
 
     @dataclass(frozen=True, kw_only=True)
-    class StreamOptions:
+    class StreamOptions(OptionGroup):
         max_rate: float = option(0.0, unit="Hz", minimum=0.0, help="Images processed a second ...")
-
-        def __post_init__(self) -> None:
-            check_options(self)
 
 Arguments of the command line, ROS parameters with their descriptors, the pages of docs/ and the
 checks are made of these declarations.
@@ -315,14 +312,16 @@ def options_of(group: type[Any]) -> Mapping[str, Option]:
     return _GROUPS[group]
 
 
-def check_options(group: object) -> None:
-    """Check every option of a dataclass instance; for its __post_init__.
+class OptionGroup:
+    """Base of a dataclass of options that checks each of them when one is made.
 
     Raises:
         ConfigurationError: a value out of range.
     """
-    for name, declared in options_of(type(group)).items():
-        declared.check(getattr(group, name))
+
+    def __post_init__(self) -> None:
+        for name, declared in options_of(type(self)).items():
+            declared.check(getattr(self, name))
 
 
 def from_plain(group: type[T], values: Mapping[str, Any]) -> T:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import ModelSpec
-from yolox_trt.core.option import Applies, Option, check_options, option, parse_pairs
+from yolox_trt.core.option import Applies, Option, OptionGroup, option, parse_pairs
 
 
 def parse_class_thresholds(entries: Iterable[str]) -> dict[str, float]:
@@ -33,7 +33,7 @@ def parse_class_thresholds(entries: Iterable[str]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class PostprocessOptions:
+class PostprocessOptions(OptionGroup):
     """Thresholds of decode and NMS; may change between two frames.
 
     Attributes:
@@ -71,7 +71,7 @@ class PostprocessOptions:
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         for class_id, value in self.class_thresholds.items():
             if not 0.0 <= value <= 1.0:
                 raise ConfigurationError(

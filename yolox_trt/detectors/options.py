@@ -13,7 +13,7 @@ from yolox_trt.compiler.tensorrt.options import PRECISIONS, BuildOptions
 from yolox_trt.core.device import Device
 from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, Preprocessing
-from yolox_trt.core.option import Kind, check_options, option, parse_size, path_option
+from yolox_trt.core.option import Kind, OptionGroup, option, parse_size, path_option
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.engines.engine_file import is_engine_file
 
@@ -31,7 +31,7 @@ def _device(text: str) -> Device | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorOptions:
+class DetectorOptions(OptionGroup):
     """What create_detector is asked for. None leaves a choice to the model or to the engine.
 
     Attributes:
@@ -114,9 +114,6 @@ class DetectorOptions:
     build: BuildOptions = field(default_factory=BuildOptions)
     cuda: Mapping[str, Any] = field(default_factory=dict)
     on_progress: ProgressCallback | None = None
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     @property
     def source(self) -> Path | str | onnx.ModelProto:

@@ -15,8 +15,8 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import (
     Kind,
     Option,
+    OptionGroup,
     again,
-    check_options,
     nested,
     option,
     options_of,
@@ -34,7 +34,7 @@ CAMERA_SIZE = "1280x1920"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetOptions:
+class DatasetOptions(OptionGroup):
     """Which labelled images to take: a COCO folder, or a label file and its images."""
 
     coco: Path | None = path_option(
@@ -53,9 +53,6 @@ class DatasetOptions:
     )
     limit: int | None = option(None, kind=Kind.INTEGER, minimum=1, help="The first N images only.")
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
     @property
     def named(self) -> Mapping[str, Option]:
         """The options by name, for errors."""
@@ -63,7 +60,7 @@ class DatasetOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(OptionGroup):
     """Which ways to quantise are compared."""
 
     algorithms: Sequence[str] = option(
@@ -90,9 +87,6 @@ class CompareOptions:
         None, kind=Kind.INTEGER, minimum=1, help="Threads of ONNX Runtime."
     )
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModelOptions(DetectorOptions):
@@ -104,7 +98,7 @@ class NamedModelOptions(DetectorOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CamerasOptions:
+class CamerasOptions(OptionGroup):
     """Many cameras through one executor and a real engine, without ROS."""
 
     detector: DetectorOptions = nested(NamedModelOptions, without=("max_batch",))
@@ -124,12 +118,12 @@ class CamerasOptions:
     seconds: float = option(5.0, above=0.0, unit="s", help="Length of each measurement.")
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         check_frames(self.rate, self.seconds, options_of(type(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class CpuOptions:
+class CpuOptions(OptionGroup):
     """CPU preprocessing, decode + NMS and the whole path, against YOLOX's ONNX demo."""
 
     model: Path | None = path_option(help="Undecoded YOLOX ONNX (default: the shipped one).")
@@ -144,12 +138,9 @@ class CpuOptions:
         None, kind=Kind.INTEGER, minimum=1, help="Threads of ONNX Runtime."
     )
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ExecutorOptions:
+class ExecutorOptions(OptionGroup):
     """The executor's own time for each frame, with simulated engines.
 
     The engines sleep for a constant time, so what is left is the executor: from submit() to the
@@ -179,12 +170,12 @@ class ExecutorOptions:
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         check_frames(self.rate, self.seconds, options_of(type(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class KernelsOptions:
+class KernelsOptions(OptionGroup):
     """CUDA kernels: preprocessing against the copy bandwidth, decode + NMS."""
 
     encodings: Sequence[str] = option(
@@ -210,14 +201,14 @@ class KernelsOptions:
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         if len(self.tile) not in (0, 5):
             tile = options_of(type(self))["tile"]
             raise ConfigurationError((tile, f" {len(self.tile)} times"), expected="none or five")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineOptions:
+class PipelineOptions(OptionGroup):
     """Host bytes to host detections on the GPU: engine, copy, and everything else."""
 
     model: Path | None = path_option(help="FP32 ONNX model (default: the shipped one).")
@@ -235,9 +226,6 @@ class PipelineOptions:
     )
     encoding: str = option("bgr8", choices=("bgr8", "rgb8"), help="Encoding of the images.")
     calls: int = option(60, minimum=1, help="Timed calls of each kind.")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 def check_frames(rate: float, seconds: float, named: Mapping[str, Option]) -> None:

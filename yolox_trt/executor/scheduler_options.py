@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from yolox_trt.core.option import check_options, option
+from yolox_trt.core.option import OptionGroup, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class SchedulerOptions:
+class SchedulerOptions(OptionGroup):
     """Times of batching, watchdogs and restarts."""
 
     batch_window: float = option(
@@ -67,6 +67,3 @@ class SchedulerOptions:
         unit="s",
         help="Time after which a batch that out-of-memory had halved doubles again.",
     )
-
-    def __post_init__(self) -> None:
-        check_options(self)

@@ -9,7 +9,7 @@ from typing import Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Applies, check_options, option
+from yolox_trt.core.option import Applies, OptionGroup, option
 from yolox_trt.core.postprocess_options import PostprocessOptions
 
 #: `device` of a stream that leaves the choice to the placement policy.
@@ -35,7 +35,7 @@ def _option(default: Any, **rest: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
+class StreamConfig(OptionGroup):
     """Configuration of one Stream; every attribute but `id` may change at run time.
 
     Attributes:
@@ -118,7 +118,7 @@ class StreamConfig:
     def __post_init__(self) -> None:
         if not self.id:
             raise ConfigurationError("a stream without an id", expected="a name", fix="set `id`")
-        check_options(self)
+        super().__post_init__()
 
     @property
     def pinned_device(self) -> Device | None:

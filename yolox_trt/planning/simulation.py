@@ -18,7 +18,7 @@ from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.option import Kind, check_options, option
+from yolox_trt.core.option import Kind, OptionGroup, option
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.engines.simulated import LatencyModel
 from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
@@ -37,7 +37,7 @@ _LOOK_EVENTS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class CameraLoad:
+class CameraLoad(OptionGroup):
     """One simulated camera.
 
     Attributes:
@@ -52,7 +52,7 @@ class CameraLoad:
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         if self.jitter >= 0.5 / self.rate:
             raise ConfigurationError(
                 f"jitter = {1e3 * self.jitter:g} ms of camera {self.config.id}",

@@ -82,11 +82,9 @@ class Augmenter:
         size = self.store.sizes[index]
         inverse = size.amax(1) / self.size
         flip = torch.where(torch.rand(n, device=self.device) < 0.5, -1.0, 1.0)
-        zero = torch.zeros_like(flip)
-        matrix = torch.stack(
-            (torch.stack((flip * inverse, zero), -1), torch.stack((zero, inverse), -1)), 1
-        )
-        shift = torch.stack((torch.where(flip < 0, size[:, 1], zero), zero), -1)
+        matrix = torch.diag_embed(torch.stack((flip * inverse, inverse), -1))
+        across = torch.where(flip < 0, size[:, 1], 0.0)
+        shift = torch.stack((across, torch.zeros_like(across)), -1)
         return self._sample(self.store.canvas, index, self.size, matrix, shift)
 
     def _single(self, n: int) -> Tensor:

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yolox_trt.core.errors import Message, ModelError
+from yolox_trt.core.errors import FILE_ERRORS, Message, ModelError
+from yolox_trt.training.model_config import ModelConfig
 from yolox_trt.training.options import RunOptions
 from yolox_trt.training.yolox import YOLOX
 
@@ -39,17 +40,15 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
             expected=_EXPECTED,
             fix=_FIX,
         ) from error
-    parts = [saved.get(key) if isinstance(saved, dict) else None for key in ("config", "state")]
-    if not all(isinstance(part, dict) for part in parts):
-        raise ModelError(
-            f"'{path}' without the entries `config` and `state`", expected=_EXPECTED, fix=_FIX
-        )
-    config, state = parts
-    assert config is not None and state is not None
-    if not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(
-            f"'{path}' whose `state` holds more than tensors", expected=_EXPECTED, fix=_FIX
-        )
+    config, state = map((saved if isinstance(saved, dict) else {}).get, ("config", "state"))
+    wrong = ""
+    if not isinstance(config, dict) or not isinstance(state, dict):
+        wrong = "without the entries `config` and `state`"
+    elif not all(isinstance(value, Tensor) for value in state.values()):
+        wrong = "whose `state` holds more than tensors"
+    if wrong:
+        raise ModelError(f"'{path}' {wrong}", expected=_EXPECTED, fix=_FIX)
+    assert isinstance(config, dict) and isinstance(state, dict)
     return config, {key: value.float() for key, value in state.items()}
 
 
@@ -97,3 +96,21 @@ def load_state(
             expected="the tensors of this configuration",
             fix=fix,
         ) from error
+
+
+def load_trained(path: str | Path) -> YOLOX:
+    """Read a model that `yolox_trt distill` or `yolox_trt train` wrote.
+
+    Raises:
+        ModelError: the file is of another kind, or of another version.
+    """
+    config, state = read_checkpoint(path)
+    fix = "export it with the version of yolox_trt that wrote it, or train it again"
+    names = ", ".join(field.name for field in fields(ModelConfig))
+    found = f"a configuration in '{path}' that is of another kind"
+    with ModelError.instead_of(FILE_ERRORS, found, expected=names, fix=fix):
+        # Files of earlier versions have no class names.
+        labels, size = tuple(config.get("class_names", ())), tuple(config["input_size"])
+        model = YOLOX(ModelConfig(**{**config, "input_size": size, "class_names": labels}))
+    load_state(model, state, source=path, fix=fix)
+    return model.eval()

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from yolox_trt.training.layers import ConvAct
 from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
+#: Anchors with a lower score of the teacher have no class and no box to learn.
+SCORE_FLOOR = 0.02
+
 
 def tap_names(model: YOLOX, which: str) -> list[str]:
     """Names of the convolutions whose results are compared, in order of the modules."""
@@ -54,34 +57,28 @@ class TappedModel(nn.Module):
         return outputs, [self._seen[n] for n in self.names]
 
 
-class OutputLoss(nn.Module):
-    """Distance of raw outputs (N, A, 5 + C) from the teacher's, in three parts.
+def output_loss(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distance of raw outputs (N, A, 5 + C) from the teacher's: objectness, class, box.
 
     Objectness: binary cross-entropy with the teacher's probability, over all anchors. Class: the
     same per class; box: smooth L1 of the four logits; both weighted by the teacher's score where it
-    is over `floor`. All divided by the sum of these scores; the teacher's own entropy is taken off,
-    so a perfect student has zero.
+    is over SCORE_FLOOR. All divided by the sum of these scores; the teacher's own entropy is taken
+    off, so a perfect student has zero.
     """
+    s, t = student.float(), teacher.float()
+    p_obj, p_cls = t[..., 4].sigmoid(), t[..., 5:].sigmoid()
+    score = p_obj * p_cls.amax(-1)
+    weight = score * (score > SCORE_FLOOR)
+    total = weight.sum().clamp(min=1.0)
+    bce = F.binary_cross_entropy_with_logits
 
-    def __init__(self, floor: float = 0.02) -> None:
-        super().__init__()
-        self.floor = floor
+    def excess(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
+        return bce(a, p, reduction="none") - bce(b, p, reduction="none")
 
-    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        s, t = student.float(), teacher.float()
-        p_obj, p_cls = t[..., 4].sigmoid(), t[..., 5:].sigmoid()
-        score = p_obj * p_cls.amax(-1)
-        weight = score * (score > self.floor)
-        total = weight.sum().clamp(min=1.0)
-        bce = F.binary_cross_entropy_with_logits
-
-        def excess(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
-            return bce(a, p, reduction="none") - bce(b, p, reduction="none")
-
-        objectness = excess(s[..., 4], t[..., 4], p_obj).sum() / total
-        classes = (excess(s[..., 5:], t[..., 5:], p_cls).sum(-1) * weight).sum() / total
-        box = F.smooth_l1_loss(s[..., :4], t[..., :4], reduction="none", beta=0.2).sum(-1)
-        return objectness, classes, (box * weight).sum() / total
+    objectness = excess(s[..., 4], t[..., 4], p_obj).sum() / total
+    classes = (excess(s[..., 5:], t[..., 5:], p_cls).sum(-1) * weight).sum() / total
+    box = F.smooth_l1_loss(s[..., :4], t[..., :4], reduction="none", beta=0.2).sum(-1)
+    return objectness, classes, (box * weight).sum() / total
 
 
 class FeatureLoss(nn.Module):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.training.augment import Augmenter
 from yolox_trt.training.checkpoint import load_state, read_checkpoint
-from yolox_trt.training.distill_losses import FeatureLoss, OutputLoss, TappedModel, tap_names
+from yolox_trt.training.distill_losses import FeatureLoss, TappedModel, output_loss, tap_names
 from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.model_config import Separable
 from yolox_trt.training.options import SILU_CONFIGS, DistillJob, DistillOptions
@@ -82,9 +83,7 @@ class Distiller:
         self.options = options
         self.device = torch.device(device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._blend = -1.0
         self.cuda = self.device.type == "cuda"
-        self.train_set = train
         self.held_out = held_out
         self.views = Augmenter(train, options.side, options.augment)
 
@@ -97,25 +96,16 @@ class Distiller:
         )
         student = rewrite(teacher, config)
         if resume is not None:
-            load_state(
-                student,
-                read_checkpoint(resume)[1],
-                source=resume,
-                fix=(
-                    "give ",
-                    options_of(DistillJob)["teacher"],
-                    ", ",
-                    options_of(DistillJob)["teacher_name"],
-                    " and ",
-                    options_of(DistillOptions)["form"],
-                    " as when it was distilled",
-                ),
-            )
+            named = {**options_of(DistillJob), **options_of(DistillOptions)}
+            given = (named["teacher"], ", ", named["teacher_name"], " and ", named["form"])
+            fix = ("give ", *given, " as when it was distilled")
+            load_state(student, read_checkpoint(resume)[1], source=resume, fix=fix)
         # The teacher in its own activation, but with full convolutions where the student has them:
         # the same numbers, faster on matrix units.
         answer = rewrite(teacher, replace(config, activation="silu"))
         self.half = torch.float16 if self.cuda else torch.float32
-        answer = answer.to(self.device, self.half).eval().requires_grad_(False)
+        self._layout: dict[str, Any] = {"memory_format": torch.channels_last} if self.cuda else {}
+        answer = answer.to(self.device, self.half, **self._layout).eval().requires_grad_(False)
         student = student.to(self.device)
         self._scale_stem(student, INPUT_SCALE)
         # A saved student has ReLU6 alone, and goes on with it.
@@ -123,17 +113,13 @@ class Distiller:
         student.set_blend(1.0 if self._blend_until > 0 else 0.0)
         if options.batch_norm:
             student = insert_batch_norm(student, self.views.batch(options.batch) / INPUT_SCALE)
-        if self.cuda:
-            answer = answer.to(memory_format=torch.channels_last)
-            student = student.to(memory_format=torch.channels_last)
-
+        student = student.to(self.device, **self._layout)
         self.student = student
         self.average = weight_average(student, options.average)
         names = tap_names(student, options.taps)
         self.tapped_teacher = TappedModel(answer, names)
         self.tapped_student = TappedModel(student, names)
         channels = [student.get_submodule(n).conv.out_channels for n in names]
-        self.output_loss = OutputLoss()
         self.feature_loss = FeatureLoss(channels).to(self.device)
         with torch.no_grad():
             self.feature_loss.measure(self.teach(self.views.batch(min(64, options.batch)))[1])
@@ -167,21 +153,17 @@ class Distiller:
     @torch.no_grad()
     def teach(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The teacher's outputs (N, A, 5 + C) and tapped features."""
-        x = images.to(self.half)
-        if self.cuda:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = images.to(self.half).contiguous(**self._layout)
         out: tuple[Tensor, list[Tensor]] = self.tapped_teacher(x)
         return out
 
     def _losses(self, images: Tensor, target: Tensor, features: list[Tensor]) -> Tensor:
         """Objectness, class, box and feature loss as one vector (4,)."""
         amp = torch.autocast("cuda", torch.bfloat16) if self.cuda else nullcontext()
-        x = images / INPUT_SCALE
-        if self.cuda:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = (images / INPUT_SCALE).contiguous(**self._layout)
         with amp:
             outputs, mine = self.tapped_student(x)
-        parts = self.output_loss(outputs, target)
+        parts = output_loss(outputs, target)
         features_apart = parts[0].new_zeros(()) + self.feature_loss(mine, features)
         return torch.stack((*parts, features_apart))
 
@@ -238,10 +220,9 @@ class Distiller:
             else:
                 group["lr"] = o.learning_rate * factor
         self._weights[3] = o.feature_weight + progress * (o.feature_weight_end - o.feature_weight)
-        blend = max(0.0, 1 - progress / self._blend_until) if self._blend_until > 0 else 0.0
-        if self._blend != blend:
-            self._blend = blend
-            self.student.set_blend(blend)
+        self.student.set_blend(
+            max(0.0, 1 - progress / self._blend_until) if self._blend_until > 0 else 0.0
+        )
 
     def run(self) -> Iterator[dict[str, float]]:
         """Train; yield the state of the run about once a second."""
@@ -284,14 +265,11 @@ class Distiller:
         assert isinstance(source, YOLOX)
         if self.options.batch_norm:
             self._measure_batch_norm(source)
-            folded = fold_batch_norm(source)
-        else:
-            folded = YOLOX(source.config)
-            folded.load_state_dict({k: v.cpu() for k, v in source.state_dict().items()})
-        result = YOLOX(replace(folded.config, activation="relu6"))
-        result.load_state_dict(folded.state_dict())
+            source = fold_batch_norm(source)
+        result = YOLOX(replace(source.config, activation="relu6"))
+        result.load_state_dict(source.state_dict())
         self._scale_stem(result, 1 / INPUT_SCALE)
-        return result.float().eval()
+        return result.eval()
 
     def _measure_batch_norm(self, model: YOLOX, batches: int = 24) -> None:
         """Take the batch-norm statistics anew, over whole images without augmentation."""
@@ -325,7 +303,7 @@ class Distiller:
         o = self.options
         totals = torch.zeros(3, device=self.device)
         for x, target in self._held_out_views:
-            totals += torch.stack(self.output_loss(flatten_outputs(model(x)), target))
+            totals += torch.stack(output_loss(flatten_outputs(model(x)), target))
         model.cpu()
         obj, cls, box = (totals / len(self._held_out_views)).tolist()
         return {"objectness": obj, "class": cls, "box": box, "sum": obj + cls + o.box_weight * box}

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,33 +17,27 @@ from yolox_trt.core.labels import default_class_names
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Value
-from yolox_trt.training.checkpoint import load_state, read_checkpoint
-from yolox_trt.training.model_config import STRIDES, ModelConfig
+from yolox_trt.training.model_config import STRIDES
 from yolox_trt.training.options import ExportOptions
 from yolox_trt.training.yolox import YOLOX, decode_outputs, flatten_outputs
 
 
-class _RawHeads(nn.Module):
-    """Nine tensors: reg (N,4,h,w), obj (N,1,h,w), cls (N,C,h,w) of each stride, all logits."""
+class _Exported(nn.Module):
+    """A model with the outputs of one form.
 
-    def __init__(self, model: YOLOX) -> None:
+    "raw": nine tensors, reg (N,4,h,w), obj (N,1,h,w), cls (N,C,h,w) of each stride, all logits.
+    "decoded": one tensor (N, A, 5 + C): centre x, y, width, height in pixels, then probabilities.
+    """
+
+    def __init__(self, model: YOLOX, form: str, size: tuple[int, int]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.form, self.size = model, form, size
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t for level in self.model(images) for t in level)
-
-
-class _Decoded(nn.Module):
-    """One tensor (N, A, 5 + C): centre x, y, width, height in pixels, then probabilities."""
-
-    def __init__(self, model: YOLOX, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.model = model
-        self.size = size
-
-    def forward(self, images: Tensor) -> Tensor:
-        flat = flatten_outputs(self.model(images))
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.model(images)
+        if self.form == "raw":
+            return tuple(t for level in outputs for t in level)
+        flat = flatten_outputs(outputs)
         boxes, _ = decode_outputs(flat, self.size)
         low, high = boxes[..., :2], boxes[..., 2:]
         return torch.cat(((low + high) / 2, high - low, flat[..., 4:].sigmoid()), -1)
@@ -74,10 +67,8 @@ def export_onnx(
     model: YOLOX,
     path: str | Path,
     options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
-    *,
-    class_names: Sequence[str] | None = None,
 ) -> None:
-    """Export a folded model.
+    """Export a folded model; classes without names in its configuration are COCO's, if 80.
 
     With float16 weights a Cast to float32 stands behind each: every runtime folds it when it loads
     the model, and computes in float32 as before.
@@ -86,7 +77,6 @@ def export_onnx(
         model: the model, without batch norm.
         path: file to write.
         options: the form of the file.
-        class_names: default the configuration's, else COCO's for 80 classes.
 
     Raises:
         ModelError: for batch norm left in, or weights that float16 cannot hold.
@@ -95,21 +85,20 @@ def export_onnx(
     """
     import onnx
 
-    if class_names is None:
-        config = model.config
-        class_names = config.class_names or default_class_names(config.num_classes)
-    size = options.size or model.config.input_size
+    config = model.config
+    class_names = config.class_names or default_class_names(config.num_classes)
+    size = options.size or config.input_size
     if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         raise ModelError(
             "a model with batch norm", expected="a folded one", fix="call fold_batch_norm first"
         )
-    if class_names and len(class_names) != model.config.num_classes:
+    if class_names and len(class_names) != config.num_classes:
         raise ConfigurationError(
             f"{len(class_names)} class names",
-            expected=f"{model.config.num_classes}, one for each class",
+            expected=f"{config.num_classes}, one for each class",
             fix="give the names in the order of the model's outputs",
         )
-    wrapped = _RawHeads(model) if options.form == "raw" else _Decoded(model, size)
+    wrapped = _Exported(model, options.form, size)
     names = output_names(options.form)
     # A failure leaves no unfinished file, and an older file as it was.
     part = Path(f"{path}.part")
@@ -205,24 +194,3 @@ def _store_half(graph: Graph) -> None:
         cast = graph.add_node("Cast", f"{name}.cast", [stored], to_float, output=Value(name))
         for reader in readers:
             reader.replace_input(value, cast)
-
-
-def load_trained(path: str | Path) -> YOLOX:
-    """Read a model that `yolox_trt distill` or `yolox_trt train` wrote.
-
-    Raises:
-        ModelError: the file is of another kind, or of another version.
-    """
-    config, state = read_checkpoint(path)
-    fix = "export it with the version of yolox_trt that wrote it, or train it again"
-    with ModelError.instead_of(
-        (KeyError, TypeError, ValueError),
-        f"a configuration in '{path}' that is of another kind",
-        expected=", ".join(field.name for field in fields(ModelConfig)),
-        fix=fix,
-    ):
-        names = tuple(config.get("class_names", ()))
-        size = tuple(config["input_size"])
-        model = YOLOX(ModelConfig(**{**config, "input_size": size, "class_names": names}))
-    load_state(model, state, source=path, fix=fix)
-    return model.eval()

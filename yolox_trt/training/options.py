@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import (
     Kind,
     Option,
-    check_options,
+    OptionGroup,
+    again,
     nested,
     option,
     options_of,
@@ -56,14 +57,6 @@ def check_input_size(declared: Option, size: tuple[int, int]) -> None:
         )
 
 
-def _changed(name: str, default: Any) -> Any:
-    """Declare an option of RunOptions with another default."""
-    declared = options_of(RunOptions)[name]
-    own = ("name", "default", "required")
-    kept = {f.name: getattr(declared, f.name) for f in fields(Option) if f.name not in own}
-    return option(default, **kept)
-
-
 def _share(default: float, group: str, help: str) -> Any:  # noqa: A002
     return option(default, group=group, minimum=0.0, maximum=1.0, help=help)
 
@@ -73,7 +66,7 @@ def _weight(default: float, group: str, help: str) -> Any:  # noqa: A002
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentOptions:
+class AugmentOptions(OptionGroup):
     """Random views: the share of each kind in a batch, and how strong the changes are.
 
     Attributes:
@@ -97,12 +90,9 @@ class AugmentOptions:
     mosaic_scale: tuple[float, float] = (0.8, 2.4)
     aspect: float = 0.25
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(OptionGroup):
     """What every training run has."""
 
     size: tuple[int, int] = option(
@@ -133,7 +123,7 @@ class RunOptions:
     seed: int = option(0, help="Seed of all random numbers.")
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         size = options_of(type(self))["size"]
         check_input_size(size, self.size)
         if self.size[0] != self.size[1]:
@@ -147,6 +137,9 @@ class RunOptions:
     def side(self) -> int:
         """Side of the square input in pixels."""
         return self.size[0]
+
+
+_RUN = options_of(RunOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,18 +161,18 @@ class TrainOptions(RunOptions):
 class DistillOptions(RunOptions):
     """One distillation."""
 
-    size: tuple[int, int] = _changed("size", "416x416")
-    batch: int = _changed("batch", 64)
+    size: tuple[int, int] = again(_RUN["size"], default="416x416")
+    batch: int = again(_RUN["batch"], default=64)
     steps: int = option(0, minimum=0, help="Optimiser steps; 0 trains for a time instead.")
     seconds: float = option(
         600.0, above=0.0, unit="s", help="Time of the training loop where no steps are given."
     )
-    learning_rate: float = _changed("learning_rate", 2e-3)
-    final_ratio: float = _changed("final_ratio", 0.01)
-    warmup: float = _changed("warmup", 0.01)
-    weight_decay: float = _changed("weight_decay", 0.02)
-    clip: float = _changed("clip", 10.0)
-    average: float = _changed("average", 0.9995)
+    learning_rate: float = again(_RUN["learning_rate"], default=2e-3)
+    final_ratio: float = again(_RUN["final_ratio"], default=0.01)
+    warmup: float = again(_RUN["warmup"], default=0.01)
+    weight_decay: float = again(_RUN["weight_decay"], default=0.02)
+    clip: float = again(_RUN["clip"], default=10.0)
+    average: float = again(_RUN["average"], default=0.9995)
     form: Separable = option(
         "full",
         choices=("full", "depthwise"),
@@ -227,21 +220,21 @@ def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
     return tuple(map(parse_path, texts))
 
 
-_OUTPUT: dict[str, Any] = {
-    "parse": parse_path,
-    "flag": "--output -o",
-    "metavar": "FOLDER",
-    "help": "Folder for weights, ONNX file and log.",
-}
-_DEVICE: dict[str, Any] = {
-    "parse": _device,
-    "flag": "--device",
-    "help": "gpu, gpu:N or cpu; auto takes the GPU where there is one.",
-}
+@dataclass(frozen=True, kw_only=True)
+class _Job(OptionGroup):
+    output: Path = option(
+        parse=parse_path,
+        flag="--output -o",
+        metavar="FOLDER",
+        help="Folder for weights, ONNX file and log.",
+    )
+    device: Device | None = option(
+        "auto", parse=_device, help="gpu, gpu:N or cpu; auto takes the GPU where there is one."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob:
+class TrainJob(_Job):
     """What `train` reads, trains and writes."""
 
     model: str = option(
@@ -252,16 +245,11 @@ class TrainJob:
     )
     annotations: Path = option(parse=parse_path, metavar="FILE", help="COCO instances_*.json.")
     images: Path = option(parse=parse_path, metavar="FOLDER", help="Folder of its images.")
-    output: Path = option(**_OUTPUT)
-    device: Device | None = option("auto", **_DEVICE)
     options: TrainOptions = nested(TrainOptions)
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillJob:
+class DistillJob(_Job):
     """What `distill` reads, trains and writes."""
 
     teacher: Path = option(parse=parse_path, metavar="FILE", help="Exported YOLOX ONNX (SiLU).")
@@ -278,9 +266,7 @@ class DistillJob:
         metavar="FOLDER",
         help="Folders that are never trained on; the student is measured on them.",
     )
-    output: Path = option(**_OUTPUT)
     resume: Path | None = path_option(help="Student (student.pt) to go on with.")
-    device: Device | None = option("auto", **_DEVICE)
     save_every: float = option(
         120.0, above=0.0, unit="s", help="Time from one checkpoint to the next."
     )
@@ -293,12 +279,9 @@ class DistillJob:
     limit: int = option(0, minimum=0, help="Use only so many images; 0 for all.")
     options: DistillOptions = nested(DistillOptions)
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(OptionGroup):
     """The form in which a trained model is written as ONNX."""
 
     size: tuple[int, int] | None = option(
@@ -323,6 +306,6 @@ class ExportOptions:
     opset: int = option(DEFAULT_OPSET, minimum=9, maximum=20, help="ONNX operator set to write.")
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         if self.size is not None:
             check_input_size(options_of(ExportOptions)["size"], self.size)

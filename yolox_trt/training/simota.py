@@ -7,8 +7,6 @@ Z. Ge et al., "YOLOX: Exceeding YOLO Series in 2021" (arXiv 2107.08430), section
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,21 +17,6 @@ IOU_WEIGHT = 3.0
 TOP_CANDIDATES = 10
 # Makes anchors outside the box or its centre region a last resort.
 OUTSIDE_COST = 1e5
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Result for one image with A anchors.
-
-    Attributes:
-        anchors: int64 (F,), indices of the anchors that learn an object.
-        objects: int64 (F,), the object of each.
-        iou: float (F,), their boxes' present overlap with it.
-    """
-
-    anchors: Tensor
-    objects: Tensor
-    iou: Tensor
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -53,7 +36,7 @@ def assign(
     strides: Tensor,
     gt_boxes: Tensor,
     gt_classes: Tensor,
-) -> Assignment:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Assign anchors to the objects of one image.
 
     Args:
@@ -64,10 +47,14 @@ def assign(
         strides: (A,) in pixels.
         gt_boxes: objects (G, 4), x1 y1 x2 y2 in input pixels.
         gt_classes: int64 (G,).
+
+    Returns:
+        anchors that learn an object, int64 (F,); the object of each, int64 (F,); the present
+        overlap of their boxes with it, float (F,).
     """
     if len(gt_boxes) == 0:
         none = torch.zeros(0, dtype=torch.int64, device=boxes.device)
-        return Assignment(none, none, boxes.new_zeros(0))
+        return none, none, boxes.new_zeros(0)
     x, y = centres[:, 0][None], centres[:, 1][None]
     in_box = (
         (x > gt_boxes[:, :1])
@@ -100,4 +87,4 @@ def assign(
         matching[:, contested] = False
         matching[best, contested.nonzero()[:, 0]] = True
     objects, local = matching.nonzero(as_tuple=True)
-    return Assignment(candidates[local], objects, iou[objects, local])
+    return candidates[local], objects, iou[objects, local]

@@ -18,7 +18,7 @@ from yolox_trt.core.output_paths import write_json
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.training.checkpoint import write_checkpoint
 from yolox_trt.training.coco_labels import CocoLabels
-from yolox_trt.training.detection_loss import DetectionLoss
+from yolox_trt.training.detection_loss import detection_loss
 from yolox_trt.training.export import export_onnx
 from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.labelled_augment import LabelledAugmenter
@@ -58,7 +58,6 @@ class Trainer:
         self.model.to(self.device).train()
         self.average = weight_average(self.model, options.average)
         self.views = LabelledAugmenter(store, options.side, options.augment, labels)
-        self.loss = DetectionLoss()
         self.base_rate = options.learning_rate * options.batch / 64
         self.optimiser = torch.optim.SGD(
             parameter_groups(self.model, options.weight_decay),
@@ -78,13 +77,12 @@ class Trainer:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.base_rate * min(1.0, factor)
             plain = progress > 1 - o.plain_share
-            self.loss.use_l1 = plain
             images, boxes, classes = self.views.labelled_batch(o.batch, mosaic=not plain)
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
             ):
                 outputs = self.model(images)
-            parts = self.loss(outputs, boxes, classes, o.size)
+            parts = detection_loss(outputs, boxes, classes, o.size, use_l1=plain)
             self.optimiser.zero_grad(set_to_none=True)
             parts["total"].backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), o.clip)

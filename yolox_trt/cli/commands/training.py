@@ -80,7 +80,8 @@ class Export(Command, name="export", needs=("torch", "onnx")):
     options: ExportOptions = nested(ExportOptions)
 
     def run(self, output: Output) -> int:
-        from yolox_trt.training.export import export_onnx, load_trained
+        from yolox_trt.training.checkpoint import load_trained
+        from yolox_trt.training.export import export_onnx
 
         export_onnx(load_trained(self.weights), self.output, self.options)
         output.print(f"{self.output}: {self.output.stat().st_size / 1e6:.2f} MB")

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from yolox_trt.core.option import check_options, option
+from yolox_trt.core.option import OptionGroup, option
 
 _GROUP = "DLA rules"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DlaTarget:
+class DlaTarget(OptionGroup):
     """The DLA that a model is for."""
 
     tensorrt: str = option(
@@ -28,6 +28,3 @@ class DlaTarget:
         group=_GROUP,
     )
     soc: str = option("orin", choices=("orin", "xavier"), help="Chip.", group=_GROUP)
-
-    def __post_init__(self) -> None:
-        check_options(self)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from yolox_trt.compiler.inspect.hardware import HARDWARE
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Kind, check_options, option, options_of, parse_size
+from yolox_trt.core.option import Kind, OptionGroup, option, options_of, parse_size
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions:
+class InspectOptions(OptionGroup):
     """How to look at a model."""
 
     precision: str = option(
@@ -41,7 +41,7 @@ class InspectOptions:
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         declared = options_of(InspectOptions)
         if self.time_ms is not None and self.hardware is None:
             raise ConfigurationError(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -122,6 +123,14 @@ ALGORITHMS: dict[str, Callable[[Histogram], float]] = {
 }
 
 
+def to_number(text: str) -> float:
+    """Return the number that a text is, NaN for other texts."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def parse_algorithm(text: str) -> Callable[[Histogram], float]:
     """Return the algorithm of a name such as max, entropy, mse, percentile, percentile:99.99.
 
@@ -130,15 +139,12 @@ def parse_algorithm(text: str) -> Callable[[Histogram], float]:
     """
     name, _, argument = text.partition(":")
     if name == "percentile" and argument:
-        try:
-            percentile = float(argument)
-        except ValueError:
-            percentile = -1.0
+        percentile = to_number(argument)
         percentile_range(Histogram(), percentile)  # refuses a bad number now, not mid-way
         return lambda histogram: percentile_range(histogram, percentile)
     if name not in ALGORITHMS or argument:
+        known = ", ".join(ALGORITHMS)
         raise ConfigurationError(
-            f"calibration algorithm '{text}'",
-            expected="max, entropy, mse, percentile or percentile:NUMBER",
+            f"calibration algorithm '{text}'", expected=f"{known} or percentile:NUMBER"
         )
     return ALGORITHMS[name]

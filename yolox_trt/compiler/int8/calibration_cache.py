@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX, SMALLEST_AMAX, DynamicRanges
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.files import write_atomically
-from yolox_trt.core.option import check_options, option
+from yolox_trt.core.option import OptionGroup, option
 
 _WRITE_ONE = "yolox_trt calibrate MODEL --images FOLDER --cache FILE"
 
@@ -67,7 +67,7 @@ def _version(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheOptions:
+class CacheOptions(OptionGroup):
     """What will read a calibration cache: TensorRT refuses another version's or class's header."""
 
     tensorrt: str = option(
@@ -80,9 +80,6 @@ class CacheOptions:
         help="TensorRT class that reads the cache; the DLA has only the default one. The header's "
         "name says nothing about the algorithm that found the ranges.",
     )
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 def cache_bytes(ranges: DynamicRanges, options: CacheOptions) -> bytes:
@@ -123,13 +120,9 @@ def read_cache(path: str | Path) -> DynamicRanges:
         ConfigurationError: missing header, a line of another form, or a scale that is negative
             or not finite.
     """
-    try:
+    found = f"calibration cache '{path}' that cannot be read"
+    with ConfigurationError.instead_of(FILE_ERRORS, found, fix=_WRITE_ONE):
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"calibration cache '{path}' that cannot be read ({error})",
-            fix=_WRITE_ONE,
-        ) from error
     header = _HEADER.fullmatch(lines[0].strip()) if lines else None
     if header is None:
         raise ConfigurationError(

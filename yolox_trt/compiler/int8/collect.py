@@ -116,14 +116,13 @@ def collect_statistics(
     channel_sums: dict[str, npt.NDArray[np.float64]] = {}
 
     def add(name: str, value: npt.NDArray[np.float32]) -> None:
-        try:
+        with EngineError.instead_of(
+            ValueError,
+            f"tensor '{name}' for calibration image {statistics.images + 1}",
+            expected="finite activations",
+            fix="check the image and the model's preprocessing metadata",
+        ):
             statistics.histograms[name].add(value)
-        except ValueError as error:
-            raise EngineError(
-                f"{error} in tensor '{name}' for calibration image {statistics.images + 1}",
-                expected="finite activations",
-                fix="check the image and the model's preprocessing metadata",
-            ) from error
         if value.ndim == 4:
             amax = np.maximum(value.max(axis=(0, 2, 3)), -value.min(axis=(0, 2, 3)))
             channel_sums[name] = channel_sums.get(name, 0.0) + amax.astype(np.float64)

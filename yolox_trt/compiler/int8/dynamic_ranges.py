@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.output_paths import write_json
 
 #: Largest magnitude that a symmetric INT8 code stands for (TensorRT uses -127..127 for ranges).
@@ -72,15 +72,14 @@ class DynamicRanges(dict[str, np.float32]):
         Raises:
             ConfigurationError: the file is not of that form.
         """
-        try:
+        with ConfigurationError.instead_of(
+            FILE_ERRORS,
+            f"dynamic ranges file '{path}' that cannot be read",
+            expected='JSON with {"ranges": {"tensor name": largest magnitude}}',
+            fix="yolox_trt calibrate MODEL --images FOLDER --ranges FILE",
+        ):
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             ranges = cls.from_amax(values["ranges"], values.get("algorithm", ""))
             for name, text in values.get("scales", {}).items():
                 ranges[name] = np.float32(float.fromhex(text))
-            return ranges
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigurationError(
-                f"dynamic ranges file '{path}' that cannot be read ({error!r})",
-                expected='JSON with {"ranges": {"tensor name": largest magnitude}}',
-                fix="yolox_trt calibrate MODEL --images FOLDER --ranges FILE",
-            ) from error
+        return ranges

@@ -11,7 +11,6 @@ pooling.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping
 
@@ -257,10 +256,5 @@ def override_ranges(graph: Graph, ranges: DynamicRanges, overrides: Mapping[str,
 
 def unknown_tensor(name: str, known: Iterable[str]) -> ConfigurationError:
     """Make the error of a tensor or pattern that a model does not have."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=3) or names[-3:]
-    return ConfigurationError(
-        f"no tensor '{name}' in the model",
-        expected=f"a computed tensor, or a pattern of them, such as {', '.join(close)}",
-        fix=("correct ", options_of(RangeOptions)["overrides"]),
-    )
+    fix = ("correct ", options_of(RangeOptions)["overrides"])
+    return ConfigurationError.unknown("tensor, or pattern of tensors,", name, known, fix=fix)

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolox_trt.compiler.int8.algorithms import parse_algorithm
-from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Kind, check_options, option, options_of, path_option
+from yolox_trt.compiler.int8.algorithms import parse_algorithm, to_number
+from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
+from yolox_trt.core.option import Kind, OptionGroup, option, options_of, path_option
 
 #: Algorithm that takes ReLU6's bounds in place of images.
 FIXED = "fixed"
@@ -29,10 +29,7 @@ def parse_float_layers(text: str) -> tuple[float, bool]:
         ConfigurationError: it is neither.
     """
     number, is_share = text.strip().removesuffix("%"), text.strip().endswith("%")
-    try:
-        amount = float(number)
-    except ValueError:
-        amount = -1.0
+    amount = to_number(number)
     if not 0.0 <= amount <= (100.0 if is_share else math.inf):
         raise ConfigurationError(
             f"'{text}' layers to keep in floating point",
@@ -51,10 +48,7 @@ def _overrides(texts: Sequence[str]) -> dict[str, float]:
     found = {}
     for text in texts:
         name, _, number = text.rpartition("=")
-        try:
-            found[name] = float(number)
-        except ValueError:
-            found[name] = 0.0
+        found[name] = to_number(number)
         if not name or not found[name] > 0:
             raise ConfigurationError(
                 f"'{text}'", expected="TENSOR=RANGE with a positive range, such as reg_8=6.0"
@@ -65,7 +59,7 @@ def _overrides(texts: Sequence[str]) -> dict[str, float]:
 def _float_layers(text: str) -> tuple[str, ...]:
     if text.endswith(".json"):
         with ConfigurationError.instead_of(
-            (OSError, ValueError, TypeError),
+            FILE_ERRORS,
             f"'{text}', which cannot be read",
             expected="a JSON object of layer names",
             fix="yolox_trt translate MODEL --precisions FILE writes it",
@@ -79,7 +73,7 @@ def _float_layers(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class ImageOptions(OptionGroup):
     """Calibration images."""
 
     images: Path | None = path_option(
@@ -87,9 +81,6 @@ class ImageOptions:
         help="Calibration images: a folder, a list file, a COCO folder or json, or a bag.",
     )
     limit: int = option(1000, minimum=0, help="Use at most so many images; 0 for all.")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 def no_images() -> ConfigurationError:
@@ -102,7 +93,7 @@ def no_images() -> ConfigurationError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RangeOptions:
+class RangeOptions(OptionGroup):
     """How the range of each tensor is found."""
 
     algorithm: str = option(
@@ -121,9 +112,6 @@ class RangeOptions:
         help="Set a tensor's range, by name or pattern, as for the heads of a ReLU6 model.",
     )
     threads: int = option(0, minimum=0, help="Threads of ONNX Runtime; 0 for one a core.")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,12 +70,9 @@ def insert_qdq(
     keep, layers = set(keep_float), weighted_layers(graph)
     names = {node: {node.name, node.outputs[0].name} for node in layers}
     if unknown := keep.difference(*names.values()) if names else keep:
-        raise ConfigurationError(
-            f"layer '{min(unknown)}' to keep in floating point",
-            expected="the name of a layer with weights, such as "
-            + ", ".join(node.name for node in layers[:3]),
-            fix=("set ", options_of(QuantizeOptions)["keep_fp16"]),
-        )
+        fix = ("set ", options_of(QuantizeOptions)["keep_fp16"])
+        what, known = "layer to keep in floating point", (node.name for node in layers)
+        raise ConfigurationError.unknown(what, min(unknown), known, fix=fix)
     quantized = [node for node in layers if keep.isdisjoint(names[node])]
     wanted: dict[Value, list[_Reader]] = {}
     for node in quantized:

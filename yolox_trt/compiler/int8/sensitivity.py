@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
-from yolox_trt.compiler.int8.layers import QDQ_OPSET, weighted_layers
+from yolox_trt.compiler.int8.layers import weighted_layers
 from yolox_trt.compiler.int8.options import parse_float_layers
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.int8.session import Session
@@ -71,8 +71,6 @@ def layer_sensitivity(
     Returns:
         One record a layer, largest error first.
     """
-    graph = graph.copy()
-    graph.upgrade(QDQ_OPSET)
     layers = [node.name for node in weighted_layers(graph)]
     macs = layer_macs(graph)
     reference = _run(graph, images, threads)
@@ -121,14 +119,12 @@ def choose_float_layers(sensitivities: Sequence[LayerSensitivity], request: str)
     if not is_share:
         ordered = sorted(sensitivities, key=lambda record: record.error, reverse=True)
         return [record.layer for record in ordered[: int(amount)]]
-    budget = amount / 100.0 * sum(record.macs for record in sensitivities)
-    chosen, used = [], 0.0
-    for record in sorted(
-        sensitivities, key=lambda record: record.error / max(record.macs, 1), reverse=True
-    ):
-        if used + record.macs <= budget:
+    room = amount / 100.0 * sum(record.macs for record in sensitivities)
+    chosen = []
+    for record in sorted(sensitivities, key=lambda r: r.error / max(r.macs, 1), reverse=True):
+        if record.macs <= room:
             chosen.append(record.layer)
-            used += record.macs
+            room -= record.macs
     return chosen
 
 

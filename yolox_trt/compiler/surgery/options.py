@@ -11,7 +11,7 @@ from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, Preprocessing
-from yolox_trt.core.option import Kind, check_options, option, options_of, parse_size
+from yolox_trt.core.option import Kind, option, options_of, parse_size
 
 _INPUT, _HEAD = "input", "head"
 
@@ -113,7 +113,7 @@ class SurgeryOptions(DlaTarget):
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         declared, dla = options_of(SurgeryOptions), self.target == "dla"
         target = (declared["target"], f" {self.target}")
         if self.open_batch and dla:

@@ -14,7 +14,7 @@ from yolox_trt.core.errors import ConfigurationError, Message
 from yolox_trt.core.option import (
     Kind,
     Option,
-    check_options,
+    OptionGroup,
     option,
     options_of,
     parse_size,
@@ -69,7 +69,7 @@ _IO, _BUILDER = "inputs and outputs", "builder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildOptions:
+class BuildOptions(OptionGroup):
     """What an engine is built for, and how. None leaves a choice to TensorRT or to the graph.
 
     Raises:
@@ -209,7 +209,7 @@ class BuildOptions:
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         if self.device.kind == "cpu":
             raise ConfigurationError(
                 (_OF["device"], " = cpu for a TensorRT engine"),

@@ -12,8 +12,8 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import (
     Kind,
+    OptionGroup,
     again,
-    check_options,
     option,
     options_of,
     parse_path,
@@ -45,13 +45,7 @@ def parse_remaps(rules: Sequence[str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Checked:
-    def __post_init__(self) -> None:
-        check_options(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoOptions(_Checked):
+class DemoOptions(OptionGroup):
     """Moving cameras and what detects in them."""
 
     model: Path | None = path_option(help="ONNX or engine file (default: the shipped model).")
@@ -72,7 +66,7 @@ class DemoOptions(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpOptions(_Checked):
+class UpOptions(OptionGroup):
     """What multi_camera is started with."""
 
     config: Path | None = path_option(
@@ -89,7 +83,7 @@ class UpOptions(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions(_Checked):
+class SourceOptions(OptionGroup):
     """What publish and replay have in common."""
 
     speed: float = option(1.0, above=0.0, help="Times the source's own speed.")
@@ -154,7 +148,7 @@ class PublishOptions(SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RosBenchOptions(_Checked):
+class RosBenchOptions(OptionGroup):
     """Many cameras through ROS: rate held, drops, latency, overhead, CPU.
 
     Cameras are processes, multi_camera is the real one, its results come back here. The exit
@@ -187,7 +181,7 @@ class RosBenchOptions(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransportOptions(_Checked):
+class TransportOptions(OptionGroup):
     """Large images over Fast DDS, before and after the shipped settings."""
 
     size: tuple[int, int] = option(
@@ -198,7 +192,7 @@ class TransportOptions(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CameraOptions(_Checked):
+class CameraOptions(OptionGroup):
     """A camera of the demonstration or of a benchmark, as a process of its own."""
 
     name: str = option(help="It publishes /NAME/image_raw.")
