@@ -36,7 +36,10 @@ def test_every_job_runs_once(threads: int) -> None:
 def test_jobs_are_shared() -> None:
     crew = CopyCrew(3)
     meeting = threading.Barrier(3, timeout=PATIENCE)
-    crew.run([meeting.wait] * 3)  # passes only if three threads are in it at a time
+    places: list[int] = []
+    # A barrier lets them pass only if three threads are in it at a time.
+    crew.run([lambda: places.append(meeting.wait())] * 3)
+    assert sorted(places) == [0, 1, 2]
     crew.close()
 
 

@@ -43,7 +43,8 @@ from yolox_trt.executor import (
     SchedulerOptions,
     StreamConfig,
 )
-from yolox_trt.kernels.reference import Postprocessor, preprocess
+from yolox_trt.kernels.reference.postprocess import Postprocessor
+from yolox_trt.kernels.reference.preprocess import preprocess
 
 H, W, CLASSES = 96, 160, 3
 SPEC = ModelSpec(

@@ -17,7 +17,7 @@ from yolox_trt.core import Frame, Letterbox, ModelError, Preprocessing, Roi
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
-from yolox_trt.kernels.reference import preprocess
+from yolox_trt.kernels.reference.preprocess import preprocess
 
 SIZES = [(32, 32), (64, 96), (96, 32), (160, 160)]
 

@@ -28,7 +28,7 @@ from yolox_trt.core import (
 )
 from yolox_trt.kernels.cuda import descriptors
 from yolox_trt.kernels.cuda.postprocess import CudaPostprocess
-from yolox_trt.kernels.reference import Postprocessor
+from yolox_trt.kernels.reference.postprocess import Postprocessor
 
 HEADS = [HeadLayout.UNDECODED, HeadLayout.DECODED, HeadLayout.RAW_LEVELS]
 

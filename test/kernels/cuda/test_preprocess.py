@@ -18,7 +18,7 @@ from yolox_trt.core import ConfigurationError, Frame, Letterbox, ModelError, Pre
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.kernels.cuda import descriptors, module
 from yolox_trt.kernels.cuda.preprocess import CudaPreprocess, Tile
-from yolox_trt.kernels.reference import preprocess
+from yolox_trt.kernels.reference.preprocess import preprocess
 
 IMAGENET = Preprocessing("rgb", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 #: height, width, row padding, Roi, network height, network width.

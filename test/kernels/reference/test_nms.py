@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolox_trt.kernels.reference import nms
+from yolox_trt.kernels.reference.nms import nms
 
 
 def scalar_nms(boxes, scores, ids, threshold, agnostic):  # type: ignore[no-untyped-def]

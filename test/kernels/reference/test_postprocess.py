@@ -20,7 +20,8 @@ from yolox_trt.core import (
     ModelSpec,
     PostprocessOptions,
 )
-from yolox_trt.kernels.reference import Decoder, Postprocessor
+from yolox_trt.kernels.reference.decode import Decoder
+from yolox_trt.kernels.reference.postprocess import Postprocessor
 
 HEIGHT, WIDTH, CLASSES = 64, 96, 6
 ALL = np.zeros(CLASSES, np.float32)

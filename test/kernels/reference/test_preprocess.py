@@ -15,7 +15,7 @@ from support.frames import frames, random_frame
 
 from yolox_trt.core import Frame, Letterbox, ModelError, Preprocessing, Roi
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
-from yolox_trt.kernels.reference import preprocess, resize, to_bgr
+from yolox_trt.kernels.reference.preprocess import preprocess, resize, to_bgr
 
 
 @given(

@@ -25,6 +25,7 @@ from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import refuse_engine
 from yolox_trt.engines.fingerprint import Fingerprint, external_files, file_sha256, model_sha256
 from yolox_trt.engines.trt_api import TensorRTApi, load_api
+from yolox_trt.engines.trt_features import FEATURES
 from yolox_trt.graph import batch as batch_module
 from yolox_trt.graph import float16
 from yolox_trt.graph.batch import check_open_batch, open_batch
@@ -37,26 +38,17 @@ _log = logging.getLogger("yolox_trt.build")
 _OF = options_of(BuildOptions)
 _QUANTIZE = "yolox_trt quantize MODEL --images FOLDER -o OUT"
 
-#: Option -> the feature (trt_features) that another value than the default needs.
-_NEEDS = {
-    "dla_standalone": "dla_standalone",
+#: Option -> the feature (trt_features) that another value than the default needs: that of its
+#: name, or another one. What `strongly_typed` needs, _choose_typing knows.
+_NEEDS = {name: name for name in _OF if name in FEATURES and name != "strongly_typed"} | {
     "dla_sram_kib": "dla_pools",
     "dla_local_dram_mib": "dla_pools",
     "dla_global_dram_mib": "dla_pools",
     "calibration_cache": "int8_calibration",
-    "dynamic_ranges": "dynamic_ranges",
     "default_dynamic_range": "dynamic_ranges",
-    "layer_precisions": "layer_precisions",
     "keep_first_layer_fp16": "layer_precisions",
     "keep_last_layer_fp16": "layer_precisions",
     "workspace_mib": "workspace",
-    "timing_cache": "timing_cache",
-    "sparsity": "sparsity",
-    "tf32": "tf32",
-    "optimization_level": "optimization_level",
-    "version_compatible": "version_compatible",
-    "hardware_compatible": "hardware_compatible",
-    "compute_capabilities": "compute_capabilities",
 }
 _NUMPY_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 #: Versions that the DLA linter has rules for.

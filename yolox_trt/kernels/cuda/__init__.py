@@ -4,8 +4,3 @@
 
 CuPy is imported where a kernel is used, so that the package imports on a machine without a GPU.
 """
-
-from yolox_trt.kernels.cuda.postprocess import CudaPostprocess
-from yolox_trt.kernels.cuda.preprocess import CudaPreprocess
-
-__all__ = ["CudaPostprocess", "CudaPreprocess"]
