@@ -220,5 +220,5 @@ def test_a_stream_without_a_device_is_left_out() -> None:
     streams = [demand("a"), demand("b", times={})]
     for name in ("static", "balanced", "dynamic"):
         assert set(create_policy(name).place(problem(streams))) == {"a"}
-    with pytest.raises(ConfigurationError, match="static, balanced or dynamic"):
+    with pytest.raises(ConfigurationError, match="static, balanced, dynamic"):
         create_policy("random")

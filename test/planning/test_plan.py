@@ -90,8 +90,7 @@ def test_the_largest_number_of_cameras(orin: PlanConfig, policy: str) -> None:
 def staggered(config: PlanConfig) -> PlanConfig:
     count = len(config.cameras)
     cameras = tuple(
-        dataclasses.replace(c, load=dataclasses.replace(c.load, phase=i / count / c.load.rate))
-        for i, c in enumerate(config.cameras)
+        dataclasses.replace(c, phase=i / count / c.rate) for i, c in enumerate(config.cameras)
     )
     return dataclasses.replace(config, cameras=cameras)
 
@@ -343,9 +342,8 @@ def test_all_times_of_a_camera_shrink_with_its_period() -> None:
     times = {"phase": 10, "jitter": 2, "deadline": 30, "stale_after": 40, "max_rate": 20}
     config = PlanConfig.from_dict({**minimal(), "cameras": {"a": {"rate": 30, **times}}})
     (camera,) = config.with_rates(2.0).cameras
-    load = camera.load
-    assert (load.rate, load.config.max_rate) == (60.0, 40.0)
-    seconds = [load.phase, load.jitter, load.config.deadline, load.config.stale_after]
+    assert (camera.rate, camera.config.max_rate) == (60.0, 40.0)
+    seconds = [camera.phase, camera.jitter, camera.config.deadline, camera.config.stale_after]
     assert seconds == pytest.approx([0.005, 0.001, 0.015, 0.020])
 
 

@@ -39,6 +39,9 @@ class StageTimes:
         return self.preprocess + self.inference + self.postprocess
 
 
+_NOT_TOLD_APART = StageTimes()
+
+
 @dataclass(eq=False)
 class Ticket:
     """A call under way: made by enqueue(), given to collect() once.
@@ -75,7 +78,7 @@ class Detector(ABC):
         self.spec = spec
         self.max_batch = max_batch
         self.max_calls = max_calls
-        self.stage_times = StageTimes()
+        self.stage_times = _NOT_TOLD_APART
         self._closed = False
         self._under_way: deque[Ticket] = deque()
 
@@ -104,9 +107,9 @@ class Detector(ABC):
             FrameError: a frame cannot be read; the Detector stays usable.
         """
         start = time.perf_counter()
-        self.stage_times = StageTimes()
+        self.stage_times = _NOT_TOLD_APART
         detections = self.collect(self.enqueue(frames, options))
-        if self.stage_times.total == 0.0:  # not told apart
+        if self.stage_times is _NOT_TOLD_APART:
             self.stage_times = StageTimes(inference=time.perf_counter() - start)
         return detections
 

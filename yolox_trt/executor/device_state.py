@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from yolox_trt.core.device import Device
 from yolox_trt.detectors.detector import Ticket
 from yolox_trt.executor.scheduler_options import SchedulerOptions
-from yolox_trt.executor.snapshot import DeviceSnapshot, DeviceStatus
+from yolox_trt.executor.snapshot import DeviceSnapshot, DeviceStatus, snapshot_of
 from yolox_trt.executor.stream import PendingFrame, Stream
 
 #: Weight of the newest measurement in the moving average of a model's time.
@@ -31,6 +31,7 @@ class LoadedModel:
         measured: whether `time` was measured or given; otherwise it is assumed.
         max_batch: most frames of one call, by the detector.
         calls: how many calls may be under way at a time (Detector.max_calls).
+        num_classes: classes of its network, 0 where that does not matter (simulation).
         alone: `time` as if no other device had worked at the same time (core.contention).
         batch_limit: most frames of one call at present; halved when memory is short.
         limited_at: when batch_limit last changed, in seconds.
@@ -41,6 +42,7 @@ class LoadedModel:
     measured: bool = True
     max_batch: int = 1
     calls: int = 1
+    num_classes: int = 0
     alone: float = field(init=False)
     batch_limit: int = field(init=False)
     limited_at: float = -math.inf
@@ -227,20 +229,12 @@ class DeviceState:
 
     def snapshot(self, now: float) -> DeviceSnapshot:
         """Return counters and state."""
-        return DeviceSnapshot(
-            device=self.device,
-            status=self.status,
+        return snapshot_of(
+            DeviceSnapshot,
+            self,
             models={name: model.time for name, model in self.models.items()},
             batch_limits={name: model.batch_limit for name, model in self.models.items()},
             streams=tuple(stream.config.id for stream in self.placed),
             load=self.load(now),
-            frames=self.frames,
-            batches=self.batches,
-            errors=self.errors,
-            hangs=self.hangs,
-            out_of_memory=self.out_of_memory,
-            restarts=self.restarts,
-            late_results=self.late_results,
-            last_error=self.last_error,
             retry_in=math.nan if math.isnan(self.retry_at) else max(0.0, self.retry_at - now),
         )

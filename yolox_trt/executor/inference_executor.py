@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from yolox_trt.core.contention import Contention
@@ -89,9 +88,7 @@ class InferenceExecutor:
     ) -> None:
         by_key = _by_key(detectors)
         models: dict[Device, dict[str, LoadedModel]] = {}
-        self._num_classes: dict[str, int] = {}
         for (device, model), detector in by_key.items():
-            self._num_classes[model] = detector.spec.num_classes
             known = (times or {}).get((device, model))
             limit = min(detector.max_batch, max_batch or detector.max_batch)
             models.setdefault(device, {})[model] = LoadedModel(
@@ -100,6 +97,7 @@ class InferenceExecutor:
                 measured=known is not None,
                 max_batch=1 if device.kind == "dla" else max(1, limit),
                 calls=detector.max_calls if overlap else 1,
+                num_classes=detector.spec.num_classes,
             )
         self.clock = clock
         self.timeline = Timeline(max(1, timeline_capacity))
@@ -139,7 +137,6 @@ class InferenceExecutor:
             ConfigurationError: the id is taken, no device has its model, or its options name a
                 class that the model does not have.
         """
-        self._check_options(config)
         with self._lock:
             outcome = self._scheduler.add_stream(config, on_result, on_drop, self.clock())
             self._pool.attention.notify_all()
@@ -170,19 +167,11 @@ class InferenceExecutor:
             ConfigurationError: no such stream or attribute, or a bad value; nothing is changed.
         """
         with self._lock:
-            wanted = {name: changes[name] for name in ("model", "options") if name in changes}
-            if wanted:
-                self._check_options(replace(self._scheduler.stream(stream_id).config, **wanted))
             outcome = self._scheduler.update_stream(stream_id, changes, self.clock())
             config = self._scheduler.stream(stream_id).config
             self._pool.wake_all()
         outcome.report()
         return config
-
-    def _check_options(self, config: StreamConfig) -> None:
-        """Raise a ConfigurationError for thresholds of classes that the model does not have."""
-        if config.model in self._num_classes:
-            config.options.threshold_array(self._num_classes[config.model])
 
     def stream_config(self, stream_id: str) -> StreamConfig:
         """Return a stream's configuration.

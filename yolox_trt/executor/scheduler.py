@@ -32,7 +32,7 @@ from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.service_order import ServiceOrder
 from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot, ExecutorState
 from yolox_trt.executor.stream import DropCallback, ResultCallback, Stream
-from yolox_trt.executor.stream_config import StreamConfig
+from yolox_trt.executor.stream_config import AUTO, StreamConfig
 from yolox_trt.executor.timeline import Timeline
 
 #: Why a device is given up, and what mends that.
@@ -184,30 +184,29 @@ class Scheduler:
         Raises:
             ConfigurationError: no stream has the id.
         """
-        try:
-            return self.streams[stream_id]
-        except KeyError:
-            known = sorted(self.streams)
+        if stream_id not in self.streams:
             fix = "add the stream first"
-            raise ConfigurationError.unknown("stream", stream_id, known, fix=fix) from None
+            raise ConfigurationError.unknown("stream", stream_id, sorted(self.streams), fix=fix)
+        return self.streams[stream_id]
 
     def _check_servable(self, config: StreamConfig) -> None:
-        models = sorted({name for state in self.devices.values() for name in state.models})
-        if config.model not in models and not config.allow_model_change:
-            raise ConfigurationError(
-                f"model '{config.model}' of stream '{config.id}'",
-                expected=f"a model that is loaded: {', '.join(models)}",
-                fix="set `model`, or load the model on a device",
-            )
+        """Raise a ConfigurationError for what no device, or no model, can do."""
+        models = {name: m for state in self.devices.values() for name, m in state.models.items()}
+        if config.model in models:
+            if models[config.model].num_classes:
+                config.options.threshold_array(models[config.model].num_classes)
+        elif not config.allow_model_change:
+            what, fix = f"stream '{config.id}': model", "set `model`, or load it on a device"
+            raise ConfigurationError.unknown(what, config.model, sorted(models), fix=fix)
         pinned = config.pinned_device
         if pinned is None:
             return
         if pinned not in self.devices:
-            raise ConfigurationError(
-                f"device '{pinned}' of stream '{config.id}'",
-                expected=f"auto or one of {', '.join(str(d) for d in self.devices)}",
-                fix="set `device`, or configure a detector on that device",
+            what, fix = (
+                f"stream '{config.id}': device",
+                "set `device`, or add a detector there",
             )
+            raise ConfigurationError.unknown(what, str(pinned), [AUTO, *self.devices], fix=fix)
         if config.model not in self.devices[pinned].models and not config.allow_model_change:
             raise ConfigurationError(
                 f"device '{pinned}' of stream '{config.id}' without the model '{config.model}'",

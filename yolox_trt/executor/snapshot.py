@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from yolox_trt.core.device import Device
 from yolox_trt.executor.outcomes import DropReason
+
+_Snapshot = TypeVar("_Snapshot")
 
 
 class ExecutorState(enum.Enum):
@@ -42,6 +45,12 @@ class DeviceStatus(enum.Enum):
     """Hangs, and nothing can replace it until the hung call returns."""
     BROKEN = "broken"
     """The process's CUDA context is broken: only a restart of the process brings it back."""
+
+
+def snapshot_of(cls: type[_Snapshot], state: object, **rest: Any) -> _Snapshot:
+    """Return a snapshot whose fields are the state's attributes, but for those given."""
+    names = [f.name for f in fields(cls) if f.name not in rest]  # type: ignore[arg-type]
+    return cls(**{name: getattr(state, name) for name in names}, **rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 from yolox_trt.core.frame import Frame
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome, worth_logging
 from yolox_trt.executor.rate_meter import RateMeter
-from yolox_trt.executor.snapshot import StreamSnapshot
+from yolox_trt.executor.snapshot import StreamSnapshot, snapshot_of
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.stream_result import StreamResult
 
@@ -193,17 +193,15 @@ class Stream:
             p50, p99, highest = (float(v) for v in np.percentile(values, (50, 99, 100)))
         received_rate = self.arrivals.rate(now)
         processed_rate = self.results.rate(now)
-        return StreamSnapshot(
+        return snapshot_of(
+            StreamSnapshot,
+            self,
             id=self.config.id,
             model=self.config.model,
             enabled=self.config.enabled,
             priority=self.config.priority,
             device=None if self.placed is None else self.placed.device,
-            served=self.served,
-            received=self.received,
-            processed=self.processed,
             dropped=dict(self.dropped),
-            in_flight=self.in_flight,
             waiting=len(self.queue),
             queue_age=max(0.0, now - self.queue[0].received) if self.queue else 0.0,
             received_rate=0.0 if math.isnan(received_rate) else received_rate,
@@ -211,11 +209,6 @@ class Stream:
             latency_p50=p50,
             latency_p99=p99,
             latency_max=highest,
-            deadline_missed=self.deadline_missed,
-            moves=self.moves,
-            last_move=self.last_move,
-            callback_errors=self.callback_errors,
-            callback_hangs=self.callback_hangs,
             callback_blocked=(
                 0.0
                 if math.isnan(self.callback_blocked_since)

@@ -209,25 +209,25 @@ class Worker:
 
     def _collect(self) -> Batch | None:
         """Wait for the oldest call and deliver its results; None if it was lost."""
-        batch = self.calls.popleft()
-        detector = self.detectors[batch.model.name]
-        try:
-            with self._mark(batch) if self._nvtx else _UNMARKED:
-                assert batch.ticket is not None
-                results = detector.collect(batch.ticket)
-            _check_finite(results)
-        except Exception as error:
-            self._fail(batch, error)
-            return None
-        return self._deliver(batch, results, None, None)
+        return self._run(self.calls.popleft())
 
     def _run(self, batch: Batch) -> Batch | None:
-        """Run a batch and deliver its results; None if it was given up or its device failed."""
+        """Collect a batch, or detect in it if no detector has got it, and deliver its results.
+
+        Returns:
+            None if it was given up or its device failed.
+        """
         detector = self.detectors[batch.model.name]
+        failures: list[DropReason | None] | None = None
+        stages: StageTimes | None = None
         try:
             with self._mark(batch) if self._nvtx else _UNMARKED:
-                results, failures = self._detect(detector, batch)
-            stages = detector.stage_times
+                results: Sequence[Detections | None]
+                if batch.ticket is None:
+                    results, failures = self._detect(detector, batch)
+                    stages = detector.stage_times
+                else:
+                    results = _finite(detector.collect(batch.ticket))
         except Exception as error:
             self._fail(batch, error)
             return None
@@ -247,9 +247,7 @@ class Worker:
             part = slice(start, min(start + step, count))
             size = part.stop - start
             try:
-                found = detector.detect(frames[part], options[part])
-                _check_finite(found)
-                results += found
+                results += _finite(detector.detect(frames[part], options[part]))
             except (FrameError, ConfigurationError) as error:
                 if size > 1:
                     step = 1  # find out which one it is
@@ -421,7 +419,8 @@ def _return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _check_finite(results: Sequence[Detections]) -> None:
+def _finite(results: list[Detections]) -> list[Detections]:
+    """Return the results; raise an EngineError for NaN or infinity in them."""
     for found in results:
         if found.scores.size and not (
             np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()
@@ -431,3 +430,4 @@ def _check_finite(results: Sequence[Detections]) -> None:
                 expected="finite boxes and scores",
                 fix="check the engine's precision and calibration",
             )
+    return results

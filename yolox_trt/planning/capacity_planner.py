@@ -32,7 +32,6 @@ class PolicyPlan:
         policy: "by hand", "static", "balanced" or "dynamic".
         placement: stream -> Device at the end of the simulation; for "dynamic" where its last
             frame ran.
-        shares: stream -> Device -> share of its results that came from there.
         loads: Device -> share of its time that the placement asks for, with the cameras' rates
             and the times measured in the simulation (may exceed 1); for "dynamic" the simulated
             share.
@@ -43,7 +42,6 @@ class PolicyPlan:
 
     policy: str
     placement: Mapping[str, Device]
-    shares: Mapping[str, Mapping[Device, float]]
     loads: Mapping[Device, float]
     worst_case: Mapping[str, float]
     result: SimulationResult
@@ -84,7 +82,7 @@ def plan_policy(
     else:
         loads = _problem(config, simulation).loads(placement)
         worst = _worst_cases(config, placement)
-    return PolicyPlan(policy, placement, result.device_shares, loads, worst, result)
+    return PolicyPlan(policy, placement, loads, worst, result)
 
 
 def _simulation(
@@ -92,7 +90,7 @@ def _simulation(
 ) -> Simulation:
     by_hand = policy == BY_HAND
     return Simulation(
-        [(camera.by_hand() if by_hand else camera).load for camera in config.cameras],
+        [camera.by_hand() if by_hand else camera for camera in config.cameras],
         config.devices,
         policy="static" if by_hand else policy,
         contention=config.contention,
@@ -125,19 +123,18 @@ def _worst_cases(config: PlanConfig, placement: Mapping[str, Device]) -> dict[st
     served: dict[Device, list[ServedStream]] = {device: [] for device in config.devices}
     used = set(placement.values())
     for camera in config.cameras:
-        load = camera.load
         device = placement[camera.name]
         period = 1.0 / camera.served_rate
         # Half a period is how early max_rate still lets a frame in.
-        tolerance = 0.5 * period if camera.served_rate < load.rate else 0.0
+        tolerance = 0.5 * period if camera.served_rate < camera.rate else 0.0
         served[device].append(
             ServedStream(
                 id=camera.name,
-                time=config.devices[device][load.config.model].worst
+                time=config.devices[device][camera.config.model].worst
                 * config.contention.slowdown(device, used),
                 period=period,
-                jitter=2.0 * load.jitter + tolerance,
-                priority=load.config.priority,
+                jitter=2.0 * camera.jitter + tolerance,
+                priority=camera.config.priority,
             )
         )
     worst: dict[str, float] = {}
@@ -228,7 +225,7 @@ def largest_rate_factor(config: PlanConfig, policy: str, *, tolerance: float = 0
         stream may expect; 0 if they do not fit at a hundredth of theirs.
     """
     highest = options_of(StreamConfig)["expected_rate"].maximum or math.inf
-    limit = highest / max(camera.load.rate for camera in config.cameras)
+    limit = highest / max(camera.rate for camera in config.cameras)
 
     def fits(factor: float) -> bool:
         return factor <= limit and _fits(config.with_rates(factor), policy)

@@ -15,7 +15,7 @@ import yaml
 
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.option import Kind, Option, option, options_of
 from yolox_trt.engines.simulated import (
     BatchLatency,
@@ -53,15 +53,10 @@ def _size(values: Sequence[int]) -> tuple[int, int]:
     return values[0], values[1]
 
 
-@dataclass(frozen=True)
-class PlannedCamera:
-    """One camera of a plan.
+@dataclass(frozen=True, kw_only=True)
+class PlannedCamera(CameraLoad):
+    """One camera of a plan."""
 
-    Attributes:
-        load: its stream and rate.
-    """
-
-    load: CameraLoad
     resolution: tuple[int, int] | None = option(
         None, kind=Kind.INTEGER_ARRAY, parse=_size, help="[WIDTH, HEIGHT], for the report."
     )
@@ -72,18 +67,17 @@ class PlannedCamera:
     @property
     def name(self) -> str:
         """Id of its stream."""
-        return self.load.config.id
+        return self.config.id
 
     @property
     def served_rate(self) -> float:
         """Frames a second that are let in: `rate`, or `max_rate` where that is lower."""
-        limit = self.load.config.max_rate
-        return min(self.load.rate, limit) if limit else self.load.rate
+        limit = self.config.max_rate
+        return min(self.rate, limit) if limit else self.rate
 
     def changed(self, **config: Any) -> PlannedCamera:
         """Return a copy with another StreamConfig."""
-        changed = dataclasses.replace(self.load.config, **config)
-        return dataclasses.replace(self, load=dataclasses.replace(self.load, config=changed))
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, **config))
 
     def scaled(self, factor: float) -> PlannedCamera:
         """Return a copy with `factor` times the rates; all its times shrink with the period."""
@@ -99,9 +93,8 @@ class PlannedCamera:
                 for (name, unit), value in values.items()
             }
 
-        camera = self.changed(**scaled(self.load.config))
-        load = dataclasses.replace(camera.load, **scaled(self.load))
-        return dataclasses.replace(camera, load=load)
+        config = dataclasses.replace(self.config, **scaled(self.config))
+        return dataclasses.replace(self, config=config, **scaled(self))
 
     def by_hand(self) -> PlannedCamera:
         """Return a copy whose `device` is the one that it was placed on by hand."""
@@ -140,32 +133,14 @@ class PlanConfig:
             ConfigurationError: the file cannot be read, or says something wrong.
         """
         file = Path(path)
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"plan file {file} ({getattr(error, 'strerror', None) or error})",
-                expected="a YAML file, such as config/orin_agx.yaml",
-                fix="give its path",
-            ) from error
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigurationError(
-                f"{file} that is not YAML ({error})",
-                expected="YAML, such as config/orin_agx.yaml",
-                fix="mend the line that is named",
-            ) from error
-        try:
+        with ConfigurationError.instead_of(
+            (OSError, TypeError, ValueError, yaml.YAMLError),
+            f"plan {file}",
+            expected="YAML in the form of docs/planning.md",
+            fix="give its path, or compare the file with config/orin_agx.yaml",
+        ):
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
             return cls.from_dict(values, folder=file.parent)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, ConfigurationError):
-                raise
-            raise ConfigurationError(
-                f"{file}: {error}",
-                expected="the form in docs/planning.md",
-                fix="compare it with config/orin_agx.yaml",
-            ) from error
 
     @classmethod
     def from_dict(cls, values: Any, *, folder: Path | None = None) -> PlanConfig:
@@ -178,8 +153,7 @@ class PlanConfig:
         Raises:
             ConfigurationError: something is missing, unknown or wrong.
         """
-        values = _mapping(values, "the plan")
-        _known(values, TOP_KEYS, "the plan")
+        values = _mapping(values, "the plan", TOP_KEYS)
         devices = {
             _device(name, "devices"): {
                 str(model): _latency(value, f"devices.{name}.{model}", folder or Path())
@@ -194,11 +168,11 @@ class PlanConfig:
                     expected="the milliseconds of at least one model",
                     fix=f"write `{device}: {{MODEL: MILLISECONDS}}`, or remove {device}",
                 )
-        defaults = _mapping(values.get("camera_defaults", {}), "camera_defaults")
-        _known(defaults, ("model", *CAMERA_OPTIONS), "camera_defaults")
+        keys = ("model", *CAMERA_OPTIONS)
+        defaults = _mapping(values.get("camera_defaults", {}), "camera_defaults", keys)
         cameras = tuple(
-            _camera(str(name), {**defaults, **_mapping(value or {}, f"cameras.{name}")}, devices)
-            for name, value in _mapping(values.get("cameras"), "cameras").items()
+            _camera(str(name), {**defaults, **_mapping(own or {}, f"camera {name}", keys)}, devices)
+            for name, own in _mapping(values.get("cameras"), "cameras").items()
         )
         if not cameras or not devices:
             raise ConfigurationError(
@@ -235,10 +209,10 @@ class PlanConfig:
         )
 
 
-#: The keys of a camera but `model`: what CameraLoad, PlannedCamera and StreamConfig declare.
+#: The keys of a camera but `model`: what PlannedCamera and StreamConfig declare.
 CAMERA_OPTIONS: Mapping[str, Option] = {
     name: _in_milliseconds(declared)
-    for group in (CameraLoad, PlannedCamera, StreamConfig)
+    for group in (PlannedCamera, StreamConfig)
     for name, declared in options_of(group).items()
     if name not in ("enabled", "expected_rate")
 }
@@ -275,7 +249,6 @@ def _camera(
     name: str, values: Mapping[str, Any], devices: Mapping[Device, Mapping[str, LatencyModel]]
 ) -> PlannedCamera:
     where = f"camera {name}"
-    _known(values, ("model", *CAMERA_OPTIONS), where)
     if "rate" not in values:
         raise ConfigurationError(f"{where} without a rate", expected="Hz", fix="set `rate`")
     models = sorted({model for each in devices.values() for model in each})
@@ -304,10 +277,8 @@ def _camera(
     rate = typed["rate"]
     # Without a deadline of its own a result is due when the next frame comes.
     stream = {"deadline": 1.0 / rate, "expected_rate": rate} | declared_by(StreamConfig)
-    load = CameraLoad(
-        config=StreamConfig(id=name, model=str(model), **stream), **declared_by(CameraLoad)
-    )
-    camera = PlannedCamera(load, **declared_by(PlannedCamera))
+    config = StreamConfig(id=name, model=str(model), **stream)
+    camera = PlannedCamera(config=config, **declared_by(PlannedCamera))
     hand = camera.placed_by_hand
     if hand is not None and model not in devices.get(hand, {}):
         raise ConfigurationError(
@@ -347,32 +318,26 @@ def _latency(value: Any, where: str, folder: Path) -> LatencyModel:
 
 def _samples(path: Path, name: str | None, where: str) -> list[float]:
     """Read seconds from a JSON list of milliseconds, or of objects as trtexec writes them."""
-    try:
+    with ConfigurationError.instead_of(
+        FILE_ERRORS,
+        f"{where}: {path}",
+        expected="a JSON list of milliseconds, or what `trtexec --exportTimes` writes (`field`: "
+        "computeMs)",
+        fix="give the right file and `field`",
+    ):
         values = json.loads(path.read_text(encoding="utf-8"))
         times = [float(v[name or "computeMs"] if isinstance(v, dict) else v) for v in values]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(
-            f"{where}: {path} ({type(error).__name__}: {error})",
-            expected="a JSON list of milliseconds, or what `trtexec --exportTimes` writes "
-            "(`field`: computeMs)",
-            fix="give the right file and `field`",
-        ) from error
     return [t / 1e3 for t in times]
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+def _mapping(value: Any, where: str, keys: Collection[str] = ()) -> Mapping[str, Any]:
+    """Return a mapping, with no other keys than those if any are given."""
     if not isinstance(value, Mapping):
         raise ConfigurationError(
             f"{where}: {value!r}", expected="a mapping", fix="see docs/planning.md"
         )
+    for key in map(str, value):
+        if keys and key not in keys:
+            fix = f"remove {key}, or write one of these instead"
+            raise ConfigurationError.unknown(f"in {where}:", key, keys, fix=fix)
     return value
-
-
-def _known(values: Mapping[str, Any], known: Any, where: str) -> None:
-    unknown = sorted(set(map(str, values)) - set(known))
-    if unknown:
-        raise ConfigurationError(
-            f"{', '.join(unknown)} in {where}",
-            expected=", ".join(known),
-            fix=f"remove {', '.join(unknown)}, or write one of these instead",
-        )

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,10 +167,8 @@ def _show_cameras(output: Output, config: PlanConfig) -> None:
     rows = []
     for camera in config.cameras:
         size = f"{camera.resolution[1]}x{camera.resolution[0]}" if camera.resolution else "-"
-        stream = camera.load.config
-        rows.append(
-            (camera.name, stream.model, size, f"{camera.load.rate:g}", _ms(stream.deadline))
-        )
+        stream = camera.config
+        rows.append((camera.name, stream.model, size, f"{camera.rate:g}", _ms(stream.deadline)))
     output.table("Cameras", ("camera", "model", "image HxW", "Hz", "due ms"), rows)
 
 
@@ -185,19 +183,15 @@ def _show_placement(output: Output, config: PlanConfig, plan: PolicyPlan) -> Non
         rows.append((camera.name, where, *map(_ms, times), f"{dropped:.1%}"))
     headings = ("camera", "device", "mean ms", "p99 ms", "longest ms", "bound ms", "dropped")
     output.table(f"{_title(plan.policy)}: cameras", headings, rows)
+    devices = []
+    for device in _sorted(config.devices):
+        names = [name for name, shares in plan.result.device_shares.items() if shares.get(device)]
+        loads = (plan.loads[device], plan.result.loads[device])
+        devices.append((str(device), *(f"{load:.1%}" for load in loads), ", ".join(names) or "-"))
     output.table(
         f"{_title(plan.policy)}: devices",
         ("device", "load asked", "busy (simulated)", "cameras"),
-        [
-            (
-                str(device),
-                f"{plan.loads[device]:.1%}",
-                f"{plan.result.loads[device]:.1%}",
-                ", ".join(name for name, shares in plan.shares.items() if shares.get(device))
-                or "-",
-            )
-            for device in sorted(config.devices, key=_device_order)
-        ],
+        devices,
     )
 
 
@@ -254,7 +248,7 @@ def _figures(
             mean, p99, longest = _latencies(result.latencies[name])
             cameras[name] = {
                 "device": plan.placement.get(name),
-                "shares": plan.shares[name],
+                "shares": plan.result.device_shares[name],
                 "bound": plan.worst_case[name],
                 "dropped": stream.lost,
                 "refused": stream.refused,
@@ -285,24 +279,23 @@ def _figures(
 
 
 def _where(plan: PolicyPlan, name: str) -> str:
-    shares = plan.shares[name]
+    shares = plan.result.device_shares[name]
     if len(shares) <= 1:
         return str(plan.placement.get(name, "-"))
-    return ", ".join(
-        f"{device} {share:.0%}"
-        for device, share in sorted(shares.items(), key=lambda item: _device_order(item[0]))
-    )
+    return ", ".join(f"{device} {shares[device]:.0%}" for device in _sorted(shares))
+
+
+def _sorted(devices: Iterable[Device]) -> list[Device]:
+    from yolox_trt.planning.gantt import lane_order
+
+    return sorted(devices, key=lambda device: lane_order(str(device)))
 
 
 def _rates(config: PlanConfig, factor: float) -> str:
-    rates = {camera.load.rate for camera in config.cameras}
+    rates = {camera.rate for camera in config.cameras}
     if len(rates) == 1:
         return f"{rates.pop() * factor:.1f} Hz"
     return f"rates x {factor:.2f}"
-
-
-def _device_order(device: Device) -> tuple[int, int]:
-    return ("gpu", "dla", "cpu").index(device.kind), device.index
 
 
 def _ms(seconds: float) -> str:

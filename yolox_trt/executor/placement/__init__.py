@@ -27,14 +27,9 @@ def create_policy(policy: str | PlacementPolicy) -> PlacementPolicy:
     """
     if not isinstance(policy, str):
         return policy
-    try:
-        return _POLICIES[policy]()
-    except KeyError:
-        raise ConfigurationError(
-            f"placement policy '{policy}'",
-            expected="static, balanced or dynamic",
-            fix="choose one of these",
-        ) from None
+    if policy not in _POLICIES:
+        raise ConfigurationError.unknown("placement policy", policy, _POLICIES)
+    return _POLICIES[policy]()
 
 
 __all__ = [
