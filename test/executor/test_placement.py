@@ -28,11 +28,11 @@ ORIN = {GPU: 0.0041, DLA0: 0.01169, DLA1: 0.01169}
 
 
 def demand(name: str, rate: float = 30.0, **changes) -> StreamDemand:  # type: ignore[no-untyped-def]
-    return StreamDemand(**{"id": name, "rate": rate, "times": ORIN, "gpu_share": {}, **changes})
+    return StreamDemand(**{"id": name, "rate": rate, "times": ORIN, **changes})
 
 
-def problem(streams: list[StreamDemand], *, drifted: bool = False) -> PlacementProblem:
-    return PlacementProblem(tuple(streams), DEVICES, GPU, drifted)
+def problem(streams: list[StreamDemand], **changes) -> PlacementProblem:  # type: ignore[no-untyped-def]
+    return PlacementProblem(tuple(streams), DEVICES, GPU, **changes)
 
 
 def count(placement: dict[str, Device]) -> dict[str, int]:
@@ -69,7 +69,7 @@ def test_consolidation_of_eight_cameras() -> None:
 def test_gpu_share_of_dla_frames(share: float) -> None:
     """What a DLA's frames take of the GPU speaks against loading the GPU, never for it."""
     shares = {DLA0: share, DLA1: share}
-    eight = problem([demand(f"c{i}", gpu_share=shares) for i in range(8)])
+    eight = problem([demand(f"c{i}") for i in range(8)], gpu_share=shares)
     placement = BalancedPlacement(slack=0.0).place(eight)
     assert count(placement) == {"gpu": 4, "dla0": 2, "dla1": 2}
     assert eight.loads(placement)[GPU] == pytest.approx(4 * 30 * 0.0041 + 4 * 30 * share)
@@ -93,12 +93,11 @@ def test_balanced_is_exact(
             f"c{i}",
             rate,
             times=times,
-            gpu_share={DLA0: share, DLA1: share},
             pinned=data.draw(st.sampled_from([None, None, None, DLA0])),
         )
         for i, rate in enumerate(rates)
     ]
-    small = problem(streams)
+    small = problem(streams, gpu_share={DLA0: share, DLA1: share})
     placement = BalancedPlacement(slack=0.0).place(small)
     assert set(placement) == {s.id for s in streams}
     every = [
@@ -127,8 +126,8 @@ def test_balanced_is_exact_with_known_contention(
     and it dropped at most 0.6 % of what was offered more.
     """
     shares = {DLA0: share, DLA1: share}
-    streams = [demand(f"c{i}", rate, gpu_share=shares) for i, rate in enumerate(rates)]
-    small = PlacementProblem(tuple(streams), DEVICES, GPU, contention=MEASURED_CONTENTION)
+    streams = [demand(f"c{i}", rate) for i, rate in enumerate(rates)]
+    small = problem(streams, contention=MEASURED_CONTENTION, gpu_share=shares)
     with pytest.MonkeyPatch.context() as patch:
         if not every_placement:
             patch.setattr(balanced, "MOST_PLACEMENTS", 0)

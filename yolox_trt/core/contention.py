@@ -97,30 +97,21 @@ def contended_loads(demand: Mapping[Device, float], contention: Contention) -> d
     """
     if contention.none:
         return dict(demand)
-    left = {device: work for device, work in demand.items() if work > 0.0}
-    loads = dict.fromkeys(demand, 0.0)
-    now = 0.0
-    while left and now < 1.0:
-        factors = {device: contention.slowdown(device, left) for device in left}
-        step = min(1.0 - now, *(work * factors[device] for device, work in left.items()))
-        now += step
-        for device, factor in factors.items():
-            left[device] -= step / factor
-            if left[device] <= _NOTHING:
-                loads[device] = now
-                del left[device]
-    loads.update({device: 1.0 + work for device, work in left.items()})
-    return loads
+    queues = {device: [work] for device, work in demand.items() if work > 0.0}
+    ends = {device: end for device, _, end in finish_times(queues, contention, until=1.0)}
+    return dict.fromkeys(demand, 0.0) | ends
 
 
 def finish_times(
-    queues: Mapping[Device, Sequence[float]], contention: Contention
+    queues: Mapping[Device, Sequence[float]], contention: Contention, until: float = math.inf
 ) -> Iterator[tuple[Device, int, float]]:
     """Yield the ends of calls, in their order, if all devices begin now and never pause.
 
     Args:
         queues: device -> seconds of its calls, as if alone, in their order.
         contention: factors.
+        until: seconds after which all stop. What each device then works on comes last, with `until`
+            + what is left of it, as if alone.
 
     Yields:
         Device, index of the call in its queue, and seconds from now to its end.
@@ -129,8 +120,8 @@ def finish_times(
     index = dict.fromkeys(left, 0)
     factors = {device: contention.slowdown(device, left) for device in left}
     now = 0.0
-    while left:
-        step = math.inf
+    while left and now < until:
+        step = until - now
         for device, work in left.items():
             step = min(step, work * factors[device])
         now += step
@@ -148,3 +139,5 @@ def finish_times(
                 ended = True
         if ended:
             factors = {device: contention.slowdown(device, left) for device in left}
+    for device, work in left.items():
+        yield device, index[device], now + work

@@ -17,6 +17,9 @@ from yolox_trt.executor.placement.greedy import place_greedily
 from yolox_trt.executor.snapshot import DeviceStatus
 from yolox_trt.executor.stream import Stream
 
+#: Seconds between looks at drifted rates and times.
+DRIFT_PERIOD = 1.0
+
 
 class Placements:
     """Keeps Stream.devices and Stream.placed, and makes the problems that a policy solves.
@@ -132,11 +135,6 @@ class Placements:
                 id=stream.config.id,
                 rate=stream.rate(now),
                 times={state.device: model.alone for state, model in stream.devices.items()},
-                gpu_share={
-                    state.device: self._gpu_share[state.device]
-                    for state in stream.devices
-                    if state.device in self._gpu_share
-                },
                 current=(
                     stream.placed.device
                     if stream.placed is not None and stream.placed_by_policy
@@ -152,7 +150,9 @@ class Placements:
             d for d, s in self._devices.items() if s.status is DeviceStatus.IN_SERVICE
         )
         gpu = self._gpu if self._gpu in in_service else None
-        return PlacementProblem(tuple(demands), in_service, gpu, drifted, self._contention)
+        return PlacementProblem(
+            tuple(demands), in_service, gpu, drifted, self._contention, self._gpu_share
+        )
 
     def drifted(self, now: float, tolerance: float = 0.2) -> bool:
         """Tell whether a rate or a time has changed by more than `tolerance` since the plan.

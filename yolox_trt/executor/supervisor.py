@@ -11,12 +11,10 @@ import time
 from yolox_trt.core.faults import HungError
 from yolox_trt.executor.outcomes import Outcome
 from yolox_trt.executor.placement import PlacementProblem
+from yolox_trt.executor.placements import DRIFT_PERIOD
 from yolox_trt.executor.snapshot import DeviceStatus
 from yolox_trt.executor.worker import Worker
 from yolox_trt.executor.worker_pool import WorkerPool
-
-#: Seconds between looks at drifted rates and times.
-DRIFT_PERIOD = 1.0
 
 _LOGGER = logging.getLogger(__name__)
 

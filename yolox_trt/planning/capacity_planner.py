@@ -38,6 +38,7 @@ class PolicyPlan:
         worst_case: stream -> bound of the latency in seconds, infinity if there is none; NaN for
             "dynamic", with batching, and where calls overlap: for these there is no analysis.
         result: the simulation.
+        limits: largest_number_of_cameras and largest_rate_factor, None where nobody looked.
     """
 
     policy: str
@@ -45,6 +46,7 @@ class PolicyPlan:
     loads: Mapping[Device, float]
     worst_case: Mapping[str, float]
     result: SimulationResult
+    limits: tuple[int, float] | None = None
 
 
 def plan_policy(

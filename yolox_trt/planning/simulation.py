@@ -24,14 +24,13 @@ from yolox_trt.engines.simulated import LatencyModel
 from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
 from yolox_trt.executor.outcomes import DropReason
 from yolox_trt.executor.placement import PlacementPolicy, create_policy
+from yolox_trt.executor.placements import DRIFT_PERIOD
 from yolox_trt.executor.scheduler import Scheduler
 from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import ExecutorSnapshot
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.timeline import Timeline
 
-#: Seconds of virtual time between looks at drifted rates, as the executor's supervisor does.
-DRIFT_PERIOD = 1.0
 #: Events between looks at whether a frame has been lost, for runs that end there.
 _LOOK_EVENTS = 256
 
@@ -224,7 +223,7 @@ class Simulation:
             contention=contention,
         )
         self._outages = list(outages)
-        self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._working: dict[Device, _Work] = {}
         #: Calls under way of devices whose calls overlap, oldest first.
@@ -271,15 +270,15 @@ class Simulation:
         scheduler.accepting = True
         self._replan("start")
         for index, camera in enumerate(self._cameras):
-            self._at(camera.phase, self._arrive, (index, 0))
+            self._at(camera.phase, self._arrive, index, 0)
         for outage in self._outages:
             self._at(outage.start, self._fail, outage)
         if scheduler.policy.replans:
-            self._at(DRIFT_PERIOD, self._check_drift, None)
+            self._at(DRIFT_PERIOD, self._check_drift)
         steps = 0
         while self._events:
-            self.now, _, action, argument = heapq.heappop(self._events)
-            action(argument)
+            self.now, _, action, arguments = heapq.heappop(self._events)
+            action(*arguments)
             if scheduler.placements.needed:
                 self._replan("streams or devices changed")
             steps += 1
@@ -310,12 +309,11 @@ class Simulation:
 
     # Events ----------------------------------------------------------------------------------
 
-    def _at(self, time: float, action: Callable[[Any], None], argument: Any) -> None:
+    def _at(self, time: float, action: Callable[..., None], *arguments: Any) -> None:
         self._sequence += 1
-        heapq.heappush(self._events, (time, self._sequence, action, argument))
+        heapq.heappush(self._events, (time, self._sequence, action, arguments))
 
-    def _arrive(self, which: tuple[int, int]) -> None:
-        index, count = which
+    def _arrive(self, index: int, count: int) -> None:
         camera = self._cameras[index]
         now = self.now
         _, asked, _ = self.scheduler.submit(self._frames[index], now, now)
@@ -324,7 +322,7 @@ class Simulation:
         if camera.jitter:
             following += float(self._rng.uniform(-camera.jitter, camera.jitter))
         if following < self._duration:
-            self._at(max(following, now), self._arrive, (index, count + 1))
+            self._at(max(following, now), self._arrive, index, count + 1)
         for state in asked:
             self._dispatch(state)
 
@@ -408,10 +406,9 @@ class Simulation:
     def _schedule_end(self, work: _Work, now: float) -> None:
         work.version += 1
         end = now + max(0.0, work.left) * work.factor
-        self._at(end, self._end, (work, work.version))
+        self._at(end, self._end, work, work.version)
 
-    def _end(self, which: tuple[_Work, int]) -> None:
-        work, version = which
+    def _end(self, work: _Work, version: int) -> None:
         device = work.batch.state.device
         if version != work.version or self._working.get(device) is not work:
             return
@@ -471,10 +468,10 @@ class Simulation:
         self._replan(f"{device} is back")
         self._dispatch_all()
 
-    def _check_drift(self, _: None) -> None:
+    def _check_drift(self) -> None:
         now = self.now
         if now + DRIFT_PERIOD < self._duration:
-            self._at(now + DRIFT_PERIOD, self._check_drift, None)
+            self._at(now + DRIFT_PERIOD, self._check_drift)
         if self.scheduler.placements.drifted(now):
             self.scheduler.replan(now, "rates or times changed", drifted=True)
             self._dispatch_all()

@@ -88,25 +88,23 @@ class Plan(Command, name="plan", has_json=True):
                 fix="add `placed_by_hand` to each camera in the file",
             )
         policies = policies_of(config, self.policies)
-        plans, limits = self._compute(output, config, policies)
+        plans = self._compute(output, config, policies)
         _show_cameras(output, config)
         for policy in policies:
             _show_placement(output, config, plans[policy])
-        _show_comparison(output, config, plans, limits, self.duration)
+        _show_comparison(output, config, plans, self.duration)
         last = plans[policies[-1]]
         for path in self._write_pictures(
             config, last if self.policies else plans.get("balanced", last)
         ):
             output.print(f"Wrote {path}")
-        output.json(
-            {"config": self.config, "duration": self.duration, "policies": _figures(plans, limits)}
-        )
+        output.json({"config": self.config, "duration": self.duration, "policies": _figures(plans)})
         return 0 if last.result.fits else 1
 
     def _compute(
         self, output: Output, config: PlanConfig, policies: list[str]
-    ) -> tuple[dict[str, PolicyPlan], dict[str, tuple[int, float]]]:
-        """Plan and search; return plans and (cameras, rate factor) limits of each policy."""
+    ) -> dict[str, PolicyPlan]:
+        """Plan, and search for the limits of each policy."""
         from yolox_trt.planning.capacity_planner import (
             largest_number_of_cameras,
             largest_rate_factor,
@@ -114,7 +112,6 @@ class Plan(Command, name="plan", has_json=True):
         )
 
         plans: dict[str, PolicyPlan] = {}
-        limits: dict[str, tuple[int, float]] = {}
         with output.progress() as bar:
             for policy in policies:
 
@@ -124,15 +121,14 @@ class Plan(Command, name="plan", has_json=True):
                 def fitting(count: int, policy: str = policy) -> None:
                     bar(f"limits of {_title(policy)}", count, note="cameras fit")
 
-                plans[policy] = plan_policy(
+                plan = plan_policy(
                     config, policy, duration=self.duration, seed=self.seed, progress=simulated
                 )
                 if not self.no_search:
-                    limits[policy] = (
-                        largest_number_of_cameras(config, policy, progress=fitting),
-                        largest_rate_factor(config, policy),
-                    )
-        return plans, limits
+                    count = largest_number_of_cameras(config, policy, progress=fitting)
+                    plan = replace(plan, limits=(count, largest_rate_factor(config, policy)))
+                plans[policy] = plan
+        return plans
 
     def _write_pictures(self, config: PlanConfig, plan: PolicyPlan) -> list[Path]:
         from yolox_trt.planning.capacity_planner import plan_policy
@@ -199,11 +195,10 @@ def _show_comparison(
     output: Output,
     config: PlanConfig,
     plans: Mapping[str, PolicyPlan],
-    limits: Mapping[str, tuple[int, float]],
     duration: float,
 ) -> None:
     columns = []
-    for policy, plan in plans.items():
+    for plan in plans.values():
         result = plan.result
         column = {
             "highest load": f"{max(plan.loads.values()):.1%}",
@@ -213,8 +208,8 @@ def _show_comparison(
             "longest ms": _ms(result.latency_max),
             "bound ms": _ms(max(plan.worst_case.values())),
         }
-        if policy in limits:
-            count, factor = limits[policy]
+        if plan.limits is not None:
+            count, factor = plan.limits
             column |= {"most cameras": str(count), "fastest": _rates(config, factor)}
         columns.append(column)
     output.table(
@@ -236,9 +231,7 @@ def _latencies(values: Any) -> tuple[float, float, float]:
     return float(values.mean()), float(np.percentile(values, 99)), float(values.max())
 
 
-def _figures(
-    plans: Mapping[str, PolicyPlan], limits: Mapping[str, tuple[int, float]]
-) -> dict[str, Any]:
+def _figures(plans: Mapping[str, PolicyPlan]) -> dict[str, Any]:
     """Return the figures of each policy: seconds, shares, counts; NaN or infinity for none."""
     out: dict[str, Any] = {}
     for policy, plan in plans.items():
@@ -272,8 +265,8 @@ def _figures(
             },
             "cameras": cameras,
         }
-        if policy in limits:
-            count, factor = limits[policy]
+        if plan.limits is not None:
+            count, factor = plan.limits
             out[_title(policy)] |= {"most_cameras": count, "largest_rate_factor": factor}
     return out
 

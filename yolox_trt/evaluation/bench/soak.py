@@ -15,7 +15,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,22 +223,19 @@ class Soak:
         return self._report(snapshot)
 
     def _detector(self, device: Device) -> Detector:
-        faults = self._injectors[device]
         if device.kind == "cpu":
             engine: Engine = OnnxRuntimeEngine(self._model, spec=self._spec, intra_op_num_threads=1)
         else:
-            size = 416, 416
             engine = SimulatedEngine(
                 device,
-                simulated_spec(*size),
+                simulated_spec(416, 416),
                 ConstantLatency({"gpu": 0.0041, "dla": 0.01169}[device.kind]),
                 max_batch=4 if device.kind == "gpu" else 1,
             )
-        faulty = FaultyEngine(engine, device, faults)
-        return CpuDetector(faulty)
+        return CpuDetector(FaultyEngine(engine, device, self._injectors[device]))
 
-    def _feed(self, executor: InferenceExecutor) -> dict[str, int]:
-        """Submit frames and command faults until the time is over; return frames by stream."""
+    def _feed(self, executor: InferenceExecutor) -> int:
+        """Submit frames and command faults until the time is over; return frames of a stream."""
         rng = np.random.default_rng(0)
         pictures: list[npt.NDArray[np.uint8]] = [
             rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in self._names
@@ -269,7 +266,7 @@ class Soak:
                 self._sample(now, executor)
                 next_sample += max(0.5, min(1.0, self._seconds / 200.0))
             time.sleep(max(0.0, begin + number / self._rate - time.monotonic()))
-        return dict.fromkeys(self._names, number)
+        return number
 
     def _sample(self, now: float, executor: InferenceExecutor) -> None:
         process = self._process
@@ -307,13 +304,13 @@ class Soak:
                 return snapshot
             time.sleep(0.02)
 
-    def _check_counters(self, snapshot: ExecutorSnapshot, submitted: Mapping[str, int]) -> None:
+    def _check_counters(self, snapshot: ExecutorSnapshot, submitted: int) -> None:
         for name, stream in snapshot.streams.items():
             with self._callback_lock:
                 results, drops = self._results[name], self._drops[name]
             found = (stream.received, stream.processed, stream.dropped_total)
-            expected = (submitted[name], results, drops + self._refused[name])
-            if found != expected or submitted[name] != sum(expected[1:]):
+            expected = (submitted, results, drops + self._refused[name])
+            if found != expected or submitted != sum(expected[1:]):
                 self._problems.append(
                     f"{name}: received, processed, dropped are {found}; the callbacks and "
                     f"submit() counted {expected}"

@@ -139,7 +139,6 @@ class _Search:
                 round(math.log(max(stream.rate, 1e-3)) / math.log1p(RATE_STEP)),
                 stream.choices,
                 tuple(round(stream.times[d], 6) for d in stream.choices),
-                tuple(round(stream.gpu_share.get(d, 0.0), 6) for d in stream.choices),
             )
             if stream.times:
                 classes[key].append(stream)
@@ -148,7 +147,7 @@ class _Search:
         self.load = np.zeros((len(problem.devices), len(self.columns)))
         for j, (g, device) in enumerate(self.columns):
             rate = sum(s.rate for s in self.groups[g]) / len(self.groups[g])
-            for where, seconds in self.groups[g][0].seconds_on(device, problem.gpu).items():
+            for where, seconds in problem.seconds_on(device, self.groups[g][0]).items():
                 self.load[problem.devices.index(where), j] = rate * seconds
         shortest = np.array([problem.shortest_time(device) for device in problem.devices])
         self.per_drop = shortest.min(initial=math.inf) / shortest

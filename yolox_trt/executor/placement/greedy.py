@@ -32,6 +32,6 @@ def place_greedily(
     for stream in rest:
         best = min(stream.choices, key=lambda d: (loads[d] + stream.rate * stream.times[d], d))
         placement[stream.id] = best
-        for where, seconds in stream.seconds_on(best, problem.gpu).items():
+        for where, seconds in problem.seconds_on(best, stream).items():
             loads[where] += stream.rate * seconds
     return placement

@@ -20,8 +20,6 @@ class StreamDemand:
         id: the stream.
         rate: frames a second.
         times: device that may serve it -> seconds of that device for one frame.
-        gpu_share: device -> seconds of the GPU for one frame that runs on that device
-            (preprocessing and format conversion of a DLA's frames); missing means 0.
         current: the device that serves it now, None if none.
         pinned: the device that its configuration names, None for "auto".
         deadline: seconds, 0 = none.
@@ -30,18 +28,9 @@ class StreamDemand:
     id: str
     rate: float
     times: Mapping[Device, float]
-    gpu_share: Mapping[Device, float]
     current: Device | None = None
     pinned: Device | None = None
     deadline: float = 0.0
-
-    def seconds_on(self, device: Device, gpu: Device | None) -> dict[Device, float]:
-        """Return the seconds that a frame placed on a device asks of it, and of the GPU."""
-        seconds = {device: self.times[device]}
-        share = self.gpu_share.get(device, 0.0)
-        if share and gpu is not None and gpu != device:
-            seconds[gpu] = share
-        return seconds
 
     @property
     def choices(self) -> tuple[Device, ...]:
@@ -63,6 +52,8 @@ class PlacementProblem:
             policy may keep a placement that is nearly as good.
         contention: how the devices slow one another down, as far as that is known; `times` are
             those of a device that works alone then.
+        gpu_share: device -> seconds of the GPU for one frame that runs on that device
+            (preprocessing and format conversion of a DLA's frames); missing means 0.
     """
 
     streams: tuple[StreamDemand, ...]
@@ -70,6 +61,7 @@ class PlacementProblem:
     gpu: Device | None = None
     drifted: bool = False
     contention: Contention = field(default_factory=Contention)
+    gpu_share: Mapping[Device, float] = field(default_factory=dict)
 
     def in_time(self) -> PlacementProblem:
         """Return the problem without devices that miss a stream's deadline even when idle.
@@ -83,6 +75,14 @@ class PlacementProblem:
 
         return replace(self, streams=tuple(restricted(s) for s in self.streams))
 
+    def seconds_on(self, device: Device, stream: StreamDemand) -> dict[Device, float]:
+        """Return the seconds that a frame placed on a device asks of it, and of the GPU."""
+        seconds = {device: stream.times[device]}
+        share = self.gpu_share.get(device, 0.0)
+        if share and self.gpu is not None and self.gpu != device:
+            seconds[self.gpu] = share
+        return seconds
+
     def loads(self, placement: Mapping[str, Device]) -> dict[Device, float]:
         """Return each device's load, the share of time that it is busy (1.0 = always)."""
         return contended_loads(self.demand(placement), self.contention)
@@ -93,7 +93,7 @@ class PlacementProblem:
         for stream in self.streams:
             device = placement.get(stream.id)
             if device is not None and device in stream.times:
-                for where, seconds in stream.seconds_on(device, self.gpu).items():
+                for where, seconds in self.seconds_on(device, stream).items():
                     loads[where] += stream.rate * seconds
         return loads
 
@@ -112,13 +112,10 @@ class PlacementProblem:
     def shortest_time(self, device: Device) -> float:
         """Return the seconds of the shortest frame that a stream may ask of a device."""
         times = [s.times[device] for s in self.streams if device in s.choices]
-        shares = [
-            s.gpu_share[d]
-            for s in self.streams
-            for d in s.choices
-            if device == self.gpu and d != device and s.gpu_share.get(d)
-        ]
-        return min(times, default=min(shares, default=1.0))
+        if not times and device == self.gpu:
+            used = {d for s in self.streams for d in s.choices}
+            times = [share for d, share in self.gpu_share.items() if d in used and share]
+        return min(times, default=1.0)
 
 
 class PlacementPolicy(Protocol):
