@@ -18,6 +18,7 @@ from yolox_trt.compiler.inspect.inspector import inspect_model, read_profile
 from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.compiler.inspect.parser_support import check_parser
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.output_paths import json_text
 from yolox_trt.graph.graph import Graph
 
 
@@ -297,7 +298,7 @@ class TestParser:
 
 def test_json(tmp_path) -> None:
     found = inspect_model(build_yolox(), InspectOptions(hardware="orin-dla"))
-    values = json.loads(json.dumps(found.to_dict()))
+    values = json.loads(json_text(found))
     assert values["gflops"] == pytest.approx(found.gflops)
     assert values["hardware"]["int8_tops"] == 26.25
 

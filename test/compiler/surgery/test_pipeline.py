@@ -25,6 +25,7 @@ from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
 from yolox_trt.compiler.surgery.focus_to_conv import FocusToConv
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
+from yolox_trt.core.output_paths import json_text
 from yolox_trt.graph import predictions
 from yolox_trt.graph.predictions import TOLERANCE, predict, relative_difference, sample_images
 from yolox_trt.graph.spec import read_spec
@@ -77,7 +78,7 @@ def test_report_counts() -> None:
     # Focus' 3 x 3 over 12 channels is the 6 x 6 over 3: not one operation more.
     assert report.after.gflops == pytest.approx(report.before.gflops, abs=1e-12)
     assert report.after.parameters == report.before.parameters
-    json.dumps(report.to_dict())
+    json.loads(json_text(report))
 
 
 def test_another_size_is_compared_with_the_original_at_that_size() -> None:

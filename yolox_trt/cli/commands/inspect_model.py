@@ -56,7 +56,7 @@ class Inspect(Command, name="inspect", has_json=True):
             )
         else:
             output.print(f"TensorRT {found.tensorrt}'s parser takes every operator")
-        output.json(found.to_dict())
+        output.json(found)
         return 1 if found.refused else 0
 
 

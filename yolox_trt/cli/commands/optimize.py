@@ -87,7 +87,7 @@ class Optimize(Command, name="optimize", has_json=True):
         model = merge_models(models) if self.merge else models["main"]
         require("onnx").save(model, str(self.output))
         output.print(f"Wrote {self.output}")
-        output.json(results["main"].report.to_dict())
+        output.json(results["main"].report)
         fallback = any(result.report.after.gpu_nodes for result in results.values())
         return int(self.surgery.target == "dla" and fallback)
 

@@ -130,10 +130,6 @@ class Inspection:
         """Convolutions whose channels are not multiples of what fills the units."""
         return tuple(c for c in self.convs if c.utilisation < 1.0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return dataclasses.asdict(self)
-
 
 def inspect_model(
     model: str | Path | onnx.ModelProto,

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from yolox_trt.compiler.dla.linter import check
 from yolox_trt.compiler.dla.options import DlaTarget
@@ -82,7 +80,3 @@ class SurgeryReport:
     passes: tuple[PassLog, ...]
     difference: float | None
     not_measured: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return dataclasses.asdict(self)
