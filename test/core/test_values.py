@@ -91,7 +91,7 @@ def test_labels(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_class_names(tmp_path / "missing.txt")
     path.write_text("\n \n")
-    with pytest.raises(ConfigurationError, match=r"no name in label file"):
+    with pytest.raises(ConfigurationError, match=r"0 names in label file"):
         load_class_names(path)
 
 

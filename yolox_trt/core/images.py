@@ -143,15 +143,14 @@ class Video(ImageSource):
         video = require("cv2", purpose="reading videos").VideoCapture(target)
         try:
             if not video.isOpened():
+                state = "cannot be opened" if Path(self.path).exists() else "does not exist"
                 raise ConfigurationError(
-                    f"source '{self.path}'"
-                    + (", which cannot be opened" if Path(self.path).exists() else
-                       ", which does not exist"),
+                    f"source '{self.path}', which {state}",
                     expected="an image, a folder of images, a video that OpenCV's FFmpeg decodes, "
                     "or a device such as /dev/video0",
                     fix="check the path, and the permissions of a device (group video); convert a "
                     "video, as with `ffmpeg -i IN -c:v libx264 OUT.mp4`",
-                )  # fmt: skip
+                )
             yield video
         finally:
             video.release()

@@ -49,14 +49,9 @@ def load_class_names(path: str | Path, num_classes: int | None = None) -> tuple[
     ):
         text = Path(path).read_text(encoding="utf-8-sig")
     names = tuple(line.strip() for line in text.rstrip().splitlines())
-    if not names:
+    if not names or num_classes not in (None, len(names)):
         raise ConfigurationError(
-            f"no name in label file '{path}'",
-            expected="one class name a line",
-        )
-    if num_classes is not None and len(names) != num_classes:
-        raise ConfigurationError(
-            f"{len(names)} names in '{path}'",
-            expected=f"{num_classes}, one for each class of the model",
+            f"{len(names)} names in label file '{path}'",
+            expected=f"{num_classes or 'at least 1'}, a line for each class of the model",
         )
     return names

@@ -87,8 +87,3 @@ class Letterbox:
         low = np.array([self.roi.x, self.roi.y] * 2, np.float32)
         size = np.array([self.roi.width, self.roi.height] * 2, np.float32)
         return np.asarray(np.clip(boxes * inverse, np.float32(0), size) + low, np.float32)
-
-    def to_input(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map boxes float32 (N, 4) x1 y1 x2 y2 from source pixels to input pixels."""
-        low = np.array([self.roi.x, self.roi.y] * 2, np.float32)
-        return np.asarray((boxes - low) * np.float32(self.scale), np.float32)

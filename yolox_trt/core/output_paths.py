@@ -60,20 +60,15 @@ def prepare_outputs(*paths: str | Path | None) -> None:
                 expected="a file to write",
                 fix=f"give a file name, such as {path / 'NAME'}",
             )
-        try:
+        with ConfigurationError.instead_of(
+            OSError,
+            f"'{path}' cannot be written",
+            expected="a folder that exists or can be made, with write permission",
+            fix="give another path",
+        ):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"'{path}' cannot be written ({error.strerror or error}: {path.parent})",
-                expected="a path whose folders exist or can be made",
-                fix="give another path",
-            ) from error
-        if not os.access(path.parent, os.W_OK):
-            raise ConfigurationError(
-                f"'{path}' cannot be written (no permission for {path.parent})",
-                expected="a folder with write permission",
-                fix="give another path",
-            )
+            if not os.access(path.parent, os.W_OK):
+                raise PermissionError(f"no permission for {path.parent}")
 
 
 def json_text(document: Any) -> str:

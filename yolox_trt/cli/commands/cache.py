@@ -41,12 +41,12 @@ class _CacheCommand(Command, has_json=True):
             )
         return self.cache or cache_folder("engines")
 
-    def show(self, output: Output, title: str, engines: list[CachedEngine], total: str) -> None:
+    def show(self, output: Output, engines: list[CachedEngine], total: str) -> None:
         """Print the engines, and how many there are."""
         rows = [_row(entry) for entry in engines]
         headings = ("engine", "device", "precision", "batch", "TensorRT", "MiB", "used", "state")
         if rows:
-            output.table(title, headings, rows)
+            output.table("", headings, rows)
         size = sum(entry.size for entry in engines) / _MIB
         output.print(f"{len(engines)} {total}, {size:.1f} MiB")
         output.json(
@@ -67,7 +67,7 @@ class CacheList(_CacheCommand, name="cache list"):
 
         folder = self.folder
         output.print(f"Engines; cache: {folder}")
-        self.show(output, "", list_engines(folder), "engines")
+        self.show(output, list_engines(folder), "engines")
         return 0
 
 
@@ -77,7 +77,7 @@ class _RemovingCommand(_CacheCommand):
 
     def report(self, output: Output, removed: list[CachedEngine]) -> None:
         """Print what went, or would go."""
-        self.show(output, "", removed, "would go" if self.dry_run else "removed")
+        self.show(output, removed, "would go" if self.dry_run else "removed")
 
 
 @dataclass(frozen=True, kw_only=True)
