@@ -42,19 +42,15 @@ class ImageSink(Protocol):
 
     def on_frame(self, frame: Frame) -> None:
         """Take an image."""
-        ...
 
     def on_refused(self, reason: str) -> None:
         """Count an image that could not be read."""
-        ...
 
     def on_full(self) -> None:
         """Count an image that found no room, or that a newer one has replaced."""
-        ...
 
     def on_lost(self, count: int) -> None:
         """Count images that the middleware lost on their way."""
-        ...
 
 
 class ImageReceiver:
@@ -87,14 +83,15 @@ class ImageReceiver:
         self._decoder = LatestWorker(f"decode {camera}") if apart else None
         convert = frame_from_compressed if topic.compressed else frame_from_image
         self._convert: Callable[..., Frame] = convert
-        reliability = ReliabilityPolicy.BEST_EFFORT
-        if topic.reliable:
-            reliability = ReliabilityPolicy.RELIABLE
+        policy = ReliabilityPolicy
         self._subscription = node.create_subscription(
             CompressedImage if topic.compressed else Image,
             topic.name,
             self._take if self._decoder is None else self._decode_later,
-            QoSProfile(depth=topic.depth, reliability=reliability),
+            QoSProfile(
+                depth=topic.depth,
+                reliability=policy.RELIABLE if topic.reliable else policy.BEST_EFFORT,
+            ),
         )
         try:
             self._events = SubscriptionEvents(
@@ -125,11 +122,8 @@ class ImageReceiver:
                 self._sink.on_full()
             return
         try:
-            frame = self._convert(
-                message,
-                stream_id=self._camera,
-                received_ns=received_ns or time.monotonic_ns(),
-            )
+            received_ns = received_ns or time.monotonic_ns()
+            frame = self._convert(message, stream_id=self._camera, received_ns=received_ns)
         except Exception as error:
             self._sink.on_refused(error_text(error))
             return

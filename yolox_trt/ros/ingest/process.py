@@ -15,8 +15,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
@@ -138,19 +137,15 @@ def _obey(
     *,
     kind: str,
     camera: str,
-    topic: Mapping[str, Any] = MappingProxyType({}),
+    topic: dict[str, Any] | None = None,
     **ring: int,
 ) -> None:
-    """Subscribe or unsubscribe, as the executor's process says.
-
-    A subscription that fails is told back as a refused image.
-    """
+    """Subscribe, or unsubscribe without a topic; what fails is told back as a refused image."""
     sink = SharedMemorySink(camera, channel, node.get_logger().warning, **ring)
     try:
-        former = receivers.pop(camera, None)
-        if former is not None:
+        if former := receivers.pop(camera, None):
             former.close()
-        if kind == "subscribe":
+        if topic is not None:
             receivers[camera] = ImageReceiver(node, camera, ImageTopic(**topic), sink)
     except Exception as error:
         node.get_logger().error(traceback.format_exc())

@@ -9,8 +9,7 @@ import math
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.exceptions import InvalidHandle
@@ -72,6 +71,7 @@ class BuildProgress:
         """
         where = "auto" if device is None else str(device)
         what = f"{model} for {where}"
+        name = f"{self._node.get_name()}: build {what}"
         started = time.monotonic()
         published = logged = -math.inf
 
@@ -88,26 +88,17 @@ class BuildProgress:
                 published, logged = now if publish else published, now if log else logged
             if publish:
                 values = {"model": model, "device": where, "fraction": fraction}
-                self._publish(what, phase, values | {"elapsed_s": now - started})
+                values["elapsed_s"] = now - started
+                message = diagnostics.status(name, platform.node(), diagnostics.OK, phase, values)
+                # The node may go down while TensorRT is at work.
+                with contextlib.suppress(InvalidHandle):
+                    self._publisher.publish(message)
             if log:
-                self._node.get_logger().info(
-                    f"{what}: {phase}, {now - started:.0f} s" if done else text
-                )
+                end = f"{what}: {phase}, {now - started:.0f} s"
+                self._node.get_logger().info(end if done else text)
 
         try:
             yield on_progress
         finally:
             with self._lock:
                 self._running.pop(what, None)
-
-    def _publish(self, what: str, phase: str, values: Mapping[str, Any]) -> None:
-        message = diagnostics.status(
-            f"{self._node.get_name()}: build {what}",
-            platform.node(),
-            diagnostics.OK,
-            phase,
-            values,
-        )
-        # The node may go down while TensorRT is at work.
-        with contextlib.suppress(InvalidHandle):
-            self._publisher.publish(message)

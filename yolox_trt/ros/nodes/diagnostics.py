@@ -62,14 +62,11 @@ def status(
         hardware_id=hardware_id,
         level=level,
         message=message,
-        values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
+        values=[
+            KeyValue(key=key, value=f"{value:.6g}" if isinstance(value, float) else str(value))
+            for key, value in values.items()
+        ],
     )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return "nan" if math.isnan(value) else f"{value:.6g}"
-    return str(value)
 
 
 def _attributes(snapshot: object, *names: str) -> dict[str, Any]:

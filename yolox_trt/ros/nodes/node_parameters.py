@@ -25,7 +25,7 @@ from yolox_trt.ros.nodes.parameters import DEPRECATED_ALIASES
 T = TypeVar("T")
 
 #: Names that ROS 2 itself gives to every node, and their beginnings.
-_ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
+_ROS_PARAMETERS = {"use_sim_time", "start_type_description_service"}
 _QOS_OVERRIDES = "qos_overrides."
 #: Topics of ROS 2 itself, whose QoS a `/**` section may override for nodes of other kinds.
 _ROS_TOPICS = ("/clock", "/parameter_events", "/rosout")
@@ -98,9 +98,9 @@ class NodeParameters(Generic[T]):
         self._publishing = False
         overrides = overrides_of(node)
         self._report_unknown(overrides, {*options, *foreign})
-        overrides = self._resolve_aliases(overrides)
         self._plain: dict[str, Any] = {}
         try:
+            overrides = self._resolve_aliases(overrides)
             for name, option in options.items():
                 by_node = option.applies is Applies.BY_NODE
                 given = option.default if by_node else overrides.get(name, option.default)
@@ -128,47 +128,43 @@ class NodeParameters(Generic[T]):
 
     def _resolve_aliases(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """Give Autoware's names to ours, with a warning; our own name wins."""
-        resolved = dict(overrides)
+        resolved, warn = dict(overrides), self._node.get_logger().warning
         # In the table's order, so that dla_core_id, which says more than gpu_id, comes last.
         for old, (new, convert) in DEPRECATED_ALIASES.items():
             if old not in overrides or new not in self._options:
                 continue
             if new in overrides:
-                self._node.get_logger().warning(
-                    f"parameter '{old}' is ignored: '{new}', its name here, is set as well"
-                )
+                warn(f"parameter '{old}' is ignored: '{new}', its name here, is set as well")
                 continue
+            warn(f"parameter '{old}' is Autoware's name; set '{new}' instead")
             try:
                 value = convert(overrides[old])
             except (TypeError, ValueError) as error:
                 raise ConfigurationError(
-                    f"node {self._node.get_name()}: {old} = {overrides[old]!r}",
+                    f"{old} = {overrides[old]!r}",
                     expected=("a value that stands for ", self._options[new]),
                     fix=("set ", self._options[new]),
                 ) from error
             if value is not None:
                 resolved[new] = value
-            self._node.get_logger().warning(
-                f"parameter '{old}' is Autoware's name; set '{new}' instead"
-            )
         return resolved
 
     def _report_unknown(self, overrides: Mapping[str, Any], known: set[str]) -> None:
-        accepted = {*known, *DEPRECATED_ALIASES, *_ROS_PARAMETERS}
-        for name in sorted(overrides):
-            if name in accepted or self._node.has_parameter(name):
+        warn = self._node.get_logger().warning
+        for name in sorted(overrides.keys() - known - DEPRECATED_ALIASES.keys() - _ROS_PARAMETERS):
+            if self._node.has_parameter(name):
                 continue
             if name.startswith(_QOS_OVERRIDES):
                 # rclpy declares those that it takes, with the publisher or the subscription.
                 if name.split(".")[1] not in _ROS_TOPICS:
-                    self._node.get_logger().warning(
+                    warn(
                         f"parameter '{name}' has no effect here; fix: for a camera's images set "
                         "`qos_reliability` and `qos_depth`"
                     )
                 continue
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
-            self._node.get_logger().warning(
+            warn(
                 f"parameter '{name}' is set for this node, but no node here has it{hint} "
                 f"(docs/parameters.md lists them)"
             )
@@ -193,14 +189,11 @@ class NodeParameters(Generic[T]):
         except YoloxTrtError as error:
             return SetParametersResult(successful=False, reason=error_text(error))
         self._plain, self.current = plain, new
-        later = [
-            each.name
-            for each in changed
-            if self._options[each.name].applies is Applies.AT_CONFIGURE
-        ]
+        names = sorted(each.name for each in changed)
+        later = [name for name in names if self._options[name].applies is Applies.AT_CONFIGURE]
         if later:
             # rclpy does not hand the reason of a success on.
             self._node.get_logger().info(
-                f"{', '.join(sorted(later))}: the change applies at the next configure"
+                f"{', '.join(later)}: the change applies at the next configure"
             )
         return SetParametersResult(successful=True)
