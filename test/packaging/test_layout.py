@@ -84,7 +84,7 @@ TESTED_IN = {
     "ros/rclpy_versions": "ros/test_subscription_events.py",
     "ros/ingest/*": "ros/ingest/test_pool.py",
     "ros/messages/*": "ros/nodes/test_camera_outputs.py",
-    "ros/nodes/model_set": "ros/nodes/test_build_progress.py",
+    "ros/nodes/detection_service": "ros/nodes/test_build_progress.py",
     "ros/nodes/*": "ros/nodes/test_multi_camera.py",
     "ros/tools/bag_types": "ros/tools/test_bag.py",
     "ros/tools/bench*": "cli/test_bench_commands.py",

@@ -18,7 +18,7 @@ from yolox_trt.detectors import backends, factory
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.nodes.build_progress import BuildProgress
-from yolox_trt.ros.nodes.model_set import ModelSet
+from yolox_trt.ros.nodes.detection_service import DetectionService
 from yolox_trt.ros.nodes.parameters import EXECUTOR_OPTIONS, ExecutorParameters
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
@@ -127,7 +127,7 @@ def test_ctrl_c_ends_a_build(
     assert "Traceback" not in process.output
 
 
-def test_every_detector_of_a_model_set_is_told_apart(
+def test_every_detector_of_a_service_is_told_apart(
     client: Client, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     progress = BuildProgress(client.node)
@@ -140,24 +140,25 @@ def test_every_detector_of_a_model_set_is_told_apart(
         return backends.onnxruntime_cpu(options, device)
 
     monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "cpu"), create)
-    models = ModelSet(parameters(small_model, devices=["cpu"]), {}, progress=progress).load()
-    (device, name), detector = next(iter(models.detectors.items()))
+    values = parameters(small_model, devices=["cpu"])
+    service = DetectionService(client.node, values, {}, progress=progress).load()
+    (device, name), detector = next(iter(service.detectors.items()))
     assert seen == ["building small for cpu, 25%: tactics"]
     # What came from a cache has no last message; it must not be shown for ever.
     assert progress.text == ""
     detector.close()
-    models.create(device, name).close()
+    service.create(device, name).close()
     assert len(seen) == 2
     progress.cancel()
     with pytest.raises(Exception, match="the build of small for cpu was cancelled"):
-        models.create(device, name)
+        service.create(device, name)
     assert progress.text == ""
 
 
 def test_the_simulated_engine_takes_progress_as_well(client: Client, small_model: Path) -> None:
     values = parameters(small_model, devices=["dla0"], engine="simulated")
     progress = BuildProgress(client.node)
-    models = ModelSet(values, {}, progress=progress).load()
-    assert list(models.detectors) == [(Device("dla", 0), "small")]
+    service = DetectionService(client.node, values, {}, progress=progress).load()
+    assert list(service.detectors) == [(Device("dla", 0), "small")]
     assert progress.text == ""  # nothing was built
-    models.close()
+    service.close()

@@ -44,7 +44,7 @@ class Service:
 
     def __init__(self, ingest: Any = None) -> None:
         self.ingest = ingest
-        self.executor = self.models = self
+        self.executor = self
         self.devices = (Device("cpu"),)
         self.frames: list[Any] = []
 

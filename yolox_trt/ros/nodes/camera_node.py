@@ -22,9 +22,8 @@ from yolox_trt.ros.latest_worker import LatestWorker
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.camera_outputs import CameraOutputs
 from yolox_trt.ros.nodes.camera_subscription import CameraSubscription, topic_of
-from yolox_trt.ros.nodes.detection_service import DetectionService
+from yolox_trt.ros.nodes.detection_service import DetectionService, refuse_foreign_device
 from yolox_trt.ros.nodes.diagnostics import StreamReport
-from yolox_trt.ros.nodes.model_set import refuse_foreign_device
 from yolox_trt.ros.nodes.node_parameters import NodeParameters
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS, CameraParameters
 from yolox_trt.ros.rclpy_versions import NoEventHandlers
@@ -119,7 +118,7 @@ class CameraNode(NoEventHandlers, Node):
             MissingDependencyError: ~/objects is asked for without Autoware's messages.
         """
         parameters = self.parameters.current
-        self._model = model, spec = service.models.find(parameters.model)
+        self._model = model, spec = service.find(parameters.model)
         config = self._stream_config(parameters, service)
         self._configured = parameters
         self._outputs = CameraOutputs(

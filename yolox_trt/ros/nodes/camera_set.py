@@ -16,7 +16,6 @@ from yolox_trt.ros.latest_worker import LatestWorker
 from yolox_trt.ros.nodes.build_progress import BuildProgress
 from yolox_trt.ros.nodes.camera_node import CameraNode
 from yolox_trt.ros.nodes.detection_service import DetectionService
-from yolox_trt.ros.nodes.model_set import ModelSet
 from yolox_trt.ros.nodes.node_parameters import overrides_of
 from yolox_trt.ros.nodes.parameters import (
     CAMERA_OPTIONS,
@@ -49,7 +48,7 @@ class CameraSet:
         self._active = False
         self._service: DetectionService | None = None
         # What is being loaded, and the cameras' parameters that it was read from.
-        self._loading: ModelSet | None = None
+        self._loading: DetectionService | None = None
         self._planned: dict[str, CameraParameters] = {}
 
     # Cameras that come and go ------------------------------------------------------------------
@@ -123,10 +122,10 @@ class CameraSet:
 
     # Life cycle --------------------------------------------------------------------------------
 
-    def plan(self, parameters: ExecutorParameters, progress: BuildProgress) -> ModelSet:
+    def plan(self, parameters: ExecutorParameters, progress: BuildProgress) -> DetectionService:
         """Return what the cameras need loaded, as they are now; raises ConfigurationError."""
         self._planned = {name: each.parameters.current for name, each in self.nodes.items()}
-        self._loading = ModelSet(parameters, self._planned, progress=progress)
+        self._loading = DetectionService(self._node, parameters, self._planned, progress=progress)
         return self._loading
 
     def configure(self, service: DetectionService) -> None:

@@ -25,7 +25,6 @@ from yolox_trt.ros.nodes.camera_set import CameraSet
 from yolox_trt.ros.nodes.component_services import ComponentServices
 from yolox_trt.ros.nodes.detection_service import DetectionService
 from yolox_trt.ros.nodes.log_bridge import LogBridge
-from yolox_trt.ros.nodes.model_set import ModelSet
 from yolox_trt.ros.nodes.node_parameters import NodeParameters
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS, ExecutorParameters
 from yolox_trt.ros.nodes.timeline_service import create_timeline_service
@@ -64,7 +63,6 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         self._cameras = CameraSet(
             self, spinner, lambda names: self.parameters.publish("cameras", names)
         )
-        self._models: ModelSet | None = None
         self._service: DetectionService | None = None
         self._ending = False
         self._loader: threading.Thread | None = None
@@ -150,15 +148,16 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         self._loader = threading.Thread(target=load, name="load engines", daemon=True)
         self._loader.start()
 
-    def _finish_loading(self, models: ModelSet, failure: Exception | None) -> None:
+    def _finish_loading(self, service: DetectionService, failure: Exception | None) -> None:
         self._loading = False
-        if self._ending:
-            models.close()
-            return
         if failure is not None:
-            self.failure = _as_own(failure)
+            if not self._ending:
+                self.failure = _as_own(failure)
             return
-        self._models = models
+        if self._ending:
+            service.close()
+            return
+        self._service = service
         success = TransitionCallbackReturn.SUCCESS
         # on_configure keeps what it failed with in `failure`, and the process ends.
         if self.trigger_configure() == success and self.trigger_activate() != success:
@@ -174,10 +173,10 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             )
             return TransitionCallbackReturn.FAILURE
         try:
-            parameters = self.parameters.current
-            if self._models is None:
-                self._models = self._cameras.plan(parameters, self._build_progress).load()
-            self._service = DetectionService(self, self._models, parameters)
+            if self._service is None:
+                plan = self._cameras.plan(self.parameters.current, self._build_progress)
+                self._service = plan.load()
+            self._service.start_ingest()
             self._cameras.configure(self._service)
         except Exception as error:
             self._release()
@@ -223,13 +222,8 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         """Undo configure and activate; return whether every thread and process has ended."""
         self._cameras.deactivate()
         service, self._service = self._service, None
-        models, self._models = self._models, None
-        ended = True
-        if service is not None:
-            # Results of images in work are still published.
-            ended = service.close()
-        elif models is not None:
-            models.close()
+        # Results of images in work are still published.
+        ended = service is None or service.close()
         self._cameras.cleanup()
         return ended
 
