@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -65,12 +66,10 @@ class SubscriptionEvents:
         with subscription.handle:
             for name in (_LOST, _INCOMPATIBLE_QOS, _INCOMPATIBLE_TYPE):
                 kind = getattr(QoSSubscriptionEventType, name, None)
-                if kind is None:
-                    continue
-                try:
-                    self._events[name] = EventHandle(subscription.handle, kind)
-                except UnsupportedEventTypeError:  # by this middleware
-                    continue
+                # A middleware need not support them all.
+                with contextlib.suppress(UnsupportedEventTypeError):
+                    if kind is not None:
+                        self._events[name] = EventHandle(subscription.handle, kind)
 
     def poll(self) -> None:
         """Look at what has happened since the last time, if that is POLL_PERIOD ago."""

@@ -51,7 +51,7 @@ class IngestChannel:
                 self._socket.send(data)
             else:
                 socket.send_fds(self._socket, [data], [fd])
-        except (BrokenPipeError, ConnectionResetError, OSError):
+        except OSError:
             return False
         return True
 

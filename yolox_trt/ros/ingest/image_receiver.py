@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,8 +80,7 @@ class ImageReceiver:
         self._closed = False
         apart = decode_apart and topic.compressed
         self._decoder = LatestWorker(f"decode {camera}") if apart else None
-        convert = frame_from_compressed if topic.compressed else frame_from_image
-        self._convert: Callable[..., Frame] = convert
+        self._convert = frame_from_compressed if topic.compressed else frame_from_image
         policy = ReliabilityPolicy
         self._subscription = node.create_subscription(
             CompressedImage if topic.compressed else Image,

@@ -8,7 +8,6 @@ goes.
 
 from __future__ import annotations
 
-import argparse
 import select
 import signal
 import socket
@@ -153,18 +152,19 @@ def _obey(
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run until the executor's process closes its end."""
-    parser = argparse.ArgumentParser(prog="python -m yolox_trt.ros.ingest.process")
-    parser.add_argument("name", help="name of the node")
-    parser.add_argument("fd", type=int, help="descriptor of the channel")
-    options = parser.parse_args(args)
+    """Run until the executor's process closes its end.
+
+    Args:
+        args: name of the node, and descriptor of the channel; sys.argv[1:] by default.
+    """
+    name, fd = sys.argv[1:] if args is None else args
     apply_malloc_settings()
     # What ends this process is the end of the channel, in order or with the executor's process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    channel = IngestChannel(socket.socket(fileno=options.fd))
+    channel = IngestChannel(socket.socket(fileno=int(fd)))
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = IngestNode(options.name, start_parameter_services=False, use_global_arguments=False)
+    node = IngestNode(name, start_parameter_services=False, use_global_arguments=False)
     spinner = create_spinner()
     spinner.add_node(node)
     receivers: dict[str, ImageReceiver] = {}

@@ -24,6 +24,8 @@ class DetectionMessageBuilder:
             name is called by its number.
     """
 
+    message_type = Detection2DArray
+
     def __init__(self, class_names: Sequence[str] = ()) -> None:
         self._class_names = tuple(class_names)
         self._message = Detection2DArray()

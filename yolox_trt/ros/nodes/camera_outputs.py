@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
-from vision_msgs.msg import Detection2DArray, VisionInfo
+from vision_msgs.msg import VisionInfo
 
 from yolox_trt.executor.stream_result import StreamResult
 from yolox_trt.ros.error_text import error_text
@@ -61,20 +62,18 @@ class CameraOutputs:
         self._annotator = annotator
         self._annotated_wanted = False
         self._publishers: list[Publisher] = []
-        self._detection_builder = DetectionMessageBuilder(class_names)
-        self._object_builder: ObjectMessageBuilder | None = None
+        builders: dict[str, Any] = {"~/detections": DetectionMessageBuilder(class_names)}
         if parameters.publish_objects:
             labels = label_table(class_names, parameters.class_remap)
-            self._object_builder = ObjectMessageBuilder(labels)
+            builders["~/objects"] = ObjectMessageBuilder(labels)
         self._drawing = AnnotatedImage(class_names)
-        self._detections = self._publisher(Detection2DArray, "~/detections", OUTPUT_DEPTH)
+        self._results = [
+            (builder, self._publisher(builder.message_type, topic, OUTPUT_DEPTH))
+            for topic, builder in builders.items()
+        ]
         # Reliable, as RViz asks for by default; the annotator's own thread publishes, so that a
         # slow listener holds up nothing else.
         self._annotated = self._publisher(Image, "~/annotated", 1)
-        self._objects: Publisher | None = None
-        if self._object_builder is not None:
-            message_type = self._object_builder.message_type
-            self._objects = self._publisher(message_type, "~/objects", OUTPUT_DEPTH)
         info = VisionInfo(method=model)
         info.header.stamp = node.get_clock().now().to_msg()
         info.database_location = f"{node.get_fully_qualified_name()}/class_names"
@@ -84,9 +83,8 @@ class CameraOutputs:
         """Publish a result; called in a Device's worker thread."""
         header, detections = result.frame.header, result.detections
         try:
-            self._detections.publish(self._detection_builder.build(header, detections))
-            if self._object_builder is not None and self._objects is not None:
-                self._objects.publish(self._object_builder.build(header, detections))
+            for builder, publisher in self._results:
+                publisher.publish(builder.build(header, detections))
         except InvalidHandle:
             # The camera was removed, or the process is going down, while its image was in work.
             return
@@ -103,9 +101,8 @@ class CameraOutputs:
             annotated: whether ~/annotated may be drawn.
         """
         self._annotated_wanted = annotated and self._annotated.get_subscription_count() > 0
-        outputs = (self._detections, self._objects)
         return self._annotated_wanted or any(
-            each is not None and each.get_subscription_count() > 0 for each in outputs
+            publisher.get_subscription_count() > 0 for _, publisher in self._results
         )
 
     def close(self) -> None:
