@@ -183,32 +183,26 @@ class IngestPool:
     def _listen(self, member: _Member, channel: IngestChannel) -> None:
         while (received := channel.receive()) is not None:
             message, fd = received
-            with self._lock:
-                camera = member.cameras.get(message["camera"])
             try:
-                self._handle(member, camera, message, fd)
+                self._handle(member, message, fd)
             except Exception:
                 _LOGGER.exception("image of camera %s was lost", message["camera"])
         if not self._closing.is_set():
             self._replace(member)
 
-    def _handle(
-        self, member: _Member, camera: _Camera | None, message: dict[str, Any], fd: int | None
-    ) -> None:
+    def _handle(self, member: _Member, message: dict[str, Any], fd: int | None) -> None:
         kind = message["kind"]
-        if kind == "ring":
-            assert fd is not None
-            ring = FrameRing(message["slots"], message["slot_bytes"], fd)
-            if camera is None:
-                return
+        ring = None if fd is None else FrameRing(message["slots"], message["slot_bytes"], fd)
+        with self._lock:
+            camera = member.cameras.get(message["camera"])
+        if camera is None:
+            return
+        if ring is not None:
             camera.ring, camera.generation = ring, message["generation"]
             if self._page_lock and (unpin := pin(ring.images)) is not None:
                 # Views of its slots keep a ring alive: it is released when nobody reads it.
                 weakref.finalize(ring, unpin).atexit = False
-            return
-        if camera is None:
-            return
-        if kind == "frame":
+        elif kind == "frame":
             if camera.ring is None or camera.generation != message["generation"]:
                 return
             member.frames += 1

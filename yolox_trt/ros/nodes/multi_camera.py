@@ -31,10 +31,6 @@ GONE_IN_A_ROW = 20
 EXIT_REFUSED = 2
 
 
-def _nothing() -> None:
-    pass
-
-
 class _StopSignals:
     """Ctrl-C and SIGTERM end the loop between two callbacks, not in the middle of one.
 
@@ -46,7 +42,7 @@ class _StopSignals:
     def __init__(self) -> None:
         self.received = 0
         #: Called in the signal handler: what rclpy's thread is in the middle of may take minutes.
-        self.on_signal: Callable[[], None] = _nothing
+        self.on_signal: Callable[[], object] = lambda: None
         self._previous = {
             number: signal.signal(number, self._handle)
             for number in (signal.SIGINT, signal.SIGTERM)
