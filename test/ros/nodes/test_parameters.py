@@ -136,7 +136,9 @@ def test_the_stream_is_the_cameras_and_the_models() -> None:
     with pytest.raises(ConfigurationError) as error:
         camera(class_thresholds=["zebra:0.5"]).stream_config("small", spec)
     text = error_text(error.value)
-    assert text.startswith("the parameter `class_thresholds` for class 'zebra'; expected a class")
+    assert text.startswith(
+        "the parameter `class_thresholds` for class 'zebra'; expected one of car, "
+    )
 
 
 @pytest.mark.parametrize("name", ["image", "/a", "~/image_raw", "/a/b_2/c", "/{ns}/x", "a/{node}"])
