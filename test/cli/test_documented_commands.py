@@ -44,7 +44,9 @@ def test_every_command_that_is_written_down_has_its_options(repository: Path) ->
 
 @pytest.mark.parametrize("document", ["README.md", "docs/detection.md", "docs/compiler.md"])
 def test_whole_command_lines_can_be_parsed(document: str, repository: Path) -> None:
-    lines = re.findall(r"^    yolox_trt ([^#\n|>]+)", (repository / document).read_text(), re.M)
+    text = (repository / document).read_text()
+    lines = re.findall(r"^(?:    |\.venv/bin/)yolox_trt ([^#\n|>]+)", text, re.M)
+    assert lines
     parser = cli.make_parser()
     for line in lines:
         words = line.replace("[", "").replace("]", "").split()

@@ -7,15 +7,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 import textwrap
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from support.engine_files import EXAMPLE, SPEC
+from support.engine_files import EXAMPLE, SPEC, start_python
 
 from yolox_trt.core.errors import EngineError
 from yolox_trt.engines import engine_file
@@ -237,21 +235,11 @@ WORKER = textwrap.dedent(
 )
 
 
-def start(cache: EngineCache) -> subprocess.Popen[str]:
-    test = Path(__file__).parents[1]
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(cache.folder), str(test), str(test.parent)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_two_processes_build_once(cache: EngineCache) -> None:
-    first = start(cache)
+    first = start_python(WORKER, cache.folder)
     assert first.stdout is not None
     assert first.stdout.readline().strip() == "building"
-    second = start(cache)
+    second = start_python(WORKER, cache.folder)
     assert second.stdout is not None
     assert "waiting for another process" in second.stdout.readline()
     first_out, _ = first.communicate("go\n", timeout=30)
@@ -262,7 +250,7 @@ def test_two_processes_build_once(cache: EngineCache) -> None:
 
 
 def test_a_builder_that_is_killed_does_not_block_the_next(cache: EngineCache) -> None:
-    first = start(cache)
+    first = start_python(WORKER, cache.folder)
     assert first.stdout is not None
     assert first.stdout.readline().strip() == "building"
     first.kill()

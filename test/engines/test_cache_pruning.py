@@ -5,14 +5,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
 
 import pytest
-from support.engine_files import SPEC, version
+from support.engine_files import SPEC, start_python, version
 
 from yolox_trt.cli import main as cli
 from yolox_trt.core.errors import ConfigurationError, EngineError
@@ -161,7 +159,6 @@ def test_an_engine_that_is_being_built_stays(cache: EngineCache) -> None:
 WORKER = textwrap.dedent(
     """
     import sys
-    sys.path[:0] = sys.argv[2:]
     from support.engine_files import version
     from yolox_trt.engines.cache import EngineCache
 
@@ -174,13 +171,7 @@ WORKER = textwrap.dedent(
 
 def test_an_engine_of_another_process_stays_until_it_dies(cache: EngineCache) -> None:
     put(cache, 1)
-    test = Path(__file__).parents[1]
-    with subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(cache.folder), str(test), str(test.parent)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start_python(WORKER, cache.folder) as process:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "running"
         assert not clear(cache.folder)

@@ -59,8 +59,6 @@ TESTED_IN = {
     "evaluation/options": "evaluation/test_dataset.py",
     "evaluation/pacing": "evaluation/bench/test_cameras.py",
     # The scheduler, and the executor with its workers, are tested as wholes.
-    "executor/callbacks": "executor/test_inference_executor.py",
-    "executor/clock": "executor/test_faults.py",
     "executor/placement/*": "executor/test_placement.py",
     "executor/stream_result": "executor/test_inference_executor.py",
     "executor/supervisor": "executor/test_faults.py",

@@ -98,23 +98,27 @@ def test_a_subscription_may_be_destroyed_while_an_event_is_queued(context: None)
         driver.destroy_node()
 
 
+class FakeEvent:
+    """What rclpy's EventHandle has, but for the counts."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def destroy_when_not_in_use(self) -> None: ...
+
+
 def test_lost_images_are_counted_and_publishers_told_once(
     context: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"MESSAGE_LOST": [3, 0, 2], "INCOMPATIBLE_QOS": [0, 0, 0], "TYPE": [1, 0, 0]}
 
-    class Event:
+    class Event(FakeEvent):
         def __init__(self, handle: Any, kind: Any) -> None:
             self.counts = next(each for name, each in changes.items() if kind.name.endswith(name))
 
-        def __enter__(self) -> None: ...
-
-        def __exit__(self, *_: object) -> None: ...
-
         def take_event(self) -> Any:
             return SimpleNamespace(total_count_change=self.counts.pop(0)) if self.counts else None
-
-        def destroy_when_not_in_use(self) -> None: ...
 
     monkeypatch.setattr(subscription_events, "EventHandle", Event)
     monkeypatch.setattr(subscription_events, "POLL_PERIOD", 0.0)
@@ -139,19 +143,13 @@ def test_a_middleware_without_a_count_is_asked_once(
 ) -> None:
     made = 0
 
-    class Event:
+    class Event(FakeEvent):
         def __init__(self, handle: Any, kind: Any) -> None:
             nonlocal made
             made += 1
 
-        def __enter__(self) -> None: ...
-
-        def __exit__(self, *_: object) -> None: ...
-
         def take_event(self) -> Any:
             raise RuntimeError("not supported")
-
-        def destroy_when_not_in_use(self) -> None: ...
 
     monkeypatch.setattr(subscription_events, "EventHandle", Event)
     monkeypatch.setattr(subscription_events, "POLL_PERIOD", 0.0)

@@ -5,6 +5,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.engines.fingerprint import Fingerprint
@@ -29,3 +33,16 @@ SPEC = ModelSpec("images", 608, 960, 1, 80, HeadLayout.EFFICIENT_NMS, ("n", "b",
 def version(number: int) -> Fingerprint:
     """Give EXAMPLE's fingerprint under another TensorRT."""
     return dataclasses.replace(EXAMPLE, tensorrt_version=f"8.6.{number}")
+
+
+def start_python(code: str, folder: Path) -> subprocess.Popen[str]:
+    """Start code in another process, with pipes; it finds the folder in sys.argv[1]."""
+    test = Path(__file__).parents[1]
+    places = (str(test), str(test.parent), os.environ.get("PYTHONPATH", ""))
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )

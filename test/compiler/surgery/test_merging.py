@@ -14,20 +14,6 @@ from yolox_trt.compiler.surgery import (
 )
 from yolox_trt.core.errors import ModelError
 
-EXPORTS = {
-    "old exporter": {},
-    "new exporter, open batch": {"style": "opset13", "batch": None, "upsample": "sizes"},
-    "decoded": {"head": "decoded"},
-    "EfficientNMS": {"head": "efficient_nms", "style": "opset13"},
-    "depthwise": {"depthwise": True},
-    "batch norm": {"batch_norm": True, "style": "opset13"},
-    "hard swish": {"activation": "hardswish_op"},
-    "RGB and / 255 in the graph": {"channel_swap": "slice", "normalize": "mul"},
-    "mean and std in the graph": {"normalize": "sub_div"},
-    "half-pixel upsampling": {"upsample": "half_pixel"},
-    "ReLU6": {"activation": "relu6", "stem": "conv", "spp": "chained"},
-}
-
 
 class TestMerging:
     def test_outputs_of_both_and_a_shared_backbone(self) -> None:

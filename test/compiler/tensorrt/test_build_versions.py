@@ -311,16 +311,17 @@ def test_default_range_without_heads_is_refused(model: Path) -> None:
     assert "keep_last_layer_fp16" in error.fix
 
 
+INT8_BETWEEN_FP16_ENDS: dict[str, Any] = {
+    "precision": "int8",
+    "default_dynamic_range": 6.0,
+    "keep_first_layer_fp16": True,
+    "keep_last_layer_fp16": True,
+}
+
+
 @pytest.mark.parametrize("name", WITH_FLAGS)
 def test_first_and_last_layers_in_fp16(model: Path, name: str) -> None:
-    settings = build(
-        model,
-        name,
-        precision="int8",
-        default_dynamic_range=6.0,
-        keep_first_layer_fp16=True,
-        keep_last_layer_fp16=True,
-    )
+    settings = build(model, name, **INT8_BETWEEN_FP16_ENDS)
     assert settings["flags"] == ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"]
     pinned = {layer["name"] for layer in settings["layers"] if layer.get("precision") == "HALF"}
     convolutions = nodes_of(model, "Conv")
@@ -340,14 +341,7 @@ def test_first_and_last_layers_in_fp16(model: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["8.6", "10.3"])
 def test_first_and_last_layers_of_a_decoded_graph(tmp_path: Path, name: str) -> None:
     model = small_model(tmp_path, head="decoded", style="opset13")
-    settings = build(
-        model,
-        name,
-        precision="int8",
-        default_dynamic_range=6.0,
-        keep_first_layer_fp16=True,
-        keep_last_layer_fp16=True,
-    )
+    settings = build(model, name, **INT8_BETWEEN_FP16_ENDS)
     pinned = settings["report"].pinned_layers
     assert len(pinned) == 1 + 9
     assert set(pinned) <= set(nodes_of(model, "Conv"))
