@@ -257,6 +257,12 @@ def path_option(*, help: str, **rest: Any) -> Any:  # noqa: A002
     return option(None, help=help, **rest)
 
 
+def size_option(default: str | None = None, *, help: str, **rest: Any) -> Any:  # noqa: A002
+    """Declare a (height, width), "HxW" as plain value, as a dataclass field; see `option`."""
+    rest = {"metavar": "HxW", "kind": Kind.STRING, "parse": parse_size, **rest}
+    return option(default, help=help, **rest)
+
+
 @dataclass(frozen=True)
 class Nested:
     """A dataclass of options as a field of another one. Make it with `nested`.

@@ -13,7 +13,7 @@ from yolox_trt.compiler.tensorrt.options import PRECISIONS, BuildOptions
 from yolox_trt.core.device import Device
 from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, Preprocessing
-from yolox_trt.core.option import Kind, OptionGroup, option, parse_size, path_option
+from yolox_trt.core.option import Kind, OptionGroup, option, path_option, size_option
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.engines.engine_file import is_engine_file
 
@@ -79,13 +79,8 @@ class DetectorOptions(OptionGroup):
     labels: tuple[str, ...] | None = path_option(
         parse=load_class_names, help="Class names, one a line (default: the model's)."
     )
-    input_size: tuple[int, int] | None = option(
-        None,
-        kind=Kind.STRING,
-        parse=parse_size,
-        metavar="HxW",
-        unit="pixels",
-        help="Input size of a model that leaves it open.",
+    input_size: tuple[int, int] | None = size_option(
+        unit="pixels", help="Input size of a model that leaves it open."
     )
     max_batch: int | None = option(
         None,

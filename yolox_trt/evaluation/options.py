@@ -20,8 +20,8 @@ from yolox_trt.core.option import (
     nested,
     option,
     options_of,
-    parse_size,
     path_option,
+    size_option,
 )
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.executor.stream_config import StreamConfig
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 #: A camera's image, height and width.
 CAMERA_SIZE = "1280x1920"
+_DETECTOR = options_of(DetectorOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +84,7 @@ class CompareOptions(OptionGroup):
         metavar="P%|N",
         help="Mixed precision: share of the operations, or number of layers, that stay in FP16.",
     )
-    threads: int | None = option(
-        None, kind=Kind.INTEGER, minimum=1, help="Threads of ONNX Runtime."
-    )
+    threads: int | None = again(_DETECTOR["threads"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +103,7 @@ class CamerasOptions(OptionGroup):
     detector: DetectorOptions = nested(NamedModelOptions, without=("max_batch",))
     cameras: Sequence[int] = option([8], minimum=1, metavar="N", help="Number of cameras.")
     rate: float = option(30.0, above=0.0, unit="Hz", help="Rate of each camera.")
-    size: tuple[int, int] = option(
-        CAMERA_SIZE, parse=parse_size, metavar="HxW", help="Size of the images."
-    )
+    size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of the images.")
     encoding: str = option("bgr8", choices=tuple(sorted(ENCODINGS)), help="Encoding of the images.")
     max_batch: Sequence[int] = option([1], minimum=1, metavar="N", help="Most images of a call.")
     overlap: Sequence[str] = option(
@@ -130,13 +127,9 @@ class CpuOptions(OptionGroup):
     source: Path | None = path_option(
         metavar="IMAGE", help="Photograph (default: scikit-image's, side by side)."
     )
-    size: tuple[int, int] = option(
-        CAMERA_SIZE, parse=parse_size, metavar="HxW", help="Size of the image."
-    )
+    size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of the image.")
     seconds: float = option(3.0, above=0.0, unit="s", help="Length of each stage's measurement.")
-    threads: int | None = option(
-        None, kind=Kind.INTEGER, minimum=1, help="Threads of ONNX Runtime."
-    )
+    threads: int | None = again(_DETECTOR["threads"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +214,7 @@ class PipelineOptions(OptionGroup):
     batches: Sequence[int] = option(
         [1, 8], flag="--batch", minimum=1, metavar="N", help="Images of a call."
     )
-    size: tuple[int, int] = option(
-        CAMERA_SIZE, parse=parse_size, metavar="HxW", help="Size of the images."
-    )
+    size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of the images.")
     encoding: str = option("bgr8", choices=("bgr8", "rgb8"), help="Encoding of the images.")
     calls: int = option(60, minimum=1, help="Timed calls of each kind.")
 

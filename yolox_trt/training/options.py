@@ -21,8 +21,8 @@ from yolox_trt.core.option import (
     option,
     options_of,
     parse_path,
-    parse_size,
     path_option,
+    size_option,
 )
 from yolox_trt.training.model_config import CONFIGS, STRIDES, Separable
 
@@ -95,11 +95,8 @@ class AugmentOptions(OptionGroup):
 class RunOptions(OptionGroup):
     """What every training run has."""
 
-    size: tuple[int, int] = option(
-        "640x640",
-        parse=parse_size,
-        metavar="HxW",
-        help="Input of the network; a square, since the views are squares.",
+    size: tuple[int, int] = size_option(
+        "640x640", help="Input of the network; a square, since the views are squares."
     )
     batch: int = option(16, minimum=1, help="Images a step.")
     steps: int = option(10000, minimum=1, help="Optimiser steps.")
@@ -284,12 +281,8 @@ class DistillJob(_Job):
 class ExportOptions(OptionGroup):
     """The form in which a trained model is written as ONNX."""
 
-    size: tuple[int, int] | None = option(
-        None,
-        kind=Kind.STRING,
-        parse=parse_size,
-        metavar="HxW",
-        help="Input of the network, multiples of 32 (default: the configuration's).",
+    size: tuple[int, int] | None = size_option(
+        help="Input of the network, multiples of 32 (default: the configuration's)."
     )
     batch: int = option(1, minimum=1, help="Images a run; the DLA takes fixed batches only.")
     dynamic_batch: bool = option(False, help="Leave the batch open (GPU and CPU only).")

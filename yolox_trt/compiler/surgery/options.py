@@ -11,7 +11,7 @@ from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, Preprocessing
-from yolox_trt.core.option import Kind, option, options_of, parse_size
+from yolox_trt.core.option import Kind, option, options_of, size_option
 
 _INPUT, _HEAD = "input", "head"
 
@@ -46,13 +46,8 @@ class SurgeryOptions(DlaTarget):
     open_batch: bool = option(
         False, help="Let the batch be any (GPU and CPU, not the DLA).", group=_INPUT
     )
-    input_size: tuple[int, int] | None = option(
-        None,
-        kind=Kind.STRING,
-        parse=parse_size,
-        metavar="HxW",
-        help="Fix the input's size in pixels.",
-        group=_INPUT,
+    input_size: tuple[int, int] | None = size_option(
+        help="Fix the input's size in pixels.", group=_INPUT
     )
     preprocessing: Preprocessing | None = option(
         None,

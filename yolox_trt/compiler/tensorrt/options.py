@@ -17,8 +17,8 @@ from yolox_trt.core.option import (
     OptionGroup,
     option,
     options_of,
-    parse_size,
     path_option,
+    size_option,
 )
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -96,14 +96,8 @@ class BuildOptions(OptionGroup):
         help="Take precisions from the ONNX graph (TensorRT 10 and later; 11 and RTX always do). "
         "With fp16 the graph is rewritten in FP16 up to the last convolutions.",
     )
-    input_size: tuple[int, int] | None = option(
-        None,
-        kind=Kind.STRING,
-        parse=parse_size,
-        metavar="HxW",
-        unit="pixels",
-        help="Input size of a graph that leaves it open.",
-        group=_SHAPE,
+    input_size: tuple[int, int] | None = size_option(
+        unit="pixels", help="Input size of a graph that leaves it open.", group=_SHAPE
     )
     min_batch: int | None = _number("Smallest batch of an open graph (default: 1).", group=_SHAPE)
     opt_batch: int | None = _number(

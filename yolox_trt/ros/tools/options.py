@@ -17,10 +17,11 @@ from yolox_trt.core.option import (
     option,
     options_of,
     parse_path,
-    parse_size,
     path_option,
+    size_option,
 )
 from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.evaluation.options import CAMERA_SIZE
 from yolox_trt.ros.nodes.parameter_values import check_topic
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS
 
@@ -52,9 +53,7 @@ class DemoOptions(OptionGroup):
     device: Device | None = again(_DETECTOR["device"])
     duration: float = option(20.0, above=0.0, unit="s", help="Time to run.")
     rate: float = option(10.0, above=0.0, unit="Hz", help="Pictures a second of each camera.")
-    size: tuple[int, int] = option(
-        "1280x1920", parse=parse_size, metavar="HxW", help="Size of a picture."
-    )
+    size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of a picture.")
     score: float = again(CAMERA_OPTIONS["score_threshold"])
     output: Path = option(
         "demo_output",
@@ -140,9 +139,7 @@ class PublishOptions(SourceOptions):
         help="Pictures a second (default: a video's own, 10 for images).",
     )
     frame_id: str = option("camera", help="Coordinate frame in the headers.")
-    size: tuple[int, int] | None = option(
-        None, kind=Kind.STRING, parse=parse_size, metavar="HxW", help="Resize to this size."
-    )
+    size: tuple[int, int] | None = size_option(help="Resize to this size.")
     compressed: bool = option(False, help="Send JPEGs.")
     reliable: bool = option(False, help="Reliable quality of service.")
 
@@ -157,9 +154,7 @@ class RosBenchOptions(OptionGroup):
 
     cameras: int = option(1, minimum=1, help="Number of cameras.")
     rate: float = option(10.0, above=0.0, unit="Hz", help="Rate of each camera.")
-    size: tuple[int, int] = option(
-        "1280x1920", parse=parse_size, metavar="HxW", help="Size of the images."
-    )
+    size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of the images.")
     model: Path | None = path_option(help="ONNX or engine file (default: the shipped model).")
     devices: Sequence[Device | None] = again(
         EXECUTOR_OPTIONS["devices"],
@@ -184,9 +179,7 @@ class RosBenchOptions(OptionGroup):
 class TransportOptions(OptionGroup):
     """Large images over Fast DDS, before and after the shipped settings."""
 
-    size: tuple[int, int] = option(
-        "1280x1920", parse=parse_size, metavar="HxW", help="Size of the images."
-    )
+    size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of the images.")
     rate: float = option(10.0, above=0.0, unit="Hz", help="Rate at which latency is measured.")
     duration: float = option(6.0, above=0.0, unit="s", help="Length of each run.")
 
@@ -198,7 +191,7 @@ class CameraOptions(OptionGroup):
     name: str = option(help="It publishes /NAME/image_raw.")
     photograph: str = option(help="Image file that it shows.")
     rate: float = option(10.0, above=0.0, unit="Hz", help="Pictures a second.")
-    size: tuple[int, int] = option("1280x1920", parse=parse_size, help="Size of a picture.")
+    size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of a picture.")
     still: bool = option(False, help="Whether one picture is drawn and sent again and again.")
     numbered: bool = option(False, help="Whether each picture's number is its frame_id.")
     reliable: bool = option(False, help="Reliable quality of service.")
