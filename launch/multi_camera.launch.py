@@ -16,13 +16,7 @@ from launch_ros.actions import Node
 from launch import LaunchDescription
 from yolox_trt.core.shipped_files import shared_folder
 from yolox_trt.ros.middleware import transport_settings
-from yolox_trt.ros.tools.launch_arguments import (
-    parameter_overrides,
-    read_parameter_file,
-    unknown_cameras,
-    unreached_sections,
-    write_parameter_file,
-)
+from yolox_trt.ros.tools.launch_arguments import parameter_files
 
 
 def generate_launch_description():
@@ -60,14 +54,7 @@ def generate_launch_description():
 
 def start_process(context):
     given = dict(context.launch_configurations)
-    files = [given["config"]]
-    overrides = parameter_overrides(given)
-    sections = read_parameter_file(given["config"])
-    reports = unknown_cameras(overrides, sections)
-    reports += unreached_sections(sections, given["namespace"])
-    if overrides:
-        # The later file wins.
-        files.append(str(write_parameter_file(overrides)))
+    files, reports = parameter_files(given)
     environment = {}
     if LaunchConfiguration("large_images").perform(context) == "true":
         environment = transport_settings()

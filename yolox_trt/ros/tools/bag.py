@@ -26,6 +26,7 @@ from yolox_trt.ros.tools.bag_types import (
     COMPRESSED_TYPE,
     DETECTIONS_TYPE,
     IMAGE_TYPE,
+    VISION_DEFINITIONS,
     make_typestore,
 )
 
@@ -198,7 +199,12 @@ class DetectionBagWriter:
     ) -> None:
         rosbag2 = require("rosbags.rosbag2", purpose="writing bags")
         self._store = make_typestore()
-        self._types = self._store.types
+        point, turn, pose, with_covariance = (
+            self._store.types[f"geometry_msgs/msg/{name}"]
+            for name in ("Point", "Quaternion", "Pose", "PoseWithCovariance")
+        )
+        origin = pose(point(0.0, 0.0, 0.0), turn(0.0, 0.0, 0.0, 1.0))
+        self._no_pose = with_covariance(origin, np.zeros(36))
         self._class_names = tuple(class_names)
         self.path = Path(path)
         self.written = 0
@@ -248,61 +254,28 @@ class DetectionBagWriter:
             frame: its stream_id is the image topic, its received_ns the time of recording.
             detections: boxes in source pixels.
         """
-        types = self._types
-        header = types["std_msgs/msg/Header"](
-            stamp=types["builtin_interfaces/msg/Time"](
-                sec=frame.stamp_ns // 10**9, nanosec=frame.stamp_ns % 10**9
-            ),
-            frame_id=frame.frame_id,
-        )
-        message = types[DETECTIONS_TYPE](
-            header=header,
-            detections=[
-                self._detection(header, box, float(score), int(class_id))
-                for box, score, class_id in zip(
-                    detections.boxes.astype(np.float64),
-                    detections.scores,
-                    detections.class_ids,
-                    strict=True,
-                )
-            ],
-        )
-        raw = self._store.serialize_cdr(message, DETECTIONS_TYPE)
+        types = self._store.types
+        make = {name.rpartition("/")[2]: types[name] for name in VISION_DEFINITIONS}
+        stamp = types["builtin_interfaces/msg/Time"](*divmod(frame.stamp_ns, 10**9))
+        header = types["std_msgs/msg/Header"](stamp, frame.frame_id)
+        found = []
+        for (x1, y1, x2, y2), score, class_id in zip(
+            detections.boxes.astype(np.float64).tolist(),
+            detections.scores.tolist(),
+            detections.class_ids.tolist(),
+            strict=True,
+        ):
+            named = class_id < len(self._class_names)
+            name = self._class_names[class_id] if named else str(class_id)
+            result = make["ObjectHypothesisWithPose"](
+                make["ObjectHypothesis"](name, score), self._no_pose
+            )
+            centre = make["Point2D"]((x1 + x2) / 2, (y1 + y2) / 2)
+            box = make["BoundingBox2D"](make["Pose2D"](centre, 0.0), x2 - x1, y2 - y1)
+            found.append(make["Detection2D"](header, [result], box, ""))
+        raw = self._store.serialize_cdr(make["Detection2DArray"](header, found), DETECTIONS_TYPE)
         self._bag.write(self._outputs[frame.stream_id], frame.received_ns, raw)
         self.written += 1
-
-    def _detection(self, header: Any, box: Any, score: float, class_id: int) -> Any:
-        types = self._types
-        x1, y1, x2, y2 = box.tolist()
-        named = class_id < len(self._class_names)
-        pose = types["geometry_msgs/msg/PoseWithCovariance"](
-            pose=types["geometry_msgs/msg/Pose"](
-                position=types["geometry_msgs/msg/Point"](x=0.0, y=0.0, z=0.0),
-                orientation=types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=1.0),
-            ),
-            covariance=np.zeros(36),
-        )
-        return types["vision_msgs/msg/Detection2D"](
-            header=header,
-            results=[
-                types["vision_msgs/msg/ObjectHypothesisWithPose"](
-                    hypothesis=types["vision_msgs/msg/ObjectHypothesis"](
-                        class_id=self._class_names[class_id] if named else str(class_id),
-                        score=score,
-                    ),
-                    pose=pose,
-                )
-            ],
-            bbox=types["vision_msgs/msg/BoundingBox2D"](
-                center=types["vision_msgs/msg/Pose2D"](
-                    position=types["vision_msgs/msg/Point2D"](x=(x1 + x2) / 2, y=(y1 + y2) / 2),
-                    theta=0.0,
-                ),
-                size_x=x2 - x1,
-                size_y=y2 - y1,
-            ),
-            id="",
-        )
 
     def close(self) -> None:
         """Finish the bag."""

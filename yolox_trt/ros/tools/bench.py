@@ -2,7 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cameras as processes, the real multi_camera, its results here.
 
-The names of the metrics are those of ros2_benchmark.
+The names of a camera's figures are those of ros2_benchmark:
+
+- NUM_FRAMES_SENT: images that were published in the measured time.
+- NUM_MISSED_FRAMES: of them without a result, wherever they were lost.
+- MEAN_PLAYBACK_FRAME_RATE, MEAN_FRAME_RATE: images published and results, a second.
+- MEAN_LATENCY, LATENCY_P50, LATENCY_P99, MAX_LATENCY: milliseconds from the image's stamp, before
+  publish(), to its result here.
+- STD_DEV_JITTER: standard deviation of the time between results, in milliseconds.
+- NODE_P50, NODE_P99: milliseconds from the message's arrival in the node to the end of publish().
+- DETECT_P50: of them inside Detector.detect().
+- OVERHEAD_P50, OVERHEAD_P99: the rest: conversion, waiting for the device, publishing.
+- DEVICE: the device that served the camera last.
 """
 
 from __future__ import annotations
@@ -14,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,44 +57,18 @@ _COLUMNS = {
     "detect p50": "{DETECT_P50:.2f}",
     "overhead p50 / p99": "{OVERHEAD_P50:.2f} / {OVERHEAD_P99:.2f}",
 }
-
-
-@dataclass
-class CameraResult:
-    """What one camera gave in the measured time.
-
-    Attributes:
-        name: the camera.
-        NUM_FRAMES_SENT: images that were published.
-        NUM_MISSED_FRAMES: of them without a result, wherever they were lost.
-        MEAN_PLAYBACK_FRAME_RATE: images published a second.
-        MEAN_FRAME_RATE: results a second.
-        MEAN_LATENCY: milliseconds from the image's stamp, before publish(), to its result here.
-        LATENCY_P50, LATENCY_P99, MAX_LATENCY: likewise.
-        STD_DEV_JITTER: standard deviation of the time between results, in milliseconds.
-        NODE_P50, NODE_P99: milliseconds from the message's arrival in the node to the end of
-            publish().
-        DETECT_P50: of them inside Detector.detect().
-        OVERHEAD_P50, OVERHEAD_P99: the rest: conversion, waiting for the device, publishing.
-        DEVICE: the device that served it last.
-    """
-
-    name: str
-    NUM_FRAMES_SENT: int
-    NUM_MISSED_FRAMES: int
-    MEAN_PLAYBACK_FRAME_RATE: float
-    MEAN_FRAME_RATE: float
-    MEAN_LATENCY: float
-    LATENCY_P50: float
-    LATENCY_P99: float
-    MAX_LATENCY: float
-    STD_DEV_JITTER: float
-    NODE_P50: float
-    NODE_P99: float
-    DETECT_P50: float
-    OVERHEAD_P50: float
-    OVERHEAD_P99: float
-    DEVICE: str
+#: Figures of what came back, and those of /diagnostics by their keys there.
+_RECEIVED = (
+    "NUM_FRAMES_SENT", "NUM_MISSED_FRAMES", "MEAN_PLAYBACK_FRAME_RATE", "MEAN_FRAME_RATE",
+    "MEAN_LATENCY", "LATENCY_P50", "LATENCY_P99", "MAX_LATENCY", "STD_DEV_JITTER",
+)  # fmt: skip
+_DIAGNOSTICS = {
+    "NODE_P50": "latency_p50_ms",
+    "NODE_P99": "latency_p99_ms",
+    "DETECT_P50": "detect_p50_ms",
+    "OVERHEAD_P50": "overhead_p50_ms",
+    "OVERHEAD_P99": "overhead_p99_ms",
+}
 
 
 class BenchNode(ResultListener):
@@ -171,7 +156,7 @@ def _measure(
     processes: ChildProcesses,
     consumer: ChildProcess,
     on_progress: Progress,
-) -> tuple[list[CameraResult], dict[str, float]]:
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Let it run, and evaluate the images whose stamps lie in the measured time."""
     total = int(options.warmup + options.duration)
 
@@ -206,8 +191,7 @@ def _cpu_seconds(consumer: ChildProcess, drivers: list[ChildProcess]) -> dict[st
     """Return CPU seconds so far: of multi_camera, its ingest processes, the camera processes."""
 
     def seconds(process: psutil.Process) -> float:
-        times = process.cpu_times()
-        return float(times.user + times.system)
+        return float(sum(process.cpu_times()[:2]))  # user, system
 
     main = psutil.Process(consumer.pid)
     return {
@@ -217,44 +201,36 @@ def _cpu_seconds(consumer: ChildProcess, drivers: list[ChildProcess]) -> dict[st
     }
 
 
-def _evaluate(node: BenchNode, name: str, begin: int, finish: int) -> CameraResult:
+def _evaluate(node: BenchNode, name: str, begin: int, finish: int) -> dict[str, Any]:
+    """Return what one camera gave in the measured time, NaN where there was too little."""
     rows = [row for row in node.results[name] if begin <= row[1] < finish]
     values = node.diagnostics.get(f"stream {name}", {})
-
-    def diagnostic(key: str) -> float:
-        return float(values.get(key, "nan"))
-
+    figures: dict[str, Any] = {"name": name}
     if len(rows) < 2:
-        nan = float("nan")
-        empty: list[Any] = [name, 0, 0, nan, 0.0, *[nan] * 10, values.get("device", "")]
-        return CameraResult(*empty)
-    numbers, stamps, arrivals = (np.asarray(column, np.int64) for column in zip(*rows, strict=True))
-    seconds = (stamps[-1] - stamps[0]) * 1e-9
-    sent = int(numbers[-1] - numbers[0]) + 1
-    latency = (arrivals - stamps) * 1e-6
-    p50, p99 = percentiles(latency, 50, 99)
-    return CameraResult(
-        name=name,
-        NUM_FRAMES_SENT=sent,
-        NUM_MISSED_FRAMES=sent - len(rows),
-        MEAN_PLAYBACK_FRAME_RATE=(sent - 1) / seconds,
-        MEAN_FRAME_RATE=(len(rows) - 1) / seconds,
-        MEAN_LATENCY=float(latency.mean()),
-        LATENCY_P50=p50,
-        LATENCY_P99=p99,
-        MAX_LATENCY=float(latency.max()),
-        STD_DEV_JITTER=float(np.diff(arrivals).std() * 1e-6),
-        NODE_P50=diagnostic("latency_p50_ms"),
-        NODE_P99=diagnostic("latency_p99_ms"),
-        DETECT_P50=diagnostic("detect_p50_ms"),
-        OVERHEAD_P50=diagnostic("overhead_p50_ms"),
-        OVERHEAD_P99=diagnostic("overhead_p99_ms"),
-        DEVICE=values.get("device", ""),
-    )
+        figures |= dict.fromkeys((*_RECEIVED, *_DIAGNOSTICS), float("nan"))
+        figures |= {"NUM_FRAMES_SENT": 0, "NUM_MISSED_FRAMES": 0, "MEAN_FRAME_RATE": 0.0}
+    else:
+        numbers, stamps, arrivals = np.array(rows, np.int64).T
+        seconds = (stamps[-1] - stamps[0]) * 1e-9
+        sent = int(numbers[-1] - numbers[0]) + 1
+        latency = (arrivals - stamps) * 1e-6
+        received = (
+            sent,
+            sent - len(rows),
+            (sent - 1) / seconds,
+            (len(rows) - 1) / seconds,
+            latency.mean(),
+            *percentiles(latency, 50, 99),
+            latency.max(),
+            np.diff(arrivals).std() * 1e-6,
+        )
+        figures |= dict(zip(_RECEIVED, received, strict=True))
+        figures |= {key: float(values.get(old, "nan")) for key, old in _DIAGNOSTICS.items()}
+    return figures | {"DEVICE": values.get("device", "")}
 
 
 def _report(
-    options: RosBenchOptions, model: Path, results: list[CameraResult], usage: dict[str, float]
+    options: RosBenchOptions, model: Path, results: list[dict[str, Any]], usage: dict[str, float]
 ) -> Report:
     height, width = options.size
     document = {
@@ -267,9 +243,9 @@ def _report(
         f"{options.cameras} cameras, {height}x{width} bgr8 at {options.rate:g} Hz, {model.name}, "
         f"{options.duration:g} s, {options.ingest} ingest processes"
     )
-    sent = sum(result.NUM_FRAMES_SENT for result in results)
-    missed = sum(result.NUM_MISSED_FRAMES for result in results)
-    rate = sum(result.MEAN_FRAME_RATE for result in results)
+    sent = sum(result["NUM_FRAMES_SENT"] for result in results)
+    missed = sum(result["NUM_MISSED_FRAMES"] for result in results)
+    rate = sum(result["MEAN_FRAME_RATE"] for result in results)
     notes = [
         f"all: {rate:.1f} results/s, {missed} of {sent} images missed. "
         "Times in ms: latency from the stamp to the result here; node from arrival to published; "
@@ -280,7 +256,7 @@ def _report(
     ]
     return Report(
         document,
-        [Table.of(_COLUMNS, map(asdict, results), title)],
+        [Table.of(_COLUMNS, results, title)],
         notes,
-        failed=not all(result.MEAN_FRAME_RATE > 0 for result in results),
+        failed=not all(result["MEAN_FRAME_RATE"] > 0 for result in results),
     )

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from yolox_trt.ros.tools.launch_arguments import write_parameter_file
 from yolox_trt.ros.tools.options import CameraOptions
 
 
-class ChildProcess:
+class ChildProcess(subprocess.Popen[bytes]):
     """A process that runs a module of this package with the settings for large images.
 
     Args:
@@ -43,7 +44,7 @@ class ChildProcess:
         self.log = log
         base = transport_environment() if environment is None else environment
         with log.open("wb") as stream:
-            self._process = subprocess.Popen(
+            super().__init__(
                 [sys.executable, "-m", module, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -54,26 +55,17 @@ class ChildProcess:
             )
 
     @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status, None while it runs."""
-        return self._process.poll()
-
-    @property
     def output(self) -> str:
         """What it has written so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def check_alive(self) -> None:
         """Raise YoloxTrtError with the end of its output if it has ended."""
-        if self.status is not None:
+        if self.poll() is not None:
             tail = " | ".join(self.output.strip().splitlines()[-5:])
             raise YoloxTrtError(
-                f"{self.module} ended with status {self.status}" + (f": {tail}" if tail else ""),
+                f"{self.module} ended with status {self.returncode}"
+                + (f": {tail}" if tail else ""),
                 fix=f"see {self.log}",
             )
 
@@ -98,16 +90,15 @@ class ChildProcess:
         Returns:
             The exit status; negative: the signal that ended it.
         """
-        if self.status is None:
-            self._process.send_signal(signal.SIGINT)
+        self.send_signal(signal.SIGINT)  # which does nothing where it has ended
         try:
-            return self._process.wait(timeout)
+            return self.wait(timeout)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+            self.kill()
+            return self.wait()
 
 
-class ChildProcesses:
+class ChildProcesses(ExitStack):
     """Context of a command that starts processes: their logs lie in one folder.
 
     At its end the one that was started last is stopped first: what cameras sent last shall still
@@ -118,23 +109,17 @@ class ChildProcesses:
     """
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
         self.children: list[ChildProcess] = []
-
-    def __enter__(self) -> ChildProcesses:
-        """Give this object."""
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Stop the processes."""
-        for child in reversed(self.children):
-            child.stop()
 
     def start(self, module: str, arguments: Sequence[object], **settings: Any) -> ChildProcess:
         """Start a process; see ChildProcess. Its log has the module's name by default."""
         settings.setdefault("log", self.folder / f"{module.rpartition('.')[2]}.log")
-        self.children.append(ChildProcess(module, arguments, **settings))
-        return self.children[-1]
+        child = ChildProcess(module, arguments, **settings)
+        self.callback(child.stop)
+        self.children.append(child)
+        return child
 
     def start_multi_camera(
         self, sections: Mapping[str, Mapping[str, Any]], parameters: Path, timeout: float

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import tempfile
 import time
@@ -47,7 +48,6 @@ class CameraView:
     """What the demonstration sees of one camera."""
 
     def __init__(self) -> None:
-        self.results = 0
         self.detections = 0
         self.arrivals: deque[float] = deque(maxlen=50)
         self.latencies: deque[float] = deque(maxlen=500)
@@ -56,7 +56,6 @@ class CameraView:
 
     def add(self, message: Detection2DArray, now_ns: int) -> None:
         """Take in a result."""
-        self.results += 1
         self.detections += len(message.detections)
         self.arrivals.append(time.monotonic())
         self.latencies.append((now_ns - stamp_to_ns(message.header.stamp)) * 1e-9)
@@ -81,7 +80,7 @@ class DemoNode(ResultListener):
         super().__init__(cameras, self._on_result, context=context)
         self.views = {name: CameraView() for name in cameras}
         self._folder = folder
-        self._turn = 0
+        self._turns = itertools.cycle(cameras)
         self._watching: Any = None
 
     def _on_result(self, name: str, message: Detection2DArray) -> None:
@@ -94,8 +93,7 @@ class DemoNode(ResultListener):
         """
         if self._watching is not None:
             return
-        name = list(self.views)[self._turn % len(self.views)]
-        self._turn += 1
+        name = next(self._turns)
         self._watching = self.create_subscription(
             Image,
             f"/{name}/annotated",
@@ -208,10 +206,10 @@ def _watch(
     while started is None or time.monotonic() < started + duration:
         executor.spin_once(timeout_sec=0.05)
         now = time.monotonic()
-        if started is None and all(view.results for view in node.views.values()):
+        if started is None and all(view.arrivals for view in node.views.values()):
             started = now
         if started is None and now - waiting_since > START_TIMEOUT:
-            silent = [name for name, view in node.views.items() if not view.results]
+            silent = [name for name, view in node.views.items() if not view.arrivals]
             raise YoloxTrtError(
                 f"no result of {', '.join(silent)} in {START_TIMEOUT:.0f} s",
                 fix=f"see the logs in {processes.folder}",
@@ -231,9 +229,9 @@ def _watch(
 def problems(node: DemoNode, children: Sequence[ChildProcess]) -> list[str]:
     """Return what went wrong, a line each."""
     lines = [
-        f"{child.module} ended with status {child.status}: see {child.log}"
+        f"{child.module} ended with status {child.returncode}: see {child.log}"
         for child in children
-        if child.status
+        if child.poll()
     ]
     blind = [name for name, view in node.views.items() if not view.detections]
     return lines + ([f"no detection by {', '.join(blind)}"] if blind else [])

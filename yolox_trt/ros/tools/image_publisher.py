@@ -16,6 +16,9 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from yolox_trt.core.errors import FrameError
 
+#: Of the JPEGs, 1 to 100.
+_QUALITY = 90
+
 
 class ImagePublisher:
     """Publishes bgr8 pictures; the message and its bytes are used again and again.
@@ -26,7 +29,6 @@ class ImagePublisher:
         frame_id: coordinate frame in the headers.
         qos: quality of service of the publisher.
         compressed: whether JPEGs are sent.
-        quality: JPEG quality, 1 to 100.
 
     Attributes:
         publisher: the ROS publisher.
@@ -41,11 +43,9 @@ class ImagePublisher:
         frame_id: str,
         qos: QoSProfile,
         compressed: bool = False,
-        quality: int = 90,
     ) -> None:
         self._node = node
         self._compressed = compressed
-        self._quality = quality
         self.published = 0
         if compressed:
             self._message = CompressedImage(format="bgr8; jpeg compressed bgr8")
@@ -82,7 +82,7 @@ class ImagePublisher:
             The stamp of the header, in nanoseconds.
         """
         if self._compressed:
-            done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
+            done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
             if not done:
                 raise FrameError(f"image of shape {image.shape} that cannot be encoded as JPEG")
             self._message.data = array("B", data.tobytes())

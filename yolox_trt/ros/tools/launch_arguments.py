@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,15 @@ def read_parameter_file(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: no file, no YAML, or not node: ros__parameters: name: value.
     """
+    with ConfigurationError.instead_of(
+        (OSError, UnicodeDecodeError),
+        f"parameter file '{path}' that cannot be read",
+        expected="a YAML file such as config/multi_camera.yaml",
+        fix="check the path",
+    ):
+        text = Path(path).read_text(encoding="utf-8")
     try:
-        sections = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"parameter file '{path}' that cannot be read ({error})",
-            expected="a YAML file such as config/multi_camera.yaml",
-            fix="check the path",
-        ) from error
+        sections = yaml.safe_load(text)
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
@@ -74,8 +75,8 @@ def read_parameter_file(path: str | Path) -> dict[str, Any]:
             fix="mend that line or the one before",
         ) from error
     sections = {} if sections is None else sections
-    wrong = [sections] if not isinstance(sections, dict) else _without_parameters(sections)
-    if wrong:
+    found = dict(_nodes(sections)) if isinstance(sections, dict) else {str(sections): None}
+    if wrong := [name for name, parameters in found.items() if parameters is None]:
         raise ConfigurationError(
             f"parameter file '{path}' with {wrong[0]!r} that holds no ros__parameters",
             expected="node name: ros__parameters: name: value",
@@ -84,34 +85,33 @@ def read_parameter_file(path: str | Path) -> dict[str, Any]:
     return dict(sections)
 
 
-def _without_parameters(sections: Mapping[str, Any]) -> list[str]:
-    """Return the sections without ros__parameters; a namespace may hold nodes in its turn."""
-    wrong = []
+def _nodes(sections: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the names of nodes, namespaces put before them, and their parameters.
+
+    A namespace may hold nodes in its turn; None stands for a section that holds neither.
+    """
     for name, section in sections.items():
+        full = f"{above}/{name.strip('/')}"
         if not isinstance(section, dict) or not section:
-            wrong.append(name)
-        elif "ros__parameters" not in section:
-            wrong += [f"{name}/{each}" for each in _without_parameters(section)]
-    return wrong
+            yield full, None
+        elif "ros__parameters" in section:
+            yield full, section["ros__parameters"] or {}
+        else:
+            yield from _nodes(section, full)
 
 
 def unknown_cameras(
     overrides: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Any]
 ) -> list[str]:
-    """Return a line for each camera that launch arguments name and the process will not have.
+    """Return a line for each camera that overrides name and the process will not have.
 
     They are reported and not refused: a camera may be added at run time.
-
-    Args:
-        overrides: as parameter_overrides returns them.
-        sections: as read_parameter_file returns them.
     """
     cameras = overrides.get(EXECUTOR_NODE, {}).get("cameras")
     if cameras is None:
         cameras = EXECUTOR_OPTIONS["cameras"].default
-        for name, section in sections.items():
+        for name, given in _nodes(sections):
             if name.rpartition("/")[2] in (EXECUTOR_NODE, "*", "**"):
-                given = section.get("ros__parameters") or {}
                 cameras = given.get("cameras", cameras)
     return [
         f"no camera '{node}' in the parameter `cameras`; expected {', '.join(cameras) or 'none'}; "
@@ -125,14 +125,10 @@ def unreached_sections(sections: Mapping[str, Any], namespace: str) -> list[str]
     """Return a line for each section of a parameter file that no node of a namespace finds.
 
     ROS 2 leaves such a section out without a word, and the process runs with the defaults.
-
-    Args:
-        sections: as read_parameter_file returns them.
-        namespace: the launch argument.
     """
     prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
     lines = []
-    for name in _node_names(sections):
+    for name, _ in _nodes(sections):
         # ROS 2's patterns: /* is one part of a name, /** any number of them.
         pattern = "".join(
             {"**": "(/\\w+)*", "*": "/\\w+"}.get(part, "/" + re.escape(part))
@@ -146,18 +142,6 @@ def unreached_sections(sections: Mapping[str, Any], namespace: str) -> list[str]
                 "fix: the section's name"
             )
     return lines
-
-
-def _node_names(sections: Mapping[str, Any], above: str = "") -> list[str]:
-    """Return the names of the sections that hold parameters, namespaces put before them."""
-    names = []
-    for name, section in sections.items():
-        full = f"{above}/{name.strip('/')}"
-        if "ros__parameters" in section:
-            names.append(full)
-        else:
-            names += _node_names(section, full)
-    return names
 
 
 def write_parameter_file(
@@ -181,6 +165,28 @@ def write_parameter_file(
             path = Path(file.name)
     path.write_text(yaml.safe_dump(sections), encoding="utf-8")
     return path
+
+
+def parameter_files(values: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Make the parameter files of multi_camera from the arguments of a launch.
+
+    Args:
+        values: the arguments; `config` and `namespace` are among them.
+
+    Returns:
+        The files, of which the later one wins; and a line for each argument or section that
+        reaches no node.
+
+    Raises:
+        ConfigurationError: a parameter that a node does not have, a bad value, or a bad file.
+    """
+    overrides = parameter_overrides(values)
+    sections = read_parameter_file(values["config"])
+    files = [values["config"]]
+    if overrides:
+        files.append(str(write_parameter_file(overrides)))
+    reports = unknown_cameras(overrides, sections)
+    return files, reports + unreached_sections(sections, values["namespace"])
 
 
 def _option(node: str, parameter: str) -> Option:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -53,25 +53,19 @@ def run_replay(
     """
     node_name = plain_node("yolox_trt_replay")
     with closing(open_reader(options.bag)) as reader, ros_node(node_name) as (node, executor):
-        player = BagPlayer(
-            reader, node, executor, topics=options.topics, remaps=options.remap, say=say
-        )
-        player.restamp = options.restamp
-        if options.clock:
-            player.publish_clock()
-        if options.max:
-            player.follow_results(options.results, options.wait, options.window)
+        player = BagPlayer(reader, node, executor, options, say)
+        publishers = list(player.publishers.values())
         # With --max a consumer is there, but its subscriptions may be found later than its results.
         needed = player.image_publishers if options.max else ()
         timeout = max(DISCOVERY, options.wait) if options.max else DISCOVERY
-        if not wait_for_subscribers(executor, player.publishers, timeout, needed=needed):
+        if not wait_for_subscribers(executor, publishers, timeout, needed=needed):
             say("nobody subscribes to the bag's topics yet")
         total = player.count * options.loop or None
         try:
             for _ in rounds(options.loop):
-                for _ in player.play(options.speed):
+                for _ in player.play():
                     on_progress(str(options.bag), player.published, total)
-            wait_until_delivered(player.publishers)
+            wait_until_delivered(publishers)
         except KeyboardInterrupt:
             pass
         say(player.summary())
@@ -87,17 +81,18 @@ class BagPlayer:
         reader: an open rosbags reader.
         node: the node that publishes.
         executor: spins the node.
-        topics: topics to play, empty for all.
-        remaps: topic in the bag -> topic to publish.
+        options: what is played, and how.
         say: takes a line for each topic that is left out.
 
     Attributes:
         published: messages published so far.
-        late: messages that went out more than 50 ms late.
-        restamp: whether header stamps are replaced by the present time.
+        publishers: those of the topics, by the number of the bag's connection.
+        image_publishers: those of the images.
 
     Raises:
-        ConfigurationError: a topic that the bag does not have, or nothing to play.
+        ConfigurationError: a topic that the bag does not have, nothing to play, or another number
+            of topics of results than of image topics.
+        YoloxTrtError: nobody publishes the results that are waited for.
     """
 
     def __init__(
@@ -105,39 +100,35 @@ class BagPlayer:
         reader: Any,
         node: Node,
         executor: SingleThreadedExecutor,
-        *,
-        topics: Sequence[str],
-        remaps: Mapping[str, str],
+        options: ReplayOptions,
         say: Callable[[str], None],
     ) -> None:
         self._reader = reader
         self._node = node
         self._executor = executor
+        self._options = options
         self.published = 0
-        self.late = 0
-        self.restamp = False
-        self._window: ResultWindow | None = None
-        self._clock: Publisher | None = None
+        self._late = 0
         known = {connection.topic for connection in reader.connections}
-        for name in (*topics, *remaps):
+        for name in (*options.topics, *options.remap):
             if name not in known:
                 fix = ("check ", _NAMED["topics"], " and ", _NAMED["remap"])
                 raise ConfigurationError.unknown("topic of the bag", name, sorted(known), fix=fix)
         store = make_typestore()
-        self._publishers: dict[int, Publisher] = {}
+        self.publishers: dict[int, Publisher] = {}
         self._stamped: set[int] = set()
         self._images: dict[int, str] = {}
         self._connections = []
         for connection in reader.connections:
-            if topics and connection.topic not in topics:
+            if options.topics and connection.topic not in options.topics:
                 continue
             message_type = _message_type(connection.msgtype)
             if message_type is None:
                 say(f"{connection.topic} is left out: {connection.msgtype} is not installed")
                 continue
-            topic = remaps.get(connection.topic, connection.topic)
+            topic = options.remap.get(connection.topic, connection.topic)
             self._connections.append(connection)
-            self._publishers[connection.id] = node.create_publisher(
+            self.publishers[connection.id] = node.create_publisher(
                 message_type, topic, _recorded_qos(connection)
             )
             fields = store.fielddefs.get(connection.msgtype, ((), ()))[1]
@@ -148,74 +139,49 @@ class BagPlayer:
         if not self._connections:
             raise ConfigurationError("a bag with nothing to play", fix=("check ", _NAMED["topics"]))
 
-    @property
-    def publishers(self) -> list[Publisher]:
-        """The publishers of the bag's topics."""
-        return list(self._publishers.values())
+        self.count = sum(connection.msgcount for connection in self._connections)
+        self.image_publishers = [self.publishers[number] for number in self._images]
+        self._clock = node.create_publisher(Clock, "/clock", 10) if options.clock else None
+        self._window = self._follow_results() if options.max else None
 
-    @property
-    def image_publishers(self) -> list[Publisher]:
-        """The publishers of the bag's images."""
-        return [self._publishers[number] for number in self._images]
-
-    @property
-    def count(self) -> int:
-        """Messages of one round."""
-        return sum(connection.msgcount for connection in self._connections)
-
-    def publish_clock(self) -> None:
-        """Publish /clock: the time of recording."""
-        self._clock = self._node.create_publisher(Clock, "/clock", 10)
-
-    def follow_results(self, result_topics: Sequence[str], timeout: float, window: int) -> None:
-        """Send images only as fast as their results come.
-
-        Args:
-            result_topics: topics of the results in the order of the image topics; empty for those
-                beside the images, such as /front/detections for /front/image_raw.
-            timeout: seconds to wait for the consumer.
-            window: images of one topic that may be under way.
-
-        Raises:
-            ConfigurationError: another number of topics than of image topics.
-            YoloxTrtError: nobody publishes the results.
-        """
+    def _follow_results(self) -> ResultWindow:
+        """Make what sends images only as fast as their results come."""
+        options = self._options
         images = list(self._images.values())
-        named = dict(zip(images, result_topics, strict=False)) or detection_topics(images)
+        named = dict(zip(images, options.results, strict=False)) or detection_topics(images)
         if len(named) != len(images):
             raise ConfigurationError(
-                f"{len(result_topics)} topics of results for {len(images)} image topics",
+                f"{len(options.results)} topics of results for {len(images)} image topics",
                 expected=f"one for each of {', '.join(images)}",
                 fix=("give ", _NAMED["results"], " once for each image topic"),
             )
-        self._window = ResultWindow(self._node, self._executor, named, depth=window)
-        self._window.wait_for_consumer(timeout)
+        window = ResultWindow(self._node, self._executor, named, depth=options.window)
+        window.wait_for_consumer(options.wait)
+        return window
 
-    def play(self, speed: float) -> Iterator[None]:
-        """Publish every message once, and yield after each one.
-
-        Args:
-            speed: 1 for the speed of the recording; not used when results set the pace.
-        """
-        start: float | None = None
-        first = 0
+    def play(self) -> Iterator[None]:
+        """Publish every message once, and yield after each one."""
+        start = 0.0
+        first: int | None = None
         for connection, timestamp, raw in self._reader.messages(connections=self._connections):
-            if start is None:
+            if first is None:
                 start, first = time.monotonic(), timestamp
             data = bytes(raw)
             stamp = timestamp
             if connection.id in self._stamped:
-                if self.restamp:
+                if self._options.restamp:
                     data = _with_stamp(data, self._node.get_clock().now().nanoseconds)
                 stamp = _stamp(data)
             image = self._images.get(connection.id)
-            if self._window is not None and image is not None:
+            if self._window is None:
+                self._wait_until(
+                    start + (timestamp - first) * 1e-9 / self._options.speed, timestamp
+                )
+            elif image is not None:
                 self._window.wait(image)
-            elif self._window is None:
-                self._wait_until(start + (timestamp - first) * 1e-9 / speed, timestamp, speed)
             if self._clock is not None:
                 self._publish_clock(timestamp)
-            self._publishers[connection.id].publish(data)
+            self.publishers[connection.id].publish(data)
             self.published += 1
             if self._window is not None and image is not None:
                 self._window.sent(image, stamp)
@@ -226,27 +192,21 @@ class BagPlayer:
 
     def summary(self) -> str:
         """Return what was done, in one line."""
-        text = f"{self.published} messages on {len(self._publishers)} topics"
-        if self.late:
-            text += f", {self.late} more than 50 ms late"
+        text = f"{self.published} messages on {len(self.publishers)} topics"
+        if self._late:
+            text += f", {self._late} more than 50 ms late"
         if self._window is not None:
             text += f", {self._window.summary}"
         return text
 
-    def _wait_until(self, due: float, timestamp: int, speed: float) -> None:
+    def _wait_until(self, due: float, timestamp: int) -> None:
         """Sleep until a message is due, keeping /clock going."""
-        while (left := due - time.monotonic()) > 0.0:
-            if self._clock is None:
-                sleep_until(due)
-                return
-            if left > 1.0 / CLOCK_RATE:
-                time.sleep(1.0 / CLOCK_RATE)
-                ahead = (due - time.monotonic()) * speed
-                self._publish_clock(timestamp - int(max(0.0, ahead) * 1e9))
-            else:
-                time.sleep(left)
-        if left < -0.05:
-            self.late += 1
+        while self._clock is not None and due - time.monotonic() > 1.0 / CLOCK_RATE:
+            time.sleep(1.0 / CLOCK_RATE)
+            ahead = max(0.0, due - time.monotonic()) * self._options.speed
+            self._publish_clock(timestamp - int(ahead * 1e9))
+        self._late += time.monotonic() - due > 0.05
+        sleep_until(due)
 
     def _publish_clock(self, nanoseconds: int) -> None:
         assert self._clock is not None

@@ -11,13 +11,7 @@ from collections.abc import Callable
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.shipped_files import shared_folder
 from yolox_trt.ros.middleware import transport_environment
-from yolox_trt.ros.tools.launch_arguments import (
-    parameter_overrides,
-    read_parameter_file,
-    unknown_cameras,
-    unreached_sections,
-    write_parameter_file,
-)
+from yolox_trt.ros.tools.launch_arguments import parameter_files
 from yolox_trt.ros.tools.options import UpOptions
 
 #: Arguments of the launch file without a dot that are taken here.
@@ -49,17 +43,14 @@ def run_up(options: UpOptions, say: Callable[[str], None]) -> int:
                 fix="see `yolox_trt up --help`",
             )
         values[name] = value
+    values["config"] = values["config"] or str(shared_folder("config") / "multi_camera.yaml")
     command = [sys.executable, "-m", "yolox_trt.ros.nodes.multi_camera", "--ros-args"]
-    config = values["config"] or str(shared_folder("config") / "multi_camera.yaml")
-    command += ["--log-level", values["log_level"], "--params-file", config]
-    overrides = parameter_overrides(values)
-    sections = read_parameter_file(config)
-    for line in unknown_cameras(overrides, sections):
+    command += ["--log-level", values["log_level"]]
+    files, reports = parameter_files(values)
+    for line in reports:
         say(line)
-    for line in unreached_sections(sections, values["namespace"]):
-        say(line)
-    if overrides:
-        command += ["--params-file", str(write_parameter_file(overrides))]
+    for file in files:
+        command += ["--params-file", file]
     if values["namespace"]:
         command += ["-r", f"__ns:=/{values['namespace'].strip('/')}"]
     # The malloc settings are read when a process starts: this one becomes another.
