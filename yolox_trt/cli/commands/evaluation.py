@@ -16,7 +16,7 @@ from yolox_trt.cli.commands.int8 import calibration_inputs
 from yolox_trt.cli.output import Output
 from yolox_trt.compiler.int8.options import ImageOptions, no_images
 from yolox_trt.core.images import ImageFiles, Video, is_bag, open_images
-from yolox_trt.core.option import Kind, nested, option, options_of, parse_path, path_option
+from yolox_trt.core.option import Kind, again, nested, option, options_of, parse_path, path_option
 from yolox_trt.core.output_paths import OutputFile, write_json
 from yolox_trt.core.postprocess_options import PostprocessOptions, parse_class_thresholds
 from yolox_trt.core.shipped_files import default_model
@@ -171,14 +171,8 @@ class Evaluate(Command, name="evaluate", needs=("pycocotools",), has_json=True):
 class _ComparedImages(DatasetOptions):
     """DatasetOptions of a command whose --images are those of the calibration."""
 
-    images: Path | None = path_option(
-        flag="--labelled-images",
-        metavar="DIR",
-        help="Folder of the labelled images, where it is not beside the labels.",
-    )
-    limit: int | None = option(
-        None, kind=Kind.INTEGER, minimum=1, flag="--labelled-limit", help="The first N images only."
-    )
+    images: Path | None = again(options_of(DatasetOptions)["images"], flag="--labelled-images")
+    limit: int | None = again(options_of(DatasetOptions)["limit"], flag="--labelled-limit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
@@ -32,6 +33,11 @@ from yolox_trt.executor.inference_executor import InferenceExecutor
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.stream_result import StreamResult
 
+#: Times of every frame in arrays made before the run, in seconds of time.monotonic(), by
+#: Frame.stamp_ns. A list or dictionary of frames would grow while it is measured, and Python's
+#: garbage collector would walk through it at the cost of the frames that wait meanwhile.
+_STAMPS = ("submitted", "device_free", "begin", "end", "delivered")
+_Stamps: TypeAlias = "Mapping[str, npt.NDArray[np.float64]]"
 _PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
 _STAGES = {
     "to_engine": "queue to engine",
@@ -40,22 +46,6 @@ _STAGES = {
     "engine": "engine (asked to sleep)",
     "total": "submit to result",
 }
-
-
-class _Stamps:
-    """Times of every frame in arrays made before the run, in seconds of time.monotonic().
-
-    Dictionaries would grow while it is measured, and Python's garbage collector would walk
-    through them at the cost of the frames that wait meanwhile.
-
-    Args:
-        count: number of frames; Frame.stamp_ns is a frame's index.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.submitted, self.device_free, self.begin, self.end, self.delivered = (
-            np.full(count, np.nan) for _ in range(5)
-        )
 
 
 class _StampingDetector(SimulatedDetector):
@@ -75,9 +65,9 @@ class _StampingDetector(SimulatedDetector):
         end = time.monotonic()
         for frame in frames:
             if frame.stream_id:  # the executor's own grey frames have none
-                self._stamps.device_free[frame.stamp_ns] = self._last_end
-                self._stamps.begin[frame.stamp_ns] = begin
-                self._stamps.end[frame.stamp_ns] = end
+                self._stamps["device_free"][frame.stamp_ns] = self._last_end
+                self._stamps["begin"][frame.stamp_ns] = begin
+                self._stamps["end"][frame.stamp_ns] = end
         self._last_end = end
         return results
 
@@ -86,11 +76,8 @@ def measure(options: ExecutorOptions, on_progress: Progress = no_progress) -> Re
     """Run the load.
 
     The document has percentiles in seconds by stage ("to_engine", "to_result", "own", "engine",
-    "total"), each a dict of p50, p90, p99 and max; counters; CPU seconds for each frame.
-
-    Args:
-        options: the load.
-        on_progress: told once a second: what it takes of this process is measured, too.
+    "total"), each a dict of p50, p90, p99 and max; counters; CPU seconds for each frame. Progress
+    is told once a second: what it takes of this process is measured, too.
     """
     figures = measure_executor(options, on_progress)
     figures["machine"] = describe_machine("numpy")
@@ -120,11 +107,11 @@ def measure_executor(
     streams, rate, seconds = options.streams, options.rate, options.seconds
     engine_seconds = options.engine_ms / 1e3
     periods = int((1.0 + seconds) * rate)
-    stamps = _Stamps(periods * streams)
+    stamps = {name: np.full(periods * streams, np.nan) for name in _STAMPS}
     detectors = [_StampingDetector(device, engine_seconds, stamps) for device in options.devices]
 
     def on_result(result: StreamResult) -> None:
-        stamps.delivered[result.frame.stamp_ns] = time.monotonic()
+        stamps["delivered"][result.frame.stamp_ns] = time.monotonic()
 
     names = [f"camera{i}" for i in range(streams)]
     executor = InferenceExecutor(detectors, policy=options.policy)
@@ -148,21 +135,21 @@ def measure_executor(
         elapsed, cpu = time.monotonic() - begin, time.process_time() - cpu_begin
         time.sleep(0.05 + 2.0 * engine_seconds)
         snapshot = executor.snapshot()
-    counted = (stamps.submitted >= begin + 1.0) & np.isfinite(stamps.delivered)
-    to_engine = stamps.begin - np.fmax(stamps.submitted, stamps.device_free)
-    to_result = stamps.delivered - stamps.end
+    counted = (stamps["submitted"] >= begin + 1.0) & np.isfinite(stamps["delivered"])
+    to_engine = stamps["begin"] - np.fmax(stamps["submitted"], stamps["device_free"])
+    to_result = stamps["delivered"] - stamps["end"]
     stages = {
         "to_engine": to_engine,
         "to_result": to_result,
         "own": to_engine + to_result,
-        "engine": stamps.end - stamps.begin,
-        "total": stamps.delivered - stamps.submitted,
+        "engine": stamps["end"] - stamps["begin"],
+        "total": stamps["delivered"] - stamps["submitted"],
     }
     counters = snapshot.streams.values()
     return {
         "stages": {
             name: dict(
-                zip(_PERCENTILES, percentiles(values[counted], 50, 90, 99, 100), strict=True)
+                zip(_PERCENTILES, percentiles(values[counted], *_PERCENTILES.values()), strict=True)
             )
             for name, values in stages.items()
         },
@@ -171,8 +158,8 @@ def measure_executor(
         "processed": sum(s.processed for s in counters),
         "dropped": sum(s.dropped_total for s in counters),
         "moves": sum(s.moves for s in counters),
-        "cpu_seconds_per_frame": cpu / stamps.submitted.size,
-        "frames_per_second": stamps.submitted.size / elapsed,
+        "cpu_seconds_per_frame": cpu / stamps["submitted"].size,
+        "frames_per_second": stamps["submitted"].size / elapsed,
     }
 
 
@@ -191,15 +178,10 @@ def _submit(
         index = number % len(names)
         if staggered or index == 0:
             pacer.wait()
+        received = time.monotonic_ns()
+        name = names[index]
         frame = Frame(
-            pixels,
-            1,
-            1,
-            "bgr8",
-            3,
-            stamp_ns=number,
-            stream_id=names[index],
-            received_ns=time.monotonic_ns(),
+            pixels, 1, 1, "bgr8", 3, stamp_ns=number, stream_id=name, received_ns=received
         )
-        stamps.submitted[number] = time.monotonic()
+        stamps["submitted"][number] = time.monotonic()
         executor.submit(frame)
