@@ -54,15 +54,15 @@ def test_detections_stand_beside_the_messages_of_the_bag(tmp_path: Path) -> None
     write_bag(tmp_path / "bag", count=3, malformed=1)
     boxes = np.array([[1.25, 2.5, 30.75, 40.0], [0, 0, 5, 5]], np.float32)
     detections = Detections(boxes, np.array([0.9, 0.5], np.float32), np.array([1, 7], np.int32))
-    with ImageBag(tmp_path / "bag", ["/front/image_raw"]) as bag:
+    with closing(ImageBag(tmp_path / "bag", ["/front/image_raw"])) as bag:
         assert len(bag) == 4
-        with bag.detection_writer(tmp_path / "out", ("car", "cat")) as writer:
+        with closing(bag.detection_writer(tmp_path / "out", ("car", "cat"))) as writer:
             stamps = []
             for frame in bag:
                 stamps.append(frame.stamp_ns)
                 writer.write(frame, detections)
         assert bag.refused == 1
-        assert writer.written == 3
+    assert len(stamps) == 3
 
     store = make_typestore()
     with (
@@ -97,8 +97,8 @@ def test_the_ros_package_reads_what_rosbags_wrote(tmp_path: Path) -> None:
     boxes = np.array([[1, 2, 3, 5]], np.float32)
     detections = Detections(boxes, np.ones(1, np.float32), np.zeros(1, np.int32))
     with (
-        ImageBag(tmp_path / "bag", ["/front/image_raw"]) as bag,
-        bag.detection_writer(tmp_path / "out") as writer,
+        closing(ImageBag(tmp_path / "bag", ["/front/image_raw"])) as bag,
+        closing(bag.detection_writer(tmp_path / "out")) as writer,
     ):
         for frame in bag:
             writer.write(frame, detections)
@@ -127,7 +127,8 @@ def test_errors_name_what_the_bag_has(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", count=1)
     with pytest.raises(ConfigurationError, match="/front/image_raw"):
         ImageBag(tmp_path / "bag", ["/side/image_raw"])
-    with ImageBag(tmp_path / "bag") as bag, pytest.raises(ConfigurationError, match="remove it"):
+    bag = ImageBag(tmp_path / "bag")
+    with closing(bag), pytest.raises(ConfigurationError, match="remove it"):
         bag.detection_writer(tmp_path / "bag")
 
 

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images out of rosbag2 bags, and detections into a new one. Needs rosbags, but no ROS.
 
-with ImageBag("drive") as bag, bag.detection_writer("drive_detections", names) as writer:
-for frame in bag:
-writer.write(frame, detect(frame))
+bag = ImageBag("drive")
+with closing(bag.detection_writer("drive_detections", names)) as writer:
+    for frame in bag:
+        writer.write(frame, detect(frame))
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class ImageBag(ImageSource):
         self.refused = 0
         self._writer: DetectionBagWriter | None = None
         self._store = make_typestore()
-        self._reader: Any = open_reader(path)
+        self._reader = open_reader(path)
         images = {
             connection.topic: connection
             for connection in self._reader.connections
@@ -151,17 +152,7 @@ class ImageBag(ImageSource):
 
     def close(self) -> None:
         """Close the bag."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-
-    def __enter__(self) -> ImageBag:
-        """Give the bag itself."""
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Close."""
-        self.close()
+        self._reader.close()
 
 
 def detection_topics(image_topics: Iterable[str]) -> dict[str, str]:
@@ -186,9 +177,6 @@ class DetectionBagWriter:
         image_topics: topics whose images get detections; see detection_topics.
         class_names: names of the classes; a class without a name is called by its number.
 
-    Attributes:
-        written: detection messages written so far.
-
     Raises:
         ConfigurationError: the folder exists already.
         MissingDependencyError: rosbags is missing.
@@ -207,7 +195,6 @@ class DetectionBagWriter:
         self._no_pose = with_covariance(origin, np.zeros(36))
         self._class_names = tuple(class_names)
         self.path = Path(path)
-        self.written = 0
         with ConfigurationError.instead_of(
             (rosbag2.WriterError, OSError),
             f"bag '{path}' that cannot be written",
@@ -275,16 +262,7 @@ class DetectionBagWriter:
             found.append(make["Detection2D"](header, [result], box, ""))
         raw = self._store.serialize_cdr(make["Detection2DArray"](header, found), DETECTIONS_TYPE)
         self._bag.write(self._outputs[frame.stream_id], frame.received_ns, raw)
-        self.written += 1
 
     def close(self) -> None:
         """Finish the bag."""
         self._bag.close()
-
-    def __enter__(self) -> DetectionBagWriter:
-        """Give the writer itself."""
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Finish the bag."""
-        self.close()
