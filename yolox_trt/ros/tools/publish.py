@@ -13,7 +13,6 @@ import numpy.typing as npt
 from yolox_trt.core.images import ImageSource, open_images
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.evaluation.pacing import Pacer
-from yolox_trt.ros.tools.bag import detection_topics
 from yolox_trt.ros.tools.image_publisher import ImagePublisher
 from yolox_trt.ros.tools.options import PublishOptions
 from yolox_trt.ros.tools.result_window import ResultWindow
@@ -51,40 +50,31 @@ def run_publish(
             qos=source_qos(options.reliable),
             compressed=options.compressed,
         )
-        window = None
-        if options.max:
-            topic = (*options.results, detection_topics([publisher.topic])[publisher.topic])[0]
-            window = ResultWindow(node, executor, {options.topic: topic}, depth=options.window)
-            window.wait_for_consumer(options.wait)
+        window = ResultWindow(node, executor, [publisher.topic], options)
         if not wait_for_subscribers(executor, [publisher.publisher]):
             say(f"nobody subscribes to {publisher.topic} yet")
         rate = (options.rate or source.rate) * options.speed
-        pacer = None if source.live or window else Pacer(rate)
+        pacer = None if source.live or options.max else Pacer(rate)
         title, total = f"{options.source} -> {publisher.topic}", len(source) * options.loop or None
         try:
             for image in _pictures(source, options):
-                if window is not None:
-                    window.wait(options.topic)
+                window.wait(publisher.topic)
                 if pacer is not None:
                     pacer.wait()
-                stamp = publisher.publish(image)
-                if window is not None:
-                    window.sent(options.topic, stamp)
+                window.sent(publisher.topic, publisher.publish(image))
                 on_progress(title, publisher.published, total)
                 executor.spin_once(timeout_sec=0.0)
-            if window is not None:
-                window.drain()
+            window.drain()
             wait_until_delivered([publisher.publisher])
         except KeyboardInterrupt:
             pass
-        notes = [f"{publisher.published} published on {publisher.topic}"]
-        if pacer is not None and pacer.late:
-            notes.append(f"{pacer.late} late")
-        if window is not None:
-            notes.append(window.summary)
-        if source.refused:
-            notes.append(f"{source.refused} files could not be read")
-        say(", ".join(notes))
+        late = pacer.late if pacer else 0
+        say(
+            f"{publisher.published} published on {publisher.topic}"
+            + (f", {late} late" if late else "")
+            + window.summary
+            + (f", {source.refused} files could not be read" if source.refused else "")
+        )
         return 0 if publisher.published else 1
 
 

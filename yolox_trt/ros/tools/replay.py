@@ -21,7 +21,7 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.evaluation.pacing import sleep_until
-from yolox_trt.ros.tools.bag import detection_topics, open_reader
+from yolox_trt.ros.tools.bag import open_reader
 from yolox_trt.ros.tools.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
 from yolox_trt.ros.tools.options import ReplayOptions
 from yolox_trt.ros.tools.result_window import ResultWindow
@@ -142,22 +142,7 @@ class BagPlayer:
         self.count = sum(connection.msgcount for connection in self._connections)
         self.image_publishers = [self.publishers[number] for number in self._images]
         self._clock = node.create_publisher(Clock, "/clock", 10) if options.clock else None
-        self._window = self._follow_results() if options.max else None
-
-    def _follow_results(self) -> ResultWindow:
-        """Make what sends images only as fast as their results come."""
-        options = self._options
-        images = list(self._images.values())
-        named = dict(zip(images, options.results, strict=False)) or detection_topics(images)
-        if len(named) != len(images):
-            raise ConfigurationError(
-                f"{len(options.results)} topics of results for {len(images)} image topics",
-                expected=f"one for each of {', '.join(images)}",
-                fix=("give ", _NAMED["results"], " once for each image topic"),
-            )
-        window = ResultWindow(self._node, self._executor, named, depth=options.window)
-        window.wait_for_consumer(options.wait)
-        return window
+        self._window = ResultWindow(node, executor, list(self._images.values()), options)
 
     def play(self) -> Iterator[None]:
         """Publish every message once, and yield after each one."""
@@ -172,32 +157,26 @@ class BagPlayer:
                 if self._options.restamp:
                     data = _with_stamp(data, self._node.get_clock().now().nanoseconds)
                 stamp = _stamp(data)
-            image = self._images.get(connection.id)
-            if self._window is None:
-                self._wait_until(
-                    start + (timestamp - first) * 1e-9 / self._options.speed, timestamp
-                )
-            elif image is not None:
-                self._window.wait(image)
+            image = self._images.get(connection.id, "")
+            self._window.wait(image)
+            if not self._options.max:
+                seconds = (timestamp - first) * 1e-9 / self._options.speed
+                self._wait_until(start + seconds, timestamp)
             if self._clock is not None:
                 self._publish_clock(timestamp)
             self.publishers[connection.id].publish(data)
             self.published += 1
-            if self._window is not None and image is not None:
-                self._window.sent(image, stamp)
+            self._window.sent(image, stamp)
             self._executor.spin_once(timeout_sec=0.0)
             yield
-        if self._window is not None:
-            self._window.drain()
+        self._window.drain()
 
     def summary(self) -> str:
         """Return what was done, in one line."""
         text = f"{self.published} messages on {len(self.publishers)} topics"
         if self._late:
             text += f", {self._late} more than 50 ms late"
-        if self._window is not None:
-            text += f", {self._window.summary}"
-        return text
+        return text + self._window.summary
 
     def _wait_until(self, due: float, timestamp: int) -> None:
         """Sleep until a message is due, keeping /clock going."""

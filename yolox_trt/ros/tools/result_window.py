@@ -5,73 +5,81 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from vision_msgs.msg import Detection2DArray
 
-from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.core.option import options_of
 from yolox_trt.ros.messages.images import stamp_to_ns
+from yolox_trt.ros.tools.bag import detection_topics
 from yolox_trt.ros.tools.options import SourceOptions
+
+_NAMED = options_of(SourceOptions)
 
 
 class ResultWindow:
-    """Keeps the images that are under way within a limit, by the results' stamps.
+    """With --max, keeps the images that are under way within a limit, by the results' stamps.
+
+    Without, it lets every image pass.
 
     Args:
         node: the source's node.
         executor: spins the node.
-        topics: image topic -> topic of its results.
-        depth: images of one topic that may be under way. A camera node with its default depths
-            takes one without loss; more need a larger qos_depth and queue_depth.
+        images: topics of the images.
+        options: whether results set the pace, on which topics, and how many images of one topic
+            may be under way. A camera node with its default depths takes one without loss; more
+            need a larger qos_depth and queue_depth.
         timeout: seconds after which an image is given up and counted as missed.
+
+    Raises:
+        ConfigurationError: fewer topics of results than of images.
+        YoloxTrtError: nobody publishes the results.
     """
 
     def __init__(
         self,
         node: Node,
         executor: SingleThreadedExecutor,
-        topics: Mapping[str, str],
+        images: Sequence[str],
+        options: SourceOptions,
         *,
-        depth: int = 1,
         timeout: float = 5.0,
     ) -> None:
-        self._node = node
         self._executor = executor
-        self._topics = list(topics.values())
-        self._depth = depth
+        self._depth = options.window
         self._timeout = timeout
-        self._under_way: dict[str, dict[int, float]] = {image: {} for image in topics}
-        self.results = 0
-        self.missed = 0
-        self._subscriptions = [
+        self._results = 0
+        self._missed = 0
+        self._under_way: dict[str, dict[int, float]] = {}
+        if not options.max:
+            return
+        topics = dict(zip(images, options.results, strict=False)) or detection_topics(images)
+        if len(topics) < len(images):
+            raise ConfigurationError(
+                f"{len(options.results)} topics of results for {len(images)} image topics",
+                expected=f"one for each of {', '.join(images)}",
+                fix=("give ", _NAMED["results"], " once for each image topic"),
+            )
+        self._under_way = {image: {} for image in topics}
+        for image, results in topics.items():
             node.create_subscription(
                 Detection2DArray,
                 results,
                 lambda message, image=image: self._on_result(image, message),
                 10,
             )
-            for image, results in topics.items()
-        ]
-
-    def wait_for_consumer(self, timeout: float) -> None:
-        """Wait until every topic of results has a publisher.
-
-        Raises:
-            YoloxTrtError: nobody publishes one of them after `timeout` seconds.
-        """
-        end = time.monotonic() + timeout
-        while silent := [t for t in self._topics if not self._node.count_publishers(t)]:
+        end = time.monotonic() + options.wait
+        while silent := [t for t in topics.values() if not node.count_publishers(t)]:
             if time.monotonic() > end:
-                named = options_of(SourceOptions)
                 raise YoloxTrtError(
                     f"nobody publishes {', '.join(silent)}",
-                    expected=("a consumer, whose results set the pace with ", named["max"]),
-                    fix=("start multi_camera first, or name its topics with ", named["results"]),
+                    expected=("a consumer, whose results set the pace with ", _NAMED["max"]),
+                    fix=("start multi_camera first, or name its topics with ", _NAMED["results"]),
                 )
-            self._executor.spin_once(timeout_sec=0.05)
+            executor.spin_once(timeout_sec=0.05)
 
     def sent(self, topic: str, stamp_ns: int) -> None:
         """Note that an image was sent."""
@@ -94,15 +102,15 @@ class ResultWindow:
 
     @property
     def summary(self) -> str:
-        """What came back, in words."""
-        return f"{self.results} results, {self.missed} missed"
+        """What came back, in words, to be put behind others; empty without --max."""
+        return f", {self._results} results, {self._missed} missed" if self._under_way else ""
 
     def _give_up(self, waiting: dict[int, float]) -> None:
         now = time.monotonic()
         for stamp in [stamp for stamp, sent in waiting.items() if now - sent > self._timeout]:
             del waiting[stamp]
-            self.missed += 1
+            self._missed += 1
 
     def _on_result(self, image: str, message: Detection2DArray) -> None:
         if self._under_way[image].pop(stamp_to_ns(message.header.stamp), None) is not None:
-            self.results += 1
+            self._results += 1
