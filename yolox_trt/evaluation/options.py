@@ -65,14 +65,7 @@ class CompareOptions(OptionGroup):
     """Which ways to quantise are compared."""
 
     algorithms: Sequence[str] = option(
-        [
-            "max",
-            "entropy",
-            "mse",
-            "percentile:99.9999",
-            "percentile:99.999",
-            "percentile:99.99",
-        ],
+        ["max", "entropy", "mse", *(f"percentile:{p}" for p in ("99.9999", "99.999", "99.99"))],
         flag="--algorithm",
         help="Calibration algorithm.",
     )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from yolox_trt.cli.command import Command
@@ -23,14 +23,14 @@ class Demo(DemoOptions, Command, name="demo", needs=_ROS, has_json=True):
     """
 
     def run(self, output: Output) -> int:
-        from yolox_trt.ros.tools.demo import HEADINGS, run_demo
+        from yolox_trt.ros.tools.demo import run_demo
 
-        last: list[dict[str, object]] = []
+        last: list[Mapping[str, str]] = []
         with output.live() as live:
 
-            def show(title: str, rows: Sequence[Sequence[object]]) -> None:
-                last[:] = [dict(zip(HEADINGS, row, strict=True)) for row in rows]
-                live(title, HEADINGS, rows)
+            def show(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+                last[:] = rows
+                live(title, tuple(rows[0]), [tuple(row.values()) for row in rows])
 
             wrong = run_demo(self, say=output.print, show=show)
         output.json(last)

@@ -102,10 +102,7 @@ def measure(options: RosBenchOptions, on_progress: Progress = no_progress) -> Re
         )
         processes = stack.enter_context(ChildProcesses(folder))
         on_progress(f"starting multi_camera with {model.name}", 0, None)
-        parameters = folder / "parameters.yaml"
-        consumer = processes.start_multi_camera(
-            _parameters(options, cameras, model), parameters, START_TIMEOUT
-        )
+        consumer = processes.start_multi_camera(_parameters(options, cameras, model), START_TIMEOUT)
         picture = write_noise(folder, options.size)
         for name in cameras:
             processes.start_camera(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from yolox_trt.core.errors import DeviceError, YoloxTrtError
@@ -122,16 +123,16 @@ class ChildProcesses(ExitStack):
         return child
 
     def start_multi_camera(
-        self, sections: Mapping[str, Mapping[str, Any]], parameters: Path, timeout: float
+        self, sections: Mapping[str, Mapping[str, Any]], timeout: float
     ) -> ChildProcess:
         """Start multi_camera and wait until it is active.
 
         Args:
             sections: node, or pattern of nodes -> its parameters.
-            parameters: file to be written for them.
             timeout: longest time in seconds; engines may have to be built.
         """
-        write_parameter_file(sections, parameters)
+        scratch = self.enter_context(TemporaryDirectory(prefix="yolox_trt_parameters_"))
+        parameters = write_parameter_file(sections, Path(scratch) / "parameters.yaml")
         arguments = ["--ros-args", "--params-file", parameters]
         child = self.start("yolox_trt.ros.nodes.multi_camera", arguments)
         child.wait_for("active:", timeout)

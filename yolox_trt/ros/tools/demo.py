@@ -7,10 +7,9 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,8 +36,7 @@ CAMERAS = {
     "motorcycle": "motorcycle_left.png",
 }
 
-HEADINGS = ("camera", "device", "Hz", "ms p50/p99", "drops", "detections")
-Show: TypeAlias = Callable[[str, Sequence[Sequence[str]]], None]
+Show: TypeAlias = Callable[[str, Sequence[Mapping[str, str]]], None]
 
 #: Seconds that everything may take to start; engines may have to be built.
 START_TIMEOUT = 120.0
@@ -112,9 +110,9 @@ class DemoNode(ResultListener):
         subscription, self._watching = self._watching, None
         self.destroy_subscription(subscription)
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """Return the table's cells under HEADINGS, a row for each camera."""
-        rows: list[tuple[str, ...]] = []
+    def rows(self) -> list[dict[str, str]]:
+        """Return the table, a row for each camera: heading -> cell."""
+        rows = []
         for name, view in self.views.items():
             status = self.diagnostics.get(f"stream {name}", {})
             device = status.get("device", "")
@@ -124,14 +122,14 @@ class DemoNode(ResultListener):
                 f"{count} {label}" if count > 1 else label for label, count in view.last.items()
             )
             rows.append(
-                (
-                    name,
-                    device if load is None else f"{device} {float(load):.0%}",
-                    f"{view.rate:.1f}",
-                    f"{view.latency(50):.0f}/{view.latency(99):.0f}",
-                    str(drops),
-                    classes,
-                )
+                {
+                    "camera": name,
+                    "device": device if load is None else f"{device} {float(load):.0%}",
+                    "Hz": f"{view.rate:.1f}",
+                    "ms p50/p99": f"{view.latency(50):.0f}/{view.latency(99):.0f}",
+                    "drops": str(drops),
+                    "detections": classes,
+                }
             )
         return rows
 
@@ -177,14 +175,10 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], show: Show) ->
     }
     # For this process's own participant and for the children.
     os.environ.update(private_domain(os.environ))
-    with (
-        tempfile.TemporaryDirectory(prefix="yolox_trt_demo_") as scratch,
-        ros_node(lambda: DemoNode(list(pictures), folder)) as (node, executor),
-    ):
+    with ros_node(lambda: DemoNode(list(pictures), folder)) as (node, executor):
         with ChildProcesses(folder) as processes:
             say(f"starting multi_camera with {model.name}; logs and annotated pictures: {folder}")
-            parameters = Path(scratch) / "parameters.yaml"
-            processes.start_multi_camera(sections, parameters, START_TIMEOUT)
+            processes.start_multi_camera(sections, START_TIMEOUT)
             for name, path in pictures.items():
                 processes.start_camera(
                     CameraOptions(
