@@ -140,14 +140,12 @@ def _worst_cases(config: PlanConfig, placement: Mapping[str, Device]) -> dict[st
             )
         )
     worst: dict[str, float] = {}
-    for device, streams in served.items():
-        if device.kind != "gpu":
-            worst.update(_bounds(config, device, streams))
-    for device, streams in served.items():
-        if device.kind == "gpu":
+    for device in sorted(served, key=lambda device: device.kind == "gpu"):
+        interference: list[ServedStream] = []
+        if device.kind == "gpu":  # last: it needs the bounds of the frames that it has a share in
             slowdown = config.contention.slowdown(device, used)
             interference = _gpu_shares(config, served, worst, slowdown)
-            worst.update(_bounds(config, device, streams, interference))
+        worst.update(_bounds(config, device, served[device], interference))
     return worst
 
 
@@ -155,7 +153,7 @@ def _bounds(
     config: PlanConfig,
     device: Device,
     streams: Sequence[ServedStream],
-    interference: Sequence[ServedStream] = (),
+    interference: Sequence[ServedStream],
 ) -> dict[str, float]:
     batched = config.max_batch > 1 and device.kind != "dla"
     if device in config.copies or batched or any(math.isnan(s.jitter) for s in interference):
