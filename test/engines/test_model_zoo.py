@@ -108,39 +108,38 @@ def test_a_broken_connection_is_resumed_in_the_same_call(server: Server, tmp_pat
     assert server.ranges == [None, "bytes=300000-", "bytes=800000-"]
 
 
-def test_a_later_call_goes_on(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def broken(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file to download, in a call that ends where the connection does, after 400,000 bytes."""
     monkeypatch.setattr(download_module, "_ATTEMPTS", 1)
     server.limits = [400_000]
-    path = tmp_path / "net.onnx"
+    return tmp_path / "net.onnx"
+
+
+def test_a_later_call_goes_on(server: Server, broken: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot be reached.*what has come so far is kept"):
-        download(server.url, path, sha256=DIGEST)
-    assert not path.exists()
-    assert (tmp_path / "net.onnx.part").stat().st_size == 400_000
-    download(server.url, path, sha256=DIGEST)
-    assert path.read_bytes() == CONTENT
+        download(server.url, broken, sha256=DIGEST)
+    assert not broken.exists()
+    assert broken.with_suffix(".onnx.part").stat().st_size == 400_000
+    download(server.url, broken, sha256=DIGEST)
+    assert broken.read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=400000-"]
-    assert leftovers(path) == []
+    assert leftovers(broken) == []
 
 
-def test_a_file_that_changed_on_the_server_starts_again(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download_module, "_ATTEMPTS", 1)
-    server.limits = [400_000]
-    path = tmp_path / "net.onnx"
+def test_a_file_that_changed_on_the_server_starts_again(server: Server, broken: Path) -> None:
     with pytest.raises(ModelError):
-        download(server.url, path)
+        download(server.url, broken)
     server.content = CONTENT[::-1]
-    download(server.url, path)
-    assert path.read_bytes() == CONTENT[::-1]
+    download(server.url, broken)
+    assert broken.read_bytes() == CONTENT[::-1]
 
 
 def test_a_complete_part_is_taken_without_a_byte_more(server: Server, tmp_path: Path) -> None:
     (tmp_path / "net.onnx.part").write_bytes(CONTENT)
     path = download(server.url, tmp_path / "net.onnx", sha256=DIGEST)
     assert path.read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT)}-"]
 
 
 def test_a_part_of_another_file_is_not_kept(server: Server, tmp_path: Path) -> None:

@@ -17,14 +17,15 @@ from yolox_trt.core import Frame, Letterbox, ModelError, Preprocessing, Roi
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.kernels.reference.preprocess import preprocess, resize, to_bgr
 
+SEEDS = st.integers(0, 9)
 
-@given(
-    st.integers(1, 24),
-    st.integers(1, 24),
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.integers(0, 9),
-)
+
+def sizes(most: int) -> tuple[st.SearchStrategy[int], st.SearchStrategy[int]]:
+    """Heights and widths of an image."""
+    return st.integers(1, most), st.integers(1, most)
+
+
+@given(*sizes(24), *sizes(40), SEEDS)
 @settings(max_examples=60, deadline=None)
 def test_resize_equals_scalar_code(h: int, w: int, height: int, width: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
@@ -44,13 +45,7 @@ def test_resize_equals_scalar_code(h: int, w: int, height: int, width: int, seed
             assert result[v, u, c] == pytest.approx(top * (1 - fy) + low * fy, abs=1e-9)
 
 
-@given(
-    st.integers(1, 90),
-    st.integers(1, 90),
-    st.integers(1, 90),
-    st.integers(1, 90),
-    st.integers(0, 9),
-)
+@given(*sizes(90), *sizes(90), SEEDS)
 @settings(max_examples=80, deadline=None)
 def test_resize_agrees_with_opencv_to_one_lsb(
     h: int, w: int, height: int, width: int, seed: int
