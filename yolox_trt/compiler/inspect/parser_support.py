@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from yolox_trt.compiler.inspect.options import InspectOptions
-from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.head import head_and_stem
@@ -94,11 +93,7 @@ def check_parser(
     """
     match = re.match(r"(\d+)\.(\d+)", tensorrt)
     if match is None or (int(match[1]), int(match[2])) < (8, 5):
-        raise ConfigurationError(
-            f"TensorRT version {tensorrt!r}",
-            expected="8.5 or newer",
-            fix=("set ", options_of(InspectOptions)["tensorrt"]),
-        )
+        raise options_of(InspectOptions)["tensorrt"].refusal(tensorrt, "8.5 or newer")
     major = int(match[1])
     taken = _TAKEN_8 | (_ADDED_10 if major >= 10 else frozenset())
     problems = []
