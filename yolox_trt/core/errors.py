@@ -7,12 +7,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from yolox_trt.core.option import Option
+
+E = TypeVar("E", bound="YoloxTrtError")
 
 #: What reading a file, and taking it for what it should hold, may raise.
 FILE_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
@@ -73,8 +73,8 @@ class YoloxTrtError(Exception):
 
     @classmethod
     def unknown(
-        cls, what: Message, name: str, known: Iterable[object], *, fix: Message = ""
-    ) -> Self:
+        cls: type[E], what: Message, name: str, known: Iterable[object], *, fix: Message = ""
+    ) -> E:
         """Make the error of a name that is none of those known, which proposes the closest.
 
         Args:
@@ -128,7 +128,9 @@ def python_name(option: Option) -> str:
 
 def parts_of(message: Message) -> tuple[str | Option, ...]:
     """Return a message as a tuple of texts and options, to put it into another one."""
-    return message if isinstance(message, tuple) else (message,)
+    if isinstance(message, tuple):
+        return message
+    return (message,) if message else ()
 
 
 def _join(message: Message, name: Callable[[Option], str]) -> str:

@@ -573,17 +573,15 @@ class Scheduler:
         """Return the health of the whole."""
         if not self.accepting:
             return ExecutorState.STOPPED
-        enabled = [s for s in self.streams.values() if s.config.enabled]
-        statuses = [s.status for s in self.devices.values()]
-        if any(not s.served for s in enabled):
+        statuses = {state.status for state in self.devices.values()}
+        if any(s.config.enabled and not s.served for s in self.streams.values()):
             return ExecutorState.ERROR
-        if any(s is DeviceStatus.STARTING for s in statuses):
+        if DeviceStatus.STARTING in statuses:
             return ExecutorState.STARTING
-        if all(s is DeviceStatus.IN_SERVICE for s in statuses):
+        if statuses == {DeviceStatus.IN_SERVICE}:
             return ExecutorState.RUNNING
-        if not any(s is DeviceStatus.IN_SERVICE for s in statuses):
-            return ExecutorState.ERROR
-        return ExecutorState.DEGRADED
+        working = DeviceStatus.IN_SERVICE in statuses
+        return ExecutorState.DEGRADED if working else ExecutorState.ERROR
 
     def snapshot(self, now: float) -> ExecutorSnapshot:
         """Return all counters and states."""
