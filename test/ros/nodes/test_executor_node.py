@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from support.executors import GPU, simulated
@@ -132,6 +133,33 @@ def test_a_configure_that_fails_can_be_tried_again(
     assert change_state(client, Transition.TRANSITION_CONFIGURE)
     assert change_state(client, Transition.TRANSITION_ACTIVATE)
     assert Camera(client, "front").gives_results()
+
+
+def test_the_label_file_is_read_at_each_configure(
+    start_cameras: Start, client: Client, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("car\nbus\ntram\n")
+    process = start_cameras({"multi_camera": {"cameras": ["front"], "label_path": str(labels)}})
+    # What is set between two configures does not depend on the file.
+    labels.unlink()
+    assert client.set_parameter("/multi_camera", "timeline_seconds", 5.0).successful
+    assert client.set_parameter("/multi_camera", "cameras", ["front", "rear"]).successful
+    process.wait_for("camera 'rear' added")
+    assert change_state(client, Transition.TRANSITION_DEACTIVATE)
+    assert change_state(client, Transition.TRANSITION_CLEANUP)
+    labels.write_text("ship\nboat\nferry\n")
+    assert change_state(client, Transition.TRANSITION_CONFIGURE)
+    request = GetParameters.Request(names=["class_names"])
+    answer = client.call(GetParameters, "/rear/get_parameters", request)
+    assert list(answer.values[0].string_array_value) == ["ship", "boat", "ferry"]
+
+
+def test_a_label_file_that_is_missing_is_refused_by_its_parameter(start_cameras: Start) -> None:
+    process = start_cameras({"multi_camera": {"label_path": "/nowhere.txt"}}, wait="")
+    assert process.process.wait(60) == 2
+    assert "label file '/nowhere.txt' that cannot be read" in process.output
+    assert "set the parameter `label_path`" in process.output
 
 
 def test_a_start_that_fails_ends_the_process(start_cameras: Start, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ class DetectionService:
         ingest: the processes that receive images; None where this one does so itself.
 
     Raises:
-        ConfigurationError: a device or a model file that does not exist as it is named.
+        ConfigurationError: a device, a model file or a label file that does not exist as it is
+            named.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class DetectionService:
         self._devices = _devices(parameters.devices, cameras)
         # 1 leaves the model's own batch as it is.
         batch = parameters.max_batch if parameters.max_batch > 1 else None
-        self._options = replace(parameters.detector, max_batch=batch)
+        labels = parameters.load_labels()
+        self._options = replace(parameters.detector, max_batch=batch, labels=labels)
         self.detectors: dict[tuple[Device, str], Detector] = {}
         self.executor: InferenceExecutor
         self.ingest: IngestPool | None = None

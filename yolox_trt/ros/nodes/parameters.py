@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
+from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.option import Applies, Kind, Option, option, options_of, parse_pairs
 from yolox_trt.core.postprocess_options import PostprocessOptions, parse_class_thresholds
@@ -151,6 +152,9 @@ class ExecutorParameters:
         help="ONNX or engine file; empty for the one that is shipped in models/, or the "
         "environment variable YOLOX_TRT_MODEL.",
     )
+    label_path: str = option(
+        "", help="Text file with one class name a line; empty for the model's own names."
+    )
     devices: tuple[Device | None, ...] = option(
         [AUTO],
         parse=parse_devices,
@@ -243,6 +247,21 @@ class ExecutorParameters:
             scheduler=SchedulerOptions(**scheduler, callback_limit=scheduler["watchdog"]),
         )
 
+    def load_labels(self) -> tuple[str, ...] | None:
+        """Read the label file: at each configure, and not whenever a parameter is set.
+
+        Returns:
+            Its names; None for the model's own.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or it has no names.
+        """
+        declared = replace(options_of(type(self))["label_path"], parse=load_class_names)
+        labels: tuple[str, ...] | None = (
+            declared.typed(self.label_path) if self.label_path else None
+        )
+        return labels
+
 
 def _part(group: type[T], values: Mapping[str, Any], **others: Any) -> T:
     """Make an option group of those plain values that are its own."""
@@ -284,7 +303,6 @@ _DETECTOR = {
     "engine": _OF_DETECTOR["engine"],
     "precision": _unset(_OF_DETECTOR["precision"], ""),
     "preprocessing": _unset(_OF_DETECTOR["preprocessing"], AUTO),
-    "labels": _unset(_OF_DETECTOR["labels"], "", name="label_path"),
     "engine_cache": _unset(_OF_DETECTOR["engine_cache"], ""),
     "threads": _unset(_OF_DETECTOR["threads"], 0, name="cpu_threads", maximum=256),
 }
