@@ -270,3 +270,80 @@ def test_a_plugin_in_the_default_domain_in_fp16() -> None:
     half = in_float16(model)
     assert [n.domain for n in half.graph.node if n.op_type == "EfficientNMS_TRT"] == ["TRT"]
     assert any(entry.domain == "TRT" for entry in half.opset_import)
+
+
+@pytest.mark.parametrize("order", ["reversed", "constants last"])
+def test_nodes_in_any_order_are_read(order: str) -> None:
+    model = build_yolox(style="opset13", head="decoded")
+    expected = run(model, random_feeds(model))
+    ordered = Graph(onnx.ModelProto.FromString(model.SerializeToString()))
+    ordered.infer_shapes()
+    shapes = {name: value.shape for name, value in ordered.values().items()}
+    nodes = list(model.graph.node)
+    shuffled = nodes[::-1] if order == "reversed" else sorted(
+        nodes, key=lambda node: node.op_type == "Constant"
+    )  # fmt: skip
+    del model.graph.node[:]
+    model.graph.node.extend(shuffled)
+    graph = Graph(model)
+    graph.infer_shapes()
+    graph.check(rewritten=False)
+    assert {name: value.shape for name, value in graph.values().items()} == shapes
+    assert worst(expected, run(graph.to_model(), random_feeds(model))) == 0
+
+
+@pytest.mark.parametrize("places", ["linear", "by axis"])
+def test_a_sparse_initialiser_is_a_constant(places: str) -> None:
+    model = conv_relu()
+    expected = run(model, random_feeds(model))
+    weights = model.graph.initializer[0]
+    dense = onnx.numpy_helper.to_array(weights)
+    indices = np.arange(dense.size) if places == "linear" else np.argwhere(np.ones(dense.shape))
+    sparse = helper.make_sparse_tensor(
+        onnx.numpy_helper.from_array(dense.ravel(), weights.name),
+        onnx.numpy_helper.from_array(indices.astype(np.int64), "places"),
+        list(dense.shape),
+    )
+    model.graph.sparse_initializer.append(sparse)
+    del model.graph.initializer[0]
+    graph = Graph(model)
+    assert np.array_equal(graph.nodes[0].constant(1), dense)
+    assert worst(expected, run(graph.to_model(), random_feeds(model))) == 0
+
+
+def test_weights_of_a_graph_inside_a_node_are_read_from_other_files(tmp_path: Path) -> None:
+    shape = (1, 3, 8, 8)
+    added = onnx.numpy_helper.from_array(np.ones(shape, np.float32), "added")
+    result = [helper.make_tensor_value_info("r", TensorProto.FLOAT, shape)]
+    branches = {
+        "then_branch": helper.make_graph(
+            [helper.make_node("Add", ["x", "added"], ["r"])], "then", [], result, [added]
+        ),
+        "else_branch": helper.make_graph(
+            [helper.make_node("Identity", ["x"], ["r"])], "else", [], result
+        ),
+    }
+    nodes = [("If", ["given"], ["y"], branches)]
+    model = make_graph(nodes, {"x": shape}, ("y",), {"given": np.asarray(True)})
+    expected = run(model, random_feeds(model))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    assert worst(expected, run(Graph.load(path).to_model(), random_feeds(model))) == 0
+
+
+def test_a_constant_that_is_an_output_is_written() -> None:
+    model = conv_relu()
+    model.graph.output.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, [8]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2, np.float32), "c"))
+    model.graph.output.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, [2]))
+    assert run(Graph(model).to_model(), random_feeds(model))["c"].tolist() == [1, 1]
+
+
+def test_the_text_about_a_graph_is_kept() -> None:
+    model = conv_relu()
+    model.doc_string, model.graph.doc_string = "about the model", "about the graph"
+    written = Graph(model).to_model()
+    assert (written.doc_string, written.graph.doc_string) == (
+        "about the model",
+        "about the graph",
+    )

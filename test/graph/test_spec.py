@@ -202,6 +202,16 @@ def test_operators_of_onnx_runtime_alone_are_refused_with_what_to_do() -> None:
         read_spec(model)
 
 
+def test_operators_unknown_to_onnx_have_the_shapes_that_the_exporter_noted() -> None:
+    model = onnx.shape_inference.infer_shapes(build_yolox(activation="relu"))
+    expected = read_spec(model)
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type, node.domain = "OwnRelu", "own"
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    assert read_spec(model) == expected
+
+
 def test_efficient_nms_outputs_in_any_order() -> None:
     model = reorder_outputs(build_yolox(head="efficient_nms"), [2, 0, 3, 1])
     names = {"num_dets": "a", "det_boxes": "b", "det_scores": "c", "det_classes": "d"}

@@ -68,6 +68,8 @@ class Graph:
     _outputs: tuple[Value, ...]
     _names: set[str]
     _inferred: bool
+    #: What the exporter noted of tensors that operators unknown to onnx make.
+    _noted: list[onnx.ValueInfoProto]
 
     def __init__(self, model: onnx.ModelProto, path: Path | None = None) -> None:
         """Read a model (it is not changed, and must not be changed afterwards).
@@ -97,6 +99,11 @@ class Graph:
             fix="check that the download is complete",
         ):
             model: onnx.ModelProto = onnx_.load(str(path), load_external_data=False)
+            if any(
+                a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute
+            ):
+                # Graphs inside nodes stay protobuf, with their weights.
+                onnx_.load_external_data_for_model(model, str(path.parent))
         if not model.graph.node:
             raise ModelError(
                 f"'{path}' holds no graph", expected="an ONNX file", fix="check the file"
@@ -338,7 +345,9 @@ class Graph:
         if self._inferred:
             return
         values = self.values()
-        for found in infer_model(self._light_model()):
+        light = self._light_model()
+        light.graph.value_info.extend(self._noted)
+        for found in infer_model(light):
             value = values.get(found.name)
             if value is not None and found.type.HasField("tensor_type"):
                 value.elem_type, value.shape = read_type(found.type.tensor_type)
@@ -350,7 +359,7 @@ class Graph:
             for value in node.outputs:
                 if not value.is_output:
                     value.shape = None
-        self._inferred = False
+        self._inferred, self._noted = False, []
 
     def infer_node(self, node: Node) -> None:
         """Infer type and shape of what one node makes; what is not found out stays."""
@@ -374,7 +383,7 @@ class Graph:
     def to_model(self) -> onnx.ModelProto:
         """Return the graph as a model that holds its weights: to save, or for ONNX Runtime."""
         model = self._frame()
-        constants: dict[str, Value] = {}
+        constants = {value.name: value for value in self._outputs if value.is_constant}
         for node in self.nodes:
             model.graph.node.append(node.to_proto())
             constants.update((v.name, v) for v in (*node.inputs, *node.captured) if v.is_constant)
@@ -438,6 +447,7 @@ class Graph:
         self._header = onnx_.ModelProto()
         for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
             setattr(self._header, field, getattr(model, field))
+        self._header.graph.doc_string = model.graph.doc_string
         self._header.ir_version = max(model.ir_version, _IR_VERSION)
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         self.opsets = {
@@ -449,6 +459,8 @@ class Graph:
         values: dict[str, Value] = {
             tensor.name: Value.of_tensor(tensor, folder) for tensor in graph.initializer
         }
+        for sparse in graph.sparse_initializer:
+            values[sparse.values.name] = Value.of_array(sparse.values.name, _dense(sparse, folder))
 
         def of(name: str) -> Value:
             return values.setdefault(name, Value(name)) if name else Value()
@@ -468,9 +480,7 @@ class Graph:
         for index, proto in enumerate(graph.node):
             tensor = _constant_tensor(proto)
             if tensor is not None and not of(proto.output[0]).is_output:
-                made = Value.of_tensor(tensor, folder)
-                made.name = proto.output[0]
-                values[made.name] = made
+                of(proto.output[0]).hold(tensor, folder)
                 continue
             node = Node.of_proto(proto, [of(n) for n in proto.input], [of(n) for n in proto.output])
             node.captured = [
@@ -490,6 +500,19 @@ class Graph:
                 self.opsets.setdefault(PLUGIN_DOMAIN, 1)
             self.nodes.append(node)
         self._names = names | values.keys()
+        done: set[Node] = set()
+        for node in self.nodes:
+            if not done.issuperset(node.sources):
+                self.sort()  # some exporters write nodes before those that they read from
+                break
+            done.add(node)
+        foreign = {
+            value.name
+            for node in self.nodes
+            if not onnx_.defs.has(node.op, node.domain)
+            for value in node.outputs
+        }
+        self._noted = [info for info in graph.value_info if info.name in foreign]
 
 
 def _value_info(value: Value) -> onnx.ValueInfoProto:
@@ -511,6 +534,18 @@ def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     value = onnx_.helper.get_attribute_value(node.attribute[0])
     dtype = _CONSTANT_FORMS[node.attribute[0].name]
     return value if dtype is None else onnx_.numpy_helper.from_array(np.asarray(value, dtype))
+
+
+def _dense(sparse: onnx.SparseTensorProto, folder: Path | None) -> npt.NDArray[Any]:
+    """Return the values of a sparse initialiser, zeros among them."""
+    to_array = require("onnx.numpy_helper", purpose="the model's constants").to_array
+    values, places = (to_array(t, str(folder or "")) for t in (sparse.values, sparse.indices))
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if places.ndim == 1:
+        dense.ravel()[places] = values
+    else:
+        dense[tuple(places.T)] = values
+    return dense
 
 
 def _free_names(graph: onnx.GraphProto) -> list[str]:

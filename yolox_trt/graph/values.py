@@ -56,9 +56,14 @@ class Value:
             tensor: the initialiser.
             folder: where the file lies in which a large model keeps its weights.
         """
-        value = cls(tensor.name, tensor.data_type, tensor.dims)
-        value._tensor, value._folder = tensor, folder
+        value = cls(tensor.name)
+        value.hold(tensor, folder)
         return value
+
+    def hold(self, tensor: onnx.TensorProto, folder: Path | None) -> None:
+        """Be the constant of a tensor; see of_tensor."""
+        self.elem_type, self.shape = tensor.data_type, tuple(tensor.dims)
+        self._tensor, self._folder = tensor, folder
 
     @classmethod
     def of_array(cls, name: str, values: Array) -> Value:
