@@ -231,3 +231,14 @@ def test_a_worker_that_a_drops_callback_kept_leaves_the_calls_to_its_successor(
         assert recorder.wait(lambda: len(recorder.results["b"]) == 1, 30.0)
     assert wait_until(lambda: not new_threads(before))
     assert not failures
+
+
+def test_every_watchdog_may_be_switched_off() -> None:
+    recorder = Recorder()
+    options = SchedulerOptions(watchdog=0.0, callback_limit=0.0)
+    detector = SimulatedDetector(GPU, ConstantLatency(0.001))
+    with InferenceExecutor([detector], options=options) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result)
+        assert executor.wait_started(30.0)
+        executor.submit(Frame.from_array(np.zeros((1, 1, 3), np.uint8), stream_id="a"))
+        assert recorder.wait(lambda: bool(recorder.results["a"]), 30.0)

@@ -27,7 +27,7 @@ class Supervisor:
         self._scheduler = pool.scheduler
         options = pool.scheduler.options
         limits = (options.watchdog, options.callback_limit)
-        self._period = min(0.25, *(limit / 4.0 for limit in limits if limit))
+        self._period = min([0.25, *(limit / 4.0 for limit in limits if limit)])
         self._next_look = pool.clock() + DRIFT_PERIOD
         self._planner: threading.Thread | None = None
         self._planning = False
