@@ -19,6 +19,7 @@ from yolox_trt.core.errors import EngineError
 from yolox_trt.engines import engine_file
 from yolox_trt.engines.cache import EngineCache
 from yolox_trt.engines.engine_file import BuiltEngine, read_engine, sidecar_path, write_engine
+from yolox_trt.engines.file_lock import try_lock
 
 
 class Builder:
@@ -293,3 +294,15 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert EngineCache().folder == tmp_path / "xdg" / "yolox_trt" / "engines"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert EngineCache().folder == Path.home() / ".cache" / "yolox_trt" / "engines"
+
+
+def test_what_on_progress_raises_is_no_fault_of_the_folder(cache: EngineCache) -> None:
+    def on_progress(fraction: float, phase: str) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    path = cache.path_of(EXAMPLE, name="m")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    other = try_lock(path.with_name(path.name + ".lock"))
+    assert other is not None
+    with other, pytest.raises(BrokenPipeError, match="nobody reads"):
+        cache.get_or_build(EXAMPLE, lambda: pytest.fail("built"), name="m", on_progress=on_progress)

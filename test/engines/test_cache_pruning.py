@@ -341,3 +341,20 @@ def test_a_named_folder_that_is_missing_is_told(
     assert cli.main(["cache", command, "--cache", str(tmp_path / "nowhere")]) == 2
     assert "nowhere'; expected a folder of engines; fix: " in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_engine_that_is_removed_while_it_is_listed(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may build it again, or clear the cache."""
+    put(cache, 1)
+    stat = Path.stat
+
+    def stat_once(path: Path, **options: bool) -> os.stat_result:
+        found = stat(path, **options)  # type: ignore[arg-type]
+        if path.suffix in (".json", ".engine"):
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat_once)
+    assert [entry.problem for entry in list_engines(cache.folder)] == ["no engine"]

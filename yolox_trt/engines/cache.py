@@ -247,7 +247,9 @@ class EngineCache:
 
         with writing_to(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            return wait_for_lock(path.with_name(path.name + BUILD_LOCK), on_wait=on_wait)
+            lock = try_lock(path.with_name(path.name + BUILD_LOCK))
+        # Not within the block above: what on_progress raises is no fault of the folder.
+        return lock or wait_for_lock(path.with_name(path.name + BUILD_LOCK), on_wait=on_wait)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -184,7 +184,10 @@ def _engine_paths(folder: Path) -> Iterator[Path]:
 
 
 def _describe(path: Path) -> CachedEngine:
-    sizes = [file.stat().st_size for file in files_of(path) if file.is_file()]
+    size = 0
+    for file in files_of(path):
+        with contextlib.suppress(OSError):  # missing, or removed by another process just now
+            size += file.stat().st_size
     fingerprint, problem = None, ""
     if not path.is_file():
         problem = "no engine"
@@ -196,7 +199,7 @@ def _describe(path: Path) -> CachedEngine:
             problem = "no sidecar"
         except (OSError, ValueError, KeyError, TypeError, YoloxTrtError):
             problem = "sidecar cannot be read"
-    return CachedEngine(path, sum(sizes), _used_at(path), _in_use(path), fingerprint, problem)
+    return CachedEngine(path, size, _used_at(path), _in_use(path), fingerprint, problem)
 
 
 def _used_at(path: Path) -> float:
