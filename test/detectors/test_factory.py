@@ -14,6 +14,7 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import ConfigurationError, Device, EngineError, ModelError
 from yolox_trt.core.errors import MissingDependencyError
+from yolox_trt.core.faults import DeviceBrokenError, OutOfMemoryError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.core.option import from_plain, options_of
@@ -176,3 +177,43 @@ def test_a_wrong_model_is_an_error_of_its_own() -> None:
 def test_precision_that_the_cpu_has_not() -> None:
     with pytest.raises(EngineError, match="int8"):
         create_detector(DetectorOptions(model=model(), device=CPU, precision="int8"))
+
+
+class _CudaError(RuntimeError):
+    """As CuPy's: its text need not tell what its code does."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"cuda error {status}")
+        self.status = status
+
+
+def raising(error: Exception) -> Any:
+    def backend(options: DetectorOptions, device: Device) -> Any:
+        raise error
+
+    return backend
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (_CudaError(700), DeviceBrokenError),
+        (DeviceBrokenError("broken"), DeviceBrokenError),
+        (_CudaError(2), OutOfMemoryError),
+        (OutOfMemoryError("full"), OutOfMemoryError),
+    ],
+)
+def test_a_fault_of_one_engine_is_that_of_all(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[EngineError]
+) -> None:
+    """An executor gives up a device whose context is broken, and no other one."""
+    let(monkeypatch, "gpu", not_installed)
+    monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "gpu"), raising(error))
+    with pytest.raises(kind, match=r"tensorrt on gpu.*onnxruntime on gpu"):
+        create_detector(DetectorOptions(model=model(), device=GPU))
+
+
+def test_another_error_than_a_fault_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    let(monkeypatch, "gpu", raising(TypeError("a mistake")))
+    with pytest.raises(TypeError, match="a mistake"):
+        create_detector(DetectorOptions(model=model()))

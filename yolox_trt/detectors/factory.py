@@ -16,6 +16,7 @@ from yolox_trt.core.errors import (
     YoloxTrtError,
     parts_of,
 )
+from yolox_trt.core.faults import DeviceBrokenError, OutOfMemoryError, library_fault
 from yolox_trt.core.option import Option, options_of
 from yolox_trt.detectors import backends
 from yolox_trt.detectors.detector import Detector
@@ -46,7 +47,8 @@ def create_detector(options: DetectorOptions) -> Detector:
     Raises:
         ConfigurationError: an engine that the Device has not.
         ModelError: the model is not a YOLOX that this package can run.
-        EngineError: no engine works; the reasons of each one are named.
+        EngineError: no engine works; the reasons of each one are named. It is a DeviceBrokenError
+            or an OutOfMemoryError (core.faults) if that is what one of them found.
     """
     devices = [options.device] if options.device else [Device("gpu"), Device("cpu")]
     attempts = [
@@ -74,6 +76,16 @@ def create_detector(options: DetectorOptions) -> Detector:
             # A wrong model or parameter is wrong for every engine: those errors pass through.
             refusals.append((label, error))
             continue
+        except YoloxTrtError:
+            raise
+        except Exception as error:
+            # CUDA's own errors come up wherever an engine first touches the device.
+            fault = library_fault(error, f"setting up {label} failed")
+            if not isinstance(fault, DeviceBrokenError | OutOfMemoryError):
+                raise
+            fault.__cause__ = error
+            refusals.append((label, fault))
+            continue
         reasons = "".join(f"; not {label}: {error}" for label, error in refusals)
         # A GPU that is there and does not serve is worth a warning; a machine without the
         # packages for one is not, each time.
@@ -89,6 +101,8 @@ def create_detector(options: DetectorOptions) -> Detector:
         found += [", and " if len(found) > 1 else "", f"{label}: ", *parts_of(refusal.parts[0])]
         if refusal.fix:
             fix += [f"for {label}: ", *parts_of(refusal.parts[2]), ", or "]
-    raise EngineError(
+    kinds: list[type[EngineError]] = [DeviceBrokenError, OutOfMemoryError]
+    met = (kind for kind in kinds if any(isinstance(refusal, kind) for _, refusal in refusals))
+    raise next(met, EngineError)(
         (*found, ")"), expected="one of them to work", fix=(*fix, *_OTHERS, " to another")
     )

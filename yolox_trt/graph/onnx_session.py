@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolox_trt.core.errors import EngineError
+from yolox_trt.core.faults import library_fault
 from yolox_trt.core.optional import require
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def make_session(
         purpose: what for, for the error where ONNX Runtime is missing.
 
     Raises:
+        OutOfMemoryError, DeviceBrokenError: see core.faults.
         EngineError: the model cannot be loaded.
         MissingDependencyError: onnxruntime is missing.
     """
@@ -53,11 +54,13 @@ def make_session(
     for key, value in (options or {}).items():
         session_options.add_session_config_entry(key, value)
     source = str(model) if isinstance(model, str | Path) else model.SerializeToString()
-    with EngineError.instead_of(
-        Exception,  # ONNX Runtime's own exceptions share no public base
-        "ONNX Runtime cannot load the model",
-        expected="a model with operators that it knows",
-        fix="export the model again, or update onnxruntime; one with EfficientNMS_TRT needs a "
-        "TensorRT engine, or `yolox_trt optimize` to take it off",
-    ):
+    try:
         return runtime.InferenceSession(source, session_options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+        raise library_fault(
+            error,
+            "ONNX Runtime cannot load the model",
+            expected="a model with operators that it knows",
+            fix="export the model again, or update onnxruntime; one with EfficientNMS_TRT needs a "
+            "TensorRT engine, or `yolox_trt optimize` to take it off",
+        ) from error

@@ -1,0 +1,35 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""make_session: what a session that cannot be made says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnxruntime
+import pytest
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.core.errors import EngineError
+from yolox_trt.core.faults import DeviceBrokenError, OutOfMemoryError
+from yolox_trt.graph.onnx_session import make_session
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", DeviceBrokenError),
+        ("CUDA failure 2: out of memory ; GPU=0", OutOfMemoryError),
+        ("no kernel for an operator", EngineError),
+    ],
+)
+def test_a_session_that_cannot_be_made_gives_a_fault(
+    monkeypatch: pytest.MonkeyPatch, text: str, kind: type[EngineError]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(EngineError, match="cannot load the model") as caught:
+        make_session(build_yolox(num_classes=3))
+    assert type(caught.value) is kind
