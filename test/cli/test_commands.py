@@ -213,6 +213,11 @@ WRONG = [
     ("bench cpu --seconds 0", "set --seconds"),
     ("bench executor --streams 0", "set --streams"),
     ("bench executor --engine-ms -1", "set --engine-ms"),
+    ("detect MODEL --device tpu", "device 'tpu'; expected auto, gpu, gpu:N, dla0, dla1 or cpu"),
+    ("plan MODEL --policy dynamic --policy none", "--policy = 'none'; expected by-hand, static"),
+    ("calibrate MODEL --cache c --algorithm foo", "expected fixed, max, entropy"),
+    ("compare MODEL --algorithm foo", "calibration algorithm 'foo'; expected max, entropy"),
+    ("compare MODEL --keep-fp16 abc", "'abc' layers to keep in floating point"),
 ]
 
 
@@ -231,6 +236,9 @@ def test_a_wrong_input_is_one_line_that_names_the_argument(
 def test_the_nearest_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cache", "prune", "--max-gb", "3"]) == 2
     assert "unknown argument --max-gb; fix: did you mean --max-gib?" in capsys.readouterr().err
+    for command in ("optimize", "inspect", "detect"):  # that end in the word, before all others
+        assert cli.main([command, "MODEL", "--size", "416x416"]) == 2
+        assert "unknown argument --size; fix: did you mean --input-size?" in capsys.readouterr().err
 
 
 def test_verbose_stands_before_or_after_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,10 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespa
     if unknown:
         command: type[Command] | None = getattr(arguments, "command", None)
         known = [flag for each in arguments_of(command) for flag in each.flags] if command else []
-        close = difflib.get_close_matches(unknown[0], known, n=1)
+        # `--size` is rather `--input-size` than another word of as many letters.
+        word = unknown[0].partition("=")[0].removeprefix("-")
+        close = [flag for flag in known if flag.endswith(word)] if word.startswith("-") else []
+        close = close or difflib.get_close_matches(unknown[0], known, n=1)
         raise UsageError(
             f"unknown argument {unknown[0]}",
             fix=f"did you mean {close[0]}?" if close else "",

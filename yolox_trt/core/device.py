@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from yolox_trt.core.errors import ConfigurationError
 
+#: Stands for a device where something else makes the choice.
+AUTO = "auto"
 _PATTERN = re.compile(r"(?P<gpu>gpu)(?::(?P<gpu_index>\d+))?|dla(?P<core>\d+)|(?P<cpu>cpu)")
 
 
@@ -39,6 +41,20 @@ class Device:
         if match["core"] is not None:
             return cls("dla", int(match["core"]))
         return cls("cpu")
+
+    @classmethod
+    def parse_or_auto(cls, text: str) -> Device | None:
+        """Read a device's name; None for "auto".
+
+        Raises:
+            ConfigurationError: neither "auto" nor a device's name.
+        """
+        if text.strip().lower() == AUTO:
+            return None
+        try:
+            return cls.parse(text)
+        except ConfigurationError as error:
+            raise ConfigurationError(error.found, expected=f"{AUTO}, {error.expected}") from None
 
     @property
     def is_cuda(self) -> bool:

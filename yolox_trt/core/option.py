@@ -172,6 +172,8 @@ class Option:
             expected = f"{', '.join(others)} or {last}" if others else last
         else:
             expected = self.kind.words + (f", {self.range_text}" if self.range_text else "")
+        if isinstance(value, list) and self.choices:  # one wrong word is named, not the list
+            value = next((item for item in value if not self._allows(item)), value)
         found = value if isinstance(value, int | float) else repr(value)
         return ConfigurationError((self, f" = {found}"), expected=expected, fix=("set ", self))
 

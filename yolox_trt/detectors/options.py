@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 ENGINES = ("auto", "tensorrt", "onnxruntime", "simulated")
 
 
-def _device(text: str) -> Device | None:
-    return None if text == "auto" else Device.parse(text)
-
-
 @dataclass(frozen=True, kw_only=True)
 class DetectorOptions(OptionGroup):
     """What create_detector is asked for. None leaves a choice to the model or to the engine.
@@ -55,7 +51,7 @@ class DetectorOptions(OptionGroup):
     )
     device: Device | None = option(
         "auto",
-        parse=_device,
+        parse=Device.parse_or_auto,
         help="auto, cpu, gpu, gpu:N, dla0 or dla1; auto is the GPU if it works, else the CPU.",
     )
     engine: str = option(

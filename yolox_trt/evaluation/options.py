@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yolox_trt.compiler.int8.algorithms import parse_algorithm
+from yolox_trt.compiler.int8.options import parse_float_layers
 from yolox_trt.core.device import Device
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.errors import ConfigurationError
@@ -60,6 +62,18 @@ class DatasetOptions(OptionGroup):
         return options_of(type(self))
 
 
+def _algorithms(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        parse_algorithm(name)
+    return tuple(names)
+
+
+def _layer_counts(texts: Sequence[str]) -> tuple[str, ...]:
+    for text in texts:
+        parse_float_layers(text)
+    return tuple(texts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(OptionGroup):
     """Which ways to quantise are compared."""
@@ -67,6 +81,7 @@ class CompareOptions(OptionGroup):
     algorithms: Sequence[str] = option(
         ["max", "entropy", "mse", *(f"percentile:{p}" for p in ("99.9999", "99.999", "99.99"))],
         flag="--algorithm",
+        parse=_algorithms,
         help="Calibration algorithm.",
     )
     alpha: float = option(
@@ -75,6 +90,7 @@ class CompareOptions(OptionGroup):
     keep_fp16: Sequence[str] = option(
         ["5%", "15%"],
         metavar="P%|N",
+        parse=_layer_counts,
         help="Mixed precision: share of the operations, or number of layers, that stay in FP16.",
     )
     threads: int | None = again(_DETECTOR["threads"])

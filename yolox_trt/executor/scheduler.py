@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from yolox_trt.core.contention import Contention
-from yolox_trt.core.device import Device
+from yolox_trt.core.device import AUTO, Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.faults import DeviceBrokenError, HungError
 from yolox_trt.core.frame import Frame
@@ -32,7 +32,7 @@ from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.service_order import ServiceOrder
 from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot, ExecutorState
 from yolox_trt.executor.stream import DropCallback, ResultCallback, Stream
-from yolox_trt.executor.stream_config import AUTO, StreamConfig
+from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.timeline import Timeline
 
 #: Why a device is given up, and what mends that.

@@ -7,13 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from yolox_trt.core.device import Device
+from yolox_trt.core.device import AUTO, Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import Applies, OptionGroup, option
 from yolox_trt.core.postprocess_options import PostprocessOptions
-
-#: `device` of a stream that leaves the choice to the placement policy.
-AUTO = "auto"
 
 
 def device_or_auto(text: str) -> str:
@@ -22,12 +19,8 @@ def device_or_auto(text: str) -> str:
     Raises:
         ConfigurationError: neither "auto" nor a Device's name.
     """
-    if text in ("", AUTO):
-        return AUTO
-    try:
-        return str(Device.parse(text))
-    except ConfigurationError as error:
-        raise ConfigurationError(error.found, expected=f"{AUTO}, {error.expected}") from None
+    device = Device.parse_or_auto(text or AUTO)
+    return AUTO if device is None else str(device)
 
 
 def _option(default: Any, **rest: Any) -> Any:

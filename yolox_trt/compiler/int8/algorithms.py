@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -131,8 +131,12 @@ def to_number(text: str) -> float:
         return math.nan
 
 
-def parse_algorithm(text: str) -> Callable[[Histogram], float]:
+def parse_algorithm(text: str, others: Sequence[str] = ()) -> Callable[[Histogram], float]:
     """Return the algorithm of a name such as max, entropy, mse, percentile, percentile:99.99.
+
+    Args:
+        text: the name.
+        others: names that the caller takes besides, for the error.
 
     Raises:
         ConfigurationError: unknown name, or a number where none belongs.
@@ -143,7 +147,7 @@ def parse_algorithm(text: str) -> Callable[[Histogram], float]:
         percentile_range(Histogram(), percentile)  # refuses a bad number now, not mid-way
         return lambda histogram: percentile_range(histogram, percentile)
     if name not in ALGORITHMS or argument:
-        known = ", ".join(ALGORITHMS)
+        known = ", ".join((*others, *ALGORITHMS))
         raise ConfigurationError(
             f"calibration algorithm '{text}'", expected=f"{known} or percentile:NUMBER"
         )

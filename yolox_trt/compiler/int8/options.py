@@ -40,7 +40,7 @@ def parse_float_layers(text: str) -> tuple[float, bool]:
 
 def _algorithm(text: str) -> str:
     if text != FIXED:
-        parse_algorithm(text)
+        parse_algorithm(text, others=(FIXED,))
     return text
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from yolox_trt.core.device import Device
+from yolox_trt.core.device import AUTO, Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.roi import Roi
-from yolox_trt.executor.stream_config import AUTO, device_or_auto
+from yolox_trt.executor.stream_config import device_or_auto
 
 #: A topic's name as ROS 2 takes it, where the substitutions of _SUBSTITUTION stand for a letter.
 _TOPIC = re.compile(r"(?:~?/)?[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z_][A-Za-z0-9_]*)*")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.core.contention import Contention
-from yolox_trt.core.device import Device
+from yolox_trt.core.device import AUTO, Device
 from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.option import Applies, Kind, Option, option, options_of, parse_pairs
@@ -21,7 +21,7 @@ from yolox_trt.core.postprocess_options import PostprocessOptions, parse_class_t
 from yolox_trt.core.roi import Roi
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.executor.scheduler_options import SchedulerOptions
-from yolox_trt.executor.stream_config import AUTO, StreamConfig
+from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.ros.nodes.parameter_values import (
     check_topic,
     parse_devices,
