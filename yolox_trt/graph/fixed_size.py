@@ -50,7 +50,7 @@ def fix_size(
             raise ConfigurationError(
                 f"{label} = {value}",
                 expected=f"a positive multiple of {step}",
-                fix=f"give another {label} (`--batch`, `--input-size HxW`)",
+                fix=f"give another {label}",
             )
     image = graph.image
     assert image.shape is not None
@@ -239,7 +239,8 @@ def _refusal(node: Node, found: str) -> ModelError:
     return ModelError(
         f"node '{node.name}' ({node.op}) {found}",
         expected="constants that follow from the input's size",
-        fix="cut the head first (`--head raw`), or export the model at the size wanted",
+        fix="cut the head first (yolox_trt optimize MODEL --head raw), or export the model at the "
+        "size wanted",
     )
 
 

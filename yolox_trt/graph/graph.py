@@ -13,7 +13,7 @@ model = graph.to_model()                     # an onnx.ModelProto: to save, or f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,6 +253,32 @@ class Graph:
             node.replace_input(new, old)
         return old
 
+    def inline(self, node: Node, branch: str) -> None:
+        """Put the nodes of a graph inside a node in its place: of the branch that an If takes.
+
+        Args:
+            node: the node; it is left unread, so that sort() drops it.
+            branch: attribute that holds the graph, one without inputs.
+        """
+        inner: onnx.GraphProto = node.attrs[branch]
+        values = {value.name: value for value in node.captured}
+        captured = {value for other in self.nodes if other is not node for value in other.captured}
+        for value in node.captured:
+            value.is_output = value in self._outputs or value in captured
+        node.captured = []
+        for tensor in inner.initializer:
+            values[tensor.name] = Value.of_tensor(tensor)
+            values[tensor.name].name = self.unused_name(tensor.name)
+
+        def of(name: str) -> Value:
+            if name and name not in values:
+                values[name] = Value(self.unused_name(name))
+            return values[name] if name else Value()
+
+        self._read_nodes(inner, of)
+        for old, info in zip(node.outputs, inner.output, strict=True):
+            self.replace(old, of(info.name))
+
     def rename(self, value: Value, name: str) -> None:
         """Rename a value; another one of that name gives it up."""
         if value.name == name:
@@ -403,11 +429,16 @@ class Graph:
         if rewritten:
             self.forget_shapes()
             self.infer_shapes()
+        light = self._light_model()
+        if not rewritten:
+            for output in light.graph.output:
+                # Exporters leave shapes out that onnx asks for; a pass may find them.
+                output.type.tensor_type.shape.SetInParent()
         try:
-            checker.check_model(self._light_model())
+            checker.check_model(light)
         except checker.ValidationError as error:
             found = "surgery wrote an invalid graph" if rewritten else "an invalid graph"
-            way_out = "leave the last pass out (`--skip PASS`) and report it with the model"
+            way_out = "leave the last pass out and report it with the model"
             raise ModelError(
                 f"{found} ({error})",
                 expected="a valid ONNX model",
@@ -476,7 +507,26 @@ class Graph:
             if not value.is_constant and value not in self.inputs:
                 value.elem_type, value.shape = read_type(info.type.tensor_type)
         self.nodes = []
-        names: set[str] = set()
+        self._names = set()
+        self._read_nodes(graph, of)
+        self._names |= values.keys()
+        done: set[Node] = set()
+        for node in self.nodes:
+            if not done.issuperset(node.sources):
+                self.sort()  # some exporters write nodes before those that they read from
+                break
+            done.add(node)
+        foreign = {
+            value.name
+            for node in self.nodes
+            if not onnx_.defs.has(node.op, node.domain)
+            for value in node.outputs
+        }
+        self._noted = [info for info in graph.value_info if info.name in foreign]
+
+    def _read_nodes(self, graph: onnx.GraphProto, of: Callable[[str], Value]) -> None:
+        """Add the nodes of a graph; `of` gives the value of each name in it."""
+        folder = self.path.parent if self.path else None
         for index, proto in enumerate(graph.node):
             tensor = _constant_tensor(proto)
             if tensor is not None and not of(proto.output[0]).is_output:
@@ -492,27 +542,13 @@ class Graph:
             for captured in node.captured:
                 captured.is_output = True
             node.name = node.name or f"{node.op}_{index}"
-            while node.name in names:
+            while node.name in self._names:
                 node.name = f"{node.name}_{index}"
-            names.add(node.name)
+            self._names.add(node.name)
             if not node.domain and is_plugin(node.op):
                 node.domain = PLUGIN_DOMAIN
                 self.opsets.setdefault(PLUGIN_DOMAIN, 1)
             self.nodes.append(node)
-        self._names = names | values.keys()
-        done: set[Node] = set()
-        for node in self.nodes:
-            if not done.issuperset(node.sources):
-                self.sort()  # some exporters write nodes before those that they read from
-                break
-            done.add(node)
-        foreign = {
-            value.name
-            for node in self.nodes
-            if not onnx_.defs.has(node.op, node.domain)
-            for value in node.outputs
-        }
-        self._noted = [info for info in graph.value_info if info.name in foreign]
 
 
 def _value_info(value: Value) -> onnx.ValueInfoProto:

@@ -120,6 +120,10 @@ def _fold(graph: Graph, *, sizes: bool) -> None:
     """Compute what is known, in one walk."""
     for node in graph.nodes:
         results = None
+        taken = node.constant(0) if node.op == "If" else None
+        if taken is not None:
+            graph.inline(node, "then_branch" if taken.all() else "else_branch")
+            continue
         if not any(value.is_output for value in node.outputs):
             if all(value.is_constant for value in node.inputs if value.name):
                 results = _compute(graph, node, lambda value: value.values)

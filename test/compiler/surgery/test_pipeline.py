@@ -135,7 +135,7 @@ class Untyped(FocusToConv):
 
 def test_a_model_that_a_pass_broke_is_not_written(monkeypatch) -> None:
     monkeypatch.setitem(pipeline.PASSES, Untyped.name, Untyped)
-    with pytest.raises(ModelError, match=r"does not run since pass focus-to-conv.*--skip focus"):
+    with pytest.raises(ModelError, match=r"does not run since pass focus-to-conv.*`skip` to focus"):
         optimize(build_yolox(width=0.125), SurgeryOptions(head="keep"))
 
 
@@ -336,3 +336,11 @@ def test_a_model_that_onnx_refuses_is_not_taken_for_a_defect_of_a_pass(defect) -
         model.graph.node[50].input[0] = "nowhere"
     with pytest.raises(ModelError, match=r"^an invalid graph \(.*(NoSuchOperator|nowhere)"):
         optimize(model, SurgeryOptions())
+
+
+def test_an_output_whose_shape_nobody_noted_is_taken() -> None:
+    model = build_yolox(style="opset13", head="decoded")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    result = optimize(model, SurgeryOptions(target="dla"))
+    assert [output.name for output in result.model.graph.output][:2] == ["reg_8", "obj_8"]
+    assert result.report.difference is not None and result.report.difference < 1e-4

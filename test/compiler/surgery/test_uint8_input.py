@@ -43,5 +43,5 @@ class TestUint8:
         entry = model.metadata_props.add()
         entry.key = METADATA_PREPROCESSING
         entry.value = json.dumps({"scale": 1 / 255})
-        with pytest.raises(ModelError, match="fold-preprocessing"):
+        with pytest.raises(ModelError, match="fold_preprocessing"):
             apply(Uint8Input(), model)

@@ -7,7 +7,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.core.errors import ModelError
+from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Array, Node, Value, folded
 
@@ -103,14 +105,14 @@ def _parameters(node: Node) -> dict[Value, Array]:
 def _cost(node: Node) -> NodeCost:
     parameters = _parameters(node)
     variables = [value for value in node.variables if value not in parameters]
-    shapes = []
+    declared, shapes = options_of(InspectOptions), []
     for value in [*variables, *node.outputs]:
         shape = value.static_shape
         if shape is None and node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             raise ModelError(
                 f"tensor '{value.name}' of size {value.shape}",
                 expected="fixed sizes",
-                fix="give `--input-size HxW` and `--batch N`",
+                fix=("set ", declared["input_size"], " and ", declared["batch"]),
             )
         shapes.append(shape or ())
     inputs, outputs = shapes[: len(variables)], shapes[len(variables) :]

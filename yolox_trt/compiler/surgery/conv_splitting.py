@@ -59,10 +59,7 @@ class ConvSplitting(Rule):
     def check(self, graph: Graph, node: Node, match: tuple[str, int]) -> str:
         if match[1]:
             return ""
-        return (
-            "over the convolution buffer even channel by channel; use a narrower input "
-            "(`--input-size`)"
-        )
+        return "over the convolution buffer even channel by channel; use a narrower input"
 
     def apply(self, graph: Graph, node: Node, match: tuple[str, int]) -> str:
         what, count = match

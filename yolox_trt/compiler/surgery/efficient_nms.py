@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from yolox_trt.compiler.surgery.head_cut import RawLevel, find_raw_levels
+from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import METADATA_SIGMOID, METADATA_STRIDES
+from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import PLUGIN_DOMAIN, Graph
 from yolox_trt.graph.head import anchor_grid
 from yolox_trt.graph.values import Value
@@ -94,7 +96,7 @@ def _decode(graph: Graph, level: RawLevel) -> tuple[Value, Value]:
         raise ModelError(
             f"level of stride {level.stride} with open height or width",
             expected="a fixed input size",
-            fix="give `--input-size HxW`",
+            fix=("set ", options_of(SurgeryOptions)["input_size"]),
         )
     tag = f"nms_{level.stride}"
 

@@ -8,10 +8,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core import model_spec
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadTensor, ModelSpec
+from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.head import Head
 from yolox_trt.graph.spec import read_spec
@@ -112,7 +114,7 @@ def find_raw_levels(graph: Graph) -> tuple[ModelSpec, list[RawLevel]]:
             raise ModelError(
                 "a level whose convolutions cannot be told apart",
                 expected="box (4), objectness (1) and classes (C) convolutions",
-                fix="leave the head as it is (`--head keep`)",
+                fix=("set ", options_of(SurgeryOptions)["head"], " to keep"),
             )
         conv = convs[part.name]
         whole = conv.outputs[0]
@@ -168,8 +170,10 @@ def _rows(graph: Graph, conv: Node, tensor: Value, first: int, channels: int) ->
             f"convolution '{conv.name}', which gives the outputs of several kinds, with weights "
             f"'{tensor.name}' that are computed in the graph",
             expected="constants, as they are or behind QuantizeLinear and DequantizeLinear",
-            fix="leave the head as it is (`--head keep`), or cut the head of the FP32 model before "
-            "it is quantised",
+            fix=(
+                *("set ", options_of(SurgeryOptions)["head"], " to keep, or cut the head of "),
+                "the FP32 model before it is quantised",
+            ),
         )
     inputs = [_rows(graph, conv, node.inputs[0], first, channels)]
     for other in node.inputs[1:]:

@@ -32,7 +32,7 @@ from yolox_trt.compiler.surgery.uint8_input import Uint8Input
 from yolox_trt.compiler.surgery.upsample_to_scales import UpsampleToScales
 from yolox_trt.core import model_spec
 from yolox_trt.core.errors import ConfigurationError, ModelError
-from yolox_trt.core.option import options_of
+from yolox_trt.core.option import Option, options_of
 from yolox_trt.engines.engine_file import open_model
 from yolox_trt.graph.fixed_size import fix_size
 from yolox_trt.graph.graph import Graph
@@ -242,7 +242,7 @@ class _Comparison:
             raise ModelError(
                 f"pass {rewrite} changed the predictions by {self.difference:.2g} (relative)",
                 expected=f"at most {self._tolerance:g}",
-                fix=f"leave it out (`--skip {rewrite}`) and report it with the model",
+                fix=(*_leave_out(rewrite), " and report it with the model"),
             )
         return self.difference
 
@@ -257,13 +257,17 @@ class _Comparison:
         if self._failure:
             lost = self._lost
             blamed = f" since pass {lost}" if lost else ""
-            way_out = f"leave that pass out (`--skip {lost}`)" if lost else "export the model again"
+            way_out = _leave_out(lost) if lost else ("export the model again",)
             raise ModelError(
                 f"the rewritten model does not run{blamed} ({self._failure})",
                 expected="the predictions of the original, which runs",
-                fix=f"{way_out} and report it with the model; `--no-verify` writes the file "
-                "unchecked",
+                fix=(*way_out, " and report it with the model; or run without this check"),
             )
+
+
+def _leave_out(rewrite: str) -> tuple[str | Option, ...]:
+    """Say how a pass is left out."""
+    return "set ", options_of(SurgeryOptions)["skip"], f" to {rewrite}"
 
 
 def _without_size(graph: Graph) -> Graph:

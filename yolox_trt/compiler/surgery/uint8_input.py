@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
+from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Value
 
@@ -33,10 +35,14 @@ class Uint8Input(SurgeryPass):
             return
         text = graph.metadata.get(METADATA_PREPROCESSING)
         if text and not Preprocessing.from_json(text).is_identity:
+            declared = options_of(SurgeryOptions)
             raise ModelError(
                 f"preprocessing {text} before the input",
                 expected="an input of 0..255",
-                fix="fold it first (`--fold-preprocessing`), or leave `--uint8-input` out",
+                fix=(
+                    *("set ", declared["fold_preprocessing"], ", or leave "),
+                    *(declared["uint8_input"], " out"),
+                ),
             )
         before, to = image.dtype, {"to": image.elem_type}
         readers, converted = image.readers, Value(graph.unused_name(f"{image.name}_float"))
