@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,7 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import Detections, Device, EngineError, Frame
 from yolox_trt.core.faults import DeviceBrokenError
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
@@ -743,3 +744,39 @@ def test_out_of_memory_of_onnxruntime_shrinks_the_batch_first(
         assert executor.snapshot().devices[CPU].batch_limits == {"default": 8}
         assert not recorder.drops
         check_counters(executor.snapshot())
+
+
+class _TooFew(SimulatedDetector):
+    """Gives no result for the last frame of its first call."""
+
+    def __init__(self) -> None:
+        super().__init__(GPU, ConstantLatency(0.001))
+        self.first = True
+
+    def warmup(self) -> None:
+        pass
+
+    def detect(
+        self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]
+    ) -> list[Detections]:
+        results = super().detect(frames, options)
+        missing, self.first = self.first, False
+        return results[:-1] if missing else results
+
+
+def test_a_detector_that_gives_too_few_results() -> None:
+    recorder = Recorder()
+    options = SchedulerOptions(backoff=0.02, backoff_max=0.02)
+    with InferenceExecutor(
+        [_TooFew()], times={(GPU, "default"): 0.001}, options=options
+    ) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+        assert executor.wait_started(PATIENCE)
+        executor.submit(frame("a"))
+        assert recorder.wait(lambda: bool(recorder.drops["a"]), PATIENCE)
+        assert "results of 0 frames" in executor.snapshot().devices[GPU].last_error
+        assert wait_until(
+            lambda: executor.snapshot().devices[GPU].status is DeviceStatus.IN_SERVICE
+        )
+        executor.submit(frame("a"))
+        assert recorder.wait(lambda: bool(recorder.results["a"]), PATIENCE)

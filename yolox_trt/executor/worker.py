@@ -227,7 +227,7 @@ class Worker:
                     results, failures = self._detect(detector, batch)
                     stages = detector.stage_times
                 else:
-                    results = _finite(detector.collect(batch.ticket))
+                    results = _checked(detector.collect(batch.ticket), len(batch.frames))
         except Exception as error:
             self._fail(batch, error)
             return None
@@ -247,7 +247,7 @@ class Worker:
             part = slice(start, min(start + step, count))
             size = part.stop - start
             try:
-                results += _finite(detector.detect(frames[part], options[part]))
+                results += _checked(detector.detect(frames[part], options[part]), size)
             except (FrameError, ConfigurationError) as error:
                 if size > 1:
                     step = 1  # find out which one it is
@@ -419,8 +419,14 @@ def _return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _finite(results: list[Detections]) -> list[Detections]:
-    """Return the results; raise an EngineError for NaN or infinity in them."""
+def _checked(results: list[Detections], count: int) -> list[Detections]:
+    """Return the results; raise an EngineError for another number, or for NaN or infinity."""
+    if len(results) != count:
+        raise EngineError(
+            f"results of {len(results)} frames from a detector that was given {count}",
+            expected="one for each frame, in their order",
+            fix="correct the detector",
+        )
     for found in results:
         if found.scores.size and not (
             np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()
