@@ -469,7 +469,7 @@ def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> Non
     capability = cuda_driver.require_gpu(
         device,
         expected=f"a GPU for {device}",
-        fix="check nvidia-smi, or use --device cpu with the ONNX file",
+        fix="check nvidia-smi, or use the device cpu with the ONNX file",
     )
     targets = fingerprint.compute_capability
     major = int(capability.partition(".")[0])

@@ -15,6 +15,7 @@ from yolox_trt.core.device import AUTO, Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.faults import DeviceBrokenError, HungError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.option import options_of
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
 from yolox_trt.executor.outcomes import (
@@ -41,6 +42,7 @@ _BROKEN_CONTEXT = (
     "fix: restart the process"
 )
 _HANGS = "it hangs; only the return of its call brings it back"
+_OF = options_of(StreamConfig)
 #: Attributes of a StreamConfig that a placement depends on.
 _PLACING = ("model", "device", "allow_model_change", "enabled", "max_rate", "expected_rate")
 
@@ -196,22 +198,27 @@ class Scheduler:
             if models[config.model].num_classes:
                 config.options.threshold_array(models[config.model].num_classes)
         elif not config.allow_model_change:
-            what, fix = f"stream '{config.id}': model", "set `model`, or load it on a device"
-            raise ConfigurationError.unknown(what, config.model, sorted(models), fix=fix)
+            raise ConfigurationError.unknown(
+                f"stream '{config.id}': model",
+                config.model,
+                sorted(models),
+                fix="set `model`, or load it on a device",
+            )
         pinned = config.pinned_device
         if pinned is None:
             return
         if pinned not in self.devices:
-            what, fix = (
+            raise ConfigurationError.unknown(
                 f"stream '{config.id}': device",
-                "set `device`, or add a detector there",
+                str(pinned),
+                [AUTO, *self.devices],
+                fix=("set ", _OF["device"], ", or add a detector there"),
             )
-            raise ConfigurationError.unknown(what, str(pinned), [AUTO, *self.devices], fix=fix)
         if config.model not in self.devices[pinned].models and not config.allow_model_change:
             raise ConfigurationError(
                 f"device '{pinned}' of stream '{config.id}' without the model '{config.model}'",
                 expected=f"one of its models: {', '.join(sorted(self.devices[pinned].models))}",
-                fix="set `device` or `model`, or set allow_model_change",
+                fix=("set ", _OF["device"], " or `model`, or set ", _OF["allow_model_change"]),
             )
 
     # Frames ----------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def set_layer_precisions(plan: BuildPlan, network: Any) -> dict[str, str]:
         if not fitting:
             names = ", ".join(layer.name for layer in layers[:5])
             raise ConfigurationError(
-                f"layer_precisions: no layer is called '{pattern}'",
+                (options_of(BuildOptions)["layer_precisions"], f": no layer is called '{pattern}'"),
                 expected=f"a name or pattern of a layer, such as {names}",
                 fix="yolox_trt build MODEL --list-layers names them all",
             )
