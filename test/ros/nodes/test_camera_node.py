@@ -249,6 +249,7 @@ def test_the_roi_is_checked_and_counted_alike_on_both_ways(
     assert (frame.stream_id, frame.roi) == ("front", Roi(8, 8, 32, 16))
     assert (camera.counters.received, camera.counters.malformed) == (2, 1)
     assert "a rectangle inside the 160x20 image" in camera.counters.last_refusal
+    assert "fix: set the parameter `roi`" in camera.counters.last_refusal
     assert camera.set_parameters([Parameter("roi", value=[0, 0, 0, 0])])[0].successful
     give(PICTURE[:20].copy())
     assert service.frames[-1].roi is None

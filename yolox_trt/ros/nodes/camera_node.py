@@ -176,7 +176,10 @@ class CameraNode(NoEventHandlers, Node):
                 roi.check_inside(frame.height, frame.width)
                 frame = replace(frame, roi=roi)
             except ConfigurationError as error:
-                self.on_refused(error_text(error))
+                found, expected, _ = error.parts
+                fix = ("set ", CAMERA_OPTIONS["roi"], " to fit the camera's resolution")
+                refusal = ConfigurationError(found, expected=expected, fix=fix)
+                self.on_refused(error_text(refusal))
                 return
         self.counters.submitted += 1
         self.counters.last_message = frame.received_ns * 1e-9

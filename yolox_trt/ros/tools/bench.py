@@ -230,8 +230,9 @@ def _report(
     options: RosBenchOptions, model: Path, results: list[dict[str, Any]], usage: dict[str, float]
 ) -> Report:
     height, width = options.size
+    devices = [str(device or "auto") for device in options.devices]
     document = {
-        "settings": {**asdict(options), "model": str(model)},
+        "settings": {**asdict(options), "model": str(model), "devices": devices},
         "machine": {"cpu_count": os.cpu_count(), "platform": platform.platform()},
         "cameras": results,
         "cpu_percent": usage,

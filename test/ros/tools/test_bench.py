@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark of cameras through ROS, with a small picture and for a short time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.ros import RosProcess
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
+
+
+def test_every_image_of_a_slow_camera_gives_a_result(
+    start: Callable[..., RosProcess], small_model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "bench.json"
+    options = ["--size", "64x96", "--rate", "10", "--duration", "1", "--warmup", "0"]
+    options += ["--model", str(small_model), "--device", "cpu", "--json", str(output)]
+    process = start(["-m", "yolox_trt.cli", "bench", "ros", *options])
+    assert process.process.wait(150) == 0, process.output
+    document = json.loads(output.read_text())
+    assert (document["settings"]["cameras"], document["settings"]["devices"]) == (1, ["cpu"])
+    (camera,) = document["cameras"]
+    assert camera["DEVICE"] == "cpu"
+    assert camera["MEAN_FRAME_RATE"] > 0
+    assert document["cpu_percent"]["multi_camera"] > 0
