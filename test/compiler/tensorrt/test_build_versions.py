@@ -35,6 +35,7 @@ from yolox_trt.core.errors import (
     ModelError,
     YoloxTrtError,
 )
+from yolox_trt.core.faults import DeviceBrokenError, OutOfMemoryError
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, PREPROCESSING_PRESETS
 from yolox_trt.engines.engine_file import write_engine
 from yolox_trt.graph import float16 as half
@@ -947,3 +948,19 @@ def test_layer_names(model: Path) -> None:
     _, api = make_api("8.6")
     names = EngineBuilder(BuildPlan(model, BuildOptions(), api=api)).layer_names()
     assert set(nodes_of(model, "Conv")) <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Cuda Runtime (an illegal memory access was encountered)", DeviceBrokenError),
+        ("Cuda Runtime (out of memory)", OutOfMemoryError),
+    ],
+)
+def test_a_build_that_fails_for_its_device_gives_a_fault(
+    model: Path, text: str, kind: type[EngineError]
+) -> None:
+    fake = FakeTensorRT("8.5")
+    fake.build_fails = f"1: [convolutionRunner.cpp::execute::391] Error Code 1: {text}"
+    with pytest.raises(kind, match="could not build"):
+        build(model, "", fake=fake)

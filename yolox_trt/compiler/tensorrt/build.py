@@ -30,6 +30,7 @@ from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.compiler.tensorrt.progress import heartbeat, make_monitor
 from yolox_trt.compiler.tensorrt.report import BuildReport, read_layers
 from yolox_trt.core.errors import EngineError
+from yolox_trt.core.faults import library_fault
 from yolox_trt.core.files import write_atomically
 from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
@@ -165,9 +166,10 @@ class EngineBuilder:
         with self._timing_cache(config):
             serialized = self._run(builder, network, config)
         if serialized is None:
-            raise EngineError(
+            raise library_fault(
+                messages_text(messages),
                 f"{self._api} could not build {plan.model_path.name} for {options.device} in "
-                f"{options.precision}: {messages_text(messages)}",
+                f"{options.precision}",
                 fix=(
                     "see the log (yolox_trt build -v) for the layer; if memory ran out, lower ",
                     _OF["workspace_mib"],
