@@ -216,6 +216,11 @@ WRONG = [
     ("detect MODEL --device tpu", "device 'tpu'; expected auto, gpu, gpu:N, dla0, dla1 or cpu"),
     ("plan MODEL --policy dynamic --policy none", "--policy = 'none'; expected by-hand, static"),
     ("calibrate MODEL --cache c --algorithm foo", "expected fixed, max, entropy"),
+    ("detect MODEL -o MODEL", "which is a file; expected a folder; fix: set --output"),
+    ("train -o MODEL --annotations a --images b", "a file; expected a folder; fix: set --output"),
+    ("demo -o MODEL", "which is a file; expected a folder; fix: set --output"),
+    ("demo --model nowhere.onnx", "model 'nowhere.onnx', which is no file; expected an ONNX or"),
+    ("bench ros --model nowhere.onnx", "engine file; fix: set --model"),
     ("compare MODEL --algorithm foo", "calibration algorithm 'foo'; expected max, entropy"),
     ("compare MODEL --keep-fp16 abc", "'abc' layers to keep in floating point"),
 ]

@@ -42,6 +42,19 @@ class OutputFile:
         return path
 
 
+def parse_output_folder(text: str) -> Path:
+    """Read the name of a folder that will be written into, or made; for Option.parse.
+
+    Raises:
+        ConfigurationError: it, or what should hold it, is a file.
+    """
+    path = parse_path(text)
+    for each in (path, *path.parents):
+        if each.exists() and not each.is_dir():
+            raise ConfigurationError(f"'{each}', which is a file", expected="a folder")
+    return path
+
+
 def prepare_outputs(*paths: str | Path | None) -> None:
     """Make the missing folders of files that a command will write at its end.
 

@@ -24,6 +24,7 @@ from yolox_trt.core.option import (
     path_option,
     size_option,
 )
+from yolox_trt.core.output_paths import parse_output_folder
 from yolox_trt.training.model_config import CONFIGS, STRIDES, Separable
 
 DEFAULT_OPSET = 13
@@ -220,7 +221,7 @@ def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
 @dataclass(frozen=True, kw_only=True)
 class _Job(OptionGroup):
     output: Path = option(
-        parse=parse_path,
+        parse=parse_output_folder,
         flag="--output -o",
         metavar="FOLDER",
         help="Folder for weights, ONNX file and log.",

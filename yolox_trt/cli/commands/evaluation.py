@@ -17,7 +17,7 @@ from yolox_trt.cli.output import Output
 from yolox_trt.compiler.int8.options import ImageOptions, no_images
 from yolox_trt.core.images import ImageFiles, Video, is_bag, open_images
 from yolox_trt.core.option import Kind, again, nested, option, options_of, parse_path, path_option
-from yolox_trt.core.output_paths import OutputFile, write_json
+from yolox_trt.core.output_paths import OutputFile, parse_output_folder, write_json
 from yolox_trt.core.postprocess_options import PostprocessOptions, parse_class_thresholds
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.options import DetectorOptions
@@ -67,6 +67,7 @@ class Detect(Command, name="detect", has_json=True):
         parse=parse_path, flag="SOURCE", help="Image, folder of images, video or rosbag2 bag."
     )
     output: Path | None = path_option(
+        parse=parse_output_folder,
         flag="--output -o",
         metavar="PATH",
         help="Folder of the results (default: detections), or the new bag (default: "

@@ -20,6 +20,7 @@ from yolox_trt.core.option import (
     path_option,
     size_option,
 )
+from yolox_trt.core.output_paths import parse_output_folder
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.options import CAMERA_SIZE
 from yolox_trt.ros.nodes.parameter_values import check_topic
@@ -45,11 +46,22 @@ def parse_remaps(rules: Sequence[str]) -> dict[str, str]:
     return remaps
 
 
+def _model_file(text: str) -> Path:
+    path = parse_path(text)
+    if not path.is_file():  # told now, not by the process that loads it
+        raise ConfigurationError(
+            f"model '{path}', which is no file", expected="an ONNX or engine file"
+        )
+    return path
+
+
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(OptionGroup):
     """Moving cameras and what detects in them."""
 
-    model: Path | None = path_option(help="ONNX or engine file (default: the shipped model).")
+    model: Path | None = path_option(
+        parse=_model_file, help="ONNX or engine file (default: the shipped model)."
+    )
     device: Device | None = again(_DETECTOR["device"])
     duration: float = option(20.0, above=0.0, unit="s", help="Time to run.")
     rate: float = option(10.0, above=0.0, unit="Hz", help="Pictures a second of each camera.")
@@ -57,7 +69,7 @@ class DemoOptions(OptionGroup):
     score: float = again(CAMERA_OPTIONS["score_threshold"])
     output: Path = option(
         "demo_output",
-        parse=parse_path,
+        parse=parse_output_folder,
         flag="--output -o",
         metavar="FOLDER",
         help="Folder of the annotated pictures and the logs.",
@@ -155,7 +167,9 @@ class RosBenchOptions(OptionGroup):
     cameras: int = option(1, minimum=1, help="Number of cameras.")
     rate: float = option(10.0, above=0.0, unit="Hz", help="Rate of each camera.")
     size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of the images.")
-    model: Path | None = path_option(help="ONNX or engine file (default: the shipped model).")
+    model: Path | None = path_option(
+        parse=_model_file, help="ONNX or engine file (default: the shipped model)."
+    )
     devices: Sequence[Device | None] = again(
         EXECUTOR_OPTIONS["devices"],
         flag="--device",
