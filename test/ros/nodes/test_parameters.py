@@ -50,6 +50,12 @@ def test_defaults_are_allowed_and_described(option: Option) -> None:
     assert option.help.endswith(".")
 
 
+def test_a_value_that_stands_for_none_is_described() -> None:
+    assert "0 stands for the default." in EXECUTOR_OPTIONS["cpu_threads"].help
+    assert "Empty stands for the default." in EXECUTOR_OPTIONS["engine_cache"].help
+    assert "auto stands for the default." in EXECUTOR_OPTIONS["preprocessing"].help
+
+
 def test_defaults_are_those_of_the_rooms_below() -> None:
     assert camera().stream == StreamConfig(id="front")
     assert camera().stream.options == PostprocessOptions()

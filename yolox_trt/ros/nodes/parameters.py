@@ -281,6 +281,7 @@ def _unset(option: Option, empty: str | int, **changes: Any) -> Option:
     return replace(
         option,
         default=empty,
+        help=f"{option.help} {'Empty' if empty == '' else empty} stands for the default.",
         choices=option.choices and (str(empty), *option.choices),
         minimum=option.minimum and 0,
         parse=lambda value: None if value == empty else parse(value) if parse else value,
