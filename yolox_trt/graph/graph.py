@@ -474,7 +474,8 @@ class Graph:
     def _read(self, model: onnx.ModelProto) -> None:
         onnx_ = require("onnx", purpose="reading a model's graph")
         if model.functions:
-            model = onnx_.inliner.inline_local_functions(model)
+            inliner = require("onnx.inliner", purpose="reading a model's graph")
+            model = inliner.inline_local_functions(model)
         self._header = onnx_.ModelProto()
         for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
             setattr(self._header, field, getattr(model, field))
