@@ -94,7 +94,7 @@ def test_values_are_typed() -> None:
         (["--score", "2"], "--score = 2.0; expected a number, 0 to 1; fix: set --score"),
         (["--score", "x"], "--score = 'x'; expected a number, 0 to 1; fix: set --score"),
         (["--size", "96"], "size '96'; expected HxW, such as 608x960; fix: set --size"),
-        (["--colour", "green"], "--colour = ['green']; expected red or blue; fix: set --colour"),
+        (["--colour", "green"], "--colour = 'green'; expected red or blue; fix: set --colour"),
         (["--gold", "0"], "--gold = 0.0; expected a number, above 0; fix: set --gold"),
         (["--iou", "0.1"], "--iou under --score; fix: raise --iou"),
     ],

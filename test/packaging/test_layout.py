@@ -66,7 +66,6 @@ TESTED_IN = {
     "executor/worker_pool": "executor/test_faults.py",
     "executor/*": "executor/test_scheduler.py",
     "graph/head": "graph/test_spec.py",
-    "graph/onnx_session": "engines/test_onnxruntime.py",
     "graph/batch_axis": "graph/test_batch.py",
     "graph/predictions": "graph/test_batch.py",
     "graph/scatter": "graph/test_batch.py",

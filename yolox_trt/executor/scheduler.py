@@ -198,22 +198,15 @@ class Scheduler:
             if models[config.model].num_classes:
                 config.options.threshold_array(models[config.model].num_classes)
         elif not config.allow_model_change:
-            raise ConfigurationError.unknown(
-                f"stream '{config.id}': model",
-                config.model,
-                sorted(models),
-                fix="set `model`, or load it on a device",
-            )
+            what, fix = f"stream '{config.id}': model", "set `model`, or load it on a device"
+            raise ConfigurationError.unknown(what, config.model, sorted(models), fix=fix)
         pinned = config.pinned_device
         if pinned is None:
             return
         if pinned not in self.devices:
-            raise ConfigurationError.unknown(
-                f"stream '{config.id}': device",
-                str(pinned),
-                [AUTO, *self.devices],
-                fix=("set ", _OF["device"], ", or add a detector there"),
-            )
+            what = f"stream '{config.id}': device"
+            remedy = ("set ", _OF["device"], ", or add a detector there")
+            raise ConfigurationError.unknown(what, str(pinned), [AUTO, *self.devices], fix=remedy)
         if config.model not in self.devices[pinned].models and not config.allow_model_change:
             raise ConfigurationError(
                 f"device '{pinned}' of stream '{config.id}' without the model '{config.model}'",
