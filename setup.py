@@ -38,6 +38,8 @@ data_files = [
     ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
     (f"share/{NAME}", ["package.xml"]),
 ]
+# colcon.pkg names it: a sourced workspace has the commands in its PATH, not for `ros2 run` alone.
+data_files.append((f"share/{NAME}/hook", ["resource/path.dsv"]))
 for shared in SHARED_FOLDERS:
     data_files += shared_files(shared)
 
@@ -60,13 +62,17 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",  # from setup.cfg it would be an object that colcon cannot read
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["py.typed"], f"{NAME}.kernels": ["*.cu", "*.cuh", "cuda/*"]},
+    package_data={
+        NAME: ["py.typed"],
+        f"{NAME}.kernels": ["*.cu", "*.cuh", "cuda/*"],
+        f"{NAME}.ros.dashboard": ["static/*"],
+    },
     data_files=data_files,
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            f"{NAME} = {NAME}.cli.main:main",
-            f"multi_camera = {NAME}.ros.nodes.multi_camera:main",
+            f"{NAME} = {NAME}.cli.__main__:main",
+            f"multi_camera = {NAME}.ros.nodes.__main__:main",
         ],
     },
 )

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import os
@@ -30,6 +31,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,15 +41,20 @@ MINIMUM_PYTHON = (3, 10)
 
 #: Extras of setup.cfg that each profile installs, beside the base requirements.
 PROFILES = {
-    "demo": ("evaluation", "demo"),
-    "test": ("evaluation", "demo", "rtx", "test"),
+    "demo": ("evaluation", "demo", "dashboard"),
+    "test": ("evaluation", "demo", "dashboard", "batch", "video", "rtx", "docs", "test"),
 }
 #: Extras for machines that take ROS 2 from PyPI.
 WHEEL_EXTRAS = ("ros", "interfaces")
 
-#: Message packages that every environment needs, and those that only Autoware output needs.
+#: Message packages that every environment needs, and those that single outputs need.
 INTERFACES = ("vision_msgs", "composition_interfaces")
-AUTOWARE_INTERFACES = ("autoware_perception_msgs", "tier4_perception_msgs")
+OPTIONAL_INTERFACES = (
+    *("autoware_internal_debug_msgs", "autoware_perception_msgs"),
+    "tier4_perception_msgs",
+    "foxglove_msgs",
+    "ffmpeg_image_transport_msgs",
+)
 #: Those that are built against another package of interfaces/, which is installed before.
 LATER_INTERFACES = {"tier4_perception_msgs"}
 
@@ -59,6 +66,19 @@ SYSTEM_CONSTRAINTS = ("numpy<2",)
 #: What torch itself needs, fetched from the index before a local torch wheel is installed.
 TORCH_DEPENDENCIES = ("filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec")
 
+
+#: pip's settings -> uv's variables.
+UV_VARIABLES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "constraint": "UV_CONSTRAINT",
+    "trusted-host": "UV_INSECURE_HOST",
+    "no-index": "UV_NO_INDEX",
+    "cert": "SSL_CERT_FILE",
+    "default-timeout": "UV_HTTP_TIMEOUT",
+    "timeout": "UV_HTTP_TIMEOUT",
+}
 
 #: A line of site-packages/*.pth. The wheels do not set AMENT_PREFIX_PATH, and a sourced
 #: distribution does not know of the environment; a colcon workspace that is sourced stays in front.
@@ -72,8 +92,15 @@ class BootstrapError(Exception):
     """Something is missing; the message says what and names the command that mends it."""
 
 
-def run(command: list[str], *, quiet_failure: bool = False) -> int:
+def run(
+    command: list[str], *, quiet_failure: bool = False, env: Mapping[str, str] | None = None
+) -> int:
     """Run a command, its output kept for the error message.
+
+    Args:
+        command: program and arguments.
+        quiet_failure: return the status of a failure.
+        env: variables beside those of child_environment.
 
     Returns:
         The exit status, non-zero only with quiet_failure.
@@ -84,7 +111,7 @@ def run(command: list[str], *, quiet_failure: bool = False) -> int:
     process = subprocess.run(
         command,
         cwd=REPOSITORY,
-        env=child_environment(),
+        env={**child_environment(), **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -104,6 +131,21 @@ def child_environment() -> dict[str, str]:
     # Most modules of the requirements are never imported: Python compiles the others when they are.
     env.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_NO_COMPILE="1")
     return env
+
+
+def uv_settings(listing: str) -> dict[str, str]:
+    """Turn what `pip config list` prints into uv's variables: uv does not read pip's files.
+
+    A company's own index must not be passed over. As with pip, the best version of all indexes is
+    taken, and the environment comes before the files.
+    """
+    settings = {}
+    for line in listing.splitlines():
+        key, _, value = line.partition("=")
+        variable = UV_VARIABLES.get(key.rpartition(".")[2])
+        if variable and (variable not in settings or key.startswith(":env:")):
+            settings[variable] = value.strip("'\"")
+    return {"UV_INDEX_STRATEGY": "unsafe-best-match", **settings}
 
 
 def digest(*parts: str | Path) -> str:
@@ -157,6 +199,32 @@ class Environment:
     def pip(self, *arguments: str, quiet_failure: bool = False) -> int:
         """Run this environment's pip."""
         return run([str(self.python), "-m", "pip", *arguments], quiet_failure=quiet_failure)
+
+    @functools.cached_property
+    def uv_environment(self) -> dict[str, str] | None:
+        """The variables that uv takes pip's settings from; None where uv cannot be had.
+
+        uv does not count what a distribution has installed: an environment that sees one is pip's.
+        """
+        if self.distribution or self.pip("install", "--quiet", "uv", quiet_failure=True):
+            return None
+        listing = [str(self.python), "-m", "pip", "config", "list"]
+        settings = subprocess.run(
+            listing, env=child_environment(), stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+        return uv_settings(settings)
+
+    def install(self, *arguments: str, quiet_failure: bool = False) -> int:
+        """Install with uv, where uv can be had, else with pip.
+
+        uv takes a fifth of pip's time and a tenth of its processor time.
+        """
+        if self.uv_environment is not None:
+            command = ["-m", "uv", "pip", "install", "--python", str(self.python), *arguments]
+            if not run([str(self.python), *command], quiet_failure=True, env=self.uv_environment):
+                return 0
+            say("uv could not install them; pip tries")
+        return self.pip("install", *arguments, quiet_failure=quiet_failure)
 
     def imports(self, module: str) -> bool:
         """Tell whether this environment's Python can import a module."""
@@ -257,7 +325,7 @@ def make_environment(env: Environment) -> None:
             run([*command, str(env.folder)])
         # setuptools builds this package; Python 3.12 and later bring none. colcon-core asks for one
         # below 80.
-        env.pip("install", "--quiet", "setuptools>=64,<80", "wheel")
+        env.install("--quiet", "setuptools>=64,<80", "wheel")
     env.mark_done("environment", key)
 
 
@@ -295,9 +363,9 @@ def install_requirements(env: Environment, profile: str) -> None:
     with Step("installing the requirements from the package index"):
         listing = env.state / f"requirements-{profile}.txt"
         listing.write_text("\n".join(missing_requirements(env, profile)) + "\n")
-        env.pip("install", "-r", str(listing))
+        env.install("-r", str(listing))
         for requirement in bare if profile == "test" else ():
-            if env.pip("install", "--no-deps", requirement, quiet_failure=True):
+            if env.install("--no-deps", requirement, quiet_failure=True):
                 say(f"could not install '{requirement}': the tests that need it skip")
     # The test profile holds everything that the demo profile holds.
     for satisfied in ("demo", "test") if profile == "test" else ("demo",):
@@ -327,8 +395,8 @@ def install_local_torch(env: Environment) -> None:
     if env.is_done("torch", key):
         return
     with Step(f"installing {wheel.name} from {wheel.parent}"):
-        env.pip("install", *TORCH_DEPENDENCIES)
-        if env.pip("install", "--no-index", "--no-deps", str(wheel), quiet_failure=True):
+        env.install(*TORCH_DEPENDENCIES)
+        if env.install("--no-index", "--no-deps", str(wheel), quiet_failure=True):
             say("that wheel is not for this Python: the training tests skip")
     env.mark_done("torch", key)
 
@@ -410,7 +478,7 @@ def main() -> int:
             install_requirements(env, arguments.profile)
             if arguments.profile == "test":
                 install_local_torch(env)
-            build_interfaces(env, INTERFACES + (AUTOWARE_INTERFACES if autoware else ()))
+            build_interfaces(env, INTERFACES + (OPTIONAL_INTERFACES if autoware else ()))
             install_package(env)
     except BootstrapError as error:
         print(f"bootstrap: {error}", file=sys.stderr)

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from yolox_trt.core.memory import keep_for_good
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 
@@ -28,6 +30,9 @@ def pytest_configure() -> None:
     # nodes would never stop.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # So does nohup with SIGHUP, whose tests send it.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # How long an example takes is up to the machine; it does not make the example fail.
     settings.register_profile(
         "yolox_trt", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -35,9 +40,41 @@ def pytest_configure() -> None:
     settings.load_profile("yolox_trt")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the soak: it sleeps for a minute, while other processes run what computes."""
+    """Begin with the soak: it sleeps for half a minute, while other processes compute."""
     items.sort(key=lambda item: "/test_soak.py::" not in item.nodeid)
+    tests: dict[tuple[str, int], list[pytest.Item]] = {}
+    for item in items:
+        if marker := item.get_closest_marker("sampled"):
+            test = item.nodeid.partition("[")[0]
+            tests.setdefault((test, marker.args[0]), []).append(item)
+    for (_, step), cases in tests.items():
+        _leave_a_sample(cases, step)
+
+
+def _leave_a_sample(cases: list[pytest.Item], step: int) -> None:
+    """Mark the cases of a test as slow, all but each step-th.
+
+    Where parameters are combined with each other, each value of each stays in some case.
+    """
+    combined = len(list(cases[0].iter_markers("parametrize"))) > 1
+    values = [
+        {(name, id(value)) for name, value in case.callspec.params.items()}  # type: ignore[attr-defined]
+        for case in cases
+    ]
+    seen = set().union(*values[::step])
+    for i, case in enumerate(cases):
+        if i % step:
+            if combined and not values[i] <= seen:
+                seen |= values[i]
+            else:
+                case.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of the collector's sight (docs/decisions/tests.md)."""
+    keep_for_good()
 
 
 @pytest.fixture(scope="session")

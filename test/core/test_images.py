@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import resource
+import struct
 from pathlib import Path
 
 import cv2
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from yolox_trt.core.errors import ConfigurationError, FrameError
-from yolox_trt.core.images import ImageFiles, is_bag, open_images
+from yolox_trt.core.images import ImageFiles, is_bag, open_images, read_image
 
 
 def write(folder: Path, *names: str) -> None:
@@ -55,6 +57,44 @@ def test_a_broken_file_is_counted_or_raised(tmp_path: Path) -> None:
         list(ImageFiles(sorted(tmp_path.iterdir()), strict=True))
     with pytest.raises(FrameError, match=r"b\.png"):
         list(open_images(tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_file_that_claims_to_be_huge_is_refused_before_it_is_decoded(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(cv2.imencode(f".{suffix}", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
+    at, form = (data.index(b"\xff\xc0") + 5, ">HH") if suffix == "jpg" else (16, ">II")
+    struct.pack_into(form, data, at, 32000, 32000)
+    bomb = tmp_path / f"bomb.{suffix}"
+    bomb.write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FrameError, match=r"bomb.*32000x32000.*64 megapixels.*MAX_MEGAPIXELS"):
+        read_image(bomb)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # kB
+    monkeypatch.setenv("YOLOX_TRT_MAX_MEGAPIXELS", "0.0001")
+    write(tmp_path, "a.png")
+    assert read_image(tmp_path / "a.png").shape == (4, 6, 3)
+    write(tmp_path, "b.bmp")
+    monkeypatch.setenv("YOLOX_TRT_MAX_MEGAPIXELS", "0.00001")
+    with pytest.raises(FrameError, match="80 bytes at most"):  # before it is looked into
+        read_image(tmp_path / "b.bmp")
+    monkeypatch.setenv("YOLOX_TRT_MAX_MEGAPIXELS", "many")
+    with pytest.raises(ConfigurationError, match="YOLOX_TRT_MAX_MEGAPIXELS=many"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_video_that_is_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.avi"
+    video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    video.write(np.zeros((48, 64, 3), np.uint8))
+    video.release()
+    assert len(list(open_images(file))) == 1
+    monkeypatch.setenv("YOLOX_TRT_MAX_MEGAPIXELS", "0.003")
+    with pytest.raises(FrameError, match="64x48"):
+        open_images(file)
 
 
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:

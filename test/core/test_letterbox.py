@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yolox_trt.core import ConfigurationError, Letterbox, Roi
+from yolox_trt.core.letterbox import RESIZES
 
 SIZES = st.integers(1, 5000)
 
@@ -22,7 +23,7 @@ def test_fills_one_side_and_stays_inside(h: int, w: int, height: int, width: int
     exact = min(Fraction(height, h), Fraction(width, w))
     assert box.resized_height == max(1, int(h * exact))
     assert box.resized_width == max(1, int(w * exact))
-    assert box.scale == pytest.approx(float(exact))
+    assert box.scale_x == pytest.approx(float(exact))
     assert box.resized_height <= height and box.resized_width <= width
     assert box.resized_height == height or box.resized_width == width
 
@@ -30,7 +31,7 @@ def test_fills_one_side_and_stays_inside(h: int, w: int, height: int, width: int
 @given(SIZES, SIZES)
 def test_equal_sizes_are_the_identity(height: int, width: int) -> None:
     box = Letterbox.fit(height, width, height, width)
-    assert (box.scale, box.resized_height, box.resized_width) == (1.0, height, width)
+    assert (box.scale_x, box.resized_height, box.resized_width) == (1.0, height, width)
 
 
 def test_no_pixel_is_lost_to_floating_point() -> None:
@@ -60,7 +61,7 @@ def test_boxes_of_the_input_go_back_to_the_source(
     boxes[:, 2:] += np.float32(1)
     boxes[:, 2] = boxes[:, 2].clip(max=area.x + area.width)
     boxes[:, 3] = boxes[:, 3].clip(max=area.y + area.height)
-    there = (boxes - np.float32([area.x, area.y] * 2)) * np.float32(box.scale)
+    there = (boxes - np.float32([area.x, area.y] * 2)) * np.float32(box.scale_x)
     np.testing.assert_allclose(box.to_source(there), boxes, atol=0.01)
 
 
@@ -77,3 +78,28 @@ def test_roi() -> None:
     for values in [(-1, 0, 1, 1), (0, 0, 0, 1), (0, 0, 1, -1)]:
         with pytest.raises(ConfigurationError, match="roi"):
             Roi(*values)
+
+
+@given(SIZES, SIZES, SIZES, SIZES)
+def test_centred_has_the_same_image_in_the_middle(h: int, w: int, height: int, width: int) -> None:
+    corner, box = (Letterbox.fit(h, w, height, width, resize=r) for r in ("letterbox", "centre"))
+    assert (box.resized_height, box.resized_width) == (corner.resized_height, corner.resized_width)
+    above, below = box.top, height - box.top - box.resized_height
+    beside, behind = box.left, width - box.left - box.resized_width
+    assert 0 <= below - above <= 1 and 0 <= behind - beside <= 1
+
+
+@given(SIZES, SIZES, SIZES, SIZES)
+def test_stretched_fills_the_input(h: int, w: int, height: int, width: int) -> None:
+    box = Letterbox.fit(h, w, height, width, resize="stretch")
+    assert box.image_area == (slice(0, height), slice(0, width))
+    found = box.to_source(np.array([[0, 0, width, height]], np.float32))
+    np.testing.assert_allclose(found, [[0, 0, w, h]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_the_image_goes_back_whence_it_came(resize: str) -> None:
+    box = Letterbox.fit(300, 500, 416, 640, Roi(100, 50, 320, 160), resize)
+    rows, columns = box.image_area
+    edges = np.array([[columns.start, rows.start, columns.stop, rows.stop]], np.float32)
+    np.testing.assert_allclose(box.to_source(edges), [[100, 50, 420, 210]], atol=1)

@@ -28,10 +28,12 @@ def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
         prepare_outputs(tmp_path)
     with pytest.raises(ConfigurationError, match=r"cannot be written.*fix: "):
         prepare_outputs(tmp_path / "file" / "below")
+    with pytest.raises(ConfigurationError, match=r"'/proc/file' cannot be written.*fix: "):
+        prepare_outputs("/proc/file")  # which root has the permission to write
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    with pytest.raises(ConfigurationError, match="no permission"):
+    with pytest.raises(ConfigurationError, match="cannot be written"):
         prepare_outputs(tmp_path / "file")

@@ -31,7 +31,7 @@ from yolox_trt.core.labels import (
     default_class_names,
     load_class_names,
 )
-from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
+from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, parse_preprocessing
 from yolox_trt.core.optional import require
 
 
@@ -112,12 +112,28 @@ def test_preprocessing() -> None:
         {"pad": 300},
         {"pad": 1.5},
         {"mean": (1.0,)},
+        {"resize": "crop"},
     ):
         with pytest.raises(ModelError, match="preprocessing"):
             Preprocessing(**bad)  # type: ignore[arg-type]
     for text in ("[]", "{", '{"colour": "bgr"}', '{"mean": 3}', '{"scale": "x"}'):
         with pytest.raises(ModelError, match="metadata"):
             Preprocessing.from_json(text)
+
+
+def test_preprocessing_is_written_in_one_word() -> None:
+    for preset, expected in PREPROCESSING_PRESETS.items():
+        assert parse_preprocessing(preset) == expected
+    found = parse_preprocessing(
+        "bgr, order=rgb,scale=1/255,mean=.5,std=0.1:1:1,pad=0,resize=centre"
+    )
+    assert found == Preprocessing(
+        "rgb", 1 / 255, (0.5, 0.5, 0.5), (0.1, 1.0, 1.0), pad=0, resize="centre"
+    )
+    assert Preprocessing.from_json(found.to_json()) == found
+    for bad in ("grey", "bgr,crop=1", "bgr,std=0", "bgr,scale=1/0", "bgr,mean=1:2", "rgb,pad=x"):
+        with pytest.raises(ConfigurationError, match=r"(preprocessing|'\w+=|'\w+,).*expected"):
+            parse_preprocessing(bad)
 
 
 def test_model_spec_goes_through_json() -> None:

@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from yolox_trt.core.documents import read_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError, Message
+from yolox_trt.core.limits import LIMITS
 
 Entry = dict[str, Any]
 
@@ -26,7 +27,7 @@ def read_label_file(path: Path, *, fix: Message) -> Any:
     """
     found = f"label file '{path}' that cannot be read"
     with ConfigurationError.instead_of(FILE_ERRORS, found, expected="a JSON file", fix=fix):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, LIMITS.annotation_bytes)
 
 
 def read_instances(
@@ -78,11 +79,26 @@ def read_instances(
 
 
 def _image(entry: Entry) -> Entry:
-    return {"id": int(entry["id"]), "file_name": str(entry["file_name"])}
+    return {"id": int(entry["id"]), "file_name": name_below(entry["file_name"])}
+
+
+def name_below(name: Any) -> str:
+    """Return a file's name that another file gives: an image's, in a label file.
+
+    Raises:
+        ValueError: it leads out of the folder to which it belongs.
+    """
+    path = Path(str(name))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"'{path}' leads out of the folder")
+    return str(name)
 
 
 def _sized_image(entry: Entry) -> Entry:
-    return {**_image(entry), "height": int(entry["height"]), "width": int(entry["width"])}
+    height, width = int(entry["height"]), int(entry["width"])
+    if height < 1 or width < 1:
+        raise ValueError(f"height {height}, width {width}")
+    return {**_image(entry), "height": height, "width": width}
 
 
 def _category(entry: Entry) -> Entry:
@@ -94,12 +110,14 @@ def _annotation(entry: Entry) -> Entry:
     _, _, width, height = bbox
     if not all(map(math.isfinite, bbox)):
         raise ValueError(f"bbox {bbox}")
-    area = entry.get("area")
+    area = float(width * height if entry.get("area") is None else entry["area"])
+    if not math.isfinite(area):
+        raise ValueError(f"area {area}")
     return {
         "image_id": int(entry["image_id"]),
         "category_id": int(entry["category_id"]),
         "bbox": bbox,
-        "area": width * height if area is None else float(area),
+        "area": area,
         "iscrowd": int(entry.get("iscrowd") or 0),
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.limits import LIMITS, clean_text
 from yolox_trt.core.option import OptionGroup, from_plain, option
 
 #: Seconds of work that count as none: rounding.
@@ -55,7 +56,7 @@ class Contention(OptionGroup):
         if isinstance(factors, Mapping):
             return from_plain(cls, factors)
         raise ConfigurationError(
-            f"contention = {value!r}",
+            f"contention = {clean_text(str(value), LIMITS.name_characters)}",
             expected="none, measured, or factors such as {gpu_with_dla: 1.31, dla_with_gpu: 1.24, "
             "dla_with_dla: 1.0}",
             fix="set `contention`",

@@ -69,6 +69,19 @@ def lookup(name: str) -> Encoding | None:
     return ENCODINGS.get(ALIASES.get(key, key))
 
 
+def check_planes(rows: int, width: int) -> None:
+    """Check the shape of an nv12 array, whose rows are those of both planes.
+
+    Raises:
+        FrameError: it holds no whole planes.
+    """
+    if rows < 3 or rows % 3 or width < 2 or width % 2:
+        raise FrameError(
+            f"an nv12 array of {rows} rows and {width} columns",
+            expected="3 rows for each 2 of the image, and an even width",
+        )
+
+
 def check_buffer(encoding: Encoding, height: int, width: int, step: int, size: int) -> None:
     """Check that a buffer can hold an image.
 

@@ -53,7 +53,7 @@ class YoloxTrtError(Exception):
         """Raise this error instead of those of libraries and files within the block.
 
             with ModelError.instead_of(FILE_ERRORS, f"unreadable '{path}'", expected="JSON"):
-                document = json.loads(path.read_text())
+                document = read_json(path)
 
         Args:
             errors: what is replaced, such as FILE_ERRORS. The package's own errors pass.
@@ -83,7 +83,10 @@ class YoloxTrtError(Exception):
             known: those that there are.
             fix: where to look, or what to set.
         """
+        from yolox_trt.core.limits import LIMITS, clean_text  # it needs this module
+
         names = list(map(str, known))
+        name = clean_text(name, LIMITS.name_characters)
         close = difflib.get_close_matches(name, names, n=1)
         more = len(names) - _NAMES_SHOWN
         shown = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -7,7 +7,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 #: Environment variable that replaces the user's cache folder.
@@ -34,6 +37,77 @@ def write_atomically(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+def read_at_most(path: str | Path, most: int) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: as open() and read() do.
+        ValueError: the file has more bytes than `most`, which are not read.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+    if data is None or len(data) > most:
+        raise ValueError(f"more than {most} bytes")
+    return data
+
+
+@contextlib.contextmanager
+def whole_or_none(path: Path) -> Iterator[Path]:
+    """Have a file or folder written beside its final place, under its own name.
+
+    It moves to its place when the block ends in order, and is removed else.
+
+    Args:
+        path: the place; a folder must not exist yet.
+
+    Yields:
+        Where to write it.
+
+    Raises:
+        OSError: as mkdir() and rename() do.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        yield Path(scratch, path.name)
+        os.replace(Path(scratch, path.name), path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def make_plain_folder(path: Path) -> None:
+    """Make a folder, with those above it, unless it is there.
+
+    Raises:
+        OSError: as mkdir() does, or it is a link.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise OSError(f"{path} is a symbolic link")
+
+
+def read_trusted(path: str | Path) -> bytes:
+    """Return the bytes of a file that nobody but this user, or root, can have written.
+
+    What is looked at is what is read: the file is opened once, and not through a link.
+
+    Raises:
+        OSError: as open() and read() do, or the file is not to be trusted; the text tells why.
+    """
+    if os.path.islink(path):
+        raise OSError("a symbolic link")
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("no plain file")
+        if status.st_uid not in (0, os.geteuid()):
+            raise PermissionError(f"it belongs to user {status.st_uid}, not to {os.geteuid()}")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(f"others may write it: mode {stat.S_IMODE(status.st_mode):o}")
+        return file.read()
 
 
 def sha256_of(path: Path) -> str:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,10 @@ class Frame:
         stream_id: the Stream (camera) that it belongs to.
         received_ns: time.monotonic_ns() (or the executor clock's time) of arrival.
         roi: rectangle that the network sees, None for the whole image.
-        header: the message's own header, handed through untouched (None without ROS).
+        device_array: array on a CUDA device that holds the bytes instead; `data` is empty then.
+        reduction: pixels of the source, along each axis, that one stands for, where a JPEG was
+            decoded at a smaller scale. The executor's results are in source pixels all the same.
+        full_size: (height, width) of the source then; None where it is the frame's own.
     """
 
     data: npt.NDArray[np.uint8]
@@ -46,7 +49,9 @@ class Frame:
     stream_id: str = ""
     received_ns: int = 0
     roi: Roi | None = None
-    header: Any = field(default=None, repr=False)
+    device_array: Any = field(default=None, repr=False)
+    reduction: int = 1
+    full_size: tuple[int, int] | None = None
 
     @classmethod
     def view(
@@ -131,6 +136,66 @@ class Frame:
         return cls.view(
             data, height=height, width=width, encoding=layout.name, step=step, **metadata
         )
+
+    @classmethod
+    def on_device(cls, array: Any, encoding: str, **metadata: Any) -> Frame:
+        """View an image on a CUDA device (a CuPy array, a torch tensor) as a Frame.
+
+        Args:
+            array: uint8 (H, W), (H, W, 3) or (H, W, 4) with __cuda_array_interface__, nv12
+                (H * 3 / 2, W); rows may be padded.
+            encoding: bgr8, rgb8, bgra8, rgba8, mono8 or nv12, as the shape has it.
+            metadata: the other attributes of Frame.
+
+        Raises:
+            FrameError: pixels inside a row are not adjacent, or the encoding does not fit.
+        """
+        interface = array.__cuda_array_interface__
+        shape, channels = tuple(interface["shape"]), encodings.ENCODINGS[encoding].channels
+        pixel = channels if len(shape) == 3 else 1
+        packed = (shape[1] * pixel, *((pixel, 1) if len(shape) == 3 else (1,)))
+        strides = tuple(interface.get("strides") or packed)
+        if (
+            pixel != channels
+            or interface["typestr"] not in ("|u1", "<u1")
+            or strides[1:] != packed[1:]
+            or strides[0] < packed[0]
+        ):
+            raise FrameError(
+                f"device array of shape {shape}, {interface['typestr']}, strides {strides}",
+                expected=f"uint8 with {channels} adjacent channels for {encoding}",
+                fix="give a contiguous copy of it",
+            )
+        height, width = shape[:2]
+        if encoding == "nv12":
+            encodings.check_planes(height, width)
+            height = height * 2 // 3
+        return cls(
+            data=np.empty(0, np.uint8),
+            height=height,
+            width=width,
+            encoding=encoding,
+            step=strides[0],
+            device_array=array,
+            **metadata,
+        )
+
+    def on_host(self) -> Frame:
+        """Return the Frame with its bytes in host memory: itself, or a copy of a device's."""
+        array = self.device_array
+        if array is None:
+            return self
+        # as torch, CuPy and Numba call it
+        copy = next(getattr(array, n) for n in ("cpu", "get", "copy_to_host") if hasattr(array, n))
+        pixels = np.ascontiguousarray(copy())
+        step = pixels.strides[0]
+        return replace(self, data=pixels.reshape(-1), step=step, device_array=None)
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """(height, width) of the source image, in pixels."""
+        height, width = self.full_size or (self.height, self.width)
+        return height, width
 
     @property
     def rows(self) -> npt.NDArray[np.uint8]:

@@ -1,11 +1,18 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""ImageSource: images out of files, a video or a camera device, one Frame after the other."""
+"""ImageSource: images out of files, a video or a camera, one Frame after the other."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
+import queue
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,18 +21,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.errors import ConfigurationError, FrameError, parts_of
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.image_header import FORMATS, image_size
+from yolox_trt.core.limits import LIMITS, ImageLimits
 from yolox_trt.core.optional import require
 
 _LOGGER = logging.getLogger(__name__)
 
 #: Suffixes of image files, lower case.
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 BAG_SUFFIXES = (".mcap", ".db3")
+
+#: Share by which a video's header may be wrong in how many images there are.
+_ESTIMATE = 0.01
 
 #: Rate of image files, which have none of their own, in Hz.
 FILE_RATE = 10.0
+
+#: Seconds in which a camera or a web server must answer.
+ANSWER_S = LIMITS.answer_seconds
+#: Seconds in which an image from the web must be there.
+TRANSFER_S = LIMITS.transfer_seconds
+_WEB = ("http", "https")
+#: Schemes of network cameras, which FFmpeg reads.
+_STREAMS = ("rtsp", "rtsps", "rtmp", "rtp", "srt", "tcp", "udp")
 
 
 class ImageSource:
@@ -33,11 +54,13 @@ class ImageSource:
 
     Attributes:
         refused: images that could not be read so far; they are logged and left out.
+        skipped: images of a camera that newer ones have replaced so far.
         rate: images a second that they were recorded with.
         live: whether it is a camera, which sets its own pace.
     """
 
     refused: int = 0
+    skipped: int = 0
     rate: float = FILE_RATE
     live: bool = False
 
@@ -53,6 +76,10 @@ class ImageSource:
         """Tell where a frame comes from, in plain values; `image_id` if it has a number."""
         return {"file_name": Path(frame.stream_id).name}
 
+    def camera_of(self, frame: Frame) -> str:
+        """Name the camera that a frame is from, among several in one source."""
+        return ""
+
     def close(self) -> None:
         """Close what is open."""
 
@@ -61,20 +88,21 @@ class ImageFiles(ImageSource):
     """Image files, read in another thread while earlier ones are worked on.
 
     Args:
-        paths: the files. A frame's stream_id is its file's path.
+        paths: the files, or their addresses in the web. A frame's stream_id is its file's path.
         strict: whether a file that cannot be read raises FrameError.
         ahead: files that are read in advance.
     """
 
     def __init__(self, paths: Sequence[str | Path], *, strict: bool = False, ahead: int = 2):
-        self.paths = [Path(path) for path in paths]
-        self._strict = strict
+        self.paths = [str(path) for path in paths]
+        self.strict = strict
         self._ahead = ahead
-        numbers = [int(path.stem) for path in self.paths if path.stem.isdecimal()]
+        stems = [Path(path).stem for path in self.paths]
+        numbers = [int(stem) for stem in stems if stem.isdecimal()]
         # Numbers from names only if every file has its own: ids must not meet.
         if len(set(numbers)) < len(self.paths):
             numbers = list(range(1, len(self.paths) + 1))
-        self._ids = dict(zip(map(str, self.paths), numbers, strict=True))
+        self._ids = dict(zip(self.paths, numbers, strict=True))
 
     def __len__(self) -> int:
         """Files."""
@@ -89,13 +117,13 @@ class ImageFiles(ImageSource):
                 pending += [pool.submit(read_image, p) for p in self.paths[last : last + 1]]
                 try:
                     pixels = pending.pop(0).result()
-                except FrameError as error:
-                    if self._strict:
+                except (FrameError, ConfigurationError) as error:
+                    if self.strict:
                         raise
                     self.refused += 1
                     _LOGGER.warning("%s", error)
                     continue
-                yield Frame.from_array(pixels, stream_id=str(path))
+                yield Frame.from_array(pixels, stream_id=path)
 
     def origin(self, frame: Frame) -> dict[str, Any]:
         """Name the file; its number is that in its name, or its place from 1 on."""
@@ -103,71 +131,250 @@ class ImageFiles(ImageSource):
 
 
 class Video(ImageSource):
-    """A video file, or a camera device such as /dev/video0 (or its number).
+    """A video, or a camera: its number, a device such as /dev/video0, or a network stream.
+
+    A camera is read in a thread of its own, of which the newest image alone is kept, so that a slow
+    reader falls behind in none.
 
     Args:
-        path: the file or device.
+        path: the file, device or address.
 
     Raises:
-        ConfigurationError: OpenCV cannot open it.
+        ConfigurationError: OpenCV cannot open it, or it does not answer within ANSWER_S.
+        FrameError: its images are larger than ImageLimits.of_environment().
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        self.live = self.path.startswith("/dev/video") or self.path.isdecimal()
+        device = self.path.removeprefix("/dev/video")
+        self._target: str | int = int(device) if device.isdecimal() else self.path
+        self.live = self._target != self.path or _scheme(self.path) in _STREAMS
         self._length = 0
+        self._camera: _CameraThread | None = None
         cv2 = require("cv2", purpose="reading videos")
-        with self._opened() as video:
-            if not self.live:
+        if not self.live:
+            with self._opened() as video:
                 rate = video.get(cv2.CAP_PROP_FPS)
                 self.rate = rate if 0.0 < rate < 1000.0 else 30.0
                 self._length = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+            # What a web server sends without an end is a camera's.
+            self.live = _scheme(self.path) in _WEB and not self._length
+        if self.live:
+            self._camera = _CameraThread(self)
 
     def __len__(self) -> int:
         """Images, as the file's header says; 0 where it does not."""
         return self._length
 
     def __iter__(self) -> Iterator[Frame]:
-        """Decode one image after the other."""
+        """Decode one image after the other; their stamps are the file's time, or a camera's now."""
+        if self._camera is not None:
+            yield from self._camera
+            return
+        number = 0
         with self._opened() as video:
-            while True:
-                read, pixels = video.read()
-                if not read:
-                    return
-                yield Frame.from_array(pixels, stream_id=self.path)
+            while (pixels := video.read()[1]) is not None:
+                stamp = int(number / self.rate * 1e9)
+                yield Frame.from_array(pixels, stream_id=self.path, stamp_ns=stamp)
+                number += 1
+        # Some containers tell their length in seconds alone, and the count is an estimate.
+        if number + 2 < self._length * (1.0 - _ESTIMATE):
+            self.refused += self._length - number
+            _LOGGER.warning(
+                "video '%s' ends after %d of %d images: it was cut off, or is damaged",
+                *(self.path, number, self._length),
+            )
+
+    def close(self) -> None:
+        """Let the camera go."""
+        if self._camera is not None:
+            self._camera.close()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
-        device = self.path.removeprefix("/dev/video")
-        target = int(device) if self.live and device.isdecimal() else self.path
-        video = require("cv2", purpose="reading videos").VideoCapture(target)
+        cv2 = require("cv2", purpose="reading videos")
+        arguments: list[Any] = [self._target]
+        if _scheme(self.path) in (*_STREAMS, *_WEB):
+            limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
+            milliseconds = int(ANSWER_S * 1000)
+            arguments += [
+                cv2.CAP_FFMPEG,
+                [part for limit in limits for part in (limit, milliseconds)],
+            ]
+        begin = time.monotonic()
+        # What OpenCV would print of a failure is in the error.
+        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        try:
+            video = cv2.VideoCapture(*arguments)
+        finally:
+            cv2.utils.logging.setLogLevel(level)
         try:
             if not video.isOpened():
-                state = "cannot be opened" if Path(self.path).exists() else "does not exist"
+                if time.monotonic() - begin >= ANSWER_S:
+                    raise _no_answer(self.path)
+                there = Path(self.path).exists() or len(arguments) > 1
+                state = "cannot be opened" if there else "does not exist"
+                if _scheme(self.path):
+                    raise ConfigurationError(
+                        f"source '{self.path}', which {state}",
+                        expected="an address of a camera or a video that OpenCV's FFmpeg decodes",
+                        fix="check the address, its user and password, and that this machine "
+                        "reaches it: ffprobe tells more",
+                    )
                 raise ConfigurationError(
                     f"source '{self.path}', which {state}",
                     expected="an image, a folder of images, a video that OpenCV's FFmpeg decodes, "
-                    "or a device such as /dev/video0",
+                    "or a camera: its number, /dev/video0, rtsp://...",
                     fix="check the path, and the permissions of a device (group video); convert a "
                     "video, as with `ffmpeg -i IN -c:v libx264 OUT.mp4`",
                 )
+            sides = (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
+            height, width = (int(video.get(side)) for side in sides)
+            ImageLimits.of_environment().check(size=0, height=height, width=width)
             yield video
         finally:
             video.release()
 
 
-def open_images(path: str | Path) -> ImageFiles | Video:
-    """Open an image, a folder of images (sorted by name), a video or a camera device.
+class _CameraThread:
+    """Reads a camera, and keeps its newest image for whoever iterates over it."""
+
+    def __init__(self, source: Video) -> None:
+        self._source = source
+        self._newest: queue.Queue[Frame | Exception | None] = queue.Queue(1)
+        self._closed = threading.Event()
+        # No daemon: OpenCV aborts a process that ends while it is at work.
+        threading.Thread(target=self._read, name=f"camera {source.path}").start()
+        self._first: Frame | Exception | None = self._next()
+        if isinstance(self._first, Exception):
+            raise self._first
+
+    def __iter__(self) -> Iterator[Frame]:
+        frame, self._first = self._first, None
+        frame = frame or self._next()
+        while frame is not None:
+            if isinstance(frame, Exception):
+                raise frame
+            yield frame
+            frame = self._next()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _wanted(self) -> bool:
+        return not self._closed.is_set() and threading.main_thread().is_alive()
+
+    def _next(self) -> Frame | Exception | None:
+        try:
+            return self._newest.get(timeout=ANSWER_S)
+        except queue.Empty:
+            self.close()
+            return _no_answer(self._source.path)
+
+    def _read(self) -> None:
+        last: Exception | None = None
+        try:
+            with self._source._opened() as video:
+                while self._wanted():
+                    pixels = video.read()[1]
+                    if pixels is None:
+                        _LOGGER.warning("%s sends no more images", self._source.path)
+                        break
+                    now = time.time_ns()
+                    self._put(Frame.from_array(pixels, stream_id=self._source.path, stamp_ns=now))
+        except Exception as error:  # raised where the images are asked for
+            last = error
+        self._put(last)
+
+    def _put(self, item: Frame | Exception | None) -> None:
+        """Put an image in the place of one that nobody has fetched; an end waits for its turn."""
+        if isinstance(item, Frame):
+            with contextlib.suppress(queue.Empty):
+                self._newest.get_nowait()
+                self._source.skipped += 1
+            self._newest.put_nowait(item)
+            return
+        while self._wanted():
+            with contextlib.suppress(queue.Full):
+                self._newest.put(item, timeout=0.1)
+                return
+
+
+def open_images(path: str | Path, *, recursive: bool = False) -> ImageFiles | Video:
+    """Open an image, a folder of images (sorted by name), a video or a camera.
+
+    Args:
+        path: a path, an http(s) address of an image or a video, or a camera: its number,
+            /dev/video0, rtsp://...
+        recursive: whether a folder's own folders belong to it.
 
     Raises:
-        ConfigurationError: nothing there, no image in the folder, or nothing that OpenCV opens.
+        ConfigurationError: nothing there, no image in the folder, nothing that OpenCV opens, or no
+            answer within ANSWER_S.
     """
     file = Path(path)
+    if _scheme(path) in _WEB:
+        return ImageFiles([path], strict=True) if _is_web_image(str(path)) else Video(path)
     if file.is_dir():
-        return ImageFiles(images_in(file))
+        return ImageFiles(images_in(file, "**/*" if recursive else "*"))
     if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
         return ImageFiles([file], strict=True)
     return Video(path)
+
+
+def _scheme(path: str | Path) -> str:
+    """Return the scheme of an address, "" for a path."""
+    scheme, separator, _ = str(path).partition("://")
+    return scheme.lower() if separator else ""
+
+
+def _no_answer(path: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"source '{path}', which did not answer in {ANSWER_S:g} s",
+        expected="a camera or a server that sends images",
+        fix="check the address, and that this machine reaches it",
+    )
+
+
+@contextlib.contextmanager
+def _asked(url: str) -> Iterator[Any]:
+    """Ask a web server for a file, and yield its response."""
+    request = urllib.request.Request(url, headers={"User-Agent": "yolox_trt"})
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
+            yield response
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(getattr(error, "reason", error), TimeoutError):
+            raise _no_answer(url) from error
+        raise ConfigurationError(
+            f"source '{url}' that cannot be fetched ({error})",
+            expected="an image or a video",
+            fix="check the address",
+        ) from error
+
+
+def _received(url: str, most: int) -> bytes:
+    """Return a file from the web, and `most` bytes of it at most.
+
+    Raises:
+        ConfigurationError: no answer, no such file, or not all of it within TRANSFER_S.
+    """
+    data, end = bytearray(), time.monotonic() + TRANSFER_S
+    with _asked(url) as response:
+        while len(data) < most and (part := response.read1(min(1 << 16, most - len(data)))):
+            data += part
+            if time.monotonic() > end:
+                raise OSError(f"{len(data)} bytes in {TRANSFER_S:g} s")
+        if response.length and len(data) < most:
+            raise OSError(f"it broke off, {response.length} bytes before its end")
+    return bytes(data)
+
+
+def _is_web_image(url: str) -> bool:
+    if Path(urllib.parse.urlsplit(url).path).suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    with _asked(url) as response:
+        return str(response.headers.get_content_type()).startswith("image/")
 
 
 def images_in(folder: Path, pattern: str = "*") -> list[Path]:
@@ -190,21 +397,88 @@ def images_in(folder: Path, pattern: str = "*") -> list[Path]:
     return files
 
 
-def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
-    """Read an image file as uint8 (H, W, 3), blue green red.
+def read_image(path: str | Path, *, as_stored: bool = False) -> npt.NDArray[Any]:
+    """Read an image file, also from the web or by fsspec, as uint8 (H, W, 3), blue green red.
+
+    Args:
+        path: the file.
+        as_stored: whether channels and type stay those of the file, as in decode_image.
 
     Raises:
-        FrameError: OpenCV cannot read it.
+        FrameError: OpenCV cannot read it, or it is larger than ImageLimits.of_environment().
+        ConfigurationError: a web server does not answer, or does not give it.
     """
-    cv2 = require("cv2", purpose="reading images")
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    limits = ImageLimits.of_environment()
+    found, fix = (
+        f"image '{path}' that cannot be read",
+        "take it out of the folder, or write it anew",
+    )
+    if _scheme(path) in _WEB:
+        data = _received(str(path), limits.max_bytes + 1)
+    elif _scheme(path):  # fsspec's: s3://, gs://, ...
+        fsspec = require("fsspec", purpose=f"reading {_scheme(path)}://")
+        errors = (OSError, ValueError, ImportError)
+        with FrameError.instead_of(errors, found, fix=fix), fsspec.open(str(path), "rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    else:
+        with FrameError.instead_of(OSError, found, fix=fix), open(path, "rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    try:
+        return decode_image(data, limits, as_stored=as_stored)
+    except FrameError as error:
+        reason, expected, own_fix = error.parts
+        raise FrameError(
+            (f"{found}: ", *parts_of(reason)), expected=expected, fix=own_fix or fix
+        ) from error
+
+
+def decode_image(
+    data: Any,
+    limits: ImageLimits | None = None,
+    *,
+    mono: bool = False,
+    ignore_orientation: bool = False,
+    as_stored: bool = False,
+    reduction: int = 1,
+) -> npt.NDArray[Any]:
+    """Decode an image whose header says that it is within the limits. Nothing else decodes images.
+
+    Args:
+        data: bytes of one of image_header.FORMATS.
+        limits: how large it may be; ImageLimits.of_environment() by default.
+        mono: whether it comes out with one channel.
+        ignore_orientation: whether the pixels stay as they are stored, whatever EXIF says.
+        as_stored: whether channels and type stay those of the file, too.
+        reduction: 2, 4 or 8 to decode a JPEG at 1/2, 1/4 or 1/8 of its size, rounded up, which
+            takes less time; not with the other flags.
+
+    Returns:
+        uint8 (H, W, 3), blue green red; mono (H, W).
+
+    Raises:
+        FrameError: it is too large, or no image that OpenCV decodes.
+    """
+    cv2 = require("cv2", purpose="decoding images")
+    limits = limits or ImageLimits.of_environment()
+    view = memoryview(data).cast("B")
+    limits.check(size=view.nbytes)  # first: nothing is looked for in what is too long
+    height, width = image_size(view)
+    limits.check(size=view.nbytes, height=height, width=width)
+    flags = cv2.IMREAD_GRAYSCALE if mono else cv2.IMREAD_COLOR
+    if reduction != 1:
+        flags = getattr(cv2, f"IMREAD_REDUCED_COLOR_{reduction}")
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION if ignore_orientation else 0
+    flags = cv2.IMREAD_UNCHANGED if as_stored else flags
+    try:
+        pixels = cv2.imdecode(np.frombuffer(view, np.uint8), flags)
+    except cv2.error:
+        pixels = None
     if pixels is None:
         raise FrameError(
-            f"image '{path}' that cannot be read",
-            expected="a JPEG, PNG, BMP, TIFF or WebP file",
-            fix="take it out of the folder, or write it anew",
+            f"an image of {view.nbytes} bytes that cannot be decoded",
+            expected=f"a whole {FORMATS} image",
         )
-    return np.asarray(pixels, np.uint8)
+    return pixels if as_stored else np.asarray(pixels, np.uint8)
 
 
 def is_bag(path: str | Path) -> bool:

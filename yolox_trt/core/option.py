@@ -24,7 +24,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yolox_trt.core.errors import ConfigurationError, Message
+from yolox_trt.core.errors import ConfigurationError, Message, parts_of
 
 _KEY = "yolox_trt.option"
 _NESTED_KEY = "yolox_trt.nested_options"
@@ -89,6 +89,7 @@ class Option:
         implied: value of a flag that is given without one; None where it needs a value.
         metavar: what stands for the value in the command line's help.
         group: title under which a page of help lists it; "" for the first options.
+        file: whether it names a file or a folder, which a node takes from its start alone.
     """
 
     name: str = ""
@@ -107,6 +108,7 @@ class Option:
     implied: Any = None
     metavar: str = ""
     group: str = ""
+    file: bool = False
 
     @property
     def range_text(self) -> str:
@@ -174,6 +176,7 @@ class Option:
             expected = self.kind.words + (f", {self.range_text}" if self.range_text else "")
         if isinstance(value, list) and self.choices:  # one wrong word is named, not the list
             value = next((item for item in value if not self._allows(item)), value)
+        value = value.tolist() if isinstance(value, array) else value
         found = value if isinstance(value, int | float) else repr(value)
         return ConfigurationError((self, f" = {found}"), expected=expected, fix=("set ", self))
 
@@ -192,7 +195,9 @@ class Option:
             return self.parse(plain)
         except ConfigurationError as error:  # `parse` need not know what the option is called
             found, expected, fix = error.parts
-            raise ConfigurationError(found, expected=expected, fix=fix or ("set ", self)) from None
+            if not fix or str(parts_of(fix)[-1]).endswith("? "):  # nothing, or "did you mean X? "
+                fix = (*parts_of(fix), "set ", self)
+            raise ConfigurationError(found, expected=expected, fix=fix) from None
 
     def _allows(self, value: Any) -> bool:
         if isinstance(value, float) and not math.isfinite(value):
@@ -255,7 +260,7 @@ def _field(spec: Option) -> Any:
 
 def path_option(*, help: str, **rest: Any) -> Any:  # noqa: A002
     """Declare a file or folder, a Path or None, as a dataclass field; see `option`."""
-    rest = {"metavar": "FILE", "kind": Kind.STRING, "parse": parse_path, **rest}
+    rest = {"metavar": "FILE", "kind": Kind.STRING, "parse": parse_path, "file": True, **rest}
     return option(None, help=help, **rest)
 
 
@@ -345,8 +350,17 @@ def from_plain(group: type[T], values: Mapping[str, Any]) -> T:
 
 
 def parse_path(text: str) -> Path:
-    """Read a file's name, in which `~` is the home folder; for Option.parse."""
-    return Path(text).expanduser()
+    """Read a file's name, in which `~` is the home folder; for Option.parse.
+
+    Raises:
+        ConfigurationError: a home folder of nobody, or a name that holds a null character.
+    """
+    with ConfigurationError.instead_of(
+        (RuntimeError, ValueError), f"file '{text}'", expected="a file's name; ~ is the home folder"
+    ):
+        if "\0" in text:
+            raise ValueError("a null character")
+        return Path(text).expanduser()
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from types import ModuleType
 
 from yolox_trt.core.errors import MissingDependencyError
@@ -20,7 +22,16 @@ INSTALL_COMMANDS: dict[str, str] = {
     "torch": "pip install torch",
     "rclpy": "source /opt/ros/$ROS_DISTRO/setup.bash, or run `make venv` for the ROS 2 wheels",
     "vision_msgs": "apt install ros-$ROS_DISTRO-vision-msgs, or run `make venv`",
-    "tier4_perception_msgs": "source an Autoware workspace, or run `make venv AUTOWARE=1`",
+    **dict.fromkeys(
+        ("autoware_internal_debug_msgs", "autoware_perception_msgs", "tier4_perception_msgs"),
+        "source an Autoware workspace, or run `make venv AUTOWARE=1`",
+    ),
+    "foxglove_msgs": "apt install ros-$ROS_DISTRO-foxglove-msgs, or run `make venv AUTOWARE=1`",
+    "ffmpeg_image_transport_msgs": "apt install ros-$ROS_DISTRO-ffmpeg-image-transport-msgs, or "
+    "run `make venv AUTOWARE=1`",
+    "av": "pip install av",
+    "nvidia": "pip install nvidia-nvimgcodec-cu12[nvjpeg] (CUDA 12), -cu13 or -tegra-cu12",
+    "PyNvVideoCodec": "pip install PyNvVideoCodec",
     "cv_bridge": "apt install ros-$ROS_DISTRO-cv-bridge",
     "rosbags": "pip install rosbags",
     "cv2": "pip install opencv-python-headless, or apt install python3-opencv",
@@ -29,8 +40,22 @@ INSTALL_COMMANDS: dict[str, str] = {
     "scipy": "pip install scipy",
     "matplotlib": "pip install matplotlib",
     "rich": "pip install rich",
+    "edgefirst": "pip install edgefirst-tracker",
     "nvtx": "pip install nvtx",
+    "rerun": "pip install rerun-sdk",
+    "aiohttp": "pip install aiohttp, or apt install python3-aiohttp",
+    "argcomplete": "pip install argcomplete, or apt install python3-argcomplete",
+    "pyarrow": "pip install pyarrow",
+    "duckdb": "pip install duckdb",
+    "fsspec": "pip install fsspec",
+    "upath": "pip install universal_pathlib",
+    "ray": "pip install 'ray[data]'",
 }
+
+
+def is_installed(module: str) -> bool:
+    """Tell whether a top-level module is there, without importing it."""
+    return importlib.util.find_spec(module) is not None
 
 
 def require(module: str, *, purpose: str = "") -> ModuleType:
@@ -47,6 +72,13 @@ def require(module: str, *, purpose: str = "") -> ModuleType:
         MissingDependencyError: the module is missing or fails to import; the error names the
             install command (and the import's own failure, as for a CUDA library not found).
     """
+    loaded = sys.modules.get(module)
+    # Asked for each node of a graph; as with `import`, a module that another thread begins to
+    # import is waited for.
+    if loaded is not None and not getattr(
+        getattr(loaded, "__spec__", None), "_initializing", False
+    ):
+        return loaded
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
+import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -73,15 +73,28 @@ def prepare_outputs(*paths: str | Path | None) -> None:
                 expected="a file to write",
                 fix=f"give a file name, such as {path / 'NAME'}",
             )
-        with ConfigurationError.instead_of(
-            OSError,
-            f"'{path}' cannot be written",
-            expected="a folder that exists or can be made, with write permission",
-            fix="give another path",
-        ):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(path.parent, os.W_OK):
-                raise PermissionError(f"no permission for {path.parent}")
+        prepare_folder(path.parent, for_file=path)
+
+
+def prepare_folder(folder: Path, for_file: Path | None = None) -> None:
+    """Make a folder that a command will write into, unless it is there.
+
+    Args:
+        folder: the folder.
+        for_file: the file in it that the user named, for the error.
+
+    Raises:
+        ConfigurationError: it cannot be made, or takes no file.
+    """
+    with ConfigurationError.instead_of(
+        OSError,
+        f"'{for_file or folder}' cannot be written",
+        expected="a folder that exists or can be made, with write permission",
+        fix="give another path",
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        # os.access knows nothing of file systems that take no file, such as /proc.
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def json_text(document: Any) -> str:

@@ -12,7 +12,15 @@ import numpy.typing as npt
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import ModelSpec
-from yolox_trt.core.option import Applies, Option, OptionGroup, option, parse_pairs
+from yolox_trt.core.option import (
+    Applies,
+    Kind,
+    Option,
+    OptionGroup,
+    option,
+    options_of,
+    parse_pairs,
+)
 
 
 def parse_class_thresholds(entries: Iterable[str]) -> dict[str, float]:
@@ -38,6 +46,7 @@ class PostprocessOptions(OptionGroup):
 
     Attributes:
         class_thresholds: class id -> score threshold that replaces `score_threshold`.
+        masks: whether a model with a segmentation head gives the class of each pixel too.
     """
 
     score_threshold: float = option(
@@ -69,6 +78,7 @@ class PostprocessOptions(OptionGroup):
         applies=Applies.AT_ONCE,
         help="Whether boxes of different classes suppress each other.",
     )
+    masks: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,3 +131,21 @@ class PostprocessOptions(OptionGroup):
                 what = (declared, " for class")
                 raise ConfigurationError.unknown(what, name, known, fix=("set ", declared))
         return replace(self, class_thresholds=ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdOptions(PostprocessOptions):
+    """PostprocessOptions, with thresholds of single classes as the user gives them."""
+
+    class_score: Mapping[str, float] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=parse_class_thresholds,
+        metavar="CLASS=SCORE",
+        help="Threshold of one class, by its name or number.",
+    )
+
+    def of(self, spec: ModelSpec) -> PostprocessOptions:
+        """Return the options for the classes of a model."""
+        declared = options_of(type(self))["class_score"]
+        return self.with_classes(self.class_score, spec, declared)

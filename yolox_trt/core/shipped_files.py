@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -64,3 +65,10 @@ def default_model() -> Path:
             fix=f"name one, or set the environment variable {MODEL_VARIABLE} to it",
         )
     return shipped[0]
+
+
+def is_shipped(model: str | Path) -> bool:
+    """Whether a file lies in models/ of this package."""
+    with contextlib.suppress(ConfigurationError, OSError):
+        return Path(model).resolve().is_relative_to(shared_folder("models").resolve())
+    return False

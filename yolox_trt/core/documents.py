@@ -1,0 +1,150 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""JSON and YAML from outside. No other module parses either.
+
+Both are limited in size and depth (core.limits). JSON holds no NaN and no infinity; the aliases of
+YAML count as what they stand for, so that a few lines do not grow to gigabytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolox_trt.core.files import read_at_most
+from yolox_trt.core.limits import LIMITS
+from yolox_trt.core.optional import require
+
+#: A string of JSON; one that does not end reaches to the end of the text.
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+#: What each byte adds to the depth of nesting.
+_STEPS = np.zeros(256, np.int8)
+_STEPS[[ord("["), ord("{")]] = 1
+_STEPS[[ord("]"), ord("}")]] = -1
+_CHUNK = 1 << 20
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: it is no JSON, holds NaN or an infinity, or is nested too deeply.
+    """
+    # Only what could be too deep is looked at.
+    deep = text.count("[") + text.count("{") > LIMITS.document_depth
+    bare = _STRING.sub("", text).encode("utf-8", "replace") if deep else b""
+    depth = 0
+    for start in range(0, len(bare), _CHUNK):
+        steps = _STEPS[np.frombuffer(bare[start : start + _CHUNK], np.uint8)]
+        depths = depth + np.cumsum(steps, dtype=np.int64)
+        if depths.max() > LIMITS.document_depth:
+            raise _too_deep()
+        depth = int(depths[-1])
+    return _decoder().decode(text)
+
+
+@functools.cache
+def _decoder() -> json.JSONDecoder:
+    """Return what json.loads would make anew for each text."""
+    return json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def read_json(path: str | Path, most: int = LIMITS.json_bytes) -> Any:
+    """Return what a JSON file says; see parse_json.
+
+    Args:
+        path: the file, in UTF-8.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large, or no such JSON.
+    """
+    return parse_json(read_at_most(path, most).decode())
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML text says: numbers, texts, dates, lists and mappings.
+
+    Raises:
+        ValueError: it is no YAML, too large, nested too deeply, or has too many values.
+        MissingDependencyError: PyYAML is missing.
+    """
+    yaml = require("yaml", purpose="reading YAML")
+    if len(text) > LIMITS.yaml_bytes:
+        raise ValueError(f"{len(text)} characters, more than {LIMITS.yaml_bytes}")
+    try:
+        return yaml.load(text, _loader())
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"line {mark.line + 1}: {problem}" if mark else " ".join(str(error).split())
+        raise ValueError(where) from error
+    except (LookupError, AttributeError) as error:  # as PyYAML does for `!!bool x`
+        raise ValueError("a value that is not of its tag") from error
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return what a YAML file says; see parse_yaml.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large, or no such YAML.
+        MissingDependencyError: PyYAML is missing.
+    """
+    return parse_yaml(read_at_most(path, LIMITS.yaml_bytes).decode())
+
+
+@functools.cache
+def _loader() -> Any:
+    """Return PyYAML's safe loader with limits."""
+    yaml = require("yaml", purpose="reading YAML")
+
+    class LimitedLoader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
+        """Counts the values of a document, those that aliases stand for each time."""
+
+        def __init__(self, stream: str) -> None:
+            super().__init__(stream)
+            self.depth = self.values = 0
+            self.values_of: dict[int, int] = {}
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.depth == LIMITS.document_depth:
+                raise _too_deep()
+            before, event = self.values, self.peek_event()
+            is_alias = isinstance(event, yaml.AliasEvent)
+            # A number of base 60 takes the square of its length.
+            if len(getattr(event, "value", "")) > LIMITS.text_characters:
+                raise ValueError(f"a value of more than {LIMITS.text_characters} characters")
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            if is_alias and id(node) not in self.values_of:
+                raise ValueError("an alias within what it stands for")
+            self.values += self.values_of[id(node)] if is_alias else 1
+            if self.values > LIMITS.yaml_values:
+                raise ValueError(f"more than {LIMITS.yaml_values} values, its aliases written out")
+            self.values_of.setdefault(id(node), self.values - before)
+            return node
+
+    return LimitedLoader
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"nested more than {LIMITS.document_depth} deep")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]}, which is too large a number")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name}, which is no number of JSON")
