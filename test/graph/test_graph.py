@@ -103,6 +103,15 @@ def test_a_copy_is_independent() -> None:
     assert worst(run(model, feeds), run(graph.to_model(), feeds)) == 0
 
 
+def test_a_copy_after_some_values_leaves_out_what_computes_them() -> None:
+    graph = Graph(conv_relu())
+    convolved = graph.nodes[0].outputs[0].name
+    twin = graph.copy(after={convolved})
+    assert [node.op for node in twin.nodes] == ["Relu"]
+    assert twin.values()[convolved].producer is None
+    assert graph.values()[convolved].producer is graph.nodes[0]
+
+
 def test_constants_have_one_form() -> None:
     nodes = [
         ("Constant", [], ["two"], {"value_float": 2.0}),

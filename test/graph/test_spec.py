@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 from support.yolox_graphs import build_yolox
@@ -51,6 +52,7 @@ def concatenate_levels(model: onnx.ModelProto, num_classes: int) -> onnx.ModelPr
     return model
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "options",
     [
@@ -200,6 +202,29 @@ def test_operators_of_onnx_runtime_alone_are_refused_with_what_to_do() -> None:
             node.op_type, node.domain = "NhwcMaxPool", "com.microsoft"
     with pytest.raises(ModelError, match="Q/DQ nodes"):
         read_spec(model)
+
+
+def test_a_sigmoid_inside_a_fused_convolution_counts(tmp_path: Path) -> None:
+    """ONNX Runtime writes it so where it saves a graph that it has optimised."""
+    saved, options = tmp_path / "extended.onnx", ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(saved)
+    options.log_severity_level = 3
+    model = onnx.shape_inference.infer_shapes(build_yolox(num_classes=3, width=0.125))
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert {"FusedConv"} <= {node.op_type for node in onnx.load(str(saved)).graph.node}
+    assert read_spec(saved) == read_spec(model)
+
+
+@pytest.mark.parametrize(
+    ("channels", "told"), [(4, "4 channels.*images of 3"), (12, "12 channels.*Focus in the graph")]
+)
+def test_other_channels_than_an_image_has_are_named(channels: int, told: str) -> None:
+    model = build_yolox(num_classes=3, width=0.125)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = channels
+    with pytest.raises(ModelError, match=told) as error:
+        read_spec(model)
+    assert "NCHW" not in error.value.fix
 
 
 def test_operators_unknown_to_onnx_have_the_shapes_that_the_exporter_noted() -> None:

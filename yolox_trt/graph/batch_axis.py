@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Follows the batch axis through every node of a graph, and opens it.
 
-Only the constants that name the batch are written anew, so names (calibration caches, layer
-precisions) stay, and so does what is computed at the old batch.
+The batch becomes a name in the shapes of the tensors that hold images, and onnx infers what each
+node makes of that name. Where it comes out in one axis, the node leaves images apart; where it does
+not, a constant names the old batch, or the node mixes images. Only such constants are written anew,
+so names (calibration caches, layer precisions) stay, and so does what is computed at the old batch.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.inference import describe
+from yolox_trt.graph.inference import Shape, describe, has_schema, infer_node
 from yolox_trt.graph.scatter import scatter_to_concat, written_channels
 from yolox_trt.graph.shape_walk import ShapeWalk
 from yolox_trt.graph.values import Array, Node, Value
@@ -28,33 +30,29 @@ _INT64_MAX = 2**63 - 1
 #: their rank and the batch's place, no size.
 _EXAMPLE_SIZE = (64, 96)
 
-#: One value at a time, with the broadcasting of NumPy where there are several inputs.
 # fmt: off
-_ELEMENTWISE = frozenset({
+#: Operators that leave images apart, or whose shapes tell that they do not.
+_KNOWN = frozenset({
     "Abs", "Add", "And", "Cast", "Ceil", "Celu", "Clip", "Div", "Elu", "Equal", "Erf", "Exp",
     "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity",
     "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not",
     "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus",
     "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tanh", "ThresholdedRelu", "Where", "Xor",
-})
-#: Images (N, C, ...) apart from one another; only the first input holds images.
-_BY_IMAGE = frozenset({
     "AveragePool", "BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "DepthToSpace",
-    "FusedConv", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization",
-    "InstanceNormalization", "LRN", "LpPool", "MaxPool", "QLinearConv", "SpaceToDepth",
-})
-#: The first input value by value; the others are scales.
-_SCALED = frozenset({"Dropout", "DequantizeLinear", "QuantizeLinear"})
-_REDUCTIONS = frozenset({
+    "Dropout", "FusedConv", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool",
+    "GroupNormalization", "InstanceNormalization", "LRN", "LpPool", "MaxPool", "QLinearConv",
+    "SpaceToDepth",
     "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
     "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+    "Concat", "Flatten", "Gather", "Gemm", "MatMul", "Pad", "Split", "Squeeze",
+    "Transpose", "Unsqueeze",
 })
-_ALONG_AXIS = frozenset({"CumSum", "Hardmax", "LogSoftmax", "Softmax", "TopK"})
+#: They keep every shape, and mix what lies along one axis.
+_ALONG_AXIS = frozenset({
+    "CumSum", "DequantizeLinear", "Hardmax", "LogSoftmax", "QuantizeLinear", "Softmax", "TopK",
+})
 #: Operators with a rule of their own: the method of this name in lower case.
-_RULES = frozenset({
-    "Concat", "Expand", "Flatten", "Gather", "Gemm", "MatMul", "Pad", "Reshape", "Resize",
-    "ScatterND", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample",
-})
+_RULES = frozenset({"Expand", "Reshape", "Resize", "ScatterND", "Slice", "Tile", "Upsample"})
 # fmt: on
 
 
@@ -134,21 +132,68 @@ class BatchAxis:
         self._axes.update((value, axis) for value in node.outputs if value.name)
 
     def _rule(self, node: Node) -> Callable[[Node], int]:
-        for ops, rule in (
-            (_ELEMENTWISE, self._elementwise),
-            (_BY_IMAGE, self._by_image),
-            (_SCALED, self._scaled),
-            (_REDUCTIONS, self._reduction),
-            (_ALONG_AXIS, self._along_axis),
-        ):
-            if node.op in ops:
-                return rule
-        if node.op.startswith("EfficientNMS"):
-            return lambda node: self._first(node)
         if node.domain in ("", "ai.onnx") and node.op in _RULES:
             own: Callable[[Node], int] = getattr(self, f"_{node.op.lower()}")
             return own
+        if node.op in _ALONG_AXIS:
+            return self._along_axis
+        if node.op in _KNOWN or node.op.startswith("EfficientNMS"):
+            return self._axis_of
         raise self._error("is not known", node)
+
+    def _axis_of(self, node: Node) -> int:
+        """Return the batch axis of what a node makes, as onnx infers it."""
+        shape = self._inferred(node)
+        if shape is None:  # onnx does not know the operator
+            return self._first(node)
+        if shape.count(BATCH) != 1 and self._batch > 1:
+            self._collapse(node)
+            shape = self._inferred(node) or ()
+        if shape.count(BATCH) != 1:
+            before, after = self._shape(node.inputs[0]), self._shape(node.outputs[0])
+            raise self._error(
+                f"of {describe(before)} to {describe(after)} mixes or drops images", node
+            )
+        return shape.index(BATCH)
+
+    def _inferred(self, node: Node) -> Shape | None:
+        """Return a node's first shape where the batch is a name; None for unknown operators."""
+        types: dict[str, tuple[int, Shape | None]] = {}
+        known = {}
+        for value in node.inputs:
+            if value in self._axes:
+                self._shape(value)  # must be known
+            shape: list[int | str | None] = list(self._walk.shape(value) or ())
+            axis = self._own_axis(node, value)
+            if value in self._axes or (value in self._sized and shape[axis:][:1] == [self._batch]):
+                shape[axis] = BATCH
+            types[value.name] = value.elem_type, tuple(shape)
+            if value not in self._sized and (values := self._walk.value(value)) is not None:
+                known[value.name] = values
+        found = infer_node(node.to_proto(), types, known, self._graph.opsets)
+        if not found and not has_schema(node.op, node.domain):
+            return None
+        return found.get(node.outputs[0].name, (0, None))[1] or ()
+
+    def _own_axis(self, node: Node, value: Value) -> int:
+        """Return the axis of an input that meets the batch of the others, counted from behind."""
+        if value in self._axes:
+            return self._axes[value]
+        image = next(v for v in node.inputs if v in self._axes)
+        own = self._axes[image] - self._rank(image) + len(self._walk.shape(value) or ())
+        return own if own >= 0 else self._rank(image)
+
+    def _collapse(self, node: Node) -> None:
+        """Collapse identical per-image constants to size 1, which broadcasts to any batch."""
+        for index, value in enumerate(node.inputs):
+            values, axis = node.constant(index), self._own_axis(node, value)
+            if values is None or values.shape[axis:][:1] != (self._batch,):
+                continue
+            first = values.take([0], axis)
+            if not np.array_equal(np.broadcast_to(first, values.shape), values):
+                raise self._error("has another constant for each image of the batch", node)
+            self._set_constant(node, index, np.ascontiguousarray(first))
+            self._note(node, f"{node.op} constant shared by all images")
 
     def _only(self, node: Node) -> int:
         """Return the batch axis of the first input, the only one that may hold images."""
@@ -178,49 +223,10 @@ class BatchAxis:
 
     # ---- rules: each returns the batch axis of the outputs
 
-    def _elementwise(self, node: Node) -> int:
-        read = [(i, value) for i, value in enumerate(node.inputs) if value.name]
-        rank = max(self._rank(value) for _, value in read)
-        axes = {self._axes[v] + rank - self._rank(v) for _, v in read if v in self._axes}
-        if len(axes) != 1:
-            raise self._error("joins the batch with another axis", node)
-        axis = axes.pop()
-        for index, value in read:
-            own = axis - (rank - self._rank(value))
-            if value not in self._axes and value not in self._sized and own >= 0:
-                self._collapse(node, index, own)
-        return axis
-
-    def _collapse(self, node: Node, index: int, axis: int) -> None:
-        """Collapse identical per-image constants to size 1, which broadcasts to any batch."""
-        size = self._shape(node.inputs[index])[axis]
-        if size == 1:
-            return
-        values = node.constant(index)
-        if values is None or size != self._batch:
-            raise self._error("has a value for each image of the batch", node)
-        first = values.take([0], axis)
-        if not np.array_equal(np.broadcast_to(first, values.shape), values):
-            raise self._error("has another constant for each image of the batch", node)
-        self._set_constant(node, index, np.ascontiguousarray(first))
-        self._note(node, f"{node.op} constant shared by all images")
-
     def _first(self, node: Node) -> int:
         if any(self._axes.get(value, 0) != 0 for value in node.inputs):
             raise self._error("with the batch in another axis than the first", node)
         return 0
-
-    def _by_image(self, node: Node) -> int:
-        self._first(node)
-        return self._only(node)
-
-    def _scaled(self, node: Node) -> int:
-        axis = self._only(node)
-        scale = self._walk.shape(node.inputs[1]) if len(node.inputs) > 1 else ()
-        along = self._axis(node, int(node.attrs.get("axis", 1)))
-        if axis == along and scale not in (None, (), (1,)):
-            raise self._error("has a scale for each image of the batch", node)
-        return axis
 
     def _along_axis(self, node: Node) -> int:
         axis = self._only(node)
@@ -228,42 +234,13 @@ class BatchAxis:
         if node.op == "CumSum":
             (along,) = self._list(node, "axis", 1) or [0]
         else:
-            along = int(node.attrs.get("axis", 1 if flattens else -1))
+            quantises = node.op.endswith("Linear")
+            along = int(node.attrs.get("axis", 1 if flattens or quantises else -1))
         along = self._axis(node, along)
+        if node.op.endswith("Linear") and self._walk.shape(node.inputs[1]) in (None, (), (1,)):
+            return axis
         if along == axis or (flattens and along < axis):
             raise self._error("works along the batch", node)
-        return axis
-
-    def _reduction(self, node: Node) -> int:
-        axis, rank = self._only(node), self._rank(node.inputs[0])
-        if node.op.startswith("Arg"):
-            reduced = [int(node.attrs.get("axis", 0))]
-        else:
-            reduced = self._list(node, "axes", 1) or list(range(rank))
-        reduced = [self._axis(node, r, rank) for r in reduced]
-        if axis in reduced:
-            raise self._error("reduces over the batch", node)
-        if node.attrs.get("keepdims", 1):
-            return axis
-        return axis - sum(r < axis for r in reduced)
-
-    def _transpose(self, node: Node) -> int:
-        rank = self._rank(node.inputs[0])
-        return list(node.attrs.get("perm", range(rank - 1, -1, -1))).index(self._only(node))
-
-    def _concat(self, node: Node) -> int:
-        axes = {self._axes[value] for value in node.inputs if value in self._axes}
-        along = self._axis(node, int(node.attrs.get("axis", 0)))
-        if len(axes) != 1 or along in axes:
-            raise self._error("joins images of the batch", node)
-        if any(value not in self._axes and value not in self._sized for value in node.inputs):
-            raise self._error("joins the image and a constant of the old batch", node)
-        return axes.pop()
-
-    def _split(self, node: Node) -> int:
-        axis = self._only(node)
-        if self._axis(node, int(node.attrs.get("axis", 0))) == axis:
-            raise self._error("divides the batch", node)
         return axis
 
     def _slice(self, node: Node) -> int:
@@ -288,13 +265,6 @@ class BatchAxis:
             self._note(node, "Slice takes the whole batch")
         return axis
 
-    def _gather(self, node: Node) -> int:
-        axis = self._only(node)
-        along = self._axis(node, int(node.attrs.get("axis", 0)))
-        if along == axis:
-            raise self._error("picks images of the batch", node)
-        return axis if along > axis else axis + self._rank(node.inputs[1]) - 1
-
     def _scatternd(self, node: Node) -> int:
         shape = self._walk.static_shape(node.inputs[0])
         data, _, updates = node.inputs
@@ -304,39 +274,6 @@ class BatchAxis:
             raise self._error("writes to places that name the batch", node)
         self._note(node, scatter_to_concat(self._graph, node, shape))
         return 0
-
-    def _squeeze(self, node: Node) -> int:
-        axis, rank = self._only(node), self._rank(node.inputs[0])
-        axes = self._list(node, "axes", 1)
-        if axes is None:
-            raise self._error("without axes drops a batch of 1", node)
-        axes = [self._axis(node, a, rank) for a in axes]
-        if axis in axes:
-            raise self._error("drops the batch", node)
-        return axis - sum(a < axis for a in axes)
-
-    def _unsqueeze(self, node: Node) -> int:
-        axis, axes = self._only(node), self._list(node, "axes", 1) or []
-        rank = self._rank(node.inputs[0]) + len(axes)
-        added = {self._axis(node, a, rank) for a in axes}
-        return [i for i in range(rank) if i not in added][axis]
-
-    def _flatten(self, node: Node) -> int:
-        axis = self._only(node)
-        shape = self._shape(node.inputs[0])
-        along = self._axis(node, int(node.attrs.get("axis", 1)))
-        if along <= axis or any(d != 1 for i, d in enumerate(shape[:along]) if i != axis):
-            raise self._error("joins the batch with another axis", node)
-        return 0
-
-    def _pad(self, node: Node) -> int:
-        axis, rank = self._only(node), self._rank(node.inputs[0])
-        pads = self._list(node, "pads", 1)
-        axes = self._list(node, "axes", 3) if self._graph.opset >= 18 else None
-        along = list(range(rank)) if axes is None else [self._axis(node, a, rank) for a in axes]
-        if pads is None or (axis in along and any(pads[along.index(axis) :: len(along)])):
-            raise self._error("pads the batch", node)
-        return axis
 
     def _tile(self, node: Node) -> int:
         axis = self._only(node)
@@ -359,35 +296,6 @@ class BatchAxis:
             self._set_constant(node, 1, wanted)
             self._note(node, "Expand keeps the batch")
         return axis
-
-    def _matmul(self, node: Node) -> int:
-        left, right = node.inputs
-        rank = max(self._rank(left), self._rank(right))
-        axes = set()
-        for value in (left, right):
-            if value not in self._axes:
-                continue
-            axis, own = self._axes[value], self._rank(value)
-            last = own - 1 if value is left else own - 2
-            if own < 2 or axis >= last:
-                raise self._error("sums over the batch", node)
-            axes.add(axis + rank - own)
-        if len(axes) != 1:
-            raise self._error("joins images of the batch", node)
-        axis = axes.pop()
-        for index, value in enumerate((left, right)):
-            own = axis - (rank - self._rank(value))
-            if value not in self._axes and axis < rank - 2 and own >= 0:
-                self._collapse(node, index, own)
-        return axis
-
-    def _gemm(self, node: Node) -> int:
-        if self._only(node) != 0 or node.attrs.get("transA", 0):
-            raise self._error("sums over the batch", node)
-        bias = node.input(2)
-        if bias is not None and self._rank(bias) == 2:
-            self._collapse(node, 2, 0)
-        return 0
 
     def _upsample(self, node: Node) -> int:
         return self._resize(node)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.graph.graph import Graph, is_plugin
 from yolox_trt.graph.head import anchor_grid
+from yolox_trt.graph.image_input import ANY_SIZE, why_no_yolox
 from yolox_trt.graph.inference import Shape, describe
 from yolox_trt.graph.scatter import scatter_to_concat, written_channels
 from yolox_trt.graph.shape_walk import ShapeWalk, fold_constants
@@ -42,11 +43,14 @@ def fix_size(
         One line for each change; none where the input has these dimensions already.
 
     Raises:
-        ConfigurationError: a number that is not positive, or a size that is no multiple of 32.
+        ConfigurationError: a number that is not positive, or a size of a YOLOX that is no multiple
+            of 32.
         ModelError: a constant cannot be understood: it is refused, never guessed.
     """
     for label, value, step in (("batch", batch, 1), ("height", height, 32), ("width", width, 32)):
-        if value is not None and (value < 1 or value % step):
+        if value is None or (value > 0 and value % step == 0):
+            continue
+        if value < 1 or not all(why_no_yolox(graph, size) for size in (None, ANY_SIZE)):
             raise ConfigurationError(
                 f"{label} = {value}",
                 expected=f"a positive multiple of {step}",

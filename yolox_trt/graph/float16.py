@@ -13,6 +13,7 @@ import numpy as np
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.outputs import split_output
 from yolox_trt.graph.values import Node, Value
 
 #: Counts in the fingerprint of engines built from a converted graph: raise it when the same graph
@@ -158,11 +159,7 @@ class _Rewriter:
         """Keep an output's name, with a cast before it where its type must change."""
         if value.elem_type == kind:
             return
-        inner = Value(self._graph.unused_name(f"{value.name}_inner"), value.elem_type, value.shape)
-        for node in value.readers:
-            node.replace_input(value, inner)
-        if value.producer is not None:
-            value.producer.outputs = [inner if v is value else v for v in value.producer.outputs]
+        inner = split_output(self._graph, value, "inner")
         value.elem_type = kind
         name = f"{value.name}_to_output"
         self._graph.add_node("Cast", name, [inner], {"to": kind}, output=value)

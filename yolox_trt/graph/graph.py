@@ -13,7 +13,7 @@ model = graph.to_model()                     # an onnx.ModelProto: to save, or f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,21 @@ import numpy.typing as npt
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.optional import require
-from yolox_trt.graph.inference import Shape, infer_model, infer_node, read_type
+from yolox_trt.graph.inference import (
+    Shape,
+    has_schema,
+    infer_model,
+    infer_node,
+    is_sound,
+    read_type,
+)
+from yolox_trt.graph.protobuf import (
+    check_functions,
+    check_texts,
+    constant_tensor,
+    dense,
+    free_names,
+)
 from yolox_trt.graph.values import Node, Value
 
 if TYPE_CHECKING:
@@ -35,8 +49,6 @@ MIN_OPSET = 11
 PLUGIN_DOMAIN = "TRT"
 #: From this IR version on, an initialiser need not be a graph input too.
 _IR_VERSION = 4
-_CONSTANT_FORMS = {"value": None, "value_float": np.float32, "value_floats": np.float32,
-                   "value_int": np.int64, "value_ints": np.int64}  # fmt: skip
 
 
 def is_plugin(op: str) -> bool:
@@ -77,9 +89,18 @@ class Graph:
         Args:
             model: the model.
             path: the file that it came from; others with its large weights lie beside it.
+
+        Raises:
+            ModelError: the graph contradicts itself, or unfolds to more than a limit.
         """
         self.path = path
-        self._read(model)
+        with ModelError.instead_of(
+            Exception,  # whatever a damaged or hostile file makes Python, NumPy or onnx raise
+            f"{repr(str(path)) if path else 'a model'} with a damaged graph",
+            expected="a valid ONNX model",
+            fix="check that the download is complete, or export the model again",
+        ):
+            self._read(model)
 
     @classmethod
     def load(cls, path: str | Path) -> Graph:
@@ -291,13 +312,7 @@ class Graph:
 
     def sort(self) -> None:
         """Drop the nodes that no output depends on, and put the others in order."""
-        needed: dict[Node, None] = {}
-        stack = [value.producer for value in self._outputs]
-        while stack:
-            node = stack.pop()
-            if node is not None and node not in needed:
-                needed[node] = None
-                stack += node.sources
+        needed = self._needed()
         order: dict[Node, None] = {}
         seen: set[Node] = set()
         for start in self.nodes:
@@ -313,6 +328,17 @@ class Graph:
             if node not in needed:
                 node.inputs = ()
         self.nodes = list(order)
+
+    def _needed(self, after: Collection[str] = ()) -> set[Node]:
+        """Collect the nodes that the outputs need, and values of these names do not stand for."""
+        needed: set[Node] = set()
+        stack = [*self._outputs]
+        while stack:
+            node = (value := stack.pop()).producer
+            if node is not None and node not in needed and value.name not in after:
+                needed.add(node)
+                stack += (*node.inputs, *node.captured)
+        return needed
 
     def upgrade(self, least: int = MIN_OPSET) -> None:
         """Convert the operators to an opset of at least `least` where they are older.
@@ -334,8 +360,11 @@ class Graph:
         self._read(converted)
         self.metadata = metadata
 
-    def copy(self) -> Graph:
-        """Return a graph of its own with the same nodes and names; constants are shared."""
+    def copy(self, *, after: Collection[str] = ()) -> Graph:
+        """Return a graph of its own with the same nodes and names; constants are shared.
+
+        Nodes that the outputs need for the values `after` (names) alone are left out.
+        """
         twin = object.__new__(Graph)
         twin.__dict__.update(self.__dict__)
         made: dict[Value, Value] = {}
@@ -348,7 +377,8 @@ class Graph:
             return made[value]
 
         twin.nodes = []
-        for node in self.nodes:
+        kept = self._needed(after) if after else set(self.nodes)
+        for node in filter(kept.__contains__, self.nodes):
             inputs, outputs = map(of, node.inputs), map(of, node.outputs)
             new = Node(node.op, node.name, inputs, outputs, node.attrs, node.domain)
             new.attrs = {k: list(v) if isinstance(v, list) else v for k, v in node.attrs.items()}
@@ -414,7 +444,9 @@ class Graph:
             model.graph.node.append(node.to_proto())
             constants.update((v.name, v) for v in (*node.inputs, *node.captured) if v.is_constant)
             model.graph.value_info.extend(
-                _value_info(v) for v in node.outputs if v.name and v.elem_type and not v.is_output
+                v.to_value_info()
+                for v in node.outputs
+                if v.name and v.elem_type and not v.is_output
             )
         model.graph.initializer.extend(value.to_tensor() for value in constants.values())
         return model
@@ -456,8 +488,8 @@ class Graph:
             entry = model.metadata_props.add()
             entry.key, entry.value = key, text
         model.graph.name = self.name
-        model.graph.input.extend(map(_value_info, self.inputs))
-        model.graph.output.extend(map(_value_info, self._outputs))
+        model.graph.input.extend(value.to_value_info() for value in self.inputs)
+        model.graph.output.extend(value.to_value_info() for value in self._outputs)
         return model
 
     def _light_model(self) -> onnx.ModelProto:
@@ -468,12 +500,13 @@ class Graph:
             if value.small_values is not None:
                 model.graph.initializer.append(value.to_tensor())
             elif value.is_constant:
-                model.graph.input.append(_value_info(value))
+                model.graph.input.append(value.to_value_info())
         return model
 
     def _read(self, model: onnx.ModelProto) -> None:
         onnx_ = require("onnx", purpose="reading a model's graph")
         if model.functions:
+            check_functions(model)
             inliner = require("onnx.inliner", purpose="reading a model's graph")
             model = inliner.inline_local_functions(model)
         self._header = onnx_.ModelProto()
@@ -486,13 +519,14 @@ class Graph:
             "" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import
         }
         graph, folder = model.graph, self.path.parent if self.path else None
+        check_texts(model)
         self.name = graph.name
         self._inferred = False
         values: dict[str, Value] = {
             tensor.name: Value.of_tensor(tensor, folder) for tensor in graph.initializer
         }
         for sparse in graph.sparse_initializer:
-            values[sparse.values.name] = Value.of_array(sparse.values.name, _dense(sparse, folder))
+            values[sparse.values.name] = Value.of_array(sparse.values.name, dense(sparse, folder))
 
         def of(name: str) -> Value:
             return values.setdefault(name, Value(name)) if name else Value()
@@ -501,6 +535,9 @@ class Graph:
         for info in graph.input:
             if info.name not in values:
                 values[info.name] = Value(info.name, *read_type(info.type.tensor_type))
+                sizes = [d for d in values[info.name].shape or () if isinstance(d, int)]
+                if not all(size and is_sound(size) for size in sizes):
+                    raise ValueError(f"input '{info.name}' of size {sizes}")
                 self.inputs.append(values[info.name])
         self._outputs = ()
         self.outputs = [of(info.name) for info in graph.output]
@@ -511,25 +548,36 @@ class Graph:
         self._names = set()
         self._read_nodes(graph, of)
         self._names |= values.keys()
-        done: set[Node] = set()
-        for node in self.nodes:
-            if not done.issuperset(node.sources):
-                self.sort()  # some exporters write nodes before those that they read from
-                break
-            done.add(node)
+        if self._unsorted() is not None:
+            self.sort()  # some exporters write nodes before those that they read from
+            if (node := self._unsorted()) is not None:
+                raise ValueError(f"node '{node.name}' reads what follows from it")
         foreign = {
             value.name
             for node in self.nodes
-            if not onnx_.defs.has(node.op, node.domain)
+            if not has_schema(node.op, node.domain)
             for value in node.outputs
         }
-        self._noted = [info for info in graph.value_info if info.name in foreign]
+        self._noted = [
+            Value(info.name, *read_type(info.type.tensor_type)).to_value_info()
+            for info in graph.value_info
+            if info.name in foreign
+        ]
+
+    def _unsorted(self) -> Node | None:
+        """Return the first node that stands before one that it reads from."""
+        done: set[Node] = set()
+        for node in self.nodes:
+            if not done.issuperset(node.sources):
+                return node
+            done.add(node)
+        return None
 
     def _read_nodes(self, graph: onnx.GraphProto, of: Callable[[str], Value]) -> None:
         """Add the nodes of a graph; `of` gives the value of each name in it."""
         folder = self.path.parent if self.path else None
         for index, proto in enumerate(graph.node):
-            tensor = _constant_tensor(proto)
+            tensor = constant_tensor(proto)
             if tensor is not None and not of(proto.output[0]).is_output:
                 of(proto.output[0]).hold(tensor, folder)
                 continue
@@ -538,7 +586,7 @@ class Graph:
                 of(name)
                 for attribute in proto.attribute
                 for inner in (attribute.g, *attribute.graphs)
-                for name in _free_names(inner)
+                for name in free_names(inner)
             ]
             for captured in node.captured:
                 captured.is_output = True
@@ -550,49 +598,3 @@ class Graph:
                 node.domain = PLUGIN_DOMAIN
                 self.opsets.setdefault(PLUGIN_DOMAIN, 1)
             self.nodes.append(node)
-
-
-def _value_info(value: Value) -> onnx.ValueInfoProto:
-    helper = require("onnx.helper", purpose="writing the model")
-    if not value.elem_type:
-        empty: onnx.ValueInfoProto = helper.make_empty_tensor_value_info(value.name)
-        return empty
-    info: onnx.ValueInfoProto = helper.make_tensor_value_info(
-        value.name, value.elem_type, value.shape
-    )
-    return info
-
-
-def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """Return the tensor of a Constant node; None for other nodes, texts and sparse tensors."""
-    onnx_ = require("onnx", purpose="reading a model's graph")
-    if node.op_type != "Constant" or node.attribute[0].name not in _CONSTANT_FORMS:
-        return None
-    value = onnx_.helper.get_attribute_value(node.attribute[0])
-    dtype = _CONSTANT_FORMS[node.attribute[0].name]
-    return value if dtype is None else onnx_.numpy_helper.from_array(np.asarray(value, dtype))
-
-
-def _dense(sparse: onnx.SparseTensorProto, folder: Path | None) -> npt.NDArray[Any]:
-    """Return the values of a sparse initialiser, zeros among them."""
-    to_array = require("onnx.numpy_helper", purpose="the model's constants").to_array
-    values, places = (to_array(t, str(folder or "")) for t in (sparse.values, sparse.indices))
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
-    if places.ndim == 1:
-        dense.ravel()[places] = values
-    else:
-        dense[tuple(places.T)] = values
-    return dense
-
-
-def _free_names(graph: onnx.GraphProto) -> list[str]:
-    """Return the names that a graph inside a node reads from the graph around it."""
-    own = {value.name for value in (*graph.input, *graph.initializer)}
-    own.update(name for node in graph.node for name in node.output)
-    read = [name for node in graph.node for name in node.input if name]
-    read += [value.name for value in graph.output]
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                read += _free_names(inner)
-    return [name for name in dict.fromkeys(read) if name not in own]

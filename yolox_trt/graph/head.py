@@ -17,15 +17,26 @@ import numpy as np
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadLevel, HeadTensor
+from yolox_trt.core.model_types import MODEL_TYPES
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.inference import Shape
+from yolox_trt.graph.outputs import logits_of, segmentation_candidates
 from yolox_trt.graph.values import Array, Node, Value
 
 _EXPECTED = (
     "a YOLOX: one image input (N, 3, H, W) and as outputs (N, A, 5 + C), or box, objectness and "
-    "class tensors of each level (N, channels, h, w), or the four of EfficientNMS_TRT"
+    "class tensors of each level (N, channels, h, w), or the four of EfficientNMS_TRT; beside "
+    "them one of a segmentation head at most; or a detector of another known form: "
+    + "; ".join(
+        f"{' or '.join((kind.name, *kind.also))} {kind.form}"
+        for kind in MODEL_TYPES.values()
+        if kind.name not in ("yolox", "efficient_nms")
+    )
 )
-_FIX = "export it with YOLOX's tools/export_onnx.py, or give another model"
+_FIX = (
+    "name its kind by the option model type; or export it with YOLOX's tools/export_onnx.py, or "
+    "give another model; model type none builds any network"
+)
 
 _CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger", "FusedConv"})
 #: Operators that keep each channel where it is.
@@ -63,18 +74,22 @@ class Head:
     Args:
         graph: the graph.
         size: (height, width) of its input.
+        outputs: those of the detection head; None for all.
 
     Attributes:
         nodes: the nodes, without the convolutions.
         convs: the last convolutions, in the order in which the outputs join them.
     """
 
-    def __init__(self, graph: Graph, size: tuple[int, int]) -> None:
+    def __init__(
+        self, graph: Graph, size: tuple[int, int], outputs: Sequence[Value] | None = None
+    ) -> None:
         self.graph, self.size = graph, size
+        self.outputs = list(graph.outputs if outputs is None else outputs)
         self.nodes: list[Node] = []
         self.convs: list[Node] = []
         seen: set[Node] = set()
-        stack = list(reversed(graph.outputs))
+        stack = list(reversed(self.outputs))
         while stack:
             node = stack.pop().producer
             if node is None or node in seen:
@@ -95,6 +110,12 @@ class Head:
         """Whether any of some operators is in it."""
         return any(node.op in ops for node in self.nodes)
 
+    @property
+    def has_sigmoid(self) -> bool:
+        """Whether scores come out as probabilities; ONNX Runtime's FusedConv computes them too."""
+        fused = any(conv.attrs.get("activation") == "Sigmoid" for conv in self.convs)
+        return fused or self.has("Sigmoid")
+
     def parts(self) -> list[Part]:
         """Return the last convolutions as parts that no output carries."""
         return [self.part(conv.outputs[0], conv) for conv in self.convs]
@@ -109,8 +130,11 @@ class Head:
         sizes = [size for size in shape[1:] if isinstance(size, int)]
         if len(shape) != 4 or len(sizes) != 3:
             fix = "simplify the model (onnxslim MODEL OUT), or export with fixed sizes"
-            if any(node.domain == "com.microsoft" for node in self.graph.nodes):
-                fix = "export it with Q/DQ nodes (QuantFormat.QDQ) in place of ONNX Runtime's own"
+            if any(node.domain.startswith("com.microsoft") for node in self.graph.nodes):
+                fix = (
+                    "give the model as it was before ONNX Runtime optimised it; a quantised one "
+                    "with Q/DQ nodes (QuantFormat.QDQ)"
+                )
             raise self.error(f"tensor '{value.name}' whose size shape inference does not find", fix)
         feature = conv.inputs[0].name if conv is not None else ""
         channels, height, width = sizes
@@ -197,9 +221,20 @@ def _classes_of(members: list[Part]) -> Part:
     return classes if told else members[2]
 
 
-def head_error(graph: Graph, found: str, fix: str = _FIX) -> ModelError:
-    """Make the error of a graph that is no YOLOX; it lists the outputs."""
-    outputs = ", ".join(f"{v.name} {describe(v.shape)}" for v in graph.outputs[:12])
+def head_error(
+    graph: Graph, found: str, fix: str = _FIX, shapes: Sequence[Shape | None] = ()
+) -> ModelError:
+    """Make the error of a graph that is no detector; it lists the outputs.
+
+    Args:
+        graph: the graph.
+        found: what was found, beside the outputs.
+        fix: what mends it.
+        shapes: of the outputs, where more is known than the graph says.
+    """
+    known = shapes or [value.shape for value in graph.outputs]
+    pairs = zip(graph.outputs[:12], known, strict=False)
+    outputs = ", ".join(f"{value.name} {describe(shape)}" for value, shape in pairs)
     return ModelError(f"{found} (outputs: {outputs})", expected=_EXPECTED, fix=fix)
 
 
@@ -232,7 +267,8 @@ def anchor_grid(size: tuple[int, int], strides: Sequence[int]) -> tuple[Array, A
 def head_and_stem(graph: Graph) -> tuple[frozenset[Node], frozenset[Node]]:
     """Return the nodes behind the last convolutions, and those before the first ones.
 
-    A node that no convolution comes before belongs to the stem.
+    Of a segmentation head these are the nodes behind its logits, which may have been enlarged
+    behind the last convolution. A node that no convolution comes before belongs to the stem.
     """
 
     def region(start: list[Node | None], onwards: Callable[[Node], list[Node]]) -> set[Node]:
@@ -244,7 +280,14 @@ def head_and_stem(graph: Graph) -> tuple[frozenset[Node], frozenset[Node]]:
                 start += onwards(node)
         return found
 
-    head = region([value.producer for value in graph.outputs], lambda node: node.sources)
+    mask_output = segmentation_candidates(graph)[0]
+    ends = [value.producer for value in graph.outputs if value is not mask_output]
+    head = region(ends, lambda node: node.sources)
+    if mask_output is not None:
+        value, logits = mask_output, logits_of(mask_output)
+        while value is not logits and value.producer is not None:
+            head.add(value.producer)
+            value = value.producer.inputs[0]
     stem = region(
         [reader for value in graph.inputs for reader in value.readers],
         lambda node: [reader for value in node.outputs for reader in value.readers],

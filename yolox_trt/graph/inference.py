@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.core.errors import ModelError
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.optional import require
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int | str | None, ...]
 
+#: Put before the name of an operator that onnx shall not know.
+_HIDDEN = "hidden "
 #: Tensors up to this many elements take part in shape arithmetic (axes, sizes, scales).
 SMALL = 64
 
@@ -33,15 +36,54 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         ModelError: the shapes contradict each other.
     """
     onnx_ = require("onnx", purpose="the model's shapes")
-    with ModelError.instead_of(
-        Exception,  # onnx raises its own C++ errors, without a common base
-        "a graph whose shapes cannot be inferred",
-        expected="consistent shapes",
-        fix="export the model again, or fix its input size (yolox_trt optimize MODEL "
-        "--input-size HxW -o OUT)",
-    ):
-        inferred = onnx_.shape_inference.infer_shapes(light, data_prop=True).graph
-    return [*inferred.value_info, *inferred.output]
+    # onnx ends the process at a Slice of a negative size, which a kernel larger than its image may
+    # make: each Slice is shown to it when what it cuts is known, and sound.
+    hidden = [node for node in light.graph.node if node.op_type == "Slice"]
+    for node in light.graph.node:
+        if node.op_type == "Slice" or b"Slice" in b"".join(_graphs_of(node)):
+            node.op_type = f"{_HIDDEN}{node.op_type}"
+    # Those that cut an input of the model, or a constant, need no run of their own.
+    sized = {tensor.name for tensor in light.graph.initializer}
+    sized.update(
+        i.name for i in light.graph.input if _is_sized(i) and all(map(is_sound, _sizes(i)))
+    )
+    shown = [node for node in hidden if node.input and node.input[0] in sized]
+    while True:
+        for node in shown:
+            node.op_type = "Slice"
+            hidden.remove(node)
+        with ModelError.instead_of(
+            Exception,  # onnx raises its own C++ errors, without a common base
+            "a graph whose shapes cannot be inferred",
+            expected="consistent shapes",
+            fix="export the model again, or fix its input size (yolox_trt optimize MODEL "
+            "--input-size HxW -o OUT)",
+        ):
+            inferred = onnx_.shape_inference.infer_shapes(light, data_prop=True).graph
+        found = [*inferred.value_info, *inferred.output]
+        for info in found:
+            sizes = _sizes(info)
+            if not all(map(is_sound, sizes)):
+                raise ModelError(
+                    f"tensor '{info.name}' of size {sizes}",
+                    expected=f"sizes from 0 to {LIMITS.tensor_size}",
+                    fix="give another input size, or export the model again",
+                )
+        sized.update(info.name for info in (*found, *inferred.input) if _is_sized(info))
+        shown = [node for node in hidden if node.input and node.input[0] in sized]
+        if not shown:  # a Slice of unknown size passes the type on
+            typed = {info.name for info in found}
+            shown = [node for node in hidden if node.input and node.input[0] in typed]
+        if not shown:
+            return found
+
+
+def _is_sized(info: onnx.ValueInfoProto) -> bool:
+    return bool(info.type.tensor_type.HasField("shape"))
+
+
+def _sizes(info: onnx.ValueInfoProto) -> list[int]:
+    return [dimension.dim_value for dimension in info.type.tensor_type.shape.dim]
 
 
 def infer_node(
@@ -79,22 +121,33 @@ def infer_node(
         )
     except Exception:  # no schema, or C++ errors without a common base: nothing is known
         return {}
-    return {name: read_type(kind.tensor_type) for name, kind in found.items()}
+    read = {name: read_type(kind.tensor_type) for name, kind in found.items()}
+    sizes = [size for _, shape in read.values() for size in shape or () if isinstance(size, int)]
+    return read if all(map(is_sound, sizes)) else {}
+
+
+def has_schema(op: str, domain: str) -> bool:
+    """Whether onnx knows an operator."""
+    return bool(require("onnx", purpose="the model's shapes").defs.has(op, domain))
 
 
 def read_type(kind: onnx.TypeProto.Tensor) -> tuple[int, Shape | None]:
-    """Return element type (0 where unknown) and shape of a tensor type."""
+    """Return element type (0 where unknown) and shape of a tensor type; -1 is an open size."""
     if not kind.HasField("shape"):
         return kind.elem_type, None
     return kind.elem_type, tuple(
-        d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim
+        d.dim_value if d.HasField("dim_value") and d.dim_value != -1 else d.dim_param or None
+        for d in kind.shape.dim
     )
 
 
 def evaluate(
     node: onnx.NodeProto, values: Mapping[str, npt.NDArray[Any]], opsets: Mapping[str, int]
 ) -> list[npt.NDArray[Any]] | None:
-    """Compute a node from the values of its inputs; None where onnx's reference cannot."""
+    """Compute a node from the values of its inputs; None where that is too much.
+
+    Too much for onnx's reference, or more values than a model needs as constants.
+    """
     onnx_ = require("onnx", purpose="folding constants")
     reference = require("onnx.reference", purpose="folding constants")
     make = onnx_.helper.make_empty_tensor_value_info
@@ -105,10 +158,16 @@ def evaluate(
     )
     imports = [onnx_.helper.make_opsetid(d, v) for d, v in opsets.items()]
     model = onnx_.helper.make_model(graph, opset_imports=imports)
+    number_of = onnx_.helper.np_dtype_to_tensor_dtype
     try:
+        kinds = {name: (number_of(array.dtype), array.shape) for name, array in values.items()}
+        small = {name: array for name, array in values.items() if is_small(array.shape)}
+        for _, shape in infer_node(node, kinds, small, opsets).values():
+            if math.prod(d for d in shape or () if isinstance(d, int)) > LIMITS.tensor_size:
+                return None
         with np.errstate(all="ignore"):
             found = reference.ReferenceEvaluator(model).run(None, {n: values[n] for n in names})
-    except Exception:  # an operator or opset that it lacks
+    except Exception:  # an operator, type or opset that it lacks
         return None
     return [np.asarray(value) for value in found]
 
@@ -118,6 +177,16 @@ def describe(shape: Sequence[int | str | None] | None) -> str:
     return "?" if shape is None else "x".join("?" if d is None else str(d) for d in shape)
 
 
+def is_sound(size: int) -> bool:
+    """Whether a number may be a tensor's size along one axis."""
+    return 0 <= size <= LIMITS.tensor_size
+
+
 def is_small(shape: Sequence[int]) -> bool:
     """Whether a tensor is small enough to take part in shape arithmetic."""
     return math.prod(shape) <= SMALL
+
+
+def _graphs_of(node: onnx.NodeProto) -> list[bytes]:
+    graphs = [graph for each in node.attribute for graph in (each.g, *each.graphs)]
+    return [graph.SerializeToString() for graph in graphs]

@@ -4,15 +4,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolox_trt.core.faults import library_fault
+from yolox_trt.core.faults import OutOfMemoryError, library_fault
+from yolox_trt.core.memory import heap_keeps_large_blocks
 from yolox_trt.core.optional import require
 
 if TYPE_CHECKING:
     import onnx
+
+    from yolox_trt.graph.graph import Graph
+    from yolox_trt.graph.values import Value
 
 
 def make_session(
@@ -21,7 +27,7 @@ def make_session(
     *,
     intra_op_num_threads: int | None = None,
     options: Mapping[str, str] | None = None,
-    keep_memory: bool = True,
+    keep_memory: bool | None = None,
     optimize: bool = True,
     purpose: str = "running ONNX models",
 ) -> Any:
@@ -32,7 +38,8 @@ def make_session(
         providers: execution providers, best first, as ONNX Runtime takes them.
         intra_op_num_threads: threads of one operator; None leaves it to ONNX Runtime.
         options: session configuration entries (onnxruntime_session_options_config_keys.h).
-        keep_memory: keep the memory of one run for the next.
+        keep_memory: keep the memory of one run for the next in ONNX Runtime's own pools; None does
+            so unless malloc keeps it already (core.memory), where they double what is resident.
         optimize: let ONNX Runtime rewrite the graph beyond the basics; that takes time, and hides
             what is to be measured.
         purpose: what for, for the error where ONNX Runtime is missing.
@@ -45,6 +52,8 @@ def make_session(
     runtime = require("onnxruntime", purpose=purpose)
     session_options = runtime.SessionOptions()
     session_options.log_severity_level = 3
+    if keep_memory is None:
+        keep_memory = not heap_keeps_large_blocks()
     session_options.enable_cpu_mem_arena = keep_memory
     session_options.enable_mem_pattern = keep_memory
     if not optimize:
@@ -64,3 +73,53 @@ def make_session(
             fix="export the model again, or update onnxruntime; one with EfficientNMS_TRT needs a "
             "TensorRT engine, or `yolox_trt optimize` to take it off",
         ) from error
+
+
+def check_memory(graph: Graph, batch: int) -> None:
+    """Refuse a run on the CPU that cannot fit into memory, before any is taken.
+
+    Args:
+        graph: the model.
+        batch: images of one run.
+
+    Raises:
+        OutOfMemoryError: one node's inputs and outputs alone need more than there is.
+    """
+    graph.infer_shapes()
+    own = (graph.image.shape or (1,))[0]
+    factor = batch / own if isinstance(own, int) else 1.0
+
+    def size(value: Value) -> float:
+        shape = [d if isinstance(d, int) else batch if i == 0 else 1
+                 for i, d in enumerate(value.shape or ())]  # fmt: skip
+        return math.prod(shape) * (value.dtype.itemsize if value.dtype else 1)
+
+    needed = factor * max(
+        (sum(map(size, {*node.variables, *node.outputs})) for node in graph.nodes), default=0.0
+    )
+    require_memory(needed, f"a batch of {batch}")
+
+
+def require_memory(needed: float, what: str) -> None:
+    """Refuse what cannot fit into memory, before any is taken.
+
+    Args:
+        needed: bytes, at least.
+        what: what needs them.
+
+    Raises:
+        OutOfMemoryError: there are fewer.
+    """
+    free = math.inf
+    with contextlib.suppress(OSError, ValueError):  # not on every platform
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(
+            next(line for line in lines if line.startswith("MemAvailable")).split()[1]
+        )
+    if needed > free:
+        raise OutOfMemoryError(
+            f"{what}, which needs at least {needed / 1e9:.1f} GB",
+            expected=f"at most {free / 1e9:.1f} GB, which are free",
+            fix="set a smaller batch or input size, or open the batch: yolox_trt optimize MODEL "
+            "--open-batch -o OUT",
+        )

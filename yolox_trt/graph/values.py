@@ -62,6 +62,8 @@ class Value:
 
     def hold(self, tensor: onnx.TensorProto, folder: Path | None) -> None:
         """Be the constant of a tensor; see of_tensor."""
+        if any(size < 0 for size in tensor.dims):
+            raise ValueError(f"constant '{tensor.name}' of size {list(tensor.dims)}")
         self.elem_type, self.shape = tensor.data_type, tuple(tensor.dims)
         self._tensor, self._folder = tensor, folder
 
@@ -129,7 +131,9 @@ class Value:
         if not self.elem_type:
             return None
         onnx_ = require("onnx", purpose="the model's tensors")
-        return np.dtype(onnx_.helper.tensor_dtype_to_np_dtype(self.elem_type))
+        with contextlib.suppress(KeyError):  # a number that onnx does not know
+            return np.dtype(onnx_.helper.tensor_dtype_to_np_dtype(self.elem_type))
+        return None
 
     @property
     def static_shape(self) -> tuple[int, ...] | None:
@@ -143,6 +147,16 @@ class Value:
         made = Value.of_array(self.name, values)
         self.elem_type, self.shape, self._values = made.elem_type, made.shape, values
         self.producer = None
+
+    def to_value_info(self) -> onnx.ValueInfoProto:
+        """Return name, type and shape as ONNX writes them."""
+        helper = require("onnx.helper", purpose="writing the model")
+        info: onnx.ValueInfoProto = (
+            helper.make_tensor_value_info(self.name, self.elem_type, self.shape)
+            if self.elem_type
+            else helper.make_empty_tensor_value_info(self.name)
+        )
+        return info
 
     def to_tensor(self) -> onnx.TensorProto:
         """Return a constant as an initialiser with its values in it."""
@@ -315,24 +329,28 @@ def _is_list(value: Any) -> bool:
     return not isinstance(value, str | bytes) and hasattr(value, "__len__")
 
 
-def folded(value: Value) -> Array | None:
+def folded(value: Value, depth: int = 8) -> Array | None:
     """Return what follows from constants through Cast, Identity and Q/DQ nodes; else None.
 
     FP16 comes out as float32, and so do quantised weights, with their scales.
+
+    Args:
+        value: the value.
+        depth: nodes in a row that are looked through.
     """
     if value.is_constant:
         values = value.values
         assert values is not None
         return values.astype(np.float32) if values.dtype == np.float16 else values
     node = value.producer
-    if node is None:
+    if node is None or not depth:
         return None
     if node.op in ("Cast", "Identity"):
-        inner = folded(node.inputs[0])
+        inner = folded(node.inputs[0], depth - 1)
         return inner if inner is None or node.op == "Identity" else inner.astype(np.float32)
     if node.op not in ("QuantizeLinear", "DequantizeLinear"):
         return None
-    inner, scale = folded(node.inputs[0]), folded(node.inputs[1])
+    inner, scale = (folded(value, depth - 1) for value in node.inputs[:2])
     if inner is None or scale is None:
         return None
     shape = [1] * inner.ndim

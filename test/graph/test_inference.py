@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged and hostile graphs: one ModelError each; neither the process nor memory ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from support.yolox_graphs import build_yolox
+
+from yolox_trt.core.errors import ModelError
+from yolox_trt.core.faults import OutOfMemoryError
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.onnx_session import check_memory
+from yolox_trt.graph.predictions import sample_images
+from yolox_trt.graph.shape_walk import fold_constants
+from yolox_trt.graph.spec import read_spec
+
+Change = Callable[[onnx.ModelProto], None]
+
+
+def model_of(*nodes: onnx.NodeProto, **constants: Any) -> onnx.ModelProto:
+    """Return a model of nodes that make `y` of the image `x`, 1 x 3 x 16 x 16."""
+    graph = helper.make_graph(
+        list(nodes),
+        "graph",
+        [helper.make_tensor_value_info("x", 1, (1, 3, 16, 16))],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "constants"),
+    [
+        ("MaxPool", {"kernel_shape": [3, 64]}, {}),
+        ("Conv", {"dilations": [1, 64]}, {"w": np.ones((4, 3, 3, 3), np.float32)}),
+        ("Pad", {}, {"pads": [0, 0, 0, -64, 0, 0, 0, 0]}),
+        ("Split", {"axis": 3}, {"sizes": [-5, 21]}),
+        ("TopK", {}, {"k": [-5]}),
+    ],
+)
+def test_a_slice_of_a_negative_size_does_not_end_the_process(
+    op: str, attributes: dict[str, Any], constants: dict[str, Any]
+) -> None:
+    made = ["m", "other"] if op in ("Split", "TopK") else ["m"]
+    model = model_of(
+        helper.make_node(op, ["x", *constants], made, **attributes),
+        helper.make_node("Slice", ["m", "first", "last", "axis"], ["y"]),
+        **constants,
+        first=[0],
+        last=[5],
+        axis=[-1],
+    )
+    with pytest.raises(ModelError, match=r"tensor '\w+' of size .*-.*; expected sizes from 0"):
+        Graph(model).infer_shapes()
+
+
+def _add_functions(model: onnx.ModelProto, calls: list[list[str]]) -> None:
+    """Add functions F0, F1, ..., each of which calls others one after the other."""
+    opsets = [helper.make_opsetid("own", 1), helper.make_opsetid("", 13)]
+    model.opset_import.append(opsets[0])
+    for number, called in enumerate(calls):
+        names = ["x", *(f"v{i}" for i in range(1, len(called))), "y"]
+        nodes = [
+            helper.make_node(op, [a], [b], domain="own" if op.startswith("F") else "")
+            for op, a, b in zip(called, names[:-1], names[1:], strict=True)
+        ]
+        function = helper.make_function("own", f"F{number}", ["x"], ["y"], nodes, opsets)
+        model.functions.append(function)
+    last = f"F{len(calls) - 1}"
+    model.graph.node[0].CopyFrom(helper.make_node(last, ["x"], ["y"], domain="own"))
+
+
+def _set_size(size: int) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = size
+
+    return change
+
+
+def _set_constant_size(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[:] = [-32]
+
+
+def _set_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 99
+
+
+def _make_cycle(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "y"
+
+
+def _add_empty_constant(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Constant", [], ["c"]))
+
+
+def _add_sparse(model: onnx.ModelProto) -> None:
+    sparse = model.graph.sparse_initializer.add()
+    sparse.values.CopyFrom(numpy_helper.from_array(np.ones(1, np.float32), "s"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64), "i"))
+    sparse.dims.extend([1_000_000, 1_000_000])
+
+
+def _break_a_name(model: onnx.ModelProto) -> None:
+    data = model.SerializeToString().replace(b"named", b"n\xf7med")
+    model.CopyFrom(onnx.ModelProto.FromString(data))
+
+
+def _nest_metadata(model: onnx.ModelProto) -> None:
+    helper.set_model_props(model, {"yolox_trt.strides": "[" * 100_000})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_set_size(-32), "input 'x' of size"),
+        (_set_size(0), "input 'x' of size"),
+        (_set_size(2**62), "input 'x' of size"),
+        (_set_constant_size, "constant 'b' of size"),
+        (_set_type, "input x of type None"),
+        (_make_cycle, "reads what follows from it"),
+        (_add_empty_constant, "fix: "),
+        (_add_sparse, "constant 's' of size"),
+        (_break_a_name, "which is no UTF-8"),
+        (_nest_metadata, "expected a JSON list"),
+        (lambda m: _add_functions(m, [["F0"]]), "functions nested more than 64 deep"),
+        (lambda m: _add_functions(m, [["F1"], ["F0"]]), "functions nested more than 64 deep"),
+        (lambda m: _add_functions(m, [["Relu"] * 9, *([f"F{k}"] * 9 for k in range(9))]),
+         "functions that stand for more than 100000 nodes"),
+    ],
+)  # fmt: skip
+def test_a_hostile_graph_is_refused(change: Change, reason: str) -> None:
+    model = model_of(
+        helper.make_node("Add", ["x", "b"], ["y"], name="named"), b=np.ones(16, np.float32)
+    )
+    change(model)
+    with pytest.raises(ModelError, match=reason):
+        read_spec(model)
+
+
+def test_functions_that_mean_well_are_inlined() -> None:
+    model = model_of(helper.make_node("Relu", ["x"], ["y"]))
+    _add_functions(model, [["Relu", "Neg"], ["F0", "F0"]])
+    assert [node.op for node in Graph(model).nodes] == ["Relu", "Neg", "Relu", "Neg"]
+
+
+def test_a_constant_that_would_fill_memory_is_not_computed() -> None:
+    graph = Graph(
+        model_of(
+            helper.make_node("Expand", ["one", "size"], ["large"]),
+            helper.make_node("ReduceMax", ["large"], ["most"], keepdims=0),
+            helper.make_node("Add", ["x", "most"], ["y"]),
+            one=np.float32(1.0),
+            size=[100_000, 100_000],
+        )
+    )
+    fold_constants(graph)
+    assert [node.op for node in graph.nodes] == ["Expand", "ReduceMax", "Add"]
+
+
+def test_memory_is_estimated_before_it_is_taken() -> None:
+    graph = Graph(build_yolox(width=0.125))
+    check_memory(graph, 4)
+    with pytest.raises(OutOfMemoryError, match=r"a batch of 10000000, which needs at least .* GB"):
+        check_memory(graph, 10_000_000)
+    with pytest.raises(OutOfMemoryError, match="images of 640x640"):
+        sample_images(10_000_000, 640, 640)
