@@ -15,6 +15,7 @@ from support.frames import frames, random_frame
 
 from yolox_trt.core import Frame, Letterbox, ModelError, Preprocessing, Roi
 from yolox_trt.core.encodings import ENCODINGS
+from yolox_trt.core.letterbox import RESIZES
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
 from yolox_trt.kernels.reference.preprocess import preprocess
@@ -31,10 +32,15 @@ def test_agrees_with_the_definition_to_one_lsb(frame: Frame, size: tuple[int, in
     assert np.abs(out - preprocess(frame, box)).max() <= 1
 
 
-@given(frames(), st.sampled_from(SIZES), st.sampled_from(sorted(PREPROCESSING_PRESETS)))
+@given(
+    frames(),
+    st.sampled_from(SIZES),
+    st.sampled_from(sorted(PREPROCESSING_PRESETS)),
+    st.sampled_from(RESIZES),
+)
 @settings(max_examples=100, deadline=None)
-def test_presets(frame: Frame, size: tuple[int, int], preset: str) -> None:
-    preprocessing = PREPROCESSING_PRESETS[preset]
+def test_presets(frame: Frame, size: tuple[int, int], preset: str, resize: str) -> None:
+    preprocessing = dataclasses.replace(PREPROCESSING_PRESETS[preset], resize=resize)
     out = np.empty((3, *size), np.float32)
     box = CpuPreprocessor(preprocessing)(frame, out)
     lsb = max(preprocessing.factors[0])
@@ -90,8 +96,9 @@ def test_types(dtype: str, preset: str) -> None:
     assert out[:, 63, 63].tolist() == expected[:, 63, 63].tolist()
 
 
-def test_padding_follows_a_change_of_geometry() -> None:
-    run = CpuPreprocessor(Preprocessing())
+@pytest.mark.parametrize("resize", RESIZES)
+def test_padding_follows_a_change_of_geometry(resize: str) -> None:
+    run = CpuPreprocessor(Preprocessing(resize=resize))
     out = np.zeros((3, 64, 64), np.float32)
     for height, width in [(40, 80), (80, 40), (40, 80), (64, 64), (20, 80)]:
         frame = random_frame("bgr8", height, width)

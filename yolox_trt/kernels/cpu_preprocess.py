@@ -65,7 +65,7 @@ class CpuPreprocessor:
         self._rows: npt.NDArray[np.intp] = np.empty(0, np.intp)
         self._rows_key: tuple[Letterbox, int, str] | None = None
         #: What the padding of each output buffer was last written for, by the buffer's address.
-        self._padded: dict[int, tuple[int, int]] = {}
+        self._padded: dict[int, tuple[int, int, int, int]] = {}
 
     def __call__(self, frame: Frame, out: npt.NDArray[Any]) -> Letterbox:
         """Write a Frame into one image of an input buffer.
@@ -83,7 +83,9 @@ class CpuPreprocessor:
             FrameError: OpenCV cannot convert the frame.
             ModelError: uint8 with a scale, mean or std.
         """
-        letterbox = Letterbox.of_frame(frame, out.shape[1], out.shape[2])
+        letterbox = Letterbox.of_frame(
+            frame, out.shape[1], out.shape[2], self._preprocessing.resize
+        )
         if out.dtype == np.uint8:
             check_uint8(self._preprocessing)
         with FrameError.instead_of(
@@ -104,7 +106,7 @@ class CpuPreprocessor:
             ]
             cv2.split(resized, planes)
         for channel, plane in zip(channels, self._planes, strict=True):
-            target = out[plane, : letterbox.resized_height, : letterbox.resized_width]
+            target = out[plane][letterbox.image_area]
             self._convert(planes[channel], plane, target)
         return letterbox
 
@@ -207,17 +209,20 @@ class CpuPreprocessor:
             np.copyto(target, values, casting="unsafe")
 
     def _pad(self, letterbox: Letterbox, out: npt.NDArray[Any]) -> None:
-        height, width = letterbox.resized_height, letterbox.resized_width
+        rows, columns = letterbox.image_area
+        edges = (rows.start, rows.stop, columns.start, columns.stop)
         address = out.ctypes.data
-        if self._padded.get(address) == (height, width):
+        if self._padded.get(address) == edges:
             return
         grey = np.full((1, 1), self._preprocessing.pad, np.uint8)
         for plane in range(3):
             value = np.empty((1, 1), out.dtype)
             self._convert(grey, plane, value)
-            out[plane, height:] = value
-            out[plane, :, width:] = value
-        self._padded[address] = (height, width)
+            for above, beside in ((slice(rows.start), slice(columns.start)),
+                                  (slice(rows.stop, None), slice(columns.stop, None))):  # fmt: skip
+                out[plane, above] = value
+                out[plane, :, beside] = value
+        self._padded[address] = edges
 
     def _buffer(self, name: str, *shape: int) -> UInt8:
         """Return the scratch image of a name, allocated anew only when its shape changes."""

@@ -135,7 +135,6 @@ class Runner:
                 index * descriptors.POST.size,
                 letterbox,
                 option,
-                nms_in_network=self.spec.head is HeadLayout.EFFICIENT_NMS,
             )
         on_device = self.array(np.frombuffer(posts, np.uint8))
         classes = self.spec.num_classes
@@ -185,6 +184,7 @@ def check(
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("sigmoid", [True, False])
+@pytest.mark.sampled(5)
 def test_host_equals_reference(
     monkeypatch: pytest.MonkeyPatch, head: HeadLayout, sigmoid: bool, reverse: bool
 ) -> None:
@@ -207,29 +207,35 @@ def test_host_concatenated_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     check(spec, 80, np.random.default_rng(3), gpu=False)
 
 
-@pytest.mark.parametrize("form", ["padded rows", "packed by 16"])
-def test_host_dla_outputs(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    """The DLA's output formats are read where they lie."""
-    cuda_host.install(monkeypatch)
+@pytest.mark.parametrize("where", ["host", pytest.param("gpu", marks=requires_gpu)])
+@pytest.mark.parametrize("form", ["dla_linear float16", "chw16 float16", "chw32 int8"])
+def test_dla_outputs(monkeypatch: pytest.MonkeyPatch, form: str, where: str) -> None:
+    """The DLA's output formats are read where they lie, and equal what plain planes give."""
+    gpu = where == "gpu"
+    if not gpu:
+        cuda_host.install(monkeypatch)
+    layout, dtype = form.split()
     spec = make_spec(96, 160, 21, HeadLayout.RAW_LEVELS, sigmoid=False)
     outputs = make_outputs(spec, 2, 60, np.random.default_rng(13), "float16")
+    scales = {}
+    if dtype == "int8":
+        for name, value in outputs.items():
+            scales[name] = float(np.float32(np.abs(value).max() / 127))
+            outputs[name] = np.rint(value.astype(np.float32) / scales[name]).astype(np.int8)
+    plain = {n: v * np.float32(scales[n]) if scales else v for n, v in outputs.items()}
     letterboxes = [Letterbox.fit(96, 160, 96, 160)] * 2
     options = [PostprocessOptions(0.3, 0.5)] * 2
-    expected = Runner(spec, outputs, False)(letterboxes, options)
-    written = {}
-    for name, value in outputs.items():
-        if form == "packed by 16":
-            written[name] = pack(value, 16)
-        else:
-            batch, channels, height, width = value.shape
-            written[name] = np.full((batch, channels, height, width + 12), np.nan, np.float16)
-            written[name][..., :width] = value
-    runner = Runner(spec, outputs, False)
+    expected = Runner(spec, plain, gpu)(letterboxes, options)
+    runner = Runner(spec, plain, gpu)
     views = {}
-    for name, value in written.items():
-        buffer = cuda_host.host_array(value)
-        views[name] = buffer if buffer.ndim == 5 else buffer[..., : outputs[name].shape[3]]
-    runner.kernels = CudaPostprocess(spec, views, max_batch=2)
+    for name, value in outputs.items():
+        if layout == "dla_linear":
+            written = np.full((*value.shape[:3], value.shape[3] + 12), np.nan, dtype)
+            written[..., : value.shape[3]] = value
+            views[name] = runner.array(written)[..., : value.shape[3]]
+        else:
+            views[name] = runner.array(pack(value, int(layout[3:])))
+    runner.kernels = CudaPostprocess(spec, views, max_batch=2, scales=scales)
     for got, other in zip(runner(letterboxes, options), expected, strict=True):
         assert len(got) > 10
         np.testing.assert_array_equal(got.boxes, other.boxes)
@@ -338,10 +344,13 @@ def test_host_infinite_boxes_are_no_nan(monkeypatch: pytest.MonkeyPatch) -> None
     spec = make_spec(96, 160, 3, HeadLayout.EFFICIENT_NMS)
     outputs = make_efficient_nms(np.random.default_rng(8))
     outputs["boxes"][0, 0] = [-np.inf, 0, np.inf, 10]
+    outputs["num_detections"][1] = -1  # is none, too
     letterboxes = [Letterbox.fit(96, 160, 96, 160)] * 2
     options = [PostprocessOptions(0.2)] * 2
     found = Runner(spec, outputs, False)(letterboxes, options)
-    assert len(found[0]) == len(Postprocessor(spec)(outputs, 0, letterboxes[0], options[0])) > 0
+    expected = [Postprocessor(spec)(outputs, i, letterboxes[i], options[i]) for i in (0, 1)]
+    assert len(found[0]) == len(expected[0]) > 0
+    assert len(found[1]) == len(expected[1]) == 0
 
 
 def test_host_negative_zero_is_the_lowest_score(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,6 +376,14 @@ def test_host_refuses_what_it_cannot_read(monkeypatch: pytest.MonkeyPatch) -> No
         Runner(spec, outputs, False, max_candidates=0)
     with pytest.raises(ModelError, match="float64"):
         Runner(spec, {"output": outputs["output"].astype(np.float64)}, False)
+    with pytest.raises(ModelError, match="int8"):
+        Runner(spec, {"output": outputs["output"].astype(np.int8)}, False)
+    raw = make_spec(96, 160, 3, HeadLayout.RAW_LEVELS)
+    steps = {
+        n: v.astype(np.int8) for n, v in make_outputs(raw, 1, 0, np.random.default_rng(9)).items()
+    }
+    with pytest.raises(ModelError, match="unknown scale"):
+        Runner(raw, steps, False)
 
 
 @requires_gpu

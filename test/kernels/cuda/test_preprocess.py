@@ -38,6 +38,9 @@ GEOMETRIES = {
 }
 
 
+WHERE = ["host", pytest.param("gpu", marks=requires_gpu)]
+
+
 def random_frame(
     encoding: str, height: int, width: int, pad: int = 0, roi: Roi | None = None, seed: int = 0
 ) -> Frame:
@@ -49,7 +52,12 @@ def random_frame(
 
 
 def describe(
-    frames: Sequence[Frame], addresses: Sequence[int], height: int, width: int, color_order: str
+    frames: Sequence[Frame],
+    addresses: Sequence[int],
+    height: int,
+    width: int,
+    color_order: str,
+    resize: str = "letterbox",
 ) -> np.ndarray:
     buffer = bytearray(descriptors.IMAGE.size * len(frames))
     for index, (frame, address) in enumerate(zip(frames, addresses, strict=True)):
@@ -57,7 +65,7 @@ def describe(
             buffer,
             index * descriptors.IMAGE.size,
             frame,
-            Letterbox.of_frame(frame, height, width),
+            Letterbox.of_frame(frame, height, width, resize),
             color_order=color_order,
             data=address,
         )
@@ -73,20 +81,26 @@ def stage(data: np.ndarray, lead: int = 0) -> np.ndarray:
 
 
 def on_host(
-    frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str, lead: int = 1
+    frames: Sequence[Frame],
+    kernel: CudaPreprocess,
+    color_order: str,
+    lead: int = 1,
+    resize: str = "letterbox",
 ) -> np.ndarray:
     # `lead` bytes behind a line: an odd one shows whether reads are really aligned, and a multiple
     # of four lets the rows be brought into shared memory.
     staged = [stage(frame.data, lead) for frame in frames]
     addresses = [int(data.ctypes.data) for data in staged]
-    images = describe(frames, addresses, kernel.height, kernel.width, color_order)
+    images = describe(frames, addresses, kernel.height, kernel.width, color_order, resize)
     output = np.zeros(kernel.shape(len(frames)), kernel.dtype)
     output.view(np.uint8).fill(0xCD)
     kernel(images.ctypes.data, output.ctypes.data, len(frames))
     return output
 
 
-def on_gpu(frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str) -> np.ndarray:
+def on_gpu(
+    frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str, resize: str = "letterbox"
+) -> np.ndarray:
     import cupy
 
     staged = [
@@ -94,7 +108,14 @@ def on_gpu(frames: Sequence[Frame], kernel: CudaPreprocess, color_order: str) ->
         for f in frames
     ]
     images = cupy.asarray(
-        describe(frames, [s.data.ptr for s in staged], kernel.height, kernel.width, color_order)
+        describe(
+            frames,
+            [s.data.ptr for s in staged],
+            kernel.height,
+            kernel.width,
+            color_order,
+            resize,
+        )
     )
     output = cupy.full(kernel.shape(len(frames)), 77, kernel.dtype)
     kernel(images.data.ptr, output.data.ptr, len(frames))
@@ -105,14 +126,35 @@ def largest_error(got: np.ndarray, frame: Frame, preprocessing: Preprocessing, i
     """Return the largest difference to the reference in steps of a source pixel's value."""
     height, width = got.shape[2:]
     expected = preprocess(
-        frame, Letterbox.of_frame(frame, height, width), preprocessing, dtype=got.dtype
+        frame,
+        Letterbox.of_frame(frame, height, width, preprocessing.resize),
+        preprocessing,
+        dtype=got.dtype,
     )
     step = 1.0 if got.dtype == np.uint8 else np.abs(preprocessing.factors[0])[:, None, None]
     return float(np.abs((got[index].astype(np.float64) - expected) / step).max())
 
 
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("encoding", ["bgr8", "nv12", "uyvy"])
+@pytest.mark.parametrize("resize", ["centre", "stretch"])
+def test_centred_and_stretched(
+    monkeypatch: pytest.MonkeyPatch, resize: str, encoding: str, where: str
+) -> None:
+    run = on_host if where == "host" else on_gpu
+    if where == "host":
+        cuda_host.install(monkeypatch, reverse=True, capability=90)
+    preprocessing = Preprocessing("rgb", 1 / 255, resize=resize)
+    for name, (height, width, pad, roi, input_height, input_width) in GEOMETRIES.items():
+        frame = random_frame(encoding, height, width, pad, roi)
+        kernel = CudaPreprocess(height=input_height, width=input_width, preprocessing=preprocessing)
+        got = run([frame], kernel, "rgb", resize=resize)
+        assert largest_error(got, frame, preprocessing, 0) <= 1.01, name
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("encoding", descriptors.ENCODING_CODES)
+@pytest.mark.sampled(3)
 def test_host_one_lsb_at_every_scale(
     monkeypatch: pytest.MonkeyPatch, encoding: str, capability: int
 ) -> None:
@@ -179,15 +221,22 @@ def test_host_batch_of_cameras(monkeypatch: pytest.MonkeyPatch, dtype: str) -> N
         ("int8", "nchw", lambda planes: planes),
     ],
 )
-@pytest.mark.parametrize("encoding", ["bgr8", "rgb8"])
-def test_host_dla_layouts(
-    monkeypatch: pytest.MonkeyPatch, dtype: str, layout: str, pack: object, encoding: str
+@pytest.mark.parametrize("encoding", ["bgr8", "rgb8", "nv12"])
+@pytest.mark.parametrize("where", WHERE)
+def test_dla_layouts(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    layout: str,
+    pack: object,
+    encoding: str,
+    where: str,
 ) -> None:
-    cuda_host.install(monkeypatch)
+    if where == "host":
+        cuda_host.install(monkeypatch)
     frame = random_frame(encoding, 80, 130)
     scale = 255.0 / 127.0 if dtype == "int8" else 1.0
     kernel = CudaPreprocess(height=64, width=96, dtype=dtype, layout=layout, input_scale=scale)
-    got = on_host([frame], kernel, "bgr")
+    got = (on_host if where == "host" else on_gpu)([frame], kernel, "bgr")
     letterbox = Letterbox.of_frame(frame, 64, 96)
     expected = preprocess(frame, letterbox, dtype=dtype, input_scale=scale)[None]
     packed = pack(expected)  # type: ignore[operator]

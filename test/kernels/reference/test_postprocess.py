@@ -212,11 +212,13 @@ def test_result_is_in_source_pixels_best_first_and_limited() -> None:
     assert (found.boxes[:, 2] <= 300).all() and (found.boxes[:, 3] <= 200).all()
 
 
+@pytest.mark.parametrize("score", [0.0, 1.0])
 @pytest.mark.parametrize("spec", [SPECS[0], SPECS[2]], ids=lambda s: s.head.value)
-def test_nan_in_a_box_is_an_error(spec: ModelSpec) -> None:
+def test_nan_in_a_box_is_an_error(spec: ModelSpec, score: float) -> None:
+    """Below the threshold too, as on the GPU."""
     outputs = outputs_of(spec, make_values())
     outputs["output"][0, 7, 2] = np.nan
-    outputs["output"][0, 7, 4:6] = 1.0
+    outputs["output"][0, 7, 4:6] = score
     with pytest.raises(EngineError, match="NaN"):
         Decoder(spec).decode(outputs, 0, ALL + np.float32(0.3))
 

@@ -31,6 +31,8 @@ _BUILD = Path(tempfile.gettempdir()) / f"yolox_trt_cuda_host_{os.getuid()}"
 class HostArray(np.ndarray):
     """A NumPy array with the attributes of a cupy.ndarray that the wrappers use."""
 
+    device = SimpleNamespace(id=0)
+
     @property
     def data(self) -> Any:  # type: ignore[override]
         return SimpleNamespace(ptr=self.ctypes.data)
@@ -126,8 +128,10 @@ def install(
     properties = module.DeviceProperties(capability, l2_bytes=1 << 20)
     monkeypatch.setattr(module, "device", lambda: properties)
     for user in (
+        "yolox_trt.kernels.cuda.masks",
         "yolox_trt.kernels.cuda.postprocess",
         "yolox_trt.detectors.cuda",
+        "yolox_trt.detectors.host_decode",
         "yolox_trt.detectors.staging",
     ):
         monkeypatch.setattr(f"{user}.require", lambda *_, **__: fake_cupy)
@@ -177,6 +181,7 @@ def make_cupy(empty: Any) -> Any:
         memcpyAsync=_memcpy,
         memcpyHostToDevice=1,
         memcpyDeviceToHost=2,
+        memcpyDefault=4,
         pointerGetAttributes=lambda _: SimpleNamespace(type=0),
         CUDARuntimeError=CUDARuntimeError,
     )

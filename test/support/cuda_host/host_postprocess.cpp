@@ -7,24 +7,33 @@
 extern "C" void set_order(int reversed) { host::reversed = reversed != 0; }
 
 extern "C" void run_decode(const unsigned* grid, const unsigned* block, const Level* levels,
-                           int level_count, int num_classes, int anchors, const Post* posts,
+                           int level_count, int num_classes, int anchors,
+                           float width, float height, const Box* anchor_boxes, const Post* posts,
                            const float* thresholds, Tally* tallies, u64* keys, Box* boxes,
                            int* class_ids) {
   host::launch(grid, block, [=] {
-    decode(levels, level_count, num_classes, anchors, posts, thresholds, tallies, keys, boxes,
+    decode(levels, level_count, num_classes, anchors, width, height, anchor_boxes, posts, thresholds, tallies, keys, boxes,
            class_ids);
   });
 }
 
-extern "C" void run_read_efficient_nms(const unsigned* grid, const unsigned* block,
-                                       const int* counts, const in_t* plugin_boxes,
-                                       const in_t* plugin_scores, const int* plugin_classes,
-                                       int slots, int num_classes, const Post* posts,
-                                       const float* thresholds, Tally* tallies, u64* keys,
-                                       Box* boxes, int* class_ids) {
+extern "C" void run_read_finished(const unsigned* grid, const unsigned* block,
+                                  const Finished* finished, int num_classes, float width, float height,
+                                  const Post* posts,
+                                  const float* thresholds, Tally* tallies, u64* keys, Box* boxes,
+                                  int* class_ids) {
   host::launch(grid, block, [=] {
-    read_efficient_nms(counts, plugin_boxes, plugin_scores, plugin_classes, slots, num_classes,
-                       posts, thresholds, tallies, keys, boxes, class_ids);
+    read_finished(finished, num_classes, width, height, posts, thresholds, tallies, keys, boxes, class_ids);
+  });
+}
+
+extern "C" void run_best_selection(const unsigned* grid, const unsigned* block, Tally* tallies,
+                                   int capacity, const Post* posts, const Box* sorted_boxes,
+                                   const float* sorted_scores, const int* sorted_class_ids,
+                                   u8* results, int result_bytes, int result_capacity) {
+  host::launch(grid, block, [=] {
+    best_selection(tallies, capacity, posts, sorted_boxes, sorted_scores, sorted_class_ids,
+                   results, result_bytes, result_capacity);
   });
 }
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The structures that host and kernels share: one image, one level of the head, one result.
 
-Field for field the structs at the head of preprocess.cu and postprocess.cu. They are packed with
-`struct`, not with NumPy records: a frame's whole description is one call.
+Field for field the structs at the head of preprocess.cu, postprocess.cu and masks.cu. They are
+packed with `struct`, not with NumPy records: a frame's whole description is one call.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.core.errors import FrameError, ModelError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.postprocess_options import PostprocessOptions
@@ -21,22 +22,27 @@ from yolox_trt.core.postprocess_options import PostprocessOptions
 #: struct Image: data, chroma, step, encoding, roi x y width height, resized width height,
 #: ratio x y, swap, compact.
 IMAGE = struct.Struct("<QQ8i2f2i")
-#: struct Post: inverse_scale, roi x y width height, nms_threshold, class_agnostic, max_detections.
-POST = struct.Struct("<6f2i")
-#: struct Plane: data, image_step, first_channel, shift, group_step, row_step, cell_step, reserved.
-PLANE = struct.Struct("<2Q6i")
+#: struct Post: inverse scale x y, left, top, roi x y width height, nms_threshold, class_agnostic,
+#: max_detections.
+POST = struct.Struct("<9f2i")
+#: struct Plane: data, image_step, first_channel, shift, group_step, row_step, cell_step, scale.
+PLANE = struct.Struct("<2Q5if")
+#: A struct Plane that no kernel reads.
+NO_PLANE = bytes(PLANE.size)
+#: struct Finished: counts, boxes, scores, classes; slots; steps of boxes, scores, classes.
+FINISHED = struct.Struct("<4Q4i")
 #: struct Level behind its three structs Plane: stride, width, cells, first_anchor, first_block,
 #: reserved.
 LEVEL = struct.Struct("<6i")
-#: struct Header: count, candidates, overflow, nan.
+#: struct Job of masks.cu: runs, capacity, source height width, roi x y width height, resized height
+#: width, top, left, reserved.
+MASK = struct.Struct("<Q12i")
+#: struct Header: count, candidates, overflow, flags.
 HEADER = struct.Struct("<4i")
 
 #: Bytes that must be readable behind an image's last byte: kernels read whole lines of 128 bytes.
 #: Before its first byte they read down to a multiple of 128, which no allocation starts behind.
 SOURCE_MARGIN = 288
-
-#: An IoU that no pair of boxes exceeds: switches NMS off where the network has done it.
-NO_NMS = 1e30
 
 #: The encodings that preprocess.cu reads, in its numbering.
 ENCODING_CODES: dict[str, int] = {
@@ -122,8 +128,6 @@ def pack_post(
     offset: int,
     letterbox: Letterbox,
     options: PostprocessOptions,
-    *,
-    nms_in_network: bool = False,
 ) -> None:
     """Write a struct Post.
 
@@ -132,21 +136,107 @@ def pack_post(
         offset: where in `buffer`.
         letterbox: the image's geometry.
         options: thresholds; the score thresholds travel apart, one for each class.
-        nms_in_network: whether the network ends in EfficientNMS_TRT.
     """
     roi = letterbox.roi
     POST.pack_into(
         buffer,
         offset,
-        1.0 / letterbox.scale,
+        1.0 / letterbox.scale_x,
+        1.0 / letterbox.scale_y,
+        letterbox.left,
+        letterbox.top,
         roi.x,
         roi.y,
         roi.width,
         roi.height,
-        NO_NMS if nms_in_network else options.nms_threshold,
+        options.nms_threshold,
         options.class_agnostic,
         options.max_detections,
     )
+
+
+def make_runs(cupy: Any, capacity: int) -> npt.NDArray[np.uint32]:
+    """Return page-locked memory for a struct Run {runs, fault} and `capacity` more, uint32 (R, 2).
+
+    With unified addressing, a kernel writes there by the host's address.
+    """
+    size = 8 * (capacity + 1)
+    memory = np.frombuffer(cupy.cuda.alloc_pinned_memory(size), np.uint32, size // 4)
+    return memory.reshape(-1, 2)
+
+
+def pack_mask(
+    buffer: Any, offset: int, letterbox: Letterbox, runs: npt.NDArray[np.uint32] | None
+) -> None:
+    """Write a struct Job of masks.cu.
+
+    Args:
+        buffer: writable bytes-like object.
+        offset: where in `buffer`.
+        letterbox: the image's geometry.
+        runs: where its runs go, of make_runs(); None where no mask is asked for.
+
+    Raises:
+        FrameError: the image is too large for the kernel's whole numbers.
+    """
+    roi = letterbox.roi
+    width, height = (
+        letterbox.left + letterbox.resized_width,
+        letterbox.top + letterbox.resized_height,
+    )
+    across, down = roi.width * width, roi.height * height
+    # 32 bits hold (2 i + 1) * resized + 2 roi * padding; sizes of inputs are far smaller.
+    if runs is not None and max(across, down) >= 1 << 31:
+        raise FrameError(
+            f"an image of {roi.width}x{roi.height} pixels for a mask",
+            expected=f"less than {(1 << 31) // max(width, height)} columns and rows",
+            fix="take a smaller roi",
+        )
+    MASK.pack_into(
+        buffer,
+        offset,
+        0 if runs is None else runs.ctypes.data,
+        0 if runs is None else len(runs) - 1,
+        letterbox.source_height,
+        letterbox.source_width,
+        roi.x,
+        roi.y,
+        roi.width,
+        roi.height,
+        letterbox.resized_height,
+        letterbox.resized_width,
+        letterbox.top,
+        letterbox.left,
+        0,
+    )
+
+
+def pack_plane(
+    tensor: Any, name: str, size: tuple[int, int], channel: int = 0, scale: float = 1.0
+) -> bytes:
+    """Return a struct Plane of an output (N, C, H, W), or packed (N, groups, H, W, 16 or 32).
+
+    Args:
+        tensor: the output, a cupy array; its rows may be padded (strides).
+        name: its name.
+        size: its (H, W).
+        channel: the first channel.
+        scale: real value of one step of an int8 output.
+
+    Raises:
+        ModelError: it lies as no engine writes it.
+    """
+    steps = [step // tensor.itemsize for step in tensor.strides]
+    packing = tensor.shape[4] if tensor.ndim == 5 else 1
+    if tensor.ndim not in (4, 5) or tensor.shape[2:4] != size or packing not in (1, 16, 32):
+        raise ModelError(
+            f"output '{name}' of shape {tensor.shape}",
+            expected=f"(N, C, {size[0]}, {size[1]}), or packed by 16 or 32 channels",
+            fix="build the engine again",
+        )
+    image, group, row, cell = steps[:4]
+    shift = packing.bit_length() - 1
+    return PLANE.pack(tensor.data.ptr, image, channel, shift, group, row, cell, scale)
 
 
 def result_dtype(capacity: int) -> np.dtype[Any]:
@@ -157,7 +247,7 @@ def result_dtype(capacity: int) -> np.dtype[Any]:
     size = HEADER.size + 24 * capacity
     return np.dtype(
         {
-            "names": ["count", "candidates", "overflow", "nan", "boxes", "scores", "class_ids"],
+            "names": ["count", "candidates", "overflow", "flags", "boxes", "scores", "class_ids"],
             "formats": [
                 *[np.int32] * 4,
                 (np.float32, (capacity, 4)),

@@ -6,41 +6,33 @@
 //   rank_candidates  each candidate counts the better ones: its place in the sorted list
 //   suppression      pairs of sorted candidates: one bit for each pair that overlaps too much
 //   greedy_selection walks the bits, 64 candidates at a time, and writes the detections
-//   read_efficient_nms instead of decode, for networks that end in EfficientNMS_TRT; suppression
-//                    then finds nothing, because the wrapper sets an unreachable threshold
+//   read_finished    instead of decode, for networks that give detections
+//   best_selection   instead of suppression and greedy_selection, where nothing is to be suppressed
 //
 // Exact: order is by score descending, then anchor ascending, whatever order the threads ran in,
 // and arithmetic is IEEE single precision without contraction (compiled with --fmad=false), as in
 // the reference (kernels/reference/decode.py, nms.py, postprocess.py), whose steps these are.
 //
 // Macros, set by kernels/cuda/postprocess.py:
-//   OUTPUT       element type of the network's output: 0 float, 1 half
+//   OUTPUT       element type of the network's output: 0 float, 1 half, 2 int8 (raw levels)
 //   INTERLEAVED  1: neighbouring elements are channels of a cell; 0: cells of a channel
-//   DECODED      1: boxes are centre and size in input pixels already
+//   BOXES        0: relative to the grid; decoded: 1: centre and size, 2: corners; 3: EfficientDet's
+//                offsets from anchors
+//   RELATIVE     1: decoded boxes are parts of the input's width and height
+//   OBJECTNESS   1: a score is objectness times class
 //   SIGMOID      1: objectness and classes are logits
+//   CLASSES      type of finished classes: 0 int, 1 long long, 2 as OUTPUT
 
 #include "common.cuh"
+#include "plane.cuh"
 
 #if OUTPUT == 0
 typedef float in_t;
-#else
+#elif OUTPUT == 1
 typedef half_t in_t;
+#else
+typedef signed char in_t;
 #endif
-
-// Where a level's box, objectness or classes lie. Element (channel, row, column) is at
-//   (channel >> shift) * group_step + (channel & (2^shift - 1)) + row * row_step
-//   + column * cell_step
-// which covers planes (shift 0, one channel a group), a tensor (N, A, 5 + C) (shift 30) and the
-// DLA's packed formats (shift 4 or 5). The same fields in the same order: descriptors.PLANE.
-struct Plane {
-  u64 data;        // address of image 0
-  u64 image_step;  // elements from one image to the next
-  int first_channel;
-  int shift;
-  int group_step;
-  int row_step, cell_step;
-  int reserved;
-};
 
 // One level of the head. The same fields in the same order: descriptors.LEVEL.
 struct Level {
@@ -52,7 +44,8 @@ struct Level {
 
 // How one image is read back. The same fields in the same order: descriptors.POST.
 struct Post {
-  float inverse_scale;  // source pixels for each input pixel
+  float inverse_x, inverse_y;  // source pixels for each input pixel
+  float left, top;             // padding before the image, in input pixels
   float roi_x, roi_y, roi_width, roi_height;
   float nms_threshold;
   int class_agnostic;
@@ -62,8 +55,22 @@ struct Post {
 // What a frame's decoding leaves behind, one for each image.
 struct Tally {
   int candidates;
-  int nan;  // NaN, or an unknown class from EfficientNMS_TRT
+  int flags;  // of the bits below
 };
+
+// NaN, or an unknown class among finished detections; and what no detector of images gives: a score
+// above 1, a box that ends further from the input than ten times its longer side. The same as in
+// kernels/reference/postprocess.py.
+const int NAN_FLAG = 1, SCORE_FLAG = 2, BOX_FLAG = 4;
+const float LARGEST_SCORE = 1.001f, LARGEST_BOX = 10.0f;
+
+#if CLASSES == 0
+typedef int class_t;
+#elif CLASSES == 1
+typedef long long class_t;
+#else
+typedef in_t class_t;
+#endif
 
 struct alignas(16) Box {  // input pixels until greedy_selection writes it in source pixels
   float x1, y1, x2, y2;
@@ -74,7 +81,7 @@ struct Header {
   int count;
   int candidates;  // above their threshold, before NMS
   int overflow;    // candidates that did not enter NMS, because they rank behind its capacity
-  int nan;
+  int flags;
 };
 
 __device__ __forceinline__ bool is_nan(float value) { return !(value == value); }
@@ -97,17 +104,61 @@ __device__ __forceinline__ float clip(float value, float limit) {
   return fminf(fmaxf(value, 0.0f), limit);
 }
 
+// A box of input pixels in source pixels from the Roi's corner on, as Letterbox.to_roi.
+__device__ __forceinline__ Box to_roi(const Box& box, const Post& post) {
+  return {(box.x1 - post.left) * post.inverse_x, (box.y1 - post.top) * post.inverse_y,
+          (box.x2 - post.left) * post.inverse_x, (box.y2 - post.top) * post.inverse_y};
+}
+
 __device__ __forceinline__ bool is_finite(float value) { return value - value == 0.0f; }
+
+__device__ __forceinline__ bool is_finite(const Box& box) {
+  return is_finite(box.x1) && is_finite(box.y1) && is_finite(box.x2) && is_finite(box.y2);
+}
+
+// A box of input pixels in source pixels, clipped, as Letterbox.to_source.
+__device__ __forceinline__ Box to_source(const Box& box, const Post& post) {
+  const Box roi = to_roi(box, post);
+  return {clip(roi.x1, post.roi_width) + post.roi_x, clip(roi.y1, post.roi_height) + post.roi_y,
+          clip(roi.x2, post.roi_width) + post.roi_x, clip(roi.y2, post.roi_height) + post.roi_y};
+}
 
 // Finite, with an area, and not wholly in the padding.
 __device__ __forceinline__ bool is_candidate(const Box& box, const Post& post) {
-  const float x1 = box.x1 * post.inverse_scale;
-  const float y1 = box.y1 * post.inverse_scale;
-  const float x2 = box.x2 * post.inverse_scale;
-  const float y2 = box.y2 * post.inverse_scale;
-  return is_finite(box.x1) && is_finite(box.y1) && is_finite(box.x2) && is_finite(box.y2) &&
-         x2 > 0.0f && y2 > 0.0f && x1 < post.roi_width && y1 < post.roi_height && x2 > x1 &&
-         y2 > y1;
+  const Box roi = to_roi(box, post);
+  return is_finite(box) && roi.x2 > 0.0f && roi.y2 > 0.0f && roi.x1 < post.roi_width &&
+         roi.y1 < post.roi_height && roi.x2 > roi.x1 && roi.y2 > roi.y1;
+}
+
+struct Size {  // of the network's input, in pixels
+  float width, height;
+};
+
+// What is implausible in a candidate; 0 in all but the outputs of a misunderstood network.
+__device__ __forceinline__ int implausible(const Box& box, float score, const Size& input) {
+  if (!is_finite(box)) return 0;  // no candidate
+  const float farthest = fmaxf(fmaxf(fabsf(box.x1), fabsf(box.y1)),
+                               fmaxf(fabsf(box.x2), fabsf(box.y2)));
+  return (score > LARGEST_SCORE ? SCORE_FLAG : 0) |
+         (farthest > LARGEST_BOX * fmaxf(input.width, input.height) ? BOX_FLAG : 0);
+}
+
+// A decoded box as corners in input pixels.
+__device__ __forceinline__ Box corners_of(float a, float b, float c, float d,
+                                          const Size& input) {
+#if RELATIVE
+  a *= input.width;
+  b *= input.height;
+  c *= input.width;
+  d *= input.height;
+#endif
+#if BOXES == 2
+  return {a, b, c, d};
+#else
+  const float half_width = c * 0.5f;
+  const float half_height = d * 0.5f;
+  return {a - half_width, b - half_height, a + half_width, b + half_height};
+#endif
 }
 
 // Appends the candidates of a warp, all of whose threads must call it. Their order is made good
@@ -128,15 +179,15 @@ __device__ __forceinline__ void emit(bool keep, u64 first, int anchor, const Box
   class_ids[place] = class_id;
 }
 
-// First element of a cell, its channel 0 of the group that first_channel lies in.
-__device__ __forceinline__ const in_t* cell_of(const Plane& plane, int image, int row, int column) {
-  return (const in_t*)plane.data + image * plane.image_step + (u64)row * plane.row_step +
-         (u64)column * plane.cell_step;
-}
-
-__device__ __forceinline__ u64 channel_offset(const Plane& plane, int channel) {
-  channel += plane.first_channel;
-  return (u64)(channel >> plane.shift) * plane.group_step + (channel & ((1 << plane.shift) - 1));
+// A channel of the cell whose channel 0 is at `cell`.
+__device__ __forceinline__ float value_of(const Plane& plane, const in_t* __restrict__ cell,
+                                          int channel) {
+  const in_t value = cell[channel_offset(plane, channel)];
+#if OUTPUT == 2
+  return (float)value * plane.scale;
+#else
+  return to_float(value);
+#endif
 }
 
 const int CELLS = 32;  // grid cells of a block
@@ -145,11 +196,13 @@ const int PARTS = 8;   // threads that share a cell's classes
 // Grid: (blocks of all levels, batch); block: 256.
 extern "C" __global__ void __launch_bounds__(CELLS* PARTS)
     decode(const Level* __restrict__ levels, int level_count, int num_classes, int anchors,
+           float input_width, float input_height, const Box* __restrict__ anchor_boxes,
            const Post* __restrict__ posts, const float* __restrict__ thresholds,
            Tally* __restrict__ tallies, u64* __restrict__ keys, Box* __restrict__ boxes,
            int* __restrict__ class_ids) {
   __shared__ float best_value[PARTS][CELLS];
   __shared__ int best_class[PARTS][CELLS];
+  const Size input = {input_width, input_height};
   const int image = blockIdx.y;
   int index = 0;
   while (index + 1 < level_count && (int)blockIdx.x >= levels[index + 1].first_block) ++index;
@@ -170,10 +223,10 @@ extern "C" __global__ void __launch_bounds__(CELLS* PARTS)
   if (first_cell + local < level.cells) {
     const int own = first_cell + local;
     const in_t* __restrict__ values =
-        cell_of(level.classes, image, own / level.width, own % level.width);
+        cell_of<in_t>(level.classes, image, own / level.width, own % level.width);
 #pragma unroll 10
     for (int id = part; id < num_classes; id += PARTS) {
-      const float value = to_float(values[channel_offset(level.classes, id)]);
+      const float value = value_of(level.classes, values, id);
       nan |= is_nan(value);
       if (value > best) {  // the first of equal classes wins
         best = value;
@@ -183,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(CELLS* PARTS)
   }
   best_value[part][local] = best;
   best_class[part][local] = best_id;
-  if (__syncthreads_or(nan) && threadIdx.x == 0) tallies[image].nan = 1;
+  if (__syncthreads_or(nan) && threadIdx.x == 0) atomicOr((u32*)&tallies[image].flags, NAN_FLAG);
 
   // The first warp finishes: one thread a cell.
   if (threadIdx.x >= CELLS) return;
@@ -192,7 +245,7 @@ extern "C" __global__ void __launch_bounds__(CELLS* PARTS)
   bool keep = false;
   float score = 0.0f;
   Box box = {0.0f, 0.0f, 0.0f, 0.0f};
-  nan = false;
+  int flags = 0;
   if (exists) {
     best = best_value[0][threadIdx.x];
     best_id = best_class[0][threadIdx.x];
@@ -207,75 +260,102 @@ extern "C" __global__ void __launch_bounds__(CELLS* PARTS)
     }
     const int row = cell / level.width;
     const int column = cell % level.width;
-    const in_t* raw_box = cell_of(level.box, image, row, column);
+    const in_t* raw_box = cell_of<in_t>(level.box, image, row, column);
     float raw[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      raw[c] = to_float(raw_box[channel_offset(level.box, c)]);
-      nan |= is_nan(raw[c]);
+      raw[c] = value_of(level.box, raw_box, c);
+      if (is_nan(raw[c])) flags = NAN_FLAG;
     }
-    const in_t* raw_objectness = cell_of(level.objectness, image, row, column);
-    const float object =
-        probability(to_float(raw_objectness[channel_offset(level.objectness, 0)]));
-    nan |= is_nan(object);
-    score = object * probability(best);
+    score = probability(best);
+#if OBJECTNESS
+    const in_t* raw_objectness = cell_of<in_t>(level.objectness, image, row, column);
+    const float object = probability(value_of(level.objectness, raw_objectness, 0));
+    if (is_nan(object)) flags = NAN_FLAG;
+    score = object * score;
+#endif
     if (score >= thresholds[image * num_classes + best_id]) {
-#if DECODED
-      const float centre_x = raw[0];
-      const float centre_y = raw[1];
-      const float width = raw[2];
-      const float height = raw[3];
-#else
+#if BOXES == 0
       const float stride = (float)level.stride;
       const float centre_x = (raw[0] + (float)column) * stride;
       const float centre_y = (raw[1] + (float)row) * stride;
       const float width = expf(raw[2]) * stride;
       const float height = expf(raw[3]) * stride;
+      box = corners_of(centre_x, centre_y, width, height, input);
+#elif BOXES == 3
+      const Box anchor = anchor_boxes[level.first_anchor + cell];  // centre, width, height
+      box = corners_of(raw[1] * anchor.x2 + anchor.x1, raw[0] * anchor.y2 + anchor.y1,
+                       expf(raw[3]) * anchor.x2, expf(raw[2]) * anchor.y2, input);
+#else
+      box = corners_of(raw[0], raw[1], raw[2], raw[3], input);
 #endif
-      const float half_width = width * 0.5f;
-      const float half_height = height * 0.5f;
-      box.x1 = centre_x - half_width;
-      box.y1 = centre_y - half_height;
-      box.x2 = centre_x + half_width;
-      box.y2 = centre_y + half_height;
+      flags |= implausible(box, score, input);
       keep = is_candidate(box, posts[image]);
     }
   }
-  if (nan) tallies[image].nan = 1;
+  if (flags) atomicOr((u32*)&tallies[image].flags, (u32)flags);
   emit(keep, (u64)image * anchors, level.first_anchor + cell, box, score, best_id,
        &tallies[image], keys, boxes, class_ids);
 }
 
+__device__ __forceinline__ int class_of(int value) { return value; }
+__device__ __forceinline__ int class_of(long long value) {
+  return value < 0 || value > 0x7fffffff ? -1 : (int)value;
+}
+__device__ __forceinline__ int class_of(float value) {
+  const int whole = value >= 0.0f && value < 16777216.0f ? (int)value : -1;
+  return (float)whole == value ? whole : -1;
+}
+#if OUTPUT == 1
+__device__ __forceinline__ int class_of(half_t value) { return class_of(to_float(value)); }
+#endif
+
+// Where finished detections lie: elements from one row to the next, and rows of an image. The same
+// fields in the same order: descriptors.FINISHED.
+struct Finished {
+  u64 counts;  // int for each image; 0: rows of score 0 fill up
+  u64 boxes, scores, classes;
+  int slots;
+  int box_step, score_step, class_step;
+};
+
 // Grid: (blocks of `slots`, batch); block: 32.
 extern "C" __global__ void __launch_bounds__(32)
-    read_efficient_nms(const int* __restrict__ counts, const in_t* __restrict__ plugin_boxes,
-                       const in_t* __restrict__ plugin_scores,
-                       const int* __restrict__ plugin_classes, int slots, int num_classes,
-                       const Post* __restrict__ posts, const float* __restrict__ thresholds,
-                       Tally* __restrict__ tallies, u64* __restrict__ keys,
-                       Box* __restrict__ boxes, int* __restrict__ class_ids) {
+    read_finished(const Finished* __restrict__ finished, int num_classes, float input_width,
+                  float input_height, const Post* __restrict__ posts, const float* __restrict__ thresholds,
+                  Tally* __restrict__ tallies, u64* __restrict__ keys, Box* __restrict__ boxes,
+                  int* __restrict__ class_ids) {
+  const Finished own = *finished;
+  const Size input = {input_width, input_height};
+  const int slots = own.slots;
   const int image = blockIdx.y;
   const int slot = blockIdx.x * 32 + threadIdx.x;
   bool keep = false;
   float score = 0.0f;
   int class_id = 0;
   Box box = {0.0f, 0.0f, 0.0f, 0.0f};
-  if (slot < min(counts[image], slots)) {
+  const int count = own.counts ? ((const int*)own.counts)[image] : slots;
+  if (slot < min(count, slots)) {
     const u64 from = (u64)image * slots + slot;
-    score = to_float(plugin_scores[from]);
-    class_id = plugin_classes[from];
-    box.x1 = to_float(plugin_boxes[from * 4]);
-    box.y1 = to_float(plugin_boxes[from * 4 + 1]);
-    box.x2 = to_float(plugin_boxes[from * 4 + 2]);
-    box.y2 = to_float(plugin_boxes[from * 4 + 3]);
+    const in_t* raw = (const in_t*)own.boxes + from * own.box_step;
+    score = to_float(((const in_t*)own.scores)[from * own.score_step]);
+    class_id = class_of(((const class_t*)own.classes)[from * own.class_step]);
+    // NaN in the output is a fault; what infinite numbers make of a box is merely none.
+    float values[4];
+    bool nan = is_nan(score);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) nan |= is_nan(values[c] = to_float(raw[c]));
+    box = corners_of(values[0], values[1], values[2], values[3], input);
     const bool known = class_id >= 0 && class_id < num_classes;
-    if (is_nan(score) || is_nan(box.x1) || is_nan(box.y1) || is_nan(box.x2) || is_nan(box.y2) ||
-        !known) {
-      tallies[image].nan = 1;
-    } else {
-      keep = score >= thresholds[image * num_classes + class_id] &&
-             is_candidate(box, posts[image]);
+    const bool counts = own.counts || score > 0.0f;
+    int flags = 0;
+    if (nan || (counts && !known)) {
+      flags = NAN_FLAG;
+    } else if (counts && score >= thresholds[image * num_classes + class_id]) {
+      flags = implausible(box, score, input);
+      keep = is_candidate(box, posts[image]);
     }
+    if (flags) atomicOr((u32*)&tallies[image].flags, (u32)flags);
   }
   emit(keep, (u64)image * slots, slot, box, score, class_id, &tallies[image], keys, boxes,
        class_ids);
@@ -404,7 +484,7 @@ extern "C" __global__ void __launch_bounds__(SELECTION_THREADS)
   __shared__ u32 blocked[2];
   const int image = blockIdx.x;
   const int candidates = tallies[image].candidates;
-  const int nan = tallies[image].nan;
+  const int flags = tallies[image].flags;
   const int count = min(candidates, capacity);
   const int tiles = (count + 63) / 64;
   const int words = capacity / 64;
@@ -472,14 +552,7 @@ extern "C" __global__ void __launch_bounds__(SELECTION_THREADS)
     if (!(bits >> (row % 64) & 1)) continue;
     const int place = before[row / 64] + __popcll(bits & ((1ull << (row % 64)) - 1));
     if (place < detections) {
-      const Post post = posts[image];
-      const Box box = sorted_boxes[row];
-      Box source;
-      source.x1 = clip(box.x1 * post.inverse_scale, post.roi_width) + post.roi_x;
-      source.y1 = clip(box.y1 * post.inverse_scale, post.roi_height) + post.roi_y;
-      source.x2 = clip(box.x2 * post.inverse_scale, post.roi_width) + post.roi_x;
-      source.y2 = clip(box.y2 * post.inverse_scale, post.roi_height) + post.roi_y;
-      result_boxes[place] = source;
+      result_boxes[place] = to_source(sorted_boxes[row], posts[image]);
       result_scores[place] = sorted_scores[row];
       result_class_ids[place] = sorted_class_ids[row];
     }
@@ -489,11 +562,37 @@ extern "C" __global__ void __launch_bounds__(SELECTION_THREADS)
     header.count = detections;
     header.candidates = candidates;
     header.overflow = candidates - count;
-    header.nan = nan;
+    header.flags = flags;
     *(Header*)result = header;
-    Tally zero;
-    zero.candidates = 0;
-    zero.nan = 0;
-    tallies[image] = zero;
+    tallies[image] = {0, 0};
+  }
+}
+
+// The best detections, where nothing is to be suppressed. Grid: (batch); block: 1024. Leaves the
+// tally at zero for the next frame.
+extern "C" __global__ void __launch_bounds__(SELECTION_THREADS)
+    best_selection(Tally* __restrict__ tallies, int capacity, const Post* __restrict__ posts,
+                   const Box* __restrict__ sorted_boxes, const float* __restrict__ sorted_scores,
+                   const int* __restrict__ sorted_class_ids, u8* __restrict__ results,
+                   int result_bytes, int result_capacity) {
+  const int image = blockIdx.x;
+  const Tally tally = tallies[image];
+  const Post post = posts[image];
+  const int ranked = min(tally.candidates, capacity);
+  const int detections = min(ranked, min(post.max_detections, result_capacity));
+  u8* result = results + (u64)image * result_bytes;
+  Box* result_boxes = (Box*)(result + sizeof(Header));
+  float* result_scores = (float*)(result_boxes + result_capacity);
+  int* result_class_ids = (int*)(result_scores + result_capacity);
+  for (int place = threadIdx.x; place < detections; place += SELECTION_THREADS) {
+    const u64 from = (u64)image * capacity + place;
+    result_boxes[place] = to_source(sorted_boxes[from], post);
+    result_scores[place] = sorted_scores[from];
+    result_class_ids[place] = sorted_class_ids[from];
+  }
+  __syncthreads();  // every thread has read the tally
+  if (threadIdx.x == 0) {
+    *(Header*)result = {detections, tally.candidates, tally.candidates - ranked, tally.flags};
+    tallies[image] = {0, 0};
   }
 }

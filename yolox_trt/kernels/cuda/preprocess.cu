@@ -27,6 +27,7 @@
 //   EVICT_FIRST  1: source pixels make room in the L2 for the network's input (with BULK_COPY)
 //   ROWS_AHEAD   rows of a thread whose taps are read before the first is blended
 //   BLOCKS       blocks that must fit on a multiprocessor: bounds the registers of a thread
+//   CENTRED      1: the image lies in the middle of the padding; 0: in the top left corner
 //   HEIGHT, WIDTH, ROW_PITCH  of the network's input: rows, columns, and elements (NCHW) or pixels
 //                from one row to the next. As constants they cost no address arithmetic.
 //
@@ -46,8 +47,20 @@ struct Work {
   Output output;
   Normalisation normalisation;
   Kind kind;
-  int count;  // rows that carry the image
+#if CENTRED
+  int above;  // rows in the padding before the image
+#endif
+  int count;  // rows from the first on to the last that carries the image
 };
+
+// Whether a row of the thread's column is padding.
+template <int ENCODING>
+__device__ __forceinline__ bool is_padding(const Work<ENCODING>& work, int row) {
+#if CENTRED
+  if (row < work.above) return true;
+#endif
+  return work.kind == PADDING;
+}
 
 // Makes the rows that carry the image from those in shared memory. INTERIOR: they are a multiple of
 // ROWS_AHEAD, and all columns of the block carry the image.
@@ -93,7 +106,7 @@ __device__ __forceinline__ void make_staged(const Work<ENCODING>& work,
       if (INTERIOR) {
         store<Traits<ENCODING>::FORM>(work.output, work.normalisation, first + r, pixel);
       } else {
-        if (work.kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
+        if (is_padding(work, first + r)) pixel[0] = pixel[1] = pixel[2] = pad;
         if (work.kind != OUTSIDE && first + r < work.count) {
           store<Traits<ENCODING>::FORM>(work.output, work.normalisation, first + r, pixel);
         }
@@ -128,7 +141,7 @@ __device__ __forceinline__ void make_direct(const Image& image, const Work<ENCOD
     }
     u32 pixel[3];
     blend<ENCODING>(taps, chroma, column, row, pixel);
-    if (work.kind == PADDING) pixel[0] = pixel[1] = pixel[2] = pad;
+    if (is_padding(work, r)) pixel[0] = pixel[1] = pixel[2] = pad;
     if (work.kind != OUTSIDE) store<Traits<ENCODING>::FORM>(work.output, work.normalisation, r, pixel);
   }
 }
@@ -161,7 +174,12 @@ __device__ __forceinline__ void make(const Image* at, Image image, out_t* __rest
   const Form FORM = Traits<ENCODING>::FORM;
   const u32 pad = make_pixel<FORM>(pad_value);
   const u32 padding[3] = {pad, pad, pad};
-  const int column = blockIdx.x * TILE_COLUMNS + threadIdx.x;
+#if CENTRED
+  const int left = left_of(image), top = top_of(image);
+#else
+  const int left = 0, top = 0;
+#endif
+  const int column = blockIdx.x * TILE_COLUMNS + threadIdx.x - left;  // of the image
   int rows = TILE_ROWS;  // of a part
   u32 phase = 0;
   for (int row = 0;;) {
@@ -180,10 +198,15 @@ __device__ __forceinline__ void make(const Image* at, Image image, out_t* __rest
     Work<ENCODING> work;
     work.column = make_column<ENCODING>(image, column);
     work.normalisation = normalisation;
-    work.kind = column < image.resized_width ? IMAGE : column < WIDTH ? PADDING : OUTSIDE;
+    work.kind = column < image.resized_width ? IMAGE : column + left < WIDTH ? PADDING : OUTSIDE;
+#if CENTRED
+    if (column < 0) work.kind = PADDING;
+    work.above = -place.first_row;
+#endif
     work.count = place.end - place.first_row;
     const bool swap = image.swap != 0;
-    const u32 first = (blockIdx.z * IMAGE_ROWS + place.first_row) * ROW_PITCH + column;
+    const u32 first =
+        (blockIdx.z * IMAGE_ROWS + place.first_row + top) * ROW_PITCH + column + left;
 #if LAYOUT == 0
     work.output.at[0] = input + (first + (swap ? 2 * PLANE : 0));
     work.output.at[1] = input + (first + PLANE);
@@ -204,7 +227,8 @@ __device__ __forceinline__ void make(const Image* at, Image image, out_t* __rest
       if (!tile.staged) {
         make_direct<ENCODING>(image, work, pad, shared);
       } else if (work.count % ROWS_AHEAD == 0 &&
-                 place.first_column + TILE_COLUMNS <= image.resized_width) {
+                 place.first_column + TILE_COLUMNS <= image.resized_width &&
+                 !(CENTRED && (place.first_column < 0 || place.first_row < 0))) {
         make_staged<ENCODING, true>(work, tile, pad, shared);
       } else {
         make_staged<ENCODING, false>(work, tile, pad, shared);

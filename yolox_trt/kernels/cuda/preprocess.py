@@ -105,6 +105,7 @@ class CudaPreprocess:
             "OUTPUT": _OUTPUTS[dtype],
             "LAYOUT": LAYOUTS[layout][0],
             "NORMALISE": int(not preprocessing.is_identity or scale != 1.0),
+            "CENTRED": int(preprocessing.resize == "centre"),
             "BULK_COPY": int(device.capability >= 90),
             "HEIGHT": height,
             "WIDTH": width,

@@ -21,6 +21,15 @@ struct Image {
   int compact;  // rows 2 i and 2 i + 1, of each plane, are the taps of network row i; no others
 };
 
+// The padding before the image, in network pixels. Where there is none, these are not even called:
+// the code of an image in the corner has no trace of them.
+__device__ __forceinline__ int left_of(const Image& image) {
+  return (WIDTH - image.resized_width) / 2;
+}
+__device__ __forceinline__ int top_of(const Image& image) {
+  return (HEIGHT - image.resized_height) / 2;
+}
+
 // Where an axis samples, inside a Roi: first tap, and the second tap's weight.
 struct Sample {
   u32 tap;
@@ -48,6 +57,9 @@ struct RowTaps {
 
 __device__ __forceinline__ RowTaps taps_of_row(const Image& image, int row) {
   row = min(row, image.resized_height - 1);
+#if CENTRED
+  row = max(row, 0);  // a tile may begin in the padding above
+#endif
   const Sample y = sample(row, image.ratio_y, image.roi_y, image.roi_height);
   RowTaps taps;
   taps.weight = y.weight;

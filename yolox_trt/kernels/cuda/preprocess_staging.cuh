@@ -113,7 +113,8 @@ __device__ __forceinline__ bool fits(u32 bytes) { return bytes + 16 <= STAGE_BYT
 
 const int TILE_COLUMNS = 32 * WARPS;
 
-// A part of a tile of the network's input.
+// A part of a tile of the network's input, counted from the image's corner: negative in the padding
+// before it.
 struct Place {
   int first_column;
   int first_row;
@@ -123,11 +124,19 @@ struct Place {
 
 __device__ __forceinline__ Place place_of(const Image& image, int row, int rows) {
   Place place;
-  place.first_column = blockIdx.x * TILE_COLUMNS;
-  place.first_row = min((int)blockIdx.y * TILE_ROWS + row, HEIGHT);
-  place.last_row = min(place.first_row + rows, HEIGHT);
+#if CENTRED
+  const int left = left_of(image), top = top_of(image);
+#else
+  const int left = 0, top = 0;
+#endif
+  place.first_column = blockIdx.x * TILE_COLUMNS - left;
+  place.first_row = min((int)blockIdx.y * TILE_ROWS + row, HEIGHT) - top;
+  place.last_row = min(place.first_row + rows, HEIGHT - top);
   place.end = max(place.first_row, min(place.last_row, image.resized_height));
   if (place.first_column >= image.resized_width) place.end = place.first_row;
+#if CENTRED
+  if (place.last_row <= 0 || place.first_column + TILE_COLUMNS <= 0) place.end = place.first_row;
+#endif
   return place;
 }
 

@@ -117,7 +117,7 @@ def preprocess(
         (letterbox.input_height, letterbox.input_width, 3), preprocessing.pad, np.float32
     )
     resized = resize(source, letterbox.resized_height, letterbox.resized_width)
-    image[: letterbox.resized_height, : letterbox.resized_width] = np.floor(resized + 0.5)
+    image[letterbox.image_area] = np.floor(resized + 0.5)
     if preprocessing.color_order == "rgb":
         image = image[..., ::-1]
     planes = np.ascontiguousarray(image.transpose(2, 0, 1))
