@@ -132,8 +132,8 @@ def test_damaged_engines_are_built_again_and_never_returned(cache: EngineCache, 
     assert build.builds == 1
     assert entry.built
     assert entry.reason
-    assert entry.file.read() == b"built anew"
-    assert cache.find(EXAMPLE, name="m").read() == b"built anew"
+    assert entry.file.data == b"built anew"
+    assert cache.find(EXAMPLE, name="m").data == b"built anew"
 
 
 def test_a_failed_build_leaves_nothing(cache: EngineCache) -> None:
@@ -156,7 +156,7 @@ def test_rebuild_builds_although_it_is_there(cache: EngineCache) -> None:
     entry = cache.get_or_build(EXAMPLE, build, name="m", rebuild="TensorRT refused it")
     assert entry.built
     assert entry.reason == "TensorRT refused it"
-    assert entry.file.read() == b"2"
+    assert entry.file.data == b"2"
 
 
 def test_read_only_cache_serves_and_refuses(
@@ -164,8 +164,12 @@ def test_read_only_cache_serves_and_refuses(
 ) -> None:
     cache.get_or_build(EXAMPLE, Builder(), name="m")
 
-    def refuse(*args: object) -> int:
-        raise PermissionError(13, "Permission denied")
+    open_file = os.open
+
+    def refuse(path: str, flags: int, *rest: int) -> int:
+        if flags & (os.O_CREAT | os.O_RDWR | os.O_WRONLY):
+            raise PermissionError(13, "Permission denied")
+        return open_file(path, flags, *rest)
 
     # Not by chmod: root may write everywhere.
     monkeypatch.setattr(os, "open", refuse)
@@ -231,7 +235,7 @@ WORKER = textwrap.dedent(
     entry = EngineCache(sys.argv[1]).get_or_build(
         EXAMPLE, build, name="m", on_progress=lambda fraction, phase: print(phase, flush=True)
     )
-    print("built" if entry.built else "found", entry.file.read().decode(), flush=True)
+    print("built" if entry.built else "found", entry.file.data.decode(), flush=True)
     """
 )
 
@@ -306,3 +310,60 @@ def test_what_on_progress_raises_is_no_fault_of_the_folder(cache: EngineCache) -
     assert other is not None
     with other, pytest.raises(BrokenPipeError, match="nobody reads"):
         cache.get_or_build(EXAMPLE, lambda: pytest.fail("built"), name="m", on_progress=on_progress)
+
+
+def belongs_to_another(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root gives files away")
+    os.chown(path, 65534, 65534)
+
+
+def others_write(path: Path) -> None:
+    path.chmod(0o666)
+
+
+def is_a_link(path: Path) -> None:
+    elsewhere = path.with_name("elsewhere")
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("suspect", [belongs_to_another, others_write, is_a_link])
+@pytest.mark.parametrize("part", [Path, sidecar_path])
+def test_what_others_may_have_written_is_built_again(  # type: ignore[no-untyped-def]
+    cache: EngineCache, suspect, part
+) -> None:
+    path = cache.get_or_build(EXAMPLE, Builder(), name="m").file.path
+    suspect(part(path))
+    with pytest.raises(EngineError, match=r"not be trusted .*chmod go-w"):
+        read_engine(path)
+    entry = cache.get_or_build(EXAMPLE, Builder(b"anew"), name="m")
+    assert entry.built
+    assert "not be trusted" in entry.reason
+    assert cache.find(EXAMPLE, name="m").data == b"anew"
+
+
+def test_what_was_checked_is_what_is_loaded(cache: EngineCache) -> None:
+    cache.get_or_build(EXAMPLE, Builder(), name="m")
+    file = cache.find(EXAMPLE, name="m")
+    file.path.write_bytes(b"swapped after the check")
+    assert file.data == b"engine"
+
+
+def test_a_lock_that_is_a_link_makes_no_file_elsewhere(cache: EngineCache) -> None:
+    cache.folder.mkdir()
+    elsewhere = cache.folder.parent / "elsewhere"
+    path = cache.path_of(EXAMPLE, name="m")
+    path.with_name(path.name + ".lock").symlink_to(elsewhere)
+    with pytest.raises(EngineError, match="another folder with `engine_cache`"):
+        cache.get_or_build(EXAMPLE, Builder(), name="m")
+    assert not elsewhere.exists()
+
+
+def test_notes_of_requests_are_not_written_through_a_link(cache: EngineCache) -> None:
+    elsewhere = cache.folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    cache.folder.mkdir()
+    (cache.folder / "requests").symlink_to(elsewhere)
+    cache.remember("ab" * 32, EXAMPLE, name="m", external_files=())
+    assert not list(elsewhere.iterdir())

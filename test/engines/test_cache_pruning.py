@@ -52,7 +52,13 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> EngineCache:
-    return EngineCache(tmp_path / "engines", limits=NO_LIMITS)
+    return limited(tmp_path / "engines", NO_LIMITS)
+
+
+def limited(folder: Path, limits: CacheLimits) -> EngineCache:
+    cache = EngineCache(folder)
+    cache.limits = limits
+    return cache
 
 
 def test_the_engine_used_last_is_listed_first(cache: EngineCache) -> None:
@@ -103,7 +109,7 @@ def test_an_engine_goes_with_all_its_files(cache: EngineCache) -> None:
 
 
 def test_a_build_makes_room(tmp_path: Path) -> None:
-    cache = EngineCache(tmp_path, limits=CacheLimits(250_000, None))
+    cache = limited(tmp_path, CacheLimits(250_000, None))
     put(cache, 1, days=3, size=100_000)
     put(cache, 2, days=2, size=100_000)
     put(cache, 3, size=100_000)
@@ -114,8 +120,8 @@ def test_a_build_makes_room(tmp_path: Path) -> None:
 
 
 def test_what_is_found_makes_no_room(tmp_path: Path) -> None:
-    put(EngineCache(tmp_path, limits=NO_LIMITS), 1, days=400)
-    put(EngineCache(tmp_path, limits=NO_LIMITS), 2, days=400)
+    put(limited(tmp_path, NO_LIMITS), 1, days=400)
+    put(limited(tmp_path, NO_LIMITS), 2, days=400)
     cache = EngineCache(tmp_path)
     release(cache.get_or_build(version(1), _no_build, name="m1"))
     assert len(names(tmp_path)) == 2
@@ -244,7 +250,7 @@ def test_a_rebuild_that_waited_takes_only_what_is_new(
         version(1), lambda: BuiltEngine(b"anew", SPEC), name="m1", rebuild="refused"
     )
     assert entry.built
-    assert entry.file.read() == b"anew"
+    assert entry.file.data == b"anew"
 
 
 def test_kernels_of_an_engine_go_when_it_is_built_again(cache: EngineCache) -> None:

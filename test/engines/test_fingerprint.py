@@ -116,6 +116,18 @@ def test_weights_outside_of_a_constant_node_count(tmp_path: Path) -> None:
     assert digest(path) != before
 
 
+def test_weights_outside_of_the_models_folder_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    for location in ("../m.bin", f"{tmp_path}/m.bin"):
+        model = build_yolox(depth=0, width=0.125)
+        for tensor in model.graph.initializer:
+            onnx.external_data_helper.set_external_data(tensor, location)
+            tensor.ClearField("raw_data")
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(ModelError, match=r"leads out of the folder"):
+            external_files(path)
+
+
 def test_what_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(np.random.default_rng(0).bytes(100))

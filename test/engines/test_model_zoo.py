@@ -35,6 +35,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.content = CONTENT
         self.limits: list[int] = []
         self.ranges: list[str | None] = []
+        self.length = ""
         self.url = f"http://127.0.0.1:{self.server_port}/files/net.onnx"
 
 
@@ -67,7 +68,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", server.length or str(len(content) - start))
         self.end_headers()
         limit = server.limits.pop(0) if server.limits else len(content)
         self.wfile.write(content[start : start + limit])
@@ -99,6 +100,22 @@ def test_whole_file(server: Server, tmp_path: Path) -> None:
     assert [c[1] for c in calls] == sorted(c[1] for c in calls)
     download(server.url, path, sha256=DIGEST)
     assert len(server.ranges) == 1, "an intact file is not fetched again"
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "1.5"])
+def test_a_length_that_is_none_is_left_out_of_account(
+    server: Server, tmp_path: Path, length: str
+) -> None:
+    server.length = length
+    path = download(server.url, tmp_path / "net.onnx", sha256=DIGEST)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_file_that_is_too_large_is_not_taken(server: Server, tmp_path: Path) -> None:
+    server.length = str(1 << 40)
+    with pytest.raises(ModelError, match=r"net\.onnx' of more than 2147483648 bytes"):
+        download(server.url, tmp_path / "net.onnx", sha256=DIGEST)
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_a_broken_connection_is_resumed_in_the_same_call(server: Server, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import pytest
 from support.fake_cupy import Stream
-from support.fake_tensorrt import VERSIONS, FakeTensorRT
+from support.fake_tensorrt import VERSIONS, FakeTensorRT, load_table
 from support.tensorrt_fixtures import build_engine, make_api, pretend_cupy, pretend_gpu, small_model
 
 from yolox_trt.compiler.tensorrt import build as build_module
@@ -35,7 +35,7 @@ from yolox_trt.engines import trt_api
 from yolox_trt.engines.cache import EngineCache
 from yolox_trt.engines.cache_pruning import clear
 from yolox_trt.engines.engine import Engine
-from yolox_trt.engines.engine_file import BuiltEngine, EngineFile, write_engine
+from yolox_trt.engines.engine_file import BuiltEngine, EngineFile, read_engine, write_engine
 from yolox_trt.engines.tensorrt import TensorRTEngine
 from yolox_trt.engines.trt_api import TensorRTApi
 from yolox_trt.graph import batch as open_batch
@@ -141,8 +141,8 @@ def test_batches_of_a_profile_that_serves_one_context(
     model = small_model(tmp_path, batch=None, style="opset13", head="raw_levels")
     file = engine_file(tmp_path, api, model, max_batch=4)
     if name == "8.6":
-        assert json.loads(file.read())["shared"]
-        unshared = json.dumps({**json.loads(file.read()), "shared": False}).encode()
+        assert json.loads(file.data)["shared"]
+        unshared = json.dumps({**json.loads(file.data), "shared": False}).encode()
         file = write_engine(file.path, BuiltEngine(unshared, file.spec), file.fingerprint)
     engine = TensorRTEngine(file, api=api)
     assert engine.capture_refusal
@@ -223,7 +223,7 @@ def test_rtx_keeps_the_kernels_that_it_compiled(tmp_path: Path, cupy: Any) -> No
     engine.run(1)
     engine.keep_compiled()
     assert (tmp_path / "m.engine.runtime_cache").read_bytes() == b"kernels"
-    TensorRTEngine(engine.file, api=make_other(fake))
+    TensorRTEngine(read_engine(engine.file.path), api=make_other(fake))
     assert ("IRuntimeCache.deserialize", (b"kernels",)) in fake.calls
 
 
@@ -240,7 +240,7 @@ def test_dla(tmp_path: Path, name: str, cupy: Any) -> None:
     engine.run(1)
     fake.num_dla_cores = 1
     with pytest.raises(DeviceError, match="1 DLA cores"):
-        TensorRTEngine(engine.file, api=make_other(fake))
+        TensorRTEngine(read_engine(engine.file.path), api=make_other(fake))
 
 
 def test_native_formats_of_the_dla(tmp_path: Path, cupy: Any) -> None:
@@ -260,6 +260,28 @@ def test_native_formats_of_the_dla(tmp_path: Path, cupy: Any) -> None:
     assert engine.outputs["cls_8"].shape == (1, 1, 8, 12, 16)
     assert engine.spec.input_dtype == "float16"
     assert engine.input_scale is None
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+@pytest.mark.parametrize("form", ["logits", "argmax"])
+def test_a_segmentation_head(tmp_path: Path, name: str, form: str, cupy: Any) -> None:
+    options = {"segmentation": form, "mask_classes": 5}
+    _, engine = load(tmp_path, name, model_options=options)
+    head = engine.spec.segmentation
+    assert head is not None and (head.num_classes, head.has_argmax) == (5, form == "argmax")
+    assert list(engine.outputs) == ["output", "pixels"]
+    classes = engine.outputs["pixels"]
+    assert classes.shape == ((1, 16, 24) if form == "argmax" else (1, 5, 16, 24))
+    assert str(classes.dtype) in (("int32", "int64") if form == "argmax" else ("float32",))
+
+
+def test_a_segmentation_head_in_native_formats_of_the_dla(tmp_path: Path, cupy: Any) -> None:
+    """The classes behind an ArgMax, which the GPU computes, have no format of the DLA."""
+    formats = {"output_type": "fp16", "output_format": "chw16"}
+    for form, shape in (("logits", (1, 1, 16, 24, 16)), ("argmax", (1, 16, 24))):
+        options = {"head": "raw_levels", "segmentation": form, "mask_classes": 5}
+        _, engine = load(tmp_path, "8.6", model_options=options, device=DLA, **formats)
+        assert engine.outputs["pixels"].shape == shape
 
 
 @pytest.mark.parametrize(
@@ -568,3 +590,30 @@ def test_removed_engines_leave_no_note_of_their_request(
     assert not list(cache.folder.glob("requests/*"))
     load_tensorrt_engine(model, GPU, None, cache)
     assert builds(fake) == 2
+
+
+RUNTIME_CLASSES = ("Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "IProfiler")
+
+
+def test_the_real_runtime_of_11_4_has_every_name_that_the_engine_uses(
+    tmp_path: Path, cupy: Any
+) -> None:
+    """Against tensorrt-lean, NVIDIA's runtime without builder: pip install tensorrt-lean-cu13."""
+    lean = pytest.importorskip("tensorrt_lean_bindings", reason="tensorrt-lean-cu13 not installed")
+    assert lean.__version__.startswith("11.")
+    dynamic = {"batch": None, "style": "opset13", "head": "raw_levels"}
+    fake, engine = load(tmp_path, "11.4", model_options=dynamic, max_batch=2)
+    engine.run(1)
+    engine.run(2)
+    engine.profile_layers(runs=1)
+    engine.close()
+    used = [name.split(".") for name in fake.names_called() if "." in name]
+    used = [[owner, name] for owner, name in used if owner in RUNTIME_CLASSES]
+    assert {owner for owner, _ in used} >= {"Runtime", "ICudaEngine", "IExecutionContext"}
+    assert [name for name in used if not hasattr(getattr(lean, name[0]), name[1])] == []
+    # And the stand-in promises nothing that the real classes have not.
+    table = load_table("11.4")["classes"]
+    shared = [owner for owner in table if hasattr(lean, owner)]
+    assert set(RUNTIME_CLASSES) <= set(shared)
+    promised = [(owner, name) for owner in shared for name in table[owner]]
+    assert [p for p in promised if not hasattr(getattr(lean, p[0]), p[1])] == []

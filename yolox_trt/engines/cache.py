@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import re
 import time
@@ -14,8 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import EngineError, YoloxTrtError
-from yolox_trt.core.files import cache_folder
+from yolox_trt.core.files import cache_folder, make_plain_folder, read_trusted
+from yolox_trt.core.option import parse_path
 from yolox_trt.core.output_paths import write_json
 from yolox_trt.engines.cache_pruning import (
     BUILD_LOCK,
@@ -64,21 +65,22 @@ class CacheEntry:
 class EngineCache:
     """A folder of engines, each named by its model, device, precision, batch and fingerprint.
 
-    An engine is used only if its sidecar's fingerprint equals the wanted one and the file has
-    the checksum that the sidecar names. Everything else is rebuilt. Processes and threads that
+    An engine is used only if its sidecar's fingerprint equals the wanted one, the file has the
+    checksum that the sidecar names, and both belong to this user or root and cannot be written by
+    anybody else. Everything else is rebuilt. No link is followed. Processes and threads that
     want the same engine wait for the first of them, which builds it. After a build the engines
     used longest ago make room where the cache has grown over its limits.
 
     Args:
         folder: made when something is written; the user's when None.
-        limits: CacheLimits.of(), which the environment may set, when None.
+
+    Attributes:
+        limits: CacheLimits.of(), which the environment may set.
     """
 
-    def __init__(
-        self, folder: Path | str | None = None, *, limits: CacheLimits | None = None
-    ) -> None:
-        self.folder = Path(folder).expanduser() if folder else cache_folder("engines")
-        self.limits = CacheLimits.of() if limits is None else limits
+    def __init__(self, folder: Path | str | None = None) -> None:
+        self.folder = parse_path(str(folder)) if folder else cache_folder("engines")
+        self.limits = CacheLimits.of()
 
     def path_of(self, fingerprint: Fingerprint, *, name: str) -> Path:
         """Return where an engine is or would be."""
@@ -116,7 +118,7 @@ class EngineCache:
             own: SHA-256 of the ONNX file alone.
         """
         try:
-            known = json.loads(self._request_path(request).read_text())
+            known = parse_json(read_trusted(self._request_path(request)).decode())
             fingerprint = Fingerprint.from_dict(known["fingerprint"])
             if fingerprint.onnx_sha256 != model_sha256(model, known["external_files"], own=own):
                 return None
@@ -130,7 +132,7 @@ class EngineCache:
         """Note which engine answers a request, for find_requested; a read-only cache does not."""
         path = self._request_path(request)
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_plain_folder(path.parent)
             engine = self.path_of(fingerprint, name=name).name
             write_json(
                 path,
@@ -218,8 +220,9 @@ class EngineCache:
                 except EngineError as error:
                     reason = reason or error.found
             _log.info("building %s: %s", path.name, reason)
-            for old in files_of(path):
-                old.unlink(missing_ok=True)
+            with writing_to(self.folder):
+                for old in files_of(path):
+                    old.unlink(missing_ok=True)
             started = time.monotonic()
             built = build()
             times = {

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
@@ -13,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolox_trt.core.documents import parse_json, read_json
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.core.files import read_trusted
 from yolox_trt.engines.engine_file import sidecar_path
 from yolox_trt.engines.file_lock import FileLock, try_lock
 from yolox_trt.engines.fingerprint import Fingerprint
@@ -193,7 +194,7 @@ def _describe(path: Path) -> CachedEngine:
         problem = "no engine"
     else:
         try:
-            values = json.loads(sidecar_path(path).read_text())
+            values = parse_json(read_trusted(sidecar_path(path)).decode())
             fingerprint = Fingerprint.from_dict(values["fingerprint"])
         except FileNotFoundError:
             problem = "no sidecar"
@@ -231,7 +232,7 @@ def _remove_leftovers(folder: Path, now: float) -> None:
     """
     for file in folder.glob(f"{REQUESTS}/*.json"):
         try:
-            kept = (folder / json.loads(file.read_text())["engine"]).is_file()
+            kept = (folder / read_json(file)["engine"]).is_file()
         except (OSError, ValueError, KeyError, TypeError):
             kept = False
         if not kept:

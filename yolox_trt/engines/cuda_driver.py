@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""A GPU's name and compute capability, asked of the CUDA driver with no other package."""
+"""What is asked of the CUDA driver with no other package: a GPU's compute capability, a range."""
 
 from __future__ import annotations
 
@@ -48,3 +48,16 @@ def compute_capability(index: int = 0) -> str | None:
             return None
         numbers.append(value.value)
     return f"{numbers[0]}.{numbers[1]}"
+
+
+def allocation_end(address: int) -> int:
+    """Return where the allocation that holds a device address ends; 0 where that is not known."""
+    base, size = ctypes.c_uint64(), ctypes.c_size_t()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    held = driver.cuMemGetAddressRange_v2(
+        ctypes.byref(base), ctypes.byref(size), ctypes.c_uint64(address)
+    )
+    return base.value + size.value if held == 0 else 0

@@ -16,6 +16,7 @@ from typing import IO
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.files import sha256_of
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.engines.file_lock import FileLock, try_lock
 
@@ -107,9 +108,15 @@ def _receive(url: str, target: IO[bytes], *, resumable: bool, on_progress: Progr
                 if have and response.status != 206:  # a server that sends whole files only
                     target.truncate(0)
                     have = 0
-                length = response.headers.get("Content-Length")
-                total = have + int(length) if length else None
+                length = response.headers.get("Content-Length") or ""
+                total = have + int(length) if length.isdecimal() else None
                 while chunk := response.read(_CHUNK):
+                    if max(have, total or 0) > LIMITS.download_bytes:
+                        raise ModelError(
+                            f"'{url}' of more than {LIMITS.download_bytes} bytes",
+                            expected="a model",
+                            fix="check the address",
+                        )
                     target.write(chunk)
                     have += len(chunk)
                     on_progress(name, have, total)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from yolox_trt.core.device import Device
@@ -31,6 +32,7 @@ class Engine(ABC):
         input_format: "linear", "dla_linear", "dla_hwc4", "chw16" or "chw32", as in TensorLayout.
         input_scale: real value of one step of an int8 input; None for other types, or where it is
             not known.
+        output_scales: of each int8 output, by name: the real value of one step, where it is known.
         stream: the cupy.cuda.Stream on which it works; None where run() takes any.
     """
 
@@ -42,6 +44,7 @@ class Engine(ABC):
     outputs: Mapping[str, Any]
     input_format: str = "linear"
     input_scale: float | None = None
+    output_scales: Mapping[str, float] = MappingProxyType({})
     stream: Any = None
 
     @property
@@ -63,6 +66,16 @@ class Engine(ABC):
             OutOfMemoryError, DeviceBrokenError: see core.faults.
             EngineError: the run failed, the batch is out of range, or the engine is closed.
         """
+
+    def raise_late_fault(self) -> None:
+        """Raise what a run that has ended since failed with, where the engine learns of it late.
+
+        Called when the results of a run have been waited for.
+
+        Raises:
+            OutOfMemoryError, DeviceBrokenError, EngineError: as run().
+        """
+        return None
 
     def keep_compiled(self) -> None:
         """Keep for the next process what the first runs compiled; by default there is nothing."""

@@ -5,18 +5,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import EngineError, ModelError, YoloxTrtError
-from yolox_trt.core.files import write_atomically
+from yolox_trt.core.files import read_trusted, write_atomically
 from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.option import OptionGroup, options_of, path_option
 from yolox_trt.core.output_paths import write_json
-from yolox_trt.engines.fingerprint import Fingerprint, file_sha256
+from yolox_trt.engines.fingerprint import Fingerprint
 from yolox_trt.graph.graph import Graph
 
 if TYPE_CHECKING:
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
 
 #: Suffixes of files that are built engines.
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+
+
+@dataclass(frozen=True)
+class CacheOptions(OptionGroup):
+    """Where built engines are kept."""
+
+    engine_cache: Path | None = path_option(
+        metavar="FOLDER", help="Folder of the engine cache (default: the user's cache)."
+    )
+
 
 #: How a plan of TensorRT begins.
 _MAGIC = b"ftrt"
@@ -55,23 +67,18 @@ class EngineFile:
         fingerprint: what it was built from and for.
         spec: what the network takes and gives.
         details: more of the sidecar: build time, layers, input scale, formats.
+        data: the serialised engine, whose checksum was checked; empty once it is loaded.
     """
 
     path: Path
     fingerprint: Fingerprint
     spec: ModelSpec
     details: Mapping[str, Any] = field(default_factory=dict)
+    data: bytes = field(default=b"", repr=False, compare=False)
 
-    def read(self) -> bytes:
-        """Return the engine's bytes.
-
-        Raises:
-            EngineError: the file cannot be read.
-        """
-        with EngineError.instead_of(
-            OSError, f"engine {self.path} cannot be read", fix="check the file's permissions"
-        ):
-            return self.path.read_bytes()
+    def without_data(self) -> EngineFile:
+        """Return it without the serialised engine, once that is loaded."""
+        return dataclasses.replace(self, data=b"")
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -82,6 +89,14 @@ def sidecar_path(engine: Path) -> Path:
 def is_engine_file(path: str | Path) -> bool:
     """Whether a path's suffix is that of a built engine."""
     return Path(path).suffix.lower() in ENGINE_SUFFIXES
+
+
+def is_loadable(path: str | Path) -> bool:
+    """Whether an engine file is a DLA standalone loadable, by its sidecar; no check of either."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        values = parse_json(read_trusted(sidecar_path(Path(path))).decode())
+        return bool(values["fingerprint"]["options"]["dla_standalone"])
+    return False
 
 
 def refuse_engine(path: Path) -> None:
@@ -137,7 +152,7 @@ def write_engine(path: Path, built: BuiltEngine, fingerprint: Fingerprint) -> En
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, built.engine)
         write_json(sidecar_path(path), sidecar)
-    return EngineFile(path, fingerprint, built.spec, built.details)
+    return EngineFile(path, fingerprint, built.spec, built.details, built.engine)
 
 
 def writing_to(folder: Path) -> contextlib.AbstractContextManager[None]:
@@ -145,23 +160,24 @@ def writing_to(folder: Path) -> contextlib.AbstractContextManager[None]:
     return EngineError.instead_of(
         OSError,
         f"engine cache {folder} cannot be written",
-        expected="a folder with write permission and free space",
-        fix="choose another folder for the engine cache",
+        expected="a folder with write permission and free space, and no links in it",
+        fix=("choose another folder with ", options_of(CacheOptions)["engine_cache"]),
     )
 
 
 def read_engine(path: Path) -> EngineFile:
-    """Read and check an engine's sidecar, and the engine's checksum against it.
+    """Read an engine and its sidecar, and check one against the other.
 
     Raises:
-        EngineError: a file is missing or corrupt, or the two do not belong together.
+        EngineError: a file is missing or corrupt, the two do not belong together, or somebody else
+            may have written one of them.
     """
     fix = "build the engine again: yolox_trt build MODEL --output " + str(path)
     if not path.is_file():
         raise EngineError(f"no engine at {path}", fix=fix)
     sidecar = sidecar_path(path)
     try:
-        values = json.loads(sidecar.read_text())
+        values = parse_json(read_trusted(sidecar).decode())
         if values["format"] != _FORMAT:
             raise EngineError(
                 f"sidecar of format {values['format']}", expected=f"format {_FORMAT}", fix=fix
@@ -178,9 +194,15 @@ def read_engine(path: Path) -> EngineFile:
         ) from None
     except YoloxTrtError as error:
         raise EngineError(f"sidecar {sidecar}: {error}", fix=fix) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise _untrusted(sidecar, error, fix) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"sidecar {sidecar} cannot be read ({error!r})", fix=fix) from error
-    found = file_sha256(path)
+    try:
+        data = read_trusted(path)
+    except OSError as error:
+        raise _untrusted(path, error, fix) from error
+    found = hashlib.sha256(data).hexdigest()
     if found != expected:
         raise EngineError(
             f"engine {path} with SHA-256 {found[:12]}...",
@@ -188,4 +210,12 @@ def read_engine(path: Path) -> EngineFile:
             "two are not of one build)",
             fix=fix,
         )
-    return EngineFile(path, fingerprint, spec, details)
+    return EngineFile(path, fingerprint, spec, details, data)
+
+
+def _untrusted(path: Path, error: OSError, fix: str) -> EngineError:
+    return EngineError(
+        f"{path} cannot be read, or not be trusted ({error.strerror or error})",
+        expected="a file, no link, of this user or root, which nobody else may write",
+        fix=f"{fix}; or, if you know who made it: chown or chmod go-w",
+    )

@@ -60,7 +60,9 @@ def try_lock(path: Path, *, shared: bool = False, create: bool = True) -> FileLo
     """
     kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     # Sharing needs no right to write, which another user's file may refuse.
-    flags = (os.O_RDONLY if shared else os.O_RDWR) | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    flags = (os.O_RDONLY if shared else os.O_RDWR) | (os.O_CREAT if create else 0)
+    # Through a link, a file would be made wherever it points to.
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         descriptor = os.open(path, flags, 0o666)
         try:
@@ -96,6 +98,6 @@ def wait_for_lock(path: Path, *, on_wait: Callable[[], None] | None = None) -> F
 
 def _is_still(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolox_trt.core.coco import name_below
 from yolox_trt.core.errors import EngineError, ModelError
 from yolox_trt.core.files import sha256_of
 from yolox_trt.core.optional import require
@@ -36,10 +37,10 @@ def file_sha256(path: Path) -> str:
 
 
 def external_files(path: Path) -> list[str]:
-    """Return the names of the files in which an ONNX model keeps weights, sorted.
+    """Return the files in which an ONNX model keeps weights, by their paths from its own, sorted.
 
     Raises:
-        ModelError: the file is not an ONNX model.
+        ModelError: the file is not an ONNX model, or keeps weights outside of its own folder.
     """
     onnx = require("onnx", purpose="reading models")
     with ModelError.instead_of(
@@ -51,7 +52,14 @@ def external_files(path: Path) -> list[str]:
         model = onnx.load(str(path), load_external_data=False)
     external = (t for t in _tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL)
     entries = (entry for tensor in external for entry in tensor.external_data)
-    return sorted({entry.value for entry in entries if entry.key == "location"})
+    locations = sorted({entry.value for entry in entries if entry.key == "location"})
+    with ModelError.instead_of(
+        ValueError,
+        f"{path} keeps weights elsewhere",
+        expected="files in its own folder, or in folders of it",
+        fix="save it anew with its weights beside it: onnx.save(..., save_as_external_data=True)",
+    ):
+        return [name_below(location) for location in locations]
 
 
 def model_sha256(path: Path, external: Sequence[str], *, own: str = "") -> str:

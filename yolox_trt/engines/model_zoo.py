@@ -1,11 +1,15 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Published YOLOX models by name: where they are, and their digests.
+"""Published models by name: where they are, their licences and digests.
 
-The digests of the YOLOX release are not published by Megvii. Those below are the ones that
-independent projects have pinned for the same addresses (at least two for each file, one for
-yolox-darknet53); Autoware's are in its own download role (ansible/roles/artifacts). A file whose
-digest nobody has published is trusted when it first comes, and checked against that ever after.
+Those of other projects than YOLOX are not copied here, and come under their own licences: AGPL-3.0
+asks that what is built with them is open too.
+
+The digests of the YOLOX release, and of those of other projects, are not published. Those below are
+the ones that independent projects have pinned for the same addresses (at least two for each file,
+one for yolox-darknet53); Autoware's are in its own download role (ansible/roles/artifacts). A file
+whose digest nobody has published is trusted when it first comes, and checked against that ever
+after.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.files import cache_folder
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.engines.download import download
@@ -105,6 +109,15 @@ def _traffic_light(batch: int, sha256: str) -> ZooModel:
     )
 
 
+_ULTRALYTICS = "https://github.com/ultralytics"
+_AGPL = "AGPL-3.0 (Ultralytics)"
+
+
+def _ultralytics(name: str, url: str, summary: str, sha256: str) -> ZooModel:
+    file = ZooFile(f"{_ULTRALYTICS}/{url}/{name}.onnx", sha256)
+    return ZooModel(name, summary, file, licence=_AGPL)
+
+
 MODELS: dict[str, ZooModel] = {
     model.name: model
     for model in (
@@ -187,6 +200,26 @@ MODELS: dict[str, ZooModel] = {
         _traffic_light(1, "1ad633066a1195006f4709f8fa07800dd65a74a814b3efb4c99bcc5a1a7962f6"),
         _traffic_light(4, "cf93eb1e1a97aefc6edd0c0c4d77c7f5fc2aa1e81e3c5c9cd49d976173d03a04"),
         _traffic_light(6, "0b05a89fb30f1f92c6ec687d48e8ceda4da6f81cbd82d8a102d168753a6cedb6"),
+        _ultralytics(
+            "yolov5n",
+            "yolov5/releases/download/v7.0",
+            "YOLOv5n, COCO, 640x640, 28.0 AP",
+            "04f0e55c26f58d17145b36045780fe1250d5bd2187543e11568e5141d05b3262",
+        ),
+        _ultralytics(
+            "yolo11n",
+            "assets/releases/download/v8.3.0",
+            "YOLO11n, COCO, 640x640, 39.5 AP",
+            "634279b40c07c6391472c51ad45b81ebc48706a9a1fe72dd3396322acd0c053b",
+        ),
+        ZooModel(
+            "dfine-n",
+            "D-FINE-N of the ONNX community, COCO, 640x640, 42.8 AP",
+            ZooFile(
+                "https://huggingface.co/onnx-community/dfine_n_coco-ONNX/resolve/main/onnx/model.onnx",
+                "0f684f409618ee8a822410e754a29caa817d1aa16283ce89cad936d0a48e2f35",
+            ),
+        ),
     )
 }
 
@@ -198,7 +231,8 @@ def find(name: str) -> ZooModel:
         ConfigurationError: there is none of this name.
     """
     if (model := MODELS.get(name.lower().replace("_", "-"))) is None:
-        raise ConfigurationError.unknown("model", name, MODELS, fix="see `yolox_trt models list`")
+        fix = "see `yolox_trt models list`, or give the path of an ONNX or engine file"
+        raise ConfigurationError.unknown("model", name, MODELS, fix=fix)
     return model
 
 
@@ -219,9 +253,16 @@ def fetch(
         ModelError: a file could not be downloaded, or its digest is wrong.
     """
     target = (folder or cache_folder("models")) / model.name
-    return {
-        file.name: download(
-            file.url, target / file.name, sha256=file.sha256, on_progress=on_progress
-        )
-        for file in model.files
-    }
+    found = {}
+    for file in model.files:
+        try:
+            found[file.name] = download(
+                file.url, target / file.name, sha256=file.sha256, on_progress=on_progress
+            )
+        except ModelError as error:
+            raise ModelError(
+                error.parts[0],
+                expected=error.parts[1],
+                fix=(f"yolox_trt models fetch {model.name}, with a connection; or ", error.fix),
+            ) from error
+    return found

@@ -64,10 +64,9 @@ class OnnxRuntimeEngine(Engine):
             intra_op_num_threads=threads,
             options={"session.intra_op.allow_spinning": "0"},
         )
-        self.input: npt.NDArray[Any] = np.zeros(
-            (self.max_batch, 3, self.spec.input_height, self.spec.input_width),
-            self.spec.input_dtype,
-        )
+        # np.full touches the pages at once, and not when the first large batch comes.
+        shape = (self.max_batch, 3, self.spec.input_height, self.spec.input_width)
+        self.input: npt.NDArray[Any] = np.full(shape, 0, self.spec.input_dtype)
         self.outputs = self._allocate_outputs()
         # A fixed batch always runs whole; an open one is bound for each size when first used.
         self._bindings: dict[int, Any] = {}
@@ -93,7 +92,7 @@ class OnnxRuntimeEngine(Engine):
         """Run once on zeros to learn every output's shape, and make buffers of these shapes."""
         try:
             values = self._session.run(
-                list(self.spec.output_names), {self.spec.input_name: self.input}
+                list(self.spec.tensor_names), {self.spec.input_name: self.input}
             )
         except Exception as error:
             raise library_fault(
@@ -103,9 +102,9 @@ class OnnxRuntimeEngine(Engine):
                 fix="export it again, or use a TensorRT engine on the GPU",
             ) from error
         outputs = {}
-        for name, value in zip(self.spec.output_names, values, strict=True):
+        for name, value in zip(self.spec.tensor_names, values, strict=True):
             check_output_batch(name, value.shape, self.max_batch)
-            outputs[name] = np.zeros(value.shape, value.dtype)
+            outputs[name] = np.full(value.shape, 0, value.dtype)
         return outputs
 
     def _binding(self, batch: int) -> Any:
@@ -114,7 +113,7 @@ class OnnxRuntimeEngine(Engine):
             binding = self._session.io_binding()
             image = self.input[:batch]
             values = {self.spec.input_name: image} | {
-                name: self.outputs[name][:batch] for name in self.spec.output_names
+                name: self.outputs[name][:batch] for name in self.spec.tensor_names
             }
             for name, value in values.items():
                 bind = binding.bind_input if value is image else binding.bind_output

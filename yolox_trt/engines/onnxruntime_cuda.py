@@ -178,7 +178,7 @@ class OnnxRuntimeCudaEngine(Engine):
                     expected="a model of which the CUDA provider knows every operator",
                     fix="use TensorRT, or device cpu",
                 ) from error
-            for name, value in zip(self.spec.output_names, values, strict=True):
+            for name, value in zip(self.spec.tensor_names, values, strict=True):
                 shape = tuple(value.shape())
                 check_output_batch(name, shape, size)
                 outputs[name] = self._cupy.zeros(shape, _numpy_type(value.data_type()))
@@ -193,7 +193,7 @@ class OnnxRuntimeCudaEngine(Engine):
             return np.dtype(array.dtype).type, array[:size].shape, array.data.ptr
 
         binding.bind_input(self.spec.input_name, *place, *layout(self.input))
-        for name in self.spec.output_names:
+        for name in self.spec.tensor_names:
             binding.bind_output(name, *place, *(layout(outputs[name]) if outputs else ()))
         return binding
 

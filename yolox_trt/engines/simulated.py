@@ -113,6 +113,24 @@ class BatchLatency:
         return float(np.interp(batch, sizes, seconds))
 
 
+class ScaledLatency:
+    """Another latency times a factor: a network at another input size, say.
+
+    Args:
+        latency: of one network.
+        factor: more than 0.
+    """
+
+    def __init__(self, latency: LatencyModel, factor: float) -> None:
+        self._latency, self._factor = latency, factor
+        self.mean, self.worst = latency.mean * factor, latency.worst * factor
+        _check_seconds(self.worst)
+
+    def sample(self, rng: np.random.Generator, batch: int = 1) -> float:
+        """Return the other's seconds times the factor."""
+        return self._latency.sample(rng, batch) * self._factor
+
+
 def _check_seconds(seconds: float) -> None:
     if not 0.0 < seconds < float("inf"):
         raise ConfigurationError(
@@ -272,12 +290,14 @@ class SimulatedEngine(Engine):
         self._chip = chip or SharedMemoryChip()
         self._rng = np.random.default_rng(seed)
         shape = (max_batch, 3, spec.input_height, spec.input_width)
-        self.input = np.zeros(shape, spec.input_dtype)
-        self.outputs = {
-            spec.output_names[0]: np.zeros(
-                (max_batch, spec.num_anchors, 5 + spec.num_classes), np.float32
-            )
-        }
+        # np.full touches the pages at once, as the engines of host memory do.
+        self.input = np.full(shape, 0, spec.input_dtype)
+        rows = (max_batch, spec.num_anchors, 5 + spec.num_classes)
+        self.outputs = {spec.output_names[0]: np.full(rows, 0, np.float32)}
+        if (masks := spec.segmentation) is not None:
+            channels = () if masks.has_argmax else (masks.num_classes,)
+            grid = (max_batch, *channels, masks.height, masks.width)
+            self.outputs[masks.name] = np.full(grid, 0, np.float32)
         self._closed = False
 
     def run(self, batch: int, stream: Any = None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.faults import library_fault
-from yolox_trt.core.files import write_atomically
+from yolox_trt.core.files import read_trusted, write_atomically
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.cache_pruning import RUNTIME_CACHE
@@ -196,7 +196,7 @@ class TensorRTEngine(Engine):
     def _load(self) -> None:
         api = self._api
         api.init_plugins()
-        data = self.file.read()
+        data, self.file = self.file.data, self.file.without_data()
         with api.collect_messages() as messages:
             self._runtime = self._trt.Runtime(api.logger)
             if self.device.kind == "dla":
@@ -352,11 +352,11 @@ class TensorRTEngine(Engine):
             buffer = self._cupy.zeros(layout.buffer_shape, dtype=layout.dtype)
             self._buffers[name] = buffer
             self._set_address(context, name, buffer)
-        order = [n for n in self.spec.output_names if n in names]
+        order = [n for n in self.spec.tensor_names if n in names]
         if len(order) != len(names) - 1:
             raise EngineError(
                 f"engine {self.file.path} with tensors {names}",
-                expected=f"outputs {list(self.spec.output_names)}, as its sidecar says",
+                expected=f"outputs {list(self.spec.tensor_names)}, as its sidecar says",
                 fix="build the engine again",
             )
         views = {name: layouts[name].view(self._buffers[name]) for name in names}
@@ -364,9 +364,9 @@ class TensorRTEngine(Engine):
         self.outputs = {name: views[name] for name in order}
         layout = layouts[self._input_name]
         self.input_format = layout.format
-        scale = self.file.details.get("input_scale")
-        if layout.dtype == "int8" and scale is not None:
-            self.input_scale = float(scale)
+        scales = self.file.details.get("io_scales", {})
+        self.input_scale = scales.get(self._input_name)
+        self.output_scales = {name: scales[name] for name in order if name in scales}
         if layout.dtype != self.spec.input_dtype:
             self.spec = dataclasses.replace(self.spec, input_dtype=layout.dtype)
         if self._dynamic and self._min_batch < self.max_batch:
@@ -409,7 +409,7 @@ class TensorRTEngine(Engine):
         self._runtime_config = self._engine.create_runtime_config()
         self._runtime_cache = self._runtime_config.create_runtime_cache()
         with contextlib.suppress(OSError):
-            data = self._runtime_cache_path.read_bytes()
+            data = read_trusted(self._runtime_cache_path)
             if not self._runtime_cache.deserialize(data):
                 _log.warning(
                     "%s is not usable; kernels are compiled anew", self._runtime_cache_path
@@ -451,7 +451,7 @@ def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> Non
         not fingerprint.options.get("dla_standalone"),
         "is a DLA standalone loadable",
         "an engine: TensorRT's runtime does not run loadables, cuDLA does",
-        "build without --dla-standalone",
+        "run it with the engine cudla, or build without --dla-standalone",
     )
     check(
         fingerprint.device == wanted,

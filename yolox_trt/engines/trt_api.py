@@ -172,7 +172,8 @@ def no_such_core(device: Device, cores: int) -> DeviceError:
     """Return the error of a DLA core that the machine does not have."""
     return DeviceError(
         f"{device}: this machine has {cores} DLA cores",
-        expected="a Jetson with DLA, and /dev/nvhost-nvdla* in the container",
+        expected="a Jetson with DLA (Xavier, Orin NX, AGX Orin; Orin Nano and Thor have none), and "
+        "/dev/nvhost-nvdla* in the container",
         fix="use the device gpu, or run the container with --runtime nvidia",
     )
 

@@ -118,8 +118,8 @@ FEATURES: dict[str, Feature] = {
         rtx=False,
         names="ITensor.dtype ITensor.allowed_formats",
         reason="strongly typed networks take their I/O types from the graph",
-        instead="use fp16 I/O with --precision fp16 (the graph is rewritten), or set the types in "
-        "the ONNX",
+        instead="use fp16 I/O with --precision fp16 (the graph is rewritten), int8 I/O where Q/DQ "
+        "nodes stand at inputs and outputs, or set the types in the ONNX",
     ),
     "dla": Feature(
         "DLA cores",
