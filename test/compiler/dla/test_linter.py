@@ -219,6 +219,36 @@ def test_quantised_graphs_are_told_where_to_go() -> None:
     assert report.mending_passes == ("yolox_trt translate",)
 
 
+def test_quantised_graphs_run_with_11_4_1() -> None:
+    """Q/DQ nodes give the layers around them their type, and are no borders of loadables."""
+    nodes = [
+        ("QuantizeLinear", ["x", "s", "z"], ["q"], {}),
+        ("DequantizeLinear", ["q", "s", "z"], ["d"], {}),
+        ("DequantizeLinear", ["w8", "s", "z"], ["w"], {}),
+        ("Conv", ["d", "w"], ["a"], {}),
+        ("Relu", ["a"], ["b"], {}),
+        ("QuantizeLinear", ["b", "s", "z"], ["bq"], {}),
+        ("DequantizeLinear", ["bq", "s", "z"], ["bd"], {}),
+        ("Conv", ["bd", "w"], ["c"], {}),
+        ("Conv", ["c", "v"], ["y"], {}),
+    ]
+    constants = {"s": np.float32(0.1), "z": np.int8(0), "w8": W.astype(np.int8), "v": W}
+    model = make_graph(nodes, {"x": (1, 8, 4, 4)}, ["y"], constants)
+    report = check(model, DlaTarget(tensorrt="11.4.1"))
+    assert report.passes and not report.fallback_nodes
+    (subgraph,) = report.subgraphs
+    assert (subgraph.inputs, subgraph.outputs) == (("x",), ("y",))
+    assert [n.precision for n in report.dla_nodes] == ["int8", "fp16", "int8", "fp16"]
+    assert {n.device for n in report.nodes if "Linear" in n.op} == {"dropped"}
+    # The input can be INT8, being quantised first; the output has no scale.
+    assert (report.input_format, report.output_format) == ("int8:chw32", "fp16:chw16")
+    constants["z"] = np.int8(3)
+    report = check(
+        make_graph(nodes, {"x": (1, 8, 4, 4)}, ["y"], constants), DlaTarget(tensorrt="11.4.1")
+    )
+    assert {v.rule for n in report.fallback_nodes for v in n.reasons} >= {"qdq-symmetric"}
+
+
 def test_identities_make_no_layer() -> None:
     nodes = [
         ("Relu", ["x"], ["a"], {}),
@@ -308,5 +338,5 @@ def test_a_head_that_optimize_would_refuse_is_not_said_to_be_cut(tmp_path, capsy
     assert call("dla-check", tmp_path / "other.onnx") == 1
     printed = capsys.readouterr().out
     assert "not those of a YOLOX" in printed
-    assert "optimize MODEL --head keep --target dla" in printed
+    assert "optimize MODEL --target dla" in printed
     assert "cut-head" not in printed

@@ -53,6 +53,8 @@ ON_DLA = [
     ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {"strides": [2, 2]})],
      {"w": weights(8, 4, 2, 2)}),
     ("deconv 1x64", [("ConvTranspose", ["x", "w"], ["y"], {})], {"w": weights(8, 4, 1, 64)}),
+    ("deconv 96x1", [("ConvTranspose", ["x", "w"], ["y"], {"strides": [128, 1]})],
+     {"w": weights(8, 4, 96, 1)}),
     ("pool 8", [("MaxPool", ["x"], ["y"], {"kernel_shape": [8, 8]})], {}),
     ("pool stride 16", [("MaxPool", ["x"], ["y"], {"kernel_shape": [2, 2], "strides": [16, 16]})],
      {}),
@@ -97,6 +99,11 @@ OFF_DLA = [
     ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {"group": 2})], {"w": weights(8, 4, 3, 3)}),
     ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {})], {"w": weights(8, 4, 23, 23)}),
     ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {})], {"w": weights(8, 4, 1, 63)}),
+    ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {})], {"w": weights(8, 4, 2, 64)}),
+    ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {"strides": [64, 64]})],
+     {"w": weights(8, 4, 2, 2)}),
+    ("deconv", [("ConvTranspose", ["x", "w"], ["y"], {"strides": [24, 24]})],
+     {"w": weights(8, 4, 2, 2)}),
     ("pool-window", [("MaxPool", ["x"], ["y"], {"kernel_shape": [9, 9]})], {}),
     ("pool-window", [("AveragePool", ["x"], ["y"], {"kernel_shape": [1, 9]})], {}),
     ("pool-stride", [("MaxPool", ["x"], ["y"], {"kernel_shape": [2, 2], "strides": [17, 1]})], {}),
@@ -133,10 +140,8 @@ OFF_DLA = [
     ("operator", [("HardSwish", ["x"], ["y"], {})], {}),
     ("operator", [("GlobalAveragePool", ["x"], ["y"], {})], {}),
     ("operator", [("Flatten", ["x"], ["y"], {})], {}),
-    ("operator", [("Pad", ["x", "p"], ["y"], {})], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}),
     ("operator", [("Gather", ["x", "i"], ["y"], {"axis": 1})], {"i": np.array([2, 1, 0])}),
     ("operator", [("ReduceMean", ["x"], ["y"], {"axes": [2, 3]})], {}),
-    ("qdq", [("QuantizeLinear", ["x", "s"], ["y"], {})], {"s": f32(1)}),
 ]  # fmt: skip
 
 
@@ -173,9 +178,10 @@ def test_every_rule_that_sends_to_the_gpu_is_tested_here() -> None:
 
 #: Rules that the tests below (or test_linter.py) cover.
 ELSEWHERE = {
-    "static-shape", "batch", "dimension", "data-type", "uint8-input", "conv-groups", "conv-cbuf",
-    "pool-padding", "pool-exclusive", "prelu-slope", "comparison", "softmax-xavier", "matmul",
-    "reduce", "loadables", "intermediates",
+    "activation-2d", "pad", "static-shape", "batch", "dimension", "data-type", "uint8-input",
+    "conv-groups", "conv-cbuf", "pool-padding", "pool-exclusive", "prelu-slope", "comparison",
+    "softmax-xavier", "matmul",
+    "reduce", "loadables", "intermediates", "qdq", "qdq-symmetric",
 }  # fmt: skip
 
 
@@ -189,6 +195,32 @@ def test_pool_padding() -> None:
     attrs = {"kernel_shape": [8, 8], "pads": [8, 0, 0, 0]}
     _, broken = verdict([("MaxPool", ["x"], ["y"], attrs)])
     assert broken == {"pool-padding"}
+
+
+@pytest.mark.parametrize("op", ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "PRelu"])
+def test_activations_of_other_ranks(op) -> None:
+    constants = {"Clip": {"a": f32(0), "b": f32(6)}, "PRelu": {"a": weights(40)}}.get(op, {})
+    _, broken = verdict([(op, ["x", *constants], ["y"], {})], constants, shape=(1, 8, 40))
+    assert "activation-2d" in broken
+
+
+@pytest.mark.parametrize(
+    ("pads", "attrs", "value", "broken"),
+    [
+        ([0, 0, 1, 1, 0, 0, 1, 1], {}, None, set()),
+        ([0, 1, 1, 1, 0, 0, 1, 1], {"mode": "wrap"}, None, set()),
+        ([0, 0, 1, 1, 0, 0, 1, 1], {}, 0.0, set()),
+        ([0, 0, 1, 1, 0, 0, 1, 1], {}, 114.0, {"pad"}),
+        ([0, 0, 1, 1, 0, 0, 1, 1], {"mode": "edge"}, None, {"pad"}),
+        ([1, 0, 0, 0, 0, 0, 0, 0], {}, None, {"pad"}),
+    ],
+)
+def test_pads_are_slices_that_fill(pads, attrs, value, broken) -> None:
+    constants = {"p": np.array(pads)} | ({} if value is None else {"v": f32(value)})
+    nodes = [("Pad", ["x", *constants], ["y"], attrs)]
+    kind = {"tensorrt": "11.4.1", "opset": 19}
+    assert verdict(nodes, constants, **kind)[1] == broken
+    assert verdict(nodes, constants, opset=19)[1] == {"operator"}
 
 
 def test_computed_prelu_slope_and_matmul() -> None:
@@ -312,7 +344,8 @@ class TestConvolutionBuffer:
 @pytest.mark.parametrize(
     ("given", "known"),
     [("8.5", "8.5"), ("8.5.2.2", "8.5"), ("8.6.1", "8.6"), ("8.6.12.4", "8.6.12"),
-     ("10.3.0", "10.3"), ("10.0.1", "10.3"), ("10.7", "10.3")],
+     ("10.3.0", "10.3"), ("10.0.1", "10.3"), ("10.7", "10.3"), ("11.4.1", "11.4.1"),
+     ("11.4.1.5", "11.4.1"), ("11.5.0", "11.4.1")],
 )  # fmt: skip
 def test_versions(given, known) -> None:
     assert limits_for(given).tensorrt == known
@@ -320,7 +353,13 @@ def test_versions(given, known) -> None:
 
 @pytest.mark.parametrize(
     ("version", "match"),
-    [("8.4", "one of"), ("10.8", "JetPack 6"), ("11.4.1", "strongly"), ("abc", "set `tensorrt`")],
+    [
+        ("8.4", "one of"),
+        ("10.8", "JetPack 6"),
+        ("11.4.0", "JetPack 7.2.2"),
+        ("9.3", "JetPack 6"),
+        ("abc", "set `tensorrt`"),
+    ],
 )
 def test_versions_without_known_rules(version, match) -> None:
     with pytest.raises(ConfigurationError, match=match):

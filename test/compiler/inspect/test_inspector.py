@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+from onnx import helper
 from support.onnx_graphs import make_graph
 from support.passes import apply
 from support.yolox_graphs import build_yolox, build_yolox_s
@@ -227,6 +228,17 @@ class TestOpenSizes:
         found = inspect_model(model, InspectOptions(input_size=(64, 96)))
         assert found.gflops == pytest.approx(inspect_model(build_yolox()).gflops)
 
+    def test_an_unknown_operator_is_named_and_not_the_size(self) -> None:
+        model = build_yolox(num_classes=3, width=0.125)
+        model.opset_import.append(helper.make_opsetid("own", 1))
+        for node in model.graph.node:
+            if node.op_type == "MaxPool":
+                node.name, node.op_type, node.domain = "first", "Own", "own"
+                break
+        with pytest.raises(ModelError, match=r"'first' \(Own\)") as error:
+            inspect_model(model)
+        assert "input_size" not in str(error.value)
+
     def test_another_size(self) -> None:
         found = inspect_model(build_yolox_s(320, 320), InspectOptions(input_size=(608, 960)))
         assert found.gflops == pytest.approx(38.07, rel=0.005)
@@ -254,6 +266,11 @@ class TestParser:
         nodes = [("NonZero", ["x"], ["n"], {}), ("Unique", ["n"], ["y"], {})]
         for tensorrt in ("8.6", "10.3"):
             assert self.problems(nodes, tensorrt=tensorrt) == [("Unique", "")]
+
+    def test_only_of_a_yolox_the_head_can_be_cut(self) -> None:
+        nodes = [("Conv", ["x", "w"], ["c"], {}), ("Mish", ["c"], ["y"], {})]
+        constants = {"w": np.ones((4, 3, 1, 1), np.float32)}
+        assert self.problems(nodes, constants, opset=18) == [("Mish", "")]
 
     def test_details(self) -> None:
         pool = {"kernel_shape": [2, 2], "dilations": [2, 2]}

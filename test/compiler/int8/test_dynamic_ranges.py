@@ -89,3 +89,19 @@ def test_a_cache_may_be_read_by_others(tmp_path: Path):
 def test_a_hand_written_range_file_is_enough(tmp_path: Path):
     (tmp_path / "r.json").write_text('{"ranges": {"images": 255}}')
     assert DynamicRanges.load_json(tmp_path / "r.json").amax("images") == pytest.approx(255)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"ranges": {"images": NaN}}',
+        '{"ranges": {"images": 1e999}}',
+        '{"ranges": {"images": -1.0}}',
+        '{"ranges": {}, "scales": {"images": "nan"}}',
+        '{"ranges": ' + "[" * 100_000,
+    ],
+)
+def test_ranges_that_are_no_ranges_are_refused(tmp_path: Path, text: str):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"cannot be read .*largest magnitude"):
+        DynamicRanges.load_json(tmp_path / "r.json")

@@ -12,7 +12,7 @@ from support.int8_graphs import RELU6
 
 from yolox_trt.compiler.int8.images import CalibrationInputs, image_paths
 from yolox_trt.core.errors import ConfigurationError, FrameError
-from yolox_trt.graph.spec import read_spec
+from yolox_trt.graph.image_input import read_image_input
 
 
 @pytest.fixture
@@ -32,6 +32,8 @@ def test_sources(folder: Path) -> None:
     assert image_paths(folder / "list.txt") == [expected[1], expected[0]]
     (folder / "instances.json").write_text('{"images": [{"id": 1, "file_name": "2.png"}]}')
     assert image_paths(folder / "instances.json") == [expected[2]]
+    with pytest.raises(ConfigurationError, match="cannot be read as a list"):
+        image_paths(expected[0])
     (folder / "broken.txt").write_text("images/9.png\n")
     with pytest.raises(ConfigurationError, match=r"9\.png"):
         image_paths(folder / "broken.txt")
@@ -41,7 +43,7 @@ def test_sources(folder: Path) -> None:
 
 
 def test_a_limit_is_spread_evenly_and_inputs_are_read_again(folder: Path) -> None:
-    spec = read_spec(RELU6)
+    spec = read_image_input(RELU6)
     inputs = CalibrationInputs(folder, spec, limit=2)
     assert operator.length_hint(inputs) == 2
     for _ in range(2):
@@ -52,7 +54,7 @@ def test_a_limit_is_spread_evenly_and_inputs_are_read_again(folder: Path) -> Non
 
 def test_a_broken_picture_is_an_error_when_it_is_reached(folder: Path) -> None:
     (folder / "images" / "1.png").write_text("no picture")
-    inputs = iter(CalibrationInputs(folder, read_spec(RELU6)))
+    inputs = iter(CalibrationInputs(folder, read_image_input(RELU6)))
     next(inputs)
     with pytest.raises(FrameError, match=r"1\.png"):
         next(inputs)

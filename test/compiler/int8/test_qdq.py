@@ -7,9 +7,11 @@ import pytest
 from support.int8_graphs import RELU6, SILU, images, linked, relative_error, run
 
 from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
+from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.layers import weighted_layers
 from yolox_trt.compiler.int8.qdq import insert_qdq
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.graph.graph import Graph
 
 
 @pytest.mark.parametrize("float_weights", [False, True])
@@ -41,11 +43,19 @@ def test_a_residual_add_reads_the_quantised_skip_branch():
     assert all(source.count("DequantizeLinear") == 1 for source in sources)
 
 
-def test_placement_all_quantises_convolution_outputs_too():
-    ranges = collect_statistics(RELU6, images(RELU6), tensors=float_tensors(RELU6)).ranges("max")
-    clips = insert_qdq(RELU6, ranges, every_tensor=True).find("Clip")
-    assert clips
-    assert {node.source(0).op for node in clips} == {"DequantizeLinear"}
+@pytest.mark.parametrize("model", [SILU, RELU6], ids=["silu", "relu6"])
+def test_placement_all_quantises_what_lies_between_kernels(model: Graph):
+    """A SiLU reads the convolution's result from memory; a ReLU6 is in the convolution's kernel."""
+    ranges = collect_statistics(model, images(model), tensors=float_tensors(model)).ranges("max")
+    quantized = insert_qdq(model, ranges, every_tensor=True)
+    read = {
+        op: {value.producer.op for node in quantized.find(op) for value in node.variables}
+        for op in ("Clip", "Concat", "Conv", "MaxPool", "Mul", "Resize", "Sigmoid")
+    }
+    assert read.pop("Clip") <= {"Conv"}
+    if model is RELU6:  # the heads' own, which give the outputs
+        assert read.pop("Sigmoid") == {"DequantizeLinear"}
+    assert set().union(*read.values()) == {"DequantizeLinear"}
 
 
 def test_a_layer_kept_in_float_has_no_qdq_and_an_unknown_one_is_refused():
@@ -102,3 +112,9 @@ def test_a_channel_without_weights_keeps_its_bias():
     data = [rng.normal(size=(1, 8, 4, 4)).astype(np.float32)]
     quantized = insert_qdq(model, collect_statistics(model, data).ranges("max"))
     np.testing.assert_allclose(run(quantized, data[0])[0], run(model, data[0])[0], atol=0.3)
+
+
+def test_quantised_outputs_are_raw_heads():
+    with pytest.raises(ModelError, match="holds boxes beside scores") as caught:
+        insert_qdq(SILU, DynamicRanges(), outputs=True)
+    assert "--head raw" in caught.value.fix

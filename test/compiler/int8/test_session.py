@@ -9,7 +9,7 @@ from support.int8_graphs import convolution, half_input, small
 from yolox_trt.compiler.int8.collect import collect_statistics
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.sensitivity import (
-    layer_errors,
+    LayerErrors,
     layer_sensitivity,
 )
 from yolox_trt.core.errors import EngineError, ModelError
@@ -28,7 +28,7 @@ def test_models_that_do_not_take_one_float_image_are_refused(make, match):
     with pytest.raises(ModelError, match=match):
         collect_statistics(model, [np.ones((1, 3, 4, 4), np.float32)])
     with pytest.raises(ModelError, match=match):
-        layer_errors(model, model, [])
+        LayerErrors(model, [])
 
 
 def test_what_onnx_runtime_says_is_in_the_error():

@@ -10,7 +10,7 @@ from support.int8_graphs import RELU6, SILU, images, relative_error, run
 from support.onnx_graphs import make_graph
 from support.onnx_graphs import run as run_as_is
 
-from yolox_trt.compiler.int8.collect import collect_statistics
+from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
 from yolox_trt.compiler.int8.layers import weighted_layers
 from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.int8.translate import remove_qdq
@@ -18,6 +18,7 @@ from yolox_trt.core.errors import ModelError
 from yolox_trt.graph.graph import Graph
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("float_weights", [False, True])
 @pytest.mark.parametrize("model", [SILU, RELU6], ids=["silu", "relu6"])
 def test_translation_there_and_back_is_the_identity(model: Graph, float_weights: bool):
@@ -42,6 +43,18 @@ def test_translation_there_and_back_is_the_identity(model: Graph, float_weights:
             np.testing.assert_array_equal(a, b)
 
 
+def test_quantised_outputs_there_and_back():
+    ranges = collect_statistics(RELU6, images(RELU6), tensors=float_tensors(RELU6)).ranges("max")
+    quantized = insert_qdq(RELU6, ranges, outputs=True)
+    implicit = remove_qdq(quantized)
+    assert {value.name for value in RELU6.outputs} <= set(implicit.explicit)
+    assert all(implicit.ranges[name] == ranges[name] for name in implicit.explicit)
+    again = insert_qdq(implicit.graph, implicit.ranges, outputs=True)
+    image = next(images(RELU6))
+    for a, b in zip(run(quantized, image), run(again, image), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_asymmetric_and_per_channel_activations_are_refused():
     ranges = collect_statistics(RELU6, images(RELU6)).ranges("max")
     quantized = insert_qdq(RELU6, ranges)
@@ -64,14 +77,23 @@ def pairs(*tensors: str) -> list[tuple[str, list[str], list[str], dict[str, int]
 
 def test_pairs_behind_one_another_and_before_an_output_are_translated():
     """So ONNX Runtime's quantize_static writes them."""
-    constants = {"scale": np.float32(0.1), "zero": np.int8(0), "w": np.ones((2, 3, 1, 1), "f")}
+    codes = np.ones((2, 3, 1, 1), np.int8)
+    constants = {"scale": np.float32(0.1), "zero": np.int8(0), "codes": codes}
+    constants["one"] = np.float32(1)
+    weights = ("DequantizeLinear", ["codes", "one", "zero"], ["w"], {})
     conv = ("Conv", ["c", "w"], ["d"], {})
-    nodes = [*pairs("x", "a", "b", "c"), conv, *pairs("d", "e", "y")]
+    nodes = [*pairs("x", "a", "b", "c"), weights, conv, *pairs("d", "e", "y")]
     model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"], constants)
     implicit = remove_qdq(Graph(model), for_dla=True)
-    assert implicit.explicit == ("x", "d")
-    assert [value.name for value in implicit.graph.outputs] == ["y"]
-    assert "y" in implicit.ranges and not implicit.keep_float
+    # The convolution makes the output itself, which a builder looks for by its name.
+    assert implicit.explicit == ("x", "y")
+    assert [node.op for node in implicit.graph.nodes] == ["Conv"]
+    assert [value.name for value in implicit.graph.outputs] == ["y"] and not implicit.keep_float
+    # A layer whose weights are not quantised runs in floating point, whatever it reads.
+    constants["w"] = codes.astype(np.float32)
+    nodes.remove(weights)
+    model = make_graph(nodes, {"x": (1, 3, 4, 4)}, ["y"], constants)
+    assert remove_qdq(Graph(model)).keep_float == ("n_d",)
     x = np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)
     # Not with ONNX Runtime's optimisations, which take such pairs for something else (1.31).
     expected = run_as_is(model, {"x": x})["y"]

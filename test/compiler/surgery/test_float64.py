@@ -47,6 +47,7 @@ def difference(model: onnx.ModelProto, **options) -> float:
     return float(np.abs(after - before).max() / np.abs(before).max())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "export",
     [

@@ -62,6 +62,7 @@ def test_every_kernel_stride_and_padding_is_exact(kernel, stride, pad) -> None:
     assert worst(run(model, feeds), run(result.model, feeds)) < 1e-6
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("style", ["opset11", "opset13"])
 @pytest.mark.parametrize("stem", ["focus", "focus_joint"])
 @pytest.mark.parametrize("swap", [None, "gather", "slice", "split"])

@@ -33,6 +33,7 @@ def shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     return {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in model.graph.output}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("sigmoid", ["cut", "keep"])
 @pytest.mark.parametrize("style", ["opset11", "opset13"])
@@ -193,10 +194,10 @@ def test_other_networks_are_refused_with_what_was_found() -> None:
         [("Conv", ["x", "weight"], ["y"], {})], {"x": (1, 3, 64, 64)}, ["y"], {"weight": weight}
     )
     with pytest.raises(ModelError, match="YOLOX"):
-        apply(HeadCut(), model)
+        apply(HeadCut(SurgeryOptions(head="raw")), model)
 
 
 def test_open_height_and_width_name_the_option() -> None:
     model = build_yolox(style="opset13", dynamic_size=True)
     with pytest.raises(ModelError, match="--input-size"):
-        apply(HeadCut(), model)
+        apply(HeadCut(SurgeryOptions(head="raw")), model)

@@ -125,6 +125,7 @@ def test_groups_refuse_with_the_reason() -> None:
     assert not result.changes and "groups" in result.notes[0]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("swap", ["gather", "slice", "split"])
 @pytest.mark.parametrize("normalize", [None, "mul", "sub_div"])
 @pytest.mark.parametrize("form", ["focus", "conv"])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Nearest upsampling in the form the DLA takes."""
+"""Upsampling in the form the DLA takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from support.onnx_graphs import make_graph, run
 from support.passes import apply, check
 
+from yolox_trt.compiler.surgery.constant_folding import ConstantFolding
 from yolox_trt.compiler.surgery.upsample_to_scales import UpsampleToScales
 
 
@@ -54,6 +55,51 @@ class TestUpsample:
         result = check(UpsampleToScales(), model, tolerance=0.0)
         assert not result.changes and "whole-number" in result.notes[0]
 
-    def test_linear_is_left_alone(self) -> None:
-        result = apply(UpsampleToScales(), self.resize("half_pixel", "floor", mode="linear"))
-        assert not result.changes and "linear" in result.notes[0]
+    @pytest.mark.parametrize("form", ["half_pixel", "pytorch_half_pixel"])
+    def test_bilinear_sizes_become_scales(self, form) -> None:
+        model = self.resize(form, "floor", sizes=[1, 2, 20, 18], mode="linear")
+        result = check(UpsampleToScales(), model, tolerance=1e-6)
+        assert result.changes == ["n_y: linear x4, x3 with constant scales"]
+        attrs = {a.name: a.s.decode() for a in result.model.graph.node[0].attribute}
+        assert attrs == {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        assert not apply(UpsampleToScales(), result.model).changes
+
+    @pytest.mark.parametrize("form", ["align_corners", "asymmetric"])
+    def test_bilinear_between_other_pixels_is_left_alone(self, form) -> None:
+        result = apply(UpsampleToScales(), self.resize(form, "floor", mode="linear"))
+        assert not result.changes and "other pixels" in result.notes[0]
+
+    def test_cubic_is_left_alone(self) -> None:
+        result = apply(UpsampleToScales(), self.resize("half_pixel", "floor", mode="cubic"))
+        assert not result.changes and "cubic" in result.notes[0]
+
+    @pytest.mark.parametrize("form", ["half_pixel", "align_corners"])
+    def test_one_pixel_is_repeated(self, form) -> None:
+        attrs = {"mode": "linear", "coordinate_transformation_mode": form}
+        model = make_graph(
+            [("Resize", ["x", "", "", "sizes"], ["y"], attrs)], {"x": (1, 2, 1, 1)}, ["y"],
+            {"sizes": np.array([1, 2, 12, 30])},
+        )  # fmt: skip
+        result = check(UpsampleToScales(), model, tolerance=0.0)
+        assert result.changes == ["n_y: nearest x12, x30 with constant scales"]
+
+    def test_sizes_that_are_computed_in_floating_point(self) -> None:
+        """PyTorch's exporter of old wrote them so: TensorRT's parser refuses the Resize."""
+        nodes = [
+            ("Shape", ["x"], ["s"], {}),
+            ("Slice", ["s", "two", "four"], ["hw"], {}),
+            ("Cast", ["hw"], ["f"], {"to": 1}),
+            ("Mul", ["f", "factor"], ["m"], {}),
+            ("Floor", ["m"], ["r"], {}),
+            ("Cast", ["r"], ["i"], {"to": 7}),
+            ("Slice", ["s", "zero", "two"], ["nc"], {}),
+            ("Concat", ["nc", "i"], ["sizes"], {"axis": 0}),
+            ("Resize", ["x", "", "", "sizes"], ["y"], {"mode": "nearest",
+             "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+        ]  # fmt: skip
+        constants = {"zero": np.array([0]), "two": np.array([2]), "four": np.array([4]),
+                     "factor": np.float32(2)}  # fmt: skip
+        model = make_graph(nodes, {"x": (1, 2, 5, 6)}, ["y"], constants)
+        folded = check(ConstantFolding(), model, tolerance=0.0, expected={"Resize": 1})
+        result = check(UpsampleToScales(), folded.model, tolerance=0.0)
+        assert result.changes == ["n_y: nearest x2, x2 with constant scales"]

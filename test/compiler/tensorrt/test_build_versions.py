@@ -22,6 +22,8 @@ import pytest
 from support.fake_tensorrt import VERSIONS, FakeTensorRT
 from support.tensorrt_fixtures import build_engine, make_api, nodes_of, pretend_gpu, small_model
 
+from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.qdq import insert_qdq
 from yolox_trt.compiler.tensorrt import plan as build_plan
 from yolox_trt.compiler.tensorrt.build import EngineBuilder
 from yolox_trt.compiler.tensorrt.options import BuildOptions
@@ -36,10 +38,12 @@ from yolox_trt.core.errors import (
     YoloxTrtError,
 )
 from yolox_trt.core.faults import DeviceBrokenError, OutOfMemoryError
+from yolox_trt.core.input_size import best_size
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, PREPROCESSING_PRESETS
 from yolox_trt.engines.engine_file import write_engine
 from yolox_trt.graph import float16 as half
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.spec import read_spec
 
 WITH_FLAGS = ["8.5", "8.6", "10.3", "10.13"]
 TYPED = ["11.4", "rtx-1.7"]
@@ -209,7 +213,7 @@ def test_int8_inputs_and_outputs_have_ranges(model: Path, name: str, tmp_path: P
     assert settings["ranges"] == {tensor: [-63.5, 63.5] for tensor in scales}
     assert set(build(model, name, **options)["ranges"]) == {"images"}
     write_cache(cache, {"images": 0.5}, "TRT-8501-EntropyCalibration2")
-    with pytest.raises(EngineError, match=r"INT8 output 'reg_8' without a scale"):
+    with pytest.raises(EngineError, match=r"INT8 output 'reg_8', 'obj_8', .* without a scale"):
         build(model, name, **options, output_type="int8")
 
 
@@ -254,7 +258,7 @@ def test_int8_from_dynamic_ranges(model: Path, name: str, tmp_path: Path) -> Non
     assert settings["flags"] == ["FP16", "INT8"]
     assert settings["ranges"]["reg_8"] == pytest.approx([-12.7, 12.7], rel=1e-6)
     assert set(settings["ranges"]) == {"images", "reg_8"}
-    assert settings["built"].details["input_scale"] == pytest.approx(255 / 127)
+    assert settings["built"].details["io_scales"] == {}  # nothing that is passed is INT8
 
 
 def test_int8_inputs_need_a_range_too(model: Path, tmp_path: Path) -> None:
@@ -262,12 +266,12 @@ def test_int8_inputs_need_a_range_too(model: Path, tmp_path: Path) -> None:
     ranges.write_text(json.dumps({"ranges": {"reg_8": 12.7}}))
     options: dict[str, Any] = {"precision": "int8", "dynamic_ranges": ranges}
     # Not assumed to be pixels: the model may take normalised values.
-    assert build(model, "8.6", **options)["built"].details["input_scale"] is None
+    assert build(model, "8.6", **options)["built"].details["io_scales"] == {}
     with pytest.raises(EngineError, match="INT8 input 'images' without a scale"):
         build(model, "8.6", **options, input_type="int8")
     settings = build(model, "8.6", **options, input_type="int8", default_dynamic_range=6.0)
     assert settings["ranges"]["images"] == pytest.approx([-255.0, 255.0])
-    assert settings["built"].details["input_scale"] == pytest.approx(255 / 127)
+    assert settings["built"].details["io_scales"]["images"] == pytest.approx(255 / 127)
     # As the model's metadata say: RGB / 255, mean and deviation.
     normalised = onnx.load(str(model))
     entry = normalised.metadata_props.add()
@@ -413,6 +417,35 @@ def quantized(folder: Path) -> Path:
     return path
 
 
+def quantized_whole(model: Path, folder: Path, **options: Any) -> Path:
+    """Write a model with all its convolutions quantised, as `yolox_trt quantize` does."""
+    graph = Graph.load(model)
+    names = [*(v.name for v in graph.inputs), *(v.name for n in graph.nodes for v in n.outputs)]
+    ranges = DynamicRanges.from_amax(dict.fromkeys(names, 6.0))
+    path = folder / "qdq_whole.onnx"
+    path.write_bytes(insert_qdq(graph, ranges, **options).to_model().SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_int8_inputs_and_outputs_of_a_typed_network(model: Path, tmp_path: Path, name: str) -> None:
+    typed = quantized_whole(model, tmp_path, outputs=True)
+    settings = build(typed, name, input_type="int8", output_type="int8")
+    assert {t["dtype"] for t in settings["tensors"]} == {"INT8"}
+    built = settings["built"]
+    assert built.spec.input_dtype == "int8"
+    assert set(built.details["io_scales"]) == {"images", *built.spec.tensor_names}
+    keys = {
+        BuildPlan(typed, BuildOptions(input_type=kind), api=make_api(name)[1]).fingerprint.key
+        for kind in (None, "int8")
+    }
+    assert len(keys) == 2
+    # Refused where nothing stands at the edge, and without Q/DQ.
+    error = refused(quantized_whole(model, tmp_path), name, output_type="int8")
+    assert "not quantised: 'reg_8'" in error.found and "--int8-outputs" in error.fix
+    assert "yolox_trt quantize" in refused(model, name, input_type="int8").fix
+
+
 @pytest.mark.parametrize("name", VERSIONS)
 def test_qdq_graphs_build_everywhere(tmp_path: Path, name: str) -> None:
     settings = build(quantized(tmp_path), name, precision="int8")
@@ -471,6 +504,34 @@ def test_the_dla_of_11_4_1_takes_qdq(tmp_path: Path) -> None:
     fake = FakeTensorRT("11.4", version="11.4.1.5")
     settings = build(quantized(tmp_path), "", fake=fake, precision="int8", device=DLA)
     assert settings["values"]["default_device_type"] == "DLA"
+
+
+def test_the_dla_of_11_4_1_runs_qdq_as_a_whole(model: Path, tmp_path: Path) -> None:
+    """Without fallback: the linter has rules for it, and inputs and outputs are the graph's."""
+    fake = FakeTensorRT("11.4", version="11.4.1.5")
+    typed = quantized_whole(model, tmp_path, outputs=True)
+    options: dict[str, Any] = {"device": DLA, "allow_gpu_fallback": False, "dla_standalone": True}
+    settings = build(typed, "", fake=fake, **options)
+    assert settings["report"].precision == "int8" and settings["report"].strongly_typed
+    details = settings["built"].details
+    assert details["tensors"]["images"]["type"] == "int8"  # as quantised by the caller
+    assert details["tensors"]["reg_8"]["type"] == "float16"
+    assert details["io_scales"] == {"images": pytest.approx(6.0 / 127.0)}
+    assert settings["values"]["engine_capability"] == "DLA_STANDALONE"
+    settings = build(
+        typed, "", fake=FakeTensorRT("11.4", version="11.4.1.5"), output_type="int8",
+        output_format="chw32", **options,
+    )  # fmt: skip
+    assert len(settings["built"].details["io_scales"]) == 10
+    assert settings["built"].details["tensors"]["reg_8"] == {
+        "shape": [1, 4, 8, 12], "type": "int8", "format": "chw32"
+    }  # fmt: skip
+    # Nothing but Q/DQ makes INT8 there.
+    cache = write_cache(tmp_path / "c", {"images": 2.0}, "TRT-8501-EntropyCalibration2")
+    for more in ({"precision": "int8"}, {"calibration_cache": cache}):
+        with pytest.raises(EngineError) as caught:
+            build(model, "", fake=FakeTensorRT("11.4", version="11.4.1.5"), **options, **more)
+        assert "yolox_trt quantize" in caught.value.fix
 
 
 # ---- the DLA
@@ -572,8 +633,15 @@ def test_dla_standalone_loadable(model: Path, name: str, tmp_path: Path) -> None
     for tensor in settings["tensors"]:
         kind, form = ("INT8", formats.DLA_HWC4) if tensor["input"] else ("HALF", formats.CHW16)
         assert (tensor["dtype"], tensor["formats"]) == (kind, 1 << int(form))
-    assert settings["built"].details["input_scale"] == 2.0
+    assert settings["built"].details["io_scales"]["images"] == 2.0
     assert settings["ranges"] == {"images": [-254.0, 254.0]}
+    # What cuDLA's engine reads of the sidecar.
+    tensors = settings["built"].details["tensors"]
+    assert tensors["images"] == {"shape": [1, 3, 64, 96], "type": "int8", "format": "dla_hwc4"}
+    assert {(t["type"], t["format"]) for n, t in tensors.items() if n != "images"} == {
+        ("float16", "chw16")
+    }
+    assert settings["built"].details["dla_versions"] == {}  # there is no cuDLA here
     # TensorRT does not load loadables: the report is the build log's.
     assert "Runtime" not in settings["fake"].names_called()
     assert [layer.device for layer in settings["report"].layers] == ["dla1", "gpu"]
@@ -628,6 +696,7 @@ def test_batch_profile(tmp_path: Path, name: str) -> None:
     assert settings["built"].spec.batch is None
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_fixed_batch_is_opened(tmp_path: Path, name: str, precision: str) -> None:
@@ -666,6 +735,16 @@ def test_open_size(tmp_path: Path, name: str) -> None:
     assert settings["profiles"][0]["images"] == [[1, 3, 128, 160]] * 3
     with pytest.raises(ModelError):
         build(model, name)
+
+
+def test_the_size_for_a_camera(model: Path) -> None:
+    _, api = make_api("8.6")
+
+    def key(size: Any) -> str:
+        return BuildPlan(model, BuildOptions(input_size=size), api=api).fingerprint.key
+
+    size = best_size(read_spec(model).input_size, (1920, 1080))
+    assert key("auto:1920x1080") == key(size) != key("model") == key(None)
 
 
 # ---- other options

@@ -3,10 +3,14 @@
 """DlaLimits: what a TensorRT version lets a DLA do, as data.
 
 Sources, by their short names:
-    header  doc comments of NvInfer.h at the tags 8.5.3, v8.6.1 and v10.3.0 of NVIDIA/TensorRT (the
-            first two are identical where they speak of the DLA)
-    docs    the page "Layer Support and Restrictions" (DLA) of the TensorRT documentation
-    guide   transcriptions of the 8.4 to 8.6 developer guides: confirm on the device
+    header  doc comments of NvInfer.h of 8.5.3, 8.6.1, 10.3.0 and 11.1.0 in NVIDIA/TensorRT (of the
+            DLA, the first two say the same, and so do the last two but for the modes of Slice)
+    docs    the page "DLA Supported Layers and Restrictions" of the TensorRT documentation, and for
+            11.4.1 "Working with DLA" and "Strongly Typed Networks for DLA"
+            (docs.nvidia.com/deeplearning/tensorrt/11.4.1/inference-library/). Of that page's table
+            the rows up to Parametric ReLU were read; what follows is the header's alone
+    guide   transcriptions of the 8.4 to 8.6 developer guides, of 8.4 the whole table (translated in
+            HeKun-NVIDIA/TensorRT-Developer_Guide_in_Chinese): confirm on the device
     faq     FAQ and operator table of NVIDIA/Deep-Learning-Accelerator-SW
 Where sources contradict each other, the operator is admitted and `uncertain` names it.
 """
@@ -57,8 +61,8 @@ class DlaLimits:
         hwc4_groups: groups of a convolution that reads CHW4 or HWC4 (guide).
         cbuf_banks: banks of the convolution buffer (faq).
         deconv_kernel, deconv_stride: header.
-        deconv_wide: widths of 1 x w kernels beyond the range (header).
-        deconv_disabled: square kernels switched off (guide).
+        deconv_wide: sizes beyond the range, where the other one is 1 (header).
+        deconv_disabled: square kernels and strides switched off (guide).
         pool_window, pool_stride, pool_padding: header.
         clip_upper: upper bound of Clip, a clipped ReLU (guide).
         lrn_windows: header.
@@ -66,6 +70,8 @@ class DlaLimits:
         softmax_axis: largest axis where all other dimensions are 1; softmax_axis_approximate:
             where they are not (header).
         slice_fp16_only: whether Slice runs in FP16 even where INT8 is asked for (guide).
+        strongly_typed: whether precisions come from the graph, INT8 from its Q/DQ nodes, and inputs
+            and outputs are of the graph's types (docs).
         socs: "orin", "xavier": what the version runs on.
     """
 
@@ -101,6 +107,7 @@ class DlaLimits:
     softmax_axis: int = 8192
     softmax_axis_approximate: int = 1024
     slice_fp16_only: bool = False
+    strongly_typed: bool = False
     socs: tuple[str, ...] = ("orin", "xavier")
 
 
@@ -120,8 +127,19 @@ _10_3 = replace(
     socs=("orin",),
 )
 
-#: By the name that users give. 8.6.12 is DRIVE OS; JetPack 5 has 8.5, JetPack 6.0 8.6, 6.1 10.3.
-DLA_LIMITS: dict[str, DlaLimits] = {d.tensorrt: d for d in (_8_5, _8_6, _8_6_12, _10_3)}
+# "GPU fallback behaves as it did in TensorRT 10.x", and the table of layers is that of 10.x; on AGX
+# Orin alone. The header of 11.1 lets a Slice fill and wrap, which is what a Pad becomes.
+_11_4_1 = replace(
+    _10_3,
+    tensorrt="11.4.1",
+    native=_10_3.native | {"Pad"},
+    uncertain=_10_3.uncertain | {"Pad"},
+    strongly_typed=True,
+)
+
+#: By the name that users give. 8.6.12 is DRIVE OS; JetPack 5 has 8.5, JetPack 6.0 8.6, 6.1 10.3 and
+#: 7.2.2 11.4.1.
+DLA_LIMITS: dict[str, DlaLimits] = {d.tensorrt: d for d in (_8_5, _8_6, _8_6_12, _10_3, _11_4_1)}
 
 
 def limits_for(tensorrt: str) -> DlaLimits:
@@ -136,15 +154,13 @@ def limits_for(tensorrt: str) -> DlaLimits:
         return DLA_LIMITS["8.6.12" if minor == 6 and patch >= 12 else f"8.{minor}"]
     if major == 10 and minor <= 7:
         return DLA_LIMITS["10.3"]
+    if major == 11 and (minor, patch) >= (4, 1):
+        return DLA_LIMITS["11.4.1"]
     found, expected = f"TensorRT {tensorrt}", "one of " + ", ".join(DLA_LIMITS)
-    fix: Message = "stay on JetPack 6 (TensorRT 10.3)"
-    if major == 10:
-        expected, fix = "10.7 or older, the last 10.x with DLA support", f"{fix} for the DLA"
-    elif major > 10:
-        expected += " (the DLA of 11.4.1 takes strongly typed networks, whose rules are not"
-        expected += " published as a table)"
-        fix = f"{fix}, or ask the builder (REPORT_CAPABILITY_DLA)"
-    else:
+    fix: Message = "stay on JetPack 6 (TensorRT 10.3), or take JetPack 7.2.2 (11.4.1) on AGX Orin"
+    if major in (10, 11):
+        expected = "10.7 or older, the last 10.x with DLA support, or 11.4.1 or newer"
+    elif major <= 8:
         found = f"TensorRT version {tensorrt!r}"
         fix = ("set ", options_of(DlaTarget)["tensorrt"])
     raise ConfigurationError(found, expected=expected, fix=fix)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,8 +21,9 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import open_model
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.image_input import ANY_SIZE, why_no_yolox
+from yolox_trt.graph.int8_io import input_step, output_step
 from yolox_trt.graph.shape_walk import fold_constants
-from yolox_trt.graph.spec import read_spec
 from yolox_trt.graph.values import Node, Value
 
 if TYPE_CHECKING:
@@ -84,11 +84,7 @@ class _Linter:
     @cached_property
     def _head_can_be_cut(self) -> bool:
         """Whether the pass cut-head knows the model's outputs."""
-        for size in (None, (640, 640)):  # the second for an open height and width
-            with contextlib.suppress(ValueError, LookupError):
-                read_spec(self.model, input_size=size)
-                return True
-        return False
+        return any(not why_no_yolox(self.model, size) for size in (None, ANY_SIZE))
 
     def _mendable(self, broken: list[Rule]) -> list[Rule]:
         """Take back that cut-head mends something where it would refuse: no head of a YOLOX."""
@@ -119,9 +115,9 @@ class _Linter:
             graph_violations=tuple(self._graph_violations(subgraphs)),
             input_format=self._input_format(),
             output_format=",".join(
-                "int8:chw32" if self._precision(v.producer) == "int8" else "fp16:chw16"
+                "int8:chw32" if self._gives_int8(v) else "fp16:chw16"
                 for v in self.graph.outputs
-                if v.producer in self.on_dla
+                if self._origin(v).producer in self.on_dla
             ),
             head_unknown="_head_can_be_cut" in vars(self) and not self._head_can_be_cut,
         )
@@ -136,11 +132,19 @@ class _Linter:
                 found.append(reader)
         return found
 
+    def _origin(self, value: Value) -> Value:
+        """Return what a value is made of: behind nodes that are dropped, that which they read."""
+        while value.producer in self.dropped:
+            value = value.producer.inputs[0]
+        return value
+
     def _precision(self, node: Node | None) -> str:
         """Return what a node computes in on the DLA, "" off it."""
         if node is None or node not in self.on_dla:
             return ""
         fp16 = any(v.effect is Effect.FP16 for v in self.broken[node])
+        if self.limits.strongly_typed and getattr(node.source(), "op", "") != "DequantizeLinear":
+            fp16 = True  # what it reads is no INT8
         return "fp16" if fp16 else self.target.precision
 
     def _verdict(self, node: Node, subgraph: int | None) -> NodeVerdict:
@@ -163,7 +167,7 @@ class _Linter:
         weights = 0
         entering: dict[str, None] = {}
         for node in nodes:
-            for tensor in node.inputs:
+            for tensor in map(self._origin, node.inputs):
                 if tensor.is_constant:
                     size = 1 if self._precision(node) == "int8" else 2
                     weights += math.prod(tensor.static_shape or ()) * size
@@ -173,7 +177,7 @@ class _Linter:
             tensor.name
             for node in nodes
             for tensor in node.outputs
-            if tensor.is_output or any(reader not in inside for reader in tensor.readers)
+            if tensor.is_output or any(reader not in inside for reader in self._readers(tensor))
         ]
         return DlaSubgraph(
             index,
@@ -190,7 +194,11 @@ class _Linter:
         In execution order; a convolution and the activation behind it count as two tensors, so it
         is an upper estimate. Inputs and outputs of the region lie in the caller's buffers.
         """
-        last_use = {tensor.name: step for step, node in enumerate(nodes) for tensor in node.inputs}
+        last_use = {
+            self._origin(tensor).name: step
+            for step, node in enumerate(nodes)
+            for tensor in node.inputs
+        }
         alive: dict[str, int] = {}
         peak = 0
         for step, node in enumerate(nodes):
@@ -230,17 +238,26 @@ class _Linter:
                     size = self._size(tensor, self._precision(node) or self.target.precision)
                     yield Transfer(tensor.name, source, target, size, not crosses)
 
+    def _gives_int8(self, output: Value) -> bool:
+        """Whether an output may be INT8: in a strongly typed network, where a pair makes it."""
+        if self.limits.strongly_typed:
+            return output_step(output) is not None
+        return self._precision(self._origin(output).producer) == "int8"
+
     def _input_format(self) -> str:
         """Return the native format of the network's input, as trtexec writes it."""
-        found, precision = "", self.target.precision
+        found = ""
         low, high = self.limits.hwc4_groups
         for tensor in self.graph.inputs:
-            readers, shape = self.on_dla.intersection(tensor.readers), tensor.static_shape
+            readers, shape = self.on_dla.intersection(self._readers(tensor)), tensor.static_shape
             if not readers or shape is None or len(shape) != 4:
                 continue
             image = shape[1] in (1, 3, 4) and all(
                 r.op == "Conv" and low <= r.attrs.get("group", 1) <= high for r in readers
             )
+            precision = self.target.precision
+            if self.limits.strongly_typed and input_step(tensor) is None:
+                precision = "fp16"
             planes = "int8:chw32" if precision == "int8" else "fp16:chw16"
             found = f"{precision}:dla_hwc4" if image else planes
         return found

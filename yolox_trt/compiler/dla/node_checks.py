@@ -23,12 +23,15 @@ from yolox_trt.graph.values import Node, slice_bounds
 _Broken = tuple[str, str] | tuple[str, str, str]
 
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+_ACTIVATIONS = frozenset({"Clip", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh"})
 _COMPARISONS = frozenset({"Equal", "Greater", "Less"})
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: Passes for operators that have no DLA layer at all.
 _OPERATOR_PASSES = {
     **dict.fromkeys(("HardSwish", "HardSigmoid", "Swish"), "activations"),
     **dict.fromkeys(("EfficientNMS_TRT", "Exp"), "cut-head"),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "ReduceMean"), "pool-by-blocks"),
+    "Pow": "pow-to-mul",
     "SpaceToDepth": "focus-to-conv",
     "Pad": "remove-no-ops",
 }
@@ -60,6 +63,14 @@ def cbuf_banks(
     return data, weights
 
 
+def _has_zero_point(node: Node) -> bool:
+    """Whether a Q/DQ node's zero point is another than 0, or computed."""
+    if node.input(2) is None:
+        return False
+    zero = node.constant(2)
+    return zero is None or bool(np.any(zero != 0))
+
+
 class NodeChecks:
     """Checks nodes of one graph against the limits of one TensorRT version.
 
@@ -86,9 +97,14 @@ class NodeChecks:
         return broken
 
     def is_dropped(self, node: Node) -> bool:
-        """Whether TensorRT makes no layer of a node (identities and casts between floats)."""
+        """Whether TensorRT makes no layer of a node (identities, casts between floats).
+
+        Q/DQ nodes of a strongly typed network tell the layers around them their type.
+        """
         if node.op in ("Identity", "Dropout"):
             return True
+        if node.op in _QDQ:
+            return self.limits.strongly_typed and not _has_zero_point(node)
         if node.op != "Cast":
             return False
         return all(value.dtype in _FLOATS for value in (node.inputs[0], node.outputs[0]))
@@ -96,12 +112,15 @@ class NodeChecks:
     def _broken(self, node: Node) -> Iterator[_Broken]:
         """Yield rule, what the node has instead, and the pass that mends it if not the rule's."""
         if node.op in _QDQ:
-            yield "qdq", node.op
+            yield ("qdq-symmetric" if self.limits.strongly_typed else "qdq"), node.op
         elif node.op == "Cast" and node.inputs[0].dtype == np.uint8:
             yield "uint8-input", "Cast of the uint8 input"
         elif node.op not in self.limits.native:
-            folds = node.op in ("Div", "Pow", "Sub") and node in self._stem
-            mend = "fold-input" if folds else _OPERATOR_PASSES.get(node.op, "")
+            mend = _OPERATOR_PASSES.get(node.op, "")
+            if node.op in ("Div", "Pow", "Sub") and node in self._stem:
+                mend = "fold-input"
+            elif node.op == "Div" and node.constant(1) is not None:
+                mend = "div-to-mul"
             yield "operator", f"{node.op}, TensorRT {self.limits.tensorrt}", mend
         else:
             yield from self._general(node)
@@ -132,6 +151,8 @@ class NodeChecks:
             batch = math.prod(first[:-3]) if len(first) > 3 else first[0]
             if batch > self.limits.max_batch:
                 yield "batch", str(batch)
+        if first and node.op in _ACTIVATIONS and len(first) != 4:
+            yield "activation-2d", f"{len(first)} dimensions"
 
     def _conv(self, node: Node) -> Iterator[_Broken]:
         weights = node.weights()
@@ -175,15 +196,21 @@ class NodeChecks:
         limits = self.limits
         kernel = [int(k) for k in weights.shape[2:]]
         strides = list(node.attrs.get("strides", [1, 1]))
-        wide = kernel[0] == 1 and kernel[1] in limits.deconv_wide
         low, high = limits.deconv_disabled
+        sizes = (
+            ("kernel", kernel, limits.deconv_kernel),
+            ("stride", strides, limits.deconv_stride),
+        )
         wrong = {
-            f"kernel {describe(kernel)}": not wide and not _within(kernel, limits.deconv_kernel),
-            f"square kernel of {low} to {high}": kernel[0] == kernel[1]
-            and low <= kernel[0] <= high,
-            f"stride {describe(strides)}": not all(
-                _within([s], limits.deconv_stride) or s in limits.deconv_wide for s in strides
-            ),
+            f"{what} {describe(size)}": not _within(size, allowed)
+            and not (min(size) == 1 and max(size) in limits.deconv_wide)
+            for what, size, allowed in sizes
+        }
+        wrong |= {
+            f"square {what} of {low} to {high}": size[0] == size[1] and low <= size[0] <= high
+            for what, size, _ in sizes
+        }
+        wrong |= {
             "padding": any(node.attrs.get("pads", [0]))
             or any(node.attrs.get("output_padding", [0])),
             f"{node.attrs.get('group', 1)} groups": node.attrs.get("group", 1) != 1,
@@ -201,8 +228,12 @@ class NodeChecks:
             return
         strides = list(node.attrs.get("strides", [1, 1]))
         pads = _pads(node, kernel, strides, [1, 1], node.inputs[0].static_shape)
-        broken = [
-            *_outside("pool-window", "window", kernel, limits.pool_window),
+        blocks = strides == kernel and not any(pads)
+        broken: list[_Broken] = [
+            *(
+                (*rule, "pool-by-blocks") if blocks else rule
+                for rule in _outside("pool-window", "window", kernel, limits.pool_window)
+            ),
             *_outside("pool-stride", "stride", strides, limits.pool_stride),
         ]
         yield from broken
@@ -308,6 +339,18 @@ class NodeChecks:
             yield "slice-stride", text, mend if node in self._stem else ""
         yield from self._slice_precision(node)
 
+    def _pad(self, node: Node) -> Iterator[_Broken]:
+        """Check a Pad, of which TensorRT makes a Slice that fills or wraps."""
+        pads, mode = node.constant(1), node.attrs.get("mode", "constant")
+        value = node.constant(2) if node.input(2) is not None else np.zeros(1)
+        rank = len(node.inputs[0].shape or ())
+        if rank != 4 or pads is None or pads.size != 8 or node.input(3) is not None:
+            yield "pad", "computed, of some axes, or not of four dimensions"
+        elif pads[0] or pads[4]:
+            yield "pad", "along the batch"
+        elif mode != "wrap" and (mode != "constant" or value is None or np.any(value != 0)):
+            yield "pad", f"mode {mode}, other values than 0"
+
     def _split(self, node: Node) -> Iterator[_Broken]:
         rank, axis = len(node.inputs[0].shape or ()), int(node.attrs.get("axis", 0))
         if rank != 4 or axis % rank == 0:
@@ -410,6 +453,7 @@ _CHECKS: dict[str, Callable[[NodeChecks, Node], Iterator[_Broken]]] = {
     "Conv": NodeChecks._conv,
     "ConvTranspose": NodeChecks._deconv,
     "LRN": NodeChecks._lrn,
+    "Pad": NodeChecks._pad,
     "PRelu": NodeChecks._prelu,
     "ReduceMax": NodeChecks._reduce,
     "Reshape": NodeChecks._reshape,

@@ -18,7 +18,7 @@ class DlaTarget(OptionGroup):
     tensorrt: str = option(
         "8.6",
         metavar="VERSION",
-        help="8.5, 8.6, 8.6.12 (DRIVE OS) or 10.3; patch numbers may follow",
+        help="8.5, 8.6, 8.6.12 (DRIVE OS), 10.3 or 11.4.1; patch numbers may follow",
         group=_GROUP,
     )
     precision: str = option(

@@ -31,28 +31,34 @@ def partition(
     wanted = set(on_dla)
     region = {node: node for node in order}
     members = {node: [node] for node in order}
+    # Sets of nodes are the bits of an integer, since every join changes most of them.
+    own = {node: 1 << i for i, node in enumerate(order)}
+    readers = {node: set(edges.get(node, ())) for node in order}  # of a region, outside of it
+    behind: dict[_Node, int] = {}  # all that a path leads to from a region
+    for node in reversed(order):
+        behind[node] = 0
+        for reader in readers[node]:
+            behind[node] |= own[reader] | behind[reader]
 
-    def would_cycle(first: _Node, second: _Node) -> bool:
-        """Whether a path leads from one region to another through a third."""
-        seen = {first}
-        stack = [first]
-        while stack:
-            current = stack.pop()
-            for reached in {region[s] for node in members[current] for s in edges.get(node, ())}:
-                if reached == second:
-                    if current != first:
-                        return True
-                elif reached not in seen:
-                    seen.add(reached)
-                    stack.append(reached)
-        return False
+    def join(first: _Node, second: _Node) -> None:
+        """Make one region of two, named after the first."""
+        region.update(dict.fromkeys(members[second], first))
+        members[first] += members.pop(second)
+        readers[first] = {r for r in readers[first] | readers.pop(second) if region[r] != first}
+        own[first] |= own.pop(second)
+        behind[first] |= behind.pop(second)
+        for other in behind:
+            if behind[other] & own[first]:
+                behind[other] |= behind[first] | own[first]
 
     for node in order:
         for reader in edges.get(node, ()) if node in wanted else ():
             a, b = region[node], region[reader]
-            if reader not in wanted or a == b or would_cycle(a, b) or would_cycle(b, a):
+            if reader not in wanted or a == b:
                 continue
-            region.update(dict.fromkeys(members[b], a))
-            members[a] += members.pop(b)
+            # The regions have no cycle, and b reads a: only a way around from a to b can make one.
+            between = {region[r] for r in readers[a]} - {b}
+            if not any(behind[other] & own[b] for other in between):
+                join(a, b)
     regions = [sorted(members[r], key=position.__getitem__) for r in {region[n] for n in wanted}]
     return sorted(regions, key=lambda nodes: position[nodes[0]])

@@ -11,6 +11,7 @@ from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.inference import describe
 from yolox_trt.graph.values import Array, Node, Value, folded
 
 
@@ -105,15 +106,11 @@ def _parameters(node: Node) -> dict[Value, Array]:
 def _cost(node: Node) -> NodeCost:
     parameters = _parameters(node)
     variables = [value for value in node.variables if value not in parameters]
-    declared, shapes = options_of(InspectOptions), []
+    shapes = []
     for value in [*variables, *node.outputs]:
         shape = value.static_shape
         if shape is None and node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            raise ModelError(
-                f"tensor '{value.name}' of size {value.shape}",
-                expected="fixed sizes",
-                fix=("set ", declared["input_size"], " and ", declared["batch"]),
-            )
+            raise _open_size(node, value)
         shapes.append(shape or ())
     inputs, outputs = shapes[: len(variables)], shapes[len(variables) :]
     first_in = inputs[0] if inputs else ()
@@ -131,6 +128,31 @@ def _cost(node: Node) -> NodeCost:
         tuple(node.attrs.get("strides", ())) if node.op.startswith(("Conv", "Max", "Ave")) else (),
         int(node.attrs.get("group", 1)),
     )
+
+
+def _open_size(node: Node, value: Value) -> ModelError:
+    """Make the error of a tensor without a size; it names the operator that loses the size."""
+    found = f"tensor '{value.name}' of size {describe(value.shape)}"
+    while (source := _unsized(node)) is not None:
+        node = source
+    if all(v.static_shape is not None for v in node.variables):
+        return ModelError(
+            f"{found} behind '{node.name}' ({node.op}), whose result has a size that is not known",
+            expected="operators of ONNX, with sizes that follow from the input's",
+            fix="export the model without this operator",
+        )
+    declared = options_of(InspectOptions)
+    return ModelError(
+        found,
+        expected="fixed sizes",
+        fix=("set ", declared["input_size"], " and ", declared["batch"]),
+    )
+
+
+def _unsized(node: Node) -> Node | None:
+    """Return a node that makes an input without a size."""
+    sources = (value.producer for value in node.variables if value.static_shape is None)
+    return next((source for source in sources if source is not None), None)
 
 
 def _kernel(node: Node) -> tuple[int, ...]:

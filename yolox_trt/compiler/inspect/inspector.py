@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections import Counter
@@ -19,11 +18,13 @@ from yolox_trt.compiler.inspect.hardware import HARDWARE, PUBLISHED_RUNS, Hardwa
 from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.compiler.inspect.parser_support import ParserProblem, check_parser
 from yolox_trt.compiler.surgery.activation_patterns import silu_gate
+from yolox_trt.core.documents import read_json
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import open_model
 from yolox_trt.graph.fixed_size import fix_size
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.input_size import tool_size
 from yolox_trt.graph.shape_walk import fold_constants
 from yolox_trt.graph.values import Node
 
@@ -161,7 +162,7 @@ def inspect_model(
     shape = graph.image.shape or ()
     open_batch = bool(shape) and not isinstance(shape[0], int)
     batch = 1 if open_batch and options.batch is None else options.batch
-    fix_size(graph, batch, *(options.input_size or (None, None)))
+    fix_size(graph, batch, *(tool_size(original, options.input_size) or (None, None)))
     fold_constants(graph)
     if graph.image.static_shape is None:
         raise ModelError(
@@ -246,7 +247,7 @@ def read_profile(path: str | Path) -> dict[str, float]:
     """
     expected = "a list of {name, averageMs} (trtexec --exportProfile), or an object {layer: ms}"
     try:
-        values = json.loads(Path(path).read_text())
+        values = read_json(path)
         if isinstance(values, dict):
             # The report of `yolox_trt build --profile`.
             values = values.get("layer_times_ms", values)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from yolox_trt.compiler.inspect.hardware import HARDWARE
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Kind, OptionGroup, option, options_of, size_option
+from yolox_trt.core.input_size import InputSize, tool_size_option
+from yolox_trt.core.option import Kind, OptionGroup, option, options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class InspectOptions(OptionGroup):
         flag="--time",
         help="Measured time of one run: gives the efficiency.",
     )
-    input_size: tuple[int, int] | None = size_option(help="Count at this size.")
+    input_size: InputSize | None = tool_size_option()
     batch: int | None = option(None, kind=Kind.INTEGER, minimum=1, help="Count at this batch.")
     tensorrt: str = option(
         "8.6", metavar="VERSION", help="Version of TensorRT's parser, 8.5 or newer"

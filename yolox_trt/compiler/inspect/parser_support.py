@@ -13,6 +13,7 @@ from yolox_trt.compiler.inspect.options import InspectOptions
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.head import head_and_stem
+from yolox_trt.graph.image_input import ANY_SIZE, why_no_yolox
 from yolox_trt.graph.values import Node
 
 # onnx/onnx-tensorrt, docs/operators.md of release 8.5 (opset up to 17).
@@ -109,6 +110,7 @@ def check_parser(
         )
     graph.infer_shapes()
     head, _ = head_and_stem(graph)
+    can_be_cut: bool | None = None  # looked at where it matters alone
     for node in graph.nodes:
         reason, mend = _problem(node, taken, major)
         if reason:
@@ -116,6 +118,10 @@ def check_parser(
                 mend = "fold-constants"
             elif not mend and node in head:
                 mend = "cut-head"
+            if mend == "cut-head":
+                if can_be_cut is None:
+                    can_be_cut = not all(why_no_yolox(graph, size) for size in (None, ANY_SIZE))
+                mend = mend if can_be_cut else ""
             problems.append(ParserProblem(node.name, node.op, reason, mend))
     return problems
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from yolox_trt.core.errors import ConfigurationError
 
 #: Codes of one sign, as TensorRT's published algorithm counts them.
 _LEVELS = 128
+_EPSILON = 1e-12
 
 
 def max_range(histogram: Histogram) -> float:
@@ -66,34 +68,31 @@ def entropy_range(histogram: Histogram) -> float:
     if histogram.width == 0.0:
         return histogram.amax
     counts, width = _resampled(histogram)
-    total = counts.sum()
-    cumulative = np.cumsum(counts)
-    best_index, best_divergence = NUM_BINS, np.inf
-    for i in range(_LEVELS, NUM_BINS + 1):
-        reference = counts[:i].copy()
-        reference[-1] += total - cumulative[i - 1]
-        # Level of each of the i bins: i / 128 bins a level, the remainder in the last levels.
-        level = np.minimum(np.arange(i) * _LEVELS // i, _LEVELS - 1)
-        nonempty = counts[:i] > 0
-        mass = np.bincount(level, weights=counts[:i], minlength=_LEVELS)
-        bins = np.bincount(level, weights=nonempty, minlength=_LEVELS)
-        spread = np.divide(mass, bins, out=np.zeros(_LEVELS), where=bins > 0)
-        candidate = np.where(nonempty, spread[level], 0.0)
-        divergence = _kl_divergence(reference, candidate)
-        if divergence < best_divergence:
-            best_index, best_divergence = i, divergence
-    return min(histogram.amax, (best_index + 0.5) * width)
+    ends = np.arange(_LEVELS, NUM_BINS + 1)  # every i at once, one a column
+    # Bin j is in level j * 128 // i, so that level l begins with bin ceil(l * i / 128).
+    edges = -(-np.arange(_LEVELS + 1)[:, None] * ends // _LEVELS)
+    mass = np.diff(_sums(counts)[edges], axis=0)
+    spread = mass / np.maximum(np.diff(_sums(counts > 0)[edges], axis=0), 1)
+    inside = _sums(counts)[ends]
+    outliers = np.maximum(counts.sum() - inside, 0.0)
+    # Q's empty bins under P's mass count with a small epsilon.
+    logs = np.log(np.maximum(spread / np.maximum(inside, 1e-300), _EPSILON))
+    last = counts[ends - 1]
+    last_log = np.where(last > 0, logs[-1], np.log(_EPSILON))
+    # KL(P || Q) = sum(p log p) - sum(p log q), times the sum of P, but for what no i changes.
+    divergences = _sums(_x_log_x(counts))[ends - 1] + _x_log_x(last + outliers)
+    divergences -= (mass * logs).sum(0) + outliers * last_log
+    best = ends[np.argmin(np.where(inside > 0, divergences, np.inf))]
+    return min(histogram.amax, float(best + 0.5) * width)
 
 
-def _kl_divergence(reference: npt.NDArray[np.float64], candidate: npt.NDArray[np.float64]) -> float:
-    """KL(P || Q) of two histograms; Q's empty bins under P's mass count with a small epsilon."""
-    p = reference / reference.sum()
-    q_sum = candidate.sum()
-    if q_sum == 0.0:
-        return float("inf")
-    q = candidate / q_sum
-    used = p > 0
-    return float(np.sum(p[used] * np.log(p[used] / np.maximum(q[used], 1e-12))))
+def _sums(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the sums of the first 0, 1, ... values."""
+    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+
+
+def _x_log_x(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return values * np.log(np.where(values > 0, values, 1.0))
 
 
 def mse_range(histogram: Histogram, candidates: int = 200) -> float:
@@ -147,8 +146,6 @@ def parse_algorithm(text: str, others: Sequence[str] = ()) -> Callable[[Histogra
         percentile_range(Histogram(), percentile)  # refuses a bad number now, not mid-way
         return lambda histogram: percentile_range(histogram, percentile)
     if name not in ALGORITHMS or argument:
-        known = ", ".join((*others, *ALGORITHMS))
-        raise ConfigurationError(
-            f"calibration algorithm '{text}'", expected=f"{known} or percentile:NUMBER"
-        )
+        known = (*others, *ALGORITHMS, "percentile:NUMBER")
+        raise ConfigurationError.unknown("calibration algorithm", text, known)
     return ALGORITHMS[name]

@@ -17,7 +17,8 @@ import numpy as np
 
 from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX, SMALLEST_AMAX, DynamicRanges
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
-from yolox_trt.core.files import write_atomically
+from yolox_trt.core.files import read_at_most, write_atomically
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import OptionGroup, option
 
 _WRITE_ONE = "yolox_trt calibrate MODEL --images FOLDER --cache FILE"
@@ -122,7 +123,7 @@ def read_cache(path: str | Path) -> DynamicRanges:
     """
     found = f"calibration cache '{path}' that cannot be read"
     with ConfigurationError.instead_of(FILE_ERRORS, found, fix=_WRITE_ONE):
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_at_most(path, LIMITS.json_bytes).decode().splitlines()
     header = _HEADER.fullmatch(lines[0].strip()) if lines else None
     if header is None:
         raise ConfigurationError(

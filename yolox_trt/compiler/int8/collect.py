@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ from yolox_trt.compiler.int8.infer_ranges import input_copies, unknown_tensor
 from yolox_trt.compiler.int8.layers import quantizable_inputs
 from yolox_trt.compiler.int8.options import no_images
 from yolox_trt.compiler.int8.session import Session, check_input
-from yolox_trt.core.errors import EngineError
+from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Value
 
@@ -44,20 +46,91 @@ class Statistics:
     channel_amax: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     input_copies: set[str] = field(default_factory=set)
 
-    def ranges(self, algorithm: str) -> DynamicRanges:
-        """Apply a calibration algorithm (see algorithms.parse_algorithm) to every tensor.
+    def merge(self, other: Statistics) -> None:
+        """Add what was seen of other images, of the same model.
+
+        The histograms become those of one pass over all images, whatever the order
+        (Histogram.merge); channel_amax does but for float rounding.
+
+        Raises:
+            ConfigurationError: other tensors were watched.
+        """
+        if self.histograms.keys() != other.histograms.keys():
+            differing = sorted(self.histograms.keys() ^ other.histograms.keys())
+            raise ConfigurationError(
+                f"statistics of {', '.join(differing[:5])} on one side alone",
+                expected="the same tensors of the same model on both",
+                fix="collect them again with one model and one version of yolox_trt",
+            )
+        for name, histogram in other.histograms.items():
+            self.histograms[name].merge(histogram)
+        share = other.images / max(self.images + other.images, 1)
+        for name, amax in other.channel_amax.items():
+            own = self.channel_amax.get(name, amax)
+            self.channel_amax[name] = (own * (1.0 - share) + amax * share).astype(np.float32)
+        self.images += other.images
+        self.input_copies |= other.input_copies
+
+    def to_bytes(self) -> bytes:
+        """Return everything as NumPy's .npz, the same bytes for the same statistics."""
+        arrays: dict[str, Any] = {
+            "images": self.images,
+            "names": np.array(list(self.histograms), dtype=str),
+            "input_copies": np.array(sorted(self.input_copies), dtype=str),
+            "channel_names": np.array(list(self.channel_amax), dtype=str),
+        }
+        for index, each in enumerate(self.histograms.values()):
+            scalars = (each.width, each.zeros, each.minimum, each.maximum)
+            arrays[f"scalars_{index}"] = np.array(scalars, np.float64)
+            arrays[f"counts_{index}"] = each.counts
+        for index, amax in enumerate(self.channel_amax.values()):
+            arrays[f"channels_{index}"] = amax
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Statistics:
+        """Read what to_bytes returned.
+
+        Raises:
+            ConfigurationError: it is something else.
+        """
+        with (
+            ConfigurationError.instead_of(
+                Exception,  # zipfile, zlib and NumPy have their own for each kind of damage
+                f"{len(data)} bytes that are no statistics",
+                expected="what another run has written",
+                fix="remove the file, and run again",
+            ),
+            np.load(io.BytesIO(data), allow_pickle=False) as arrays,
+        ):
+            histograms = {}
+            for index, name in enumerate(arrays["names"].tolist()):
+                width, zeros, minimum, maximum = arrays[f"scalars_{index}"].tolist()
+                histograms[name] = histogram = Histogram()
+                histogram.width, histogram.zeros = width, int(zeros)
+                histogram.minimum, histogram.maximum = minimum, maximum
+                histogram.counts = arrays[f"counts_{index}"]
+            channels = {
+                name: arrays[f"channels_{index}"]
+                for index, name in enumerate(arrays["channel_names"].tolist())
+            }
+            copies = set(arrays["input_copies"].tolist())
+            return cls(histograms, int(arrays["images"]), channels, copies)
+
+    def ranges(self, algorithm: str, tensors: Iterable[str] | None = None) -> DynamicRanges:
+        """Apply a calibration algorithm (see algorithms.parse_algorithm) to tensors, or to all.
 
         The image itself keeps its whole range whatever the algorithm: its values are spread
         evenly up to a known bound, and clipping them (entropy likes to) blinds the first layer.
         """
         find = parse_algorithm(algorithm)
-        return DynamicRanges.from_amax(
-            {
-                name: histogram.amax if name in self.input_copies else find(histogram)
-                for name, histogram in self.histograms.items()
-            },
-            algorithm,
-        )
+        found = {}
+        for name in self.histograms if tensors is None else tensors:
+            histogram = self.histograms[name]
+            found[name] = histogram.amax if name in self.input_copies else find(histogram)
+        return DynamicRanges.from_amax(found, algorithm)
 
 
 def float_tensors(graph: Graph) -> list[str]:

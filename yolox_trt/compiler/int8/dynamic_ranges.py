@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from yolox_trt.core.documents import read_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.output_paths import write_json
 
@@ -46,6 +46,10 @@ class DynamicRanges(dict[str, np.float32]):
         """Return the largest magnitude that a tensor's codes stand for."""
         return float(self[name]) * INT8_MAX
 
+    def amaxes(self) -> dict[str, float]:
+        """Return the largest magnitude of every tensor's codes."""
+        return {name: self.amax(name) for name in self}
+
     def set_amax(self, name: str, value: float) -> None:
         """Set one tensor's range."""
         self[name] = np.float32(max(float(value), SMALLEST_AMAX) / INT8_MAX)
@@ -60,7 +64,7 @@ class DynamicRanges(dict[str, np.float32]):
             Path(path),
             {
                 "algorithm": self.algorithm,
-                "ranges": {name: self.amax(name) for name in self},
+                "ranges": self.amaxes(),
                 "scales": {name: float(s).hex() for name, s in self.items()},
             },
         )
@@ -78,8 +82,11 @@ class DynamicRanges(dict[str, np.float32]):
             expected='JSON with {"ranges": {"tensor name": largest magnitude}}',
             fix="yolox_trt calibrate MODEL --images FOLDER --ranges FILE",
         ):
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = read_json(path)
             ranges = cls.from_amax(values["ranges"], values.get("algorithm", ""))
             for name, text in values.get("scales", {}).items():
                 ranges[name] = np.float32(float.fromhex(text))
+            for name, size in [*values["ranges"].items(), *ranges.items()]:
+                if not 0.0 <= size < np.inf:
+                    raise ValueError(f"{name}: {size}")
         return ranges

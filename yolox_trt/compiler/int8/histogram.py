@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Histogram of a tensor's magnitudes, grown image by image in constant memory."""
+"""Histogram of a tensor's magnitudes, grown image by image in constant memory, and merged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-#: Bins at the start; TensorRT's published calibrator uses 2048 (GTC 2017, S7310, slide 30).
+#: Bins of the largest magnitude at least; TensorRT's published calibrator uses 2048 (GTC 2017,
+#: S7310, slide 30).
 NUM_BINS = 2048
 
-#: Bins at which neighbouring bins are merged, so that an early small image costs no memory.
-MAX_BINS = 8 * NUM_BINS
+#: Bins at which neighbouring bins are merged.
+MAX_BINS = 2 * NUM_BINS
 
 
 #: Values counted in one call: OpenCV counts in float32, exact up to 2^24.
@@ -23,9 +24,11 @@ _CHUNK = 2**23
 class Histogram:
     """Counts of |x| in bins of equal width from 0 on.
 
-    The first non-zero batch sets the width to its maximum / 2048; larger values append bins of
-    the same width; beyond MAX_BINS pairs of bins are merged. Zeros are counted apart, since
-    ReLU's zeros would drown every other bin.
+    The width is the power of two that gives the largest magnitude NUM_BINS to MAX_BINS bins. It
+    grows with it, by pairs of bins that are merged. So a histogram depends on the values alone, and
+    not on their order or on how they were shared out: those of several machines merge into the one
+    that a single machine would have made. Zeros are counted apart, since ReLU's zeros would drown
+    every other bin.
 
     Attributes:
         width: width of a bin, 0.0 until a non-zero value was seen.
@@ -37,7 +40,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.width = 0.0
-        self.counts: npt.NDArray[np.int64] = np.zeros(NUM_BINS, np.int64)
+        self.counts: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self.zeros = 0
         self.minimum = np.inf
         self.maximum = -np.inf
@@ -63,16 +66,10 @@ class Histogram:
             raise ValueError("activations with NaN or infinity")
         self.minimum = min(self.minimum, minimum)
         self.maximum = max(self.maximum, maximum)
-        amax = max(-minimum, maximum)
-        if amax == 0.0:
+        if minimum == maximum == 0.0:
             self.zeros += values.size
             return
-        if self.width == 0.0:
-            self.width = amax / NUM_BINS
-        while (needed := self._bins_for(amax)) > MAX_BINS:
-            self._merge_pairs()
-        if needed > len(self.counts):
-            self.counts = np.pad(self.counts, (0, needed - len(self.counts)))
+        self._fit()
         bins = len(self.counts)
         flat = np.ascontiguousarray(values, np.float32).reshape(1, -1)
         for start in range(0, flat.shape[1], _CHUNK):
@@ -80,19 +77,37 @@ class Histogram:
             import cv2  # here: the options of commands import this module
 
             zeros = magnitudes.size - cv2.countNonZero(magnitudes)
-            # Values beyond the range would be dropped: the last bin reaches a little further.
-            counts = cv2.calcHist(
-                [magnitudes], [0], None, [bins], [0.0, bins * self.width * 1.0001]
-            )
+            # The width being a power of two, both ends and every index are exact in float32.
+            counts = cv2.calcHist([magnitudes], [0], None, [bins], [0.0, bins * self.width])
             self.counts += counts.reshape(-1).astype(np.int64)
             self.counts[0] -= zeros
             self.zeros += zeros
 
-    def _bins_for(self, amax: float) -> int:
-        # amax itself belongs to the last bin; the factor keeps a rounded-up quotient there.
-        return max(1, math.ceil(amax / self.width * (1.0 - 1e-12)))
+    def merge(self, other: Histogram) -> None:
+        """Add what another histogram has counted; afterwards it is as if this one had."""
+        self.zeros += other.zeros
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
+        if other.width == 0.0:
+            return
+        self._fit()
+        steps = round(math.log2(self.width / other.width))  # not below 0: amax is not smaller
+        counts = _merged(other.counts, steps)
+        self.counts[: len(counts)] += counts
 
-    def _merge_pairs(self) -> None:
-        counts = np.pad(self.counts, (0, len(self.counts) % 2))
-        self.counts = counts[0::2] + counts[1::2]
-        self.width *= 2.0
+    def _fit(self) -> None:
+        """Give the largest magnitude a bin."""
+        # m * 2^e with m in [0.5, 1): it is in bin m * MAX_BINS, from NUM_BINS on.
+        width = math.ldexp(1.0, max(math.frexp(self.amax)[1] - MAX_BINS.bit_length() + 1, -126))
+        bins = int(self.amax / width) + 1
+        if self.width:
+            self.counts = _merged(self.counts, round(math.log2(width / self.width)))
+        self.width = width
+        self.counts = np.pad(self.counts, (0, bins - len(self.counts)))
+
+
+def _merged(counts: npt.NDArray[np.int64], steps: int) -> npt.NDArray[np.int64]:
+    """Return counts in bins of 2^steps times the width."""
+    factor = 2 ** min(steps, MAX_BINS.bit_length())  # all of them in one bin, then
+    padded = np.pad(counts, (0, -len(counts) % factor))
+    return np.asarray(padded.reshape(-1, factor).sum(1), np.int64)

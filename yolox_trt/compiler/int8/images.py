@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,19 @@ import numpy.typing as npt
 from yolox_trt.compiler.int8.options import ImageOptions
 from yolox_trt.core.coco import find_images, read_instances
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.files import read_at_most
+from yolox_trt.core.frame import Frame
+from yolox_trt.core.image_header import image_size
 from yolox_trt.core.images import ImageFiles, ImageSource, images_in, is_bag
-from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.input_size import Size
+from yolox_trt.core.limits import LIMITS
+from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
 from yolox_trt.core.option import options_of
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.image_input import ImageInput, take_image_alone
 from yolox_trt.kernels.cpu_preprocess import CpuPreprocessor
+
+_log = logging.getLogger("yolox_trt.int8")
 
 OpenBag = Callable[[Path, Sequence[str]], ImageSource]
 
@@ -26,6 +36,25 @@ _FIX = (
     options_of(ImageOptions)["images"],
     ", a folder, a text file with one image path a line, a COCO folder, or a bag",
 )
+
+
+def float_model(path: Path, preprocessing: Preprocessing | None = None) -> Graph:
+    """Read a model that will be quantised, and note in it what its input expects.
+
+    Raises:
+        ModelError: see Graph.load and take_image_alone.
+    """
+    graph = Graph.load(path)
+    take_image_alone(graph)
+    if preprocessing is not None:
+        graph.metadata[METADATA_PREPROCESSING] = preprocessing.to_json()
+    if graph.find("QuantizeLinear", "DequantizeLinear"):
+        _log.warning(
+            "%s is quantised already, and what is lost stays lost: give the float model from which "
+            "it was made, or take its scales off by `yolox_trt translate`",
+            path,
+        )
+    return graph
 
 
 def image_paths(source: str | Path) -> list[Path]:
@@ -47,7 +76,14 @@ def image_paths(source: str | Path) -> list[Path]:
         entries = read_instances(path, ("images",), fix=_FIX)["images"]
         names, folders = [e["file_name"] for e in entries], [path.parent / "images", path.parent]
     elif path.is_file():
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        with ConfigurationError.instead_of(
+            (OSError, ValueError),
+            f"'{path}', which cannot be read as a list",
+            expected="a text file with one image path a line",
+            fix=_FIX,
+        ):
+            text = read_at_most(path, LIMITS.json_bytes).decode()
+        lines = [line.strip() for line in text.splitlines()]
         names, folders = [n for n in lines if n and not n.startswith("#")], [path.parent]
     else:
         raise ConfigurationError(
@@ -61,13 +97,13 @@ def image_paths(source: str | Path) -> list[Path]:
 class CalibrationInputs:
     """Calibration images as inputs of a network; they may be iterated over again.
 
-    Iterating gives float32 (1, 3, H, W) arrays, a new one each time, preprocessed as for inference.
-    An image that cannot be read raises FrameError when it is reached: a calibration set with broken
-    images is to be mended, not skipped over.
+    Iterating gives float32 (1, 3, H, W) arrays, a new one each time, preprocessed as for inference;
+    (1, H, W, 3) where the network takes them so. An image that cannot be read raises FrameError
+    when it is reached: a calibration set with broken images is to be mended, not skipped over.
 
     Args:
         source: see image_paths; or a bag, which needs `open_bag`.
-        spec: of the network.
+        image: input of the network.
         limit: at most so many, spread evenly over the source where its length is known; 0: all.
         open_bag: opens the images of a bag's topics, () for all of them (ros.tools.bag does).
 
@@ -78,12 +114,12 @@ class CalibrationInputs:
     def __init__(
         self,
         source: str | Path,
-        spec: ModelSpec,
+        image: ImageInput,
         *,
         limit: int = 0,
         open_bag: OpenBag | None = None,
     ) -> None:
-        self._spec, self._limit = spec, limit
+        self._image, self._limit = image, limit
         self._images: ImageSource
         if is_bag(source):
             if open_bag is None:
@@ -104,10 +140,22 @@ class CalibrationInputs:
         found = len(self._images)
         return min(found or self._limit, self._limit) if self._limit else found
 
+    def shapes(self) -> Iterator[Size]:
+        """Read (height, width) of one image after the other: of files all, of a bag the first."""
+        for path in getattr(self._images, "paths", ()):
+            yield image_size(memoryview(Path(path).read_bytes()))
+        if not isinstance(self._images, ImageFiles):
+            yield from (frame.source_size for frame in itertools.islice(self._images, 1))
+
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         """Read and preprocess one image after the other."""
-        preprocess = CpuPreprocessor(self._spec.preprocessing)
-        buffer = np.empty((3, self._spec.input_height, self._spec.input_width), np.float32)
-        for frame in itertools.islice(self._images, self._limit or None):
-            preprocess(frame, buffer)
-            yield buffer[None].copy()
+        yield from inputs_of(itertools.islice(self._images, self._limit or None), self._image)
+
+
+def inputs_of(frames: Iterable[Frame], image: ImageInput) -> Iterator[npt.NDArray[np.float32]]:
+    """Preprocess images; yield float32 (1, 3, H, W), a new array for each, or (1, H, W, 3)."""
+    preprocess = CpuPreprocessor(image.preprocessing)
+    buffer = np.empty((3, image.input_height, image.input_width), np.float32)
+    for frame in frames:
+        preprocess(frame, buffer)
+        yield image.arrange(buffer[None]).copy()

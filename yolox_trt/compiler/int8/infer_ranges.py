@@ -12,11 +12,12 @@ pooling.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.layers import KERNEL_ACTIVATIONS
 from yolox_trt.compiler.int8.options import RangeOptions
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
@@ -147,7 +148,7 @@ def _backward_inputs(node: Node) -> list[Value]:
     if node.op in ("Concat", "Add", "Sum"):
         # An addend of non-negative activations cannot exceed the sum.
         return list(node.inputs)
-    if node.op in ("Relu", "Clip", "LeakyRelu", "PRelu"):
+    if node.op in KERNEL_ACTIVATIONS:
         candidates = [node.inputs[0]]
     elif node.op == "Mul":
         candidates = [value for value in node.inputs if not _made_by(value, "Sigmoid")]
@@ -156,18 +157,17 @@ def _backward_inputs(node: Node) -> list[Value]:
     return [value for value in candidates if _made_by(value, "Conv", "ConvTranspose", "Gemm")]
 
 
-def unify_for_dla(graph: Graph, ranges: DynamicRanges) -> list[set[str]]:
-    """Give tensors one range where the DLA takes one only: the largest of the group.
+def dla_groups(graph: Graph, *, sums: bool = False) -> list[set[str]]:
+    """Return the sets of tensors that have one range on the DLA.
 
     Concat: all inputs and the output. MaxPool and other pass-through layers: input and output.
     Add, Sub, Max, Min: the two inputs. (DLA restrictions in TensorRT's guide.)
 
     Args:
         graph: float model.
-        ranges: changed in place.
-
-    Returns:
-        The groups of tensors that now share a range.
+        sums: whether the result of an addition has the range of its inputs too. The DLA does not
+            ask for it, but an input whose own range is not known is given the result's
+            (infer_missing), and with it the other input.
     """
     groups: dict[str, set[str]] = {}  # tensor -> its group, the same object for all in it
     for node in graph.nodes:
@@ -177,16 +177,33 @@ def unify_for_dla(graph: Graph, ranges: DynamicRanges) -> list[set[str]]:
         elif node.op == "Concat":
             members = [*node.variables, *node.outputs]
         elif node.op in ("Add", "Sub", "Max", "Min"):
-            members = node.variables
+            members = [*node.variables, *(node.outputs if sums else ())]
         else:
             continue
         joined = set[str]().union(*(groups.get(v.name, {v.name}) for v in members))
         groups.update(dict.fromkeys(joined, joined))
+    return list({id(group): group for group in groups.values()}.values())
+
+
+def unify_for_dla(
+    graph: Graph, ranges: DynamicRanges, measured: Collection[str] = ()
+) -> list[set[str]]:
+    """Give tensors one range where the DLA takes one only: the largest of the group.
+
+    Args:
+        graph: float model.
+        ranges: changed in place.
+        measured: tensors whose ranges decide where a group has some of them; the others' are
+            inferred, and often wider than what comes (6 behind every ReLU6).
+
+    Returns:
+        The groups of tensors that now share a range; see dla_groups.
+    """
     shared = []
-    for group in {id(group): group for group in groups.values()}.values():
+    for group in dla_groups(graph):
         known = {name for name in group if name in ranges}
         if len(known) > 1:
-            largest = max(ranges[name] for name in known)
+            largest = max(ranges[name] for name in known.intersection(measured) or known)
             ranges.update(dict.fromkeys(known, largest))
             shared.append(known)
     return shared
@@ -243,6 +260,8 @@ def override_ranges(graph: Graph, ranges: DynamicRanges, overrides: Mapping[str,
     Raises:
         ConfigurationError: a pattern matches no tensor.
     """
+    if not overrides:
+        return
     names = [value.name for value in graph.inputs]
     names += [value.name for node in graph.nodes for value in node.outputs]
     for pattern, amax in overrides.items():

@@ -4,19 +4,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from yolox_trt.compiler.int8.algorithms import parse_algorithm, to_number
+from yolox_trt.compiler.int8.calibration_cache import CacheOptions
+from yolox_trt.compiler.surgery.options import SurgeryOptions
+from yolox_trt.core.documents import read_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
-from yolox_trt.core.option import Kind, OptionGroup, option, options_of, path_option
+from yolox_trt.core.input_size import InputSize, tool_size_option
+from yolox_trt.core.model_spec import Preprocessing
+from yolox_trt.core.option import Kind, OptionGroup, again, option, options_of, path_option
+from yolox_trt.core.output_paths import OutputFile
 
 #: Algorithm that takes ReLU6's bounds in place of images.
 FIXED = "fixed"
 _AUTOMATIC = "auto:"
+#: Word for the convolutions that give the outputs.
+LAST = "last"
 
 
 def parse_float_layers(text: str) -> tuple[float, bool]:
@@ -64,7 +71,7 @@ def _float_layers(text: str) -> tuple[str, ...]:
             expected="a JSON object of layer names",
             fix="yolox_trt translate MODEL --precisions FILE writes it",
         ):
-            return tuple(json.loads(Path(text).read_text(encoding="utf-8")))
+            return tuple(read_json(text))
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if name.startswith(_AUTOMATIC):
@@ -81,6 +88,10 @@ class ImageOptions(OptionGroup):
         help="Calibration images: a folder, a list file, a COCO folder or json, or a bag.",
     )
     limit: int = option(1000, minimum=0, help="Use at most so many images; 0 for all.")
+    preprocessing: Preprocessing | None = again(
+        options_of(SurgeryOptions)["preprocessing"], group=""
+    )
+    input_size: InputSize | None = tool_size_option("for the calibration images")
 
 
 def no_images() -> ConfigurationError:
@@ -122,6 +133,25 @@ class CalibrateOptions(RangeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RangeFiles(CacheOptions):
+    """Where ranges are written: to a calibration cache, a JSON file, or both."""
+
+    cache: Path | None = path_option(
+        parse=OutputFile(), help="TensorRT calibration cache to write."
+    )
+    ranges: Path | None = path_option(
+        parse=OutputFile(), help="JSON file of dynamic ranges to write."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.cache and not self.ranges:
+            declared = options_of(RangeFiles)
+            cache, ranges = declared["cache"], declared["ranges"]
+            raise ConfigurationError("no output file", fix=("give ", cache, " or ", ranges))
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizeOptions(RangeOptions):
     """How a model is quantised."""
 
@@ -139,20 +169,25 @@ class QuantizeOptions(RangeOptions):
         "",
         parse=_float_layers,
         metavar="LIST",
-        help="Layers to leave in floating point: names with commas, auto:N (the N most sensitive), "
-        "auto:P% (within P percent of the operations), or the JSON file of `translate`.",
+        help="Layers to leave in floating point: names with commas, last (the convolutions that "
+        "give the outputs), auto:N (the N most sensitive), auto:P% (within P percent of the "
+        "operations), or the JSON file of `translate`.",
     )
     placement: str = option(
         "conv_inputs",
         choices=("conv_inputs", "all"),
         help="Which activations carry Q/DQ. conv_inputs: inputs of layers with weights, as "
-        "TensorRT fuses; all: every tensor, as ONNX Runtime does, for comparison.",
+        "TensorRT fuses; all: every tensor between kernels, as the DLA stores them.",
     )
     weights: str = option(
         "int8",
         choices=("int8", "float"),
         help="How weights are stored. int8: a quarter of the size, for TensorRT 10, 11 and RTX; "
         "float: with Q/DQ behind them, for TensorRT 8.x.",
+    )
+    int8_outputs: bool = option(
+        False,
+        help="Quantise the outputs too, raw heads alone, for an engine that gives them in INT8.",
     )
     from_ranges: Path | None = path_option(
         help="Take the ranges from a calibration cache or JSON file instead of images."

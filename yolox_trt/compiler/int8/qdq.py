@@ -21,11 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.compiler.int8.dynamic_ranges import INT8_MAX, SMALLEST_AMAX, DynamicRanges
-from yolox_trt.compiler.int8.layers import QDQ_OPSET, weighted_layers
+from yolox_trt.compiler.int8.layers import QDQ_OPSET, is_within_kernel, weighted_layers
 from yolox_trt.compiler.int8.options import QuantizeOptions
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.inference import describe
+from yolox_trt.graph.outputs import split_output
 from yolox_trt.graph.values import Node, Value, folded
 
 #: Largest magnitude of a bias in integer units: half of int32's, to leave room for the sum.
@@ -43,6 +45,7 @@ def insert_qdq(
     every_tensor: bool = False,
     float_weights: bool = False,
     quantize_residual: bool = True,
+    outputs: bool = False,
 ) -> Graph:
     """Return a quantised model.
 
@@ -50,11 +53,13 @@ def insert_qdq(
         graph: float model.
         ranges: scales of the activations.
         keep_float: names of layers (or of their outputs) that stay in floating point.
-        every_tensor: quantise every activation that has a range, convolutions' outputs included,
-            as ONNX Runtime does and as the DLA's implicit mode amounts to without fusion.
+        every_tensor: quantise every activation that has a range, as the DLA's implicit mode does:
+            a convolution's output too, where a SiLU reads it, and not within the kernel of a
+            convolution and its ReLU.
         float_weights: store weights in floating point behind Q/DQ, as TensorRT 8.5 and 8.6 take
             them, instead of INT8 at a quarter of the size.
         quantize_residual: quantise the skip branch of residual adds.
+        outputs: quantise the graph's outputs, which must be raw heads.
 
     Returns:
         The model with QuantizeLinear and DequantizeLinear nodes, of opset 13 or newer.
@@ -62,18 +67,14 @@ def insert_qdq(
     Raises:
         ConfigurationError: a tensor that must be quantised has no range, or `keep_float` names
             a layer that does not exist.
-        ModelError: a layer computes in FP16.
+        ModelError: a layer computes in FP16, or `outputs` of other outputs than raw heads.
     """
     graph = graph.copy()
     graph.upgrade(QDQ_OPSET)
     refuse_half(graph)
-    keep, layers = set(keep_float), weighted_layers(graph)
-    names = {node: {node.name, node.outputs[0].name} for node in layers}
-    if unknown := keep.difference(*names.values()) if names else keep:
-        fix = ("set ", options_of(QuantizeOptions)["keep_fp16"])
-        what, known = "layer to keep in floating point", (node.name for node in layers)
-        raise ConfigurationError.unknown(what, min(unknown), known, fix=fix)
-    quantized = [node for node in layers if keep.isdisjoint(names[node])]
+    if outputs:
+        refuse_decoded(graph)
+    quantized = layers_to_quantize(graph, keep_float)
     wanted: dict[Value, list[_Reader]] = {}
     for node in quantized:
         wanted.setdefault(node.inputs[0], []).append((node, 0))
@@ -81,7 +82,8 @@ def insert_qdq(
         _want_everything(graph, ranges, wanted)
     elif quantize_residual:
         _want_residuals(graph, wanted)
-    missing = [value.name for value in wanted if value.name not in ranges]
+    read = [*wanted, *(graph.outputs if outputs else ())]
+    missing = [value.name for value in read if value.name not in ranges]
     if missing:
         raise ConfigurationError(
             f"no range for tensor '{missing[0]}' (and {len(missing) - 1} more)",
@@ -103,8 +105,30 @@ def insert_qdq(
             node.set_input(index, dequantized)
     for node, new in weights.items():
         node.set_input(1, new)
+    for value in graph.outputs if outputs else ():
+        scale = graph.constant(f"{value.name}_scale", ranges[value.name])
+        _add_pair(graph, split_output(graph, value, "float"), scale, zero, output=value)
     graph.sort()
     return graph
+
+
+def layers_to_quantize(graph: Graph, keep_float: Collection[str]) -> list[Node]:
+    """Return the layers with weights but those that stay in floating point.
+
+    Args:
+        graph: float model.
+        keep_float: names of layers, or of their outputs.
+
+    Raises:
+        ConfigurationError: a name that no layer has.
+    """
+    keep, layers = set(keep_float), weighted_layers(graph)
+    names = {node: {node.name, node.outputs[0].name} for node in layers}
+    if unknown := keep.difference(*names.values()):
+        fix = ("set ", options_of(QuantizeOptions)["keep_fp16"])
+        what, known = "layer to keep in floating point", (node.name for node in layers)
+        raise ConfigurationError.unknown(what, min(unknown), known, fix=fix)
+    return [node for node in layers if keep.isdisjoint(names[node])]
 
 
 def refuse_half(graph: Graph) -> None:
@@ -122,14 +146,37 @@ def refuse_half(graph: Graph) -> None:
             )
 
 
+def refuse_decoded(graph: Graph) -> None:
+    """Refuse outputs that have no scale in common.
+
+    Raises:
+        ModelError: an output that is no raw head (N, C, H, W).
+    """
+    for value in graph.outputs:
+        if len(value.shape or ()) != 4:
+            raise ModelError(
+                f"output '{value.name}' {describe(value.shape)}, which holds boxes beside scores",
+                expected="raw heads (N, C, H, W), each with a scale of its own, for INT8 outputs",
+                fix="yolox_trt optimize MODEL --head raw -o OUT, and quantise OUT",
+            )
+
+
 def _add_pair(
-    graph: Graph, value: Value, scale: Value, zero: Value, axis: int | None = None
+    graph: Graph,
+    value: Value,
+    scale: Value,
+    zero: Value,
+    axis: int | None = None,
+    output: Value | None = None,
 ) -> Value:
     name, attrs = value.name, {} if axis is None else {"axis": axis}
-    for op, verb in (("QuantizeLinear", "quantize"), ("DequantizeLinear", "dequantize")):
-        output = Value(graph.unused_name(f"{name}_{verb}d"))
-        value = graph.add_node(op, f"{name}_{verb}", [value, scale, zero], attrs, output=output)
-    return value
+    codes = Value(graph.unused_name(f"{name}_quantized"))
+    codes = graph.add_node(
+        "QuantizeLinear", f"{name}_quantize", [value, scale, zero], attrs, output=codes
+    )
+    output = output or Value(graph.unused_name(f"{name}_dequantized"))
+    name = f"{name}_dequantize"
+    return graph.add_node("DequantizeLinear", name, [codes, scale, zero], attrs, output=output)
 
 
 def _want_residuals(graph: Graph, wanted: dict[Value, list[_Reader]]) -> None:
@@ -148,7 +195,9 @@ def _want_everything(
     for node in graph.nodes:
         for index, value in enumerate(node.inputs):
             reader = (node, index)
-            if value.name in ranges and not value.is_output and reader not in wanted.get(value, []):
+            if value.name not in ranges or value.is_output or is_within_kernel(value):
+                continue
+            if reader not in wanted.get(value, []):
                 wanted.setdefault(value, []).append(reader)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.compiler.int8.calibration_cache import read_cache
-from yolox_trt.compiler.int8.collect import collect_statistics, float_tensors
+from yolox_trt.compiler.int8.collect import Statistics, collect_statistics, float_tensors
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.equalize import equalize
 from yolox_trt.compiler.int8.infer_ranges import (
@@ -21,15 +21,21 @@ from yolox_trt.compiler.int8.infer_ranges import (
     override_ranges,
     unify_for_dla,
 )
-from yolox_trt.compiler.int8.layers import QDQ_OPSET
+from yolox_trt.compiler.int8.layers import QDQ_OPSET, last_layers, quantizable_inputs
 from yolox_trt.compiler.int8.options import (
     FIXED,
+    LAST,
     CalibrateOptions,
     QuantizeOptions,
     RangeOptions,
     no_images,
 )
-from yolox_trt.compiler.int8.qdq import insert_qdq, refuse_half
+from yolox_trt.compiler.int8.qdq import (
+    insert_qdq,
+    layers_to_quantize,
+    refuse_decoded,
+    refuse_half,
+)
 from yolox_trt.compiler.int8.sensitivity import (
     LayerSensitivity,
     choose_float_layers,
@@ -81,11 +87,20 @@ def calibrate(
         ModelError: the model does not take one float32 image at a time.
     """
     tensors = float_tensors(graph)
-    ranges = _find_ranges(graph, inputs, options, tensors, on_progress)
+    return _completed(graph, _find_ranges(graph, inputs, options, tensors, on_progress), options)
+
+
+def calibration_of(graph: Graph, statistics: Statistics, options: CalibrateOptions) -> Calibration:
+    """Find what `calibrate` does, from statistics of all float tensors that are there already."""
+    return _completed(graph, _ranges_of(graph, statistics, options), options)
+
+
+def _completed(graph: Graph, ranges: DynamicRanges, options: CalibrateOptions) -> Calibration:
     inferred = infer_missing(graph, ranges)
     if options.dla:
         unify_for_dla(graph, ranges)
-    return Calibration(ranges, inferred, [name for name in tensors if name not in ranges])
+    missing = [name for name in float_tensors(graph) if name not in ranges]
+    return Calibration(ranges, inferred, missing)
 
 
 @dataclass
@@ -94,6 +109,8 @@ class QuantizedModel:
 
     Attributes:
         graph: the Q/DQ model.
+        base: the float model that it was made of, equalised where that was asked for.
+        every_tensor: whether every tensor is quantised, not the inputs of layers alone.
         ranges: scales of its activations.
         equalized: names of the tensors that were equalised.
         sensitivities: layers by error, where a search was made.
@@ -102,6 +119,8 @@ class QuantizedModel:
     """
 
     graph: Graph
+    base: Graph
+    every_tensor: bool
     ranges: DynamicRanges
     equalized: list[str]
     sensitivities: list[LayerSensitivity]
@@ -136,7 +155,14 @@ def quantize(
     every_tensor = options.placement == "all"
     graph = graph.copy()
     graph.upgrade(QDQ_OPSET)
-    refuse_half(graph)  # before an hour of calibration
+    # Before an hour of calibration.
+    refuse_half(graph)
+    if options.int8_outputs:
+        refuse_decoded(graph)
+    kept = [name for name in options.named if name != LAST]
+    if LAST in options.named:
+        kept += last_layers(graph)
+    layers_to_quantize(graph, kept)
     equalized: dict[str, float] = {}
     if options.equalize is not None and inputs is not None:
         images = track("equalise", inputs, on_progress)
@@ -147,10 +173,13 @@ def quantize(
         ranges = read(options.from_ranges)
         override_ranges(graph, ranges, options.overrides)
     else:
-        tensors = float_tensors(graph) if every_tensor else None
+        tensors = float_tensors(graph) if every_tensor else quantizable_inputs(graph)
+        if options.int8_outputs and not every_tensor:
+            tensors += [value.name for value in graph.outputs]
         ranges = _find_ranges(graph, inputs, options, tensors, on_progress)
+        if every_tensor:
+            unify_for_dla(graph, ranges)
     sensitivities: list[LayerSensitivity] = []
-    kept = list(options.named)
     if options.automatic and inputs is not None:
         sensitivities = layer_sensitivity(
             graph,
@@ -169,24 +198,32 @@ def quantize(
         keep_float=kept,
         every_tensor=every_tensor,
         float_weights=options.weights == "float",
+        outputs=options.int8_outputs,
     )
     share = sum(macs.get(name, 0) for name in kept) / max(sum(macs.values()), 1)
-    return QuantizedModel(quantized, ranges, list(equalized), sensitivities, kept, share)
+    return QuantizedModel(
+        quantized, graph, every_tensor, ranges, list(equalized), sensitivities, kept, share
+    )
 
 
 def _find_ranges(
     graph: Graph,
     inputs: Inputs | None,
     options: RangeOptions,
-    tensors: list[str] | None,
+    tensors: list[str],
     on_progress: Progress,
 ) -> DynamicRanges:
     if options.algorithm == FIXED:
         return fixed_ranges(graph, options.overrides)
     if inputs is None:
         raise no_images()
+    override_ranges(graph, DynamicRanges(), options.overrides)  # refuses before an hour of work
     images = track("calibrate", inputs, on_progress)
     statistics = collect_statistics(graph, images, tensors=tensors, threads=options.threads)
+    return _ranges_of(graph, statistics, options)
+
+
+def _ranges_of(graph: Graph, statistics: Statistics, options: RangeOptions) -> DynamicRanges:
     ranges = statistics.ranges(options.algorithm)
     override_ranges(graph, ranges, options.overrides)
     return ranges

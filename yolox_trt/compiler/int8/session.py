@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,12 @@ class Session:
     """Runs a model on one image at a time, on the CPU.
 
     Args:
-        graph: a float or Q/DQ model.
+        graph: a float or Q/DQ model, or a part of one.
         outputs: names of the tensors to return; the graph's own outputs when None.
         purpose: what for, for the error where ONNX Runtime is missing.
         threads: ONNX Runtime's intra-op threads, 0 for its default.
-        keep_memory: let ONNX Runtime keep the memory of one run for the next.
+        keep_memory: as in make_session.
+        is_part: whether the graph is a part of a model, which takes any tensors.
 
     Raises:
         ModelError: the model does not take one float32 image, or ends in a plugin.
@@ -38,9 +39,11 @@ class Session:
         *,
         purpose: str,
         threads: int = 0,
-        keep_memory: bool = True,
+        keep_memory: bool | None = None,
+        is_part: bool = False,
     ) -> None:
-        check_input(graph)
+        if not is_part:
+            check_input(graph)
         self._input = graph.inputs[0].name
         model = graph.to_model()
         if outputs is not None:
@@ -53,8 +56,8 @@ class Session:
             purpose=purpose,
         )
 
-    def run(self, image: npt.NDArray[np.float32]) -> list[Any]:
-        """Return the outputs for one image, float32 (1, 3, H, W).
+    def run(self, image: npt.NDArray[np.float32] | Mapping[str, Any]) -> list[Any]:
+        """Return the outputs for one image, float32 (1, 3, H, W), or for the inputs by name.
 
         Raises:
             EngineError: ONNX Runtime does not run the model.
@@ -65,7 +68,8 @@ class Session:
             expected="a model that ONNX Runtime can run, and images of its input size",
             fix="yolox_trt optimize MODEL, or export the model again",
         ):
-            return list(self._session.run(None, {self._input: image}))
+            feeds = image if isinstance(image, Mapping) else {self._input: image}
+            return list(self._session.run(None, feeds))
 
 
 def check_input(graph: Graph) -> None:
@@ -79,7 +83,8 @@ def check_input(graph: Graph) -> None:
         raise ModelError(
             f"a model that ends in {plugin}, which ONNX Runtime does not have",
             expected="a model that ends in its last convolutions, or in decoded boxes",
-            fix="yolox_trt optimize MODEL --head raw, and quantise what it writes",
+            fix="of a YOLOX: yolox_trt optimize MODEL --head raw, and quantise what it writes; of "
+            "others: the model from before the plugin was attached",
         )
     image = graph.inputs[0]
     if image.elem_type != onnx.TensorProto.FLOAT:

@@ -54,11 +54,11 @@ def remove_qdq(graph: Graph, *, for_dla: bool = False) -> ImplicitModel:
             QuantizeLinear before it.
     """
     graph = graph.copy()
-    ranges = DynamicRanges(algorithm="qdq")
+    scales: dict[Value, np.float32] = {}
     kept = [
         node.name
         for node in weighted_layers(graph)
-        if getattr(node.source(0), "op", "") != "DequantizeLinear"
+        if any(getattr(node.source(i), "op", "") != "DequantizeLinear" for i in (0, 1))
     ]
     for node in graph.find("DequantizeLinear"):
         _check_zero_point(node)
@@ -70,16 +70,15 @@ def remove_qdq(graph: Graph, *, for_dla: bool = False) -> ImplicitModel:
             continue
         # Behind another pair it is the tensor in front of that one, which was replaced already.
         tensor, scale = _quantized_tensor(node)
-        if ranges.setdefault(tensor.name, scale) != scale:
+        if scales.setdefault(tensor, scale) != scale:
             raise ModelError(
-                f"tensor '{tensor.name}' quantised with scales {ranges[tensor.name]} and {scale}",
+                f"tensor '{tensor.name}' quantised with scales {scales[tensor]} and {scale}",
                 expected="one scale a tensor: a calibration cache holds one",
             )
-        if output.is_output:
-            graph.add_node("Identity", f"{output.name}_identity", [tensor], output=output)
-        for reader in output.readers:
-            reader.replace_input(output, tensor)
+        # An output keeps its name, by which a builder looks for its range.
+        scales[graph.replace(output, tensor)] = scales.pop(tensor)
     graph.sort()
+    ranges = DynamicRanges({value.name: scale for value, scale in scales.items()}, "qdq")
     explicit = tuple(ranges)
     if not explicit:
         raise ModelError(
@@ -89,7 +88,7 @@ def remove_qdq(graph: Graph, *, for_dla: bool = False) -> ImplicitModel:
         )
     if for_dla:
         infer_missing(graph, ranges)
-        unify_for_dla(graph, ranges)
+        unify_for_dla(graph, ranges, measured=explicit)
     return ImplicitModel(graph, ranges, explicit, tuple(kept))
 
 

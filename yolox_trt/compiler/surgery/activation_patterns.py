@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
+from yolox_trt.compiler.surgery.hard_swish import hard_swish
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Node, Value
@@ -17,8 +16,9 @@ class ActivationPatterns(SurgeryPass):
     """Exporters' forms of SiLU -> x * Sigmoid(x); hard swish -> x * Clip(x + 3, 0, 6) / 6.
 
     TensorRT fuses Sigmoid + Mul with the convolution before; the DLA takes Sigmoid (in FP16) and
-    Mul, but neither Exp nor HardSigmoid nor HardSwish. A hard swish becomes Add, Clip and two Mul,
-    all of which it takes. HardSigmoid alone is Clip(alpha x + beta, 0, 1).
+    Mul, but neither Exp nor HardSigmoid nor HardSwish. A hard swish, in whatever spelling (see
+    surgery.hard_swish), becomes Add, Clip and two Mul, all of which it takes. HardSigmoid alone is
+    Clip(alpha x + beta, 0, 1).
     """
 
     name = "activations"
@@ -30,8 +30,8 @@ class ActivationPatterns(SurgeryPass):
             if (source := _silu_source(node)) is not None:
                 self._silu(graph, node, source)
                 counts["silu"] += 1
-            elif (source := _hard_swish_source(node)) is not None:
-                self._hard_swish(graph, node, source)
+            elif (found := hard_swish(node)) is not None:
+                self._hard_swish(graph, *found)
                 counts["hard swish"] += 1
         # Those that were part of a hard swish have no reader any more.
         graph.sort()
@@ -135,19 +135,4 @@ def _gated(source: Value, denominator: Value) -> Value | None:
             factors = [_scalar(t) for t in negative.inputs]
             if -1.0 in factors and negative.inputs[1 - factors.index(-1.0)] is source:
                 return source
-    return None
-
-
-def _hard_swish_source(node: Node) -> Value | None:
-    """Return x of HardSwish(x), or of x * HardSigmoid(x) with slope 1/6 and offset 1/2; or None."""
-    if node.op == "HardSwish":
-        return node.inputs[0]
-    for gate, source in _operands(node) if node.op == "Mul" else ():
-        form = gate.attrs.get("alpha", 0.2) * 6.0, gate.attrs.get("beta", 0.5) * 2.0
-        if (
-            gate.op == "HardSigmoid"
-            and gate.inputs[0] is source
-            and np.allclose(form, 1.0, 0, 1e-5)
-        ):
-            return source
     return None

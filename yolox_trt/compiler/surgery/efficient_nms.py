@@ -4,18 +4,30 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 
+from yolox_trt.compiler.surgery.decoded_head import boxes_and_scores
 from yolox_trt.compiler.surgery.head_cut import RawLevel, find_raw_levels
 from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core.errors import ModelError
-from yolox_trt.core.model_spec import METADATA_SIGMOID, METADATA_STRIDES
+from yolox_trt.core.model_spec import (
+    METADATA_BOX_FORMAT,
+    METADATA_CLASS_NAMES,
+    METADATA_MODEL_TYPE,
+    METADATA_PREPROCESSING,
+    METADATA_SIGMOID,
+    METADATA_STRIDES,
+    BoxFormat,
+)
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import PLUGIN_DOMAIN, Graph
 from yolox_trt.graph.head import anchor_grid
+from yolox_trt.graph.image_input import why_no_yolox
+from yolox_trt.graph.spec import read_spec
 from yolox_trt.graph.values import Value
 
 _FLOAT32, _INT32 = 1, 6  # onnx.TensorProto.FLOAT, INT32
@@ -23,9 +35,10 @@ OUTPUTS = ("num_detections", "detection_boxes", "detection_scores", "detection_c
 
 
 class EfficientNmsAttachment(SurgeryPass):
-    """Any YOLOX head -> decoded boxes and scores into EfficientNMS_TRT.
+    """The head of a YOLOX or another detector -> boxes and scores into EfficientNMS_TRT.
 
-    Boxes go in as centre and size in input pixels (box_coding 1), scores as objectness x class.
+    Boxes go in as centre and size in input pixels (box_coding 1; corners: 0), scores as objectness
+    x class. Of other detectors see surgery.decoded_head.
     Outputs: num_detections int32 (N, 1), detection_boxes float32 (N, K, 4) as x1 y1 x2 y2 in input
     pixels, detection_scores float32 (N, K), detection_classes int32 (N, K). HeadCut removes the
     plugin again. The plugin runs on the GPU of TensorRT 8.x and 10.x (8.5 and newer where it is
@@ -44,21 +57,27 @@ class EfficientNmsAttachment(SurgeryPass):
             log.note("EfficientNMS_TRT is attached already; cut the head first to change it")
             return
         batch = graph.image.shape[0] if graph.image.shape is not None else None
-        _, levels = find_raw_levels(graph)
-        boxes, scores = [], []
-        for level in levels:
-            box, score = _decode(graph, level)
-            boxes.append(box)
-            scores.append(score)
-        # The coordinates of all anchors, then of all scores, level by level.
-        joined = [
-            graph.add_node("Concat", "nms_boxes", boxes, {"axis": 1}),
-            graph.add_node("Concat", "nms_scores", scores, {"axis": 1}),
-        ]
+        if why_no_yolox(graph):
+            spec = read_spec(graph)
+            joined = list(boxes_and_scores(graph, spec))
+            coding = int(spec.box_format not in (BoxFormat.XYXY, BoxFormat.XYXY_RELATIVE))
+        else:
+            spec, levels = find_raw_levels(graph)
+            coding = 1
+            boxes, scores = [], []
+            for level in levels:
+                box, score = _decode(graph, level)
+                boxes.append(box)
+                scores.append(score)
+            # The coordinates of all anchors, then of all scores, level by level.
+            joined = [
+                graph.add_node("Concat", "nms_boxes", boxes, {"axis": 1}),
+                graph.add_node("Concat", "nms_scores", scores, {"axis": 1}),
+            ]
         options, count = self.options, self.options.max_output_boxes
         attrs: dict[str, Any] = {
             "background_class": -1,
-            "box_coding": 1,
+            "box_coding": coding,
             "iou_threshold": options.iou_threshold,
             "max_output_boxes": count,
             "plugin_version": "1",
@@ -72,16 +91,21 @@ class EfficientNmsAttachment(SurgeryPass):
             (_FLOAT32, [count]),
             (_INT32, [count]),
         )
-        old = {value.name for value in graph.outputs}
+        old = set(spec.output_names)
         outputs = []
         for name, (elem_type, shape) in zip(OUTPUTS, kinds, strict=True):
             outputs.append(Value("", elem_type, [batch, *shape]))
             graph.rename(outputs[-1], name)
         op = "EfficientNMS_TRT"
         graph.add_node(op, op, joined, attrs, domain=PLUGIN_DOMAIN, output=outputs)
-        graph.outputs = outputs
-        for key in (METADATA_SIGMOID, METADATA_STRIDES):
+        segmentation = spec.segmentation.name if spec.segmentation else ""
+        graph.outputs = outputs + [value for value in graph.outputs if value.name == segmentation]
+        for key in (METADATA_SIGMOID, METADATA_STRIDES, METADATA_MODEL_TYPE, METADATA_BOX_FORMAT):
             graph.metadata.pop(key, None)
+        # The head that told what the input expects is no longer the last.
+        graph.metadata.setdefault(METADATA_PREPROCESSING, spec.preprocessing.to_json())
+        if spec.class_names:
+            graph.metadata.setdefault(METADATA_CLASS_NAMES, json.dumps(list(spec.class_names)))
         log.change(
             f"outputs {', '.join(sorted(old))} -> {', '.join(OUTPUTS)} "
             f"(score {options.score_threshold:g}, IoU {options.iou_threshold:g}, "

@@ -22,4 +22,4 @@ class FixedShape(SurgeryPass):
         batch, given = self.options.batch, (graph.image.shape or [None])[0]
         if batch is None and self.options.target == "dla" and not isinstance(given, int):
             batch = 1
-        log.changes += fix_size(graph, batch, *(self.options.input_size or (None, None)))
+        log.changes += fix_size(graph, batch, *(self.options.fixed_size or (None, None)))

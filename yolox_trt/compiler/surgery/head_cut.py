@@ -11,12 +11,14 @@ from typing import Any
 from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.surgery_pass import PassLog, SurgeryPass
 from yolox_trt.core import model_spec
+from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadTensor, ModelSpec
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.head import Head
-from yolox_trt.graph.spec import read_spec
+from yolox_trt.graph.image_input import why_no_yolox
+from yolox_trt.graph.outputs import logits_of
+from yolox_trt.graph.spec import detection_head, read_spec
 from yolox_trt.graph.values import Node, Value
 
 
@@ -38,6 +40,9 @@ class HeadCut(SurgeryPass):
     (N, 4, h, w), (N, 1, h, w) and (N, C, h, w) for each stride. A convolution that an optimiser
     merged (5 + C channels) is divided again: its output channels are independent.
 
+    A segmentation head ends at its logits (N, C, h, w), as output seg_4, say, for stride 4: the
+    largest logit stays the largest through Softmax, and the mask kernel does the ArgMax.
+
     The metadata then tells strides, sigmoid, preprocessing and class names.
     The sigmoid is cut off or kept: as logits, INT8 keeps more of the scores, and the DLA would
     compute it in FP16.
@@ -48,9 +53,12 @@ class HeadCut(SurgeryPass):
 
     @property
     def is_wanted(self) -> bool:
-        return self.options.head == "raw"
+        return self.options.head in ("auto", "raw")
 
     def rewrite(self, graph: Graph, log: PassLog) -> None:
+        if self.options.head == "auto" and (reason := why_no_yolox(graph)):
+            log.note(f"the head stays as it is: no YOLOX ({reason})")
+            return
         before, count = {value.name: value for value in graph.outputs}, len(graph.nodes)
         spec, levels = find_raw_levels(graph)
         keep = self.options.sigmoid == "keep"
@@ -63,6 +71,9 @@ class HeadCut(SurgeryPass):
             for kind, value in zip(kinds, (level.box, *scores), strict=True):
                 outputs.append(value)
                 graph.rename(value, f"{kind}_{level.stride}")
+        if spec.segmentation is not None:
+            outputs.append(logits_of(before[spec.segmentation.name]))
+            graph.rename(outputs[-1], f"seg_{spec.segmentation.stride}")
         graph.outputs = outputs
         graph.sort()
         metadata = dict(graph.metadata)
@@ -71,7 +82,7 @@ class HeadCut(SurgeryPass):
             model_spec.METADATA_SIGMOID: keep,
         }
         if model_spec.METADATA_PREPROCESSING not in metadata:
-            values[model_spec.METADATA_PREPROCESSING] = json.loads(spec.preprocessing.to_json())
+            values[model_spec.METADATA_PREPROCESSING] = parse_json(spec.preprocessing.to_json())
             log.note("no preprocessing in the metadata: BGR 0..255 (YOLOX 0.1.1 and newer) noted")
         if spec.class_names:
             values[model_spec.METADATA_CLASS_NAMES] = list(spec.class_names)
@@ -102,8 +113,14 @@ def find_raw_levels(graph: Graph) -> tuple[ModelSpec, list[RawLevel]]:
         ModelError: not a YOLOX, or its height or width is open.
     """
     spec = read_spec(graph)
-    head = Head(graph, (spec.input_height, spec.input_width))
+    head = detection_head(graph, (spec.input_height, spec.input_width))
     convs = {conv.outputs[0].name: conv for conv in head.convs}
+    if fused := [conv.name for conv in head.convs if conv.op == "FusedConv"]:
+        raise ModelError(
+            f"convolution '{fused[0]}' with its activation inside, as ONNX Runtime saves it",
+            expected="the model as it was exported",
+            fix="give the file from before ONNX Runtime optimised it",
+        )
     # As if the network ended there: sizes, features and names tell the roles apart.
     parts = [head.part(conv.outputs[0], conv, name) for name, conv in convs.items()]
     found, num_classes = head.levels(parts)
@@ -139,7 +156,7 @@ def find_raw_levels(graph: Graph) -> tuple[ModelSpec, list[RawLevel]]:
 def _parsed(text: str) -> Any:
     """Return a value of the metadata, None where somebody wrote what is no JSON."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return None
 

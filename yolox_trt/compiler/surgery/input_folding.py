@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
 from yolox_trt.compiler.surgery.convolutions import bias_of, per_channel, set_weights
@@ -83,7 +81,7 @@ class InputFolding(SurgeryPass):
         asked = self.options.fold_preprocessing or self.options.uint8_input
         if not asked or not text:
             return None
-        given = Preprocessing.from_json(json.dumps(json.loads(text)))
+        given = Preprocessing.from_json(text)
         if given.is_identity and given.color_order == "bgr":
             return None
         if chain.channels != 3:
@@ -94,7 +92,7 @@ class InputFolding(SurgeryPass):
         multiplier, offset = given.factors
         chain.scale(np.asarray(multiplier))
         chain.shift(np.asarray(offset))
-        return Preprocessing(pad=given.pad)
+        return Preprocessing(pad=given.pad, resize=given.resize)
 
 
 class _Chain:

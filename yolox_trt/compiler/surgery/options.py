@@ -9,9 +9,10 @@ from typing import Literal
 
 from yolox_trt.compiler.dla.options import DlaTarget
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.input_size import InputSize, Size, tool_size_option
 from yolox_trt.core.labels import load_class_names
-from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, Preprocessing
-from yolox_trt.core.option import Kind, option, options_of, size_option
+from yolox_trt.core.model_spec import PREPROCESSING_FORM, Preprocessing, parse_preprocessing
+from yolox_trt.core.option import Kind, option, options_of
 
 _INPUT, _HEAD = "input", "head"
 
@@ -46,15 +47,14 @@ class SurgeryOptions(DlaTarget):
     open_batch: bool = option(
         False, help="Let the batch be any (GPU and CPU, not the DLA).", group=_INPUT
     )
-    input_size: tuple[int, int] | None = size_option(
-        help="Fix the input's size in pixels.", group=_INPUT
-    )
+    input_size: InputSize | None = tool_size_option(group=_INPUT)
     preprocessing: Preprocessing | None = option(
         None,
         kind=Kind.STRING,
-        choices=tuple(sorted(PREPROCESSING_PRESETS)),
-        parse=PREPROCESSING_PRESETS.__getitem__,
-        help="What the input expects, written into the metadata (default: as they say).",
+        parse=parse_preprocessing,
+        metavar="FORM",
+        help=f"What the input expects, written into the metadata (default: as they say): "
+        f"{PREPROCESSING_FORM}.",
         group=_INPUT,
     )
     class_names: tuple[str, ...] | None = option(
@@ -75,10 +75,12 @@ class SurgeryOptions(DlaTarget):
         False, help="Take bytes (GPU only); folds the preprocessing too.", group=_INPUT
     )
     head: str = option(
-        "raw",
-        choices=("raw", "keep", "efficient-nms"),
-        help="raw: reg_8, obj_8, cls_8, ..., without EfficientNMS_TRT; keep: as it is; "
-        "efficient-nms: EfficientNMS_TRT attached.",
+        "auto",
+        choices=("auto", "raw", "keep", "efficient-nms"),
+        help="raw: a YOLOX ends at its last convolutions, reg_8, obj_8, cls_8, ..., without "
+        "EfficientNMS_TRT; keep: as it is; auto: raw for a YOLOX, keep for any other network; "
+        "efficient-nms: EfficientNMS_TRT attached to boxes and scores (YOLOX, YOLOv5, YOLOv8, "
+        "EfficientDet).",
         group=_HEAD,
     )
     sigmoid: Literal["cut", "keep"] = option(
@@ -99,6 +101,9 @@ class SurgeryOptions(DlaTarget):
     class_agnostic: bool = option(
         False, help="EfficientNMS lets boxes of all classes suppress each other.", group=_HEAD
     )
+    replace_abs: bool = option(
+        False, help="Write Abs as Sqrt of the square, for compilers without Abs.", group="DLA rules"
+    )
     max_groups: int | None = option(
         None,
         kind=Kind.INTEGER,
@@ -106,6 +111,11 @@ class SurgeryOptions(DlaTarget):
         help="Split convolutions with more groups (default: than the DLA takes).",
         group="DLA rules",
     )
+
+    @property
+    def fixed_size(self) -> Size | None:
+        """The size that `input_size` names, None where it leaves it to the model."""
+        return self.input_size if isinstance(self.input_size, tuple) else None
 
     def __post_init__(self) -> None:
         super().__post_init__()

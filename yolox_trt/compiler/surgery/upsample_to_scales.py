@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""UpsampleToScales: nearest upsampling in the form the DLA takes."""
+"""UpsampleToScales: upsampling in the form the DLA takes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _FORM = {
     "coordinate_transformation_mode": "asymmetric",
     "nearest_mode": "floor",
 }
+_LINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 _ROUNDINGS: dict[str, Callable[[Array], Array]] = {
     "floor": np.floor,
     "ceil": np.ceil,
@@ -26,15 +27,19 @@ _ROUNDINGS: dict[str, Callable[[Array], Array]] = {
 
 
 class UpsampleToScales(Rule):
-    """Nearest Resize by a whole number -> four constant scales, asymmetric, floor.
+    """Resize by a whole number -> four constant scales; nearest: asymmetric, floor.
 
     Exporters write the same upsampling in many ways: computed sizes, half-pixel coordinates with
     either rounding. Where the rows and columns that are read are those of floor(i / scale), the
     result is bit-exact. The DLA takes four scales (1, 1, s, s), never an output size.
+
+    Bilinear Resize is written with half-pixel centres, as PyTorch's align_corners=False and OpenCV
+    compute it; the DLA takes it up to 4. Where rows and columns are one, every interpolation only
+    repeats the value, and nearest is what is written: up to 32 on the DLA.
     """
 
     name = "upsample"
-    summary = "nearest Resize by a whole number -> constant scales, asymmetric, floor"
+    summary = "Resize by a whole number -> constant scales; nearest: asymmetric, floor"
     ops = ("Resize",)
 
     def pattern(self, node: Node) -> list[int] | None:
@@ -46,19 +51,24 @@ class UpsampleToScales(Rule):
             if before[:2] == after[:2] and not any(a % b for b, a in pairs):
                 scales = [a // b for b, a in pairs]
         given = node.constant(2)
-        final = {k: node.attrs.get(k) for k in _FORM} == _FORM and len(node.inputs) == 3
+        form = _FORM if node.attrs.get("mode", "nearest") == "nearest" else _LINEAR
+        final = {k: node.attrs.get(k) for k in form} == form and len(node.inputs) == 3
         is_done = final and given is not None and given.tolist() == scales
         return None if is_done else scales
 
     def check(self, graph: Graph, node: Node, match: list[int]) -> str:
         before, after = node.inputs[0].static_shape, node.outputs[0].static_shape
         mode = node.attrs.get("mode", "nearest")
-        if mode != "nearest":
+        if mode not in ("nearest", "linear") or node.attrs.get("antialias", 0):
             return f"{mode} interpolation left as it is"
         if before is None or after is None or len(before) != 4:
             return "its sizes are not known; fix the input size first"
         if not match:
             return f"{before} -> {after} is no whole-number upsampling"
+        if before[2:] == (1, 1):
+            return ""
+        if mode == "linear":
+            return "" if _is_half_pixel(node, match) else "interpolates between other pixels"
         if not all(_reads_floor(node, axis, before[axis], match[axis]) for axis in (2, 3)):
             return "reads other pixels than floor(i / scale), left as it is"
         return ""
@@ -67,8 +77,21 @@ class UpsampleToScales(Rule):
         scales = graph.constant(f"{node.name}_scales", match, np.float32)
         # Opset 11 wants the region of interest even where nothing reads it.
         roi = Value() if graph.opset >= 13 else graph.constant(f"{node.name}_roi", [], np.float32)
-        node.inputs, node.attrs = [node.inputs[0], roi, scales], dict(_FORM)
-        return f"nearest x{match[2]}, x{match[3]} with constant scales"
+        shape = node.inputs[0].static_shape or ()
+        is_linear = node.attrs.get("mode", "nearest") == "linear" and shape[2:] != (1, 1)
+        form = _LINEAR if is_linear else _FORM
+        node.inputs, node.attrs = [node.inputs[0], roi, scales], dict(form)
+        return f"{form['mode']} x{match[2]}, x{match[3]} with constant scales"
+
+
+def _is_half_pixel(node: Node, scales: list[int]) -> bool:
+    """Whether a bilinear Resize by whole numbers samples at half-pixel centres."""
+    given, after = node.constant(2), node.outputs[0].static_shape or (0,) * 4
+    if given is not None and given.size == 4 and given.tolist() != scales:
+        return False  # a part more than a whole number: the same size, other centres
+    form = node.attrs.get("coordinate_transformation_mode", "half_pixel")
+    # PyTorch's differs only where one pixel is made.
+    return form == "half_pixel" or (form == "pytorch_half_pixel" and min(after[2:]) > 1)
 
 
 def _reads_floor(node: Node, axis: int, size: int, scale: int) -> bool:

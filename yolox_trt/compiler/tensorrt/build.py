@@ -17,6 +17,7 @@ from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.tensorrt.calibrators import make_calibrator
 from yolox_trt.compiler.tensorrt.network_config import (
     computes,
+    describe_io,
     input_range,
     inputs_of,
     layers_of,
@@ -34,6 +35,7 @@ from yolox_trt.core.faults import library_fault
 from yolox_trt.core.files import write_atomically
 from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
+from yolox_trt.engines.cudla.module import read_versions
 from yolox_trt.engines.engine_file import BuiltEngine
 from yolox_trt.engines.file_lock import wait_for_lock
 from yolox_trt.engines.trt_api import ProgressCallback, messages_text, no_such_core
@@ -61,7 +63,7 @@ class EngineBuilder:
         self._pinned: dict[str, str] = {}
         self._defaulted: list[str] = []
         self._fallback: list[str] = []
-        self._input_scale: float | None = None
+        self._io_scales = plan.io_scales
 
     def build(self) -> BuiltEngine:
         """Build the engine.
@@ -101,9 +103,13 @@ class EngineBuilder:
                 gpu_fallback_layers=self._fallback,
                 **read_layers(api, engine, messages, plan.options.device, plan.fingerprint.options),
             )
+            details = {"report": dataclasses.asdict(report), "io_scales": self._io_scales}
+            if plan.options.dla_standalone:
+                # A TensorRT engine tells these itself.
+                details["tensors"] = describe_io(plan, network)
+                details["dla_versions"] = read_versions(plan.options.device.index)
             # The parser owns weights that the network points to.
             del network, parser, builder
-        details = {"report": dataclasses.asdict(report), "input_scale": self._input_scale}
         return BuiltEngine(engine, plan.spec, details)
 
     def layer_names(self) -> list[str]:
@@ -304,9 +310,7 @@ class EngineBuilder:
                         f"{self._api} refused the batch profile {plan.batch} for calibration",
                         fix=("build with one batch: ", *BATCH_OPTIONS[1:]),
                     )
-                set_int8_io_ranges(plan, network, ranges)
-                if input_name in ranges:
-                    self._input_scale = float(ranges[input_name])
+                self._io_scales = set_int8_io_ranges(plan, network, ranges)
             elif options.dynamic_ranges is not None or options.default_dynamic_range is not None:
                 ranges = DynamicRanges()
                 if options.dynamic_ranges is not None:
@@ -314,9 +318,7 @@ class EngineBuilder:
                 self._defaulted = set_dynamic_ranges(plan, network, ranges)
                 if options.default_dynamic_range is not None and input_name not in ranges:
                     ranges.set_amax(input_name, input_range(plan))
-                if input_name in ranges:
-                    self._input_scale = ranges.amax(input_name) / 127.0
-                set_int8_io_ranges(plan, network, ranges)
+                self._io_scales = set_int8_io_ranges(plan, network, ranges)
         self._pinned = set_layer_precisions(plan, network)
         if self._pinned:
             config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)

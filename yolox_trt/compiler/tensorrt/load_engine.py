@@ -9,9 +9,9 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from yolox_trt.compiler.tensorrt.build import EngineBuilder
 from yolox_trt.compiler.tensorrt.options import BuildOptions
@@ -20,9 +20,11 @@ from yolox_trt.compiler.tensorrt.request import BuildRequest
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.faults import DeviceBrokenError, OutOfMemoryError
-from yolox_trt.core.files import write_atomically
+from yolox_trt.core.files import make_plain_folder, read_trusted, write_atomically
 from yolox_trt.core.model_spec import Preprocessing
+from yolox_trt.core.option import parse_path
 from yolox_trt.engines.cache import CacheEntry, EngineCache
+from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.engine_file import (
     EngineFile,
     is_engine_file,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     import onnx
 
 _log = logging.getLogger("yolox_trt.build")
+
+_Engine = TypeVar("_Engine", bound=Engine)
 
 
 def load_tensorrt_engine(
@@ -66,13 +70,48 @@ def load_tensorrt_engine(
         ModelError, ConfigurationError, EngineError, DeviceError, MissingDependencyError: see
             BuildPlan, EngineBuilder and TensorRTEngine.
     """
+    return load_engine(
+        model,
+        device,
+        options or BuildOptions(),
+        TensorRTEngine,
+        cache,
+        on_progress,
+        preprocessing=preprocessing,
+        class_names=class_names,
+    )
+
+
+def load_engine(
+    model: Path | str | onnx.ModelProto,
+    device: Device,
+    options: BuildOptions,
+    make: Callable[..., _Engine],
+    cache: EngineCache | Path | str | None = None,
+    on_progress: ProgressCallback | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+) -> _Engine:
+    """Return a running engine as load_tensorrt_engine does, of the class that is given.
+
+    Args:
+        model: see load_tensorrt_engine, and all but `make` likewise.
+        device: gpu, gpu:N or dlaN.
+        options: what to build; its device does not count.
+        make: make(file, device=..., lease=...) is the engine: TensorRTEngine, or one of cuDLA's.
+        cache: EngineCache, or its folder; None for the default folder.
+        on_progress: on_progress(fraction 0..1, phase) while the engine is built.
+        preprocessing: instead of the model's own.
+        class_names: instead of the model's own.
+    """
     if isinstance(model, str | Path) and is_engine_file(model):
         file = read_engine(Path(model))
-        return TensorRTEngine(_described(file, preprocessing, class_names), device=device)
+        return make(_described(file, preprocessing, class_names), device=device)
     if not isinstance(cache, EngineCache):
         cache = EngineCache(cache)
     path = _as_file(model, cache)
-    options = dataclasses.replace(options or BuildOptions(), device=device)
+    options = dataclasses.replace(options, device=device)
     api = load_api(options.flavour)
 
     rebuild = ""
@@ -80,7 +119,7 @@ def load_tensorrt_engine(
         entry = cached_engine(path, options, cache, on_progress, api=api, rebuild=rebuild)
         file = _described(entry.file, preprocessing, class_names)
         try:
-            return TensorRTEngine(file, device=device, api=api, lease=entry.lease)
+            return make(file, device=device, lease=entry.lease)
         except EngineError as error:
             # Memory that is full, or a broken device, says nothing against the engine.
             if entry.built or rebuild or isinstance(error, OutOfMemoryError | DeviceBrokenError):
@@ -166,13 +205,14 @@ def _described(
 def _as_file(model: Path | str | onnx.ModelProto, cache: EngineCache) -> Path:
     """Return the model's path; a loaded model is written into the cache under its SHA-256."""
     if isinstance(model, str | Path):
-        return Path(model).expanduser()
+        return parse_path(str(model))
     data = model.SerializeToString()
     path = cache.folder / "models" / f"{hashlib.sha256(data).hexdigest()[:16]}.onnx"
     with contextlib.suppress(OSError):
-        os.utime(path)  # copies that were not used for a day are removed
-    if not path.is_file():
-        with writing_to(cache.folder):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
+        if read_trusted(path) == data:
+            os.utime(path)  # copies that were not used for a day are removed
+            return path
+    with writing_to(cache.folder):
+        make_plain_folder(path.parent)
+        write_atomically(path, data)
     return path

@@ -110,35 +110,65 @@ def set_io(plan: BuildPlan, network: Any) -> None:
         for tensor in tensors:
             if kind is not None and not plan.strongly_typed and _is_float(api.module, tensor):
                 tensor.dtype = api.data_type(kind)
-            tensor.allowed_formats = 1 << int(getattr(api.module.TensorFormat, form.upper()))
+            # The classes of a segmentation head that ends in an ArgMax have no packed format.
+            own = "LINEAR" if enum_name(tensor.dtype) in ("INT32", "INT64") else form.upper()
+            tensor.allowed_formats = 1 << int(getattr(api.module.TensorFormat, own))
 
 
-def set_int8_io_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> None:
-    """Give INT8 inputs and outputs their ranges.
+def describe_io(plan: BuildPlan, network: Any) -> dict[str, dict[str, Any]]:
+    """Return shape, type and format of inputs and outputs by name, after set_io, as JSON values."""
+    api = plan.api
+    return {
+        str(tensor.name): {
+            "shape": [int(n) for n in tensor.shape],
+            "type": api.numpy_dtype(tensor.dtype, tensor=tensor.name),
+            "format": form,
+        }
+        for tensors, form in (
+            (inputs_of(network), plan.input_format),
+            (outputs_of(network), plan.output_format),
+        )
+        for tensor in tensors
+    }
+
+
+def set_int8_io_ranges(plan: BuildPlan, network: Any, ranges: DynamicRanges) -> dict[str, float]:
+    """Give INT8 inputs and outputs their ranges, and return the real value of one step of each.
 
     A calibrator does not: TensorRT checks these tensors before it reads the cache.
 
     Raises:
-        EngineError: the calibration cache or the ranges do not name one of them.
+        EngineError: the calibration cache or the ranges do not name all of them.
     """
-    tensors = [("input", tensor) for tensor in inputs_of(network)]
-    tensors += [("output", tensor) for tensor in outputs_of(network)]
-    source = plan.options.calibration_cache or plan.options.dynamic_ranges
-    for kind, tensor in tensors:
-        if tensor.dtype != plan.api.module.DataType.INT8:
-            continue
-        if tensor.name not in ranges:
-            raise EngineError(
-                f"INT8 {kind} '{tensor.name}' without a scale",
-                expected=f"'{tensor.name}' in {source}",
-                fix=(
-                    "yolox_trt calibrate MODEL --images FOLDER --cache FILE on this model, or set ",
-                    options_of(BuildOptions)[f"{kind}_type"],
-                    " to fp16",
-                ),
-            )
+    int8 = [
+        (kind, tensor)
+        for kind, tensors in (("input", inputs_of(network)), ("output", outputs_of(network)))
+        for tensor in tensors
+        if tensor.dtype == plan.api.module.DataType.INT8
+    ]
+    missing = [(kind, tensor.name) for kind, tensor in int8 if tensor.name not in ranges]
+    if missing:
+        names = ", ".join(f"'{name}'" for _, name in missing)
+        kinds = dict.fromkeys(kind for kind, _ in missing)
+        source = plan.options.calibration_cache or plan.options.dynamic_ranges
+        types = [options_of(BuildOptions)[f"{kind}_type"] for kind in kinds]
+        raise EngineError(
+            f"INT8 {' and '.join(kinds)} {names} without a scale",
+            expected=f"{names} in {source}",
+            fix=(
+                "yolox_trt calibrate MODEL --images FOLDER --cache FILE on this model (yolox_trt "
+                "translate MODEL -o OUT --cache FILE --dla for a Q/DQ model), or set ",
+                types[0],
+                *((" and ", types[1]) if len(types) > 1 else ()),
+                " to fp16",
+            ),
+        )
+    scales = {}
+    for _, tensor in int8:
         amax = ranges.amax(tensor.name)
         tensor.set_dynamic_range(-amax, amax)
+        scales[tensor.name] = amax / 127.0
+    return scales
 
 
 def input_range(plan: BuildPlan) -> float:

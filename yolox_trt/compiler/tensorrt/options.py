@@ -11,6 +11,9 @@ from typing import Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, Message
+from yolox_trt.core.input_size import InputSize, tool_size_option
+from yolox_trt.core.model_spec import BOX_FORMATS
+from yolox_trt.core.model_types import AUTO, BOX_FORMAT_HELP, MODEL_TYPE_HELP, parse_model_type
 from yolox_trt.core.option import (
     Kind,
     Option,
@@ -18,7 +21,6 @@ from yolox_trt.core.option import (
     option,
     options_of,
     path_option,
-    size_option,
 )
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -33,6 +35,9 @@ _IN_FINGERPRINT = frozenset({
     "device", "precision", "flavour", "min_batch", "opt_batch", "max_batch", "input_size",
     "calibration_cache", "dynamic_ranges",
 })  # fmt: skip
+#: Options of which only another value than the default counts: engines that were built before there
+#: were these are good still.
+_WHERE_SET = frozenset({"model_type", "box_format"})
 #: Options that change how long a build takes, and not what comes out.
 _WITHOUT_EFFECT = frozenset({"timing_cache"})
 
@@ -96,9 +101,9 @@ class BuildOptions(OptionGroup):
         help="Take precisions from the ONNX graph (TensorRT 10 and later; 11 and RTX always do). "
         "With fp16 the graph is rewritten in FP16 up to the last convolutions.",
     )
-    input_size: tuple[int, int] | None = size_option(
-        unit="pixels", help="Input size of a graph that leaves it open.", group=_SHAPE
-    )
+    input_size: InputSize | None = tool_size_option(unit="pixels", group=_SHAPE)
+    model_type: str = option(AUTO, parse=parse_model_type, help=MODEL_TYPE_HELP + ".", group=_SHAPE)
+    box_format: str | None = _choice(BOX_FORMATS, BOX_FORMAT_HELP, group=_SHAPE)
     min_batch: int | None = _number("Smallest batch of an open graph (default: 1).", group=_SHAPE)
     opt_batch: int | None = _number(
         "Batch that an open graph is tuned for (default: the largest).", group=_SHAPE
@@ -308,6 +313,7 @@ class BuildOptions(OptionGroup):
     def fingerprint_options(self) -> dict[str, Any]:
         """Return the options that change the engine and have no attribute in Fingerprint."""
         left_out = _IN_FINGERPRINT | _WITHOUT_EFFECT
+        left_out |= {name for name in _WHERE_SET if not self.is_set(name)}
         return {name: getattr(self, name) for name in _OF if name not in left_out} | {
             # In their order: where two patterns fit one layer, the later one counts.
             "layer_precisions": [list(pair) for pair in self.layer_precisions.items()] or {},

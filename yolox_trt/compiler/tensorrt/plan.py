@@ -27,11 +27,13 @@ from yolox_trt.engines.fingerprint import Fingerprint, external_files, file_sha2
 from yolox_trt.engines.trt_api import TensorRTApi, load_api
 from yolox_trt.engines.trt_features import FEATURES
 from yolox_trt.graph import batch as batch_module
-from yolox_trt.graph import float16
+from yolox_trt.graph import float16, input_size, int8_io
 from yolox_trt.graph.batch import check_open_batch, open_batch
 from yolox_trt.graph.fixed_size import fix_size
 from yolox_trt.graph.float16 import computes_in_float16, to_float16
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.input_size import has_other_size, tool_size, with_size
+from yolox_trt.graph.single_input import single_input
 from yolox_trt.graph.spec import read_spec
 
 _log = logging.getLogger("yolox_trt.build")
@@ -52,7 +54,7 @@ _NEEDS = {name: name for name in _OF if name in FEATURES and name != "strongly_t
 }
 _NUMPY_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 #: Versions that the DLA linter has rules for.
-_LINTER_VERSIONS = ((8, 5), (8, 6), (8, 6, 12), (10, 3))
+_LINTER_VERSIONS = ((8, 5), (8, 6), (8, 6, 12), (10, 3), (11, 4, 1))
 #: Format of the DLA -> types that it takes.
 _DLA_FORMATS = {
     "chw16": ("fp16",),
@@ -76,6 +78,7 @@ class BuildPlan:
 
     Attributes:
         input_type, output_type: of the image input and the outputs; None for the graph's own.
+        io_scales: real value of one step of those that a strongly typed network has in INT8.
         input_format, output_format: of these, each one of IO_FORMATS.
 
     Raises:
@@ -104,10 +107,19 @@ class BuildPlan:
         self.external_files = external_files(self.model_path)
         self._onnx_sha256 = self._hash_model(self.request.file_sha256)
         self.graph = Graph.load(self.model_path)
-        self.graph_spec: ModelSpec = read_spec(self.graph, input_size=options.input_size)
+        size = tool_size(self.graph, options.input_size)
+        self._resized = size is not None and has_other_size(self.graph, size)
+        if size is not None and self._resized:
+            self.graph = with_size(self.graph, size)
+        self.graph_spec: ModelSpec = read_spec(
+            self.graph,
+            input_size=size,
+            model_type=options.model_type,
+            box_format=options.box_format,
+        )
         #: The graph with its own batch and what it takes, where another batch is asked for.
         self._unopened: tuple[Graph, ModelSpec] | None = None
-        self._rewritten = False
+        self._rewritten = bool(single_input(self.graph, self.graph_spec)) or self._resized
         if options.on_dla:
             self._close_input()
         else:
@@ -126,6 +138,9 @@ class BuildPlan:
         self._choose_io()
         self.batch = self._choose_batch()
         self._check_version()
+        self.io_scales: dict[str, float] = {}
+        if self.strongly_typed:
+            self.io_scales = int8_io.int8_scales(self.graph, **self._int8_io)
         self._check_int8()
         self._check_plugins()
         self._check_dla()
@@ -180,6 +195,9 @@ class BuildPlan:
         if self._unopened is not None:
             check_open_batch(self._unopened[0], self.graph, self._unopened[1])
         graph = self.graph
+        if self.io_scales:
+            graph = graph.copy()
+            int8_io.to_int8_io(graph, **self._int8_io)
         if self._converts:
             graph = graph.copy()
             to_float16(
@@ -187,7 +205,7 @@ class BuildPlan:
                 float16_input=self.input_type == "fp16",
                 float16_outputs=self.output_type == "fp16",
             )
-        elif not self._rewritten:
+        elif not self._rewritten and not self.io_scales:
             return None
         return bytes(graph.to_model().SerializeToString())
 
@@ -224,21 +242,32 @@ class BuildPlan:
         done = {}
         if self._unopened is not None:
             done["open_batch"] = batch_module.REVISION
+        if self._resized:
+            done["input_size"] = input_size.REVISION
         if self._converts:
             done["half"] = float16.REVISION
+        if self.io_scales:
+            done["int8_io"] = int8_io.REVISION
         return done
 
     def _choose_io(self) -> None:
         """Take types and formats as asked for; what a DLA takes itself where nothing converts."""
         options = self.options
         native = options.on_dla and not options.allow_gpu_fallback
-        int8_input = self.precision == "int8" and not self.strongly_typed
+        int8_input = self.precision == "int8"
+        if self.strongly_typed:
+            int8_input = native and int8_io.input_step(self.graph.image) is not None
         form = "dla_linear" if native else "linear"
         own_input = ("int8" if int8_input else "fp16") if native else None
         self.input_type = options.input_type or own_input
         self.output_type = options.output_type or ("fp16" if native else None)
         self.input_format = options.input_format or form
         self.output_format = options.output_format or form
+
+    @property
+    def _int8_io(self) -> dict[str, bool]:
+        """What a strongly typed network has in INT8."""
+        return {"inputs": self.input_type == "int8", "outputs": self.output_type == "int8"}
 
     def _choose_typing(self) -> bool:
         if not self.api.has("precision_flags"):
@@ -361,10 +390,14 @@ class BuildPlan:
             converted = options.precision != "fp32" and not self.has_fp16
             if kind == "fp16" and converted:
                 continue
+            if kind == "int8" and self.has_qdq:
+                continue  # refused where no Q/DQ stands there
             if kind is not None:
                 self._refuse_typed(
                     (_OF[f"{option}_type"], f" = {kind}"),
-                    ("set the type in the ONNX, or ", _OF["precision"], " to fp16"),
+                    f"{_QUANTIZE}, then build OUT"
+                    if kind == "int8"
+                    else ("set the type in the ONNX, or ", _OF["precision"], " to fp16"),
                 )
         constraints = ("layer_precisions", "keep_first_layer_fp16", "keep_last_layer_fp16")
         if options.has_scales or any(options.is_set(name) for name in constraints):

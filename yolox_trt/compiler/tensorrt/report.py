@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yolox_trt.core.device import Device
+from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import EngineError
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.engine_file import EngineFile
@@ -157,7 +158,7 @@ def layer_information(api: TensorRTApi, file: EngineFile, device: Device) -> str
     Raises:
         EngineError: the engine cannot be loaded on this machine.
     """
-    loaded = _load(api, file.read(), device, file.fingerprint.options)
+    loaded = _load(api, file.data, device, file.fingerprint.options)
     if loaded is None:
         raise EngineError(
             f"engine {file.path} that {api} cannot load on this machine",
@@ -190,7 +191,7 @@ def layers_of_inspector(text: str, device: Device) -> list[EngineLayer]:
 
     With profiling verbosity `layer_names_only` its layers are names, with `detailed` objects.
     """
-    layers = json.loads(text).get("Layers", [])
+    layers = parse_json(text).get("Layers", [])
     return [
         _layer(
             device,

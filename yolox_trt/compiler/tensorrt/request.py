@@ -17,10 +17,10 @@ from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.fingerprint import file_sha256
 from yolox_trt.engines.trt_api import TensorRTApi
 from yolox_trt.engines.trt_features import TENSORRT_RTX
-from yolox_trt.graph import batch, float16
+from yolox_trt.graph import batch, float16, input_size, int8_io
 
 #: Counts in the key: raise it when BuildPlan makes another plan of the same request.
-REVISION = 1
+REVISION = 2
 
 
 class BuildRequest:
@@ -95,6 +95,12 @@ class BuildRequest:
             "precision": options.precision,
             "batch": [options.min_batch, options.opt_batch, options.max_batch, self.fit_batch],
             "input_size": options.input_size,
-            "revisions": [REVISION, batch.REVISION, float16.REVISION],
+            "revisions": [
+                REVISION,
+                batch.REVISION,
+                float16.REVISION,
+                input_size.REVISION,
+                int8_io.REVISION,
+            ],
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
