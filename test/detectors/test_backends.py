@@ -20,7 +20,6 @@ from yolox_trt.core.errors import (
     DeviceError,
     EngineError,
     MissingDependencyError,
-    ModelError,
 )
 from yolox_trt.detectors import backends
 from yolox_trt.detectors.options import DetectorOptions
@@ -109,8 +108,16 @@ def test_size_and_batch_of_the_request(tmp_path: Path) -> None:
     model = small_model(tmp_path, batch=None, style="opset13")
     engine, _ = create(model, input_size=(64, 96), max_batch=2, engine_cache=tmp_path)
     assert engine.input.shape == (2, 3, 64, 96)
-    with pytest.raises(ModelError, match="64x64"):
-        create(model, input_size=(64, 64), engine_cache=tmp_path)
+    # A size that is built in is another engine's at another size.
+    built = [create(model, input_size=size, engine_cache=tmp_path)[0] for size in (None, (96, 64))]
+    assert [engine.spec.input_size for engine in built] == [(64, 96), (96, 64)]
+    own, resized = (engine.file.fingerprint for engine in built)
+    assert (resized.height, resized.width) == (96, 64) and own.key != resized.key
+    assert "input_size" in resized.options["rewriting"] and not own.options["rewriting"]
+    again, _ = create(model, input_size=(96, 64), engine_cache=tmp_path)
+    assert again.file.path == built[1].file.path
+    with pytest.raises(EngineError, match=r"of input size 96x64; expected 64x96"):
+        create(built[1].file.path, input_size=(64, 96))
 
 
 def test_contradicting_options(tmp_path: Path) -> None:

@@ -248,6 +248,58 @@ def test_host_pinned_frames_are_not_copied(
     assert not copies
 
 
+class DeviceArray:
+    """An array that only CUDA's array interface reaches, as Numba's."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+        self.__cuda_array_interface__ = {**values.__array_interface__, "version": 3}
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        return self.values
+
+    def copy_to_host(self) -> np.ndarray:
+        return self.values.copy()
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("room", [0, 287, 288])
+def test_host_frames_on_the_device_are_read_there(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch, room: int, mapped: bool
+) -> None:
+    detector = CudaDetector(host(np), cuda_graph=False, mapped=mapped)
+    rng = np.random.default_rng(4)
+    shapes = {"bgr8": (120, 200, 3), "mono8": (90, 140), "rgba8": (80, 96, 4)}
+    arrays = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes.values()]
+    frames = [Frame.on_device(DeviceArray(a), e) for a, e in zip(arrays, shapes, strict=True)]
+    wanted = [Frame.from_array(a, e) for a, e in zip(arrays, shapes, strict=True)]
+    asked: list[int] = []
+    plan = detector._stager.plan
+    copies: list[int] = []
+    monkeypatch.setattr(
+        detector._stager,
+        "plan",
+        lambda *given: (parts := plan(*given), copies.append(len(parts.on_device)))[0],
+    )
+    sizes = iter([a.size for a in arrays] * 2)
+    monkeypatch.setattr(
+        "yolox_trt.detectors.staging.allocation_end",
+        lambda address: (asked.append(address), address + next(sizes) + room)[1],
+    )
+    assert_same(detector.detect(frames, OPTIONS), expected_detections(wanted, OPTIONS))
+    # Two of them among one on the host.
+    mixed = [frames[0], wanted[1], frames[2]]
+    sizes = iter([arrays[0].size, arrays[2].size])
+    assert_same(detector.detect(mixed, OPTIONS), expected_detections(wanted, OPTIONS))
+    assert copies == ([0, 0] if room == 288 else [3, 2])
+    assert [frame.on_host().rows.tolist() for frame in frames] == [a.tolist() for a in arrays]
+    with pytest.raises(FrameError, match=r"strides \(600, 6, 1\)"):
+        Frame.on_device(DeviceArray(arrays[0][:, ::2]), "bgr8")
+    detector.device = Device("gpu", 1)
+    with pytest.raises(FrameError, match="expected one on device 1"):
+        detector.detect(frames[:1], OPTIONS[:1])
+
+
 def test_host_two_calls_under_way(host: type[FakeNetwork]) -> None:
     detector = CudaDetector(host(np), cuda_graph=False)
     first, second = random_frames(1), random_frames(2)
@@ -535,6 +587,29 @@ def test_gpu_equals_reference(mapped: bool, cuda_graph: bool) -> None:
     assert_same(detector.collect(one), expected_detections(random_frames(5), OPTIONS))
     assert_same(detector.collect(two), expected_detections(random_frames(6), OPTIONS))
     detector.close()
+
+
+@requires_gpu
+def test_gpu_frames_on_the_device_are_read_there() -> None:
+    import cupy
+
+    detector = CudaDetector(FakeNetwork(cupy))
+    rng = np.random.default_rng(4)
+    arrays = [rng.integers(0, 256, (120 + 8 * i, 200, 3), dtype=np.uint8) for i in range(3)]
+    for images in ([cupy.asarray(each) for each in arrays], _in_one(cupy, arrays)):
+        frames = [Frame.on_device(image, "bgr8") for image in images]
+        wanted = expected_detections([Frame.from_array(each) for each in arrays], OPTIONS)
+        for _ in range(3):
+            assert_same(detector.detect(frames, OPTIONS), wanted)
+    detector.close()
+
+
+def _in_one(cupy: Any, arrays: Sequence[np.ndarray]) -> list[Any]:
+    """Put arrays into one allocation with room behind each, where they are read in place."""
+    room = cupy.zeros((len(arrays), 1 << 17), np.uint8)
+    for row, each in zip(room, arrays, strict=True):
+        row[: each.size] = cupy.asarray(each).ravel()
+    return [row[: a.size].reshape(a.shape) for row, a in zip(room, arrays, strict=True)]
 
 
 @requires_gpu

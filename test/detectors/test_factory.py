@@ -4,12 +4,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.cudla import StandIn
+from support.cudla.network import Int8Network
+from support.tensorrt_fixtures import make_api, pretend_gpu
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import ConfigurationError, Device, EngineError, ModelError
@@ -23,8 +28,10 @@ from yolox_trt.detectors import factory
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.engines import trt_api
+from yolox_trt.engines.engine_file import is_loadable
 
-CPU, GPU = Device("cpu"), Device("gpu")
+CPU, GPU, DLA0 = Device("cpu"), Device("gpu"), Device("dla", 0)
 
 
 def model() -> Any:
@@ -135,7 +142,7 @@ def test_the_first_engine_gets_the_options(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ({"device": "tpu"}, "device 'tpu'"),
         ({"engine": "openvino"}, "`engine` = 'openvino'"),
-        ({"preprocessing": "hsv"}, "`preprocessing` = 'hsv'"),
+        ({"preprocessing": "hsv"}, "preprocessing 'hsv'"),
         ({"precision": "bf16"}, "`precision` = 'bf16'"),
         ({"input_size": "608"}, "size '608'"),
         ({"max_batch": 0}, "`max_batch` = 0"),
@@ -217,3 +224,43 @@ def test_another_error_than_a_fault_is_not_hidden(monkeypatch: pytest.MonkeyPatc
     let(monkeypatch, "gpu", raising(TypeError("a mistake")))
     with pytest.raises(TypeError, match="a mistake"):
         create_detector(DetectorOptions(model=model()))
+
+
+def test_a_loadable_is_run_by_cudla(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Int8Network()
+    dla = StandIn(monkeypatch, network.compute, (1, 9))
+    file = network.write(tmp_path)
+    options = DetectorOptions(model=file.path, device=DLA0, cudla_mode="standalone")
+    with caplog.at_level(logging.INFO), closing(create_detector(options)) as detector:
+        assert isinstance(detector, CpuDetector) and detector.device == DLA0
+    assert caplog.records[-1].message.endswith("engine cudla on dla0")  # and no other was tried
+    with pytest.raises(EngineError, match="in int8") as caught:
+        create_detector(dataclasses.replace(options, precision="fp16"))
+    assert "--precision fp16" in caught.value.fix
+    with pytest.raises(ConfigurationError, match="engine 'cudla' on gpu"):
+        create_detector(DetectorOptions(model=file.path, device=GPU, engine="cudla"))
+    dla.check_clean()
+
+
+def test_cudla_has_its_loadable_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By TensorRT, whole on the DLA; the stand-in's engine is no loadable, as cuDLA says."""
+    dla = StandIn(monkeypatch, lambda inputs, outputs: None)
+    fake, api = make_api("8.6")
+    monkeypatch.setattr(trt_api, "_loaded", {"tensorrt": api})
+    pretend_gpu(monkeypatch)
+    whole = {"activation": "relu6", "stem": "conv", "spp": "chained", "head": "raw_levels"}
+    options = DetectorOptions(
+        model=build_yolox(width=0.125, **whole), device=DLA0, engine="cudla",
+        cudla_mode="standalone", engine_cache=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(EngineError, match=r"cudlaErrorUmd.*cuDLA does not load"):
+        create_detector(options)
+    settings = dict(fake.calls)
+    assert settings["IBuilderConfig.engine_capability"] is not None
+    (built,) = tmp_path.glob("*.engine")
+    assert is_loadable(built)
+    with pytest.raises(EngineError, match="nodes fall back"):
+        create_detector(dataclasses.replace(options, model=model()))
+    dla.check_clean()

@@ -224,6 +224,7 @@ def test_two_models_do_not_overlap() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.RAISE, Fault.NAN, Fault.HANG])
 @pytest.mark.parametrize("with_factory", [True, False], ids=["rebuilt", "probed"])
+@pytest.mark.sampled(5)
 def test_a_failing_device_loses_all_its_frames_once(
     faults: FaultInjector,
     fails_in: Literal["enqueue", "collect"],
@@ -407,6 +408,7 @@ def test_a_removed_streams_result_is_discarded() -> None:
         assert (snapshot.removed_processed, snapshot.removed_dropped) == (0, 1)
 
 
+@pytest.mark.sampled(2)
 def test_many_faults_lose_no_count(
     faults: FaultInjector, fails_in: Literal["enqueue", "collect"], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -51,7 +51,7 @@ class CpuDetector(Detector):
         start = time.perf_counter()
         try:
             letterboxes = [
-                self._preprocessor(frame, image)
+                self._preprocessor(frame.on_host(), image)
                 for frame, image in zip(frames, self._inputs, strict=False)
             ]
             preprocessed = time.perf_counter()
@@ -61,6 +61,8 @@ class CpuDetector(Detector):
                 self._postprocessor(self._outputs, index, letterbox, option)
                 for index, (letterbox, option) in enumerate(zip(letterboxes, options, strict=True))
             ]
+            for found, letterbox in zip(detections, letterboxes, strict=True):
+                self.plausibility.look(found, letterbox, self._postprocessor.implausible)
         except MemoryError as error:
             self._raise(error, "running")
         self.stage_times = StageTimes(

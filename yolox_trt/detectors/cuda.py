@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,9 +23,11 @@ from yolox_trt.core.model_spec import HeadLayout
 from yolox_trt.core.optional import require
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector, StageTimes, Ticket
+from yolox_trt.detectors.host_decode import HostDecode
 from yolox_trt.detectors.staging import Slot, Stager
 from yolox_trt.engines.engine import Engine
 from yolox_trt.kernels.cuda import descriptors
+from yolox_trt.kernels.cuda.masks import CudaMasks
 from yolox_trt.kernels.cuda.postprocess import CudaPostprocess
 from yolox_trt.kernels.cuda.preprocess import CudaPreprocess
 from yolox_trt.kernels.reference.color import demosaic
@@ -68,6 +71,8 @@ class CudaDetector(Detector):
         MissingDependencyError: CuPy is not installed.
     """
 
+    reads_device_arrays = True
+
     def __init__(
         self,
         engine: Engine,
@@ -105,13 +110,25 @@ class CudaDetector(Detector):
             try:
                 self.stream = engine.stream or self._cupy.cuda.Stream(non_blocking=True)
                 self._preprocess = self._make_preprocess()
-                self._postprocess = CudaPostprocess(
-                    self.spec,
-                    engine.outputs,
-                    max_batch=self.max_batch,
-                    max_candidates=max_candidates,
-                    max_detections=max_detections,
-                )
+                self._postprocess: CudaPostprocess | HostDecode
+                if self.spec.head is HeadLayout.CUSTOM:
+                    self._postprocess = HostDecode(
+                        self.spec, engine.outputs, max_batch=self.max_batch
+                    )
+                    self._warn_once(
+                        "host",
+                        f"'{self.spec.model_type}' is decoded on the CPU: "
+                        f"{self._postprocess.dtype.itemsize} bytes an image are copied to the host",
+                    )
+                else:
+                    self._postprocess = CudaPostprocess(
+                        self.spec,
+                        engine.outputs,
+                        max_batch=self.max_batch,
+                        max_candidates=max_candidates,
+                        max_detections=max_detections,
+                        scales=engine.output_scales,
+                    )
                 if mapped is None:
                     mapped = bool(self._cuda_device.attributes.get("Integrated", 0))
                 self._stager = stager = Stager(mapped=mapped, threads=copy_threads)
@@ -161,6 +178,7 @@ class CudaDetector(Detector):
         frames = [self._readable(frame) for frame in frames]
         with self._cuda_device:
             try:
+                slot.held = frames = [self._on_stream(frame) for frame in frames]
                 self._stage(slot, frames, options)
                 self._run(slot, len(frames))
             except Exception as error:
@@ -175,13 +193,14 @@ class CudaDetector(Detector):
             slot.done.synchronize()
         except self._cupy.cuda.runtime.CUDARuntimeError as error:
             self._raise(error, "running")
+        self.engine.raise_late_fault()
         if self._profile:
             elapsed = [
                 self._cupy.cuda.get_elapsed_time(before, after) * 1e-3
                 for before, after in zip(self._events, self._events[1:], strict=False)
             ]
             self.stage_times = StageTimes(*elapsed)
-        return [self._read(slot.results, index) for index in range(ticket.batch)]
+        return [self._read(slot, index) for index in range(ticket.batch)]
 
     # ---- set-up
 
@@ -219,12 +238,17 @@ class CudaDetector(Detector):
         )
 
     def _make_slot(self) -> Slot:
-        return Slot(
+        slot = Slot(
             max_batch=self.max_batch,
             num_classes=self.spec.num_classes,
             result_shape=(self.max_batch, self._postprocess.dtype.itemsize),
             mapped=self._stager.mapped,
         )
+        if (head := self.spec.segmentation) is not None:
+            # Of each slot: a mask may be written again while the next call computes.
+            output = self.engine.outputs[head.name]
+            slot.masks = CudaMasks(head, output, max_batch=self.max_batch)
+        return slot
 
     def _grow_results(self, max_detections: int) -> None:
         """Make room for more detections an image: new result buffers, and new graphs."""
@@ -267,6 +291,23 @@ class CudaDetector(Detector):
             fix="convert in the camera driver",
         )
 
+    def _on_stream(self, frame: Frame) -> Frame:
+        """Return a frame whose device array is CuPy's, and complete for what the stream does."""
+        array = frame.device_array
+        if array is None:
+            return frame
+        with self.stream:
+            # The producer's stream is known by DLPack; an interface without it is waited for.
+            take = self._cupy.from_dlpack if hasattr(array, "__dlpack__") else self._cupy.asarray
+            array = take(array)
+        if array.device.id != self.device.cuda_index:
+            raise FrameError(
+                f"an image on CUDA device {array.device.id}",
+                expected=f"one on device {self.device.cuda_index}, where the detector is",
+                fix=f"copy it there first, or make the detector with device gpu:{array.device.id}",
+            )
+        return replace(frame, device_array=array)
+
     def _thresholds(self, options: PostprocessOptions) -> npt.NDArray[np.float32]:
         # Options are compared by identity: hashing their class thresholds would cost more.
         known = self._tables.get(id(options))
@@ -282,9 +323,10 @@ class CudaDetector(Detector):
     ) -> None:
         """Write the tables, copy the frames, and start their way to the device."""
         size = self.spec.input_height, self.spec.input_width
-        letterboxes = [self._fit(f.height, f.width, *size, f.roi) for f in frames]
+        resize = self.spec.preprocessing.resize
+        letterboxes = [self._fit(f.height, f.width, *size, f.roi, resize) for f in frames]
         parts = self._stager.plan(slot, frames, letterboxes)
-        in_network = self.spec.head is HeadLayout.EFFICIENT_NMS
+        slot.letterboxes, slot.options = letterboxes, options
         for index, (frame, letterbox, option) in enumerate(
             zip(frames, letterboxes, options, strict=True)
         ):
@@ -304,8 +346,9 @@ class CudaDetector(Detector):
                 slot.post_offset + index * descriptors.POST.size,
                 letterbox,
                 option,
-                nms_in_network=in_network,
             )
+            if slot.masks is not None:
+                slot.masks.ask(slot.tables, slot.mask_offset, index, letterbox, option.masks)
             slot.thresholds[index] = self._thresholds(option)
         self._stager.upload(slot, parts, self.stream)
 
@@ -334,6 +377,8 @@ class CudaDetector(Detector):
             mark(2)
             self._postprocess(slot.posts, slot.thresholds_address, batch)
             slot.fetch(self._postprocess.results, batch, self.stream)
+            if slot.masks is not None:
+                slot.masks(slot.mask_jobs, batch)
             mark(3)
 
     def _capture(self, slot: Slot, batch: int) -> Any:
@@ -357,8 +402,7 @@ class CudaDetector(Detector):
         if reason or graph is None:
             self.graph_refusal = f"capture failed ({reason})"
             _LOGGER.warning("%s: no CUDA graph: %s", self.device, self.graph_refusal)
-            with self.stream:
-                self._postprocess.reset()
+            self._reset()
             return None
         graph.upload(self.stream)
         slot.graphs[batch] = graph
@@ -370,8 +414,14 @@ class CudaDetector(Detector):
         )
         return graph
 
-    def _read(self, results: npt.NDArray[np.uint8], index: int) -> Detections:
-        result = self._postprocess.read(results.view(self._postprocess.dtype)[:, 0], index)
+    def _read(self, slot: Slot, index: int) -> Detections:
+        rows = slot.results.view(self._postprocess.dtype)[:, 0]
+        letterbox = slot.letterboxes[index]
+        if isinstance(self._postprocess, HostDecode):
+            found = self._postprocess.read(rows[index], letterbox, slot.options[index])
+            self.plausibility.look(found, letterbox, self._postprocess.processor.implausible)
+            return found
+        result = self._postprocess.read(rows, index)
         if result["overflow"]:
             self.overflowed_candidates += int(result["overflow"])
             self._warn_once(
@@ -379,15 +429,33 @@ class CudaDetector(Detector):
                 f"{result['candidates']} candidates in one image, of which the best "
                 f"{self._postprocess.capacity} entered NMS; raise max_candidates or the thresholds",
             )
-        rows = slice(int(result["count"]))
+        mask = None
+        if slot.masks is not None:
+            try:
+                with self._cuda_device:
+                    mask = slot.masks.read(index, slot.tables, slot.mask_offset)
+            except Exception as error:
+                self._raise(error, "reading a mask")
+        kept = slice(int(result["count"]))
         # Copies: the slot's buffer is written again by the next call but one.
-        return Detections(
-            result["boxes"][rows].copy(),
-            result["scores"][rows].copy(),
-            result["class_ids"][rows].copy(),
+        found = Detections(
+            result["boxes"][kept].copy(),
+            result["scores"][kept].copy(),
+            result["class_ids"][kept].copy(),
+            mask=mask,
         )
+        self.plausibility.look(found, letterbox, int(result["flags"]))
+        return found
 
     # ---- when something fails
+
+    def _reset(self) -> None:
+        """Let the kernels forget a call that was cut short (enqueued on the stream)."""
+        with self.stream:
+            self._postprocess.reset()
+            for slot in self._slots:
+                if slot.masks is not None:
+                    slot.masks.reset()
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:
@@ -401,8 +469,7 @@ class CudaDetector(Detector):
                 self.stream.end_capture()
             # Copies may be under way that nothing on the compute stream waits for.
             self._stager.synchronize()
-            with self.stream:
-                self._postprocess.reset()
+            self._reset()
             self.stream.synchronize()
         except Exception as error:
             _LOGGER.warning("%s: %s while recovering", self.device, error)

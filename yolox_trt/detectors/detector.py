@@ -15,11 +15,12 @@ import numpy as np
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import EngineError, YoloxTrtError
+from yolox_trt.core.errors import EngineError, ModelError, YoloxTrtError
 from yolox_trt.core.faults import DeviceBusyError, library_fault
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.detectors.plausibility import Plausibility
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,26 @@ class Detector(ABC):
         max_batch: most frames of one call; 1 on the DLA.
         max_calls: calls that may be under way at a time.
         stage_times: times of the last detect() call.
+        plausibility: says once that what the network gives cannot be meant so.
+        reads_device_arrays: whether it takes frames whose bytes lie on a CUDA device.
     """
 
+    reads_device_arrays = False
+
     def __init__(self, device: Device, spec: ModelSpec, max_batch: int, max_calls: int = 1) -> None:
+        if spec.head is HeadLayout.NONE:
+            raise ModelError(
+                f"a network of model type {spec.model_type} ({', '.join(spec.output_names)})",
+                expected="a detector",
+                fix="name its kind as model type, or time it by yolox_trt bench network --model "
+                "MODEL",
+            )
         self.device = device
         self.spec = spec
         self.max_batch = max_batch
         self.max_calls = max_calls
         self.stage_times = _NOT_TOLD_APART
+        self.plausibility = Plausibility(device, spec)
         self._closed = False
         self._under_way: deque[Ticket] = deque()
 

@@ -4,26 +4,43 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolox_trt.compiler.tensorrt.options import PRECISIONS, BuildOptions
 from yolox_trt.core.device import Device
+from yolox_trt.core.input_size import InputSize, Size, input_size_option
 from yolox_trt.core.labels import load_class_names
-from yolox_trt.core.model_spec import PREPROCESSING_PRESETS, Preprocessing
-from yolox_trt.core.option import Kind, OptionGroup, option, path_option, size_option
+from yolox_trt.core.model_spec import PREPROCESSING_FORM, Preprocessing, parse_preprocessing
+from yolox_trt.core.option import (
+    Kind,
+    OptionGroup,
+    again,
+    option,
+    options_of,
+    path_option,
+)
+from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.core.shipped_files import default_model
-from yolox_trt.engines.engine_file import is_engine_file
+from yolox_trt.engines import model_zoo
+from yolox_trt.engines.engine_file import CacheOptions, is_engine_file, is_loadable
 
 if TYPE_CHECKING:
     import onnx
 
     from yolox_trt.engines.trt_api import ProgressCallback
 
+_LOGGER = logging.getLogger(__name__)
+
 #: Values of the option `engine`.
-ENGINES = ("auto", "tensorrt", "onnxruntime", "simulated")
+ENGINES = ("auto", "tensorrt", "cudla", "onnxruntime", "simulated")
+_CACHE = options_of(CacheOptions)["engine_cache"]
+_BUILD = options_of(BuildOptions)
+#: Options of the simulated engine alone.
+SIMULATION = ("latency", "contention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +51,12 @@ class DetectorOptions(OptionGroup):
         model: path of an ONNX file or a built engine, or a loaded ONNX model; None for the default
             model (core.shipped_files.default_model).
         labels: names of the classes.
-        build: further options of a TensorRT engine. Its device, precision, input size and largest
-            batch are not used: they come from here.
+        build: further options of a TensorRT engine. Its device, precision, input size, largest
+            batch, model type and box format are not used: they come from here.
         cuda: further arguments of CudaDetector, by name.
+        exact_sizes: with input size "auto", close the size that was used longest ago where too many
+            are open, in place of running at another one: what is found in an image then depends on
+            no image before it.
         on_progress: on_progress(fraction 0..1, phase) while an engine is built; without it
             progress goes to the log.
 
@@ -47,7 +67,8 @@ class DetectorOptions(OptionGroup):
     model: Path | str | onnx.ModelProto | None = path_option(
         flag="MODEL",
         metavar="MODEL",
-        help="ONNX file or built engine (default: the shipped model).",
+        help="ONNX file, built engine, or a name of `yolox_trt models list`, which is fetched "
+        "(default: the shipped model).",
     )
     device: Device | None = option(
         "auto",
@@ -55,7 +76,16 @@ class DetectorOptions(OptionGroup):
         help="auto, cpu, gpu, gpu:N, dla0 or dla1; auto is the GPU if it works, else the CPU.",
     )
     engine: str = option(
-        "auto", choices=ENGINES, help="What runs the network; auto never simulates."
+        "auto",
+        choices=ENGINES,
+        help="What runs the network; auto never simulates, and takes cudla for DLA standalone "
+        "loadables alone. cudla runs a DLA without TensorRT's runtime.",
+    )
+    cudla_mode: str = option(
+        "hybrid",
+        choices=("hybrid", "standalone"),
+        help="How the engine cudla runs: hybrid enqueues the DLA's work on a CUDA stream between "
+        "the GPU's kernels; standalone uses no CUDA, and preprocesses and decodes on the CPU.",
     )
     precision: str | None = option(
         None,
@@ -67,17 +97,17 @@ class DetectorOptions(OptionGroup):
     preprocessing: Preprocessing | None = option(
         None,
         kind=Kind.STRING,
-        choices=tuple(sorted(PREPROCESSING_PRESETS)),
-        parse=PREPROCESSING_PRESETS.__getitem__,
+        parse=parse_preprocessing,
+        metavar="FORM",
         help="What the input expects (default: what the model's metadata says, else bgr, which is "
-        "YOLOX from 0.1.1 on; rgb_imagenet is YOLOX 0.1.0).",
+        f"YOLOX from 0.1.1 on; rgb_imagenet is YOLOX 0.1.0): {PREPROCESSING_FORM}.",
     )
     labels: tuple[str, ...] | None = path_option(
         parse=load_class_names, help="Class names, one a line (default: the model's)."
     )
-    input_size: tuple[int, int] | None = size_option(
-        unit="pixels", help="Input size of a model that leaves it open."
-    )
+    input_size: InputSize | None = input_size_option()
+    model_type: str = again(_BUILD["model_type"])
+    box_format: str | None = again(_BUILD["box_format"])
     max_batch: int | None = option(
         None,
         kind=Kind.INTEGER,
@@ -89,9 +119,7 @@ class DetectorOptions(OptionGroup):
     threads: int | None = option(
         None, kind=Kind.INTEGER, minimum=1, help="Threads of one run on the CPU (default: all)."
     )
-    engine_cache: Path | None = path_option(
-        metavar="FOLDER", help="Folder of the engine cache (default: the user's cache)."
-    )
+    engine_cache: Path | None = again(_CACHE)
     latency: float | None = option(
         None,
         kind=Kind.DOUBLE,
@@ -105,6 +133,32 @@ class DetectorOptions(OptionGroup):
     build: BuildOptions = field(default_factory=BuildOptions)
     cuda: Mapping[str, Any] = field(default_factory=dict)
     on_progress: ProgressCallback | None = None
+    exact_sizes: bool = False
+
+    @property
+    def fixed_size(self) -> Size | None:
+        """The size that `input_size` names, None where it leaves it to the model or the images."""
+        return self.input_size if isinstance(self.input_size, tuple) else None
+
+    def located(self, on_progress: Progress = no_progress) -> DetectorOptions:
+        """Return these options with a file in place of a published model's name.
+
+        It is fetched into the cache where it is not there, which is logged.
+
+        Raises:
+            ConfigurationError: neither a file nor a published model.
+            ModelError: it cannot be fetched; the error names the command that does it.
+        """
+        model = self.model
+        if not isinstance(model, str | Path) or Path(model).suffix or Path(model).exists():
+            return self
+        named = model_zoo.find(str(model))
+        _LOGGER.info("%s: %s, licence %s", named.name, named.summary, named.licence)
+        files = model_zoo.fetch(named, on_progress=on_progress)
+        labels = self.labels
+        if labels is None and named.labels is not None:
+            labels = load_class_names(files[named.labels.name])
+        return replace(self, model=files[named.onnx.name], labels=labels)
 
     @property
     def source(self) -> Path | str | onnx.ModelProto:
@@ -119,6 +173,13 @@ class DetectorOptions(OptionGroup):
     def is_engine_file(self) -> bool:
         """Whether the model is a built TensorRT engine and not ONNX."""
         return isinstance(self.model, str | Path) and is_engine_file(self.model)
+
+    @property
+    def is_loadable(self) -> bool:
+        """Whether the model is a DLA standalone loadable, which cuDLA runs."""
+        return (
+            isinstance(self.model, str | Path) and self.is_engine_file and is_loadable(self.model)
+        )
 
     @property
     def name(self) -> str:

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.mask import Mask
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector, Ticket
@@ -21,6 +23,8 @@ _GREY = Frame.view(bytes(3), height=1, width=1, encoding="bgr8")
 
 class SimulatedDetector(Detector):
     """Takes the time of a latency model, reads no pixel and detects nothing.
+
+    A mask that is asked for has class 0 everywhere.
 
     Args:
         device: where it pretends to run.
@@ -55,7 +59,12 @@ class SimulatedDetector(Detector):
 
     def _start(self, frames: Sequence[Frame], options: Sequence[PostprocessOptions]) -> Ticket:
         self._chip.work(self.device, self._latency.sample(self._rng, len(frames)))
-        return Ticket(len(frames))
+        found = [Detections.empty() for _ in frames]
+        for index, (frame, option) in enumerate(zip(frames, options, strict=True)):
+            if option.masks and self.spec.segmentation is not None:
+                nothing = np.zeros((frame.height, frame.width), np.uint8)
+                found[index] = replace(found[index], mask=Mask.encode(nothing))
+        return Ticket(len(frames), result=found)
 
     def _finish(self, ticket: Ticket) -> list[Detections]:
-        return [Detections.empty() for _ in range(ticket.batch)]
+        return ticket.result

@@ -17,8 +17,11 @@ from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.optional import require
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.copy_crew import CopyCrew
+from yolox_trt.engines.cuda_driver import allocation_end
 from yolox_trt.kernels.cuda import descriptors
+from yolox_trt.kernels.cuda.masks import CudaMasks
 
 #: Images start at multiples of this, so that every 16-byte read of the kernels is aligned.
 _ALIGNMENT = 256
@@ -49,7 +52,7 @@ def _pinned(cupy: Any, size: int) -> npt.NDArray[np.uint8]:
 class Slot:
     """Buffers and graphs of one call under way.
 
-    The tables (structs Image, structs Post, the thresholds) never move, and they name the images:
+    The tables (structs Image, Post and Job, the thresholds) never move, and they name the images:
     so a graph stays valid when the staging buffer grows for larger ones.
 
     Args:
@@ -65,18 +68,21 @@ class Slot:
         self._cupy: Any = require("cupy")
         self._mapped = mapped
         self.post_offset = _align(max_batch * descriptors.IMAGE.size)
-        first = self.post_offset + _align(max_batch * descriptors.POST.size)
+        self.mask_offset = self.post_offset + _align(max_batch * descriptors.POST.size)
+        first = self.mask_offset + _align(max_batch * descriptors.MASK.size)
         self.table_bytes = first + _align(max_batch * num_classes * 4)
         self.graphs: dict[int, Any] = {}
         self.uploaded = self._cupy.cuda.Event(disable_timing=True)
         self.done = self._cupy.cuda.Event(disable_timing=True)
         tables = _pinned(self._cupy, self.table_bytes)
-        #: The pinned tables: structs Image, structs Post from `post_offset` on, thresholds.
+        #: The pinned tables: structs Image, Post from `post_offset` on, Job of masks.cu from
+        #: `mask_offset` on, thresholds.
         self.tables = tables.data
         self.table_source = int(tables.ctypes.data)
         # Device addresses of the tables and of each one's part.
         self._device_tables, self.images = self._on_device(tables)
         self.posts = self.images + self.post_offset
+        self.mask_jobs = self.images + self.mask_offset
         self.thresholds_address = self.images + first
         thresholds = tables[first : first + max_batch * num_classes * 4]
         #: float32 (max_batch, C) in the tables.
@@ -85,6 +91,13 @@ class Slot:
         self.host: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
         self._device: Any = None
         self.address = 0
+        #: Frames on the device that the call reads in place.
+        self.held: list[Frame] = []
+        #: What the call was asked for, for what is left to do on the host.
+        self.letterboxes: list[Letterbox] = []
+        self.options: Sequence[PostprocessOptions] = ()
+        #: Makes the masks of the slot's calls; None where the network has no segmentation head.
+        self.masks: CudaMasks | None = None
         #: uint8 of `result_shape`, pinned.
         self.results = self.make_results(result_shape)
 
@@ -154,11 +167,13 @@ class Parts:
         addresses: of each frame.
         pieces: what goes where.
         size: bytes of the staging buffer that are used.
+        on_device: copies on the device: address, offset in the staging buffer, bytes.
     """
 
     addresses: list[Address]
     pieces: list[_Piece]
     size: int
+    on_device: list[tuple[int, int, int]]
 
 
 class Stager:
@@ -185,12 +200,26 @@ class Stager:
     def plan(self, slot: Slot, frames: Sequence[Frame], letterboxes: Sequence[Letterbox]) -> Parts:
         """Find a place for each frame's rows; grows the slot if need be.
 
-        Only rows of the Roi are copied, and of a strong downscale only those that are sampled.
+        Only rows of the Roi are copied, and of a strong downscale only those that are sampled. A
+        frame on the device is read where it lies, or copied if its memory ends right behind it.
         """
         places: list[Address] = []
         pieces: list[_Piece] = []
+        on_device: list[tuple[int, int, int]] = []
+        in_place: dict[int, Address] = {}
         size = 0
-        for frame, letterbox in zip(frames, letterboxes, strict=True):
+        for index, (frame, letterbox) in enumerate(zip(frames, letterboxes, strict=True)):
+            if frame.device_array is not None:
+                address = frame.device_array.data.ptr
+                rows = int(frame.height * ENCODINGS[frame.encoding].rows_per_height)
+                extent = rows * frame.step
+                places.append(Address(size, 0, False))
+                if allocation_end(address) >= address + extent + descriptors.SOURCE_MARGIN:
+                    in_place[index] = Address(address, 0, False)
+                else:
+                    on_device.append((address, size, extent))
+                    size = _align(size + extent + descriptors.SOURCE_MARGIN)
+                continue
             pinned = not self.mapped and self._is_pinned(frame)
             picked = None if pinned else self._picked_rows(frame, letterbox)
             if picked is None:
@@ -210,7 +239,9 @@ class Stager:
             )
             for frame, place in zip(frames, places, strict=True)
         ]
-        return Parts(addresses, pieces, size)
+        for index, place in in_place.items():
+            addresses[index] = place
+        return Parts(addresses, pieces, size, on_device)
 
     def upload(self, slot: Slot, parts: Parts, stream: Any) -> None:
         """Copy the pieces, and let `stream` wait for their arrival. The tables must be written."""
@@ -225,6 +256,10 @@ class Stager:
         if self._copy_stream is not None:
             slot.uploaded.record(self._copy_stream)
             stream.wait_event(slot.uploaded)
+        runtime = self._cupy.cuda.runtime
+        for source, offset, size in parts.on_device:
+            target = slot.address + offset
+            runtime.memcpyAsync(target, source, size, runtime.memcpyDefault, stream.ptr)
 
     def _jobs(self, slot: Slot, piece: _Piece) -> Iterator[Callable[[], None]]:
         """Split a piece into jobs of about _PART bytes."""
