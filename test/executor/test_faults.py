@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -400,6 +402,29 @@ def test_a_restart_that_fails_is_tried_again(faults: FaultInjector) -> None:
         assert (device.errors, device.last_error) == (3, "EngineError: again")
         executor.submit(frame("a", 1))
         assert recorder.wait(lambda: recorder.numbers("a") == [1])
+
+
+def test_a_restart_leaves_nothing_for_a_later_collection(faults: FaultInjector) -> None:
+    """What loading a model leaves behind in circles, weights among it, is collected with it."""
+    left_behind: list[weakref.ref[type]] = []
+
+    def factory(device: Device, model: str) -> Detector:
+        circle = type("Circle", (), {})  # a class refers to itself
+        left_behind.append(weakref.ref(circle))
+        return simulated(device)
+
+    gc.disable()
+    try:
+        executor = InferenceExecutor([simulated(GPU, faults=faults)], factory=factory)
+        with executor:
+            executor.add_stream(StreamConfig(id="a"), lambda result: None)
+            assert executor.wait_started(PATIENCE)
+            faults.inject(Fault.RAISE)
+            executor.submit(frame("a"))
+            assert wait_until(lambda: executor.snapshot().devices[GPU].restarts == 1)
+            assert [each() for each in left_behind] == [None]
+    finally:
+        gc.enable()
 
 
 def test_another_accuracy_only_if_the_camera_allows_it(faults: FaultInjector) -> None:

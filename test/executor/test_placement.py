@@ -197,15 +197,35 @@ def test_a_device_too_slow_for_a_deadline_is_left_to_others() -> None:
 def test_static_follows_the_configuration_and_fills_up() -> None:
     streams = [
         demand("left", pinned=DLA0),
-        demand("stays", current=DLA1),
         demand("new"),
         demand("only", times={GPU: 0.0041}),
     ]
     placement = StaticPlacement().place(problem(streams))
     assert placement["left"] == DLA0
-    assert placement["stays"] == DLA1
     assert placement["only"] == GPU
     assert placement["new"] == GPU
+
+
+def test_static_brings_streams_home() -> None:
+    """Streams placed by "auto" return to their device, and use one that failed at its start."""
+    seconds = {GPU: 0.01, DLA0: 0.01, DLA1: 0.4}
+
+    def place(policy: StaticPlacement, *devices: Device, a: float = 30.0) -> dict[str, Device]:
+        times = {device: seconds[device] for device in devices}
+        rates = {"a": a, "b": 20.0}
+        streams = tuple(demand(name, rates[name], times=times, current=DLA1) for name in "ab")
+        return policy.place(PlacementProblem(streams, devices))
+
+    policy = StaticPlacement()
+    home = place(policy, GPU, DLA0, DLA1)
+    assert set(home.values()) == {GPU, DLA0}
+    assert set(place(policy, DLA1).values()) == {DLA1}
+    # Once chosen it is kept, though other rates would choose otherwise.
+    assert place(policy, GPU, DLA0, DLA1, a=10.0) == home
+
+    late = StaticPlacement()
+    assert set(place(late, DLA1).values()) == {DLA1}
+    assert place(late, GPU, DLA0, DLA1) == home
 
 
 def test_greedy_respects_what_is_fixed() -> None:

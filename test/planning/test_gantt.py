@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,22 @@ def test_picture(timeline: Timeline, tmp_path: Path, suffix: str) -> None:
     if suffix == ".svg":
         text = data.decode()
         assert "<svg" in text and "gpu: out of service" in text and "dla0" in text
+
+
+@pytest.mark.parametrize("suffix", [".png", ".json"])
+def test_a_full_disk_leaves_no_file(
+    timeline: Timeline, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if suffix == ".png":
+        pytest.importorskip("matplotlib")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        dump_timeline(timeline, tmp_path / f"timeline{suffix}", 1.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_suffix_writes_both(timeline: Timeline, tmp_path: Path) -> None:

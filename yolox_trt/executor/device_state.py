@@ -19,6 +19,8 @@ from yolox_trt.executor.stream import PendingFrame, Stream
 TIME_SMOOTHING = 0.1
 #: Seconds over which a device's load is reported.
 LOAD_WINDOW = 5.0
+#: Seconds without a call after which a device that was slow is tried again.
+SLOW_RETRY = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -29,12 +31,17 @@ class LoadedModel:
         name: the model's name.
         time: seconds for one frame; a moving average of call time / frames.
         measured: whether `time` was measured or given; otherwise it is assumed.
+        warm_up: `time` when it was first measured or given. The device is judged by it, not by the
+            average: that would follow a device which slows down little by little.
+        slow: whether it takes SchedulerOptions.slow_factor times as long.
+        slow_count: how often it became so.
         max_batch: most frames of one call, by the detector.
         calls: how many calls may be under way at a time (Detector.max_calls).
         num_classes: classes of its network, 0 where that does not matter (simulation).
         alone: `time` as if no other device had worked at the same time (core.contention).
         batch_limit: most frames of one call at present; halved when memory is short.
         limited_at: when batch_limit last changed, in seconds.
+        implausible: what its Detector found implausible in its results (Plausibility.found).
     """
 
     name: str
@@ -44,11 +51,16 @@ class LoadedModel:
     calls: int = 1
     num_classes: int = 0
     alone: float = field(init=False)
+    warm_up: float = field(init=False)
+    slow: bool = False
+    slow_count: int = 0
     batch_limit: int = field(init=False)
     limited_at: float = -math.inf
+    implausible: str = ""
 
     def __post_init__(self) -> None:
-        self.alone, self.batch_limit = self.time, self.max_batch
+        self.alone = self.warm_up = self.time
+        self.batch_limit = self.max_batch
 
     def record(self, seconds: float, alone: float, frames: int) -> None:
         """Take in the duration of one call.
@@ -58,10 +70,18 @@ class LoadedModel:
             alone: the duration as if no other device had worked at the same time.
             frames: frames of the call.
         """
-        weight = TIME_SMOOTHING if self.measured else 1.0
-        self.measured = True
-        self.time += weight * (seconds / frames - self.time)
-        self.alone += weight * (alone / frames - self.alone)
+        if not self.measured:
+            self.measured = True
+            self.time, self.warm_up, self.alone = seconds / frames, seconds / frames, alone / frames
+            return
+        self.time += TIME_SMOOTHING * (seconds / frames - self.time)
+        self.alone += TIME_SMOOTHING * (alone / frames - self.alone)
+
+    def forget_slowness(self) -> None:
+        """Expect the time of the warm-up again; the next calls tell."""
+        if self.slow:
+            self.time = self.alone = self.warm_up
+            self.slow = False
 
 
 @dataclass(slots=True, eq=False)
@@ -188,9 +208,21 @@ class DeviceState:
 
     def start(self, now: float) -> None:
         """Put it in service."""
+        for model in self.models.values():
+            model.forget_slowness()
         self.status = DeviceStatus.IN_SERVICE
         self.retry_at = math.nan
         self._in_service_since = now
+
+    def forgive(self, now: float) -> None:
+        """Expect the warm-up's times again if it was slow and has not worked for SLOW_RETRY.
+
+        A policy gives a slow device no frame while others suffice: nothing would tell that it is
+        fast again.
+        """
+        if not self.under_way and self._busy_spans and now - self._busy_spans[-1][1] > SLOW_RETRY:
+            for model in self.models.values():
+                model.forget_slowness()
 
     def fail(self, now: float, error: str, options: SchedulerOptions) -> list[Batch]:
         """Take it out of service until `retry_at`, and return the calls that are lost with it.
@@ -233,6 +265,9 @@ class DeviceState:
             DeviceSnapshot,
             self,
             models={name: model.time for name, model in self.models.items()},
+            warm_up={name: model.warm_up for name, model in self.models.items()},
+            slow=tuple(name for name, model in self.models.items() if model.slow),
+            implausible={n: model.implausible for n, model in self.models.items()},
             batch_limits={name: model.batch_limit for name, model in self.models.items()},
             streams=tuple(stream.config.id for stream in self.placed),
             load=self.load(now),

@@ -16,15 +16,17 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.executor.device_state import LoadedModel
-from yolox_trt.executor.outcomes import NOTHING, SubmitOutcome
+from yolox_trt.executor.ledger import NOTHING
+from yolox_trt.executor.outcomes import SubmitOutcome
 from yolox_trt.executor.placement import PlacementPolicy, create_policy
 from yolox_trt.executor.scheduler import Scheduler
 from yolox_trt.executor.scheduler_options import SchedulerOptions
-from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot
+from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot, StreamSnapshot
 from yolox_trt.executor.stream import DropCallback, ResultCallback
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.supervisor import Supervisor
 from yolox_trt.executor.timeline import Timeline
+from yolox_trt.executor.worker import time_of_one_frame
 from yolox_trt.executor.worker_pool import DetectorFactory, WorkerPool
 
 #: Seconds for one frame that are assumed before a detector has been timed.
@@ -87,18 +89,13 @@ class InferenceExecutor:
         profile: bool = False,
     ) -> None:
         by_key = _by_key(detectors)
+        self._max_batch, self._overlap = max_batch, overlap
         models: dict[Device, dict[str, LoadedModel]] = {}
         for (device, model), detector in by_key.items():
             known = (times or {}).get((device, model))
-            limit = min(detector.max_batch, max_batch or detector.max_batch)
-            models.setdefault(device, {})[model] = LoadedModel(
-                model,
-                ASSUMED_TIME if known is None else known,
-                measured=known is not None,
-                max_batch=1 if device.kind == "dla" else max(1, limit),
-                calls=detector.max_calls if overlap else 1,
-                num_classes=detector.spec.num_classes,
-            )
+            loaded = self._loaded(model, detector, ASSUMED_TIME if known is None else known)
+            loaded.measured = known is not None
+            models.setdefault(device, {})[model] = loaded
         self.clock = clock
         self.timeline = Timeline(max(1, timeline_capacity))
         self._scheduler = Scheduler(
@@ -113,6 +110,47 @@ class InferenceExecutor:
         self._pool = WorkerPool(self._scheduler, self.clock, by_key, factory, nvtx)
         self._lock = self._pool.lock
         self._supervisor: Supervisor | None = None
+
+    # Models ----------------------------------------------------------------------------------
+
+    def add_model(self, model: str, detectors: Mapping[Device, Detector]) -> None:
+        """Add a further model, or the same one at another size; at any time, also while running.
+
+        A device runs one model after the other: frames of streams with different models never
+        share a call. Each detector is warmed up and timed here, in the caller's thread, beside
+        what the device works on; its first call in service corrects the time. The executor owns
+        the detectors from then on.
+
+        Args:
+            model: its name, for StreamConfig.model.
+            detectors: the devices that may serve it.
+
+        Raises:
+            ConfigurationError: a device that the executor has not, one that has such a model, or
+                the executor was closed. No device has the model then.
+            EngineError: a detector does not run.
+        """
+        loaded = {}
+        for device, detector in detectors.items():
+            detector.warmup()
+            loaded[device] = self._loaded(model, detector, time_of_one_frame(detector))
+            loaded[device].measured = False
+        with self._lock:
+            self._refuse_closed()
+            outcome = self._scheduler.add_model(model, loaded)
+            self._pool.add_detectors(model, detectors)
+            self._pool.wake_all()
+        outcome.report()
+
+    def _loaded(self, model: str, detector: Detector, seconds: float) -> LoadedModel:
+        limit = min(detector.max_batch, self._max_batch or detector.max_batch)
+        return LoadedModel(
+            model,
+            seconds,
+            max_batch=1 if detector.device.kind == "dla" else max(1, limit),
+            calls=detector.max_calls if self._overlap else 1,
+            num_classes=detector.spec.num_classes,
+        )
 
     # Streams and frames ----------------------------------------------------------------------
 
@@ -142,16 +180,22 @@ class InferenceExecutor:
             self._pool.attention.notify_all()
         outcome.report()
 
-    def remove_stream(self, stream_id: str) -> None:
+    def remove_stream(self, stream_id: str) -> StreamSnapshot:
         """Remove a stream; waiting frames are dropped, a running one's result is discarded.
+
+        Returns:
+            Its last counters; a frame that is still in flight will be dropped (stopped).
 
         Raises:
             ConfigurationError: no stream has the id.
         """
         with self._lock:
-            outcome = self._scheduler.remove_stream(stream_id, self.clock())
+            stream, now = self._scheduler.stream(stream_id), self.clock()
+            outcome = self._scheduler.remove_stream(stream_id, now)
+            last = stream.snapshot(now)
             self._pool.attention.notify_all()
         outcome.report()
+        return last
 
     def update_stream(self, stream_id: str, **changes: Any) -> StreamConfig:
         """Change attributes of a stream's StreamConfig while it runs.
@@ -182,12 +226,17 @@ class InferenceExecutor:
         with self._lock:
             return self._scheduler.stream(stream_id).config
 
-    def submit(self, frame: Frame) -> SubmitOutcome:
+    def submit(self, frame: Frame, age: float = 0.0, model: str = "") -> SubmitOutcome:
         """Offer a frame to the stream that its `stream_id` names; never blocks on inference.
 
         Args:
             frame: the frame; its buffer must stay unchanged until on_result or on_drop is
                 called. `received_ns` is the time of arrival (0 = now).
+            age: how old it was when it arrived, in seconds, as far as its source tells.
+                `stale_after` counts from then.
+            model: the model that it is for, where a stream's frames differ (one of another shape
+                is served by the same network at another size); the stream's own where no device
+                has it, or "". Times and placement are reckoned with the stream's own.
 
         Returns:
             What became of it. A refused frame is counted, and no callback follows.
@@ -195,7 +244,7 @@ class InferenceExecutor:
         now = self.clock()
         received = frame.received_ns * 1e-9 if frame.received_ns else now
         with self._lock:
-            answer, asked, outcome = self._scheduler.submit(frame, received, now)
+            answer, asked, outcome = self._scheduler.submit(frame, received, now, age, model)
             for state in asked:
                 state.wakeup.notify()
         if outcome is not NOTHING:
@@ -213,15 +262,18 @@ class InferenceExecutor:
         Raises:
             ConfigurationError: the executor was closed.
         """
-        if self._pool.closed:
-            raise ConfigurationError(
-                "an executor that was closed", expected="a new one", fix="create it again"
-            )
+        self._refuse_closed()
         with self._lock:
             if self._supervisor is None:
                 self._scheduler.start()
                 self._pool.start()
                 self._supervisor = Supervisor(self._pool)
+
+    def _refuse_closed(self) -> None:
+        if self._pool.closed:
+            raise ConfigurationError(
+                "an executor that was closed", expected="a new one", fix="create it again"
+            )
 
     def wait_started(self, timeout: float | None = None) -> bool:
         """Wait until no device is warming up any more; False if the timeout (seconds) ends."""

@@ -9,16 +9,22 @@ import math
 from collections.abc import Mapping
 
 from yolox_trt.core.contention import Contention
-from yolox_trt.core.device import Device
+from yolox_trt.core.device import AUTO, Device
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.option import options_of
 from yolox_trt.executor.device_state import DeviceState
-from yolox_trt.executor.outcomes import Ledger
+from yolox_trt.executor.ledger import Ledger
 from yolox_trt.executor.placement import PlacementProblem, StreamDemand
 from yolox_trt.executor.placement.greedy import place_greedily
 from yolox_trt.executor.snapshot import DeviceStatus
 from yolox_trt.executor.stream import Stream
+from yolox_trt.executor.stream_config import StreamConfig
 
+_OF = options_of(StreamConfig)
 #: Seconds between looks at drifted rates and times.
 DRIFT_PERIOD = 1.0
+#: Share by which one of them must have changed.
+DRIFT = 0.2
 
 
 class Placements:
@@ -54,6 +60,33 @@ class Placements:
         self._gpu = next((d for d in devices if d.kind == "gpu"), None)
         self._planned_for: dict[tuple[object, str], float] = {}
         self._has_drifted = False
+
+    def check(self, config: StreamConfig) -> None:
+        """Refuse what no device, or no model, can do.
+
+        Raises:
+            ConfigurationError: no device has the stream's model (or its device).
+        """
+        models = {name: m for state in self._devices.values() for name, m in state.models.items()}
+        if config.model in models:
+            if models[config.model].num_classes:
+                config.options.threshold_array(models[config.model].num_classes)
+        elif not config.allow_model_change:
+            what, fix = f"stream '{config.id}': model", "set `model`, or load it on a device"
+            raise ConfigurationError.unknown(what, config.model, sorted(models), fix=fix)
+        pinned = config.pinned_device
+        if pinned is None:
+            return
+        if pinned not in self._devices:
+            what = f"stream '{config.id}': device"
+            remedy = ("set ", _OF["device"], ", or add a detector there")
+            raise ConfigurationError.unknown(what, str(pinned), [AUTO, *self._devices], fix=remedy)
+        if config.model not in self._devices[pinned].models and not config.allow_model_change:
+            raise ConfigurationError(
+                f"device '{pinned}' of stream '{config.id}' without the model '{config.model}'",
+                expected=f"one of its models: {', '.join(sorted(self._devices[pinned].models))}",
+                fix=("set ", _OF["device"], " or `model`, or set ", _OF["allow_model_change"]),
+            )
 
     def refresh(self, stream: Stream) -> None:
         """Find the devices that may serve a stream now."""
@@ -154,14 +187,14 @@ class Placements:
             tuple(demands), in_service, gpu, drifted, self._contention, self._gpu_share
         )
 
-    def drifted(self, now: float, tolerance: float = 0.2) -> bool:
-        """Tell whether a rate or a time has changed by more than `tolerance` since the plan.
+    def drifted(self, now: float) -> bool:
+        """Tell whether a rate or a time has changed by more than DRIFT since the plan.
 
         Only the second time in a row counts: one late frame is no change of a camera's rate.
         """
         before = self._has_drifted
         self._has_drifted = any(
-            abs(value - self._planned_for.get(key, math.inf)) > tolerance * max(value, 1e-9)
+            abs(value - self._planned_for.get(key, math.inf)) > DRIFT * max(value, 1e-9)
             for key, value in self._figures(now).items()
         )
         return before and self._has_drifted

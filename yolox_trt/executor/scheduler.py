@@ -11,22 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from yolox_trt.core.contention import Contention
-from yolox_trt.core.device import AUTO, Device
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.faults import DeviceBrokenError, HungError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.option import options_of
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
-from yolox_trt.executor.outcomes import (
-    NOTHING,
-    REFUSALS,
-    DropReason,
-    Ledger,
-    Outcome,
-    SubmitOutcome,
-    worth_logging,
-)
+from yolox_trt.executor.ledger import NOTHING, Ledger, Outcome
+from yolox_trt.executor.outcomes import REFUSALS, DropReason, SubmitOutcome, worth_logging
 from yolox_trt.executor.placement import DynamicPlacement, PlacementPolicy
 from yolox_trt.executor.placements import Placements
 from yolox_trt.executor.scheduler_options import SchedulerOptions
@@ -42,7 +34,6 @@ _BROKEN_CONTEXT = (
     "fix: restart the process"
 )
 _HANGS = "it hangs; only the return of its call brings it back"
-_OF = options_of(StreamConfig)
 #: Attributes of a StreamConfig that a placement depends on.
 _PLACING = ("model", "device", "allow_model_change", "enabled", "max_rate", "expected_rate")
 
@@ -92,7 +83,9 @@ class Scheduler:
         self.placements = Placements(
             self.streams, self.devices, self._ledger, self._contention, gpu_share
         )
-        self._frame_policy = policy if isinstance(policy, DynamicPlacement) else None
+        # With one device there is nothing to choose for a frame.
+        choose = len(self.devices) > 1
+        self._frame_policy = policy if isinstance(policy, DynamicPlacement) and choose else None
         self._order = ServiceOrder(self.options.starvation_limit)
         self._watchdog = self.options.watchdog or math.inf
         self._leaving: list[Stream] = []
@@ -121,7 +114,7 @@ class Scheduler:
                 expected="unique ids",
                 fix="rename the camera, or remove the first one",
             )
-        self._check_servable(config)
+        self.placements.check(config)
         stream = Stream(config, on_result, on_drop)
         self.streams[config.id] = stream
         self.placements.refresh(stream)
@@ -165,7 +158,7 @@ class Scheduler:
             fix="correct the name",
         ):
             config = replace(stream.config, **changes)
-        self._check_servable(config)
+        self.placements.check(config)
         old, stream.config = stream.config, config
         while len(stream.queue) > config.queue_depth:
             self._drop_oldest(stream, DropReason.OVERFLOW, now)
@@ -191,33 +184,10 @@ class Scheduler:
             raise ConfigurationError.unknown("stream", stream_id, sorted(self.streams), fix=fix)
         return self.streams[stream_id]
 
-    def _check_servable(self, config: StreamConfig) -> None:
-        """Raise a ConfigurationError for what no device, or no model, can do."""
-        models = {name: m for state in self.devices.values() for name, m in state.models.items()}
-        if config.model in models:
-            if models[config.model].num_classes:
-                config.options.threshold_array(models[config.model].num_classes)
-        elif not config.allow_model_change:
-            what, fix = f"stream '{config.id}': model", "set `model`, or load it on a device"
-            raise ConfigurationError.unknown(what, config.model, sorted(models), fix=fix)
-        pinned = config.pinned_device
-        if pinned is None:
-            return
-        if pinned not in self.devices:
-            what = f"stream '{config.id}': device"
-            remedy = ("set ", _OF["device"], ", or add a detector there")
-            raise ConfigurationError.unknown(what, str(pinned), [AUTO, *self.devices], fix=remedy)
-        if config.model not in self.devices[pinned].models and not config.allow_model_change:
-            raise ConfigurationError(
-                f"device '{pinned}' of stream '{config.id}' without the model '{config.model}'",
-                expected=f"one of its models: {', '.join(sorted(self.devices[pinned].models))}",
-                fix=("set ", _OF["device"], " or `model`, or set ", _OF["allow_model_change"]),
-            )
-
     # Frames ----------------------------------------------------------------------------------
 
     def submit(
-        self, frame: Frame, received: float, now: float
+        self, frame: Frame, received: float, now: float, age: float = 0.0, model: str = ""
     ) -> tuple[SubmitOutcome, Sequence[DeviceState], Outcome]:
         """Offer a frame to the stream that it names.
 
@@ -225,6 +195,8 @@ class Scheduler:
             frame: the frame.
             received: time of arrival, in seconds.
             now: the present, in seconds.
+            age: how old it was when it arrived, in seconds; 0 where that is not known.
+            model: the model that it is for; the stream's own where no device has that, or "".
 
         Returns:
             What became of it, the devices that must ask for work now, and drops of older frames.
@@ -233,7 +205,7 @@ class Scheduler:
         if stream is None:
             self._unknown_stream += 1
             return SubmitOutcome.UNKNOWN_STREAM, (), self._ledger.outcome()
-        answer = stream.offer(frame, received, now, accepting=self.accepting)
+        answer = stream.offer(frame, received, now, age, model, accepting=self.accepting)
         if answer is SubmitOutcome.REPLACED_OLDEST:
             self._drop_oldest(stream, DropReason.OVERFLOW, now)
         elif answer is not SubmitOutcome.ACCEPTED:
@@ -280,7 +252,11 @@ class Scheduler:
             The started batch; or the time at which to ask again (a batch is gathering); or None
             if nothing is there for this device until something changes. And what else happened.
         """
-        choice, ledger = self._choose(self.devices[device], now), self._ledger
+        return self.next_batch_of(self.devices[device], now)
+
+    def next_batch_of(self, state: DeviceState, now: float) -> tuple[Batch | float | None, Outcome]:
+        """Do what next_batch does, for one of `devices`: to look up a Device calls Python."""
+        choice, ledger = self._choose(state, now), self._ledger
         return choice, NOTHING if ledger.empty else ledger.outcome()
 
     def _choose(self, state: DeviceState, now: float) -> Batch | float | None:
@@ -299,20 +275,21 @@ class Scheduler:
                 # A busy device should end them sooner. Should it hang, this one takes over.
                 return now + min(model.time for model in state.models.values())
         first = ready[0]
-        model = first.devices[state]
+        model = first.model_on(state)
+        assert model is not None
         if under_way and under_way[0].model is not model:
             return None  # another detector, whose calls would not wait for this one's
         chosen = [first]
         if model.max_batch > 1:
             limit = self._batch_limit(state, model, now)
-            chosen = [s for s in ready if s.devices.get(state) is model][:limit]
+            chosen = [s for s in ready if s.model_on(state) is model][:limit]
             window_ends = first.gathering_since + self.options.batch_window
             if now < window_ends and len(chosen) < self._gatherable(state, model, limit):
                 return window_ends
         self._order.count(chosen, ready)
         frames = [stream.take(now) for stream in chosen]
-        expected = model.time * len(frames)
-        watchdog = max(self._watchdog, self.options.watchdog_factor * expected)
+        longest = self.options.watchdog_factor * model.warm_up * len(frames)
+        watchdog = max(self._watchdog, longest)
         batch = Batch(state, model, chosen, frames, watchdog)
         state.take(batch, now)
         if self._contended:
@@ -331,7 +308,7 @@ class Scheduler:
                 continue
             stale_after = stream.config.stale_after
             if stale_after:
-                while queue and now - queue[0].received > stale_after:
+                while queue and now - queue[0].born > stale_after:
                     self._drop_oldest(stream, DropReason.STALE, now)
                 if not queue:
                     continue
@@ -364,21 +341,14 @@ class Scheduler:
         """Return the most frames that waiting could bring together on this device."""
         streams = state.placed if self._frame_policy is None else self.streams.values()
         able = (s for s in streams if not s.busy and s.config.enabled)
-        return min(limit, sum(s.devices.get(state) is model for s in able))
+        return min(limit, sum(s.model_on(state) is model for s in able))
 
-    def finish(
-        self,
-        batch: Batch,
-        now: float,
-        failures: Sequence[DropReason | None] | None = None,
-        stages: StageTimes | None = None,
-    ) -> Outcome | None:
+    def finish(self, batch: Batch, now: float, stages: StageTimes | None = None) -> Outcome | None:
         """Take in the end of a batch; `release` must follow when the results are delivered.
 
         Args:
-            batch: what next_batch returned.
+            batch: what next_batch returned. Its frames' `failure` tells which gave no result.
             now: the end, in seconds.
-            failures: for each frame, why it gave no result, or None; None if all succeeded.
             stages: stage times for the timeline.
 
         Returns:
@@ -395,27 +365,31 @@ class Scheduler:
         state.batches += 1
         if self._contended:
             self._speeds_changed(now)
-        if failures is None:
-            seconds = now - batch.began
-            alone = batch.done if self._contended else seconds
-            batch.model.record(seconds, alone, len(batch.frames))
-        for i, (stream, pending) in enumerate(zip(batch.streams, batch.frames, strict=True)):
-            stream.running = None
-            reason = failures[i] if failures is not None else None
-            if stream.removed:
-                reason = reason or DropReason.STOPPED
-            if reason is not None:
+        whole = True
+        for stream, pending in zip(batch.streams, batch.frames, strict=True):
+            if pending.failure is not None:
+                whole = False
+            reason = stream.end(pending, now)
+            if reason is None:
+                state.frames += 1
+            else:
                 self._ledger.drop(stream, pending.frame, reason, now)
-                continue
-            state.frames += 1
-            stream.processed += 1
-            stream.results.add(now)
-            stream.latencies.append(now - pending.received)
-            if now > pending.deadline:
-                stream.deadline_missed += 1
+        if whole:
+            seconds, model = now - batch.began, batch.model
+            model.record(seconds, batch.done if self._contended else seconds, len(batch.frames))
+            if (model.time > self.options.slow_factor * model.warm_up) is not model.slow:
+                self._slowness_changed(state, model, now)
         if self._timeline is not None:
             self._timeline.add_batch(batch, now, stages)
         return NOTHING if self._ledger.empty else self._ledger.outcome()
+
+    def _slowness_changed(self, state: DeviceState, model: LoadedModel, now: float) -> None:
+        model.slow = not model.slow
+        model.slow_count += model.slow
+        if model.slow and worth_logging(model.slow_count):
+            times = f"{1e3 * model.time:.3g} ms instead of {1e3 * model.warm_up:.3g} ms"
+            text = f"{state.name} is slow: {model.name} takes {times} as at its warm-up"
+            self._ledger.happened(now, text, level=logging.WARNING, device=state.name, mark="slow")
 
     def release(self, batch: Batch, now: float) -> Sequence[DeviceState]:
         """Let a batch's streams start their next frames: its results are delivered.
@@ -454,6 +428,29 @@ class Scheduler:
                 state.status = DeviceStatus.STARTING
         for stream in self.streams.values():
             self.placements.refresh(stream)
+
+    def add_model(self, name: str, loaded: Mapping[Device, LoadedModel]) -> Outcome:
+        """Let devices run a further model, for which their workers have detectors.
+
+        Raises:
+            ConfigurationError: no such device, or one that has a model of that name.
+        """
+        for device in loaded:
+            if device not in self.devices:
+                fix = "give detectors of these devices alone"
+                raise ConfigurationError.unknown("device", str(device), self.devices, fix=fix)
+            if name in self.devices[device].models:
+                raise ConfigurationError(
+                    f"a second model '{name}' on {device}",
+                    expected="one of each name on a device",
+                    fix="name each model, and each size of it, once",
+                )
+        for device, model in loaded.items():
+            self.devices[device].models[name] = model
+        for stream in self.streams.values():
+            self.placements.refresh(stream)
+        self.placements.needed = True
+        return self._ledger.outcome()
 
     def device_started(
         self, device: Device, now: float, times: Mapping[str, float] | None = None

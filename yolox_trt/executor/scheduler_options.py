@@ -37,8 +37,14 @@ class SchedulerOptions(OptionGroup):
     watchdog_factor: float = option(
         20.0,
         above=0.0,
-        help="A call may take this many times its expected duration before it counts as hung, "
-        "where that is longer than `watchdog`.",
+        help="A call may take this many times as long as at the device's warm-up before it counts "
+        "as hung, where that is longer than `watchdog`.",
+    )
+    slow_factor: float = option(
+        5.0,
+        minimum=1.0,
+        help="A device whose calls take this many times as long as at its warm-up, on average, is "
+        "reported as slow.",
     )
     callback_limit: float = option(
         5.0,

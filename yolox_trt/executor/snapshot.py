@@ -78,6 +78,7 @@ class StreamSnapshot:
         latency_p99: 99th percentile, likewise.
         latency_max: highest of them, likewise.
         deadline_missed: results after their deadline.
+        late: results that were older than `stale_after`, those that were withheld included.
         moves: how often its device changed.
         last_move: why it changed last, "" if never.
         callback_errors: exceptions raised by on_result and on_drop.
@@ -103,6 +104,7 @@ class StreamSnapshot:
     latency_p99: float
     latency_max: float
     deadline_missed: int
+    late: int
     moves: int
     last_move: str
     callback_errors: int
@@ -133,6 +135,9 @@ class DeviceSnapshot:
         device: which.
         status: whether it takes frames.
         models: model name -> seconds for one frame (moving average, or as configured).
+        warm_up: model name -> seconds for one frame at the warm-up (or as configured).
+        slow: models that take SchedulerOptions.slow_factor times as long as at the warm-up.
+        implausible: model name -> what is implausible in its results, "" if nothing is.
         batch_limits: model name -> most frames of one call (less than the detector's own after
             an out-of-memory error).
         streams: streams placed on it (dynamic: streams whose last frame ran there).
@@ -151,6 +156,9 @@ class DeviceSnapshot:
     device: Device
     status: DeviceStatus
     models: Mapping[str, float]
+    warm_up: Mapping[str, float]
+    slow: tuple[str, ...]
+    implausible: Mapping[str, str]
     batch_limits: Mapping[str, int]
     streams: tuple[str, ...]
     load: float

@@ -36,12 +36,25 @@ LATENCY_WINDOW = 1000
 
 @dataclass(slots=True, eq=False)
 class PendingFrame:
-    """One accepted frame and its times, in seconds of the executor's clock."""
+    """One accepted frame and its times, in seconds of the executor's clock.
+
+    Attributes:
+        frame: the frame.
+        born: when it was taken, as far as its source tells; else `received`.
+        received: when it arrived.
+        submitted: when it entered the queue.
+        deadline: when its result is due.
+        model: the model that it is for, "" for the Stream's.
+        failure: why it gives no result, None if it does or nobody knows yet.
+    """
 
     frame: Frame
+    born: float
     received: float
     submitted: float
     deadline: float
+    model: str = ""
+    failure: DropReason | None = None
 
 
 class Stream:
@@ -88,6 +101,7 @@ class Stream:
         self.processed = 0
         self.dropped: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
         self.deadline_missed = 0
+        self.late = 0
         self.moves = 0
         self.last_move = ""
         self.callback_errors = 0
@@ -99,13 +113,24 @@ class Stream:
         self.latencies: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self._rate_time = -math.inf
 
-    def offer(self, frame: Frame, received: float, now: float, *, accepting: bool) -> SubmitOutcome:
+    def offer(
+        self,
+        frame: Frame,
+        received: float,
+        now: float,
+        age: float = 0.0,
+        model: str = "",
+        *,
+        accepting: bool,
+    ) -> SubmitOutcome:
         """Take a frame into the queue, or refuse it.
 
         Args:
             frame: the frame.
             received: its time of arrival, in seconds.
             now: the present, in seconds.
+            age: how old it was when it arrived, in seconds; 0 where that is not known.
+            model: the model that it is for, "" for the Stream's.
             accepting: whether the executor runs.
 
         Returns:
@@ -122,7 +147,8 @@ class Stream:
             return SubmitOutcome.DISABLED
         if not self.served:
             return SubmitOutcome.NO_DEVICE
-        if config.stale_after and now - received > config.stale_after:
+        born = received - age
+        if config.stale_after and now - born > config.stale_after:
             return SubmitOutcome.STALE
         if full and config.overflow == "drop_newest":
             return SubmitOutcome.QUEUE_FULL
@@ -133,7 +159,7 @@ class Stream:
         if self.waiting_since != self.waiting_since:  # NaN
             self.waiting_since = now
         deadline = received + config.deadline if config.deadline else math.inf
-        queue.append(PendingFrame(frame, received, now, deadline))
+        queue.append(PendingFrame(frame, born, received, now, deadline, model))
         return SubmitOutcome.REPLACED_OLDEST if full else SubmitOutcome.ACCEPTED
 
     def _allow_rate(self, max_rate: float, now: float) -> bool:
@@ -148,6 +174,14 @@ class Stream:
         self._rate_time = max(self._rate_time, now) + period
         return True
 
+    def model_on(self, state: DeviceState) -> LoadedModel | None:
+        """Return what a device would run for the oldest waiting frame, or the next one to come.
+
+        None if it may not serve the stream.
+        """
+        own = self.devices.get(state)
+        return own and state.models.get(self.queue[0].model if self.queue else "", own)
+
     def take(self, now: float) -> PendingFrame:
         """Start the oldest waiting frame."""
         pending = self.queue.popleft()
@@ -156,6 +190,28 @@ class Stream:
         self.waiting_since = now if self.queue else math.nan
         self.gathering_since = now
         return pending
+
+    def end(self, pending: PendingFrame, now: float) -> DropReason | None:
+        """Count the end of the frame that a device has worked on.
+
+        Returns:
+            Why it gives no result (its `failure`), None if it does.
+        """
+        self.running = None
+        limit = self.config.stale_after
+        if self.removed:
+            pending.failure = pending.failure or DropReason.STOPPED
+        elif limit and pending.failure is None and now - pending.born > limit:
+            self.late += 1
+            if self.config.withhold_late:
+                pending.failure = DropReason.LATE
+        if pending.failure is None:
+            self.processed += 1
+            self.results.add(now)
+            self.latencies.append(now - pending.received)
+            if now > pending.deadline:
+                self.deadline_missed += 1
+        return pending.failure
 
     def call_back(self, name: str, function: Callable[..., object], *arguments: object) -> None:
         """Call on_result or on_drop; an exception is counted and logged."""

@@ -66,8 +66,14 @@ class StreamConfig(OptionGroup):
         minimum=0.0,
         maximum=3600.0,
         unit="s",
-        help="An image that has waited longer since it arrived is dropped before work is spent "
-        "on it; 0 for never.",
+        help="An image that is older is dropped before work is spent on it, and its result counts "
+        "as late; 0 for never. The age counts from its stamp where that can be judged, else from "
+        "its arrival.",
+    )
+    withhold_late: bool = _option(
+        False,
+        help="Whether a result that is older than `stale_after` is dropped instead of published; "
+        "it is counted in any case.",
     )
     deadline: float = _option(
         0.0,

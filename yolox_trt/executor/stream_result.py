@@ -34,11 +34,6 @@ class ResultTiming:
     batch_size: int
 
     @property
-    def queue_wait(self) -> float:
-        """Seconds from submit() to the start of detect()."""
-        return self.started - self.submitted
-
-    @property
     def service(self) -> float:
         """Seconds inside detect()."""
         return self.finished - self.started

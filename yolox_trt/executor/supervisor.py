@@ -9,7 +9,7 @@ import threading
 import time
 
 from yolox_trt.core.faults import HungError
-from yolox_trt.executor.outcomes import Outcome
+from yolox_trt.executor.ledger import Outcome
 from yolox_trt.executor.placement import PlacementProblem
 from yolox_trt.executor.placements import DRIFT_PERIOD
 from yolox_trt.executor.snapshot import DeviceStatus
@@ -53,6 +53,8 @@ class Supervisor:
                     return
                 now = pool.clock()
                 outcomes = [o for w in list(pool.workers.values()) for o in self._check(w, now)]
+                for state in self._scheduler.devices.values():
+                    state.forgive(now)
                 problem, reason = self._problem(now)
                 if problem is not None:
                     self._scheduler.placements.note_planned(now)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import math
 import threading
@@ -20,10 +19,12 @@ from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
 from yolox_trt.core.faults import DeviceBusyError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.memory import return_freed_memory
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector, StageTimes
 from yolox_trt.executor.device_state import Batch, DeviceState
-from yolox_trt.executor.outcomes import NOTHING, DropReason, Outcome, worth_logging
+from yolox_trt.executor.ledger import NOTHING, Outcome
+from yolox_trt.executor.outcomes import DropReason, worth_logging
 from yolox_trt.executor.snapshot import DeviceStatus
 from yolox_trt.executor.stream import Stream
 from yolox_trt.executor.stream_result import ResultTiming, StreamResult
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 _UNMARKED = contextlib.nullcontext()
+_all = np.logical_and.reduce
 
 
 class Worker:
@@ -138,7 +140,7 @@ class Worker:
             if state.status is DeviceStatus.IN_SERVICE:
                 choice: Batch | float | None = None
                 if not self._pool.stopping:
-                    choice, outcome = scheduler.next_batch(state.device, now)
+                    choice, outcome = scheduler.next_batch_of(state, now)
                 if isinstance(choice, Batch):
                     self.in_hand = choice
                     return self._start_call, outcome
@@ -218,30 +220,27 @@ class Worker:
             None if it was given up or its device failed.
         """
         detector = self.detectors[batch.model.name]
-        failures: list[DropReason | None] | None = None
         stages: StageTimes | None = None
         try:
             with self._mark(batch) if self._nvtx else _UNMARKED:
                 results: Sequence[Detections | None]
                 if batch.ticket is None:
-                    results, failures = self._detect(detector, batch)
+                    results = self._detect(detector, batch)
                     stages = detector.stage_times
                 else:
                     results = _checked(detector.collect(batch.ticket), len(batch.frames))
         except Exception as error:
             self._fail(batch, error)
             return None
-        return self._deliver(batch, results, failures, stages)
+        batch.model.implausible = detector.plausibility.found
+        return self._deliver(batch, results, stages)
 
-    def _detect(
-        self, detector: Detector, batch: Batch
-    ) -> tuple[Sequence[Detections | None], list[DropReason | None] | None]:
+    def _detect(self, detector: Detector, batch: Batch) -> Sequence[Detections | None]:
         """Detect in all frames of a batch, in smaller pieces where that is needed."""
         frames = [pending.frame for pending in batch.frames]
         options = [stream.config.options for stream in batch.streams]
         count = len(frames)
         results: list[Detections | None] = []
-        failures: list[DropReason | None] | None = None
         step = count
         while (start := len(results)) < count:
             part = slice(start, min(start + step, count))
@@ -253,8 +252,7 @@ class Worker:
                     step = 1  # find out which one it is
                     continue
                 results.append(None)
-                failures = failures or [None] * count
-                failures[start] = DropReason.MALFORMED
+                batch.frames[start].failure = DropReason.MALFORMED
                 number = batch.streams[start].dropped[DropReason.MALFORMED] + 1
                 if worth_logging(number):
                     _LOGGER.warning(
@@ -267,33 +265,33 @@ class Worker:
                 with self._lock:
                     outcome = self._scheduler.shrink_batch(batch, step, self._now())
                 outcome.report()
-        return results, failures
+        return results
 
     def _deliver(
-        self,
-        batch: Batch,
-        results: Sequence[Detections | None],
-        failures: list[DropReason | None] | None,
-        stages: StageTimes | None,
+        self, batch: Batch, results: Sequence[Detections | None], stages: StageTimes | None
     ) -> Batch | None:
         """Count a batch as finished and call back; None if it was given up meanwhile."""
         with self._lock:
             now = self._now()
             if stages is None:  # calls overlap: what a detector measures would belong to two
                 stages = StageTimes(inference=max(0.0, now - batch.began))
-            outcome = self._scheduler.finish(batch, now, failures, stages)
+            outcome = self._scheduler.finish(batch, now, stages)
         if outcome is None:
             return None
         if outcome is not NOTHING:
             outcome.report(self._watch)
         for stream, pending, detections in zip(batch.streams, batch.frames, results, strict=True):
-            if detections is None or stream.removed:
+            if pending.failure is not None or stream.removed:
                 continue
+            assert detections is not None
+            frame = pending.frame
+            if frame.reduction != 1:
+                detections = detections.enlarged(frame.reduction, *frame.source_size)
             timing = ResultTiming(
                 pending.received, pending.submitted, batch.began, now, stages, len(results)
             )
             result = StreamResult(
-                pending.frame,
+                frame,
                 detections,
                 self.state.device,
                 batch.model.name,
@@ -337,7 +335,7 @@ class Worker:
         fault: Exception | None = None
         self._discard_calls()
         try:
-            for name, model in state.models.items():
+            for name, model in list(state.models.items()):
                 if not first and self._pool.factory is not None:
                     old = self.detectors.pop(name, None)
                     if old is not None:
@@ -355,11 +353,11 @@ class Worker:
                 model.calls = min(model.calls, detector.max_calls)
                 detector.warmup()
                 if not model.measured:
-                    times[name] = _time_of_one_frame(detector)
+                    times[name] = time_of_one_frame(detector)
         except Exception as error:
             fault = error
         if not first:
-            _return_freed_memory()
+            return_freed_memory()
         with self._lock:
             self.restart_watchdog_at = math.nan
             outcome = NOTHING
@@ -397,7 +395,7 @@ class Worker:
             self.close_detectors()
 
 
-def _time_of_one_frame(detector: Detector) -> float:
+def time_of_one_frame(detector: Detector) -> float:
     """Return the seconds of a call with one grey frame of the network's size: the better of two."""
     spec = detector.spec
     frame = Frame.from_array(np.full((spec.input_height, spec.input_width, 3), 114, np.uint8))
@@ -409,16 +407,6 @@ def _time_of_one_frame(detector: Detector) -> float:
     return best
 
 
-def _return_freed_memory() -> None:
-    """Hand the replaced detectors' memory back to the operating system (glibc).
-
-    Networks leave holes between what lives on. Without this, resident memory grows by about a
-    third over the first sixty restarts before it levels off.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _checked(results: list[Detections], count: int) -> list[Detections]:
     """Return the results; raise an EngineError for another number, or for NaN or infinity."""
     if len(results) != count:
@@ -428,8 +416,9 @@ def _checked(results: list[Detections], count: int) -> list[Detections]:
             fix="correct the detector",
         )
     for found in results:
+        # As ufunc.reduce: an array's own all() is Python inside.
         if found.scores.size and not (
-            np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()
+            _all(np.isfinite(found.scores)) and _all(np.isfinite(found.boxes), None)
         ):
             raise EngineError(
                 "detections with NaN or infinity",

@@ -13,7 +13,7 @@ from types import ModuleType
 from yolox_trt.core.device import Device
 from yolox_trt.core.faults import HungError
 from yolox_trt.detectors.detector import Detector
-from yolox_trt.executor.outcomes import Outcome
+from yolox_trt.executor.ledger import Outcome
 from yolox_trt.executor.scheduler import Scheduler
 from yolox_trt.executor.snapshot import DeviceStatus
 from yolox_trt.executor.worker import Worker
@@ -122,6 +122,11 @@ class WorkerPool:
         self.attention.notify_all()
         for state in self.scheduler.devices.values():
             state.wakeup.notify_all()
+
+    def add_detectors(self, model: str, detectors: Mapping[Device, Detector]) -> None:
+        """Give workers the detectors of a further model."""
+        for device, detector in detectors.items():
+            self.workers[device].detectors[model] = detector
 
     def take_over(self, worker: Worker, now: float) -> Outcome:
         """Let another thread go on with a device whose worker is kept by a callback."""

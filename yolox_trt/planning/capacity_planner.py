@@ -20,6 +20,8 @@ from yolox_trt.planning.simulation import Simulation, SimulationResult
 BY_HAND = "by hand"
 #: Virtual seconds of each simulation of a search.
 SEARCH_SECONDS = 10.0
+#: Relative width of the bracket at the end of a search for a rate; its lower end is the answer.
+RATE_TOLERANCE = 0.002
 #: Cameras beyond which the search for the largest number ends.
 MAX_CAMERAS = 256
 
@@ -209,7 +211,7 @@ def largest_number_of_cameras(
     return count
 
 
-def largest_rate_factor(config: PlanConfig, policy: str, *, tolerance: float = 0.002) -> float:
+def largest_rate_factor(config: PlanConfig, policy: str) -> float:
     """Find how much faster all cameras may run with no drop and no missed deadline.
 
     All times of the cameras shrink with their periods. Doubling, then bisection on simulations of
@@ -218,7 +220,6 @@ def largest_rate_factor(config: PlanConfig, policy: str, *, tolerance: float = 0
     Args:
         config: cameras and devices.
         policy: as in plan_policy.
-        tolerance: relative width of the bracket at the end; its lower end is returned.
 
     Returns:
         Factor on the cameras' rates, below that at which one exceeds the highest rate that a
@@ -237,7 +238,7 @@ def largest_rate_factor(config: PlanConfig, policy: str, *, tolerance: float = 0
             return 0.0
     while low >= 1.0 and fits(high):
         low, high = high, high * 2.0
-    while high - low > tolerance * low:
+    while high - low > RATE_TOLERANCE * low:
         middle = 0.5 * (low + high)
         if fits(middle):
             low = middle

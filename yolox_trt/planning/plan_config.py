@@ -5,23 +5,31 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from yolox_trt.core.contention import Contention
 from yolox_trt.core.device import Device
+from yolox_trt.core.documents import read_json, read_yaml
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
-from yolox_trt.core.option import Kind, Option, option, options_of
+from yolox_trt.core.input_size import (
+    OWN_SIZE,
+    InputSize,
+    Size,
+    best_size,
+    parse_input_size,
+    sized_name,
+)
+from yolox_trt.core.option import Kind, Option, option, options_of, parse_size
 from yolox_trt.engines.simulated import (
     BatchLatency,
     ConstantLatency,
     LatencyModel,
     MeasuredLatency,
+    ScaledLatency,
 )
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.planning.simulation import CameraLoad
@@ -34,6 +42,7 @@ TOP_KEYS = (
     "gpu_share",
     "copies",
     "max_batch",
+    "sizes",
 )
 
 
@@ -58,7 +67,13 @@ class PlannedCamera(CameraLoad):
     """One camera of a plan."""
 
     resolution: tuple[int, int] | None = option(
-        None, kind=Kind.INTEGER_ARRAY, parse=_size, help="[WIDTH, HEIGHT], for the report."
+        None, kind=Kind.INTEGER_ARRAY, parse=_size, help="[WIDTH, HEIGHT] of the images."
+    )
+    input_size: InputSize | None = option(
+        None,
+        kind=Kind.STRING,
+        parse=parse_input_size,
+        help="Input size of the network: HxW, auto (from `resolution`) or model.",
     )
     placed_by_hand: Device | None = option(
         None, kind=Kind.STRING, parse=Device.parse, help="Device of a placement to compare with."
@@ -134,13 +149,12 @@ class PlanConfig:
         """
         file = Path(path)
         with ConfigurationError.instead_of(
-            (OSError, TypeError, ValueError, yaml.YAMLError),
+            (OSError, TypeError, ValueError),
             f"plan {file}",
             expected="YAML in the form of docs/planning.md",
             fix="give its path, or compare the file with config/orin_agx.yaml",
         ):
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-            return cls.from_dict(values, folder=file.parent)
+            return cls.from_dict(read_yaml(file), folder=file.parent)
 
     @classmethod
     def from_dict(cls, values: Any, *, folder: Path | None = None) -> PlanConfig:
@@ -170,8 +184,17 @@ class PlanConfig:
                 )
         keys = ("model", *CAMERA_OPTIONS)
         defaults = _mapping(values.get("camera_defaults", {}), "camera_defaults", keys)
+        own_sizes = {
+            str(model): _own_size(str(model), size)
+            for model, size in _mapping(values.get("sizes", {}), "sizes").items()
+        }
         cameras = tuple(
-            _camera(str(name), {**defaults, **_mapping(own or {}, f"camera {name}", keys)}, devices)
+            _camera(
+                str(name),
+                {**defaults, **_mapping(own or {}, f"camera {name}", keys)},
+                devices,
+                own_sizes,
+            )
             for name, own in _mapping(values.get("cameras"), "cameras").items()
         )
         if not cameras or not devices:
@@ -224,11 +247,8 @@ def _times(values: Mapping[str, Any], key: str, devices: Collection[Device]) -> 
     for name, value in _mapping(values.get(key, {}), key).items():
         device = _device(name, key)
         if device not in devices:
-            raise ConfigurationError(
-                f"{device} in {key} of the plan",
-                expected=f"one of {', '.join(map(str, devices)) or 'no device of this plan'}",
-                fix=f"remove {device} from {key}, or add it to `devices`",
-            )
+            fix = f"remove {device} from {key}, or add it to `devices`"
+            raise ConfigurationError.unknown(f"{key}: device", str(device), devices, fix=fix)
         limits = Option(name=f"{key}.{name}", kind=Kind.DOUBLE, default=0.0, minimum=0.0, help="")
         times[device] = dataclasses.replace(limits, unit="ms").plain(value) / 1e3
     return times
@@ -245,8 +265,61 @@ def _device(name: Any, where: str) -> Device:
         ) from error
 
 
+def _own_size(model: str, text: Any) -> Size:
+    """Read the size with which a model was exported."""
+    try:
+        return parse_size(str(text))
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{error.found} of {model} in `sizes`", expected=error.expected, fix="correct it"
+        ) from error
+
+
+def _at_size(
+    where: str,
+    model: str,
+    camera: PlannedCamera,
+    devices: Mapping[Device, dict[str, LatencyModel]],
+    own_sizes: Mapping[str, Size],
+) -> str:
+    """Return the executor's name of a camera's model at the camera's size.
+
+    A device that has no time for that size is given the model's own, scaled with the pixels.
+    """
+    wanted = camera.input_size
+    if wanted is None or wanted == OWN_SIZE:
+        return model
+    if model not in own_sizes:
+        raise ConfigurationError(
+            f"input_size of {where} for {model} of unknown size",
+            expected="the size with which it was exported",
+            fix=f"write `sizes: {{{model}: HxW}}`",
+        )
+    own = own_sizes[model]
+    if not isinstance(wanted, tuple):
+        if camera.resolution is None:
+            raise ConfigurationError(
+                f"input_size = {wanted} of {where} without a resolution",
+                expected="the size of its images",
+                fix="set `resolution`",
+            )
+        width, height = camera.resolution
+        wanted = best_size(own, (height, width))
+    if wanted == own:
+        return model
+    name = sized_name(model, wanted)
+    for models in devices.values():
+        if model in models and name not in models:
+            factor = math.prod(wanted) / math.prod(own)
+            models[name] = ScaledLatency(models[model], factor)
+    return name
+
+
 def _camera(
-    name: str, values: Mapping[str, Any], devices: Mapping[Device, Mapping[str, LatencyModel]]
+    name: str,
+    values: Mapping[str, Any],
+    devices: Mapping[Device, dict[str, LatencyModel]],
+    own_sizes: Mapping[str, Size],
 ) -> PlannedCamera:
     where = f"camera {name}"
     if "rate" not in values:
@@ -254,11 +327,8 @@ def _camera(
     models = sorted({model for each in devices.values() for model in each})
     model = values.get("model", models[0] if len(models) == 1 else None)
     if model not in models:
-        raise ConfigurationError(
-            f"model {model!r} of {where}",
-            expected=f"one that a device has a time for: {', '.join(models)}",
-            fix="set `model`, or add its time under `devices`",
-        )
+        fix = "set `model`, or add its time under `devices`"
+        raise ConfigurationError.unknown(f"{where}: model", str(model), models, fix=fix)
     try:
         typed = {
             key: declared.typed(values[key])
@@ -279,6 +349,8 @@ def _camera(
     stream = {"deadline": 1.0 / rate, "expected_rate": rate} | declared_by(StreamConfig)
     config = StreamConfig(id=name, model=str(model), **stream)
     camera = PlannedCamera(config=config, **declared_by(PlannedCamera))
+    model = _at_size(where, str(model), camera, devices, own_sizes)
+    camera = camera.changed(model=model)
     hand = camera.placed_by_hand
     if hand is not None and model not in devices.get(hand, {}):
         raise ConfigurationError(
@@ -325,7 +397,7 @@ def _samples(path: Path, name: str | None, where: str) -> list[float]:
         "computeMs)",
         fix="give the right file and `field`",
     ):
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         times = [float(v[name or "computeMs"] if isinstance(v, dict) else v) for v in values]
     return [t / 1e3 for t in times]
 

@@ -432,7 +432,7 @@ class Simulation:
         batch = work.batch
         state, device = batch.state, batch.state.device
         self._count_busy(batch.began, now, device)
-        self.scheduler.finish(batch, now, None, StageTimes(inference=now - batch.began))
+        self.scheduler.finish(batch, now, StageTimes(inference=now - batch.began))
         for stream, pending in zip(batch.streams, batch.frames, strict=True):
             self._measured[stream.config.id].append(now - pending.received)
             self._served_by[stream.config.id][device] += 1
