@@ -41,14 +41,13 @@ def teacher(teacher_path: Path) -> Any:
     return load_teacher(teacher_path)
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder with six images of coloured boxes on noise."""
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six images of coloured boxes on noise, to be read only."""
     import cv2
     import numpy as np
 
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for i in range(6):
         image = rng.integers(0, 90, (70 + 4 * i, 100, 3), dtype=np.uint8)
@@ -58,7 +57,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def labels(pictures: Path) -> Any:
     """The boxes of these images, as a COCO file beside them has them."""
     from yolox_trt.training.coco_labels import CocoLabels

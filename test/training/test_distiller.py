@@ -52,6 +52,23 @@ def test_relu6_alone_is_far_from_the_teacher_and_training_brings_it_near(
     assert after[3] < 0.7 * before[3]
 
 
+def test_steps_have_each_of_the_sizes(
+    teacher: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(SMALL, other_sizes=((32, 96), (64, 64)), batch_norm=False)
+    assert options.all_sizes == ((64, 64), (32, 96))
+    run = make(teacher, pictures, options)
+    seen = []
+    monkeypatch.setattr(run, "step", lambda x: seen.append(tuple(x.shape[2:])) or torch.zeros(4))
+    for step in range(20):
+        run.train_step(step / 20)
+    assert set(seen) == set(options.all_sizes)
+    monkeypatch.undo()
+    assert run.step(run.views.batch(4, (32, 96))).isfinite().all()
+    with pytest.raises(ConfigurationError, match=r"`other_sizes` = 100x96; expected positive mul"):
+        replace(SMALL, other_sizes=((100, 96),))
+
+
 def test_blend_falls_to_relu6(teacher: Any, pictures: Path) -> None:
     run = make(teacher, pictures, SMALL)
     seen = []
@@ -76,6 +93,7 @@ def small_teacher(name: str, **changes: Any) -> Any:
     return YOLOX(replace(CONFIGS[name], width=0.0625, norm=False, **changes)).eval()
 
 
+@pytest.mark.slow
 def test_a_teacher_without_depthwise_convolutions(pictures: Path) -> None:
     names = ("ball", "block")
     small = small_teacher("yolox_tiny", num_classes=2, class_names=names)

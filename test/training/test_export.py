@@ -17,6 +17,8 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from yolox_trt.core.errors import ModelError
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.input_size import wished_size
 from yolox_trt.training.checkpoint import load_trained
 from yolox_trt.training.export import export_onnx, output_names
 from yolox_trt.training.model_config import CONFIGS
@@ -30,36 +32,45 @@ def model() -> Any:
     return YOLOX(replace(CONFIGS["yolox_nano"].dla_ready(), norm=False)).eval()
 
 
+@pytest.fixture(scope="module")
+def full(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with raw heads, for 96 x 64."""
+    path: Path = tmp_path_factory.mktemp("export") / "full.onnx"
+    export_onnx(model, path, ExportOptions(size=(96, 64)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def half(model: Any, full: Path) -> Path:
+    """The same with its weights in float16."""
+    path = full.with_name("half.onnx")
+    export_onnx(model, path, ExportOptions(size=(96, 64), half_weights=True))
+    return path
+
+
 def run(path: Path, x: Any) -> list[Any]:
     return list(ort.InferenceSession(str(path)).run(None, {"images": x.numpy()}))
 
 
-def test_raw_heads_equal_the_module(model: Any, tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    export_onnx(model, path, ExportOptions(size=(96, 64)))
+def test_raw_heads_equal_the_module(model: Any, full: Path) -> None:
     x = torch.rand(1, 3, 96, 64) * 255
     with torch.no_grad():
         expected = [t.numpy() for level in model(x) for t in level]
-    got = run(path, x)
-    assert [o.name for o in onnx.load(str(path)).graph.output] == output_names("raw")
+    got = run(full, x)
+    assert [o.name for o in onnx.load(str(full)).graph.output] == output_names("raw")
     for a, b in zip(got, expected, strict=True):
         assert a.shape == b.shape
         assert np.abs(a - b).max() < 1e-4
 
 
-def test_graph_holds_only_what_a_dla_takes(model: Any, tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    export_onnx(model, path, ExportOptions(size=(64, 64)))
-    operators = {n.op_type for n in onnx.load(str(path)).graph.node}
+def test_graph_holds_only_what_a_dla_takes(full: Path) -> None:
+    operators = {n.op_type for n in onnx.load(str(full)).graph.node}
     assert operators == {"Conv", "Clip", "Concat", "Add", "MaxPool", "Resize"}
 
 
-def test_half_weights_halve_the_file_and_nothing_else(model: Any, tmp_path: Path) -> None:
-    export_onnx(model, tmp_path / "full.onnx", ExportOptions(size=(64, 64)))
-    export_onnx(model, tmp_path / "half.onnx", ExportOptions(size=(64, 64), half_weights=True))
-    full, half = (tmp_path / n for n in ("full.onnx", "half.onnx"))
+def test_half_weights_halve_the_file_and_nothing_else(full: Path, half: Path) -> None:
     assert half.stat().st_size < 0.62 * full.stat().st_size
-    x = torch.rand(1, 3, 64, 64) * 255
+    x = torch.rand(1, 3, 96, 64) * 255
     for a, b in zip(run(half, x), run(full, x), strict=True):
         assert a.dtype == np.float32
         # float16 keeps 11 bits of each weight.
@@ -103,6 +114,13 @@ def test_decoded_form_of_a_large_input(tiny: Any, tmp_path: Path) -> None:
     assert output.shape == (1, 32 * 36 + 16 * 18 + 8 * 9, 7)
 
 
+def test_a_model_may_wish_the_size_that_fits(tiny: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    for wishes in (False, True):
+        export_onnx(tiny, path, ExportOptions(auto_size=wishes))
+        assert wished_size(Graph.load(path)) == ("auto" if wishes else None)
+
+
 def test_what_fails_leaves_the_older_file(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,12 +151,10 @@ def test_weights_of_a_version_without_class_names(tiny: Any, tmp_path: Path) -> 
     assert load_trained(tmp_path / "m.pt").config.class_names == ()
 
 
-def test_read_spec_understands_the_file(model: Any, tmp_path: Path) -> None:
+def test_read_spec_understands_the_file(half: Path) -> None:
     onnx_spec = pytest.importorskip("yolox_trt.graph.spec")
-    path = tmp_path / "m.onnx"
-    export_onnx(model, path, ExportOptions(size=(64, 96), half_weights=True))
-    spec = onnx_spec.read_spec(path)
-    assert (spec.input_height, spec.input_width, spec.num_classes) == (64, 96, 80)
+    spec = onnx_spec.read_spec(half)
+    assert (spec.input_height, spec.input_width, spec.num_classes) == (96, 64, 80)
     assert [level.stride for level in spec.levels] == [8, 16, 32]
     assert not spec.sigmoid
     assert spec.class_names[0] == "person"
@@ -154,6 +170,7 @@ def test_batch_norm_must_be_folded_first(tmp_path: Path) -> None:
     [
         (b"", "cannot be read by PyTorch"),
         (b"not weights at all", "cannot be read by PyTorch"),
+        (b"\x80\x02.", "cannot be read by PyTorch"),
         ([1, 2], "without the entries"),
         ({"config": {}, "state": {"a": 1}}, "more than tensors"),
         ({"config": {"colour": 1}, "state": {}}, "of another kind"),

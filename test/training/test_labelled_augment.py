@@ -15,13 +15,15 @@ from yolox_trt.training.options import AugmentOptions
 
 
 @pytest.mark.parametrize("mosaic", [False, True])
-def test_boxes_follow_their_pixels(labels: CocoLabels, mosaic: bool) -> None:
+@pytest.mark.parametrize("size", [(128, 128), (96, 160)])
+def test_boxes_follow_their_pixels(labels: CocoLabels, mosaic: bool, size: tuple[int, int]) -> None:
     store = ImageStore.load(labels.paths, side=100, device="cpu")
     options = AugmentOptions(rotate_degrees=0.0, mosaic=1.0, colour=0.0)
-    views = LabelledAugmenter(store, 128, options, labels)
+    views = LabelledAugmenter(store, size, options, labels)
     views._colour = lambda x: x  # type: ignore[method-assign]
     checked = 0
-    images, boxes, classes = views.labelled_batch(6, mosaic=mosaic)
+    images, boxes, classes, _ = views.labelled_batch(6, mosaic=mosaic)
+    assert images.shape == (6, 3, *size)
     for image, found, kinds in zip(images, boxes, classes, strict=True):
         assert len(found) == len(kinds)
         for x1, y1, x2, y2 in found.tolist():

@@ -30,7 +30,7 @@ from yolox_trt.training.options import (
         (RunOptions, {"batch": 0}, "`batch` = 0"),
         (RunOptions, {"learning_rate": math.nan}, "`learning_rate` = nan"),
         (RunOptions, {"average": 2.0}, r"`average` = 2\.0.*expected.*0 to "),
-        (TrainOptions, {"steps": 0}, "`steps` = 0"),
+        (TrainOptions, {"steps": -1}, "`steps` = -1"),
         (DistillOptions, {"steps": -1}, "`steps` = -1"),
         (DistillOptions, {"seconds": 0.0}, r"`seconds` = 0\.0"),
         (DistillOptions, {"blend_until": 1.5}, r"`blend_until` = 1\.5"),

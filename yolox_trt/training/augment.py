@@ -23,9 +23,15 @@ def uniform(n: int, low: float, high: float, device: torch.device) -> Tensor:
 
 
 class Augmenter:
-    """Makes batches of `size` x `size` views, float32 (N, 3, size, size) BGR 0..255."""
+    """Makes batches of views, float32 (N, 3, H, W) BGR 0..255.
 
-    def __init__(self, store: ImageStore, size: int, options: AugmentOptions) -> None:
+    Args:
+        store: the images.
+        size: (height, width) of the views in pixels, where a batch is asked for no other.
+        options: how they vary.
+    """
+
+    def __init__(self, store: ImageStore, size: tuple[int, int], options: AugmentOptions) -> None:
         self.store = store
         self.size = size
         self.options = options
@@ -34,25 +40,41 @@ class Augmenter:
         self._luma = torch.tensor([0.114, 0.587, 0.299], device=self.device)[None, :, None, None]
 
     def _sample(
-        self, source: Tensor, index: Tensor, out: int, matrix: Tensor, shift: Tensor
+        self,
+        source: Tensor,
+        index: Tensor,
+        out: tuple[int, int],
+        matrix: Tensor,
+        shift: Tensor,
+        *,
+        pad: int = PAD_VALUE,
+        mode: str = "bilinear",
     ) -> Tensor:
-        """Warp: input pixel = matrix @ output pixel + shift, in pixels of `source`."""
+        """Warp to (height, width) `out`: input pixel = matrix @ output pixel + shift.
+
+        Both are in pixels, the input's those of `source`.
+        """
         side = source.shape[-1]
-        position = torch.arange(out, device=self.device) + 0.5
+        rows, columns = (torch.arange(length, device=self.device) + 0.5 for length in out)
         # Written out, since a product of matrices with two columns is slow on any device.
         m = matrix[..., None, None] * (2 / side)
         offset = (shift * (2 / side) - 1)[..., None, None]
-        x, y = position[None, None, :], position[None, :, None]
+        x, y = columns[None, None, :], rows[None, :, None]
         grid = torch.stack([m[:, i, 0] * x + m[:, i, 1] * y + offset[:, i] for i in (0, 1)], -1)
-        pixels = source[index].float() - PAD_VALUE
-        return F.grid_sample(pixels, grid, align_corners=False) + PAD_VALUE
+        pixels = source[index].float() - pad
+        return F.grid_sample(pixels, grid, mode, align_corners=False) + pad
 
     def _random_affine(
-        self, index: Tensor, out: int, scale: tuple[float, float], side_ratio: float
+        self,
+        index: Tensor,
+        out: tuple[int, int],
+        scale: tuple[float, float],
+        side_ratio: float,
     ) -> tuple[Tensor, Tensor]:
         n, o, dev = len(index), self.options, self.device
         size = self.store.sizes[index] * side_ratio
-        fit = out / size.amax(1)
+        view = torch.tensor(out, device=dev)
+        fit = (view / size).amin(1)
         s = fit * uniform(n, math.log(scale[0]), math.log(scale[1]), dev).exp()
         aspect = uniform(n, -o.aspect, o.aspect, dev).mul(0.5).exp()
         angle = uniform(n, -o.rotate_degrees, o.rotate_degrees, dev).mul(math.pi / 180)
@@ -73,28 +95,29 @@ class Augmenter:
         u = torch.rand(n, 2, device=dev)
         inner = u * size.flip(1)
         u_out = torch.stack((torch.where(flip < 0, 1 - u[:, 0], u[:, 0]), u[:, 1]), -1)
-        shift = inner - (matrix @ (u_out * out)[..., None])[..., 0]
+        shift = inner - (matrix @ (u_out * view.flip(0))[..., None])[..., 0]
         return matrix, shift
 
-    def plain(self, n: int) -> Tensor:
-        """`n` whole images as at inference, some mirrored."""
+    def plain(self, n: int, out: tuple[int, int] | None = None) -> Tensor:
+        """`n` whole images as at inference, some mirrored; `out` is (height, width)."""
+        out = out or self.size
         index = torch.randint(len(self.store), (n,), device=self.device)
         size = self.store.sizes[index]
-        inverse = size.amax(1) / self.size
+        inverse = (size / torch.tensor(out, device=self.device)).amax(1)
         flip = torch.where(torch.rand(n, device=self.device) < 0.5, -1.0, 1.0)
         matrix = torch.diag_embed(torch.stack((flip * inverse, inverse), -1))
         across = torch.where(flip < 0, size[:, 1], 0.0)
         shift = torch.stack((across, torch.zeros_like(across)), -1)
-        return self._sample(self.store.canvas, index, self.size, matrix, shift)
+        return self._sample(self.store.canvas, index, out, matrix, shift)
 
-    def _single(self, n: int) -> Tensor:
+    def _single(self, n: int, out: tuple[int, int]) -> Tensor:
         index = torch.randint(len(self.store), (n,), device=self.device)
-        matrix, shift = self._random_affine(index, self.size, self.options.scale, 1.0)
-        return self._sample(self.store.canvas, index, self.size, matrix, shift)
+        matrix, shift = self._random_affine(index, out, self.options.scale, 1.0)
+        return self._sample(self.store.canvas, index, out, matrix, shift)
 
-    def _mosaic(self, n: int) -> Tensor:
+    def _mosaic(self, n: int, out: tuple[int, int]) -> Tensor:
         """2 x 2 tiles, then a cyclic shift, so that the seams lie anywhere."""
-        tile = self.size // 2
+        tile = rows, columns = out[0] // 2, out[1] // 2
         low, high = self.options.mosaic_scale
         parts = []
         # Tiles that shrink much come from the half-size copy, against aliasing.
@@ -106,9 +129,9 @@ class Augmenter:
             matrix, shift = self._random_affine(index, tile, scale, ratio)
             parts.append(self._sample(source, index, tile, matrix, shift))
         tiles = torch.cat(parts)
-        tiles = tiles[torch.randperm(len(tiles), device=self.device)].view(n, 2, 2, 3, tile, tile)
-        whole = tiles.permute(0, 3, 1, 4, 2, 5).reshape(n, 3, 2 * tile, 2 * tile)
-        dx, dy = torch.randint(-tile // 2, tile // 2 + 1, (2,)).tolist()
+        tiles = tiles[torch.randperm(len(tiles), device=self.device)].view(n, 2, 2, 3, *tile)
+        whole = tiles.permute(0, 3, 1, 4, 2, 5).reshape(n, 3, 2 * rows, 2 * columns)
+        dx, dy = (int(torch.randint(-side // 2, side // 2 + 1, ())) for side in (columns, rows))
         return whole.roll((dy, dx), (2, 3))
 
     def _colour(self, x: Tensor) -> Tensor:
@@ -130,20 +153,20 @@ class Augmenter:
         return x.clamp(0, 255)
 
     @torch.no_grad()
-    def batch(self, n: int) -> Tensor:
-        """A batch of `n` views, in random order of kinds."""
-        o = self.options
+    def batch(self, n: int, out: tuple[int, int] | None = None) -> Tensor:
+        """A batch of `n` views of (height, width) `out`, in random order of kinds."""
+        o, out = self.options, out or self.size
         plain = round(n * o.plain)
         # Two shares that fill the batch may both be rounded up.
         mosaic = min(round(n * o.mosaic), n - plain)
         parts = []
         if plain:
-            parts.append(self.plain(plain))
+            parts.append(self.plain(plain, out))
         rest = []
         if mosaic:
-            rest.append(self._mosaic(mosaic))
+            rest.append(self._mosaic(mosaic, out))
         if n - plain - mosaic:
-            rest.append(self._single(n - plain - mosaic))
+            rest.append(self._single(n - plain - mosaic, out))
         if rest:
             views = torch.cat(rest)
             mixed = round(len(views) * o.mixup)

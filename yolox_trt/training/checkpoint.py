@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from yolox_trt.core.errors import FILE_ERRORS, Message, ModelError
+from yolox_trt.core.files import whole_or_none
 from yolox_trt.training.model_config import ModelConfig
 from yolox_trt.training.options import RunOptions
 from yolox_trt.training.yolox import YOLOX
 
-_EXPECTED = "a file that `yolox_trt distill` or `yolox_trt train` wrote (student.pt, model.pt)"
+_EXPECTED = "a file of a training run of yolox_trt (checkpoint.pt, student.pt, model.pt)"
 _FIX = "give the path of such a file"
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the configuration and the weights, as float32, of a run's file.
+def load_file(path: str | Path) -> dict[str, Any]:
+    """Read a file that a run wrote.
 
     Raises:
         ModelError: no such file, or a file of another kind.
@@ -32,7 +32,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
         raise ModelError(f"no file '{path}'", expected=_EXPECTED, fix=_FIX)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file makes PyTorch raise whatever it meets first
         # PyTorch explains at length how to load a file that is not to be trusted.
         reason = str(error).partition("\n")[0].partition(". ")[0][:120]
         raise ModelError(
@@ -40,7 +40,22 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
             expected=_EXPECTED,
             fix=_FIX,
         ) from error
-    config, state = map((saved if isinstance(saved, dict) else {}).get, ("config", "state"))
+    return saved if isinstance(saved, dict) else {}
+
+
+def save_file(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a file that load_file reads; an older one stays until the new one is whole."""
+    with whole_or_none(path) as part:
+        torch.save(dict(values), part)
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the configuration and the weights, as float32, of a run's file.
+
+    Raises:
+        ModelError: no such file, or a file of another kind.
+    """
+    config, state = map(load_file(path).get, ("config", "state"))
     wrong = ""
     if not isinstance(config, dict) or not isinstance(state, dict):
         wrong = "without the entries `config` and `state`"
@@ -72,10 +87,8 @@ def write_checkpoint(
     state = model.state_dict()
     if half:
         state = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
-    part = path.with_name(f"{path.name}.part")
     saved = {"config": asdict(model.config), "options": asdict(options), "log": list(log)}
-    torch.save({"state": state, **saved}, part)
-    part.replace(path)
+    save_file(path, {"state": state, **saved})
 
 
 def load_state(
@@ -108,9 +121,13 @@ def load_trained(path: str | Path) -> YOLOX:
     fix = "export it with the version of yolox_trt that wrote it, or train it again"
     names = ", ".join(field.name for field in fields(ModelConfig))
     found = f"a configuration in '{path}' that is of another kind"
-    with ModelError.instead_of(FILE_ERRORS, found, expected=names, fix=fix):
+    with ModelError.instead_of(
+        (*FILE_ERRORS, RuntimeError, MemoryError), found, expected=names, fix=fix
+    ):
         # Files of earlier versions have no class names.
-        labels, size = tuple(config.get("class_names", ())), tuple(config["input_size"])
-        model = YOLOX(ModelConfig(**{**config, "input_size": size, "class_names": labels}))
+        of_names = ("class_names", "mask_class_names")
+        typed = {name: tuple(config.get(name, ())) for name in of_names}
+        size = tuple(config["input_size"])
+        model = YOLOX(ModelConfig(**{**config, **typed, "input_size": size}))
     load_state(model, state, source=path, fix=fix)
     return model.eval()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from yolox_trt.core.coco import find_images, read_instances
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.training.options import TrainJob
+from yolox_trt.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,10 @@ class CocoLabels:
             [(image["height"], image["width"]) for image in truth["images"]],
             [c["name"] for c in categories],
         )
+
+    def part(self, ranks: Ranks) -> CocoLabels:
+        """Return the images of one of the processes of a run."""
+        if ranks.count == 1:
+            return self
+        per_image = ("paths", "boxes", "classes", "sizes")
+        return replace(self, **{name: ranks.part(getattr(self, name)) for name in per_image})

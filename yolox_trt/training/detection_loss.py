@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from yolox_trt.training.ranks import ALONE, Ranks
 from yolox_trt.training.simota import assign, box_iou
 from yolox_trt.training.yolox import anchor_grid, decode_outputs, flatten_outputs
 
@@ -24,6 +25,7 @@ def detection_loss(
     size: tuple[int, int],
     *,
     use_l1: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Box (1 - IoU^2), objectness and class losses with SimOTA, per assigned anchor.
 
@@ -33,6 +35,7 @@ def detection_loss(
         classes: for each image int64 (G,).
         size: input (height, width).
         use_l1: add the L1 distance of the raw box logits, for the last epochs without mosaics.
+        ranks: processes that have other images of the same batch.
 
     Returns:
         `total`, its parts `box`, `objectness`, `class`, `l1`, and `anchors`, their number.
@@ -72,7 +75,8 @@ def detection_loss(
             raw = torch.cat((middle / s - corners[anchors], (side / s).log()), 1)
             l1_loss = l1_loss + (flat[i, anchors, :4] - raw).abs().sum()
     objectness = F.binary_cross_entropy_with_logits(flat[..., 4], wanted_obj, reduction="sum")
-    n = max(count, 1)
+    anchors_found = flat.new_tensor(float(count))
+    n = ranks.normaliser(anchors_found)
     parts = {
         "box": BOX_WEIGHT * box_loss / n,
         "objectness": objectness / n,
@@ -80,4 +84,4 @@ def detection_loss(
         "l1": l1_loss / n,
     }
     total = torch.stack(list(parts.values())).sum()
-    return {"total": total, **parts, "anchors": torch.tensor(float(count))}
+    return {"total": total, **parts, "anchors": anchors_found}

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.layers import ConvAct
 from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
@@ -57,19 +58,28 @@ class TappedModel(nn.Module):
         return outputs, [self._seen[n] for n in self.names]
 
 
-def output_loss(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def teacher_score(teacher: Tensor) -> Tensor:
+    """Sum of the teacher's scores that count: what the parts of `output_loss` are divided by."""
+    score = teacher[..., 4].float().sigmoid() * teacher[..., 5:].float().sigmoid().amax(-1)
+    return (score * (score > SCORE_FLOOR)).sum()
+
+
+def output_loss(
+    student: Tensor, teacher: Tensor, total: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Distance of raw outputs (N, A, 5 + C) from the teacher's: objectness, class, box.
 
     Objectness: binary cross-entropy with the teacher's probability, over all anchors. Class: the
     same per class; box: smooth L1 of the four logits; both weighted by the teacher's score where it
-    is over SCORE_FLOOR. All divided by the sum of these scores; the teacher's own entropy is taken
-    off, so a perfect student has zero.
+    is over SCORE_FLOOR. All divided by `total` (the sum of these scores, at least 1); the
+    teacher's own entropy is taken off, so a perfect student has zero.
     """
     s, t = student.float(), teacher.float()
     p_obj, p_cls = t[..., 4].sigmoid(), t[..., 5:].sigmoid()
     score = p_obj * p_cls.amax(-1)
     weight = score * (score > SCORE_FLOOR)
-    total = weight.sum().clamp(min=1.0)
+    if total is None:
+        total = weight.sum().clamp(min=1.0)
     bce = F.binary_cross_entropy_with_logits
 
     def excess(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
@@ -79,6 +89,34 @@ def output_loss(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tenso
     classes = (excess(s[..., 5:], t[..., 5:], p_cls).sum(-1) * weight).sum() / total
     box = F.smooth_l1_loss(s[..., :4], t[..., :4], reduction="none", beta=0.2).sum(-1)
     return objectness, classes, (box * weight).sum() / total
+
+
+class HeldOut:
+    """Held-out images as at inference, with the teacher's outputs.
+
+    Args:
+        store: the images.
+        size: (height, width) of the network's input.
+        teach: gives the teacher's outputs (N, A, 5 + C) for images (N, 3, H, W).
+    """
+
+    def __init__(
+        self, store: ImageStore, size: tuple[int, int], teach: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._views: list[tuple[Tensor, Tensor]] = []
+        for start in range(0, len(store), 60):
+            canvas = store.canvas[start : start + 60].float()
+            # The canvas holds the whole image at the top left, so shrinking it is the letterbox for
+            # images as long as the canvas.
+            x = F.interpolate(canvas, size, mode="bilinear", antialias=True)
+            self._views.append((x, teach(x).float()))
+
+    @torch.no_grad()
+    def losses(self, run: Callable[[Tensor], Tensor], box_weight: float) -> dict[str, float]:
+        """Measure a student, which gives its outputs for images as the teacher does."""
+        parts = [torch.stack(output_loss(run(x), target)) for x, target in self._views]
+        obj, cls, box = torch.stack(parts).mean(0).tolist()
+        return {"objectness": obj, "class": cls, "box": box, "sum": obj + cls + box_weight * box}
 
 
 class FeatureLoss(nn.Module):

@@ -8,8 +8,8 @@ while it is held to the teacher's outputs and to the teacher's features at every
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import random
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +17,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.training.augment import Augmenter
+from yolox_trt.training.captured_step import CapturedStep
 from yolox_trt.training.checkpoint import load_state, read_checkpoint
-from yolox_trt.training.distill_losses import FeatureLoss, TappedModel, output_loss, tap_names
+from yolox_trt.training.distill_losses import (
+    FeatureLoss,
+    HeldOut,
+    TappedModel,
+    output_loss,
+    tap_names,
+    teacher_score,
+)
 from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.model_config import Separable
 from yolox_trt.training.options import SILU_CONFIGS, DistillJob, DistillOptions
-from yolox_trt.training.schedule import cosine_factor, parameter_groups, weight_average
+from yolox_trt.training.ranks import ALONE, Ranks
+from yolox_trt.training.run import Trainer
+from yolox_trt.training.schedule import parameter_groups, set_rate, weight_average
 from yolox_trt.training.weights import fold_batch_norm, insert_batch_norm, rewrite
 from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
@@ -62,11 +71,12 @@ def check_teacher(teacher: YOLOX, form: Separable) -> None:
         )
 
 
-class Distiller:
+class Distiller(Trainer):
     """Holds teacher, student, optimiser and data of one run.
 
     Args:
-        resume: a saved student to start from (student.pt of a run).
+        resume: weights to start from (student.pt of a run).
+        ranks: this process among those of the run.
     """
 
     def __init__(
@@ -78,14 +88,17 @@ class Distiller:
         *,
         device: torch.device | str = "cpu",
         resume: str | Path | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         torch.manual_seed(options.seed)
-        self.options = options
+        self.options: DistillOptions = options
+        self.ranks = ranks
+        self.batch = ranks.batch(options.batch)
         self.device = torch.device(device)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        #: By the (height, width) of the images.
+        self._captured: dict[tuple[int, int], CapturedStep] = {}
         self.cuda = self.device.type == "cuda"
-        self.held_out = held_out
-        self.views = Augmenter(train, options.side, options.augment)
+        self.views = Augmenter(train, options.size, options.augment)
 
         check_teacher(teacher, options.form)
         config = replace(
@@ -112,7 +125,7 @@ class Distiller:
         self._blend_until = options.blend_until if resume is None else 0.0
         student.set_blend(1.0 if self._blend_until > 0 else 0.0)
         if options.batch_norm:
-            student = insert_batch_norm(student, self.views.batch(options.batch) / INPUT_SCALE)
+            student = insert_batch_norm(student, self.views.batch(self.batch) / INPUT_SCALE)
         student = student.to(self.device, **self._layout)
         self.student = student
         self.average = weight_average(student, options.average)
@@ -122,7 +135,7 @@ class Distiller:
         channels = [student.get_submodule(n).conv.out_channels for n in names]
         self.feature_loss = FeatureLoss(channels).to(self.device)
         with torch.no_grad():
-            self.feature_loss.measure(self.teach(self.views.batch(min(64, options.batch)))[1])
+            self.feature_loss.measure(self.teach(self.views.batch(min(64, self.batch)))[1])
 
         kernels, others = parameter_groups(student, options.weight_decay)
         others["params"] += self.feature_loss.parameters()
@@ -138,7 +151,15 @@ class Distiller:
         self._weights = torch.tensor(
             [1.0, 1.0, options.box_weight, options.feature_weight], device=self.device
         )
-        self._held_out_views = self._view_held_out()
+        self.state = {
+            "student": self.student,
+            "average": self.average,
+            "optimiser": self.optimiser,
+            "feature_loss": self.feature_loss,
+        }
+        self.held_out = None
+        if held_out is not None:
+            self.held_out = HeldOut(held_out, options.size, lambda x: self.teach(x)[0])
         self._student_losses = self._losses
         if options.compile:
             self.tapped_teacher.compile()
@@ -157,106 +178,60 @@ class Distiller:
         out: tuple[Tensor, list[Tensor]] = self.tapped_teacher(x)
         return out
 
-    def _losses(self, images: Tensor, target: Tensor, features: list[Tensor]) -> Tensor:
+    def _losses(
+        self, images: Tensor, target: Tensor, features: list[Tensor], total: Tensor
+    ) -> Tensor:
         """Objectness, class, box and feature loss as one vector (4,)."""
         amp = torch.autocast("cuda", torch.bfloat16) if self.cuda else nullcontext()
         x = (images / INPUT_SCALE).contiguous(**self._layout)
         with amp:
             outputs, mine = self.tapped_student(x)
-        parts = output_loss(outputs, target)
+        parts = output_loss(outputs, target, total)
         features_apart = parts[0].new_zeros(()) + self.feature_loss(mine, features)
         return torch.stack((*parts, features_apart))
 
     def _optimise(self, images: Tensor) -> Tensor:
         target, features = self.teach(images)
-        parts = self._student_losses(images, target, features)
+        # Apart from what is compiled: other processes take part.
+        total = self.ranks.normaliser(teacher_score(target))
+        parts = self._student_losses(images, target, features, total)
         self.optimiser.zero_grad(set_to_none=True)
         (parts * self._weights).sum().backward()
+        parts = parts.detach()
+        self._average(self.parameters, self.student, parts)
         nn.utils.clip_grad_norm_(self.parameters, self.options.clip, foreach=True)
         self.optimiser.step()
-        return parts.detach()
-
-    def capture(self) -> None:
-        """Record one whole step as a CUDA graph: a thousand small kernels, one launch.
-
-        The warm-up steps run at a learning rate of zero.
-        """
-        images = self.views.batch(self.options.batch)
-        for group in self.optimiser.param_groups:
-            group["lr"].fill_(0.0)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._optimise(images)
-        torch.cuda.current_stream().wait_stream(side)
-        self.optimiser.zero_grad(set_to_none=True)
-        self._graph_images = images.clone()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side):
-            self._graph_parts = self._optimise(self._graph_images)
-        self._graph = graph
+        return parts
 
     def step(self, images: Tensor) -> Tensor:
         """One optimiser step; returns the four loss parts, detached."""
-        if self._graph is None:
-            parts = self._optimise(images)
-        else:
-            self._graph_images.copy_(images)
-            self._graph.replay()
-            parts = self._graph_parts
+        captured = self._captured.get((images.shape[2], images.shape[3]))
+        parts = (captured or self._optimise)(images)
         self.average.update_parameters(self.student)
         return parts
 
     def schedule(self, progress: float) -> None:
         """Set learning rate and blend for a progress in [0, 1]."""
         o = self.options
-        factor = cosine_factor(progress, o)
-        if progress < o.warmup:
-            factor = max(progress / o.warmup, 0.01)
-        for group in self.optimiser.param_groups:
-            if self.cuda:
-                group["lr"].fill_(o.learning_rate * factor)
-            else:
-                group["lr"] = o.learning_rate * factor
+        set_rate(self.optimiser, progress, o)
         self._weights[3] = o.feature_weight + progress * (o.feature_weight_end - o.feature_weight)
         self.student.set_blend(
             max(0.0, 1 - progress / self._blend_until) if self._blend_until > 0 else 0.0
         )
 
-    def run(self) -> Iterator[dict[str, float]]:
-        """Train; yield the state of the run about once a second."""
+    def train_step(self, progress: float) -> dict[str, Tensor]:
         o = self.options
-        if o.cuda_graph and self._graph is None:
-            self.capture()
-        start = last = time.monotonic()
-        step = since = 0
-        sums = torch.zeros(4, device=self.device)
-        while True:
-            elapsed = time.monotonic() - start
-            progress = step / o.steps if o.steps else elapsed / o.seconds
-            if progress >= 1:
-                break
-            self.schedule(progress)
-            sums += self.step(self.views.batch(o.batch))
-            step += 1
-            since += 1
-            # One look a second keeps the queue of the GPU filled in between.
-            if time.monotonic() - last > 1.0 or step == o.steps:
-                values = (sums / since).tolist()
-                sums.zero_()
-                now = time.monotonic()
-                yield {
-                    "step": step,
-                    "progress": min(1.0, progress),
-                    "seconds": now - start,
-                    "images_per_second": o.batch * since / (now - last),
-                    "objectness": values[0],
-                    "class": values[1],
-                    "box": values[2],
-                    "feature": values[3],
-                }
-                last, since = now, 0
+        if o.cuda_graph and not self._captured:
+            for size in o.all_sizes:
+                images = self.views.batch(self.batch, size)
+                self._captured[size] = CapturedStep(
+                    self._optimise, images, self.optimiser, self.ranks
+                )
+        self.schedule(progress)
+        # By chance, but alike in all processes, none of which shall wait for a larger size.
+        size = random.Random(progress).choice(o.all_sizes)
+        parts = self.step(self.views.batch(self.batch, size))
+        return dict(zip(("objectness", "class", "box", "feature"), parts, strict=True))
 
     @torch.no_grad()
     def export_model(self) -> YOLOX:
@@ -280,30 +255,15 @@ class Distiller:
             m.momentum = None  # a plain mean over the batches
             m.train()
         for _ in range(batches):
-            model(self.views.plain(self.options.batch) / INPUT_SCALE)
+            model(self.views.plain(self.batch) / INPUT_SCALE)
         for m in norms:
             m.eval()
 
-    def _view_held_out(self) -> list[tuple[Tensor, Tensor]]:
-        """Held-out images as at inference, with the teacher's outputs."""
-        views: list[tuple[Tensor, Tensor]] = []
-        for start in range(0, len(self.held_out) if self.held_out else 0, 60):
-            assert self.held_out is not None
-            canvas = self.held_out.canvas[start : start + 60].float()
-            # The canvas holds the whole image at the top left, so shrinking it is the letterbox for
-            # images as long as the canvas.
-            x = F.interpolate(canvas, self.options.size, mode="bilinear", antialias=True)
-            views.append((x, self.teach(x)[0].float()))
-        return views
-
-    @torch.no_grad()
     def evaluate(self, model: YOLOX) -> dict[str, float]:
         """Output losses of an exported model on the held-out images, seen as at inference."""
+        assert self.held_out is not None
         model = model.to(self.device)
-        o = self.options
-        totals = torch.zeros(3, device=self.device)
-        for x, target in self._held_out_views:
-            totals += torch.stack(output_loss(flatten_outputs(model(x)), target))
+        run: Callable[[Tensor], Tensor] = lambda x: flatten_outputs(model(x))  # noqa: E731
+        losses = self.held_out.losses(run, self.options.box_weight)
         model.cpu()
-        obj, cls, box = (totals / len(self._held_out_views)).tolist()
-        return {"objectness": obj, "class": cls, "box": box, "sum": obj + cls + o.box_weight * box}
+        return losses

@@ -13,45 +13,53 @@ import torch
 from torch import Tensor, nn
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.files import whole_or_none
+from yolox_trt.core.input_size import AUTO_SIZE
 from yolox_trt.core.labels import default_class_names
+from yolox_trt.core.model_spec import METADATA_INPUT_SIZE
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Value
-from yolox_trt.training.model_config import STRIDES
+from yolox_trt.training.model_config import STRIDES, ModelConfig
 from yolox_trt.training.options import ExportOptions
 from yolox_trt.training.yolox import YOLOX, decode_outputs, flatten_outputs
 
 
 class _Exported(nn.Module):
-    """A model with the outputs of one form.
+    """A model with the outputs of one form, and those of its segmentation head behind them.
 
     "raw": nine tensors, reg (N,4,h,w), obj (N,1,h,w), cls (N,C,h,w) of each stride, all logits.
     "decoded": one tensor (N, A, 5 + C): centre x, y, width, height in pixels, then probabilities.
     """
 
-    def __init__(self, model: YOLOX, form: str, size: tuple[int, int]) -> None:
+    def __init__(self, model: YOLOX, options: ExportOptions, size: tuple[int, int]) -> None:
         super().__init__()
-        self.model, self.form, self.size = model, form, size
+        self.model, self.options, self.size = model, options, size
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = self.model(images)
-        if self.form == "raw":
-            return tuple(t for level in outputs for t in level)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs, logits = self.model.with_masks(images)
+        masks: tuple[Tensor, ...] = () if logits is None else (logits,)
+        if logits is not None and self.options.argmax:
+            masks = (logits.argmax(1).to(torch.int32),)
+        if self.options.form == "raw":
+            return *(t for level in outputs for t in level), *masks
         flat = flatten_outputs(outputs)
         boxes, _ = decode_outputs(flat, self.size)
         low, high = boxes[..., :2], boxes[..., 2:]
-        return torch.cat(((low + high) / 2, high - low, flat[..., 4:].sigmoid()), -1)
+        return torch.cat(((low + high) / 2, high - low, flat[..., 4:].sigmoid()), -1), *masks
 
 
-def output_names(form: str) -> list[str]:
-    """Names of the outputs: `reg_8, obj_8, cls_8, reg_16 ...` or `output`."""
+def output_names(form: str, config: ModelConfig | None = None) -> list[str]:
+    """Names of the outputs: `reg_8, obj_8, cls_8, reg_16 ...` or `output`, then `seg_4`, say."""
+    masks = [f"seg_{config.mask_stride}"] if config and config.mask_class_names else []
     if form == "decoded":
-        return ["output"]
-    return [f"{kind}_{stride}" for stride in STRIDES for kind in ("reg", "obj", "cls")]
+        return ["output", *masks]
+    return [f"{kind}_{s}" for s in STRIDES for kind in ("reg", "obj", "cls")] + masks
 
 
 def metadata(model: YOLOX, form: str, class_names: Sequence[str]) -> dict[str, str]:
     """What a graph cannot say, as ONNX metadata (JSON values)."""
+    names = list(model.config.mask_class_names)
     return {
         "yolox_trt.preprocessing": json.dumps(
             {"color_order": "bgr", "scale": 1.0, "mean": [0, 0, 0], "std": [1, 1, 1], "pad": 114}
@@ -60,6 +68,7 @@ def metadata(model: YOLOX, form: str, class_names: Sequence[str]) -> dict[str, s
         "yolox_trt.strides": json.dumps(list(STRIDES)),
         "yolox_trt.sigmoid": json.dumps(form == "decoded"),
         "yolox_trt.activation": json.dumps(model.config.activation),
+        **({"yolox_trt.mask_class_names": json.dumps(names)} if names else {}),
     }
 
 
@@ -98,11 +107,9 @@ def export_onnx(
             expected=f"{config.num_classes}, one for each class",
             fix="give the names in the order of the model's outputs",
         )
-    wrapped = _Exported(model, options.form, size)
-    names = output_names(options.form)
-    # A failure leaves no unfinished file, and an older file as it was.
-    part = Path(f"{path}.part")
-    try:
+    wrapped = _Exported(model, options, size)
+    names = output_names(options.form, config)
+    with whole_or_none(Path(path)) as part:
         _trace(wrapped, (options.batch, 3, *size), part, names, options)
         graph = Graph.load(part)
         _tidy(graph)
@@ -110,14 +117,13 @@ def export_onnx(
             _store_half(graph)
         graph.sort()
         graph.metadata = metadata(model, options.form, class_names)
+        if options.auto_size:
+            graph.metadata[METADATA_INPUT_SIZE] = json.dumps(AUTO_SIZE)
         proto = graph.to_model()
         proto.producer_name = "yolox_trt"
         proto.producer_version = ""
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, str(part))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _trace(

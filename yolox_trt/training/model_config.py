@@ -33,6 +33,8 @@ class ModelConfig:
         channel_multiple: channels are rounded up to this multiple; 1 rounds nothing.
         input_size: default (height, width) in pixels.
         class_names: one for each class, or none where they are unknown.
+        mask_class_names: one for each class of the segmentation head; none without such a head.
+        mask_stride: input pixels for each cell of the segmentation head: 1, 2, 4 or 8.
     """
 
     name: str
@@ -48,6 +50,8 @@ class ModelConfig:
     channel_multiple: int = 1
     input_size: tuple[int, int] = (640, 640)
     class_names: tuple[str, ...] = ()
+    mask_class_names: tuple[str, ...] = ()
+    mask_stride: int = 4
 
     def dla_ready(self) -> ModelConfig:
         """The same network without what a DLA refuses: conv stem, chained pools, ReLU6."""

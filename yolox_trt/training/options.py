@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yolox_trt.compiler.int8.options import ImageOptions, QuantizeOptions
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.labels import load_class_names
 from yolox_trt.core.option import (
     Kind,
     Option,
@@ -21,6 +23,7 @@ from yolox_trt.core.option import (
     option,
     options_of,
     parse_path,
+    parse_size,
     path_option,
     size_option,
 )
@@ -100,7 +103,10 @@ class RunOptions(OptionGroup):
         "640x640", help="Input of the network; a square, since the views are squares."
     )
     batch: int = option(16, minimum=1, help="Images a step.")
-    steps: int = option(10000, minimum=1, help="Optimiser steps.")
+    steps: int = option(10000, minimum=0, help="Optimiser steps; 0 trains for a time instead.")
+    seconds: float = option(
+        600.0, above=0.0, unit="s", help="Time of the training loop where no steps are given."
+    )
     learning_rate: float = option(
         0.01,
         group="optimiser",
@@ -161,10 +167,7 @@ class DistillOptions(RunOptions):
 
     size: tuple[int, int] = again(_RUN["size"], default="416x416")
     batch: int = again(_RUN["batch"], default=64)
-    steps: int = option(0, minimum=0, help="Optimiser steps; 0 trains for a time instead.")
-    seconds: float = option(
-        600.0, above=0.0, unit="s", help="Time of the training loop where no steps are given."
-    )
+    steps: int = again(_RUN["steps"], default=0)
     learning_rate: float = again(_RUN["learning_rate"], default=2e-3)
     final_ratio: float = again(_RUN["final_ratio"], default=0.01)
     warmup: float = again(_RUN["warmup"], default=0.01)
@@ -190,6 +193,15 @@ class DistillOptions(RunOptions):
     feature_weight: float = _weight(0.5, "losses", "Weight of the feature loss at the start.")
     feature_weight_end: float = _weight(0.1, "losses", "Weight of the feature loss at the end.")
     box_weight: float = _weight(3.0, "losses", "Weight of the box loss.")
+    other_sizes: tuple[tuple[int, int], ...] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        parse=lambda texts: tuple(map(parse_size, texts)),
+        metavar="HxW",
+        help="A further input size to train at, such as that of a wide camera; may be given "
+        "several times. Each step has one of the sizes by chance, and the exported model wishes "
+        "`input_size` auto.",
+    )
     compile: bool = option(
         False, help="Use torch.compile: a minute or two before the first step, then faster ones."
     )
@@ -202,8 +214,15 @@ class DistillOptions(RunOptions):
     )
     augment: AugmentOptions = nested(AugmentOptions)
 
+    @property
+    def all_sizes(self) -> tuple[tuple[int, int], ...]:
+        """`size` and `other_sizes`, each (height, width) once."""
+        return tuple(dict.fromkeys((self.size, *self.other_sizes)))
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        for size in self.other_sizes:
+            check_input_size(options_of(type(self))["other_sizes"], size)
         views = self.augment
         if views.plain + views.mosaic > 1.0:
             plain, mosaic = (options_of(AugmentOptions)[name] for name in ("plain", "mosaic"))
@@ -219,12 +238,20 @@ def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job(OptionGroup):
+class Job(OptionGroup):
+    """What every run has: where it trains, and where it is written."""
+
     output: Path = option(
         parse=parse_output_folder,
         flag="--output -o",
         metavar="FOLDER",
-        help="Folder for weights, ONNX file and log.",
+        help="Folder for weights, ONNX file, checkpoint and log.",
+    )
+    resume: Path | None = path_option(
+        help="Run to go on with: its checkpoint.pt, with the options that it had."
+    )
+    save_every: float = option(
+        120.0, above=0.0, unit="s", help="Time from one checkpoint to the next."
     )
     device: Device | None = option(
         "auto", parse=_device, help="gpu, gpu:N or cpu; auto takes the GPU where there is one."
@@ -232,7 +259,7 @@ class _Job(OptionGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob(_Job):
+class TrainJob(Job):
     """What `train` reads, trains and writes."""
 
     model: str = option(
@@ -243,11 +270,37 @@ class TrainJob(_Job):
     )
     annotations: Path = option(parse=parse_path, metavar="FILE", help="COCO instances_*.json.")
     images: Path = option(parse=parse_path, metavar="FOLDER", help="Folder of its images.")
+    masks: Path | None = path_option(
+        metavar="FOLDER",
+        help="Folder of the images' masks, for a segmentation head beside the detection head: PNG "
+        "files of the images' names, the class of each pixel in 8 bits, 255 for none.",
+    )
+    mask_labels: tuple[str, ...] | None = path_option(
+        parse=load_class_names, help="Names of the classes of the masks, one a line."
+    )
+    mask_stride: int = option(
+        "4",
+        choices=("1", "2", "4", "8"),
+        parse=int,
+        unit="pixels",
+        help="Side of a cell of the segmentation head.",
+    )
     options: TrainOptions = nested(TrainOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = options_of(type(self))
+        if (self.masks is None) != (self.mask_labels is None):
+            given, absent = ("masks", "mask_labels")[:: 1 if self.masks else -1]
+            raise ConfigurationError(
+                (named[given], " alone"),
+                expected=("both it and ", named[absent]),
+                fix=("add ", named[absent]),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillJob(_Job):
+class DistillJob(Job):
     """What `distill` reads, trains and writes."""
 
     teacher: Path = option(parse=parse_path, metavar="FILE", help="Exported YOLOX ONNX (SiLU).")
@@ -264,9 +317,10 @@ class DistillJob(_Job):
         metavar="FOLDER",
         help="Folders that are never trained on; the student is measured on them.",
     )
-    resume: Path | None = path_option(help="Student (student.pt) to go on with.")
-    save_every: float = option(
-        120.0, above=0.0, unit="s", help="Time from one checkpoint to the next."
+    resume: Path | None = again(
+        options_of(Job)["resume"],
+        help="Run to go on with: its checkpoint.pt, with the options that it had; or a student.pt "
+        "to begin a new run from.",
     )
     equalize_images: int = option(
         96,
@@ -276,6 +330,85 @@ class DistillJob(_Job):
     )
     limit: int = option(0, minimum=0, help="Use only so many images; 0 for all.")
     options: DistillOptions = nested(DistillOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QatOptions(RunOptions):
+    """One quantisation-aware training."""
+
+    size: tuple[int, int] = again(_RUN["size"], default="416x416")
+    batch: int = again(_RUN["batch"], default=32)
+    steps: int = again(_RUN["steps"], default=1000)
+    learning_rate: float = again(
+        _RUN["learning_rate"],
+        default=2e-4,
+        help="Peak learning rate, as a share of each weight tensor's own size.",
+    )
+    final_ratio: float = again(_RUN["final_ratio"], default=0.01)
+    weight_decay: float = again(_RUN["weight_decay"], default=0.0)
+    clip: float = again(_RUN["clip"], default=10.0)
+    average: float = again(_RUN["average"], default=0.998)
+    shared_scales: bool = option(
+        True,
+        help="One scale for tensors that a DLA wants equal: those of a concatenation, of a sum.",
+    )
+    feature_weight: float = _weight(
+        0.1, "losses", "Weight of the feature loss, at the ends of blocks."
+    )
+    box_weight: float = again(options_of(DistillOptions)["box_weight"])
+    label_weight: float = _weight(0.2, "losses", "Weight of the labels' loss, where there are any.")
+    cuda_graph: bool = again(options_of(DistillOptions)["cuda_graph"])
+    canvas: int = again(options_of(DistillOptions)["canvas"])
+    augment: AugmentOptions = nested(AugmentOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(ImageOptions):
+    """Images that the first scales are found with."""
+
+    images: Path | None = again(
+        options_of(ImageOptions)["images"],
+        flag="--calibration",
+        help="Images for the first scales: a folder, a list file, a COCO folder or json (default: "
+        "the first of the training's folders).",
+    )
+    limit: int = again(options_of(ImageOptions)["limit"], default=128, flag="--calibration-images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QatJob(Job):
+    """What `qat` reads, trains and writes."""
+
+    model: Path = option(parse=parse_path, flag="MODEL", help="Float ONNX model.")
+    images: tuple[Path, ...] = again(options_of(DistillJob)["images"])
+    held_out: tuple[Path, ...] = again(options_of(DistillJob)["held_out"])
+    annotations: Path | None = path_option(
+        help="COCO instances_*.json of labelled images, a quarter of each batch."
+    )
+    labelled_images: Path | None = path_option(metavar="FOLDER", help="Folder of these images.")
+    limit: int = again(options_of(DistillJob)["limit"])
+    calibration: CalibrationOptions = nested(CalibrationOptions, without=("input_size",))
+    quantization: QuantizeOptions = nested(
+        QuantizeOptions, without=("weights", "from_ranges", "int8_outputs")
+    )
+    options: QatOptions = nested(QatOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        declared = options_of(QatJob)
+        both = declared["annotations"], declared["labelled_images"]
+        if (self.annotations is None) != (self.labelled_images is None):
+            given = both[0] if self.labelled_images is None else both[1]
+            raise ConfigurationError(
+                (given, " alone"), expected="both or none", fix=("give ", both[0], " and ", both[1])
+            )
+        if self.annotations is not None and self.options.cuda_graph:
+            graph = options_of(QatOptions)["cuda_graph"]
+            raise ConfigurationError(
+                (graph, " with ", both[0]),
+                expected="steps of one form: each image has another number of boxes",
+                fix=("leave out ", graph),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,9 +426,17 @@ class ExportOptions(OptionGroup):
         help="raw: the last convolutions' outputs, as the DLA needs them; decoded: one tensor with "
         "boxes in pixels and probabilities.",
     )
+    argmax: bool = option(
+        False, help="End a segmentation head in an ArgMax: classes (N, h, w) in place of logits."
+    )
     half_weights: bool = option(
         False,
         help="Store weights as float16: half the file. Runtimes compute in float32 as before.",
+    )
+    auto_size: bool = option(
+        False,
+        help="Let the model wish `input_size` auto: it runs at the size that fits the images, "
+        "where nobody names another one.",
     )
     opset: int = option(DEFAULT_OPSET, minimum=9, maximum=20, help="ONNX operator set to write.")
 

@@ -21,6 +21,18 @@ def cosine_factor(progress: float, options: RunOptions) -> float:
     return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * along))
 
 
+def set_rate(optimiser: torch.optim.Optimizer, progress: float, options: RunOptions) -> None:
+    """Set an optimiser's learning rate for a progress from 0 to 1: warm-up, then a cosine."""
+    factor = cosine_factor(progress, options)
+    if progress < options.warmup:
+        factor = max(progress / options.warmup, 0.01)
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):  # of a captured step, which reads it anew
+            group["lr"].fill_(options.learning_rate * factor)
+        else:
+            group["lr"] = options.learning_rate * factor
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return an optimiser's groups: kernels, which decay; biases and scales, which do not."""
     parameters = list(model.parameters())

@@ -126,6 +126,22 @@ class YOLOXHead(nn.Module):
         return outputs
 
 
+class MaskHead(nn.Sequential):
+    """The class of each cell of a grid: (N, C, H / stride, W / stride) logits.
+
+    It stands on the features of stride 8, which nearest-neighbour upsampling and a 3 x 3
+    convolution each time enlarge by two, as the neck does: operators that a DLA runs.
+    """
+
+    def __init__(self, config: ModelConfig, style: BlockStyle) -> None:
+        channels = config.channels(256)
+        layers: list[nn.Module] = [style.spatial(channels, channels, 3)]
+        for _ in range(round(math.log2(8 / config.mask_stride))):
+            layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
+            layers.append(style.spatial(channels, channels := max(channels // 2, 8), 3))
+        super().__init__(*layers, nn.Conv2d(channels, len(config.mask_class_names), 1))
+
+
 class YOLOX(nn.Module):
     """A whole detector; takes BGR images 0..255 as (N, 3, H, W) float, H and W multiples of 32.
 
@@ -140,6 +156,7 @@ class YOLOX(nn.Module):
         style = BlockStyle(self.activation, config.norm, config.separable)
         self.backbone = YOLOPAFPN(config, style)
         self.head = YOLOXHead(config, style)
+        self.mask_head = MaskHead(config, style) if config.mask_class_names else None
 
     def set_blend(self, value: float) -> None:
         """Set the share of SiLU in a model with `activation="blend"`; no effect on others."""
@@ -150,6 +167,13 @@ class YOLOX(nn.Module):
         """Return (reg, obj, cls) raw logits for strides 8, 16 and 32."""
         out: list[tuple[Tensor, Tensor, Tensor]] = self.head(self.backbone(images))
         return out
+
+    def with_masks(
+        self, images: Tensor
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor | None]:
+        """Return what forward() does and the segmentation head's logits, None without one."""
+        features = self.backbone(images)
+        return self.head(features), self.mask_head(features[0]) if self.mask_head else None
 
 
 def flatten_outputs(outputs: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
