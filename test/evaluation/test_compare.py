@@ -9,20 +9,25 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from support.onnx_graphs import make_graph
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.cli.main import main
 from yolox_trt.compiler.int8.images import CalibrationInputs
+from yolox_trt.compiler.int8.layers import weighted_layers
 from yolox_trt.compiler.int8.options import QuantizeOptions
 from yolox_trt.compiler.int8.quantizer import quantize
 from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.evaluation.compare import compare
 from yolox_trt.evaluation.dataset import load_dataset
 from yolox_trt.evaluation.evaluate import evaluate
-from yolox_trt.evaluation.options import DatasetOptions
+from yolox_trt.evaluation.options import CompareOptions, DatasetOptions
+from yolox_trt.evaluation.output_metrics import OutputMetrics
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.spec import read_spec
+from yolox_trt.graph.image_input import read_image_input, take_image_alone
+from yolox_trt.graph.predictions import sample_images
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +53,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "categories": [{"id": 1, "name": "person"}],
     }
     (path / "instances_test.json").write_text(json.dumps(labels))
-    model = build_yolox(activation="relu6")
+    model = build_yolox(activation="relu6", depth=0, width=0.125)
     onnx.save(model, str(path / "model.onnx"))
     return path
 
 
+@pytest.mark.slow
 def test_compare_measures_every_form_and_writes_one_file(folder: Path, tmp_path: Path):
     report, figures = tmp_path / "report.html", tmp_path / "figures.json"
     status = main(
@@ -78,6 +84,68 @@ def test_compare_measures_every_form_and_writes_one_file(folder: Path, tmp_path:
     assert all(name in text for name in ("FP32", "fixed ranges", "conv inputs, max"))
 
 
+def test_any_network_is_compared_with_itself(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    constants = {"w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+                 "v": rng.normal(size=(5, 4, 1, 1)).astype(np.float32)}  # fmt: skip
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {"pads": [1] * 4}),
+        ("Relu", ["c"], ["r"], {}),
+        ("Conv", ["r", "v"], ["y"], {}),
+    ]
+    model = tmp_path / "segmentation.onnx"
+    onnx.save(make_graph(nodes, {"x": (1, 3, 24, 32)}, ["y"], constants), str(model))
+    report, figures = tmp_path / "report.html", tmp_path / "figures.json"
+    status = main(
+        [
+            "compare", str(model), "--images", str(folder), "--preprocessing",
+            "rgb_imagenet,resize=stretch", "--algorithm", "max", "--algorithm", "entropy",
+            "--keep-fp16", "1", "-o", str(report), "--json", str(figures), "--threads", "1",
+        ]
+    )  # fmt: skip
+    assert status == 0
+    variants = {v["form"]: v["metrics"] for v in json.loads(figures.read_text())["variants"]}
+    assert variants["FP32"]["errors"] == {"y": 0.0} and variants["FP32"]["mean_iou"] == 1.0
+    assert 0 < variants["FP16"]["errors"]["y"] < variants["conv inputs, max"]["errors"]["y"] < 0.1
+    assert 0.5 < variants["conv inputs, max"]["pixel_accuracy"] <= 1.0
+    text = report.read_text()
+    assert text.count("data:image/png;base64,") == 3
+    assert all(word in text for word in ("mean IoU", "pixel accuracy", "FP32's own outputs"))
+
+
+FORMS = ("yolov5", "yolov6", "yolov8", "yolov10", "rtdetr", "rtdetr logits", "efficientdet")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_detector_is_compared(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the networks are built with PyTorch")
+    from support.detector_graphs import NETWORKS, export
+
+    graph = Graph.load(export(NETWORKS[name][0](), tmp_path / "m.onnx"))
+    take_image_alone(graph)
+    image = read_image_input(graph)
+    inputs = [image.normalize(sample_images(1, image.input_height, image.input_width))]
+    told: list[tuple[str, float, float | None]] = []
+
+    def on_progress(what: str, done: float, total: float | None = None, note: str = "") -> None:
+        told.append((what, done, total))
+
+    options = CompareOptions(algorithms=["max"], keep_fp16=["1"], threads=1)
+    variants = compare(graph, inputs, inputs, options, on_progress=on_progress)
+    found = {variant.form: variant.metrics for variant in variants}
+    assert all(isinstance(metrics, OutputMetrics) for metrics in found.values())
+    outputs = {value.name for value in graph.outputs}
+    assert found["FP32"].errors == dict.fromkeys(outputs, 0.0)
+    layers = {node.name for node in weighted_layers(graph)}
+    for variant in variants:
+        if variant.form.startswith("conv inputs"):
+            assert 0 < variant.metrics.worst_error < 1, variant.form
+            assert set(variant.layer_errors) == layers
+    assert ("sensitivity, conv inputs", len(layers), len(layers)) in told
+    assert told[-1] == ("forms", len(variants), len(variants))
+
+
 def test_what_is_missing_is_named_as_this_command_does(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +159,7 @@ def test_silu_nano_keeps_its_accuracy_in_int8(data_dir: Path):
     graph = Graph.load(data_dir / "models" / "yolox_nano.onnx")
     dataset = load_dataset(DatasetOptions(coco=data_dir / "coco_mini_val79"))
 
-    inputs = CalibrationInputs(data_dir / "coco_mini_train80", read_spec(graph), limit=24)
+    inputs = CalibrationInputs(data_dir / "coco_mini_train80", read_image_input(graph), limit=24)
     result = quantize(graph, inputs, QuantizeOptions(equalize=0.75))
     assert result.kept_macs == 0.0
     detector = create_detector(

@@ -121,6 +121,9 @@ def test_bdd100k(tmp_path: Path, form: str) -> None:
         load_dataset(DatasetOptions(bdd100k=bad, images=tmp_path / "images"))
 
 
+BOX = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}
+
+
 @pytest.mark.parametrize(
     ("part", "entries", "message"),
     [
@@ -130,6 +133,11 @@ def test_bdd100k(tmp_path: Path, form: str) -> None:
         ("categories", [{"id": 1}], r"categories\[0\] of .*name"),
         ("annotations", [{"image_id": 7, "category_id": 1}], r"annotations\[0\] of .*bbox"),
         ("annotations", [{"image_id": 7, "category_id": 1, "bbox": [1, 2]}], "width, height"),
+        ("annotations", [{**BOX, "bbox": [1, 2, 3, "nan"]}], r"annotations\[0\] of .*nan"),
+        ("annotations", [{**BOX, "area": "inf"}], r"annotations\[0\] of .*inf"),
+        ("annotations", [{**BOX, "area": float("nan")}], "NaN, which is no number of JSON"),
+        ("images", [{"id": 1, "file_name": "../../a.png"}], "'../../a.png' leads out of"),
+        ("images", [{"id": 1, "file_name": "/etc/passwd"}], "'/etc/passwd' leads out of"),
     ],
 )
 def test_incomplete_coco_labels(tmp_path: Path, part: str, entries: Any, message: str) -> None:
@@ -155,7 +163,12 @@ def test_what_label_tools_leave_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "label", [{"box2d": {}}, {"category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 3}}]
+    "label",
+    [
+        {"box2d": {}},
+        {"category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 3}},
+        {"category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 3, "y2": "nan"}},
+    ],
 )
 def test_incomplete_bdd100k_labels(tmp_path: Path, label: dict[str, Any]) -> None:
     write_images(tmp_path, "a.jpg")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""COCO's detection metrics, computed by pycocotools."""
+"""Detections as COCO results, and COCO's metrics of them, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from yolox_trt.core.detections import Detections
+from yolox_trt.core.labels import COCO_CATEGORY_IDS, COCO_CLASSES
+from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
+
+#: Area of a small object at most, and of any object, in pixels, as COCO has them.
+_SMALL, _ANY_AREA = 32**2, 1e5**2
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,11 @@ class CocoMetrics:
         map_small: of objects under 32 x 32 pixels.
         map_medium: of objects from 32 x 32 to 96 x 96 pixels.
         map_large: of objects over 96 x 96 pixels.
+        map_not_small: of objects over 32 x 32 pixels.
         recall: average recall with at most 100 detections of a category in an image.
         per_class: category name -> average precision over IoU 0.50:0.05:0.95.
         per_class50: category name -> average precision at IoU 0.50.
+        per_class50_not_small: the same, of objects over 32 x 32 pixels.
     """
 
     mean_ap: float
@@ -38,9 +46,43 @@ class CocoMetrics:
     map_small: float
     map_medium: float
     map_large: float
+    map_not_small: float
     recall: float
     per_class: dict[str, float]
     per_class50: dict[str, float]
+    per_class50_not_small: dict[str, float]
+
+
+def coco_categories(spec: ModelSpec) -> dict[int, int]:
+    """Return the category id of each class id: COCO's for COCO's 80 classes, else the class id."""
+    return category_ids(spec.class_names, spec.num_classes)
+
+
+def category_ids(class_names: Sequence[str], num_classes: int) -> dict[int, int]:
+    """Return what coco_categories does, for classes by their names."""
+    known = tuple(class_names) == COCO_CLASSES
+    return dict(enumerate(COCO_CATEGORY_IDS if known else range(num_classes)))
+
+
+def coco_results(
+    image_id: int, detections: Detections, categories: dict[int, int]
+) -> list[dict[str, Any]]:
+    """Return Detections as COCO results; classes without a category are left out."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": categories[class_id],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+        for (x1, y1, x2, y2), score, class_id in zip(
+            detections.boxes.tolist(),
+            detections.scores.tolist(),
+            detections.class_ids.tolist(),
+            strict=True,
+        )
+        if class_id in categories
+    ]
 
 
 def coco_metrics(
@@ -49,12 +91,25 @@ def coco_metrics(
     *,
     category_ids: Collection[int] | None = None,
 ) -> CocoMetrics:
-    """Compare detections with the ground truth.
+    """Compare detections with the ground truth; see matched()."""
+    return metrics_of(matched(ground_truth, results, category_ids=category_ids))
+
+
+def matched(
+    ground_truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    *,
+    category_ids: Collection[int] | None = None,
+) -> Any:
+    """Match detections with the ground truth.
 
     Args:
         ground_truth: COCO instances (images, annotations, categories).
         results: COCO results: {image_id, category_id, bbox (x y width height), score}.
         category_ids: categories to count; None for all of the ground truth.
+
+    Returns:
+        pycocotools' COCOeval, accumulated, for metrics_of() and reliability.matches_of().
 
     Raises:
         MissingDependencyError: pycocotools is missing.
@@ -80,19 +135,33 @@ def coco_metrics(
         evaluation = eval_module.COCOeval(truth, found, "bbox")
         if category_ids is not None:
             evaluation.params.catIds = sorted(category_ids)
+        # One more range: all but the small ones.
+        evaluation.params.areaRng = [*evaluation.params.areaRng, [_SMALL, _ANY_AREA]]
+        evaluation.params.areaRngLbl = [*evaluation.params.areaRngLbl, "not small"]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    names = {c["id"]: c["name"] for c in ground_truth["categories"]}
+    return evaluation
+
+
+def metrics_of(evaluation: Any) -> CocoMetrics:
+    """Return the metrics of a COCOeval that matched() made."""
     # Axes: IoU thresholds, recalls, categories, areas (all first), detections (100 last).
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    per_class, per_class50 = {}, {}
+    precision = evaluation.eval["precision"][..., -1]
+    whole, not_small = precision[:, :, :, 0], precision[:, :, :, -1]
+    per_class, per_class50, per_class50_not_small = {}, {}, {}
     for k, category in enumerate(evaluation.params.catIds):
-        if (precision[:, :, k] > -1).any():
-            per_class[names[category]] = _mean(precision[:, :, k])
-            per_class50[names[category]] = _mean(precision[0, :, k])
+        name = evaluation.cocoGt.cats[category]["name"]
+        if (whole[:, :, k] > -1).any():
+            per_class[name] = _mean(whole[:, :, k])
+            per_class50[name] = _mean(whole[0, :, k])
+        if (not_small[:, :, k] > -1).any():
+            per_class50_not_small[name] = _mean(not_small[0, :, k])
     ap, ap50, ap75, small, medium, large, _, _, recall, *_ = map(float, evaluation.stats)
-    return CocoMetrics(ap, ap50, ap75, small, medium, large, recall, per_class, per_class50)
+    return CocoMetrics(
+        *(ap, ap50, ap75, small, medium, large, _mean(not_small), recall),
+        *(per_class, per_class50, per_class50_not_small),
+    )
 
 
 def _mean(values: Any) -> float:

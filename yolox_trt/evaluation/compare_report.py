@@ -7,14 +7,23 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from yolox_trt.core.files import write_atomically
 from yolox_trt.core.optional import require
+from yolox_trt.evaluation.coco_metrics import CocoMetrics
 from yolox_trt.evaluation.compare import Variant
+from yolox_trt.evaluation.output_metrics import OutputMetrics
+
+#: Told apart by people who see colours otherwise, too (Okabe and Ito).
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+#: Parts of a range that are cut off, and shown, from here on.
+_LEAST_CUT = 1e-3
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
@@ -28,13 +37,6 @@ p.note { color: #57606a; }
 """
 
 
-#: Columns of the first table, and what stands in them.
-_COLUMNS = (
-    "form", "mAP", "against FP32", "mAP50", "small", "medium", "large",
-    "operations outside INT8", "ONNX MB", "CPU ms (simulated)",
-)  # fmt: skip
-
-
 def write_report(
     path: str | Path, variants: Sequence[Variant], *, title: str, notes: Sequence[str] = ()
 ) -> None:
@@ -46,57 +48,58 @@ def write_report(
         title: names the model.
         notes: lines under the title (data, machine, versions).
     """
-    reference = variants[0].metrics
     int8 = [v for v in variants if v.float_macs == 0.0]
-    best = max(int8, key=lambda v: v.metrics.mean_ap, default=None)
-    forms = []
-    for variant in variants:
-        m = variant.metrics
-        forms.append(
-            (
-                variant.form,
-                f"{m.mean_ap:.4f}",
-                f"{m.mean_ap - reference.mean_ap:+.4f}" if variant is not variants[0] else "",
-                f"{m.map50:.4f}",
-                *(f"{v:.3f}" if v >= 0 else "-" for v in (m.map_small, m.map_medium, m.map_large)),
-                f"{100 * variant.float_macs:.1f} %",
-                f"{variant.size / 1e6:.2f}",
-                f"{variant.inference * 1e3:.1f}",
-            )
+    best = max(int8, key=lambda v: v.score, default=None)
+    columns = list(variants[0].figures)
+    forms = [
+        (
+            variant.form,
+            *variant.figures.values(),
+            f"{100 * variant.float_macs:.1f} %",
+            f"{variant.size / 1e6:.2f}",
+            f"{variant.inference * 1e3:.1f}",
         )
-    ours = best.metrics.per_class if best else {}
-    classes = [
-        (name, f"{ap:.3f}", f"{ours.get(name, -1):.3f}")
-        for name, ap in sorted(reference.per_class.items(), key=lambda item: -item[1])
+        for variant in variants
     ]
+    first, ours = (v.metrics.per_class if v else {} for v in (variants[0], best))
+    classes = [
+        (name, f"{value:.3f}", f"{ours.get(name, -1):.3f}")
+        for name, value in sorted(first.items(), key=lambda item: -item[1])
+    ]
+    is_labelled = isinstance(variants[0].metrics, CocoMetrics)
+    what = "Average precision" if is_labelled else "IoU with FP32's classes"
+    against = "" if is_labelled else (
+        "<p class='note'>There are no labels: FP32's own outputs are what the others are compared "
+        "with. An error is ||found - FP32|| / ||FP32||.</p>"
+    )  # fmt: skip
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>",
         f"<h1>{html.escape(title)}</h1>",
         *(f"<p class='note'>{html.escape(note)}</p>" for note in notes),
         "<h2>Accuracy, size, time</h2>",
-        _table(_COLUMNS, forms, marked=variants.index(best) if best else None),
+        _table(
+            ("form", *columns, "operations outside INT8", "ONNX MB", "CPU ms (simulated)"),
+            forms,
+            marked=variants.index(best) if best else None,
+        ),
+        against,
         "<p class='note'>The best form with everything in INT8 is marked. INT8 is simulated by "
         "Q/DQ in ONNX Runtime: the accuracy is that of TensorRT's arithmetic up to rounding, the "
         "time says nothing about TensorRT.</p>",
-        "<h2>mAP of each form</h2>",
+        f"<h2>{html.escape(columns[0])} of each form</h2>",
         _accuracy_plot(variants),
         "<h2>Error of each layer's output against FP32</h2>",
-        _line_plot(
-            variants, _layers, "layer with weights, in the order of the network", "relative error"
-        ),
-        "<h2>Activation ranges</h2>",
-        _line_plot(
-            variants,
-            _ranges,
-            "percent of the tensors, smallest range first",
-            "range (largest magnitude)",
-        ),
-        "<h2>Average precision of each class</h2>",
-        _table(("class", "FP32", "best INT8"), classes),
+        _layer_plot(variants),
+        "<h2>What each algorithm cuts off of the activations' ranges</h2>",
+        _range_plot(variants),
+        "<p class='note'>Inputs of layers with weights: 1 - range / largest magnitude that was "
+        "seen. What lies beyond the range is clipped.</p>",
+        *([f"<h2>{what} of each class</h2>",
+           _table(("class", "FP32", "best INT8"), classes)] if classes else []),
         "</html>",
-    ]
-    Path(path).write_text("\n".join(parts), encoding="utf-8")
+    ]  # fmt: skip
+    write_atomically(Path(path), "\n".join(parts).encode())
 
 
 def _table(
@@ -122,44 +125,81 @@ def _plot(draw: Callable[[Any], None], width: float, height: float) -> str:
 
 
 def _accuracy_plot(variants: Sequence[Variant]) -> str:
+    name = next(iter(variants[0].figures))
+    is_error = isinstance(variants[0].metrics, OutputMetrics) and variants[0].score <= 0.0
+
     def draw(axes: Any) -> None:
-        values = [v.metrics.mean_ap for v in variants]
-        bars = axes.barh([v.form for v in variants][::-1], values[::-1], color="#2a78d6")
-        axes.bar_label(bars, fmt="%.3f", padding=3)
-        axes.axvline(values[0], color="#57606a", linestyle="--", linewidth=1)
-        axes.set_xlabel("mAP (IoU 0.50:0.95); dashed: FP32")
+        values = [abs(v.score) for v in variants]
+        bars = axes.barh([v.form for v in variants][::-1], values[::-1], color=_COLOURS[0])
+        axes.bar_label(bars, fmt="%.3g" if is_error else "%.3f", padding=3)
+        if is_error:
+            axes.set_xlabel(f"{name}; less is better")
+        else:
+            axes.axvline(values[0], color="#57606a", linestyle="--", linewidth=1)
+            axes.set_xlabel(f"{name}; dashed: FP32")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.08)
 
     return _plot(draw, 10, 0.32 * len(variants) + 1)
 
 
-def _line_plot(
-    variants: Sequence[Variant], points: Callable[[Variant], tuple[Any, Any]], x: str, y: str
-) -> str:
+def _layer_plot(variants: Sequence[Variant]) -> str:
     """Draw the best form of each family: more lines than these cannot be told apart."""
     families: dict[str, Variant] = {}
     for variant in variants:
         if variant.float_macs == 0.0:
             family = variant.form.partition(",")[0]
             pair = families.get(family, variant), variant
-            families[family] = max(pair, key=lambda v: v.metrics.mean_ap)
+            families[family] = max(pair, key=lambda v: v.score)
 
     def draw(axes: Any) -> None:
-        for variant in list(families.values())[:4]:
-            axes.plot(*points(variant), linewidth=1.5, label=variant.form)
-        axes.set(xlabel=x, ylabel=y, yscale="log")
+        for variant, colour in zip(list(families.values())[:4], _COLOURS, strict=False):
+            errors = list(variant.layer_errors.values())
+            places = range(1, len(errors) + 1)
+            axes.plot(places, errors, linewidth=1.5, label=variant.form, color=colour)
+        axes.set(
+            xlabel="layer with weights, in the order of the network",
+            ylabel="relative error",
+            yscale="log",
+        )
         axes.grid(alpha=0.3)
         axes.legend()
 
     return _plot(draw, 10, 4)
 
 
-def _layers(variant: Variant) -> tuple[Any, Any]:
-    return range(1, len(variant.layer_errors) + 1), list(variant.layer_errors.values())
+def _range_plot(variants: Sequence[Variant]) -> str:
+    """Draw, for each algorithm, how much of the largest magnitude of each tensor is cut off.
 
+    The ranges themselves would hide one another: they span decades, and algorithms differ by parts
+    of one. Each curve ends where the tensors begin of which nothing is cut off.
+    """
+    prefix = "conv inputs, "
+    ways = {v.form.removeprefix(prefix): v.ranges for v in variants if v.form.startswith(prefix)}
+    whole = next((v.ranges for v in variants if v.form == "all tensors, max"), None)
 
-def _ranges(variant: Variant) -> tuple[Any, Any]:
-    assert variant.ranges is not None
-    ranges = np.sort([variant.ranges.amax(name) for name in variant.ranges])
-    return np.linspace(0, 100, len(ranges)), ranges
+    def draw(axes: Any) -> None:
+        styles = itertools.product(("-", "--", ":"), _COLOURS)
+        for (name, ranges), (style, colour) in zip(ways.items(), styles, strict=False):
+            if ranges is None or whole is None or "FP16" in name:
+                continue
+            amaxes = [(ranges.amax(t), whole.amax(t)) for t in ranges if t in whole]
+            cut = np.sort([1.0 - amax / largest for amax, largest in amaxes if largest > 0])[::-1]
+            percent = 100.0 * np.arange(1, len(cut) + 1) / max(len(cut), 1)
+            is_cut = cut >= _LEAST_CUT
+            label = name if is_cut.any() else f"{name} (nothing)"
+            axes.plot(
+                percent[is_cut], cut[is_cut], label=label, color=colour, linestyle=style,
+                linewidth=1.7, marker=".", markersize=4,
+            )  # fmt: skip
+        axes.set(
+            xlabel="percent of the tensors, the most cut first",
+            ylabel="part cut off",
+            yscale="log",
+            xlim=(0, 100),
+            ylim=(_LEAST_CUT, 1.0),
+        )
+        axes.grid(alpha=0.3)
+        axes.legend()
+
+    return _plot(draw, 10, 4)

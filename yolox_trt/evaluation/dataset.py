@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from yolox_trt.core.coco import find_images, read_instances, read_label_file
+from yolox_trt.core.coco import find_images, name_below, read_instances, read_label_file
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.evaluation.options import DatasetOptions
 
@@ -224,7 +225,9 @@ def _bdd_annotation(label: dict[str, Any], categories: dict[str, int]) -> dict[s
     category = categories.get(normal_name(label["category"]))
     if category is None or box is None:
         return None
-    x1, y1, x2, y2 = (float(box[key]) for key in ("x1", "y1", "x2", "y2"))
+    x1, y1, x2, y2 = edges = [float(box[key]) for key in ("x1", "y1", "x2", "y2")]
+    if not all(map(math.isfinite, edges)):
+        raise ValueError(f"box2d {edges}")
     return {
         "category_id": category,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
@@ -236,10 +239,10 @@ def _bdd_annotation(label: dict[str, Any], categories: dict[str, int]) -> dict[s
 def _bdd_frames(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, list):
         return [
-            {"name": str(frame["name"]), "labels": list(frame.get("labels") or ())}
+            {"name": name_below(frame["name"]), "labels": list(frame.get("labels") or ())}
             for frame in content
         ]
-    name = str(content["name"])
+    name = name_below(content["name"])
     name = name if Path(name).suffix else f"{name}.jpg"
     return [{"name": name, "labels": list(content["frames"][0]["objects"])}]
 

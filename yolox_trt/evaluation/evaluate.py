@@ -14,9 +14,15 @@ from yolox_trt.core.images import ImageFiles
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.detectors.detector import Detector, StageTimes
-from yolox_trt.evaluation.coco_metrics import CocoMetrics, coco_metrics
+from yolox_trt.evaluation.coco_metrics import CocoMetrics, coco_results, matched, metrics_of
 from yolox_trt.evaluation.dataset import Dataset
-from yolox_trt.evaluation.detect import coco_results
+from yolox_trt.evaluation.reliability import (
+    Intervals,
+    Reliability,
+    bootstrap,
+    matches_of,
+    reliability,
+)
 
 #: Thresholds of the published YOLOX figures (yolox/exp/yolox_base.py: test_conf, nmsthre).
 EVALUATION_OPTIONS = PostprocessOptions(
@@ -35,13 +41,17 @@ class Evaluation:
         stage_times: median seconds for each image, by stage.
         left_out: names of annotated categories that no class of the model answers to; the metrics
             do not count them.
+        intervals: 95 % intervals of the metrics; None where nobody asked for them.
+        reliability: what scores are worth.
     """
 
     metrics: CocoMetrics
     results: list[dict[str, Any]]
     images: int
     stage_times: StageTimes
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...]
+    intervals: Intervals | None
+    reliability: Reliability
 
 
 def evaluate(
@@ -49,6 +59,7 @@ def evaluate(
     dataset: Dataset,
     options: PostprocessOptions = EVALUATION_OPTIONS,
     *,
+    resamples: int = 0,
     on_progress: Progress = no_progress,
 ) -> Evaluation:
     """Measure a Detector's accuracy.
@@ -57,6 +68,7 @@ def evaluate(
         detector: the detector; its class names are matched with the categories.
         dataset: images and ground truth.
         options: thresholds.
+        resamples: how often images are drawn for the intervals; 0 for none.
         on_progress: told of each batch.
 
     Raises:
@@ -79,10 +91,20 @@ def evaluate(
         one = (stages.preprocess, stages.inference, stages.postprocess)
         times += [tuple(np.divide(one, len(batch)))] * len(batch)
         on_progress("evaluating", len(times), len(paths))
-    metrics = coco_metrics(dataset.ground_truth, results, category_ids=counted)
+    evaluation = matched(dataset.ground_truth, results, category_ids=counted)
+    matches = matches_of(evaluation)
     median = StageTimes(*map(float, np.median(times, axis=0)))
     annotated = {annotation["category_id"] for annotation in dataset.ground_truth["annotations"]}
     left_out = tuple(
         name for id_, name in dataset.category_names.items() if id_ in annotated - counted
     )
-    return Evaluation(metrics, results, len(paths), median, left_out)
+    intervals = bootstrap(matches, evaluation.params.recThrs, resamples) if resamples else None
+    return Evaluation(
+        metrics_of(evaluation),
+        results,
+        len(paths),
+        median,
+        left_out,
+        intervals,
+        reliability(matches),
+    )

@@ -37,6 +37,24 @@ _DETECTOR = options_of(DetectorOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToleranceOptions(OptionGroup):
+    """How far detections may be from those that are expected."""
+
+    iou: float = option(
+        0.9, minimum=0.5, maximum=1.0, help="Least IoU with the box that is expected."
+    )
+    score_tolerance: float = option(
+        0.05, minimum=0.0, maximum=1.0, help="Largest difference of scores."
+    )
+    min_score: float = option(
+        0.0,
+        minimum=0.0,
+        maximum=1.0,
+        help="Detections with a lower score may come and go.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetOptions(OptionGroup):
     """Which labelled images to take: a COCO folder, or a label file and its images."""
 
@@ -177,6 +195,30 @@ class ExecutorOptions(OptionGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkOptions(OptionGroup):
+    """A network by itself: any ONNX model with one image input, without pre- and postprocessing."""
+
+    model: Path | None = path_option(help="ONNX file (default: the shipped one).")
+    device: Device = option(
+        "cpu", parse=Device.parse, help="cpu (ONNX Runtime), or gpu, gpu:N, dla0, dla1 (TensorRT)."
+    )
+    precision: str | None = again(_DETECTOR["precision"])
+    input_size: tuple[int, int] | None = size_option(
+        unit="pixels", help="Input size, where the model leaves it open or in place of its own."
+    )
+    max_batch: int | None = option(
+        None, kind=Kind.INTEGER, minimum=1, flag="--batch", help="Images of a run (default: the "
+        "model's).",
+    )  # fmt: skip
+    threads: int | None = again(_DETECTOR["threads"])
+    runs: int = option(20, minimum=1, help="Runs of which the median is taken.")
+
+
+_GPU_FORMATS = ("float32:nchw", "float16:nchw", "uint8:nchw")
+_DLA_FORMATS = ("int8:hwc4", "float16:chw16", "int8:chw32")
+
+
+@dataclass(frozen=True, kw_only=True)
 class KernelsOptions(OptionGroup):
     """CUDA kernels: preprocessing against the copy bandwidth, decode + NMS."""
 
@@ -189,6 +231,13 @@ class KernelsOptions(OptionGroup):
     batches: Sequence[int] = option(
         [1, 8], flag="--batch", minimum=1, metavar="N", help="Images of a launch."
     )
+    formats: Sequence[str] = option(
+        ["float32:nchw", "float16:nchw"],
+        flag="--format",
+        choices=(*_GPU_FORMATS, *_DLA_FORMATS),
+        help="Element type and layout of the network's input; the DLA's layouts have their outputs "
+        "measured too.",
+    )
     tile: Sequence[int] = option(
         [],
         kind=Kind.INTEGER_ARRAY,
@@ -198,7 +247,7 @@ class KernelsOptions(OptionGroup):
     skip: Sequence[str] = option(
         [],
         kind=Kind.STRING_ARRAY,
-        choices=("preprocess", "postprocess"),
+        choices=("preprocess", "postprocess", "masks"),
         help="Leave these kernels out.",
     )
 

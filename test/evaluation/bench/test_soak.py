@@ -29,17 +29,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(180)
-def test_one_minute(model: Path, tmp_path: Path) -> None:
-    """Four cameras at 10 Hz, a fault every three seconds, in a process of its own."""
+@pytest.mark.slow
+def test_half_a_minute(model: Path, tmp_path: Path) -> None:
+    """Four cameras at 10 Hz, a fault every two seconds, in a process of its own."""
     figures = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "yolox_trt.cli", "soak", "--minutes", "1"]
-    command += ["--fault-period", "3", "--model", str(model), "--json", str(figures)]
+    command = [sys.executable, "-m", "yolox_trt.cli", "soak", "--minutes", "0.5"]
+    command += ["--fault-period", "2", "--model", str(model), "--json", str(figures)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads(figures.read_text())
-    assert report["received"] == pytest.approx(4 * 10 * 60, abs=240)
+    assert report["received"] == pytest.approx(4 * 10 * 30, abs=120)
     assert report["received"] == report["processed"] + sum(report["dropped"].values())
-    assert report["errors"] >= 8
+    assert report["errors"] >= 6
     # A restart may fail as well; in the end every device was back.
     assert 1 <= report["restarts"] <= report["errors"]
     assert report["late_results"] >= 1

@@ -10,8 +10,8 @@ transport is not in it (that is `bench ros`).
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.progress import Progress, no_progress
-from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.factory import create_detector, sized_for
 from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.bench.timing import percentiles
 from yolox_trt.evaluation.options import CamerasOptions
@@ -54,25 +54,35 @@ def measure(options: CamerasOptions, on_progress: Progress = no_progress) -> Rep
 
 
 def measure_cameras(
-    options: CamerasOptions, cameras: int, max_batch: int, overlap: bool
+    options: CamerasOptions,
+    cameras: int,
+    max_batch: int,
+    overlap: bool,
+    *,
+    window: Callable[[float], tuple[float, float] | None] | None = None,
 ) -> dict[str, Any]:
-    """Measure one number of cameras."""
-    detector = create_detector(dataclasses.replace(options.detector, max_batch=max_batch))
+    """Measure one number of cameras.
+
+    Args:
+        options: the images and the detector.
+        cameras: number of cameras.
+        max_batch: most images of a call.
+        overlap: whether calls overlap.
+        window: asked at each image, with the executor's time, for the beginning and the end of
+            what is measured; None while that is not known. By default the options' seconds, after
+            _WARMUP.
+    """
     height, width = options.size
+    wanted = dataclasses.replace(options.detector, max_batch=max_batch)
+    detector = create_detector(sized_for(wanted, options.size))
     images = _images(options.encoding, height, width, 2 * cameras)
     ids = [f"camera{i}" for i in range(cameras)]
-    latencies: list[float] = []
-    calls: list[float] = []
-    lock = threading.Lock()
-    first = last = 0.0
+    results: list[tuple[str, float, float, float]] = []
 
     def on_result(result: StreamResult) -> None:
-        now = executor.clock()
-        # Frames are counted by their time of arrival, so that a drop and a result are the same.
-        if first <= result.timing.received < last:
-            with lock:
-                latencies.append(now - result.timing.received)
-                calls.append(1.0 / result.timing.batch_size)
+        received = result.timing.received
+        share = 1.0 / result.timing.batch_size
+        results.append((result.frame.stream_id, received, executor.clock() - received, share))
 
     with InferenceExecutor([detector], overlap=overlap) as executor:
         for name in ids:
@@ -81,16 +91,18 @@ def measure_cameras(
                 on_result=on_result,
             )
         executor.wait_started(timeout=120.0)
-        first = executor.clock() + _WARMUP
-        last = first + options.seconds
-        expected = 0
-        rate = options.rate * cameras
-        pacer = Pacer(rate, catch_up=True)
-        for index in range(int((options.seconds + 2 * _WARMUP) * rate)):
+        begin = executor.clock() + _WARMUP
+        fixed = (begin, begin + options.seconds)
+        submitted: list[float] = []
+        bounds: tuple[float, float] | None = None
+        pacer = Pacer(options.rate * cameras, catch_up=True)
+        while bounds is None or executor.clock() < bounds[1] + _WARMUP:
             pacer.wait()
+            index = len(submitted)
             camera = index % cameras
             received = executor.clock()
-            expected += first <= received < last
+            bounds = window(received) if window else fixed
+            submitted.append(received)
             executor.submit(
                 Frame.view(
                     images[camera + cameras * (index // cameras % 2)],
@@ -102,17 +114,23 @@ def measure_cameras(
                 )
             )
         time.sleep(0.2)  # the last results
-    p50, p99 = percentiles(latencies, 50, 99)
+    # Frames are counted by their time of arrival, so that a drop and a result are the same.
+    first, last = bounds
+    measured = [each for each in results if first <= each[1] < last]
+    expected = sum(first <= each < last for each in submitted)
+    latencies = {name: [each[2] for each in measured if each[0] == name] for name in ids}
+    p50, p99 = percentiles([each[2] for each in measured], 50, 99)
     return {
         "cameras": cameras,
         "max_batch": max_batch,
         "overlap": "yes" if overlap else "no",
-        "per_second": len(latencies) / options.seconds,
+        "per_second": len(measured) / (last - first),
         "expected": expected,
-        "missed": expected - len(latencies),
+        "missed": expected - len(measured),
         "p50_ms": p50 * 1e3,
         "p99_ms": p99 * 1e3,
-        "frames_per_call": len(calls) / max(sum(calls), 1e-9),
+        "worst_p99_ms": max(percentiles(each, 99)[0] for each in latencies.values()) * 1e3,
+        "frames_per_call": len(measured) / max(sum(each[3] for each in measured), 1e-9),
     }
 
 

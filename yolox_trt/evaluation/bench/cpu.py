@@ -140,7 +140,7 @@ def measure_stages(
         stages[f"preprocess {encoding}"] = _encoded(image, encoding, size, preprocessor, scratch)
     figures: dict[str, Any] = {}
     for done, (name, calls) in enumerate(stages.items()):
-        on_progress("measuring", done, len(stages))
+        on_progress("measuring", done, len(stages), name)
         demo, own = alternating_times(calls, settings.seconds, before=restore)
         figures[name] = {"demo": 1e3 * demo, "ours": 1e3 * own, "ratio": demo / own}
     figures["detections"] = len(ours)

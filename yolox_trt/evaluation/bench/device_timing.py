@@ -32,7 +32,9 @@ def device_time(
         replays: replays of which the median is taken.
         stream: the stream, which is current meanwhile; None for one of its own.
     """
-    stream = stream or require("cupy", purpose="timing on the GPU").cuda.Stream(non_blocking=True)
+    cupy = require("cupy", purpose="timing on the GPU")
+    cupy.cuda.get_current_stream().synchronize()  # what the calls read may still be on its way
+    stream = stream or cupy.cuda.Stream(non_blocking=True)
 
     def enqueue_all() -> None:
         for i in range(count):

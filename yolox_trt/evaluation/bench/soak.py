@@ -15,7 +15,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ import numpy.typing as npt
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.optional import require
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.cpu import CpuDetector
@@ -55,8 +54,9 @@ GROWTH_LIMIT = 0.02
 #: The same for soaks under LONG seconds: the first restarts still fill their pools.
 SHORT_GROWTH_LIMIT = 0.10
 LONG = 600.0
-#: Memory arenas of glibc, as in the process multi_camera: each abandoned thread would make one.
-ARENAS = 2
+#: Memory arenas of glibc: malloc_trim hands back what is free in the first one alone, whole; of the
+#: others it leaves the top, 10 to 15 MB of what had been freed in one run and in the next one not.
+ARENAS = 1
 #: Share of the samples at each end whose median is compared.
 WINDOW = 0.15
 #: Longest hang, in seconds: longer than the watchdog's time, shorter than the pause of the faults.
@@ -92,6 +92,20 @@ class FaultyEngine(Engine):
         self._engine.close()
 
 
+def faulty_detector(device: Device, model: Path, faults: FaultInjector) -> Detector:
+    """Return a detector that fails on command: ONNX Runtime on the CPU, else a simulated engine."""
+    if device.kind == "cpu":
+        engine: Engine = OnnxRuntimeEngine(model, spec=read_spec(model), intra_op_num_threads=1)
+    else:
+        engine = SimulatedEngine(
+            device,
+            simulated_spec(416, 416),
+            ConstantLatency({"gpu": 0.0041, "dla": 0.01169}[device.kind]),
+            max_batch=4 if device.kind == "gpu" else 1,
+        )
+    return CpuDetector(FaultyEngine(engine, device, faults))
+
+
 @dataclass
 class SoakReport:
     """What a soak found.
@@ -101,7 +115,7 @@ class SoakReport:
         received: frames submitted.
         processed: results.
         dropped: frames lost, by reason.
-        faults: faults commanded.
+        faults: faults commanded, by kind.
         errors: failures that the executor counted.
         restarts: returns to service.
         late_results: results of given-up calls that were discarded.
@@ -119,7 +133,7 @@ class SoakReport:
     received: int = 0
     processed: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    faults: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
     errors: int = 0
     restarts: int = 0
     late_results: int = 0
@@ -137,6 +151,45 @@ class SoakReport:
         """Growth of resident memory after the warm-up, as a share."""
         return self.memory_end / self.memory_start - 1.0
 
+    def judge(self, samples: Sequence[tuple[float, float, float, float]], warm_up: float) -> None:
+        """Take in what was measured, and add what leaks to the problems.
+
+        Args:
+            samples: (seconds, resident bytes, descriptors, threads), in their order.
+            warm_up: seconds at the start that do not count.
+        """
+        self.memory = [(time, memory) for time, memory, _, _ in samples]
+        counted = np.array([s for s in samples if s[0] >= warm_up])
+        if len(counted) < 4:
+            return
+        count = max(2, int(WINDOW * len(counted)))
+        first, last = np.median(counted[:count], axis=0), np.median(counted[-count:], axis=0)
+        self.memory_start, self.memory_end = float(first[1]), float(last[1])
+        self.descriptors_start, self.descriptors_end = float(first[2]), float(last[2])
+        self.threads_start, self.threads_end = float(first[3]), float(last[3])
+        limit = GROWTH_LIMIT if self.seconds >= LONG else SHORT_GROWTH_LIMIT
+        if self.growth >= limit:
+            self.problems.append(f"resident memory grew by {self.growth:.1%}")
+        if self.descriptors_end > self.descriptors_start:
+            self.problems.append("descriptors leak")
+        if self.threads_end > self.threads_start + 1:
+            self.problems.append("threads leak")
+
+
+def check_lengths(seconds: float, warm_up: float, **positive: float) -> None:
+    """Refuse a warm-up that is not shorter than the soak, and what must be positive but is not."""
+    for name, value in positive.items():
+        if not value > 0:
+            raise ConfigurationError(
+                f"{name} = {value}", expected="more than 0", fix=f"set `{name}`"
+            )
+    if not 0.0 <= warm_up < seconds:
+        raise ConfigurationError(
+            f"warm_up = {warm_up} s in a soak of {seconds} s",
+            expected="from 0 to less than its length",
+            fix="set `warm_up`",
+        )
+
 
 class Soak:
     """Load, faults and measurements.
@@ -148,7 +201,7 @@ class Soak:
         streams: cameras.
         rate: frames a second of each.
         model: ONNX file that ONNX Runtime runs; None takes the shipped one.
-        progress: called about once a second with the seconds that have passed and a snapshot.
+        progress: called about once a second with the seconds that have passed and what was done.
     """
 
     def __init__(
@@ -160,26 +213,15 @@ class Soak:
         streams: int = 4,
         rate: float = 10.0,
         model: Path | None = None,
-        progress: Callable[[float, ExecutorSnapshot], None] | None = None,
+        progress: Callable[[float, str], None] | None = None,
     ) -> None:
-        for name, value in (("fault_period", fault_period), ("rate", rate), ("streams", streams)):
-            if not value > 0:
-                raise ConfigurationError(
-                    f"{name} = {value}", expected="more than 0", fix=f"set `{name}`"
-                )
-        if not 0.0 <= warm_up < seconds:
-            raise ConfigurationError(
-                f"warm_up = {warm_up} s in a soak of {seconds} s",
-                expected="from 0 to less than its length",
-                fix="set `warm_up`",
-            )
+        check_lengths(seconds, warm_up, fault_period=fault_period, rate=rate, streams=streams)
         self._seconds = seconds
         self._warm_up = warm_up
         self._fault_period = fault_period
         self._names = [f"camera{i}" for i in range(streams)]
         self._rate = rate
         self._model = model or default_model()
-        self._spec: ModelSpec = read_spec(self._model)
         self._progress = progress
         self._injectors = {device: FaultInjector() for device in DEVICES}
         self._process = require("psutil", purpose="watching the memory").Process()
@@ -190,7 +232,7 @@ class Soak:
         self._last_stamp = dict.fromkeys(self._names, -1)
         self._callback_lock = threading.Lock()
         self._problems: list[str] = []
-        self._faults = 0
+        self._faults: dict[str, int] = {}
 
     def run(self) -> SoakReport:
         """Run it and return what was found."""
@@ -223,16 +265,7 @@ class Soak:
         return self._report(snapshot)
 
     def _detector(self, device: Device) -> Detector:
-        if device.kind == "cpu":
-            engine: Engine = OnnxRuntimeEngine(self._model, spec=self._spec, intra_op_num_threads=1)
-        else:
-            engine = SimulatedEngine(
-                device,
-                simulated_spec(416, 416),
-                ConstantLatency({"gpu": 0.0041, "dla": 0.01169}[device.kind]),
-                max_batch=4 if device.kind == "gpu" else 1,
-            )
-        return CpuDetector(FaultyEngine(engine, device, self._injectors[device]))
+        return faulty_detector(device, self._model, self._injectors[device])
 
     def _feed(self, executor: InferenceExecutor) -> int:
         """Submit frames and command faults until the time is over; return frames of a stream."""
@@ -260,7 +293,7 @@ class Soak:
                 fault, device = next(turns)
                 count = 3 if fault is Fault.OUT_OF_MEMORY else 1
                 self._injectors[device].inject(fault, count=count, seconds=2.0 * WATCHDOG)
-                self._faults += 1
+                self._faults[fault.value] = self._faults.get(fault.value, 0) + 1
                 next_fault += self._fault_period
             if now >= next_sample:
                 self._sample(now, executor)
@@ -279,7 +312,9 @@ class Soak:
             if stream.received != stream.processed + stream.dropped_total + stream.in_flight:
                 self._problems.append(f"at {now:.0f} s the counters do not add up: {stream}")
         if self._progress is not None:
-            self._progress(now, snapshot)
+            done = sum(s.processed for s in snapshot.streams.values())
+            errors = sum(d.errors for d in snapshot.devices.values())
+            self._progress(now, f"{done} results, {errors} failures")
 
     def _wait_empty(self, executor: InferenceExecutor) -> ExecutorSnapshot:
         for injector in self._injectors.values():
@@ -327,23 +362,9 @@ class Soak:
             errors=sum(d.errors for d in devices),
             restarts=sum(d.restarts for d in devices),
             late_results=sum(d.late_results for d in devices),
-            memory=[(time, memory) for time, memory, _, _ in self._samples],
             problems=self._problems,
         )
-        counted = np.array([s for s in self._samples if s[0] >= self._warm_up])
-        if len(counted) >= 4:
-            count = max(2, int(WINDOW * len(counted)))
-            first, last = np.median(counted[:count], axis=0), np.median(counted[-count:], axis=0)
-            report.memory_start, report.memory_end = float(first[1]), float(last[1])
-            report.descriptors_start, report.descriptors_end = float(first[2]), float(last[2])
-            report.threads_start, report.threads_end = float(first[3]), float(last[3])
-            limit = GROWTH_LIMIT if self._seconds >= LONG else SHORT_GROWTH_LIMIT
-            if report.growth >= limit:
-                report.problems.append(f"resident memory grew by {report.growth:.1%}")
-            if report.descriptors_end > report.descriptors_start:
-                report.problems.append("descriptors leak")
-            if report.threads_end > report.threads_start + 1:
-                report.problems.append("threads leak")
+        report.judge(self._samples, self._warm_up)
         if not report.errors and report.faults:
             report.problems.append("no fault reached a device")
         return report
@@ -362,7 +383,7 @@ class Soak:
 
 
 def steady_memory() -> None:
-    """Let resident memory follow what is in use: few arenas, and no huge pages (Linux, glibc).
+    """Let resident memory follow what is in use: one arena, and no huge pages (Linux, glibc).
 
     NumPy asks for huge pages for arrays of 4 MB and more, and the kernel gives and takes them in
     steps of 2 MB: up to 18 MB came and went within minutes, more than what is looked for.
