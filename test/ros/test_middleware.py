@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from support.ros import Client, RosProcess
 
+from yolox_trt.core import memory
 from yolox_trt.ros import middleware
 
 OLD, NEW = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
@@ -78,12 +79,12 @@ def test_says_so_when_it_runs_without_the_profile(
 def test_malloc_settings_are_in_force_without_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in middleware.MALLOC_SETTINGS:
+    for name in memory.MALLOC_SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    assert middleware.transport_settings().keys() >= middleware.MALLOC_SETTINGS.keys()
+    assert middleware.transport_settings().keys() >= memory.MALLOC_SETTINGS.keys()
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if middleware.apply_malloc_settings() else 1)
+        os._exit(0 if memory.apply_malloc_settings() and memory.heap_keeps_large_blocks() else 1)
     assert os.waitpid(pid, 0)[1] == 0
 
 

@@ -73,7 +73,7 @@ def test_a_subscription_may_be_destroyed_while_an_event_is_queued(context: None)
             subscription = node.create_subscription(Image, "/image", lambda message: None, RELIABLE)
             assert not list(node.waitables)
             warnings: list[str] = []
-            events = SubscriptionEvents(subscription, lambda count: None, warnings.append)
+            events = SubscriptionEvents(node, subscription, lambda count: None, warnings.append)
             for _ in range(5):
                 spinner.spin_once(timeout_sec=0.01)
             publisher = driver.create_publisher(Image, "/image", BEST_EFFORT)
@@ -126,7 +126,7 @@ def test_lost_images_are_counted_and_publishers_told_once(
     subscription = node.create_subscription(Image, "/image", lambda message: None, RELIABLE)
     lost: list[int] = []
     warnings: list[str] = []
-    events = SubscriptionEvents(subscription, lost.append, warnings.append)
+    events = SubscriptionEvents(node, subscription, lost.append, warnings.append)
     events.poll()
     events.poll()
     assert lost == [3]
@@ -135,6 +135,49 @@ def test_lost_images_are_counted_and_publishers_told_once(
     assert lost == [3, 2]
     (warning,) = warnings
     assert "sends another type" in warning
+    node.destroy_node()
+
+
+@pytest.mark.parametrize("identified", [True, False])
+def test_gaps_in_a_publishers_numbers_are_lost_images(
+    context: None, monkeypatch: pytest.MonkeyPatch, identified: bool
+) -> None:
+    """What the middleware reports leaves a gap as well, and is counted once."""
+    reports = [1, 0, 3]
+
+    class Event(FakeEvent):
+        def __init__(self, handle: Any, kind: Any) -> None:
+            self.counts = reports if kind.name.endswith("MESSAGE_LOST") else []
+
+        def take_event(self) -> Any:
+            return SimpleNamespace(total_count_change=self.counts.pop(0)) if self.counts else None
+
+    monkeypatch.setattr(subscription_events, "EventHandle", Event)
+    monkeypatch.setattr(subscription_events, "POLL_PERIOD", 0.0)
+    node = PlainNode("listener")
+    publishers = [node.create_publisher(Image, "/image", RELIABLE)]
+    subscription = node.create_subscription(Image, "/image", lambda message: None, RELIABLE)
+    lost: list[int] = []
+    events = SubscriptionEvents(node, subscription, lost.append, lambda warning: None)
+
+    def arrive(number: int, publisher: bytes = b"a") -> None:
+        gid = {"data": publisher} if identified else None
+        events.arrived({"publication_sequence_number": number, "publisher_gid": gid})
+
+    for number in (7, 8, 11, 12):
+        arrive(number)
+    events.poll()
+    assert lost == [2]
+    arrive(1, b"b")  # another publisher, or the same one started again
+    arrive(13 if identified else 2)
+    events.poll()
+    assert lost == [2]
+    if not identified:
+        publishers.append(node.create_publisher(Image, "/image", RELIABLE))
+        arrive(50)  # whose is it?
+    events.arrived({"source_timestamp": 1})  # Humble
+    events.close()
+    assert lost == [2, 2]
     node.destroy_node()
 
 
@@ -156,7 +199,7 @@ def test_a_middleware_without_a_count_is_asked_once(
     node = PlainNode("listener")
     subscription = node.create_subscription(Image, "/image", lambda message: None, RELIABLE)
     warnings: list[str] = []
-    events = SubscriptionEvents(subscription, lambda count: None, warnings.append)
+    events = SubscriptionEvents(node, subscription, lambda count: None, warnings.append)
     events.poll()
     events.poll()
     events.close()
@@ -166,6 +209,7 @@ def test_a_middleware_without_a_count_is_asked_once(
 
 
 @pytest.mark.parametrize("ingest", [0, 1])
+@pytest.mark.sampled(2)
 def test_a_driver_that_does_not_fit_is_named_and_does_no_harm(
     start_cameras: Any, client: Client, ingest: int
 ) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.limits import clean_text
 from yolox_trt.core.option import Option
 
 
@@ -14,7 +15,7 @@ def parameter_name(option: Option) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return an error in one line; one that was not raised on purpose with its type."""
+    """Return an error in one clean line; one that was not raised on purpose with its type."""
     if isinstance(error, YoloxTrtError):
-        return error.text(parameter_name)
-    return f"{type(error).__name__}: {error}"
+        return clean_text(error.text(parameter_name))
+    return clean_text(f"{type(error).__name__}: {' '.join(str(error).split())}")

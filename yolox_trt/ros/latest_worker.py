@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""LatestWorker: a thread that does the newest piece of work of each camera."""
+"""LatestWorker: a thread that does the newest pieces of work of each camera."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,36 +17,41 @@ class LatestWorker:
 
     Args:
         name: name of the thread, which starts with the first piece of work.
+        depth: pieces of work of one camera that wait, in order; one more overtakes them all.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, depth: int = 1) -> None:
         self._name = name
-        self._pending: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {}
+        self._depth = depth
+        self._pending: dict[str, deque[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
         self._condition = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def offer(self, camera: str, work: Callable[..., None], *args: Any) -> bool:
+    def offer(self, camera: str, work: Callable[..., None], *args: Any) -> int:
         """Have `work(*args)` done soon, in the thread; it must raise nothing.
 
         Returns:
-            Whether older work of the camera gives way, and will not be done.
+            How many older pieces of work of the camera give way, and will not be done.
         """
         with self._condition:
             if self._closed:
-                return False
-            replaced = camera in self._pending
-            self._pending[camera] = (work, args)
+                return 0
+            waiting = self._pending.setdefault(camera, deque())
+            replaced = len(waiting) if len(waiting) >= self._depth else 0
+            if replaced:
+                waiting.clear()
+            waiting.append((work, args))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._condition.notify()
         return replaced
 
-    def discard(self, camera: str) -> bool:
-        """Forget what waits of a camera; return whether something did."""
+    def discard(self, camera: str) -> int:
+        """Forget what waits of a camera; return how much did."""
         with self._condition:
-            return self._pending.pop(camera, None) is not None
+            return len(self._pending.pop(camera, ()))
 
     def close(self) -> None:
         """End the thread after the work that it is doing; what waits is not done."""
@@ -65,6 +71,10 @@ class LatestWorker:
                 if self._closed:
                     return
                 # Dictionaries keep the order of first insertion: cameras take turns.
-                work, args = self._pending.pop(next(iter(self._pending)))
+                camera, waiting = next(iter(self._pending.items()))
+                work, args = waiting.popleft()
+                del self._pending[camera]
+                if waiting:
+                    self._pending[camera] = waiting
             work(*args)
             del work, args  # an image is kept no longer than needed

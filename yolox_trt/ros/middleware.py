@@ -1,18 +1,18 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that decide how fast large images arrive: Fast DDS's shared memory and malloc.
+"""Settings that decide how fast large images arrive: Fast DDS's shared memory, and malloc's.
 
 Measured figures are in docs/ros.md; `yolox_trt bench ros-transport` measures them again.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from yolox_trt.core.memory import MALLOC_SETTINGS
 from yolox_trt.core.shipped_files import shared_folder
 
 #: Environment variables that name a profile. Fast DDS 2 (Humble, Jazzy) reads the second one only;
@@ -22,25 +22,8 @@ PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES
 #: Values of ROS_DISTRO with Fast DDS 2.
 _FAST_DDS_2 = ("foxy", "galactic", "humble", "iron", "jazzy")
 
-#: glibc: never take a fresh mapping for an image (it would be faulted in page by page each time),
-#: and never give the heap's top back.
-MALLOC_SETTINGS: dict[str, str] = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
-    "MALLOC_TOP_PAD_": str(32 << 20),
-    "MALLOC_ARENA_MAX": "2",
-}
-
 #: segment_size of config/fastdds_shm.xml.
 SEGMENT_BYTES = 64 << 20
-
-# Parameters of mallopt(3), from malloc.h.
-_MALLOPT = {
-    "MALLOC_TRIM_THRESHOLD_": -1,
-    "MALLOC_TOP_PAD_": -2,
-    "MALLOC_MMAP_THRESHOLD_": -3,
-    "MALLOC_ARENA_MAX": -8,
-}
 
 
 def profile_path() -> Path:
@@ -74,29 +57,6 @@ def transport_settings(environment: Mapping[str, str] | None = None) -> dict[str
 def transport_environment() -> dict[str, str]:
     """Return os.environ with the profile and the malloc settings; what it sets stays."""
     return {**os.environ, **transport_settings()}
-
-
-def apply_malloc_settings() -> bool:
-    """Apply the malloc settings to this process, where the environment has not done it.
-
-    To be called before large allocations and before threads start.
-
-    Returns:
-        Whether they are in force (False without glibc).
-    """
-    missing = [name for name in MALLOC_SETTINGS if name not in os.environ]
-    if not missing:
-        return True
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    # mallopt takes a C int; these are the largest values it can express.
-    largest = (1 << 31) - 1
-    results = [
-        mallopt(_MALLOPT[name], min(int(MALLOC_SETTINGS[name]), largest)) for name in missing
-    ]
-    return all(result == 1 for result in results)
 
 
 def transport_warning() -> str:

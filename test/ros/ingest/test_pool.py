@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,19 +23,24 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 from support.ros import Client, RosProcess, image_message
 from vision_msgs.msg import Detection2DArray
 
-from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.limits import Limits
 from yolox_trt.ros.ingest import frame_ring
 from yolox_trt.ros.ingest import pool as ingest_pool
 from yolox_trt.ros.ingest import process as ingest_process
 from yolox_trt.ros.ingest.channel import IngestChannel
+from yolox_trt.ros.ingest.frame_ring import FrameRing
 from yolox_trt.ros.ingest.image_receiver import ImageTopic
 from yolox_trt.ros.ingest.pool import IngestPool
 from yolox_trt.ros.ingest.process import SharedMemorySink
+from yolox_trt.ros.messages.images import write_header
+from yolox_trt.ros.nodes import diagnostics
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -50,12 +58,51 @@ with open(sys.argv[2], "ab") as file:
         file.write(data + b"\\n")
         file.flush()
 """
+#: Gives signs of life, and says so in the file.
+LIVES = """
+import socket, sys, time
+end = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    end.send(b'{"kind": "alive"}')
+    open(sys.argv[2], "a").close()
+    time.sleep(0.05)
+"""
+#: Answers each command with another damaged message, the fifth with a sound one.
+DAMAGES = LISTENS.replace(
+    "file.flush()",
+    """file.flush()
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        end.send(damaged.pop(0))
+""",
+).replace(
+    "with open",
+    """
+own = b'"camera": "front", "generation": %d, "slots": 1, "slot_bytes": 1' % (1 << 40)
+damaged = [b"{", b'{"kind": "' + bytes(100000), b'{"kind": "frame", "slot": 0, ' + own + b"}",
+           b'{"camera": "front"}',
+           b'{"kind": "refused", "camera": "front", "reason": "the last one"}']
+with open""",
+)
+#: Cannot subscribe at first.
+FAILS_TWICE = """
+import json, socket, sys, time
+end = socket.socket(fileno=int(sys.argv[1]))
+end.recv(65536)
+for _ in range(2):
+    end.send(b'{"kind": "failed", "camera": "front", "reason": "no such topic"}')
+    time.sleep(0.2)
+    end.send(b'{"kind": "alive"}')
+    end.recv(65536)
+end.send(b'{"kind": "subscribed", "camera": "front"}')
+end.recv(65536)
+"""
 #: Sends one image of the camera that it is told of, and ends.
 SENDS_AND_ENDS = """
 import json, socket, sys
 import numpy as np
 from yolox_trt.ros.ingest.frame_ring import FrameRing
 from yolox_trt.ros.ingest.channel import IngestChannel
+from yolox_trt.ros.ingest.frame_ring import FrameRing
 channel = IngestChannel(socket.socket(fileno=int(sys.argv[1])))
 command, _ = channel.receive()
 ring = FrameRing(1, 12)
@@ -66,7 +113,7 @@ frame = {"height": 2, "width": 2, "encoding": "bgr8", "step": 6, "stamp_ns": -1,
 channel.send("frame", slot=ring.write(np.zeros(12, np.uint8)), size=12, frame=frame, **same)
 """
 
-TOPIC = ImageTopic(name="/image", compressed=False, reliable=False, depth=1)
+TOPIC = ImageTopic(name="/image", transport="raw", reliability="best_effort", depth=1)
 
 
 class Sink:
@@ -74,11 +121,13 @@ class Sink:
 
     def __init__(self) -> None:
         self.frames: list[Any] = []
+        self.refused: list[str] = []
 
     def on_frame(self, frame: Any) -> None:
         self.frames.append(frame)
 
-    def on_refused(self, reason: str) -> None: ...
+    def on_refused(self, reason: str) -> None:
+        self.refused.append(reason)
 
     def on_full(self) -> None: ...
 
@@ -118,45 +167,124 @@ def commands(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_a_process_that_ends_again_and_again_is_given_up(
-    make_pool: Callable[..., IngestPool],
-) -> None:
-    pool = make_pool(ENDS)
-    wait_until(lambda: pool.pids == [])
-    assert pool.restarts == ingest_pool.MAX_RESTARTS
-    with pytest.raises(YoloxTrtError, match=r"ended again and again.*`ingest_processes`"):
-        pool.subscribe("front", Sink(), TOPIC, queue_depth=1)
-
-
-def test_the_others_take_the_cameras_of_a_process_that_is_given_up(
+def test_a_process_that_ends_is_replaced_for_ever_and_said_to_be_down(
     make_pool: Callable[..., IngestPool], tmp_path: Path
 ) -> None:
     pool = make_pool(ENDS, LISTENS)
     for name in ("front", "rear"):
         pool.subscribe(name, Sink(), TOPIC, queue_depth=1)
-    wait_until(lambda: len(pool.pids) == 1)
-    pool.subscribe("left", Sink(), TOPIC, queue_depth=1)
-    log = tmp_path / "pool_ingest_1"
-    wait_until(lambda: {each["camera"] for each in commands(log)} == {"front", "rear", "left"})
-    assert {each["kind"] for each in commands(log)} == {"subscribe"}
-    generations = [each["generation"] for each in commands(log)]
-    assert len(set(generations)) == 3
+    wait_until(lambda: pool.restarts > 7)
+    assert pool.faults == {"pool_ingest_0": "ended with status 0"}
+    assert pool.fault("front") == "pool_ingest_0 ended with status 0"
+    assert pool.fault("rear") == ""
+    entry = diagnostics.executor_status(
+        "executor", None, cameras=2, lost=0, load=math.nan, ingest=pool
+    )
+    assert entry.level == DiagnosticStatus.ERROR
+    assert entry.message == "pool_ingest_0 ended with status 0"
+    values = {each.key: each.value for each in entry.values}
+    assert values["ingest_processes"] == "1"
+    # The other one's cameras are its own.
+    assert {each["camera"] for each in commands(tmp_path / "pool_ingest_1")} == {"rear"}
 
 
-def test_restarts_count_only_in_a_row(
-    make_pool: Callable[..., IngestPool], monkeypatch: pytest.MonkeyPatch
+def test_a_new_process_gets_the_cameras_of_the_one_before(
+    make_pool: Callable[..., IngestPool],
 ) -> None:
-    monkeypatch.setattr(ingest_pool, "MAX_RESTARTS", 1)
     pool, sink = make_pool(SENDS_AND_ENDS), Sink()
     pool.subscribe("front", sink, TOPIC, queue_depth=1)
-    # With the second image, the process has ended as often as it may in a row.
-    wait_until(lambda: len(sink.frames) >= 4)
+    wait_until(lambda: len(sink.frames) >= 3)
     # A stamp before the epoch, too, comes back as it was.
-    frame = sink.frames[0]
-    stamp = frame.header.stamp
-    assert (frame.stamp_ns, stamp.sec, stamp.nanosec) == (-1, -1, 999_999_999)
-    assert pool.restarts >= 3
-    assert pool.pids
+    header = Header()
+    write_header(header, sink.frames[0])
+    assert (header.stamp.sec, header.stamp.nanosec) == (-1, 999_999_999)
+
+
+@pytest.mark.parametrize(
+    ("sound", "damaged"),
+    [
+        ('"step": 6', '"step": 60'),
+        ("size=12", "size=1 << 20"),
+        ("slot=ring.write(np.zeros(12, np.uint8))", "slot=5"),
+        ('"bgr8"', '"none"'),
+    ],
+)
+def test_what_is_not_in_its_slot_is_no_image(
+    make_pool: Callable[..., IngestPool],
+    caplog: pytest.LogCaptureFixture,
+    sound: str,
+    damaged: str,
+) -> None:
+    assert sound in SENDS_AND_ENDS
+    pool, sink = make_pool(SENDS_AND_ENDS.replace(sound, damaged)), Sink()
+    pool.subscribe("front", sink, TOPIC, queue_depth=1)
+    wait_until(lambda: "image of camera front was lost" in caplog.text)
+    assert not sink.frames
+
+
+def test_a_process_that_is_stopped_is_replaced(
+    make_pool: Callable[..., IngestPool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_pool, "POLL", 0.02)
+    monkeypatch.setattr(ingest_pool, "SILENCE_LIMIT", 0.5)
+    pool = make_pool(LIVES)
+    wait_until((tmp_path / "pool_ingest_0").exists)
+    (child,) = [each for each in psutil.Process().children() if LIVES in each.cmdline()]
+    child.suspend()
+    wait_until(lambda: pool.faults)
+    assert pool.faults["pool_ingest_0"].startswith("has given no sign of life for 0.5")
+    wait_until(lambda: pool.restarts == 1 and not pool.faults)
+    assert not child.is_running()
+
+
+def test_damaged_messages_cost_no_process_and_no_slot(
+    make_pool: Callable[..., IngestPool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The camera is subscribed anew, with a new ring: of the former one, slots may stay taken."""
+    monkeypatch.setattr(ingest_pool, "RETRY", 0.0)
+    pool, sink = make_pool(DAMAGES), Sink()
+    pool.subscribe("front", sink, TOPIC, queue_depth=1)
+    log = tmp_path / "pool_ingest_0"
+    wait_until(lambda: sink.refused)
+    assert sink.refused == ["the last one"]
+    assert [each["kind"] for each in commands(log)] == ["subscribe"] * 5
+    assert pool.restarts == 0
+    assert not sink.frames
+
+
+def test_a_camera_that_cannot_be_subscribed_is_said_so_and_tried_again(
+    make_pool: Callable[..., IngestPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_pool, "RETRY", 0.0)
+    pool = make_pool(FAILS_TWICE)
+    pool.subscribe("front", Sink(), TOPIC, queue_depth=1)
+    wait_until(lambda: pool.fault("front"))
+    assert pool.fault("front") == "no such topic"
+    assert pool.faults == {}
+    wait_until(lambda: not pool.fault("front"))
+
+
+def test_a_process_that_cannot_be_started_leaves_none_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[Any] = []
+
+    def popen(*args: Any, **kwargs: Any) -> Any:
+        if started:
+            raise OSError("no room")
+        started.append(subprocess.Popen(*args, **kwargs))
+        return started[0]
+
+    def command(self: IngestPool, member: Any, fd: int) -> list[str]:
+        return [sys.executable, "-c", LISTENS, str(fd), str(tmp_path / member.name)]
+
+    monkeypatch.setattr(IngestPool, "_command", command)
+    monkeypatch.setattr(
+        ingest_pool, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": popen})
+    )
+    with pytest.raises(OSError, match="no room"):
+        IngestPool(2, "pool", page_lock=False)
+    assert started[0].returncode is not None
 
 
 def test_signals_leave_an_ingest_process_to_its_parent(
@@ -191,27 +319,75 @@ def test_signals_leave_an_ingest_process_to_its_parent(
     assert not child.is_running()
 
 
-def test_a_ring_stays_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_process, "LARGEST_RING", 100_000)
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A camera's sink in an ingest process, with 100 kB of memory, and who reads its messages."""
+    monkeypatch.setattr(ingest_process, "LIMITS", Limits(ring_bytes=100_000))
     here, other = IngestChannel.pair()
-    there = IngestChannel(other)
-    warnings: list[str] = []
+    there, warnings = IngestChannel(other), []
     sink = SharedMemorySink("front", here, warnings.append, generation=1, slots=1005)
-    for generation, (width, slots) in enumerate(((10, 1005), (10_000, 10), (200_000, 1)), start=2):
-        sink.on_frame(Frame.from_array(np.zeros((1, width), np.uint8), "mono8"))
-        ring, fd = there.receive() or ({}, -1)
-        assert (ring["kind"], ring["slots"], ring["generation"]) == ("ring", slots, generation)
-        os.close(fd or 0)
-        message, _ = there.receive() or ({}, None)
-        assert (message["kind"], message["slot"], message["size"]) == ("frame", 0, width)
-    # The only slot is taken.
-    sink.on_frame(Frame.from_array(np.zeros((1, 10), np.uint8), "mono8"))
-    assert there.receive() == ({"kind": "full", "camera": "front"}, None)
-    assert len(warnings) == 2
-    assert "camera 'front': 1005 images of 10000 bytes" in warnings[0]
-    assert "`queue_depth` to 5 at most" in warnings[0]
+
+    def send(width: int, **fields: Any) -> None:
+        sink.on_frame(Frame.from_array(np.zeros((1, width), np.uint8), "mono8", **fields))
+
+    def read() -> dict[str, Any]:
+        message, fd = there.receive() or ({}, None)
+        if fd is not None:
+            message["ring"] = FrameRing(message["slots"], message["slot_bytes"], fd)
+        return message
+
+    yield SimpleNamespace(send=send, read=read, warnings=warnings)
     here.close()
     there.close()
+
+
+def test_a_ring_stays_within_its_limit(camera: SimpleNamespace) -> None:
+    for generation, (width, slots) in enumerate(((10, 24), (10_000, 8), (90_000, 1)), start=2):
+        camera.send(width)
+        made = camera.read()
+        assert (made["kind"], made["slots"], made["generation"]) == ("ring", slots, generation)
+        message = camera.read()
+        assert (message["kind"], message["slot"], message["size"]) == ("frame", 0, width)
+        if width == 90_000:
+            break
+        # A larger image finds no room while the former ring is in use, and has it after that.
+        camera.send(99_999)
+        assert camera.read() == {"kind": "full", "camera": "front"}
+        made["ring"].release(0)
+    camera.send(10)  # the only slot is taken
+    assert camera.read() == {"kind": "full", "camera": "front"}
+    camera.send(100_001)
+    assert "100001 bytes; expected 0 MB at most" in camera.read()["reason"]
+    assert "camera 'front': 1005 images of 10000 bytes" in camera.warnings[1]
+    assert "`queue_depth` to 3 at most" in camera.warnings[1]
+
+
+def test_a_ring_shrinks_when_images_have_become_small(camera: SimpleNamespace) -> None:
+    camera.send(90_000)
+    large, _ = camera.read(), camera.read()
+    for _ in range(ingest_process.SMALL_IMAGES):
+        large["ring"].release(0)
+        camera.send(10_000)
+        last = camera.read()
+    assert last["kind"] == "ring"
+    assert last["slots"] == 8
+
+
+def test_an_image_that_cannot_be_told_of_takes_no_slot(
+    camera: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Image messages with such a frame_id are refused before; a mistake must cost no slot."""
+    camera.send(90_000)
+    ring, _ = camera.read()["ring"], camera.read()
+    ring.release(0)
+    camera.send(90_000, frame_id="x" * 300_000)
+    message = camera.read()
+    assert message["kind"] == "refused"
+    assert "65536 at most" in message["reason"]
+    assert not ring.taken
+    monkeypatch.setattr(ingest_process.FrameRing, "write", lambda *_: 1 / 0)
+    camera.send(90_000)
+    assert "ZeroDivisionError" in camera.read()["reason"]
 
 
 class FailingSpinner:
@@ -241,7 +417,7 @@ def test_an_ingest_process_hears_its_channel_whatever_fails(
     spinner = FailingSpinner()
     monkeypatch.setattr(ingest_process, "create_spinner", lambda: spinner)
     monkeypatch.setattr(ingest_process, "apply_malloc_settings", lambda: True)
-    topic = {"name": "not a topic!", "compressed": False, "reliable": False, "depth": 1}
+    topic = {"name": "not a topic!", "transport": "raw", "reliability": "best_effort", "depth": 1}
     own.send("subscribe", camera="front", topic=topic, generation=1, slots=1)
     answers: list[dict[str, Any]] = []
 
@@ -254,13 +430,13 @@ def test_an_ingest_process_hears_its_channel_whatever_fails(
     listener = threading.Thread(target=listen)
     listener.start()
     try:
-        assert ingest_process.main(["ingest", str(os.dup(other.fileno()))]) == 0
+        assert ingest_process.main(["ingest", "/", "/", str(os.dup(other.fileno()))]) == 0
     finally:
         other.close()
         listener.join(30)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    assert answers[0]["kind"] == "refused"
+    assert answers[0]["kind"] == "failed"
     assert answers[0]["camera"] == "front"
     assert answers[0]["reason"].startswith("subscribe failed: InvalidTopicNameException: ")
 

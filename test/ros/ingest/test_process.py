@@ -134,12 +134,13 @@ def test_results_are_the_offline_ones(
         image_message(picture, stamp_ns=index + 1)
         for index, picture in enumerate(pictures(12) + pictures(12, (240, 320)))
     ]
-    bad = image_message(pictures(1)[0], "no_such_encoding")
+    bad = [image_message(pictures(1)[0], "no_such_encoding") for _ in range(3)]
+    bad[0].header.frame_id, bad[1].encoding = "x" * 70_000, "x" * 1_000_000
     for index, message in enumerate(sent):
         for publisher, _ in cameras.values():
             publisher.publish(message)
-            if index == 3:
-                publisher.publish(bad)
+            for each in bad if index == 3 else ():
+                publisher.publish(each)
         client.spin_for(0.02)
     for _, results in cameras.values():
         client.spin_until(lambda results=results: len(results) == len(sent), 60.0, "all results")
@@ -159,8 +160,8 @@ def test_results_are_the_offline_ones(
     for status in diagnostics[-1].status:
         values = {item.key: item.value for item in status.values}
         if ": stream " in status.name:
-            assert (values["received"], values["processed"]) == ("25", "24")
-            assert values["dropped_malformed"] == "1"
+            assert (values["received"], values["processed"]) == ("27", "24")
+            assert values["dropped_malformed"] == "3"
             assert "no_such_encoding" in values["last_refusal"]
         elif status.name.endswith("executor"):
             assert values["ingest_processes"] == "2"

@@ -6,20 +6,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from support.frames import random_frame
 
 from yolox_trt.core import FrameError
 from yolox_trt.core.encodings import ENCODINGS
+from yolox_trt.core.limits import ImageLimits
 from yolox_trt.kernels.reference.preprocess import to_bgr
 from yolox_trt.ros.messages.images import (
     WIDE_ENCODINGS,
-    frame_from_compressed,
     frame_from_image,
 )
 
@@ -58,7 +57,6 @@ def test_8_bit_images_are_viewed_as_they_are(
         assert (frame.encoding, frame.step) == (encoding, expected.step)
         assert (frame.stamp_ns, frame.frame_id) == (12 * 10**9 + 345, "lens")
         assert (frame.stream_id, frame.received_ns) == ("front", 5)
-        assert frame.header is message.header
         np.testing.assert_array_equal(to_bgr(frame), to_bgr(expected))
         assert np.shares_memory(frame.data, np.frombuffer(message.data, np.uint8))
 
@@ -89,7 +87,10 @@ def test_16_bit_images_give_their_high_bytes(encoding: str, order: str) -> None:
         ({"step": 11}, "at least width x bytes per pixel = 12"),
         ({"width": 0}, "positive width and height"),
         ({"encoding": "nv12", "width": 3, "step": 3}, "send bgr8"),
-        ({"height": 1 << 31}, "bytes of data"),
+        ({"height": 1 << 31}, "64 megapixels at most"),
+        ({"height": 1 << 20}, "bytes of data"),
+        ({"encoding": "x" * 1_000_000}, "(1000000 characters)"),
+        ({"encoding": "\x1b[2J"}, r"\x1b[2J"),
         ({"data": b""}, "with 0 bytes of data"),
         ({"encoding": "32FC1"}, "cv_bridge"),
         ({"encoding": ""}, "image encoding ''"),
@@ -107,26 +108,31 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], text: str) -> Non
     assert error.value.fix
 
 
-def compressed(image: np.ndarray, suffix: str, text: str) -> CompressedImage:
-    return CompressedImage(format=text, data=cv2.imencode(suffix, image)[1].tobytes())
+@pytest.mark.parametrize(
+    ("frame_id", "shown"), [("x" * 70_000, "(70000 characters)"), ("a\n\x1b[31m", r"a\n\x1b[31m")]
+)
+def test_a_frame_id_that_results_cannot_repeat_is_refused(frame_id: str, shown: str) -> None:
+    message = message_of(np.zeros(48), 4, 4, "bgr8", 12)
+    message.header.frame_id = frame_id
+    with pytest.raises(FrameError, match="256 printable characters at most") as error:
+        frame_from_image(message)
+    assert shown in str(error.value)
+    assert len(str(error.value)) < 500
 
 
-def test_compressed_colour_and_grey() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
-    frame = frame_from_compressed(compressed(picture, ".png", "rgb8; png compressed bgr8"))
-    np.testing.assert_array_equal(frame.rows, picture)
-    grey = frame_from_compressed(compressed(picture[..., 0].copy(), ".png", "png"))
-    np.testing.assert_array_equal(grey.rows, np.repeat(picture[..., :1], 3, axis=2))
+def test_larger_images_are_refused() -> None:
+    limits = ImageLimits(max_megapixels=40e-6)
+    message = message_of(np.zeros((6, 8, 3)), 6, 8, "bgr8", 24)
+    assert frame_from_image(message).height == 6
+    with pytest.raises(FrameError, match=r"8x6 pixels.*4e-05 megapixels at most"):
+        frame_from_image(message, limits=limits)
+    padded = message_of(np.zeros(500), 4, 4, "bgr8", 12)
+    with pytest.raises(FrameError, match="500 bytes; expected 320 bytes at most"):
+        frame_from_image(padded, limits=limits)
 
 
-def test_compressed_mosaics_keep_their_pattern() -> None:
-    mosaic = np.random.default_rng(0).integers(0, 256, (6, 8)).astype(np.uint8)
-    frame = frame_from_compressed(compressed(mosaic, ".png", "bayer_grbg8; png compressed"))
-    assert frame.encoding == "bayer_grbg8"
-    np.testing.assert_array_equal(frame.rows, mosaic)
-
-
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff\xe0 no jpeg", b"\x89PNG"])
-def test_broken_compressed_images_are_refused(data: bytes) -> None:
-    with pytest.raises(FrameError, match="cannot be decoded"):
-        frame_from_compressed(CompressedImage(format="jpeg", data=data))
+def test_a_stamp_that_is_none_is_refused() -> None:
+    message = message_of(np.zeros(4), 2, 2, "mono8", 2)
+    message.header.stamp.nanosec = 10**9
+    with pytest.raises(FrameError, match=r"a stamp of 1000000000 ns.*expected less than 10\^9"):
+        frame_from_image(message)

@@ -142,11 +142,11 @@ def test_every_detector_of_a_service_is_told_apart(
     monkeypatch.setitem(factory.BACKENDS, ("onnxruntime", "cpu"), create)
     values = parameters(small_model, devices=["cpu"])
     service = DetectionService(client.node, values, {}, progress=progress).load()
-    (device, name), detector = next(iter(service.detectors.items()))
+    (device,), name = service.executor.devices, small_model.stem
     assert seen == ["building small for cpu, 25%: tactics"]
     # What came from a cache has no last message; it must not be shown for ever.
     assert progress.text == ""
-    detector.close()
+    service.close()
     service.create(device, name).close()
     assert len(seen) == 2
     progress.cancel()
@@ -159,6 +159,6 @@ def test_the_simulated_engine_takes_progress_as_well(client: Client, small_model
     values = parameters(small_model, devices=["dla0"], engine="simulated")
     progress = BuildProgress(client.node)
     service = DetectionService(client.node, values, {}, progress=progress).load()
-    assert list(service.detectors) == [(Device("dla", 0), "small")]
+    assert list(service.executor.devices) == [Device("dla", 0)]
     assert progress.text == ""  # nothing was built
     service.close()

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,18 +17,23 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.lifecycle import LifecyclePublisher
 from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import SetBool
 from support.ros import RELIABLE, Client, RosProcess, image_message, stream_snapshot
 from vision_msgs.msg import Detection2DArray
 
-from yolox_trt.core import ConfigurationError, Device, Roi
-from yolox_trt.ros.ingest import image_receiver
+from yolox_trt.core import ConfigurationError, Device, HeadLayout, ModelSpec, Roi
+from yolox_trt.executor import StreamSnapshot
 from yolox_trt.ros.latest_worker import LatestWorker
 from yolox_trt.ros.messages.images import frame_from_image
-from yolox_trt.ros.nodes import diagnostics
+from yolox_trt.ros.messages.transports import FrameReader
+from yolox_trt.ros.nodes import camera_node, diagnostics
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.camera_node import CameraNode
+from yolox_trt.ros.nodes.node_parameters import unused_qos_overrides
 from yolox_trt.ros.nodes.parameter_values import check_topic
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
@@ -37,6 +42,10 @@ Start = Callable[..., RosProcess]
 PICTURE = np.kron(
     np.random.default_rng(3).integers(0, 256, (15, 20, 3)), np.ones((8, 8, 1))
 ).astype(np.uint8)
+SPEC = ModelSpec(
+    *("images", 64, 96, None, 3, HeadLayout.UNDECODED, ("output",), ()),
+    class_names=("class0", "class1", "class2"),
+)
 
 
 class Service:
@@ -47,18 +56,27 @@ class Service:
         self.executor = self
         self.devices = (Device("cpu"),)
         self.frames: list[Any] = []
+        self.models: list[str] = []
+        self.chosen: list[Any] = []
+        self.updates: list[Any] = []
 
     def find(self, model: str) -> tuple[str, Any]:
-        return "small", SimpleNamespace(class_names=("class0", "class1", "class2"), num_classes=3)
+        return "small", SPEC
 
     def add_stream(self, config: Any, on_result: Any) -> None: ...
 
-    def remove_stream(self, name: str) -> None: ...
+    def remove_stream(self, name: str) -> StreamSnapshot:
+        return stream_snapshot(name, received=len(self.frames), in_flight=len(self.frames))
 
-    def update_stream(self, name: str, **changes: Any) -> None: ...
+    def update_stream(self, name: str, **changes: Any) -> None:
+        self.updates.append(changes)
 
-    def submit(self, frame: Any) -> None:
+    def choose(self, parameters: Any, picture: Any, on_chosen: Any) -> None:
+        self.chosen.append((picture, on_chosen))
+
+    def submit(self, frame: Any, age: float, model: str) -> None:
         self.frames.append(frame)
+        self.models.append(model)
 
 
 class Ingest:
@@ -66,9 +84,11 @@ class Ingest:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.topics: list[Any] = []
 
     def subscribe(self, camera: str, sink: Any, topic: Any, *, queue_depth: int) -> None:
         self.calls.append(queue_depth)
+        self.topics.append(topic)
 
     def unsubscribe(self, camera: str) -> None:
         self.calls.append("end")
@@ -222,11 +242,12 @@ def test_an_image_that_comes_after_the_subscription_is_left_out(
     service = Service()
     camera = make_camera(service)
     on_image = subscription_of(camera).callback
-    on_image(image_message(PICTURE))
+    on_image(image_message(PICTURE), {})
     assert len(service.frames) == 1
     camera.deactivate()
-    on_image(image_message(PICTURE))
-    assert (len(service.frames), camera.counters.received) == (1, 1)
+    on_image(image_message(PICTURE), {})
+    counters = camera.counters
+    assert (len(service.frames), counters.malformed, counters.replaced) == (1, 0, 0)
 
 
 @pytest.mark.parametrize("ingest", [False, True])
@@ -241,13 +262,13 @@ def test_the_roi_is_checked_and_counted_alike_on_both_ways(
         if ingest:
             camera.on_frame(frame_from_image(message, stream_id="front", received_ns=1))
         else:
-            subscription_of(camera).callback(message)
+            subscription_of(camera).callback(message, {})
 
     give(PICTURE)
     give(PICTURE[:20].copy())
     (frame,) = service.frames
     assert (frame.stream_id, frame.roi) == ("front", Roi(8, 8, 32, 16))
-    assert (camera.counters.received, camera.counters.malformed) == (2, 1)
+    assert camera.counters.malformed == 1
     assert "a rectangle inside the 160x20 image" in camera.counters.last_refusal
     assert "fix: set the parameter `roi`" in camera.counters.last_refusal
     assert camera.set_parameters([Parameter("roi", value=[0, 0, 0, 0])])[0].successful
@@ -255,35 +276,75 @@ def test_the_roi_is_checked_and_counted_alike_on_both_ways(
     assert service.frames[-1].roi is None
 
 
+def test_a_network_that_changes_its_size_gets_whole_images(
+    make_camera: Callable[..., CameraNode],
+) -> None:
+    pool = Ingest()
+    camera = make_camera(Service(pool), transport="compressed", jpeg_scale="1/2")
+    assert (pool.topics[-1].jpeg_scale, pool.topics[-1].input_size) == ("1/2", (64, 96))
+    service: Any = camera._service
+    camera._on_size(service, (64, 64), "another")
+    camera.update_subscription()
+    assert pool.calls[-2] == "end" and pool.topics[-1].input_size is None
+
+
+def test_images_of_two_shapes_are_each_served_at_their_size(
+    make_camera: Callable[..., CameraNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A size is asked for once, and what a publisher alternates between changes nothing else."""
+    service = Service()
+    camera = make_camera(service)
+    wide, upright = image_message(PICTURE), image_message(PICTURE.transpose(1, 0, 2).copy())
+
+    def give(*messages: Image) -> list[str]:
+        del service.models[:]
+        for message in messages:
+            subscription_of(camera).callback(message, {})
+        return service.models
+
+    assert give(wide, upright, wide, upright) == [""] * 4
+    (first, on_first), (second, on_second) = service.chosen
+    assert (first, second) == ((120, 160), (160, 120))
+    on_second("small@96x64")
+    on_first("small")
+    assert give(wide, upright, wide, upright) == ["small", "small@96x64"] * 2
+    assert len(service.chosen) == 2
+    assert [each["model"] for each in service.updates] == ["small@96x64", "small"]
+    # So many shapes that they cannot all be remembered.
+    monkeypatch.setattr(camera_node, "_MOST_SHAPES", 2)
+    assert give(image_message(PICTURE[:8].copy()), upright) == ["", ""]
+    assert len(service.chosen) == 4
+
+
 def test_compressed_images_are_decoded_newest_first(
     make_camera: Callable[..., CameraNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each image that arrives is counted once: given on, replaced, or refused."""
     started, gate = threading.Event(), threading.Event()
-    decode = image_receiver.frame_from_compressed
+    decode = FrameReader.read
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         started.set()
         assert gate.wait(60)
         return decode(*args, **kwargs)
 
-    monkeypatch.setattr(image_receiver, "frame_from_compressed", slow)
+    monkeypatch.setattr(FrameReader, "read", slow)
     service = Service()
     camera = make_camera(service, transport="compressed")
     on_image = subscription_of(camera).callback
     jpeg = cv2.imencode(".jpg", PICTURE)[1].tobytes()
-    on_image(CompressedImage(format="jpeg", data=jpeg))
+    on_image(CompressedImage(format="jpeg", data=jpeg), {})
     assert started.wait(60)
     for stamp, data in ((1, jpeg), (2, b"no jpeg"), (3, jpeg)):
         message = CompressedImage(format="jpeg", data=data)
         message.header.stamp.nanosec = stamp
-        on_image(message)
+        on_image(message, {})
     gate.set()
     end = time.monotonic() + 60
     while len(service.frames) < 2 and time.monotonic() < end:
         time.sleep(0.01)
     assert [frame.stamp_ns for frame in service.frames] == [0, 3]
-    assert (camera.counters.replaced, camera.counters.received) == (2, 4)
+    assert (camera.counters.replaced, camera.counters.malformed) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +367,36 @@ def test_a_new_subscription_gets_time_for_its_first_image(
     assert entry.level == level
 
 
+@pytest.mark.parametrize(
+    ("kind", "reliable", "level", "reason"),
+    [
+        (None, True, diagnostics.WARN, ": nobody publishes /front/image_raw"),
+        (CompressedImage, True, diagnostics.ERROR, ": /front/image_raw carries sensor_msgs/.*"),
+        (Image, False, diagnostics.ERROR, ": /front/image_raw is published best-effort.*"),
+        (Image, True, diagnostics.WARN, ""),
+    ],
+)
+def test_silence_is_explained_as_far_as_the_graph_tells(
+    make_camera: Callable[..., CameraNode],
+    client: Client,
+    kind: type | None,
+    reliable: bool,
+    level: bytes,
+    reason: str,
+) -> None:
+    camera = make_camera(qos_reliability="reliable")
+    if kind is not None:
+        qos = RELIABLE if reliable else qos_profile_sensor_data
+        client.publisher(kind, "/front/image_raw", qos)
+        client.spin_until(lambda: camera.count_publishers("/front/image_raw"))
+    entry = diagnostics.StreamReport().make(
+        *("", "", camera.counters, stream_snapshot("front"), time.monotonic() + 60),
+        why_silent=camera.why_silent,
+    )
+    assert entry.level == level
+    assert re.fullmatch(f"no image arrives{reason}", entry.message)
+
+
 def test_a_subscription_notes_its_time(make_camera: Callable[..., CameraNode]) -> None:
     camera = make_camera()
     first = camera.counters.subscribed_at
@@ -315,17 +406,80 @@ def test_a_subscription_notes_its_time(make_camera: Callable[..., CameraNode]) -
     assert camera.counters.subscribed_at > first
 
 
-def test_overrides_of_the_qos_that_have_no_effect_are_reported(start_cameras: Start) -> None:
-    process = start_cameras(
-        {
-            "multi_camera": {"cameras": ["front"]},
-            "front": {
-                "qos_overrides./front/image_raw.subscription.depth": 5,
-                "qos_overrides./clock.subscription.depth": 5,
-            },
-        }
+@pytest.mark.parametrize("ingest", [False, True])
+def test_the_qos_can_be_overridden(make_camera: Callable[..., CameraNode], ingest: bool) -> None:
+    pool = Ingest()
+    topic = "qos_overrides./front/image_raw.subscription."
+    camera = make_camera(
+        Service(pool) if ingest else None,
+        **{
+            f"{topic}depth": 7,
+            f"{topic}reliability": "reliable",
+            "qos_overrides./front/detections.publisher.depth": 3,
+            "qos_overrides./elsewhere.subscription.depth": 3,
+            "qos_overrides./clock.subscription.depth": 3,
+        },
     )
-    line = "'qos_overrides./front/image_raw.subscription.depth' has no effect here"
-    assert line in process.output
-    assert "`qos_reliability` and `qos_depth`" in process.output
-    assert "/clock" not in process.output
+    if ingest:
+        found = [pool.topics[0].depth, pool.topics[0].reliability]
+    else:
+        (endpoint,) = camera.get_subscriptions_info_by_topic("/front/image_raw")
+        policy = endpoint.qos_profile.reliability
+        found = [camera.get_parameter(f"{topic}depth").value, policy.name.lower()]
+    assert found == [7, "reliable"]
+    assert camera.get_parameter("qos_overrides./front/detections.publisher.depth").value == 3
+    assert unused_qos_overrides([camera]) == ["qos_overrides./elsewhere.subscription.depth"]
+
+
+def test_a_qos_that_ros_does_not_take_is_refused(make_camera: Callable[..., CameraNode]) -> None:
+    with pytest.raises(ConfigurationError, match="reliable, best_effort or system_default"):
+        make_camera(**{"qos_overrides./front/image_raw.subscription.reliability": "sure"})
+
+
+def test_the_reliability_can_be_that_of_the_system(
+    make_camera: Callable[..., CameraNode],
+) -> None:
+    camera = make_camera(qos_reliability="system_default")
+    assert camera.counters.topic
+    assert camera.counters.fault == ""
+
+
+def test_outputs_publish_while_the_camera_is_active(
+    make_camera: Callable[..., CameraNode], client: Client
+) -> None:
+    camera = make_camera(detections_topic="/elsewhere", annotated_topic="~/drawn")
+    names = {each.topic_name for each in camera.publishers}
+    drawn = {"/front/drawn", "/front/drawn/compressed"}
+    assert {"/elsewhere", "/front/vision_info", *drawn} <= names
+    assert not names & {"/front/detections", "/front/annotated"}
+    outputs = [each for each in camera.publishers if isinstance(each, LifecyclePublisher)]
+    assert len(outputs) == 4
+    assert all(each.is_activated for each in outputs)
+    camera.deactivate()
+    camera.mute()
+    assert not any(each.is_activated for each in outputs)
+
+
+def test_a_service_switches_the_camera_off_and_on(
+    make_camera: Callable[..., CameraNode],
+) -> None:
+    camera = make_camera()
+    (service,) = [each for each in camera.services if each.srv_name.endswith("enable")]
+    for wanted in (False, True):
+        response = service.callback(SetBool.Request(data=wanted), SetBool.Response())
+        assert (response.success, response.message) == (True, "enabled" if wanted else "disabled")
+        assert camera.get_parameter("enabled").value is wanted
+        camera.update_subscription()
+        assert bool(camera.counters.topic) is wanted
+
+
+def test_labels_are_checked_when_they_are_set(make_camera: Callable[..., CameraNode]) -> None:
+    """What would be refused at the next configure leaves the node unconfigured then."""
+    camera = make_camera()
+
+    def remap(entry: str) -> Any:
+        return camera.set_parameters_atomically([Parameter("class_remap", value=[entry])])
+
+    assert "`class_remap` for class 'zebra'" in remap("zebra:CAR").reason
+    assert "expected one of UNKNOWN, CAR" in remap("class0:10").reason
+    assert remap("class0:-1").successful

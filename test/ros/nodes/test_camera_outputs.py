@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
+from support.fusion import FusionStandIn
 from support.ros import Client, RosProcess, detections_from_message, image_message
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core import Detections, Frame, PostprocessOptions, Roi
 from yolox_trt.core.device import Device
+from yolox_trt.core.option import from_plain
+from yolox_trt.core.zones import Zones
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.kernels.draw import draw_detections
@@ -73,9 +76,12 @@ def test_compressed_images(start_cameras: Start, client: Client, small_model: Pa
 
 
 def test_roi_and_objects_for_autoware(
-    start_cameras: Start, client: Client, small_model: Path
+    start_cameras: Start, client: Client, small_model: Path, tmp_path: Path
 ) -> None:
     messages = pytest.importorskip("tier4_perception_msgs.msg")
+    remap, names = tmp_path / "remap.csv", tmp_path / "label.txt"
+    remap.write_text("name,id\nclass0,1\nclass1,0\n")
+    names.write_text("\n".join(CLASSES))
     process = start_cameras(
         {
             "/**": {"score_threshold": 0.26, "qos_reliability": "reliable"},
@@ -83,11 +89,15 @@ def test_roi_and_objects_for_autoware(
             "front": {
                 "roi": [16, 8, 120, 96],
                 "publish_objects": True,
-                "class_remap": ["class0:CAR", "class2:PEDESTRIAN"],
+                "class_remap": ["class2:PEDESTRIAN"],
+                "roi_remap_path": str(remap),
+                "label_path": str(names),
+                "objects_topic": "/perception/rois0",
             },
         }
     )
-    objects = client.collect(messages.DetectedObjectsWithFeature, "/front/objects")
+    fusion = FusionStandIn((160, 120), ["test_frame"], [0])
+    objects = client.collect(messages.DetectedObjectsWithFeature, "/perception/rois0")
     results = client.collect(Detection2DArray, "/front/detections")
     publisher = client.publisher(Image, "/front/image_raw")
     client.spin_until(lambda: publisher.get_subscription_count() == 1)
@@ -96,6 +106,7 @@ def test_roi_and_objects_for_autoware(
     client.publish_until(publisher, image, lambda: results and objects, what="both outputs")
     expected = offline(small_model, Frame.from_array(PICTURE, roi=Roi(16, 8, 120, 96)))
     assert_same(results[0], expected)
+    assert fusion.refuse(objects[0]) == ""
     assert objects[0].header == results[0].header
     assert len(objects[0].feature_objects) == len(expected)
     labels = [AUTOWARE_LABELS[name] for name in ("CAR", "UNKNOWN", "PEDESTRIAN")]
@@ -121,6 +132,61 @@ def test_roi_and_objects_for_autoware(
     client.spin_until(lambda: results[-1].header.stamp.nanosec == 7, what="the last result")
     assert_same(results[-1], offline(small_model, Frame.from_array(PICTURE)))
     assert all(result.header.stamp.nanosec != 6 for result in results)
+
+    # An image without objects has a message, too.
+    assert client.set_parameter("/front", "score_threshold", 1.0).successful
+    publisher.publish(image_message(PICTURE, stamp_ns=8))
+    client.spin_until(lambda: objects[-1].header.stamp.nanosec == 8, what="an empty message")
+    assert list(objects[-1].feature_objects) == []
+    assert [fusion.refuse(message) for message in objects] == [""] * len(objects)
+
+
+def test_track_ids_and_zones(start_cameras: Start, client: Client, small_model: Path) -> None:
+    pytest.importorskip("edgefirst.tracker", reason="pip install edgefirst-tracker")
+    zones = {
+        "include_zones": ["0,0 80,0 80,120 0,120", "100,0 160,0 160,120 100,120"],
+        "zone_anchor": "centre",
+    }
+    process = start_cameras(
+        {
+            "/**": {"score_threshold": 0.26, "qos_reliability": "reliable"},
+            "multi_camera": {"cameras": ["front"]},
+            "front": {
+                "tracking": "bytetrack",
+                "track_score": 0.27,
+                "zone_anchor": "centre",
+                **zones,
+            },
+        }
+    )
+    results = client.collect(Detection2DArray, "/front/detections")
+    publisher = client.publisher(Image, "/front/image_raw")
+    client.spin_until(lambda: publisher.get_subscription_count() == 1)
+    found = offline(small_model, Frame.from_array(PICTURE))
+    expected = from_plain(Zones, zones).select(found)
+    assert 0 < len(expected) < len(found)
+    stamps = [5, 100_000_005, 200_000_005]
+    for number, stamp in enumerate(stamps, start=1):
+        image = image_message(PICTURE, stamp_ns=stamp)
+        publisher.publish(image)
+        client.spin_until(lambda n=number: len(results) == n, what=f"result {number}")
+        assert_same(results[-1], expected)
+    first, second, third = ([each.id for each in result.detections] for result in results)
+    assert set(first) == {""}
+    sure = [score >= 0.27 for score in expected.scores]
+    assert [bool(track) for track in second] == sure
+    assert len(set(filter(None, second))) == sum(sure) > 0
+    assert third == second
+    everything = ["-1,-1 200,-1 200,200 -1,200"]
+    assert client.set_parameter("/front", "exclude_zones", everything).successful
+    publisher.publish(image_message(PICTURE, stamp_ns=300_000_005))
+    client.spin_until(lambda: len(results) == 4, what="the last result")
+    assert results[-1].detections == []
+    assert client.set_parameter("/front", "exclude_zones", ["900,0 990,0 990,9"]).successful
+    publisher.publish(image_message(PICTURE, stamp_ns=400_000_005))
+    process.wait_for("expected pixels of the 160x120 image")
+    refused = client.set_parameter("/front", "exclude_zones", ["0,0 1,1"])
+    assert "three corners" in refused.reason
 
 
 def test_annotated_is_drawn_while_somebody_looks(
@@ -152,6 +218,12 @@ def test_annotated_is_drawn_while_somebody_looks(
     assert message.header.stamp.nanosec == 9
     np.testing.assert_array_equal(np.frombuffer(message.data, np.uint8), expected.reshape(-1))
     assert not np.array_equal(expected, PICTURE)
+
+    jpegs = client.collect(CompressedImage, "/front/annotated/compressed", qos_profile_sensor_data)
+    client.publish_until(publisher, image, lambda: jpegs, what="a compressed picture")
+    _, encoded = cv2.imencode(".jpg", expected, (cv2.IMWRITE_JPEG_QUALITY, 85))
+    assert jpegs[0].data.tobytes() == encoded.tobytes()
+    assert jpegs[0].format == "bgr8; jpeg compressed bgr8"
 
     assert client.set_parameter("/front", "publish_annotated", False).successful
     client.spin_until(lambda: publisher.get_subscription_count() == 0)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from support.executors import GPU, simulated
+from support.executors import GPU, Recorder, frame, simulated
 from support.ros import stream_snapshot
 
-from yolox_trt.executor import DropReason, InferenceExecutor
+from yolox_trt.executor import DropReason, InferenceExecutor, StreamConfig
 from yolox_trt.ros.nodes import diagnostics
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 
@@ -85,7 +85,7 @@ def test_the_executors_entry_gives_the_advice(ingest: bool) -> None:
     executor = InferenceExecutor([simulated(GPU)])
     executor.start()
     assert executor.wait_started(30.0)
-    pool: Any = SimpleNamespace(pids=[1], restarts=0)
+    pool: Any = SimpleNamespace(count=1, faults={}, restarts=0)
     entry = diagnostics.executor_status(
         "multi_camera: executor",
         executor.snapshot(),
@@ -103,3 +103,30 @@ def test_the_executors_entry_gives_the_advice(ingest: bool) -> None:
         assert entry.level == diagnostics.WARN
         assert entry.message.startswith("7 images lost since the last report, while receiving")
         assert "75% of a core" in entry.message
+
+
+def test_texts_of_an_entry_are_clean_and_short() -> None:
+    text = "\x1b[31mred\n" + "x" * 1_000_000
+    entry = diagnostics.status(text, text, DiagnosticStatus.OK, text, {text: text, "rate": 1.5})
+    texts = [entry.name, entry.hardware_id, entry.message, entry.values[0].key]
+    for each in (*texts, entry.values[0].value):
+        assert each.startswith(r"\x1b[31mred\nxxx")
+        assert each.endswith("(1000009 characters)")
+        assert len(each) < 3000
+    assert entry.values[1].value == "1.5"
+
+
+def test_a_device_tells_what_is_implausible() -> None:
+    """What a misunderstood network gives is no failure: it must be seen all the same."""
+    detector, recorder = simulated(GPU), Recorder()
+    detector.plausibility.found = "scores above 1; set model_type or box_format"
+    with InferenceExecutor([detector]) as executor:
+        executor.add_stream(StreamConfig(id="a"), recorder.on_result)
+        before = executor.snapshot().devices[GPU]
+        executor.submit(frame("a"))
+        assert recorder.wait(lambda: len(recorder.results["a"]) == 1)
+        after = executor.snapshot().devices[GPU]
+    assert diagnostics.device_status("multi_camera", GPU, before).level == diagnostics.OK
+    entry = diagnostics.device_status("multi_camera", GPU, after)
+    assert entry.level == diagnostics.WARN
+    assert entry.message.endswith(": scores above 1; set model_type or box_format")

@@ -5,17 +5,22 @@
 from __future__ import annotations
 
 import json
+import platform
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from support.executors import GPU, simulated
@@ -24,7 +29,8 @@ from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.executor import DeviceStatus, InferenceExecutor
 from yolox_trt.ros.messages.images import stamp_to_ns
-from yolox_trt.ros.nodes.diagnostics import ERROR, broken_device, device_status
+from yolox_trt.ros.nodes.diagnostics import ERROR, OK, WARN, broken_device, device_status
+from yolox_trt.ros.nodes.executor_node import ExecutorNode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -119,17 +125,24 @@ def test_transitions(start_cameras: Start, client: Client) -> None:
 
 
 def test_a_configure_that_fails_can_be_tried_again(
-    start_cameras: Start, client: Client, small_model: Path
+    start_cameras: Start, client: Client, small_model: Path, tmp_path: Path
 ) -> None:
-    process = start_cameras(
-        RELIABLE_CAMERAS
-        | {"multi_camera": {"cameras": ["front"], "autostart": False, "model": "/nowhere.onnx"}},
-        wait="",
-    )
+    """Also where the node has configured itself at its start."""
+    model = shutil.copy(small_model, tmp_path / "model.onnx")
+    own = {"cameras": ["front"], "model": str(model), "file_folders": [str(tmp_path)]}
+    process = start_cameras(RELIABLE_CAMERAS | {"multi_camera": own})
+    missing = str(tmp_path / "missing.onnx")
+    refused = client.set_parameter("/multi_camera", "model", missing)
+    assert "which is no file" in refused.reason
+    model.rename(missing)
+    assert change_state(client, Transition.TRANSITION_DEACTIVATE)
+    assert change_state(client, Transition.TRANSITION_CLEANUP)
     assert not change_state(client, Transition.TRANSITION_CONFIGURE)
     assert state(client) == State.PRIMARY_STATE_UNCONFIGURED
-    process.wait_for("model '/nowhere.onnx', which is no file")
-    assert client.set_parameter("/multi_camera", "model", str(small_model)).successful
+    process.wait_for(f"not configured: model '{model}', which is no file")
+    # A transition that the state does not have is answered, on every distribution.
+    assert not change_state(client, Transition.TRANSITION_DEACTIVATE)
+    assert client.set_parameter("/multi_camera", "model", missing).successful
     assert change_state(client, Transition.TRANSITION_CONFIGURE)
     assert change_state(client, Transition.TRANSITION_ACTIVATE)
     assert Camera(client, "front").gives_results()
@@ -169,6 +182,15 @@ def test_a_start_that_fails_ends_the_process(start_cameras: Start, tmp_path: Pat
     assert process.process.wait(60) == 2
     assert "wrong.onnx" in process.output
     assert "Traceback" not in process.output
+
+
+def test_engines_can_be_built_alone(start_cameras: Start) -> None:
+    own = {"cameras": ["front"], "build_only": True, "autostart": False}
+    process = start_cameras({"multi_camera": own}, wait="")
+    assert process.process.wait(60) == 0
+    assert "engine onnxruntime on cpu" in process.output
+    assert "all engines are built" in process.output
+    assert "active" not in process.output
 
 
 def test_a_start_that_fails_tells_why_once(start_cameras: Start) -> None:
@@ -241,6 +263,10 @@ def test_cameras_come_and_go_by_component_services(start_cameras: Start, client:
     }
     assert "a camera called 'side'" in load(node_name="side").error_message
     assert "CameraNode" in load(node_name="x", plugin_name="Other").error_message
+    assert "100 characters at most" in load(node_name="m" * 300).error_message
+    assert "x:=" in load(node_name="x", remap_rules=["x:="]).error_message
+    passwords = [Parameter("model_path", value="/etc/passwd").to_parameter_msg()]
+    assert "`file_folders`" in load(node_name="x", parameters=passwords).error_message
     wrong = [Parameter("nms_threshold", value=3.0).to_parameter_msg()]
     assert "0 to 1" in load(node_name="x", parameters=wrong).error_message
 
@@ -259,12 +285,14 @@ def test_timeline_is_written(start_cameras: Start, client: Client, tmp_path: Pat
         assert front.gives_results()
     answer = client.call(Trigger, "/multi_camera/timeline", Trigger.Request())
     assert answer.success, answer.message
+    again = client.call(Trigger, "/multi_camera/timeline", Trigger.Request())
+    assert not again.success and "is being written" in again.message
     path = Path(answer.message.split()[0])
+    # Where fonts have not been looked at before, matplotlib takes long.
+    process.wait_for(".png written")
     events = json.loads(path.read_text())["traceEvents"]
     calls = [event for event in events if event.get("cat") == "detect" and event["pid"] == 1]
     assert [event["name"] for event in calls] == ["front"] * 5
-    # Where fonts have not been looked at before, matplotlib takes long.
-    process.wait_for(".png written")
     assert path.with_suffix(".png").stat().st_size > 1000
 
 
@@ -279,6 +307,61 @@ def test_a_device_that_the_process_does_not_own_is_refused(
     assert Camera(client, "front").gives_results()
 
 
+@pytest.fixture
+def unconfigured(domain: int) -> Iterator[ExecutorNode]:
+    """The node in a namespace, in the test's own process."""
+    arguments = ["--ros-args", "-r", "__ns:=/car", "-p", "autostart:=false"]
+    rclpy.init(args=arguments, domain_id=domain)
+    spinner = rclpy.executors.SingleThreadedExecutor()
+    node = ExecutorNode(spinner)
+    yield node
+    node.close()
+    spinner.shutdown()
+    rclpy.try_shutdown()
+
+
+def entries(node: ExecutorNode, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    sent: list[Any] = []
+    monkeypatch.setattr(node._diagnostics, "publish", sent.append)
+    node._publish_diagnostics()
+    return {entry.name: entry for entry in sent[0].status}
+
+
+def test_what_is_unconfigured_is_well_and_its_entries_carry_the_namespace(
+    unconfigured: ExecutorNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, stream = entries(unconfigured, monkeypatch).values()
+    assert (executor.name, executor.level) == ("car/multi_camera: executor", OK)
+    assert executor.message == "unconfigured"
+    assert (stream.name, stream.level) == ("car/multi_camera: stream camera", OK)
+    monkeypatch.setattr(
+        unconfigured._cameras, "plan", lambda *args: (_ for _ in ()).throw(ValueError("no engine"))
+    )
+    assert unconfigured.trigger_configure() == TransitionCallbackReturn.FAILURE
+    executor = entries(unconfigured, monkeypatch)["car/multi_camera: executor"]
+    assert (executor.level, executor.message) == (ERROR, "not configured: ValueError: no engine")
+
+
+def test_nodes_of_the_same_name_are_noticed(
+    unconfigured: ExecutorNode,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    others = [
+        Node(name, namespace=namespace, use_global_arguments=False)
+        for name, namespace in (("camera", "/car"), ("multi_camera", "/other"))
+    ]
+    line = "2 nodes are called /car/camera"
+    for _ in range(2):
+        found = entries(unconfigured, monkeypatch)
+        assert found["car/multi_camera: executor"].level == OK
+        stream = found["car/multi_camera: stream camera"]
+        assert (stream.level, stream.message[: len(line)]) == (WARN, line)
+    assert capfd.readouterr().err.count(line) == 1
+    for node in others:
+        node.destroy_node()
+
+
 def test_a_broken_device_ends_the_process_if_that_is_wanted() -> None:
     """What /diagnostics says of it, and what the process ends with."""
     executor = InferenceExecutor([simulated(GPU)])
@@ -288,7 +371,9 @@ def test_a_broken_device_ends_the_process_if_that_is_wanted() -> None:
     broken = replace(snapshot.devices[GPU], status=DeviceStatus.BROKEN, last_error=reason)
     error = broken_device(replace(snapshot, devices={GPU: broken}))
     assert str(error) == f"device gpu is broken: {reason}"
-    entry = device_status("device gpu", broken)
+    entry = device_status("multi_camera", GPU, broken)
+    assert entry.name == "multi_camera: device gpu"
+    assert entry.hardware_id == f"{platform.node()}:gpu"
     assert entry.level == ERROR
     assert entry.message == f"broken: {reason}"
     assert executor.close()

@@ -94,6 +94,7 @@ def gives_results(client: Client, camera: str) -> bool:
         ),
     ],
 )
+@pytest.mark.sampled(3)
 def test_a_camera_that_does_not_fit_and_comes_while_engines_load_ends_nothing(
     start_held: Callable[..., Held],
     client: Client,
@@ -148,6 +149,7 @@ def test_shutdown_ends_a_load(start_held: Callable[..., Held], client: Client) -
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("autostart", [False, True])
+@pytest.mark.sampled(3)
 def test_a_signal_ends_a_build_in_a_transition(
     start_held: Callable[..., Held], client: Client, autostart: bool, number: int
 ) -> None:

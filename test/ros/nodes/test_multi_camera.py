@@ -114,7 +114,7 @@ def test_every_image_gives_the_offline_result(
     values = stream_values(diagnostics)
     # Losses would be a warning. So is silence, which begins 2 s after the last image: the
     # comparisons above may take longer.
-    assert values["message"] in ("running", "no image arrives")
+    assert values["message"].startswith(("running", "no image arrives"))
     assert int(values["received"]) == 30
     assert int(values["dropped"]) == 0
     assert 0.0 < float(values["latency_p50_ms"]) <= float(values["latency_p99_ms"])
@@ -145,7 +145,7 @@ def test_parameters_change_at_run_time(start_cameras: Start, client: Client) -> 
 
     refused = client.set_parameter("/front", "score_threshold", 1.5)
     assert not refused.successful
-    assert "1.0" in refused.reason
+    assert "0 to 1" in refused.reason
     refused = client.set_parameter("/front", "class_thresholds", ["zebra:0.5"])
     assert not refused.successful
     assert "class0, class1, class2" in refused.reason
@@ -242,7 +242,8 @@ def test_camera_stops_and_returns(start_cameras: Start, client: Client) -> None:
     def silent() -> bool:
         # Before the first image the message is the same.
         values = stream_values(diagnostics)
-        return values["received"] == "1" and values["message"] == "no image arrives"
+        silence = "no image arrives: nobody publishes /front/image_raw"
+        return values["received"] == "1" and values["message"] == silence
 
     client.spin_until(
         lambda: diagnostics and silent(), what="the warning that no image arrives any more"

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import re
 from array import array
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,15 +18,15 @@ from yolox_trt.core import ConfigurationError, Device, PostprocessOptions, Roi
 from yolox_trt.core.option import Option
 from yolox_trt.executor import SchedulerOptions, StreamConfig
 from yolox_trt.ros.error_text import error_text
-from yolox_trt.ros.nodes.parameter_values import check_topic
+from yolox_trt.ros.nodes.autoware_parameters import AUTOWARE_ONLY, DEPRECATED_ALIASES
+from yolox_trt.ros.nodes.parameter_values import check_topic, parse_node_names
 from yolox_trt.ros.nodes.parameters import (
     CAMERA_OPTIONS,
-    DEPRECATED_ALIASES,
     EXECUTOR_OPTIONS,
     CameraParameters,
     ExecutorParameters,
-    parameters_page,
 )
+from yolox_trt.ros.nodes.parameters_page import parameters_page
 
 ALL = (*CAMERA_OPTIONS.values(), *EXECUTOR_OPTIONS.values())
 
@@ -83,7 +85,7 @@ def test_shipped_yaml_has_known_parameters_with_allowed_values() -> None:
         ("qos_depth", 0, "1 to 1000 images"),
         ("qos_depth", 2.0, "a whole number"),
         ("enabled", 1, "true or false"),
-        ("transport", "udp", "raw or compressed"),
+        ("transport", "udp", "raw, compressed, ffmpeg or foxglove"),
         ("roi", [1, 2, 3], "whole image"),
         ("roi", [0, 0, -1, 5], "width"),
         ("roi", [1.0, 2.0, 3.0, 4.0], "a list of whole numbers"),
@@ -105,6 +107,12 @@ def test_bad_values_are_refused_with_what_is_allowed(name: str, value: Any, text
         assert text in error_text(error.value)
         assert f"the parameter `{name}`" in error_text(error.value)
         assert error.value.fix
+
+
+def test_a_region_needs_the_whole_jpeg() -> None:
+    assert camera(jpeg_scale="1/4").decoder.max_reduction == 4
+    with pytest.raises(ConfigurationError, match=r"`jpeg_scale` = 1/4 with `roi` = \[0, 0, 8, 8\]"):
+        camera(jpeg_scale="1/4", roi=[0, 0, 8, 8])
 
 
 def test_a_wrong_device_of_the_process_names_its_parameter() -> None:
@@ -147,6 +155,35 @@ def test_the_stream_is_the_cameras_and_the_models() -> None:
     )
 
 
+@pytest.mark.parametrize("names", [["a", "a"], ["2nd"], ["a-b"], ["ä"], [""], ["n" * 101]])
+def test_names_that_ros_does_not_take(names: list[str]) -> None:
+    assert parse_node_names(["n" * 100, "_a2"])
+    with pytest.raises(ConfigurationError, match="letters, digits and underscores"):
+        parse_node_names(names)
+
+
+def test_too_many_cameras_are_refused() -> None:
+    names = [f"camera{number}" for number in range(65)]
+    assert executor(cameras=names[:64]).cameras == tuple(names[:64])
+    with pytest.raises(ConfigurationError, match="64 at most"):
+        executor(cameras=names)
+
+
+def test_folders_are_absolute() -> None:
+    assert executor(file_folders=["~/models"]).file_folders == (Path.home() / "models",)
+    with pytest.raises(ConfigurationError, match="an absolute path"):
+        executor(file_folders=["models"])
+
+
+def test_what_names_a_file_is_known() -> None:
+    """They are read-only in a running process, unless `file_folders` allows it."""
+    named = {each.name for each in ALL if each.file}
+    paths = {
+        each.name for each in ALL if re.search("(path|folder|file|cache|list|dir)$", each.name)
+    }
+    assert named == paths | {"model", "calibration_images"}
+
+
 @pytest.mark.parametrize("name", ["image", "/a", "~/image_raw", "/a/b_2/c", "/{ns}/x", "a/{node}"])
 def test_topics_that_ros_takes(name: str) -> None:
     assert check_topic(name) == name
@@ -156,5 +193,39 @@ def test_autoware_names_lead_to_parameters() -> None:
     names = {option.name for option in ALL}
     assert {new for new, _ in DEPRECATED_ALIASES.values()} <= names
     assert not names & DEPRECATED_ALIASES.keys()
-    _, convert = DEPRECATED_ALIASES["dla_core_id"]
-    assert (convert(-1), convert(1)) == (None, "dla1")
+    assert not names & AUTOWARE_ONLY.keys()
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "given", "expected"),
+    [
+        ("gpu_id", 0, {}, None),  # their default: any device
+        ("gpu_id", 1, {}, "gpu:1"),
+        ("dla_core_id", -1, {}, None),
+        ("dla_core_id", 1, {}, "dla1"),
+        ("clip_value", 6.0, {"precision": "int8"}, 6.0),
+        ("clip_value", 0.0, {"precision": "int8"}, None),
+        ("clip_value", 6.0, {"precision": "fp16"}, None),
+        ("quantize_first_layer", True, {"precision": "int8"}, True),
+        ("quantize_last_layer", False, {"precision": "int8"}, None),
+        ("quantize_last_layer", True, {"precision": "fp16"}, None),
+    ],
+)
+def test_values_of_autowares_names(
+    old: str, value: Any, given: dict[str, Any], expected: Any
+) -> None:
+    new, convert = DEPRECATED_ALIASES[old]
+    result = convert(value, given)
+    assert result == expected
+    if expected is not None:
+        (CAMERA_OPTIONS | EXECUTOR_OPTIONS)[new].plain(result)
+
+
+def test_fixed_ranges_reach_the_engine() -> None:
+    build = executor(precision="int8", default_dynamic_range=6.0).detector.build
+    assert build.default_dynamic_range == 6.0
+    assert build.keep_last_layer_fp16
+    assert not executor(precision="int8").detector.build.keep_last_layer_fp16
+    assert executor().detector.build.default_dynamic_range is None
+    with pytest.raises(ConfigurationError, match="precision int8"):
+        executor(precision="fp16", default_dynamic_range=6.0)

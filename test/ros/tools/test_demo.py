@@ -62,6 +62,7 @@ def test_demo_sees_something_in_every_camera(start: Start, domain: int, tmp_path
 
 
 @pytest.mark.ros
+@pytest.mark.slow
 @pytest.mark.timeout(240, method="signal")
 def test_demo_fails_when_a_camera_sees_nothing(
     start: Start, domain: int, tmp_path: Path, small_model: Path

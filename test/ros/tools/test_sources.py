@@ -58,6 +58,7 @@ def wait_for_end(client: Client, process: RosProcess, timeout: float = 90.0) -> 
 
 
 @pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
+@pytest.mark.sampled(2)
 def test_replayed_bag_gives_the_offline_results(
     start: Start, start_cameras: Start, client: Client, tmp_path: Path, small_model: Path,
     storage: str,
@@ -160,12 +161,16 @@ def test_replay_keeps_time_with_clock_loop_and_remap(
 
 
 def test_replay_with_present_stamps(start: Start, client: Client, tmp_path: Path) -> None:
-    write_bag(tmp_path / "bag", count=3)
+    write_bag(tmp_path / "bag", count=4, cut={1: 9})
     images = client.collect(Image, "/front/image_raw")
     bag = str(tmp_path / "bag")
     before = time.time_ns()
-    process = start([*CLI, "replay", bag, "--restamp", "--topic", "/front/image_raw"])
-    assert wait_for_end(client, process) == 0
+    options = ["--restamp", "--topic", "/front/image_raw", "--ros-args", "-r", "__node:=player"]
+    process = start([*CLI, "replay", bag, *options])
+    client.spin_until(lambda: "player" in client.node.get_node_names(), what="the node")
+    assert wait_for_end(client, process) == 1
+    assert "/front/image_raw at 1100000000: 9 bytes, left out" in process.output
+    assert "3 messages on 1 topics, 1 could not be read" in process.output
     client.spin_until(lambda: len(images) >= 3, what=f"3 images: {process.output}")
     assert len(images) == 3
     now = time.time_ns()
@@ -204,9 +209,9 @@ def test_publish_a_folder(start: Start, client: Client, tmp_path: Path) -> None:
     images = client.collect(Image, "/side/image_raw", qos_profile_sensor_data)
     options = ["--topic", "/side/image_raw", "--rate", "20", "--loop", "4", "--frame-id", "side"]
     process = start([*CLI, "publish", str(tmp_path / "pictures"), *options])
-    assert wait_for_end(client, process) == 0
+    assert wait_for_end(client, process) == 1
     assert "16 published on /side/image_raw" in process.output
-    assert "4 files could not be read" in process.output
+    assert "4 images could not be read" in process.output
     # Best effort: the first ones are lost while the two find each other, later ones under load.
     assert images
     for message in images:
@@ -260,3 +265,15 @@ def test_a_source_that_is_not_there_is_refused(start: Start, client: Client) -> 
         assert wait_for_end(client, process) == 2
         assert "/nowhere" in process.output
         assert "Traceback" not in process.output
+
+
+def test_results_of_a_camera_with_another_name_are_proposed(
+    start: Start, client: Client, tmp_path: Path
+) -> None:
+    write_bag(tmp_path / "bag", count=1)
+    publisher = client.publisher(Detection2DArray, "/cam0/detections")
+    process = start([*CLI, "replay", str(tmp_path / "bag"), "--max", "--wait", "5"])
+    assert wait_for_end(client, process) == 2
+    assert "there are detections on /cam0/detections" in process.output
+    assert "--results once for each, such as /cam0/detections" in process.output
+    client.node.destroy_publisher(publisher)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rcl_interfaces.srv import GetParameters
-from support.ros import REPOSITORY, Client, RosProcess
+from support.ros import Client, RosProcess
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -101,28 +101,3 @@ def test_up_names_cameras_that_are_not_there(
     given = [f"model:={small_model}", "cameras:=front", "frnt.priority:=3", "log_level:=warn"]
     process = start(["-m", "yolox_trt.cli", "up", *given])
     process.wait_for("no camera 'frnt'")
-
-
-def test_launch_file(start: Start, client: Client, small_model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("launch_ros", reason="ros2 launch is part of a ROS distribution")
-    script = tmp_path / "run_launch.py"
-    script.write_text(
-        "import sys\n"
-        "from launch import LaunchDescription, LaunchService\n"
-        "from launch.actions import IncludeLaunchDescription\n"
-        "from launch.launch_description_sources import PythonLaunchDescriptionSource\n"
-        "source = PythonLaunchDescriptionSource(sys.argv[1])\n"
-        "given = [tuple(argument.split(':=', 1)) for argument in sys.argv[2:]]\n"
-        "service = LaunchService()\n"
-        "service.include_launch_description(\n"
-        "    IncludeLaunchDescription(source, launch_arguments=given)\n"
-        ")\n"
-        "sys.exit(service.run())\n"
-    )
-    file = REPOSITORY / "launch" / "multi_camera.launch.py"
-    process = start([str(script), str(file), *arguments(small_model)])
-    process.wait_for("active: front, rear")
-    check_parameters(client)
-    status, _ = process.stop()
-    assert status == 0
-    assert "process has finished cleanly" in process.output

@@ -7,11 +7,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 from typing import Any
 
-#: Longest message; frame headers take some hundred bytes.
-_LARGEST = 1 << 16
+from yolox_trt.core.documents import parse_json
+from yolox_trt.core.limits import LIMITS
+
+#: As a plain number: socket's own are enumerations, whose operators are Python.
+_TRUNCATED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
 class IngestChannel:
@@ -30,46 +34,66 @@ class IngestChannel:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(here), there
 
-    def fileno(self) -> int:
-        """Descriptor of the socket."""
-        return self._socket.fileno()
-
-    def send(self, kind: str, fd: int | None = None, **fields: Any) -> bool:
+    def send(self, kind: str, fd: int | None = None, *, wait: bool = True, **fields: Any) -> bool:
         """Send a message.
 
         Args:
             kind: what it is.
             fd: a descriptor that goes with it.
+            wait: whether to wait for room; a process that is stopped makes none.
             fields: JSON values.
 
         Returns:
-            False if the other end has gone.
+            False if the other end has gone, or takes nothing at present.
+
+        Raises:
+            ValueError: the message is too long; nothing was sent.
         """
         data = json.dumps({"kind": kind, **fields}).encode()
+        if len(data) > LIMITS.message_bytes:
+            raise ValueError(f"a message of {len(data)} bytes; {LIMITS.message_bytes} at most")
+        flags = 0 if wait else socket.MSG_DONTWAIT
         try:
             if fd is None:
-                self._socket.send(data)
+                self._socket.send(data, flags)
             else:
-                socket.send_fds(self._socket, [data], [fd])
+                socket.send_fds(self._socket, [data], [fd], flags)
         except OSError:
             return False
         return True
+
+    def poll(self, timeout: float) -> bool:
+        """Wait for a message or the other end's end; return whether there is one."""
+        try:
+            return bool(select.select([self._socket], [], [], timeout)[0])
+        except (OSError, ValueError):  # closed here
+            return True
 
     def receive(self) -> tuple[dict[str, Any], int | None] | None:
         """Wait for a message; None when the other end has gone.
 
         Returns:
             (the message, the descriptor that came with it or None).
+
+        Raises:
+            ValueError: a damaged message; the next one can be received.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self._socket, _LARGEST, 1)
+            data, fds, flags, _ = socket.recv_fds(self._socket, LIMITS.message_bytes, 1)
         except OSError:
             return None
-        if not data:
+        try:
+            if not data:
+                return None
+            if flags & _TRUNCATED:
+                raise ValueError(f"a message of more than {LIMITS.message_bytes} bytes")
+            message = parse_json(data.decode())
+            if not isinstance(message, dict):
+                raise ValueError("no JSON object")
+            return message, fds.pop() if fds else None
+        finally:
             for fd in fds:
                 os.close(fd)
-            return None
-        return json.loads(data), fds[0] if fds else None
 
     def close(self) -> None:
         """Close this end; the other one sees it."""

@@ -25,6 +25,29 @@ _FREE, _TAKEN = 0, 1
 EXTRA_SLOTS = 5
 
 
+def whole_pages(size: int) -> int:
+    """Return bytes rounded up to whole pages."""
+    return -(-size // _PAGE) * _PAGE
+
+
+class _View(weakref.ref[npt.NDArray[np.uint8]]):
+    """An array that somebody holds, and its slot; cheaper than weakref.finalize."""
+
+    __slots__ = ("ring", "slot")
+
+    ring: FrameRing
+    slot: int
+
+
+#: Those that somebody holds, by their id(): a reference to an array has no hash either.
+_VIEWS: dict[int, _View] = {}
+
+
+def _let_go(view: weakref.ref[npt.NDArray[np.uint8]], views: dict[int, _View] = _VIEWS) -> None:
+    gone = views.pop(id(view))
+    gone.ring._flags[gone.slot] = _FREE
+
+
 class FrameRing:
     """Slots of equal size.
 
@@ -42,7 +65,7 @@ class FrameRing:
         if not 1 <= slots <= _PAGE:
             raise ValueError(f"{slots} slots; expected 1 to {_PAGE}")
         self.slots = slots
-        self.slot_bytes = -(-slot_bytes // _PAGE) * _PAGE
+        self.slot_bytes = whole_pages(slot_bytes)
         size = _PAGE + slots * self.slot_bytes
         self.fd = -1
         if fd is None:
@@ -65,6 +88,11 @@ class FrameRing:
     def images(self) -> npt.NDArray[np.uint8]:
         """All slots, uint8 (slots * slot_bytes,), page-aligned."""
         return self._memory[_PAGE:]
+
+    @property
+    def taken(self) -> bool:
+        """Whether a slot is in use."""
+        return bool(self._flags.any())
 
     def write(self, data: npt.NDArray[np.uint8]) -> int | None:
         """Copy bytes into a free slot and take it; None if every slot is in use.
@@ -98,15 +126,23 @@ class FrameRing:
 
         Returns:
             uint8 (size,), read-only.
+
+        Raises:
+            ValueError: there is no such slot, or it is smaller.
         """
+        if not (0 <= slot < self.slots and 0 <= size <= self.slot_bytes):
+            raise ValueError(f"{size} bytes of slot {slot}, of {self.slots} x {self.slot_bytes}")
         start = _PAGE + slot * self.slot_bytes
         # An array of its own, with the ring's memory as its base: it is what is waited for.
         data = self._memory[start : start + size]
         data.flags.writeable = False
-        weakref.finalize(data, self._release, slot).atexit = False
+        view = _View(data, _let_go)
+        view.ring, view.slot = self, slot
+        _VIEWS[id(view)] = view
         return data
 
-    def _release(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
+        """Make a slot free of which nobody has been told."""
         self._flags[slot] = _FREE
 
     def close_fd(self) -> None:

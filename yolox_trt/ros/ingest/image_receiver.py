@@ -9,14 +9,28 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.limits import LIMITS, ImageLimits
+from yolox_trt.core.memory import KEPT_BUFFER
+from yolox_trt.detectors.decoders import DecoderOptions
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.latest_worker import LatestWorker
-from yolox_trt.ros.messages.images import frame_from_compressed, frame_from_image
+from yolox_trt.ros.messages.transports import TRANSPORTS, FrameReader
+from yolox_trt.ros.rclpy_versions import WithMessageInfo
 from yolox_trt.ros.subscription_events import SubscriptionEvents
+
+#: Images in a row of less than half the largest one's size after which buffers become smaller.
+SMALL_IMAGES = 100
+
+#: Seconds without a subscription until its buffers have gone: rclpy ends one after it has called
+#: what was due, and one that is made before that shares the buffers of the former one.
+UNSUBSCRIBED = 0.2
+
+#: Packets of a video that the middleware keeps at least: each one is needed for those after it.
+VIDEO_DEPTH = 20
 
 
 @dataclass(frozen=True)
@@ -25,15 +39,22 @@ class ImageTopic:
 
     Attributes:
         name: the topic's name.
-        compressed: whether it carries CompressedImage.
-        reliable: reliability of the subscription.
-        depth: depth of the subscription.
+        transport: how the images come, a name of TRANSPORTS.
+        reliability, depth, history: QoS of the subscription, in the words of ROS 2.
+        max_megapixels: how large an image may be; see ImageLimits.
+        decoder, jpeg_scale: how compressed images are decoded; see DecoderOptions.
+        input_size: (height, width) of the network's input; None to decode at full size.
     """
 
     name: str
-    compressed: bool
-    reliable: bool
+    transport: str
+    reliability: str
     depth: int
+    history: str = "keep_last"
+    max_megapixels: float = ImageLimits.max_megapixels
+    decoder: str = DecoderOptions.decoder
+    jpeg_scale: str = DecoderOptions.jpeg_scale
+    input_size: tuple[int, int] | None = None
 
 
 class ImageSink(Protocol):
@@ -55,81 +76,142 @@ class ImageSink(Protocol):
 class ImageReceiver:
     """One camera's subscription, in this process or in an ingest process.
 
+    Compressed images are decoded, and handed to `sink`, in a thread of their own, the newest first:
+    the decoders work without Python's lock, and an image that takes long holds up its camera only.
+    Of a video each packet is decoded in its turn; where too many wait, it goes on at the next
+    keyframe. Raw images are handed over in rclpy's thread.
+
     Args:
         node: the node that subscribes.
         camera: name of the camera, and id of its Stream.
         topic: what to subscribe to.
         sink: where the Frames go.
-        decode_apart: whether compressed images are decoded, and handed to `sink`, in a thread of
-            their own, the newest first; OpenCV decodes without Python's lock. Otherwise, and with
-            raw images, all happens in rclpy's thread.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        camera: str,
-        topic: ImageTopic,
-        sink: ImageSink,
-        *,
-        decode_apart: bool = False,
-    ) -> None:
+    def __init__(self, node: Node, camera: str, topic: ImageTopic, sink: ImageSink) -> None:
         self._node = node
         self._camera = camera
         self._sink = sink
         self._closed = False
-        apart = decode_apart and topic.compressed
-        self._decoder = LatestWorker(f"decode {camera}") if apart else None
-        self._convert = frame_from_compressed if topic.compressed else frame_from_image
-        policy = ReliabilityPolicy
-        self._subscription = node.create_subscription(
-            CompressedImage if topic.compressed else Image,
+        transport = TRANSPORTS[topic.transport]
+        self._message_class = transport.message_class()
+        self._reader = FrameReader(
+            transport,
+            stream_id=camera,
+            limits=ImageLimits(max_megapixels=topic.max_megapixels),
+            options=DecoderOptions(decoder=topic.decoder, jpeg_scale=topic.jpeg_scale),
+            say=node.get_logger().warning,
+            input_size=topic.input_size,
+        )
+        self._decoder: LatestWorker | None = None
+        if transport.encoded:
+            depth = LIMITS.video_packets if transport.video else 1
+            self._decoder = LatestWorker(f"decode {camera}", depth)
+        self._depth = max(topic.depth, VIDEO_DEPTH) if transport.video else topic.depth
+        # Numbers of the message that came last and of the one that was decoded last: a thread each.
+        self._arrived = self._decoded = 0
+        self._topic = topic
+        self._largest = self._small = 0
+        self._subscription: Subscription | None = None
+        self._events: SubscriptionEvents | None = None
+        self._subscribe_at = 0.0
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        topic = self._topic
+        subscription = self._node.create_subscription(
+            self._message_class,
             topic.name,
-            self._take if self._decoder is None else self._decode_later,
+            WithMessageInfo(self._on_message),
             QoSProfile(
-                depth=topic.depth,
-                reliability=policy.RELIABLE if topic.reliable else policy.BEST_EFFORT,
+                depth=self._depth,
+                reliability=ReliabilityPolicy[topic.reliability.upper()],
+                history=HistoryPolicy[topic.history.upper()],
             ),
         )
         try:
-            self._events = SubscriptionEvents(
-                self._subscription, sink.on_lost, node.get_logger().warning
-            )
+            warn = self._node.get_logger().warning
+            events = SubscriptionEvents(self._node, subscription, self._on_lost, warn)
         except BaseException:
-            node.destroy_subscription(self._subscription)
+            self._node.destroy_subscription(subscription)
             raise
+        if self._events is not None:  # what was sent in between is lost
+            events.numbers = self._events.numbers
+        self._events, self._subscription = events, subscription
 
     def poll_events(self) -> None:
-        """Count the images that the middleware has lost; to be called often, looks seldom."""
+        """Do what is due now and then; to be called often, and in none of the callbacks.
+
+        The images that the middleware has lost are counted. The middleware keeps buffers as large
+        as the largest image: after one that was large beyond the others, they are given back.
+        """
+        if self._subscription is None and time.monotonic() >= self._subscribe_at:
+            self._subscribe()
+        assert self._events is not None
         self._events.poll()
+        if self._small >= SMALL_IMAGES:
+            self._largest = self._small = 0
+            self._unsubscribe()
+            self._subscribe_at = time.monotonic() + UNSUBSCRIBED
 
     def close(self) -> None:
         """End the subscription; a compressed image that still waits is given up."""
         self._closed = True
-        self._events.close()
-        self._node.destroy_subscription(self._subscription)
+        self._unsubscribe()
         if self._decoder is not None:
             waited = self._decoder.discard(self._camera)
             self._decoder.close()
-            if waited:
+            for _ in range(waited):
                 self._sink.on_full()
+        self._reader.close()
 
-    def _take(self, message: Any, received_ns: int = 0) -> None:
+    def _unsubscribe(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and self._events is not None:
+            self._events.close()
+            self._node.destroy_subscription(subscription)
+
+    def _on_message(self, message: Any, info: dict[str, Any]) -> None:
+        assert self._events is not None
+        self._events.arrived(info)
+        size = len(message.data)
+        self._largest = max(self._largest, size)
+        if self._largest > KEPT_BUFFER:
+            self._small = self._small + 1 if 2 * size < self._largest else 0
+        (self._take if self._decoder is None else self._decode_later)(message)
+
+    def _on_lost(self, count: int) -> None:
+        self._arrived += count
+        self._sink.on_lost(count)
+
+    def _take(self, message: Any, received_ns: int = 0, number: int = 0) -> None:
         if self._closed:  # the message was queued when the subscription ended
             if self._decoder is not None:
                 self._sink.on_full()
             return
+        reader, refusal = self._reader, ""
         try:
-            received_ns = received_ns or time.monotonic_ns()
-            frame = self._convert(message, stream_id=self._camera, received_ns=received_ns)
+            gap, self._decoded = number - self._decoded > 1, number
+            if gap:
+                reader.lost()
+            frames = reader.read(message, received_ns or time.monotonic_ns())
         except Exception as error:
-            self._sink.on_refused(error_text(error))
-            return
-        self._sink.on_frame(frame)
+            frames, refusal = (), error_text(error)
+            self._sink.on_refused(refusal)
+        for frame in frames:
+            try:
+                self._sink.on_frame(frame)
+            except Exception as error:  # one image's fault is not the end of its camera's thread
+                self._sink.on_refused(error_text(error))
+        if self._decoder is not None:
+            for _ in range(reader.given_up()):
+                self._sink.on_refused(refusal or "a packet before it was lost")
 
     def _decode_later(self, message: Any) -> None:
         assert self._decoder is not None
-        if not self._closed and self._decoder.offer(
-            self._camera, self._take, message, time.monotonic_ns()
-        ):
+        if self._closed:
+            return
+        self._arrived += 1
+        work = self._take, message, time.monotonic_ns(), self._arrived
+        for _ in range(self._decoder.offer(self._camera, *work)):
             self._sink.on_full()

@@ -13,9 +13,7 @@ import weakref
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from std_msgs.msg import Header
-
-from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.encodings import ENCODINGS, check_buffer
 from yolox_trt.core.frame import Frame
 from yolox_trt.detectors.host_memory import pin
 from yolox_trt.ros.ingest.channel import IngestChannel
@@ -25,33 +23,52 @@ from yolox_trt.ros.middleware import transport_environment
 
 _LOGGER = logging.getLogger(__name__)
 
-#: Restarts of one process in a row, each without a frame in between, before it is given up.
-MAX_RESTARTS = 5
 #: A process that has run for so many seconds has not failed at its start.
 HEALTHY_AFTER = 60.0
-#: Seconds before the second restart in a row; doubled for each further one.
-FIRST_BACKOFF = 0.25
+#: Seconds before the second restart in a row, doubled for each further one, and the longest time.
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.25, 10.0
+#: Seconds without a sign of life after which a process is replaced, and those until its first one:
+#: it imports rclpy, which takes long where many processes start at once.
+SILENCE_LIMIT, START_LIMIT = 5.0, 60.0
+#: Seconds that a process gets to end.
+END_LIMIT = 3.0
+#: Seconds between two looks at the clock.
+POLL = 0.25
+#: Seconds between two attempts to subscribe a camera that could not be subscribed.
+RETRY = 1.0
 
 
 @dataclass
 class _Camera:
+    """What a process was asked for, and what became of it.
+
+    Attributes:
+        sink: where the images go.
+        settings: the command's fields.
+        asked_at: time.monotonic() of the last command.
+        generation: number of that command; rings made since have larger ones.
+        ring: the ring in use, and its generation.
+        fault: why it cannot be subscribed to, "" where it can.
+    """
+
     sink: ImageSink
     settings: dict[str, Any]
-    ring: FrameRing | None = None
+    asked_at: float = 0.0
     generation: int = 0
+    ring: tuple[int, FrameRing] | None = None
+    fault: str = ""
 
 
 @dataclass
 class _Member:
-    """One ingest process and the thread that listens to it; the last three are set by _start."""
+    """One ingest process and the thread that watches it; the last ones are set when it starts."""
 
     name: str
     cameras: dict[str, _Camera] = field(default_factory=dict)
     restarts: int = 0
     failures: int = 0
-    frames: int = 0
+    fault: str = ""
     started: float = 0.0
-    given_up: bool = False
     process: subprocess.Popen[bytes] = field(init=False)
     channel: IngestChannel = field(init=False)
     thread: threading.Thread = field(init=False)
@@ -60,28 +77,66 @@ class _Member:
 class IngestPool:
     """N processes that subscribe to cameras and hand their images over in shared memory.
 
-    A process that ends is started again, with its cameras. One that ends again and again before
-    it has received an image is given up, and the others take its cameras over.
+    A process that ends, or that gives no sign of life, is replaced by a new one with its cameras:
+    at once the first time, then after longer and longer times, for ever.
 
     Args:
         count: how many.
         name: prefix of their nodes' names.
         page_lock: whether the rings are page-locked for CUDA.
+        namespace: of their nodes.
+        enclave: where SROS2 looks for their keys and permissions.
+
+    Raises:
+        OSError: the system has no room for one; those before it have ended.
     """
 
-    def __init__(self, count: int, name: str, *, page_lock: bool) -> None:
+    def __init__(
+        self,
+        count: int,
+        name: str,
+        *,
+        page_lock: bool,
+        namespace: str = "/",
+        enclave: str = "/ingest",
+    ) -> None:
         self._lock = threading.Lock()
         self._page_lock = page_lock
+        self._identity = (namespace, enclave)
         self._closing = threading.Event()
         self._generation = 0
-        self._members = [_Member(f"{name}_ingest_{index}") for index in range(count)]
-        for member in self._members:
-            self._start(member)
+        self._members: list[_Member] = []
+        try:
+            for index in range(count):
+                member = _Member(f"{name}_ingest_{index}")
+                self._start(member)
+                self._members.append(member)
+                member.thread = threading.Thread(
+                    target=self._watch, args=(member,), name=member.name, daemon=True
+                )
+                member.thread.start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
-    def pids(self) -> list[int]:
-        """Process ids."""
-        return [member.process.pid for member in self._members if not member.given_up]
+    def count(self) -> int:
+        """Processes that there should be."""
+        return len(self._members)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Name of each process that is down -> why."""
+        return {member.name: member.fault for member in self._members if member.fault}
+
+    def fault(self, camera: str) -> str:
+        """Return why a camera gets no images, "" if it may."""
+        with self._lock:
+            for member in self._members:
+                if camera in member.cameras:
+                    down = f"{member.name} {member.fault}" if member.fault else ""
+                    return down or member.cameras[camera].fault
+        return ""
 
     @property
     def restarts(self) -> int:
@@ -98,31 +153,21 @@ class IngestPool:
             sink: where its images go; called in the pool's threads.
             topic: what to subscribe to, its topic's name resolved.
             queue_depth: of the camera's Stream; the ring is sized by it.
-
-        Raises:
-            YoloxTrtError: every process has been given up.
         """
         settings = {"topic": asdict(topic), "slots": queue_depth + EXTRA_SLOTS}
         with self._lock:
-            member = self._least_loaded()
-            if member is None:
-                raise YoloxTrtError(
-                    "every ingest process has ended again and again",
-                    expected="one that runs",
-                    fix="look for its error in the log and restart multi_camera, or set the "
-                    "parameter `ingest_processes` to 0",
-                )
+            member = min(self._members, key=lambda each: len(each.cameras))
             member.cameras[camera] = _Camera(sink, settings)
             self._send_subscribe(member, camera)
 
     def unsubscribe(self, camera: str) -> None:
-        """End a camera's subscription; images of it that are under way are still handed over."""
+        """End a camera's subscription; images of it that are under way are not handed over."""
         with self._lock:
             for member in self._members:
                 if member.cameras.pop(camera, None) is not None:
-                    member.channel.send("unsubscribe", camera=camera)
+                    member.channel.send("unsubscribe", camera=camera, wait=False)
 
-    def close(self, timeout: float = 3.0) -> bool:
+    def close(self, timeout: float = END_LIMIT) -> bool:
         """End the processes.
 
         Returns:
@@ -145,110 +190,161 @@ class IngestPool:
             member.thread.join(1.0)  # the channel has ended: it is on its way
         return ended
 
-    def _least_loaded(self) -> _Member | None:
-        """Return the process with the fewest cameras; None if all are given up."""
-        members = [member for member in self._members if not member.given_up]
-        return min(members, key=lambda each: len(each.cameras), default=None)
-
     def _command(self, member: _Member, fd: int) -> list[str]:
-        return [sys.executable, "-m", "yolox_trt.ros.ingest.process", member.name, str(fd)]
+        module = "yolox_trt.ros.ingest.process"
+        return [sys.executable, "-m", module, member.name, *self._identity, str(fd)]
 
     def _start(self, member: _Member) -> None:
+        """Start a process; raises OSError where the system has no room for it."""
         channel, other = IngestChannel.pair()
         fd = other.fileno()
-        member.process = subprocess.Popen(
-            self._command(member, fd),
-            pass_fds=[fd],
-            env=transport_environment(),
-            stdin=subprocess.DEVNULL,
-            # Ctrl-C and a signal to the process group are the executor's process's: it ends this
-            # one in order, and would take its death for a fault.
-            start_new_session=True,
-        )
-        member.started = time.monotonic()
-        other.close()
-        member.channel = channel
-        member.thread = threading.Thread(
-            target=self._listen, args=(member, channel), name=member.name, daemon=True
-        )
-        member.thread.start()
+        try:
+            member.process = subprocess.Popen(
+                self._command(member, fd),
+                pass_fds=[fd],
+                env=transport_environment(),
+                stdin=subprocess.DEVNULL,
+                # Ctrl-C and a signal to the process group are the executor's process's: it ends
+                # this one in order, and would take its death for a fault.
+                start_new_session=True,
+            )
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            other.close()
+        member.channel, member.started = channel, time.monotonic()
+        for camera in member.cameras:
+            self._send_subscribe(member, camera)
 
-    def _send_subscribe(self, member: _Member, camera: str) -> None:
+    def _send_subscribe(self, member: _Member, name: str) -> None:
         # Generations go up over all subscriptions, so that a late frame of a former one, or of a
         # process that was replaced, never finds a ring of another.
         self._generation += 1 << 16
-        settings = member.cameras[camera].settings | {"generation": self._generation}
-        member.channel.send("subscribe", camera=camera, **settings)
+        camera = member.cameras[name]
+        camera.generation, camera.asked_at = self._generation, time.monotonic()
+        settings = camera.settings | {"generation": self._generation}
+        # Without waiting: a process that takes nothing is replaced, and then told again.
+        member.channel.send("subscribe", camera=name, wait=False, **settings)
 
-    def _listen(self, member: _Member, channel: IngestChannel) -> None:
-        while (received := channel.receive()) is not None:
-            message, fd = received
+    def _watch(self, member: _Member) -> None:
+        """Listen to a process, and to those that take its place."""
+        while not self._closing.is_set():
+            self._listen(member)
+            if not self._closing.is_set():
+                self._replace(member)
+
+    def _listen(self, member: _Member) -> None:
+        """Take a process's messages until it ends; end one that is silent."""
+        silent, limit = 0.0, START_LIMIT
+        while True:
+            # Time is counted in waits: one in which this process itself was stopped is no silence.
+            if not member.channel.poll(POLL):
+                silent += POLL
+                if silent >= limit:
+                    member.fault = f"has given no sign of life for {silent:g} s"
+                    member.process.kill()
+                continue
+            silent, limit = 0.0, SILENCE_LIMIT
             try:
-                self._handle(member, message, fd)
+                received = member.channel.receive()
+            except ValueError as error:  # whose image it was is not known
+                _LOGGER.error("%s: %s", member.name, error)
+                for name in list(member.cameras):
+                    self._renew(member, name)
+                continue
+            if received is None:
+                return
+            member.fault = ""
+            message, fd = received
+            name = message.get("camera", "")
+            try:
+                self._handle(member, name, message, fd)
             except Exception:
-                _LOGGER.exception("image of camera %s was lost", message["camera"])
-        if not self._closing.is_set():
-            self._replace(member)
+                _LOGGER.exception("image of camera %s was lost", name)
+                self._renew(member, name)
 
-    def _handle(self, member: _Member, message: dict[str, Any], fd: int | None) -> None:
+    def _handle(self, member: _Member, name: str, message: dict[str, Any], fd: int | None) -> None:
         kind = message["kind"]
         ring = None if fd is None else FrameRing(message["slots"], message["slot_bytes"], fd)
         with self._lock:
-            camera = member.cameras.get(message["camera"])
+            camera = member.cameras.get(name)
+        if kind == "alive":
+            self._renew_faulty(member)
         if camera is None:
             return
         if ring is not None:
-            camera.ring, camera.generation = ring, message["generation"]
+            camera.ring = message["generation"], ring
             if self._page_lock and (unpin := pin(ring.images)) is not None:
                 # Views of its slots keep a ring alive: it is released when nobody reads it.
                 weakref.finalize(ring, unpin).atexit = False
         elif kind == "frame":
-            if camera.ring is None or camera.generation != message["generation"]:
+            generation, present = camera.ring or (0, None)
+            if present is None or generation != message["generation"]:
+                if message["generation"] > camera.generation:
+                    self._renew(member, name)  # its ring could not be mapped
                 return
-            member.frames += 1
             fields = message["frame"]
-            header = Header(frame_id=fields["frame_id"])
-            header.stamp.sec, header.stamp.nanosec = divmod(fields["stamp_ns"], 1_000_000_000)
-            data = camera.ring.view(message["slot"], message["size"])
-            camera.sink.on_frame(Frame(data=data, header=header, **fields))
+            data = present.view(message["slot"], message["size"])
+            frame = Frame(data=data, **fields)
+            # Decoders of what comes from outside run there: a GPU must not read past the slot.
+            layout = ENCODINGS[frame.encoding]
+            check_buffer(layout, frame.height, frame.width, frame.step, data.size)
+            camera.sink.on_frame(frame)
         elif kind == "refused":
             camera.sink.on_refused(message["reason"])
         elif kind == "full":
             camera.sink.on_full()
         elif kind == "lost":
             camera.sink.on_lost(message["count"])
+        elif kind == "failed":
+            camera.fault = message["reason"]
+        elif kind == "subscribed":
+            camera.fault = ""
 
-    def _replace(self, member: _Member) -> None:
-        """Start a process again that has ended by itself; called in its thread."""
-        status = member.process.wait()
-        member.channel.close()
-        if member.frames or time.monotonic() - member.started > HEALTHY_AFTER:
-            member.failures = 0
-        member.failures += 1
-        if member.failures > MAX_RESTARTS:
-            _LOGGER.error("%s ended with status %d again and is given up", member.name, status)
-            self._hand_over(member)
-            return
-        _LOGGER.error("%s ended with status %d; it is started again", member.name, status)
-        member.frames = 0
-        if member.failures > 1:
-            self._closing.wait(FIRST_BACKOFF * 2 ** (member.failures - 2))
+    def _renew_faulty(self, member: _Member) -> None:
+        """Subscribe the cameras anew that could not be subscribed to."""
         with self._lock:
-            if self._closing.is_set():
-                return
-            member.restarts += 1
-            self._start(member)
-            for name in member.cameras:
+            faulty = [name for name, camera in member.cameras.items() if camera.fault]
+        for name in faulty:
+            self._renew(member, name)
+
+    def _renew(self, member: _Member, name: str) -> None:
+        """Subscribe a camera anew, now and then: with a new ring, no slot of which is taken."""
+        with self._lock:
+            camera = member.cameras.get(name)
+            if camera is not None and time.monotonic() - camera.asked_at >= RETRY:
                 self._send_subscribe(member, name)
 
-    def _hand_over(self, member: _Member) -> None:
-        """Give a member up; the others take its cameras over."""
-        with self._lock:
-            member.given_up = True
-            for name in list(member.cameras):
-                other = self._least_loaded()
-                if other is None:
-                    _LOGGER.error("no ingest process is left: camera %s gets no images", name)
+    def _replace(self, member: _Member) -> None:
+        """Start a process anew that has ended, as soon and as often as it takes."""
+        try:
+            status = member.process.wait(END_LIMIT)
+        except subprocess.TimeoutExpired:  # it has closed its end, and hangs
+            member.process.kill()
+            status = member.process.wait()
+        member.channel.close()
+        if time.monotonic() - member.started > HEALTHY_AFTER:
+            member.failures = 0
+        why = member.fault or f"ended with status {status}"
+        while True:
+            member.failures += 1
+            delay = 0.0
+            if member.failures > 1:
+                delay = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(member.failures - 2, 30))
+            member.fault = why
+            _LOGGER.error(
+                "%s %s; it is started again%s",
+                *(member.name, why, f" in {delay:g} s" if delay else ""),
+            )
+            self._closing.wait(delay)
+            with self._lock:
+                if self._closing.is_set():
+                    return
+                try:
+                    self._start(member)
+                except OSError as error:
+                    why = f"cannot be started: {error}"
                     continue
-                other.cameras[name] = member.cameras.pop(name)
-                self._send_subscribe(other, name)
+                member.restarts += 1
+                return

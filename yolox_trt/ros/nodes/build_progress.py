@@ -71,7 +71,7 @@ class BuildProgress:
         """
         where = "auto" if device is None else str(device)
         what = f"{model} for {where}"
-        name = f"{self._node.get_name()}: build {what}"
+        name = f"{self._node.get_fully_qualified_name().lstrip('/')}: build {what}"
         started = time.monotonic()
         published = logged = -math.inf
 

@@ -6,12 +6,43 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from yolox_trt.executor.outcomes import DropReason
+from yolox_trt.executor.snapshot import StreamSnapshot
+from yolox_trt.ros.nodes.stamp_age import StampAge
+
 #: Results that the latency percentiles look back on.
 LATENCY_WINDOW = 1000
+
+
+@dataclass(frozen=True)
+class StreamTotals:
+    """What a camera's Streams have counted: one lives from configure to cleanup.
+
+    Attributes:
+        received: images that they were given.
+        processed: of them, those with a result.
+        dropped: of them, those without one, by reason.
+        in_flight: of them, those that wait or are worked on.
+    """
+
+    received: int = 0
+    processed: int = 0
+    dropped: Mapping[DropReason, int] = field(default_factory=dict)
+    in_flight: int = 0
+
+    def plus(self, stream: StreamSnapshot) -> StreamTotals:
+        """Return the totals with another Stream."""
+        return StreamTotals(
+            self.received + stream.received,
+            self.processed + stream.processed,
+            {each: self.dropped.get(each, 0) + stream.dropped[each] for each in DropReason},
+            self.in_flight + stream.in_flight,
+        )
 
 
 @dataclass
@@ -21,10 +52,11 @@ class CameraCounters:
     One thread at a time counts each of them, and a deque is copied in one step: no lock is needed.
 
     Attributes:
-        submitted: images that were given to the executor.
-        malformed: images that were refused before.
+        stamps: judges the images' ages.
+        former: what the Streams have counted that the camera had before.
+        malformed: images that were refused before they reached one.
         replaced: images that found no room, or that a newer one replaced before it was decoded.
-        lost: images that the middleware reports as lost before they arrived.
+        lost: images that the middleware lost before they arrived.
         published: results published.
         last_refusal: why the last malformed image was refused, "" if none was.
         last_message: time.monotonic() of the last image, 0 if none arrived.
@@ -33,7 +65,8 @@ class CameraCounters:
         fault: why the camera cannot be subscribed to, "" where it can.
     """
 
-    submitted: int = 0
+    stamps: StampAge = field(default_factory=StampAge)
+    former: StreamTotals = field(default_factory=StreamTotals)
     malformed: int = 0
     replaced: int = 0
     lost: int = 0
@@ -47,10 +80,12 @@ class CameraCounters:
         default_factory=lambda: deque(maxlen=LATENCY_WINDOW)
     )
 
-    @property
-    def received(self) -> int:
-        """Images that arrived, whatever became of them."""
-        return self.submitted + self.malformed + self.replaced
+    def retire(self, stream: StreamSnapshot) -> None:
+        """Keep the counters of a Stream that was removed; what it still had in flight is lost."""
+        former = self.former.plus(stream)
+        stopped = former.dropped[DropReason.STOPPED] + former.in_flight
+        dropped = {**former.dropped, DropReason.STOPPED: stopped}
+        self.former = StreamTotals(former.received, former.processed, dropped)
 
     def add_latency(self, seconds: float, detect_seconds: float) -> None:
         """Add a published result.

@@ -11,12 +11,18 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.core.limits import clean_text
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.latest_worker import LatestWorker
 from yolox_trt.ros.nodes.build_progress import BuildProgress
 from yolox_trt.ros.nodes.camera_node import CameraNode
 from yolox_trt.ros.nodes.detection_service import DetectionService
-from yolox_trt.ros.nodes.node_parameters import overrides_of
+from yolox_trt.ros.nodes.node_parameters import (
+    ProcessParameters,
+    overrides_of,
+    unused_qos_overrides,
+)
+from yolox_trt.ros.nodes.parameter_values import parse_node_names
 from yolox_trt.ros.nodes.parameters import (
     CAMERA_OPTIONS,
     EXECUTOR_OPTIONS,
@@ -32,18 +38,26 @@ class CameraSet:
         node: the executor's node; its name is taken, and its logger is used.
         spinner: rclpy's executor; the camera nodes are added to it.
         on_names: called with the cameras' names where they are not those that were asked for.
+        defer: calls what it is given between two callbacks, in rclpy's thread.
 
     Attributes:
         nodes: the camera nodes by name.
+        process: what their parameters have in common with those of the executor's node.
     """
 
     def __init__(
-        self, node: Node, spinner: Executor, on_names: Callable[[list[str]], None]
+        self,
+        node: Node,
+        spinner: Executor,
+        on_names: Callable[[list[str]], None],
+        defer: Callable[[Callable[[], None]], None],
     ) -> None:
         self.nodes: dict[str, CameraNode] = {}
+        self.process = ProcessParameters()
         self._node = node
         self._spinner = spinner
         self._on_names = on_names
+        self._defer = defer
         self._annotator = LatestWorker("annotate")
         self._active = False
         self._service: DetectionService | None = None
@@ -54,16 +68,30 @@ class CameraSet:
     # Cameras that come and go ------------------------------------------------------------------
 
     def add(
-        self, name: str, *, overrides: Sequence[Parameter] = (), remap_rules: Sequence[str] = ()
+        self,
+        name: str,
+        *,
+        overrides: Sequence[Parameter] = (),
+        remap_rules: Sequence[str] = (),
     ) -> CameraNode:
         """Add a camera; at any time, also while the others run.
+
+        Args:
+            name: its name.
+            overrides: of its parameters; they came in a message.
+            remap_rules: of it alone.
 
         Raises:
             YoloxTrtError: the name is taken, or a parameter does not fit; nothing is left over.
         """
         self.check_new([name])
+        parse_node_names([*self.nodes, name])  # together they may be too many
         camera = CameraNode(
-            name, annotator=self._annotator, overrides=overrides, remap_rules=remap_rules
+            name,
+            annotator=self._annotator,
+            overrides=overrides,
+            process=self.process,
+            remap_rules=remap_rules,
         )
         self.nodes[name] = camera
         self._spinner.add_node(camera)
@@ -92,7 +120,7 @@ class CameraSet:
         for name in [name for name in wanted if name not in self.nodes]:
             try:
                 self.add(name)
-            except YoloxTrtError as error:
+            except Exception as error:
                 self._node.get_logger().error(
                     f"camera '{name}' cannot be added: {error_text(error)}"
                 )
@@ -100,7 +128,8 @@ class CameraSet:
             self.publish_names()
 
     def check_new(self, names: Collection[str]) -> None:
-        """Raise ConfigurationError if a node of the process has one of the names."""
+        """Raise ConfigurationError for a name that ROS 2 or a node of the process forbids."""
+        parse_node_names(list(names))
         taken = (self._node.get_name(), *self.nodes)
         for name in taken:
             if name in names:
@@ -125,7 +154,9 @@ class CameraSet:
     def plan(self, parameters: ExecutorParameters, progress: BuildProgress) -> DetectionService:
         """Return what the cameras need loaded, as they are now; raises ConfigurationError."""
         self._planned = {name: each.parameters.current for name, each in self.nodes.items()}
-        self._loading = DetectionService(self._node, parameters, self._planned, progress=progress)
+        self._loading = DetectionService(
+            self._node, parameters, self._planned, progress=progress, defer=self._defer
+        )
         return self._loading
 
     def configure(self, service: DetectionService) -> None:
@@ -150,6 +181,12 @@ class CameraSet:
                 self.publish_names()
                 self._node.get_logger().error(f"camera '{name}' is removed: {error_text(error)}")
 
+        for override in unused_qos_overrides([self._node, *self.nodes.values()]):
+            self._node.get_logger().warning(
+                f"parameter '{clean_text(override)}' has no effect: no node has such a topic, or "
+                "the policy is none of depth, history and reliability"
+            )
+
     def activate(self) -> None:
         """Begin to subscribe."""
         self._active = True
@@ -161,6 +198,11 @@ class CameraSet:
         self._active = False
         for camera in self.nodes.values():
             camera.deactivate()
+
+    def mute(self) -> None:
+        """Let the outputs publish no more, after the last result."""
+        for camera in self.nodes.values():
+            camera.mute()
 
     def cleanup(self) -> None:
         """Disconnect all cameras."""

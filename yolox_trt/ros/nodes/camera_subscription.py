@@ -7,12 +7,15 @@ from __future__ import annotations
 import time
 
 from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.ingest.image_receiver import ImageReceiver, ImageSink, ImageTopic
 from yolox_trt.ros.ingest.pool import IngestPool
+from yolox_trt.ros.messages.transports import TRANSPORTS
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.parameters import CameraParameters
+from yolox_trt.ros.rclpy_versions import overridden_qos
 
 
 def topic_of(node: Node, parameters: CameraParameters) -> str:
@@ -21,14 +24,15 @@ def topic_of(node: Node, parameters: CameraParameters) -> str:
     Raises whatever rclpy raises for a name that ROS 2 cannot resolve.
     """
     topic = parameters.image_topic
-    if parameters.transport != "compressed":
+    suffix = TRANSPORTS[parameters.transport].suffix
+    if not suffix:
         return topic
-    # A remapping of the very name of the compressed topic goes before one of the raw topic,
+    # A remapping of the very name of the transport's topic goes before one of the raw topic,
     # which image_transport applies before it appends the transport.
-    own = f"{topic}/compressed"
+    own = topic + suffix
     if node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True):
         return own
-    return f"{node.resolve_topic_name(topic)}/compressed"
+    return str(node.resolve_topic_name(topic)) + suffix
 
 
 class CameraSubscription:
@@ -41,6 +45,13 @@ class CameraSubscription:
         parameters: what the camera was configured with.
         ingest: the processes that receive images; None where this one does so itself.
         counters: is told what is subscribed to, or why nothing is.
+        input_size: (height, width) of the network's input; None where it needs the whole image.
+
+    Attributes:
+        qos: of the subscription, with the overrides of `qos_overrides`.
+
+    Raises:
+        ConfigurationError: an override that ROS 2 does not take.
     """
 
     def __init__(
@@ -50,14 +61,25 @@ class CameraSubscription:
         parameters: CameraParameters,
         ingest: IngestPool | None,
         counters: CameraCounters,
+        input_size: tuple[int, int] | None = None,
     ) -> None:
         self._node = node
         self._sink = sink
         self._parameters = parameters
         self._ingest = ingest
         self._queue_depth = 0
+        self._input_size = input_size
         self._counters = counters
         self._receiver: ImageReceiver | None = None
+        self.qos = QoSProfile(
+            depth=parameters.qos_depth,
+            reliability=ReliabilityPolicy[parameters.qos_reliability.upper()],
+        )
+        try:
+            resolved = node.resolve_topic_name(topic_of(node, parameters))
+        except Exception:  # as when it is subscribed to, which update() tells
+            return
+        overridden_qos(node, resolved, self.qos)
 
     def update(self, wanted: bool, queue_depth: int) -> None:
         """Subscribe or unsubscribe, and count lost images; to be called now and then.
@@ -77,26 +99,48 @@ class CameraSubscription:
                 self._subscribe(queue_depth)
             if self._receiver is not None:
                 self._receiver.poll_events()
-            counters.fault = ""
+            counters.fault = (
+                "" if self._ingest is None else self._ingest.fault(self._node.get_name())
+            )
         except Exception as error:
             name = self._parameters.image_topic
             counters.fault = f"{name} cannot be subscribed to: {error_text(error)}"
             self._node.get_logger().error(counters.fault, throttle_duration_sec=10.0)
+
+    def decode_whole(self) -> None:
+        """Decode at full size from now on: the network's input has another size than at first."""
+        if self._input_size is not None:
+            self._input_size = None
+            if self._parameters.decoder.max_reduction > 1 and self._counters.topic:
+                self._unsubscribe()  # update() subscribes again
 
     def _subscribe(self, queue_depth: int) -> None:
         name, camera = topic_of(self._node, self._parameters), self._node.get_name()
         resolved = str(self._node.resolve_topic_name(name))
         topic = ImageTopic(
             name=name if self._ingest is None else resolved,
-            compressed=self._parameters.transport == "compressed",
-            reliable=self._parameters.qos_reliability == "reliable",
-            depth=self._parameters.qos_depth,
+            transport=self._parameters.transport,
+            reliability=self.qos.reliability.name.lower(),
+            depth=self.qos.depth,
+            history=self.qos.history.name.lower(),
+            max_megapixels=self._parameters.limits.max_megapixels,
+            # An ingest process hands over what lies in host memory.
+            decoder="cpu" if self._ingest is not None else self._parameters.decoder.decoder,
+            jpeg_scale=self._parameters.decoder.jpeg_scale,
+            input_size=self._input_size,
         )
         self._counters.subscribed_at = time.monotonic()
+        if self._parameters.decoder.decoder != topic.decoder:
+            self._node.get_logger().warning(
+                "images are decoded on the CPU, in the ingest processes, whose shared memory is "
+                "the host's; fix: set multi_camera's parameter `ingest_processes` to 0, or "
+                "`decoder` to cpu",
+                once=True,
+            )
         if self._ingest is not None:
             self._ingest.subscribe(camera, self._sink, topic, queue_depth=queue_depth)
         else:
-            self._receiver = ImageReceiver(self._node, camera, topic, self._sink, decode_apart=True)
+            self._receiver = ImageReceiver(self._node, camera, topic, self._sink)
         self._counters.topic, self._queue_depth = resolved, queue_depth
         self._node.get_logger().info(f"subscribed to {resolved}")
 

@@ -15,7 +15,7 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.nodes.camera_set import CameraSet
 
@@ -53,7 +53,7 @@ class ComponentServices:
                 overrides=[Parameter.from_parameter_msg(each) for each in request.parameters],
                 remap_rules=list(request.remap_rules),
             )
-        except (YoloxTrtError, ValueError, RuntimeError) as error:
+        except Exception as error:  # of many types, from rclpy; each gets an answer
             response.error_message = error_text(error)
             return response
         self._cameras.publish_names()

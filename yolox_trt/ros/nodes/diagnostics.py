@@ -8,12 +8,14 @@ import math
 import platform
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError
+from yolox_trt.core.limits import clean_text
 from yolox_trt.executor.outcomes import DropReason
 from yolox_trt.executor.snapshot import (
     DeviceSnapshot,
@@ -34,36 +36,38 @@ BUSY_RECEIVER = 0.6
 
 #: What `lost_in_middleware` is called in a message.
 _LOST = "lost in the middleware"
+#: What is worth a warning though nothing was dropped for it.
+_REPEATED = "images with the stamp of the one before (is the camera frozen?)"
+_LATE = "results older than `stale_after`"
 #: Losses for which a faster device or receiver would be the cure.
 _FOR_WANT_OF_TIME = (DropReason.OVERFLOW.value, DropReason.STALE.value, _LOST)
 
-OK, WARN, ERROR, STALE = (
-    DiagnosticStatus.OK,
-    DiagnosticStatus.WARN,
-    DiagnosticStatus.ERROR,
-    DiagnosticStatus.STALE,
-)
+# STALE would mean that nothing has come from this node.
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 _LEVELS = {
     ExecutorState.RUNNING: OK,
     ExecutorState.STARTING: OK,
     ExecutorState.DEGRADED: WARN,
     ExecutorState.ERROR: ERROR,
-    ExecutorState.STOPPED: STALE,
+    ExecutorState.STOPPED: OK,
 }
 
 
 def status(
     name: str, hardware_id: str, level: bytes, message: str, values: Mapping[str, Any]
 ) -> DiagnosticStatus:
-    """Return one entry of /diagnostics; numbers are written with as many digits as they need."""
+    """Return one entry of /diagnostics: numbers in as many digits as they need, texts clean."""
     return DiagnosticStatus(
-        name=name,
-        hardware_id=hardware_id,
+        name=clean_text(name),
+        hardware_id=clean_text(hardware_id),
         level=level,
-        message=message,
+        message=clean_text(message),
         values=[
-            KeyValue(key=key, value=f"{value:.6g}" if isinstance(value, float) else str(value))
+            KeyValue(
+                key=clean_text(key),
+                value=f"{value:.6g}" if isinstance(value, float) else clean_text(str(value)),
+            )
             for key, value in values.items()
         ],
     )
@@ -114,7 +118,7 @@ def receiver_advice(load: float, lost: int) -> str:
 class StreamReport:
     """Makes the entries of one camera; remembers the last one, to tell what is new.
 
-    Drops, refusals and lost images since the last entry make it WARN.
+    Drops, lost images, repeated stamps and late results since the last entry make it WARN.
 
     Attributes:
         lost: images that were lost for want of time between the last two entries.
@@ -131,6 +135,8 @@ class StreamReport:
         counters: CameraCounters,
         stream: StreamSnapshot | None,
         now: float,
+        notice: str = "",
+        why_silent: Callable[[], tuple[bytes, str]] = lambda: (WARN, ""),
     ) -> DiagnosticStatus:
         """Return the entry.
 
@@ -140,32 +146,43 @@ class StreamReport:
             counters: what the camera node tells of itself.
             stream: the executor's counters; None before the node is configured.
             now: time.monotonic().
+            notice: what is wrong beside the camera, such as another node of its name.
+            why_silent: asked where no image arrives; gives the level and the reason, or "".
         """
-        dropped = {each.value: stream.dropped[each] if stream else 0 for each in DropReason}
-        dropped["malformed"] += counters.malformed
-        dropped["overflow"] += counters.replaced
+        # Images may arrive meanwhile, in other threads: each counter is read once.
+        totals = counters.former if stream is None else counters.former.plus(stream)
+        malformed, replaced, stamps = counters.malformed, counters.replaced, counters.stamps
+        dropped = {each.value: totals.dropped.get(each, 0) for each in DropReason}
+        dropped["malformed"] += malformed
+        dropped["overflow"] += replaced
         values: dict[str, Any] = {
             "subscribed": bool(counters.topic),
-            "received": counters.received,
-            "processed": stream.processed if stream else 0,
+            "received": totals.received + malformed + replaced,
+            "processed": totals.processed,
             "published": counters.published,
-            "in_flight": stream.in_flight if stream else 0,
+            "in_flight": totals.in_flight,
             "dropped": sum(dropped.values()),
             **{f"dropped_{reason}": count for reason, count in dropped.items()},
             "lost_in_middleware": counters.lost,
             "received_rate_hz": stream.received_rate if stream else 0.0,
             "processed_rate_hz": stream.processed_rate if stream else 0.0,
             **counters.percentiles(),
+            "stamp_age_ms": stamps.age * 1e3,
+            "stamp_lag_ms": stamps.lag * 1e3,
+            "stamps_repeated": stamps.repeated,
+            "clocks_agree": "unknown" if stamps.agree is None else stamps.agree,
             "last_refusal": counters.last_refusal,
         }
         if stream is not None:
             values |= {
                 "device": stream.device or "none",
                 "queue_age_ms": stream.queue_age * 1e3,
-                **_attributes(stream, "model", "deadline_missed", "moves", "last_move"),
+                **_attributes(stream, "model", "deadline_missed", "late", "moves", "last_move"),
                 **_attributes(stream, "callback_errors", "callback_hangs"),
             }
-        level, message = self._judge(counters, stream, dropped, now)
+        level, message = self._judge(counters, stream, dropped, now, why_silent)
+        if notice:
+            level, message = max(level, WARN), f"{notice}; {message}"
         return status(name, topic, level, message, values)
 
     def _judge(
@@ -174,22 +191,26 @@ class StreamReport:
         stream: StreamSnapshot | None,
         dropped: Mapping[str, int],
         now: float,
+        why_silent: Callable[[], tuple[bytes, str]],
     ) -> tuple[bytes, str]:
         # Frames over max_rate, and those of a camera that was switched off, are dropped on purpose.
         wanted = ("rate", "disabled", "stopped")
         present = {name: count for name, count in dropped.items() if name not in wanted}
         present[_LOST] = counters.lost
+        present[_REPEATED] = counters.stamps.repeated
+        present[_LATE] = stream.late if stream is not None else 0
         new = {
             name: count - self._last.get(name, 0)
             for name, count in present.items()
             if count > self._last.get(name, 0)
         }
         self._last = present
+        notes = [f"{new.pop(name)} {name}" for name in (_REPEATED, _LATE) if name in new]
         self.lost = sum(new.get(name, 0) for name in _FOR_WANT_OF_TIME)
         if counters.fault:
             return ERROR, counters.fault
         if stream is None:
-            return STALE, "not configured"
+            return OK, "not configured"
         if not stream.enabled:
             return OK, "disabled"
         if not stream.served:
@@ -200,12 +221,20 @@ class StreamReport:
         if new:
             losses = ", ".join(f"{count} {name}" for name, count in new.items())
             refusal = f": {counters.last_refusal}" if "malformed" in new else ""
-            return WARN, f"dropped since the last report: {losses}{refusal}"
+            notes.insert(0, f"dropped: {losses}{refusal}")
+        if notes:
+            return WARN, f"since the last report: {'; '.join(notes)}"
         if not counters.topic:
             return OK, "nobody listens"
         # A camera that is subscribed to on demand gets the same time for its first image.
         if now - max(counters.last_message, counters.subscribed_at) > SILENT_AFTER:
-            return WARN, "no image arrives"
+            level, reason = why_silent()
+            return level, f"no image arrives{reason and ': '}{reason}"
+        if counters.stamps.agree is False:
+            return OK, (
+                f"running; stamps lag {counters.stamps.lag:.6g} s behind this computer's clock, "
+                "and ages are judged against that"
+            )
         return OK, "running"
 
 
@@ -218,6 +247,8 @@ def executor_status(
     load: float,
     ingest: IngestPool | None,
     activity: str = "",
+    refusal: str = "",
+    notice: str = "",
 ) -> DiagnosticStatus:
     """Return the entry of the executor.
 
@@ -229,23 +260,33 @@ def executor_status(
         load: of the thread that receives images.
         ingest: the processes that receive them instead.
         activity: what is going on, such as a build; goes before everything else.
+        refusal: why a configure has failed.
+        notice: what is wrong beside the node, such as another one of its name.
     """
-    state = ExecutorState.STOPPED if snapshot is None else snapshot.state
-    level, advice = _LEVELS[state], ""
-    values: dict[str, Any] = {"state": state.value, "cameras": cameras, "receiver_load": load}
+    state = "unconfigured" if snapshot is None else snapshot.state.value
+    level, advice = OK if snapshot is None else _LEVELS[snapshot.state], ""
+    if refusal:
+        level, advice = ERROR, f"not configured: {refusal}"
+    values: dict[str, Any] = {"state": state, "cameras": cameras, "receiver_load": load}
     if ingest is None:
-        advice = receiver_advice(load, lost)
+        advice = advice or receiver_advice(load, lost)
         if advice and level == OK:
             level = WARN
     else:
-        values |= {"ingest_processes": len(ingest.pids), "ingest_restarts": ingest.restarts}
+        faults = ingest.faults
+        running, restarts = ingest.count - len(faults), ingest.restarts
+        values |= {"ingest_processes": running, "ingest_restarts": restarts}
+        if faults:
+            level, advice = ERROR, "; ".join(f"{name} {why}" for name, why in faults.items())
     if snapshot is not None:
         values |= {
             "placement": snapshot.policy,
             **_attributes(snapshot, "placements", "removed_received", "removed_processed"),
             **_attributes(snapshot, "removed_dropped"),
         }
-    message = activity or advice or state.value
+    message = activity or advice or state
+    if notice:
+        level, message = max(level, WARN), f"{notice}; {message}"
     return status(name, platform.node(), level, message, values)
 
 
@@ -257,17 +298,26 @@ def broken_device(snapshot: ExecutorSnapshot) -> DeviceError | None:
     return None
 
 
-def device_status(name: str, snapshot: DeviceSnapshot) -> DiagnosticStatus:
-    """Return the entry of one device."""
+def device_status(node: str, device: Device, snapshot: DeviceSnapshot) -> DiagnosticStatus:
+    """Return the entry of one device of a node."""
     in_service = snapshot.status is DeviceStatus.IN_SERVICE
     well = in_service or snapshot.status is DeviceStatus.STARTING
     message = snapshot.status.value.replace("_", " ")
     if snapshot.last_error and not in_service:
         message += f": {snapshot.last_error}"
+    if snapshot.slow and in_service:
+        message += ", but slow: " + ", ".join(
+            f"{model} takes {1e3 * snapshot.models[model]:.3g} ms, at the warm-up "
+            f"{1e3 * snapshot.warm_up[model]:.3g} ms"
+            for model in snapshot.slow
+        )
+    doubts = {model: text for model, text in snapshot.implausible.items() if text}
+    if doubts and in_service:
+        message += "".join(f"; {model}: {text}" for model, text in doubts.items())
     return status(
-        name,
-        platform.node(),
-        OK if well else ERROR,
+        f"{node}: device {device}",
+        f"{platform.node()}:{device}",
+        (WARN if snapshot.slow or doubts else OK) if well else ERROR,
         message,
         {
             "status": snapshot.status.value,

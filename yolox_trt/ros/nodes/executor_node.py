@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import Executor
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
 
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.executor.inference_executor import InferenceExecutor
@@ -23,12 +23,13 @@ from yolox_trt.ros.nodes import diagnostics
 from yolox_trt.ros.nodes.build_progress import BuildProgress
 from yolox_trt.ros.nodes.camera_set import CameraSet
 from yolox_trt.ros.nodes.component_services import ComponentServices
-from yolox_trt.ros.nodes.detection_service import DetectionService
+from yolox_trt.ros.nodes.detection_service import DetectionService, check_model_file
 from yolox_trt.ros.nodes.log_bridge import LogBridge
-from yolox_trt.ros.nodes.node_parameters import NodeParameters
+from yolox_trt.ros.nodes.node_parameters import NodeParameters, TypedParameters
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS, ExecutorParameters
+from yolox_trt.ros.nodes.takeover import Takeover
 from yolox_trt.ros.nodes.timeline_service import create_timeline_service
-from yolox_trt.ros.rclpy_versions import NoEventHandlers
+from yolox_trt.ros.rclpy_versions import AnsweringLifecycleNode, NoEventHandlers, reported
 
 #: Longest wait, at the end, for engines that are being loaded, in seconds.
 LOADER_JOIN = 1.0
@@ -37,7 +38,7 @@ LOADER_JOIN = 1.0
 DEMAND_PERIOD = 0.1
 
 
-class ExecutorNode(NoEventHandlers, LifecycleNode):
+class ExecutorNode(TypedParameters, NoEventHandlers, AnsweringLifecycleNode):
     """The node `multi_camera`.
 
     configure builds or loads the engines and creates the outputs; activate starts the devices'
@@ -49,6 +50,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
 
     Attributes:
         failure: why the start failed, or a device is broken, if so; the process ends then.
+        ended: whether the transition `shutdown` has ended it; the process ends then, too.
 
     Raises:
         ConfigurationError: a parameter's override is wrong.
@@ -57,18 +59,26 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
     def __init__(self, spinner: Executor) -> None:
         super().__init__("multi_camera")
         self.failure: YoloxTrtError | None = None
+        self.ended = False
+        # Why the node is unconfigured, where a configure has failed.
+        self._refusal: YoloxTrtError | None = None
         self._spinner = spinner
         self._pending: deque[Callable[[], None]] = deque()
         self._receiver_load = diagnostics.ReceiverLoad()
         self._cameras = CameraSet(
-            self, spinner, lambda names: self.parameters.publish("cameras", names)
+            self,
+            spinner,
+            lambda names: self.parameters.publish("cameras", names),
+            self._pending.append,
         )
         self._service: DetectionService | None = None
+        self._reported_names: set[str] = set()
         self._ending = False
         self._loader: threading.Thread | None = None
         self._loading = False
         self._build_progress = BuildProgress(self)
         self._log_bridge = LogBridge(self.get_logger())
+        self._takeover: Takeover | None = None
         spinner.add_node(self)
         try:
             self.parameters = NodeParameters(
@@ -79,6 +89,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
                 on_change=self._on_change,
             )
             parameters = self.parameters.current
+            self._cameras.process = self.parameters.process
             for name in parameters.cameras:
                 self._cameras.add(name)
             self._cameras.report_misplaced()
@@ -91,7 +102,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             self.create_timer(DEMAND_PERIOD, self._cameras.update_subscriptions, clock=steady)
             create_timeline_service(self, lambda: (self.parameters.current, self._executor))
             ComponentServices(self, self._cameras)
-            if parameters.autostart:
+            if parameters.autostart or parameters.build_only:
                 self._begin_loading()
         except BaseException:
             self.close()
@@ -154,17 +165,25 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             if not self._ending:
                 self.failure = _as_own(failure)
             return
-        if self._ending:
+        built_only = self.parameters.current.build_only
+        if self._ending or built_only:
             service.close()
+            if built_only:
+                self.get_logger().info("all engines are built")
+            self.ended = True
             return
         self._service = service
         success = TransitionCallbackReturn.SUCCESS
-        # on_configure keeps what it failed with in `failure`, and the process ends.
-        if self.trigger_configure() == success and self.trigger_activate() != success:
-            self.failure = self.failure or YoloxTrtError("activation failed")
+        if self.trigger_configure() != success or self.trigger_activate() != success:
+            self.failure = self._refusal or YoloxTrtError("activation failed")
 
+    @reported
     def on_configure(self, state: Any) -> TransitionCallbackReturn:
-        """Load the engines, unless the start has done so, and create the outputs."""
+        """Load the engines, unless the start has done so, and create the outputs.
+
+        One that fails leaves the node unconfigured, and /diagnostics says why; at the start it ends
+        the process.
+        """
         if self._loading:
             # The start configures the node by itself: a second load would run beside the first.
             self.get_logger().error(
@@ -172,6 +191,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
                 "node is active; fix: wait, or set the parameter `autostart` to false"
             )
             return TransitionCallbackReturn.FAILURE
+        at_start, self._refusal = self._service is not None, None
         try:
             if self._service is None:
                 plan = self._cameras.plan(self.parameters.current, self._build_progress)
@@ -180,39 +200,50 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             self._cameras.configure(self._service)
         except Exception as error:
             self._release()
-            if self.parameters.current.autostart:
-                self.failure = _as_own(error)  # the process ends with it, and prints it
-            else:
-                self.get_logger().error(error_text(error))
+            self._refusal = _as_own(error)
+            if not at_start:  # the process prints what it ends with
+                self.get_logger().error(f"not configured: {error_text(error)}")
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
+    @reported
     def on_activate(self, state: Any) -> TransitionCallbackReturn:
         """Start the workers and the subscriptions."""
         assert self._service is not None
         self._service.executor.start()
+        parameters = self.parameters.current
+        if parameters.computer:  # from now on, with loaded engines, others may rely on this one
+            self._takeover = Takeover(
+                self, self._cameras, parameters.computer, parameters.computer_silence
+            )
         self._cameras.activate()
         self.get_logger().info(f"active: {', '.join(self._cameras.nodes) or 'no cameras'}")
         return super().on_activate(state)
 
+    @reported
     def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
         """End the subscriptions and stop the workers; the engines stay loaded."""
+        self._end_takeover()
         self._cameras.deactivate()
         if self._service is not None:
             self._service.stop()
+        self._cameras.mute()  # results of images in work are still published
         return super().on_deactivate(state)
 
+    @reported
     def on_cleanup(self, state: Any) -> TransitionCallbackReturn:
         """Release the engines and remove the outputs."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
+    @reported
     def on_shutdown(self, state: Any) -> TransitionCallbackReturn:
         """Stop, release everything, and end the process."""
         self._ending = True
         self.cancel_builds()
         self._release()
-        self._pending.append(lambda: rclpy.try_shutdown(context=self.context))
+        # The process closes the nodes before it shuts ROS down, as after a signal.
+        self.ended = True
         return TransitionCallbackReturn.SUCCESS
 
     #: After a fault in a transition the node is as after a cleanup.
@@ -220,6 +251,7 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
 
     def _release(self) -> bool:
         """Undo configure and activate; return whether every thread and process has ended."""
+        self._end_takeover()
         self._cameras.deactivate()
         service, self._service = self._service, None
         # Results of images in work are still published.
@@ -227,17 +259,30 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
         self._cameras.cleanup()
         return ended
 
+    def _end_takeover(self) -> None:
+        takeover, self._takeover = self._takeover, None
+        if takeover is not None:
+            takeover.close()
+
     # Parameters and diagnostics ----------------------------------------------------------------
 
     def _on_change(self, parameters: ExecutorParameters) -> None:
-        """Take over parameters that apply at once; raises ConfigurationError to refuse them."""
-        if parameters.cameras != self.parameters.current.cameras:
+        """Check what changes, and take over what applies at once; raises ConfigurationError."""
+        current = self.parameters.current
+        if parameters.model and parameters.model != current.model:
+            check_model_file(parameters.model)
+        if parameters.label_path != current.label_path:
+            parameters.load_labels()
+        if parameters.cameras != current.cameras:
             self._cameras.check_new(set(parameters.cameras) - self._cameras.nodes.keys())
             # Nodes must not come and go inside a callback of the executor that spins them.
             self._pending.append(lambda: self._cameras.replace(parameters.cameras))
 
     def _publish_diagnostics(self) -> None:
-        executor, name, now = self._executor, self.get_name(), time.monotonic()
+        executor, now = self._executor, time.monotonic()
+        # The namespace too: the names of two processes must differ.
+        name = self.get_fully_qualified_name().lstrip("/")
+        namesakes = self._namesakes()
         snapshot = executor.snapshot() if executor is not None else None
         streams = snapshot.streams if snapshot is not None else {}
         message = DiagnosticArray()
@@ -250,6 +295,8 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
                 each.counters,
                 streams.get(camera),
                 now,
+                namesakes.get(each.get_fully_qualified_name(), ""),
+                each.why_silent,
             )
             for camera, each in cameras.items()
         ]
@@ -261,13 +308,35 @@ class ExecutorNode(NoEventHandlers, LifecycleNode):
             load=self._receiver_load.read(),
             ingest=self._service.ingest if self._service is not None else None,
             activity=self._build_progress.text or ("loading engines" if self._loading else ""),
+            refusal=error_text(self._refusal) if self._refusal is not None else "",
+            notice=namesakes.get(self.get_fully_qualified_name(), ""),
         )
         message.status = [own, *entries]
         for device, state in snapshot.devices.items() if snapshot is not None else ():
-            message.status.append(diagnostics.device_status(f"{name}: device {device}", state))
+            message.status.append(diagnostics.device_status(name, device, state))
         self._diagnostics.publish(message)
         if snapshot is not None and self.parameters.current.exit_on_broken_device:
             self.failure = diagnostics.broken_device(snapshot) or self.failure
+
+    def _namesakes(self) -> dict[str, str]:
+        """Return a line for each of the process's nodes whose name another node has as well."""
+        everyone = Counter(
+            f"{namespace.rstrip('/')}/{name}"
+            for name, namespace in self.get_node_names_and_namespaces()
+        )
+        nodes: tuple[Node, ...] = (self, *self._cameras.nodes.values())
+        own = (each.get_fully_qualified_name() for each in nodes)
+        lines = {
+            name: f"{everyone[name]} nodes are called {name}, and their topics, parameters and "
+            "services mix (one that was killed is seen for 20 s more); fix: another name or "
+            "namespace for one of them"
+            for name in own
+            if everyone[name] > 1
+        }
+        for name in lines.keys() - self._reported_names:
+            self.get_logger().error(lines[name])
+        self._reported_names = set(lines)
+        return lines
 
 
 def _as_own(error: Exception) -> YoloxTrtError:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from yolox_trt.core.limits import LineFormatter
+
 
 class LogBridge(logging.Handler):
     """A handler on the package's logger that hands records to a ROS logger.
@@ -17,6 +19,7 @@ class LogBridge(logging.Handler):
 
     def __init__(self, logger: Any) -> None:
         super().__init__(logging.INFO)
+        self.setFormatter(LineFormatter())
         self._ros = logger
         self._package = logging.getLogger("yolox_trt")
         self._level_before = self._package.level

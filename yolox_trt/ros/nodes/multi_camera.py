@@ -12,9 +12,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.memory import apply_malloc_settings, keep_for_good
 from yolox_trt.core.optional import missing_requirement, require
 from yolox_trt.ros.error_text import error_text
-from yolox_trt.ros.middleware import apply_malloc_settings, transport_warning
+from yolox_trt.ros.middleware import transport_warning
 
 if TYPE_CHECKING:
     from rclpy.executors import Executor
@@ -32,11 +33,11 @@ EXIT_REFUSED = 2
 
 
 class _StopSignals:
-    """Ctrl-C and SIGTERM end the loop between two callbacks, not in the middle of one.
+    """Ctrl-C, SIGTERM and a closed terminal end the loop between two callbacks, not within one.
 
     rclpy's own handlers shut the context down at once, and results that are still on their way
     could not be published. SIGINT is taken even where the process was started with it ignored (a
-    job in the background of a script is).
+    job in the background of a script is); SIGHUP is not (`nohup`).
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,8 @@ class _StopSignals:
         self.on_signal: Callable[[], object] = lambda: None
         self._previous = {
             number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         }
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -89,28 +91,28 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(args: Sequence[str] | None, malloc_set: bool) -> int:
     """Run the nodes; raises what the start fails with, or a device, after all has been closed."""
+    signals = _StopSignals()
     import rclpy
-    from rclpy.signals import SignalHandlerOptions
 
     from yolox_trt.ros.nodes.executor_node import ExecutorNode
-    from yolox_trt.ros.rclpy_versions import create_spinner
+    from yolox_trt.ros.rclpy_versions import create_spinner, init_rclpy
 
-    signals = _StopSignals()
-    command_line = None if args is None else ["multi_camera", *args]
     try:
-        rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
+        no_log = init_rclpy(args)
     except Exception as error:  # RCLError and its kin: which one differs between distributions
         signals.restore()
         fix = "the arguments after --ros-args, or the file that they name"
         raise YoloxTrtError(" ".join(str(error).split()), fix=fix) from error
     spinner = create_spinner()
+    # A collection after an engine's restart stops every camera: 20 ms then, 80 without this.
+    keep_for_good()
     node: ExecutorNode | None = None
     ended = True
     try:
         node = ExecutorNode(spinner)
         # An engine that is built at the transition `configure` is built in this thread.
         signals.on_signal = node.cancel_builds
-        if warning := transport_warning():
+        for warning in filter(None, (no_log, transport_warning())):
             node.get_logger().warning(warning)
         if not malloc_set:
             node.get_logger().warning(
@@ -135,7 +137,7 @@ def _spin(spinner: Executor, node: ExecutorNode, signals: _StopSignals) -> None:
     from rclpy.exceptions import InvalidHandle
 
     logger, gone = node.get_logger(), 0
-    while not signals.received and node.failure is None and rclpy.ok():
+    while rclpy.ok() and not (signals.received or node.failure or node.ended):
         try:
             spinner.spin_once(timeout_sec=POLL)
             node.run_pending()

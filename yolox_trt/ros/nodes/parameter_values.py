@@ -6,11 +6,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from yolox_trt.compiler.int8.options import CalibrateOptions
 from yolox_trt.core.device import AUTO, Device
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.limits import LIMITS, clean_text
+from yolox_trt.core.option import options_of, parse_path
 from yolox_trt.core.roi import Roi
 from yolox_trt.executor.stream_config import device_or_auto
+
+#: Values of Autoware's calibration_algorithm -> ours.
+_AUTOWARE_ALGORITHMS = {
+    "Entropy": "entropy",
+    "MinMax": "max",
+    **dict.fromkeys(("Legacy", "Percentile"), "percentile"),
+}
 
 #: A topic's name as ROS 2 takes it, where the substitutions of _SUBSTITUTION stand for a letter.
 _TOPIC = re.compile(r"(?:~?/)?[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z_][A-Za-z0-9_]*)*")
@@ -25,6 +36,47 @@ def parse_devices(names: Iterable[str]) -> tuple[Device | None, ...]:
     """
     devices = map(device_or_auto, names)
     return tuple(None if each == AUTO else Device.parse(each) for each in devices) or (None,)
+
+
+def parse_calibration_algorithm(text: str) -> str:
+    """Read the name of a calibration algorithm, ours or Autoware's.
+
+    Raises:
+        ConfigurationError: an unknown one.
+    """
+    name = _AUTOWARE_ALGORITHMS.get(text, text)
+    parse = options_of(CalibrateOptions)["algorithm"].parse
+    assert parse is not None
+    return str(parse(name))
+
+
+def parse_folders(names: Iterable[str]) -> tuple[Path, ...]:
+    """Read names of folders, absolute or below the home folder (~).
+
+    Raises:
+        ConfigurationError: one is neither.
+    """
+    folders = tuple(map(parse_path, names))
+    for folder in folders:
+        if not folder.is_absolute():
+            raise ConfigurationError(
+                f"folder '{folder}'", expected="an absolute path, such as /opt/models"
+            )
+    return folders
+
+
+def parse_computer(name: str) -> str:
+    """Read the name of a computer, a part of a topic's name; "" for none.
+
+    Raises:
+        ConfigurationError: ROS 2 would not take it.
+    """
+    if name and not (name.isidentifier() and name.isascii()):
+        raise ConfigurationError(
+            f"computer '{name}'",
+            expected="letters, digits and underscores, no digit first, such as orin_a",
+        )
+    return name
 
 
 def parse_roi(values: Sequence[int]) -> Roi | None:
@@ -68,12 +120,21 @@ def parse_node_names(names: Sequence[str]) -> tuple[str, ...]:
     """Check names of nodes, each of which may be given once.
 
     Raises:
-        ConfigurationError: ROS 2 would not take one, or it is given twice.
+        ConfigurationError: ROS 2 would not take one, it is given twice, or they are too many.
     """
+    if len(names) > LIMITS.cameras:
+        raise ConfigurationError(
+            f"{len(names)} cameras",
+            expected=f"{LIMITS.cameras} at most",
+            fix="start further processes for the others",
+        )
+    longest = LIMITS.node_name_characters
     for name in names:
-        if not name.isidentifier() or not name.isascii() or names.count(name) > 1:
+        well = name.isidentifier() and name.isascii() and len(name) <= longest
+        if not well or names.count(name) > 1:
             raise ConfigurationError(
-                f"node name '{name}'",
-                expected="letters, digits and underscores, not starting with a digit, each once",
+                f"node name '{clean_text(name, longest)}'",
+                expected="letters, digits and underscores, not starting with a digit, each once, "
+                f"{longest} characters at most",
             )
     return tuple(names)

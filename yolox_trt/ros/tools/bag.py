@@ -3,7 +3,7 @@
 """Images out of rosbag2 bags, and detections into a new one. Needs rosbags, but no ROS.
 
 bag = ImageBag("drive")
-with closing(bag.detection_writer("drive_detections", names)) as writer:
+with bag.detection_writer("drive_detections", names) as writer:
     for frame in bag:
         writer.write(frame, detect(frame))
 """
@@ -11,7 +11,10 @@ with closing(bag.detection_writer("drive_detections", names)) as writer:
 from __future__ import annotations
 
 import logging
+import re
+import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +22,33 @@ import numpy as np
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.files import whole_or_none
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.images import ImageSource
 from yolox_trt.core.optional import require
-from yolox_trt.ros.messages.images import frame_from_compressed, frame_from_image
+from yolox_trt.ros.messages.transports import BY_TYPE, TRANSPORTS, FrameReader
 from yolox_trt.ros.tools.bag_types import (
-    COMPRESSED_TYPE,
     DETECTIONS_TYPE,
-    IMAGE_TYPE,
     VISION_DEFINITIONS,
     make_typestore,
 )
 
 _LOGGER = logging.getLogger(__name__)
+_COMPRESSED = TRANSPORTS["compressed"].message_type
 
 
-def open_reader(path: str | Path) -> Any:
+def open_reader(path: Any) -> Any:
     """Open a bag with rosbags.
+
+    Args:
+        path: a str, a Path, or a path of fsspec's file systems (a UPath).
 
     Raises:
         ConfigurationError: there is no bag, or it cannot be read.
         MissingDependencyError: rosbags is missing.
     """
     rosbag2 = require("rosbags.rosbag2", purpose="reading bags")
-    folder = Path(path)
+    folder = Path(path) if isinstance(path, str) else path
     if not folder.exists() or (folder.is_dir() and not (folder / "metadata.yaml").is_file()):
         what = "without metadata.yaml" if folder.exists() else "that does not exist"
         raise ConfigurationError(
@@ -53,14 +59,45 @@ def open_reader(path: str | Path) -> Any:
             else "check the path",
         )
     with ConfigurationError.instead_of(
-        (rosbag2.ReaderError, OSError),
+        Exception,  # as in read_messages, and MemoryError where a length is damaged
         f"bag '{path}' that cannot be read",
         expected="a rosbag2 folder, or an .mcap or .db3 file",
         fix="check the path; `ros2 bag reindex` mends a bag that was not closed",
     ):
-        reader = rosbag2.Reader(Path(path))
+        reader = rosbag2.Reader(folder)
         reader.open()
     return reader
+
+
+def read_messages(
+    reader: Any, connections: Sequence[Any], span: tuple[int, int] | None = None
+) -> Iterator[tuple[Any, int, bytes]]:
+    """Yield connection, time of recording (nanoseconds) and bytes of each message of a bag.
+
+    Args:
+        reader: of open_reader.
+        connections: those of its connections whose messages are wanted.
+        span: times of recording, first and behind the last, nanoseconds; None for all.
+
+    Raises:
+        ConfigurationError: the rest of the bag cannot be read.
+    """
+    read = 0
+    start, stop = span or (None, None)
+    messages = iter(reader.messages(connections=connections, start=start, stop=stop))
+    while True:
+        # What a damaged file brings up depends on its storage: sqlite3, lz4, zstandard, struct.
+        with ConfigurationError.instead_of(
+            Exception,
+            f"bag '{reader.path}' that cannot be read on after {read} messages",
+            fix="`ros2 bag reindex` mends a bag that was not closed; else record it anew",
+        ):
+            try:
+                connection, timestamp, raw = next(messages)
+            except StopIteration:
+                return
+        read += 1
+        yield connection, timestamp, raw
 
 
 class ImageBag(ImageSource):
@@ -70,27 +107,33 @@ class ImageBag(ImageSource):
     recorder's clock). Images that cannot be read are counted and logged, not raised.
 
     Args:
-        path: folder, .mcap or .db3 file.
+        path: folder, .mcap or .db3 file; see open_reader.
         topics: image topics; empty for all.
+        span: which part of it, as read_messages takes it.
 
     Attributes:
         topics: the topics that are read.
+        types: of their messages.
         refused: images that could not be read so far.
 
     Raises:
         ConfigurationError: no such bag, no such topic, or no images at all.
     """
 
-    def __init__(self, path: str | Path, topics: Sequence[str] = ()) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: Any, topics: Sequence[str] = (), *, span: tuple[int, int] | None = None
+    ) -> None:
+        self.path = Path(path) if isinstance(path, str) else path
+        self._span = span
         self.refused = 0
         self._writer: DetectionBagWriter | None = None
         self._store = make_typestore()
-        self._reader = open_reader(path)
+        self._serde_error = require("rosbags.serde", purpose="reading bags").SerdeError
+        self._reader = open_reader(self.path)
         images = {
             connection.topic: connection
             for connection in self._reader.connections
-            if connection.msgtype in (IMAGE_TYPE, COMPRESSED_TYPE)
+            if connection.msgtype in BY_TYPE
         }
         missing = [topic for topic in topics if topic not in images]
         if missing or not images:
@@ -101,14 +144,15 @@ class ImageBag(ImageSource):
                 f"{wanted} in bag '{path}', which has {has}",
                 expected=f"one of {', '.join(images)}"
                 if images
-                else f"a topic of {IMAGE_TYPE} or {COMPRESSED_TYPE}",
+                else f"a topic of {', '.join(BY_TYPE)}",
                 fix="name the image topics that the bag has" if images else "give another bag",
             )
         self.topics = tuple(topics or images)
+        self.types = {topic: images[topic].msgtype for topic in self.topics}
         self._ids = {c.id for c in self._reader.connections if c.topic in self.topics}
 
     def __len__(self) -> int:
-        """Images on the topics."""
+        """Images on the topics; of the whole bag."""
         return sum(c.msgcount for c in self._reader.connections if c.id in self._ids)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -119,22 +163,52 @@ class ImageBag(ImageSource):
             for connection in self._reader.connections
             if self._writer is not None or connection.id in self._ids
         ]
-        for connection, timestamp, raw in self._reader.messages(connections=connections):
+        readers: dict[str, FrameReader] = {}
+        try:
+            yield from self._frames(connections, readers)
+        finally:
+            for reader in readers.values():
+                reader.close()
+
+    def _frames(
+        self, connections: Sequence[Any], readers: dict[str, FrameReader]
+    ) -> Iterator[Frame]:
+        for connection, timestamp, raw in read_messages(self._reader, connections, self._span):
             if self._writer is not None:
                 self._writer.copy(connection, timestamp, raw)
             if connection.id not in self._ids:
                 continue
-            message = self._store.deserialize_cdr(raw, connection.msgtype)
-            convert: Any = (
-                frame_from_compressed if connection.msgtype == COMPRESSED_TYPE else frame_from_image
-            )
+            reader = readers.get(connection.topic)
+            if reader is None:
+                transport = BY_TYPE[connection.msgtype]
+                reader = readers[connection.topic] = FrameReader(
+                    transport, stream_id=connection.topic
+                )
+            frames: Sequence[Frame] = ()
             try:
-                frame = convert(message, stream_id=connection.topic, received_ns=timestamp)
+                with FrameError.instead_of(
+                    (self._serde_error, ValueError, IndexError, struct.error),
+                    f"a message of {len(raw)} bytes that is no {connection.msgtype}",
+                ):
+                    message = self._store.deserialize_cdr(raw, connection.msgtype)
+                frames = reader.read(message, timestamp)
             except FrameError as error:
                 self.refused += 1
                 _LOGGER.warning("%s at %d: %s", connection.topic, timestamp, error)
-                continue
-            yield frame
+            self.refused += reader.given_up()
+            yield from frames
+        for reader in readers.values():
+            yield from reader.flush()
+            self.refused += reader.given_up()
+
+    @property
+    def recorded(self) -> tuple[int, int]:
+        """Times of the first message and behind the last, nanoseconds, as the bag's index says."""
+        return int(self._reader.start_time), int(self._reader.end_time)
+
+    def camera_of(self, frame: Frame) -> str:
+        """Name the topic."""
+        return frame.stream_id
 
     def origin(self, frame: Frame) -> dict[str, Any]:
         """Name topic and stamp."""
@@ -155,13 +229,17 @@ class ImageBag(ImageSource):
         self._reader.close()
 
 
+#: What image_transport appends to the topic of raw images.
+_SUFFIX = re.compile(f"({'|'.join(each.suffix for each in BY_TYPE.values() if each.suffix)})$")
+
+
 def detection_topics(image_topics: Iterable[str]) -> dict[str, str]:
     """Name a topic for the detections of each image topic.
 
     It stands beside the images, as a camera node's does: /front/image_raw -> /front/detections.
     Where two image topics would share one, each gets its own: /left/detections.
     """
-    topics = [topic.removesuffix("/compressed") for topic in image_topics]
+    topics = [_SUFFIX.sub("", topic) for topic in image_topics]
     beside = [f"{topic.rpartition('/')[0]}/detections" for topic in topics]
     return {
         image: near if beside.count(near) == 1 else f"{topic}/detections"
@@ -169,8 +247,10 @@ def detection_topics(image_topics: Iterable[str]) -> dict[str, str]:
     }
 
 
-class DetectionBagWriter:
+class DetectionBagWriter(ExitStack):
     """Writes a new mcap bag: messages of another bag, and vision_msgs/Detection2DArray beside them.
+
+    The bag is in its place when its context has ended in order.
 
     Args:
         path: folder to be made.
@@ -185,6 +265,7 @@ class DetectionBagWriter:
     def __init__(
         self, path: str | Path, image_topics: Sequence[str], class_names: Sequence[str] = ()
     ) -> None:
+        super().__init__()
         rosbag2 = require("rosbags.rosbag2", purpose="writing bags")
         self._store = make_typestore()
         point, turn, pose, with_covariance = (
@@ -201,11 +282,12 @@ class DetectionBagWriter:
             expected="the path of a new folder",
             fix="name another one, or remove it first",
         ):
-            self._bag = rosbag2.Writer(
-                self.path, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP
-            )
-            self._bag.open()
-        self._copied: dict[int, Any] = {}
+            if self.path.exists():
+                raise FileExistsError("it is there already")
+            part = self.enter_context(whole_or_none(self.path))
+            self._bag = rosbag2.Writer(part, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP)
+            self.enter_context(self._bag)
+        self._copied: dict[tuple[str, str], Any] = {}
         self._outputs = {
             image: self._bag.add_connection(topic, DETECTIONS_TYPE, typestore=self._store)
             for image, topic in detection_topics(image_topics).items()
@@ -219,7 +301,8 @@ class DetectionBagWriter:
             timestamp: time of recording, nanoseconds.
             raw: its bytes.
         """
-        own = self._copied.get(connection.id)
+        key = connection.topic, connection.msgtype  # a topic may come from several bags
+        own = self._copied.get(key)
         if own is None:
             definition: dict[str, Any] = {"typestore": self._store}
             if connection.msgtype not in self._store.fielddefs:
@@ -231,8 +314,30 @@ class DetectionBagWriter:
                 offered_qos_profiles=connection.ext.offered_qos_profiles,
                 **definition,
             )
-            self._copied[connection.id] = own
+            self._copied[key] = own
         self._bag.write(own, timestamp, raw)
+
+    def write_image(self, frame: Frame, data: bytes, kind: str) -> None:
+        """Write an encoded image as sensor_msgs/CompressedImage.
+
+        Args:
+            frame: its stream_id is the topic, its received_ns the time of recording.
+            data: bytes of an image file.
+            kind: jpeg or png.
+        """
+        key = frame.stream_id, _COMPRESSED
+        if key not in self._copied:
+            self._copied[key] = self._bag.add_connection(*key, typestore=self._store)
+        message = self._store.types[_COMPRESSED](
+            self._header(frame), kind, np.frombuffer(data, np.uint8)
+        )
+        raw = self._store.serialize_cdr(message, _COMPRESSED)
+        self._bag.write(self._copied[key], frame.received_ns, raw)
+
+    def _header(self, frame: Frame) -> Any:
+        types = self._store.types
+        stamp = types["builtin_interfaces/msg/Time"](*divmod(frame.stamp_ns, 10**9))
+        return types["std_msgs/msg/Header"](stamp, frame.frame_id)
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Write the detections of a frame that ImageBag gave.
@@ -243,10 +348,11 @@ class DetectionBagWriter:
         """
         types = self._store.types
         make = {name.rpartition("/")[2]: types[name] for name in VISION_DEFINITIONS}
-        stamp = types["builtin_interfaces/msg/Time"](*divmod(frame.stamp_ns, 10**9))
-        header = types["std_msgs/msg/Header"](stamp, frame.frame_id)
+        header = self._header(frame)
         found = []
-        for (x1, y1, x2, y2), score, class_id in zip(
+        ids = detections.track_ids
+        for track, (x1, y1, x2, y2), score, class_id in zip(
+            [0] * len(detections) if ids is None else ids.tolist(),
             detections.boxes.astype(np.float64).tolist(),
             detections.scores.tolist(),
             detections.class_ids.tolist(),
@@ -259,10 +365,6 @@ class DetectionBagWriter:
             )
             centre = make["Point2D"]((x1 + x2) / 2, (y1 + y2) / 2)
             box = make["BoundingBox2D"](make["Pose2D"](centre, 0.0), x2 - x1, y2 - y1)
-            found.append(make["Detection2D"](header, [result], box, ""))
+            found.append(make["Detection2D"](header, [result], box, str(track or "")))
         raw = self._store.serialize_cdr(make["Detection2DArray"](header, found), DETECTIONS_TYPE)
         self._bag.write(self._outputs[frame.stream_id], frame.received_ns, raw)
-
-    def close(self) -> None:
-        """Finish the bag."""
-        self._bag.close()

@@ -1,15 +1,14 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""Message types for bags, without ROS: rosbags' own, and vision_msgs, which it does not have."""
+"""Message types for bags, without ROS: rosbags' own, vision_msgs, and packets of video."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from yolox_trt.core.optional import require
 
-IMAGE_TYPE = "sensor_msgs/msg/Image"
-COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 DETECTIONS_TYPE = "vision_msgs/msg/Detection2DArray"
 
 #: Fields of the vision_msgs 4 types that Detection2DArray consists of, as in interfaces/ (a test
@@ -31,9 +30,23 @@ VISION_DEFINITIONS: dict[str, str] = {
     DETECTIONS_TYPE: "std_msgs/Header header\nvision_msgs/Detection2D[] detections\n",
 }
 
+#: Fields of the packets of video that rosbags does not know, as in interfaces/.
+VIDEO_DEFINITIONS: dict[str, str] = {
+    "foxglove_msgs/msg/CompressedVideo": (
+        "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n"
+    ),
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": (
+        "std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\n"
+        "uint8 flags\nbool is_bigendian\nuint8[] data\n"
+    ),
+}
 
+
+@functools.cache
 def make_typestore() -> Any:
-    """Return a rosbags typestore of ROS 2's common types and vision_msgs.
+    """Return the rosbags typestore of ROS 2's common types, vision_msgs and packets of video.
+
+    It is one for the whole process: it writes code for each type that is read or written.
 
     Raises:
         MissingDependencyError: rosbags is missing.
@@ -41,7 +54,7 @@ def make_typestore() -> Any:
     typesys = require("rosbags.typesys", purpose="reading and writing bags")
     store = typesys.get_typestore(typesys.Stores.LATEST)
     definitions: dict[str, Any] = {}
-    for name, text in VISION_DEFINITIONS.items():
+    for name, text in (VISION_DEFINITIONS | VIDEO_DEFINITIONS).items():
         definitions.update(typesys.get_types_from_msg(text, name))
     store.register(definitions)
     return store

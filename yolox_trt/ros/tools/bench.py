@@ -19,7 +19,6 @@ The names of a camera's figures are those of ros2_benchmark:
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -37,10 +36,12 @@ from vision_msgs.msg import Detection2DArray
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.evaluation.bench.report import Report, Table
-from yolox_trt.evaluation.bench.timing import percentiles
+from yolox_trt.evaluation.bench.resources import ResourceMeter, cpu_seconds
+from yolox_trt.evaluation.bench.timing import describe_machine, percentiles
 from yolox_trt.ros.messages.images import stamp_to_ns
+from yolox_trt.ros.middleware import transport_environment
 from yolox_trt.ros.rclpy_versions import create_spinner
-from yolox_trt.ros.tools.child_process import ChildProcess, ChildProcesses
+from yolox_trt.ros.tools.child_process import ACTIVE, ChildProcess, ChildProcesses
 from yolox_trt.ros.tools.options import CameraOptions, RosBenchOptions
 from yolox_trt.ros.tools.session import ResultListener, private_domain, ros_node
 
@@ -62,6 +63,8 @@ _RECEIVED = (
     "NUM_FRAMES_SENT", "NUM_MISSED_FRAMES", "MEAN_PLAYBACK_FRAME_RATE", "MEAN_FRAME_RATE",
     "MEAN_LATENCY", "LATENCY_P50", "LATENCY_P99", "MAX_LATENCY", "STD_DEV_JITTER",
 )  # fmt: skip
+#: Groups of processes whose CPU time is told.
+_PARTS = ("multi_camera", "ingest", "cameras")
 _DIAGNOSTICS = {
     "NODE_P50": "latency_p50_ms",
     "NODE_P99": "latency_p99_ms",
@@ -89,9 +92,35 @@ def measure(options: RosBenchOptions, on_progress: Progress = no_progress) -> Re
     Raises:
         YoloxTrtError: one of the processes ended.
     """
-    os.environ.update(private_domain(os.environ))
-    cameras = [f"camera{index}" for index in range(options.cameras)]
-    model = options.model or default_model()
+    cameras = camera_names(options.cameras)
+    results, usage = run_cameras(options, [cameras], on_progress)
+    return _report(options, results, usage)
+
+
+def camera_names(count: int) -> list[str]:
+    """Name the cameras of a benchmark."""
+    return [f"camera{index}" for index in range(count)]
+
+
+def run_cameras(
+    options: RosBenchOptions, groups: Sequence[Sequence[str]], on_progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Run cameras, and a multi_camera process for each group of them.
+
+    Args:
+        options: of the cameras and of each process.
+        groups: names of cameras.
+        on_progress: told of each second.
+
+    Returns:
+        The figures of each camera, and what all processes that detect took; see ResourceMeter.
+
+    Raises:
+        YoloxTrtError: one of the processes ended.
+    """
+    os.environ.update(private_domain(transport_environment()))
+    cameras = [name for group in groups for name in group]
+    meter = ResourceMeter()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yolox_trt_bench_")))
         if options.logs:
@@ -101,8 +130,17 @@ def measure(options: RosBenchOptions, on_progress: Progress = no_progress) -> Re
             ros_node(lambda: BenchNode(cameras), make_executor=create_spinner)
         )
         processes = stack.enter_context(ChildProcesses(folder))
-        on_progress(f"starting multi_camera with {model.name}", 0, None)
-        consumer = processes.start_multi_camera(_parameters(options, cameras, model), START_TIMEOUT)
+        on_progress("starting multi_camera", 0, None)
+        consumers = [
+            processes.start_multi_camera(
+                _parameters(options, group),
+                0.0,
+                name="multi_camera" if len(groups) == 1 else f"multi_camera{index}",
+            )
+            for index, group in enumerate(groups)
+        ]
+        for consumer in consumers:
+            consumer.wait_for(ACTIVE, START_TIMEOUT)
         picture = write_noise(folder, options.size)
         for name in cameras:
             processes.start_camera(
@@ -115,17 +153,15 @@ def measure(options: RosBenchOptions, on_progress: Progress = no_progress) -> Re
                     numbered=True,
                 )
             )
-        results, usage = _measure(options, node, spinner, processes, consumer, on_progress)
-    return _report(options, model, results, usage)
+        return _measure(options, node, spinner, processes, consumers, meter, on_progress)
 
 
-def _parameters(
-    options: RosBenchOptions, cameras: list[str], model: Path
-) -> dict[str, dict[str, Any]]:
+def _parameters(options: RosBenchOptions, cameras: Sequence[str]) -> dict[str, dict[str, Any]]:
+    model = options.model or default_model()
     return {
         "/**": {"queue_depth": options.queue_depth, "qos_depth": options.qos_depth},
         "multi_camera": {
-            "cameras": cameras,
+            "cameras": list(cameras),
             "model": str(model.resolve()),
             "devices": [str(device or "auto") for device in options.devices],
             "engine": options.engine,
@@ -151,7 +187,8 @@ def _measure(
     node: BenchNode,
     spinner: Any,
     processes: ChildProcesses,
-    consumer: ChildProcess,
+    consumers: Sequence[ChildProcess],
+    meter: ResourceMeter,
     on_progress: Progress,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Let it run, and evaluate the images whose stamps lie in the measured time."""
@@ -169,33 +206,23 @@ def _measure(
     while not all(node.results.values()) and time.monotonic() < waiting_since + 30.0:
         spin(0.1)
         processes.check_alive()
-    drivers = [child for child in processes.children if child is not consumer]
+    drivers = [child.pid for child in processes.children if child not in consumers]
     spin(options.warmup, 0.0)
-    before = _cpu_seconds(consumer, drivers)
+    main, others = (
+        [psutil.Process(pid) for pid in pids] for pids in ([c.pid for c in consumers], drivers)
+    )
+    before, drivers_before = cpu_seconds(main), cpu_seconds(others)
     begin = time.time_ns()
-    spin(options.duration, options.warmup)
+    pids = [consumer.pid for consumer in consumers]
+    usage = meter.measure(pids, lambda: spin(options.duration, options.warmup))
     finish = time.time_ns()
-    after = _cpu_seconds(consumer, drivers)
+    per_second = 100.0 / ((finish - begin) * 1e-9)
+    usage["multi_camera"] = (cpu_seconds(main) - before) * per_second
+    usage["ingest"] = usage["cpu_percent"] - usage["multi_camera"]
+    usage["cameras"] = (cpu_seconds(others) - drivers_before) * per_second
     # Images that are still on their way at the end of the time.
     spin(1.5)
-    elapsed = (finish - begin) * 1e-9
-    usage = {name: 100.0 * (after[name] - before[name]) / elapsed for name in before}
-    results = [_evaluate(node, name, begin, finish) for name in node.results]
-    return results, usage
-
-
-def _cpu_seconds(consumer: ChildProcess, drivers: list[ChildProcess]) -> dict[str, float]:
-    """Return CPU seconds so far: of multi_camera, its ingest processes, the camera processes."""
-
-    def seconds(process: psutil.Process) -> float:
-        return float(sum(process.cpu_times()[:2]))  # user, system
-
-    main = psutil.Process(consumer.pid)
-    return {
-        "multi_camera": seconds(main),
-        "ingest": sum(seconds(child) for child in main.children(recursive=True)),
-        "cameras": sum(seconds(psutil.Process(driver.pid)) for driver in drivers),
-    }
+    return [_evaluate(node, name, begin, finish) for name in node.results], usage
 
 
 def _evaluate(node: BenchNode, name: str, begin: int, finish: int) -> dict[str, Any]:
@@ -227,15 +254,18 @@ def _evaluate(node: BenchNode, name: str, begin: int, finish: int) -> dict[str, 
 
 
 def _report(
-    options: RosBenchOptions, model: Path, results: list[dict[str, Any]], usage: dict[str, float]
+    options: RosBenchOptions, results: list[dict[str, Any]], usage: dict[str, float]
 ) -> Report:
+    model = options.model or default_model()
     height, width = options.size
     devices = [str(device or "auto") for device in options.devices]
+    machine = describe_machine("onnxruntime")
     document = {
         "settings": {**asdict(options), "model": str(model), "devices": devices},
-        "machine": {"cpu_count": os.cpu_count(), "platform": platform.platform()},
+        "machine": machine,
         "cameras": results,
-        "cpu_percent": usage,
+        "cpu_percent": {name: usage[name] for name in _PARTS},
+        "memory_mb": usage["rss_mb"],
     }
     title = (
         f"{options.cameras} cameras, {height}x{width} bgr8 at {options.rate:g} Hz, {model.name}, "
@@ -248,9 +278,8 @@ def _report(
         f"all: {rate:.1f} results/s, {missed} of {sent} images missed. "
         "Times in ms: latency from the stamp to the result here; node from arrival to published; "
         "overhead = node - detect.",
-        "CPU: "
-        + ", ".join(f"{name} {percent:.0f} %" for name, percent in usage.items())
-        + f" of one core; {platform.machine()}, {os.cpu_count()} cores",
+        "CPU: " + ", ".join(f"{name} {usage[name]:.0f} %" for name in _PARTS) + " of one core",
+        machine,
     ]
     return Report(
         document,

@@ -19,14 +19,14 @@ from typing import Any
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from yolox_trt.core.documents import parse_json
+from yolox_trt.core.memory import MALLOC_SETTINGS, apply_malloc_settings
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.bench.timing import percentiles
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.middleware import (
-    MALLOC_SETTINGS,
     PROFILE_VARIABLES,
-    apply_malloc_settings,
     transport_settings,
 )
 from yolox_trt.ros.rclpy_versions import create_spinner
@@ -90,7 +90,7 @@ def _probe(
     for name, value in transport_settings(environment).items():
         if (name in PROFILE_VARIABLES and profile) or (name in MALLOC_SETTINGS and malloc):
             environment[name] = value
-    environment |= private_domain(os.environ)
+    environment |= private_domain(environment)
     camera = CameraOptions(
         name="probe",
         photograph=str(picture),
@@ -107,7 +107,7 @@ def _probe(
         processes.start_camera(camera, environment=environment)
         receiver.wait_for("}", options.duration + 60.0)
         time.sleep(0.1)
-        result: dict[str, Any] = json.loads(receiver.output.strip().splitlines()[-1])
+        result: dict[str, Any] = parse_json(receiver.output.strip().splitlines()[-1])
     return result
 
 

@@ -4,26 +4,49 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from yolox_trt.core.errors import DeviceError, YoloxTrtError
 from yolox_trt.ros.middleware import transport_environment
-from yolox_trt.ros.tools.launch_arguments import write_parameter_file
+from yolox_trt.ros.tools.launch_arguments import EXECUTOR_NODE, file_in_memory, parameter_text
 from yolox_trt.ros.tools.options import CameraOptions
+
+#: What multi_camera says when it works.
+ACTIVE = "active:"
+
+#: Of <sys/prctl.h>.
+_PR_SET_PDEATHSIG = 1
+# Found before a process is made: between fork and exec nothing may be loaded.
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
+
+def _end_with(parent: int) -> None:
+    """Let SIGTERM end this process when its parent ends, however it does (SIGKILL included).
+
+    Called between fork and exec; what counts is the end of the thread that has started the process.
+    """
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(128 + signal.SIGTERM)
 
 
 class ChildProcess(subprocess.Popen[bytes]):
     """A process that runs a module of this package with the settings for large images.
+
+    It ends with this process, whatever ends that.
 
     Args:
         module: name of the module, run as `python -m module`.
@@ -53,6 +76,7 @@ class ChildProcess(subprocess.Popen[bytes]):
                 env={**base, "PYTHONUNBUFFERED": "1"},
                 # Ctrl-C in the terminal goes to the parent alone, which ends its children in order.
                 start_new_session=True,
+                preexec_fn=partial(_end_with, os.getpid()),
             )
 
     @property
@@ -86,7 +110,7 @@ class ChildProcess(subprocess.Popen[bytes]):
             time.sleep(0.02)
 
     def stop(self, timeout: float = 5.0) -> int:
-        """Send SIGINT, as Ctrl-C does, and wait; kill after `timeout` seconds.
+        """Send SIGINT, as Ctrl-C does, and wait; after the timeout kill it and its children.
 
         Returns:
             The exit status; negative: the signal that ended it.
@@ -95,7 +119,7 @@ class ChildProcess(subprocess.Popen[bytes]):
         try:
             return self.wait(timeout)
         except subprocess.TimeoutExpired:
-            self.kill()
+            os.killpg(self.pid, signal.SIGKILL)
             return self.wait()
 
 
@@ -123,19 +147,34 @@ class ChildProcesses(ExitStack):
         return child
 
     def start_multi_camera(
-        self, sections: Mapping[str, Mapping[str, Any]], timeout: float
+        self,
+        sections: Mapping[str, Mapping[str, Any]],
+        timeout: float,
+        module: str = "yolox_trt.ros.nodes.multi_camera",
+        *,
+        files: Sequence[str] = (),
+        name: str = EXECUTOR_NODE,
     ) -> ChildProcess:
         """Start multi_camera and wait until it is active.
 
         Args:
             sections: node, or pattern of nodes -> its parameters.
-            timeout: longest time in seconds; engines may have to be built.
+            timeout: longest time in seconds; engines may have to be built. 0 for no waiting.
+            module: that runs it.
+            files: parameter files that `sections` go before.
+            name: of its node, where another process has the usual one.
         """
-        scratch = self.enter_context(TemporaryDirectory(prefix="yolox_trt_parameters_"))
-        parameters = write_parameter_file(sections, Path(scratch) / "parameters.yaml")
-        arguments = ["--ros-args", "--params-file", parameters]
-        child = self.start("yolox_trt.ros.nodes.multi_camera", arguments)
-        child.wait_for("active:", timeout)
+        if sections:
+            sections = {
+                name if node == EXECUTOR_NODE else node: sections[node] for node in sections
+            }
+            files = [*files, file_in_memory(parameter_text(sections))]
+        arguments = ["--ros-args", *(word for file in files for word in ("--params-file", file))]
+        if name != EXECUTOR_NODE:
+            arguments += ["-r", f"{EXECUTOR_NODE}:__node:={name}"]
+        child = self.start(module, arguments, log=self.folder / f"{name}.log")
+        if timeout > 0.0:
+            child.wait_for(ACTIVE, timeout)
         return child
 
     def start_camera(self, options: CameraOptions, **settings: Any) -> ChildProcess:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import signal
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +21,11 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core.errors import MissingDependencyError, YoloxTrtError
-from yolox_trt.core.optional import INSTALL_COMMANDS
+from yolox_trt.core.optional import INSTALL_COMMANDS, is_installed
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.evaluation.bench.timing import percentiles
 from yolox_trt.ros.messages.images import stamp_to_ns
+from yolox_trt.ros.middleware import transport_environment
 from yolox_trt.ros.tools.child_process import ChildProcess, ChildProcesses
 from yolox_trt.ros.tools.options import CameraOptions, DemoOptions
 from yolox_trt.ros.tools.session import ResultListener, private_domain, ros_node
@@ -37,6 +39,9 @@ CAMERAS = {
 }
 
 Show: TypeAlias = Callable[[str, Sequence[Mapping[str, str]]], None]
+
+#: Status of a command that SIGINT ended: of the dashboard, at the end.
+_STOPPED = 128 + signal.SIGINT
 
 #: Seconds that everything may take to start; engines may have to be built.
 START_TIMEOUT = 120.0
@@ -174,7 +179,7 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], show: Show) ->
         "/**": {"score_threshold": options.score},
     }
     # For this process's own participant and for the children.
-    os.environ.update(private_domain(os.environ))
+    os.environ.update(private_domain(transport_environment()))
     with ros_node(lambda: DemoNode(list(pictures), folder)) as (node, executor):
         with ChildProcesses(folder) as processes:
             say(f"starting multi_camera with {model.name}; logs and annotated pictures: {folder}")
@@ -185,9 +190,23 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], show: Show) ->
                         name=name, photograph=str(path), rate=options.rate, size=options.size
                     )
                 )
+            address = _dashboard(processes)
+            if address:
+                say(f"live in a browser: {address}")
             _watch(node, executor, processes, options.duration, show)
         show("result", node.rows())
     return problems(node, processes.children)
+
+
+def _dashboard(processes: ChildProcesses) -> str:
+    """Start the dashboard; return its address, or "" where its web server is not installed."""
+    if not is_installed("aiohttp"):
+        return ""
+    child = processes.start(
+        "yolox_trt.cli", ["dashboard", "--port", 0], log=processes.folder / "dashboard.log"
+    )
+    child.wait_for("/\n", START_TIMEOUT)  # the end of the address
+    return child.output.partition("open ")[2].partition("\n")[0]
 
 
 def _watch(
@@ -225,7 +244,7 @@ def problems(node: DemoNode, children: Sequence[ChildProcess]) -> list[str]:
     lines = [
         f"{child.module} ended with status {child.returncode}: see {child.log}"
         for child in children
-        if child.poll()
+        if child.poll() not in (0, _STOPPED)
     ]
     blind = [name for name, view in node.views.items() if not view.detections]
     return lines + ([f"no detection by {', '.join(blind)}"] if blind else [])

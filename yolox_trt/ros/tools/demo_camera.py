@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -14,9 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from yolox_trt.core.documents import parse_json
 from yolox_trt.core.images import read_image
+from yolox_trt.core.memory import apply_malloc_settings
 from yolox_trt.evaluation.pacing import Pacer
-from yolox_trt.ros.middleware import apply_malloc_settings
 from yolox_trt.ros.tools.image_publisher import ImagePublisher
 from yolox_trt.ros.tools.options import CameraOptions
 from yolox_trt.ros.tools.session import plain_node, ros_node
@@ -87,7 +87,7 @@ def publish(options: CameraOptions, stop: threading.Event) -> None:
 
 def main() -> int:
     """Publish until SIGINT or SIGTERM; the argument is CameraOptions as JSON."""
-    options = CameraOptions(**json.loads(sys.argv[1]))
+    options = CameraOptions(**parse_json(sys.argv[1]))
     cv2.setNumThreads(1)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -84,6 +84,11 @@ class UpOptions(OptionGroup):
         metavar="FILE.yaml", help="Parameter file (default: config/multi_camera.yaml)."
     )
     namespace: str = option("", help="Namespace of all nodes.")
+    computer: str = option(
+        "",
+        help="Name of this computer, where two stand in for one another, as "
+        "two_computers.launch.py takes it; it becomes the namespace.",
+    )
     arguments: Sequence[str] = option(
         [],
         kind=Kind.STRING_ARRAY,
@@ -91,6 +96,9 @@ class UpOptions(OptionGroup):
         help="Arguments of the launch file: model:=..., cameras:=front,rear, "
         "<camera>.<parameter>:=<value>, multi_camera.<parameter>:=<value>.",
     )
+
+
+_UP = options_of(UpOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +121,22 @@ class SourceOptions(OptionGroup):
         help="With --max: the consumer's Detection2DArray topic, once for each image topic "
         "(default: detections beside the images).",
     )
-    wait: float = option(10.0, minimum=0.0, unit="s", help="With --max: time for the consumer.")
+    wait: float | None = option(
+        None,
+        kind=Kind.DOUBLE,
+        minimum=0.0,
+        unit="s",
+        help="Time for a subscriber of each image topic to come, and with --max for its results "
+        "(default: 5 s for any subscriber, 10 s with --max).",
+    )
+    ros_args: Sequence[str] = option(
+        [],
+        kind=Kind.STRING_ARRAY,
+        flag="--ros-args",
+        metavar="...",
+        help="ROS arguments, last on the line: -r __node:=NAME, -r __ns:=/NAMESPACE, -p "
+        "use_sim_time:=true.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +159,28 @@ class ReplayOptions(SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegressOptions(OptionGroup):
+    """A bag, and what detects in it."""
+
+    bag: Path = option(parse=parse_path, flag="BAG", help="Folder, .mcap or .db3 file.")
+    arguments: Sequence[str] = again(_UP["arguments"])
+    config: Path | None = path_option(
+        metavar="FILE.yaml",
+        help="Parameter file of the cameras (default: a camera for each image topic of the bag).",
+    )
+    logs: Path | None = path_option(
+        parse=parse_output_folder, metavar="FOLDER", help="Keep multi_camera's log here."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublishOptions(SourceOptions):
     """Images, and how they are published."""
 
     source: str = option(
-        flag="SOURCE", help="Image, folder of images, video, or device such as /dev/video0."
+        flag="SOURCE",
+        help="Image, folder of images, video, http or rtsp address, or a camera: its number "
+        "or device.",
     )
     topic: str = option("/camera/image_raw", parse=check_topic, help="Image topic.")
     rate: float | None = option(
@@ -187,6 +227,29 @@ class RosBenchOptions(OptionGroup):
     duration: float = option(10.0, above=0.0, unit="s", help="Measured time.")
     warmup: float = option(3.0, minimum=0.0, unit="s", help="Time before it.")
     logs: Path | None = path_option(metavar="FOLDER", help="Keep the processes' logs here.")
+
+
+_ROS_BENCH = options_of(RosBenchOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsolidationOptions(OptionGroup):
+    """One process for N cameras against N processes with a camera each, with one model.
+
+    Both through ROS, where it is installed, and without it: images in memory, one thread submits.
+    """
+
+    cameras: Sequence[int] = option([1, 2, 4], minimum=1, metavar="N", help="Number of cameras.")
+    rate: float = again(_ROS_BENCH["rate"])
+    size: tuple[int, int] = again(_ROS_BENCH["size"])
+    model: Path | None = again(_ROS_BENCH["model"])
+    device: Device | None = again(_DETECTOR["device"])
+    engine: str = again(_DETECTOR["engine"])
+    precision: str | None = again(_DETECTOR["precision"])
+    ingest: int = option(2, minimum=0, help="Ingest processes of the third way; 0: without it.")
+    duration: float = again(_ROS_BENCH["duration"])
+    warmup: float = again(_ROS_BENCH["warmup"])
+    without_ros: bool = option(False, help="Measure without ROS alone.")
 
 
 @dataclass(frozen=True, kw_only=True)

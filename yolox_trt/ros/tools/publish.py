@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from yolox_trt.ros.tools.options import PublishOptions
 from yolox_trt.ros.tools.result_window import ResultWindow
 from yolox_trt.ros.tools.session import plain_node, ros_node
 from yolox_trt.ros.tools.source_node import (
+    DISCOVERY,
     rounds,
     source_qos,
     wait_for_subscribers,
@@ -36,13 +39,17 @@ def run_publish(
         on_progress: told of each picture.
 
     Returns:
-        0, also after Ctrl-C; 1 if no picture was published.
+        0, also after Ctrl-C; 1 if no picture was published, or one could not be read.
 
     Raises:
         ConfigurationError: a source that cannot be opened.
     """
-    source = open_images(options.source)
-    with ros_node(plain_node("yolox_trt_publish")) as (node, executor):
+    # ROS nodes need different names, and there is a process for each camera.
+    node_name = plain_node(f"yolox_trt_publish_{os.getpid()}")
+    with (
+        closing(open_images(options.source)) as source,
+        ros_node(node_name, ros_args=options.ros_args) as (node, executor),
+    ):
         publisher = ImagePublisher(
             node,
             options.topic,
@@ -51,7 +58,8 @@ def run_publish(
             compressed=options.compressed,
         )
         window = ResultWindow(node, executor, [publisher.topic], options)
-        if not wait_for_subscribers(executor, [publisher.publisher]):
+        timeout = max(DISCOVERY, options.wait or 0.0)
+        if not wait_for_subscribers(executor, [publisher.publisher], timeout):
             say(f"nobody subscribes to {publisher.topic} yet")
         rate = (options.rate or source.rate) * options.speed
         pacer = None if source.live or options.max else Pacer(rate)
@@ -73,9 +81,9 @@ def run_publish(
             f"{publisher.published} published on {publisher.topic}"
             + (f", {late} late" if late else "")
             + window.summary
-            + (f", {source.refused} files could not be read" if source.refused else "")
+            + (f", {source.refused} images could not be read" if source.refused else "")
         )
-        return 0 if publisher.published else 1
+        return 0 if publisher.published and not source.refused else 1
 
 
 def _pictures(source: ImageSource, options: PublishOptions) -> Iterator[npt.NDArray[np.uint8]]:

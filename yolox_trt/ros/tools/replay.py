@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +22,9 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.evaluation.pacing import sleep_until
-from yolox_trt.ros.tools.bag import open_reader
-from yolox_trt.ros.tools.bag_types import COMPRESSED_TYPE, IMAGE_TYPE, make_typestore
+from yolox_trt.ros.messages.transports import BY_TYPE
+from yolox_trt.ros.tools.bag import open_reader, read_messages
+from yolox_trt.ros.tools.bag_types import make_typestore
 from yolox_trt.ros.tools.options import ReplayOptions
 from yolox_trt.ros.tools.result_window import ResultWindow
 from yolox_trt.ros.tools.session import plain_node, ros_node
@@ -49,15 +51,19 @@ def run_replay(
         on_progress: told of each message.
 
     Returns:
-        0, also after Ctrl-C; 1 if no message was published.
+        0, also after Ctrl-C; 1 if no message was published, or one could not be read.
     """
-    node_name = plain_node("yolox_trt_replay")
-    with closing(open_reader(options.bag)) as reader, ros_node(node_name) as (node, executor):
+    # ROS nodes need different names, and two bags may be replayed at once.
+    node_name = plain_node(f"yolox_trt_replay_{os.getpid()}")
+    with (
+        closing(open_reader(options.bag)) as reader,
+        ros_node(node_name, ros_args=options.ros_args) as (node, executor),
+    ):
         player = BagPlayer(reader, node, executor, options, say)
         publishers = list(player.publishers.values())
         # With --max a consumer is there, but its subscriptions may be found later than its results.
-        needed = player.image_publishers if options.max else ()
-        timeout = max(DISCOVERY, options.wait) if options.max else DISCOVERY
+        needed = player.image_publishers if options.max or options.wait is not None else ()
+        timeout = max(DISCOVERY, options.wait or 0.0)
         if not wait_for_subscribers(executor, publishers, timeout, needed=needed):
             say("nobody subscribes to the bag's topics yet")
         total = player.count * options.loop or None
@@ -69,7 +75,7 @@ def run_replay(
         except KeyboardInterrupt:
             pass
         say(player.summary())
-        return 0 if player.published else 1
+        return 0 if player.published and not player.refused else 1
 
 
 class BagPlayer:
@@ -82,10 +88,11 @@ class BagPlayer:
         node: the node that publishes.
         executor: spins the node.
         options: what is played, and how.
-        say: takes a line for each topic that is left out.
+        say: takes a line for each topic and each message that is left out.
 
     Attributes:
         published: messages published so far.
+        refused: messages left out so far: too short to be one of their type.
         publishers: those of the topics, by the number of the bag's connection.
         image_publishers: those of the images.
 
@@ -107,7 +114,9 @@ class BagPlayer:
         self._node = node
         self._executor = executor
         self._options = options
+        self._say = say
         self.published = 0
+        self.refused = 0
         self._late = 0
         known = {connection.topic for connection in reader.connections}
         for name in (*options.topics, *options.remap):
@@ -129,12 +138,13 @@ class BagPlayer:
             topic = options.remap.get(connection.topic, connection.topic)
             self._connections.append(connection)
             self.publishers[connection.id] = node.create_publisher(
-                message_type, topic, _recorded_qos(connection)
+                message_type, topic, _recorded_qos(connection, lossless=options.max)
             )
             fields = store.fielddefs.get(connection.msgtype, ((), ()))[1]
-            if fields and fields[0][0] == "header":
+            # CompressedVideo begins with a stamp, as a Header does.
+            if fields and fields[0][0] in ("header", "timestamp"):
                 self._stamped.add(connection.id)
-            if connection.msgtype in (IMAGE_TYPE, COMPRESSED_TYPE):
+            if connection.msgtype in BY_TYPE:
                 self._images[connection.id] = topic
         if not self._connections:
             raise ConfigurationError("a bag with nothing to play", fix=("check ", _NAMED["topics"]))
@@ -148,11 +158,15 @@ class BagPlayer:
         """Publish every message once, and yield after each one."""
         start = 0.0
         first: int | None = None
-        for connection, timestamp, raw in self._reader.messages(connections=self._connections):
+        for connection, timestamp, raw in read_messages(self._reader, self._connections):
             if first is None:
                 start, first = time.monotonic(), timestamp
             data = bytes(raw)
             stamp = timestamp
+            if len(data) < (_HEADER_OFFSET + 8 if connection.id in self._stamped else 5):
+                self.refused += 1
+                self._say(f"{connection.topic} at {timestamp}: {len(data)} bytes, left out")
+                continue
             if connection.id in self._stamped:
                 if self._options.restamp:
                     data = _with_stamp(data, self._node.get_clock().now().nanoseconds)
@@ -176,6 +190,8 @@ class BagPlayer:
         text = f"{self.published} messages on {len(self.publishers)} topics"
         if self._late:
             text += f", {self._late} more than 50 ms late"
+        if self.refused:
+            text += f", {self.refused} could not be read"
         return text + self._window.summary
 
     def _wait_until(self, due: float, timestamp: int) -> None:
@@ -203,12 +219,17 @@ def _message_type(name: str) -> Any:
         return None
 
 
-def _recorded_qos(connection: Any) -> QoSProfile:
-    """Return the quality of service that a topic was recorded with, reliable where unknown."""
+def _recorded_qos(connection: Any, *, lossless: bool) -> QoSProfile:
+    """Return the quality of service that a topic was recorded with, reliable where unknown.
+
+    Args:
+        connection: of the bag.
+        lossless: whether it is reliable in any case.
+    """
     qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
     profiles = connection.ext.offered_qos_profiles
     if profiles:
-        if profiles[0].reliability.name == "BEST_EFFORT":
+        if profiles[0].reliability.name == "BEST_EFFORT" and not lossless:
             qos.reliability = ReliabilityPolicy.BEST_EFFORT
         if profiles[0].durability.name == "TRANSIENT_LOCAL":
             qos.durability = DurabilityPolicy.TRANSIENT_LOCAL

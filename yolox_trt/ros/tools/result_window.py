@@ -15,9 +15,12 @@ from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.core.option import options_of
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.tools.bag import detection_topics
+from yolox_trt.ros.tools.bag_types import DETECTIONS_TYPE
 from yolox_trt.ros.tools.options import SourceOptions
 
 _NAMED = options_of(SourceOptions)
+#: Seconds that results get to be published.
+_PATIENCE = 10.0
 
 
 class ResultWindow:
@@ -71,14 +74,10 @@ class ResultWindow:
                 lambda message, image=image: self._on_result(image, message),
                 10,
             )
-        end = time.monotonic() + options.wait
+        end = time.monotonic() + (_PATIENCE if options.wait is None else options.wait)
         while silent := [t for t in topics.values() if not node.count_publishers(t)]:
             if time.monotonic() > end:
-                raise YoloxTrtError(
-                    f"nobody publishes {', '.join(silent)}",
-                    expected=("a consumer, whose results set the pace with ", _NAMED["max"]),
-                    fix=("start multi_camera first, or name its topics with ", _NAMED["results"]),
-                )
+                raise _nobody(silent, _published_results(node))
             executor.spin_once(timeout_sec=0.05)
 
     def sent(self, topic: str, stamp_ns: int) -> None:
@@ -114,3 +113,27 @@ class ResultWindow:
     def _on_result(self, image: str, message: Detection2DArray) -> None:
         if self._under_way[image].pop(stamp_to_ns(message.header.stamp), None) is not None:
             self._results += 1
+
+
+def _published_results(node: Node) -> list[str]:
+    """Return the topics of detections that somebody publishes."""
+    return [
+        topic
+        for topic, types in node.get_topic_names_and_types()
+        if DETECTIONS_TYPE in types and node.count_publishers(topic)
+    ]
+
+
+def _nobody(silent: Sequence[str], published: Sequence[str]) -> YoloxTrtError:
+    found = f"nobody publishes {', '.join(silent)}"
+    if published:  # a camera's name need not be the one of its images' topic
+        return YoloxTrtError(
+            f"{found}; there are detections on {', '.join(published)}",
+            expected="the topic of the results of each image topic",
+            fix=("give ", _NAMED["results"], f" once for each, such as {published[0]}"),
+        )
+    return YoloxTrtError(
+        found,
+        expected=("a consumer, whose results set the pace with ", _NAMED["max"]),
+        fix=("start multi_camera first, or name its topics with ", _NAMED["results"]),
+    )

@@ -14,12 +14,33 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from vision_msgs.msg import Detection2DArray
 
-from yolox_trt.ros.middleware import apply_malloc_settings, transport_settings
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.memory import apply_malloc_settings
+from yolox_trt.core.option import options_of
+from yolox_trt.ros.middleware import (
+    PROFILE_VARIABLES,
+    profile_path,
+    transport_settings,
+)
+from yolox_trt.ros.rclpy_versions import init_rclpy
+from yolox_trt.ros.tools.launch_arguments import file_in_memory
+from yolox_trt.ros.tools.options import SourceOptions
 
 NodeT = TypeVar("NodeT", bound=Node)
+_NAMED = options_of(SourceOptions)
+
+#: Values of ROS_DISTRO that do not know ROS_AUTOMATIC_DISCOVERY_RANGE.
+_BEFORE_DISCOVERY_RANGE = ("foxy", "galactic", "humble")
+#: Of config/fastdds_shm.xml: after each key comes its value, to stay on this machine. Others are
+#: found there by unicast, since the loopback interface may carry no multicast.
+_LOOPBACK = {
+    "<type>UDPv4</type>": "<maxInitialPeersRange>32</maxInitialPeersRange>"
+    "<interfaceWhiteList><address>127.0.0.1</address></interfaceWhiteList>",
+    "<rtps>": "<builtin><initialPeersList><locator><udpv4><address>127.0.0.1</address></udpv4>"
+    "</locator></initialPeersList></builtin>",
+}
 
 
 @contextlib.contextmanager
@@ -28,6 +49,7 @@ def ros_node(
     *,
     make_executor: Callable[[], Any] = SingleThreadedExecutor,
     large_images: bool = True,
+    ros_args: Sequence[str] = (),
 ) -> Iterator[tuple[NodeT, Any]]:
     """Start ROS, and end it when the block ends. Ctrl-C raises KeyboardInterrupt.
 
@@ -36,6 +58,10 @@ def ros_node(
         make_executor: makes what spins it.
         large_images: whether the process gets the settings for large images. A Fast DDS profile
             that the user has chosen stays.
+        ros_args: what a command line has after --ros-args.
+
+    Raises:
+        ConfigurationError: ROS refuses them.
 
     Yields:
         The node, and its executor.
@@ -43,7 +69,10 @@ def ros_node(
     if large_images:
         apply_malloc_settings()
         os.environ.update(transport_settings())
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        init_rclpy(["--ros-args", *ros_args])
+    except Exception as error:  # RCLError and its kin: which one differs between distributions
+        raise ConfigurationError(" ".join(str(error).split()), fix=_NAMED["ros_args"]) from error
     try:
         node = make()
         executor = make_executor()
@@ -66,10 +95,24 @@ def private_domain(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that keep processes of this machine among themselves.
 
     A domain of the environment stays; else it is one in the range that is safe on Linux.
+
+    Args:
+        environment: of the processes, with their Fast DDS profile.
     """
     number = environment.get("ROS_DOMAIN_ID") or str(random.SystemRandom().randint(1, 101))
-    discovery = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return {"ROS_DOMAIN_ID": number, "ROS_AUTOMATIC_DISCOVERY_RANGE": discovery}
+    settings = {"ROS_DOMAIN_ID": number}
+    if environment.get("ROS_DISTRO") not in _BEFORE_DISCOVERY_RANGE:
+        discovery = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        return settings | {"ROS_AUTOMATIC_DISCOVERY_RANGE": discovery}
+    shipped = profile_path()
+    for name in PROFILE_VARIABLES:
+        if environment.get(name) == str(shipped):
+            # ROS_LOCALHOST_ONLY would add transports to those of the profile, and restrict none.
+            text = shipped.read_text(encoding="utf-8")
+            for place, addition in _LOOPBACK.items():
+                text = text.replace(place, place + addition)
+            return settings | {name: file_in_memory(text)}
+    return settings | {"ROS_LOCALHOST_ONLY": environment.get("ROS_LOCALHOST_ONLY", "1")}
 
 
 class ResultListener(Node):

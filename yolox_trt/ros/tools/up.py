@@ -8,14 +8,14 @@ import os
 import sys
 from collections.abc import Callable
 
-from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.shipped_files import shared_folder
 from yolox_trt.ros.middleware import transport_environment
-from yolox_trt.ros.tools.launch_arguments import parameter_files
+from yolox_trt.ros.tools.launch_arguments import (
+    argument_values,
+    computer_sections,
+    default_values,
+    process_settings,
+)
 from yolox_trt.ros.tools.options import UpOptions
-
-#: Arguments of the launch file without a dot that are taken here.
-_ARGUMENTS = ("config", "model", "cameras", "namespace", "log_level")
 
 
 def run_up(options: UpOptions, say: Callable[[str], None]) -> int:
@@ -28,30 +28,22 @@ def run_up(options: UpOptions, say: Callable[[str], None]) -> int:
     Raises:
         ConfigurationError: an argument that is no NAME:=VALUE, a bad parameter or a bad file.
     """
-    values = {
-        "config": str(options.config or ""),
-        "namespace": options.namespace,
-        "log_level": "info",
-    }
-    for argument in options.arguments:
-        name, separator, value = argument.partition(":=")
-        if not separator or not ("." in name or name in _ARGUMENTS):
-            raise ConfigurationError(
-                f"argument '{argument}'",
-                expected=f"NAME:=VALUE, where NAME is {', '.join(_ARGUMENTS)} or "
-                "<node>.<parameter>, such as front.score_threshold:=0.5",
-                fix="see `yolox_trt up --help`",
-            )
-        values[name] = value
-    values["config"] = values["config"] or str(shared_folder("config") / "multi_camera.yaml")
-    command = [sys.executable, "-m", "yolox_trt.ros.nodes.multi_camera", "--ros-args"]
-    command += ["--log-level", values["log_level"]]
-    files, reports = parameter_files(values)
-    for line in reports:
+    values = {**default_values(), "namespace": options.namespace}
+    if options.config is not None:
+        values["config"] = str(options.config)
+    values |= argument_values(options.arguments)
+    space, sections = None, None
+    if options.computer:
+        space = f"/{options.computer}"
+        sections = computer_sections({**values, "computer": options.computer})
+    settings = process_settings(values, namespace=space, sections=sections, strict=True)
+    for line in settings.warnings:
         say(line)
-    for file in files:
+    command = [sys.executable, "-m", "yolox_trt.ros.nodes", "--ros-args"]
+    command += ["--log-level", values["log_level"]]
+    for file in settings.files:
         command += ["--params-file", file]
-    if values["namespace"]:
-        command += ["-r", f"__ns:=/{values['namespace'].strip('/')}"]
+    if settings.namespace:
+        command += ["-r", f"__ns:={settings.namespace}"]
     # The malloc settings are read when a process starts: this one becomes another.
     os.execve(sys.executable, command, transport_environment())
