@@ -5,17 +5,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import cv2
+import numpy as np
+import onnx
 import pytest
 from support.command_line import call
+from support.onnx_graphs import make_graph
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.commands import bench
 from yolox_trt.cli.main import main
-from yolox_trt.core.errors import DeviceError
+from yolox_trt.core import Letterbox, PostprocessOptions
+from yolox_trt.core.errors import DeviceError, ModelError
 from yolox_trt.evaluation.bench import cpu, executor
+from yolox_trt.evaluation.bench.kernels import form_case
 from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.options import CpuOptions
+from yolox_trt.kernels.reference.decode import Decoder
+from yolox_trt.kernels.reference.postprocess import Postprocessor
 
 
 @pytest.mark.parametrize("command", bench.BENCHMARKS, ids=lambda command: command.name)
@@ -59,6 +68,30 @@ def test_options_reach_the_benchmark(
     assert json.loads(capsys.readouterr().out) == {"seconds": 5.0}
 
 
+def test_any_network_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = np.ones((5, 3, 3, 3), np.float32)
+    path = tmp_path / "any.onnx"
+    shape = ("n", 3, 24, 40)
+    model = make_graph([("Conv", ["x", "w"], ["y"], {})], {"x": shape}, ["y"], {"w": weights})
+    onnx.save(model, str(path))
+    given = ["--model", path, "--batch", "2", "--runs", "3", "--threads", "1"]
+    assert call("bench", "network", *given, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["input"], found["device"]) == ("2x3x24x40", "cpu")
+    assert found["images_s"] == pytest.approx(2e3 / found["ms"])
+
+
+def test_no_detector_is_made_of_any_network(tmp_path: Path) -> None:
+    path = tmp_path / "any.onnx"
+    model = make_graph([("Relu", ["x"], ["y"], {})], {"x": (1, 3, 32, 32)}, ["y"])
+    onnx.save(model, str(path))
+    images = tmp_path / "1.png"
+    cv2.imwrite(str(images), np.zeros((32, 32, 3), np.uint8))
+    given = [images, "--model", path, "--model-type", "none", "--device", "cpu"]
+    with pytest.raises(ModelError, match=r"model type none.*bench network --model"):
+        call("detect", *given, "-o", tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["executor", "cameras"])
 def test_a_time_without_a_frame_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", name, "--rate", "0.5", "--seconds", "0.5"]) == 2
@@ -81,3 +114,24 @@ def test_wrong_values_name_their_option(
 ) -> None:
     assert main(["bench", name, *option]) == 2
     assert f"fix: set {option[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model_type", "rows", "candidates", "shape"),
+    [
+        ("yolov8", 8400, 3000, (1, 84, 8400)),
+        ("yolov5", 25200, 3000, (1, 25200, 85)),
+        ("yolov10", 300, 300, (1, 300, 6)),
+    ],
+)
+def test_cases_of_other_detectors_have_the_candidates_that_they_say(
+    model_type: str, rows: int, candidates: int, shape: tuple[int, ...]
+) -> None:
+    spec, outputs = form_case(model_type, rows, candidates, "float32")
+    assert outputs["output"].shape == shape
+    letterbox = Letterbox.fit(1280, 1280, 640, 640)
+    options = PostprocessOptions(0.3, 1.0, max_detections=1000)
+    assert len(Postprocessor(spec)(outputs, 0, letterbox, options)) == min(candidates, 1000)
+    thresholds = options.threshold_array(80)
+    if spec.needs_nms:
+        assert len(Decoder(spec).decode(outputs, 0, thresholds)) == candidates

@@ -36,7 +36,7 @@ def test_output_report_and_sidecar(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(document["layers"]) > 20
     file = read_engine(out)
     assert file.spec.output_names[:3] == ("reg_8", "obj_8", "cls_8")
-    assert len(file.read()) == document["engine_bytes"]
+    assert len(file.data) == document["engine_bytes"]
 
 
 def test_cache_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,13 +18,17 @@ from support.yolox_graphs import build_yolox
 from yolox_trt.cli.main import main
 from yolox_trt.compiler.int8.calibration_cache import read_cache
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.translate import remove_qdq
 from yolox_trt.core.errors import FrameError
+from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
+from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.spec import read_spec
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8")
-    onnx.save(build_yolox(depthwise=True), str(path / "model.onnx"))
+    onnx.save(build_yolox(depth=0, width=0.125), str(path / "model.onnx"))
     (path / "images").mkdir()
     rng = np.random.default_rng(0)
     for number in range(4):
@@ -34,16 +39,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_from_images_to_qdq_to_cache_and_back(folder: Path, capsys: pytest.CaptureFixture[str]):
     qdq, plain = folder / "qdq.onnx", folder / "float.onnx"
-    cache, precisions = folder / "a.cache", folder / "p.json"
+    cache, precisions, report = folder / "a.cache", folder / "p.json", folder / "q.json"
     status = run(
-        "quantize", folder / "model.onnx", "--images", folder, "-o", qdq,
-        "--algorithm", "max", "--keep-fp16", "auto:2",
+        "quantize", folder / "model.onnx", "--images", folder, "-o", qdq, "--threads", 1,
+        "--algorithm", "max", "--keep-fp16", "auto:12", "--json", report,
     )  # fmt: skip
     assert status == 0
+    quantized = json.loads(report.read_text())
+    assert len(quantized["kept"]) == 12 and len(quantized["sensitivities"]) > 12
     assert run(
         "translate", qdq, "-o", plain, "--cache", cache, "--precisions", precisions
     ) == 0  # fmt: skip
-    assert len(json.loads(precisions.read_text())) == 2
+    assert set(json.loads(precisions.read_text())) == set(quantized["kept"])
     again = folder / "again.onnx"
     assert run(
         "quantize", plain, "--from-ranges", cache, "--keep-fp16", precisions, "-o", again
@@ -51,7 +58,20 @@ def test_from_images_to_qdq_to_cache_and_back(folder: Path, capsys: pytest.Captu
     implicit = read_cache(cache)
     assert run("translate", again, "-o", plain, "--cache", folder / "b.cache") == 0
     assert read_cache(folder / "b.cache") == implicit
-    assert "kept in floating point" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "kept in floating point" in printed and " and 2 more (--json has all)" in printed
+
+
+def test_a_model_is_quantised_at_the_size_that_fits_the_images(
+    folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "q.onnx"
+    cv2.imwrite(str(tmp_path / "tall.png"), np.zeros((160, 60, 3), np.uint8))
+    words = ["--algorithm", "max", "--threads", 1, "-o", out]
+    for size, expected in (("auto", (96, 64)), ("auto:60x400", (32, 192)), ("model", (64, 96))):
+        images = ("--images", tmp_path, "--input-size", size)
+        assert run("quantize", folder / "model.onnx", *images, *words) == 0
+        assert read_spec(out).input_size == expected
 
 
 def test_calibrate_writes_cache_and_json_of_every_tensor(folder: Path):
@@ -133,6 +153,70 @@ def test_nothing_is_printed_before_an_error(
 ) -> None:
     (tmp_path / "broken.png").write_text("no picture")
     arguments = ["quantize", folder / "model.onnx", "--images", tmp_path, "-o", tmp_path / "q.onnx"]
-    with pytest.raises(FrameError, match=r"cannot be read; expected a JPEG.*fix: "):
+    with pytest.raises(FrameError, match=r"cannot be read.*expected a whole JPEG.*fix: "):
         run(*arguments)
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_preprocessing_of_a_model_without_metadata(folder: Path, tmp_path: Path) -> None:
+    """YOLOX 0.1.0 takes normalised RGB; calibrated with 0..255 its INT8 form finds nothing."""
+    images, qdq, ranges = folder / "images", tmp_path / "q.onnx", tmp_path / "r.json"
+    for words in (["quantize", "-o", qdq], ["calibrate", "--ranges", ranges]):
+        command, *output = words
+        legacy = ("--images", images, "--algorithm", "max", "--preprocessing", "rgb_imagenet")
+        assert run(command, folder / "model.onnx", *legacy, *output) == 0
+    found = DynamicRanges.load_json(ranges)
+    assert found.amax("images") < 2.7  # (1 - 0.406) / 0.225 at most, not 255
+    graph = Graph.load(qdq)
+    assert read_spec(graph).preprocessing == PREPROCESSING_PRESETS["rgb_imagenet"]
+    assert remove_qdq(graph).ranges.items() <= found.items()
+
+
+def test_a_quantised_model_is_warned_of(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, once = ("--images", folder / "images", "--limit", 1), tmp_path / "once.onnx"
+    assert run("quantize", folder / "model.onnx", *images, "-o", once) == 0
+    assert not caplog.messages
+    assert run("calibrate", once, *images, "--ranges", tmp_path / "r.json") == 0
+    assert "once.onnx is quantised already" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--keep-fp16", "nobody"], "layer to keep in floating point 'nobody'.*--keep-fp16"),
+        (["--set", "nobody=3"], "tensor, or pattern of tensors, 'nobody'.*--set"),
+        (["--limit", "-3"], "--limit = -3.*at least 0"),
+        (["-o", "/proc/q.onnx"], "'/proc/q.onnx' cannot be written"),
+    ],
+)
+def test_options_are_checked_before_the_images_are_read(
+    folder: Path, tmp_path: Path, words: list[str], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "broken.png").write_text("no picture")
+    base = ["quantize", folder / "model.onnx", "--images", tmp_path, "-o", tmp_path / "q.onnx"]
+    assert main([str(word) for word in (*base, *words)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_json_tells_what_was_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, qdq, cache = folder / "images", tmp_path / "q.onnx", tmp_path / "c.cache"
+
+    def document(*words: object) -> dict[str, Any]:
+        assert run(*words, "--json") == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    model = folder / "model.onnx"
+    calibrated = document("calibrate", model, "--images", images, "--cache", cache)
+    assert calibrated["cache"] == str(cache) and not calibrated["missing"]
+    quantized = document("quantize", model, "--images", images, "--keep-fp16", "last", "-o", qdq)
+    assert len(quantized["kept"]) == 9 and not quantized["sensitivities"]
+    assert quantized["ranges"].items() <= calibrated["ranges"].items()
+    back = document("translate", qdq, "-o", tmp_path / "f.onnx", "--cache", cache)
+    assert back["precisions"] == dict.fromkeys(quantized["kept"], "fp16")
+    assert set(back["explicit"]) == set(back["ranges"]) <= set(quantized["ranges"])

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,3 +89,35 @@ def test_a_missing_package_is_one_line_that_tells_how_to_install_it(
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert f"'{package}'" in error and command in error
+
+
+def complete(line: str) -> list[str]:
+    """Return what a shell is told for a command line with the cursor at its end."""
+    ask = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_STDOUT_FILENAME": "/dev/stdout",
+    }
+    environment = {**os.environ, **ask, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    answer = subprocess.run(
+        [sys.executable, "-m", "yolox_trt.cli"], env=environment, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    return [word.strip() for word in answer.stdout.split("\n")]
+
+
+def test_a_shell_completes_commands_options_and_values() -> None:
+    assert complete("yolox_trt dist") == ["distill"]
+    assert "--head" in complete("yolox_trt optimize m.onnx --h")
+    assert set(complete("yolox_trt build m.onnx --precision ")) >= {"fp16", "int8"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_the_shells_own_code(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", shell]) == 0
+    code = capsys.readouterr().out
+    assert "yolox_trt" in code
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=code, text=True, check=True)

@@ -15,6 +15,7 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.compiler.dla import check
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.core.input_size import best_size
 from yolox_trt.engines.engine_file import open_model
 from yolox_trt.graph.spec import read_spec
 
@@ -71,6 +72,20 @@ def test_optimize_options(stock, tmp_path) -> None:
     assert (spec.batch, spec.input_height, spec.input_width) == (2, 96, 64)
     assert spec.class_names[0] == "car" and spec.sigmoid and spec.input_dtype == "uint8"
     assert spec.preprocessing.color_order == "bgr"
+
+
+def test_the_size_that_fits_a_camera(stock, tmp_path) -> None:
+    size, out, report = ("--input-size", "auto:1920x1080"), tmp_path / "o.onnx", tmp_path / "r.json"
+    assert best_size((64, 96), (1920, 1080)) == (96, 64)
+    assert call("optimize", stock, *size, "--no-verify", "-o", out) == 0
+    assert read_spec(out).input_size == (96, 64)
+    assert call("inspect", stock, *size, "--json", report) == 0
+    assert json.loads(report.read_text())["input_shape"] == [1, 3, 96, 64]
+    assert call("dla-check", stock, *size, "--json", report) == 1
+    first = next(n for n in json.loads(report.read_text())["nodes"] if n["op"] == "Conv")
+    assert first["shape"][2:] == [48, 32]
+    with pytest.raises(ConfigurationError, match=r"auto without images.*auto:1080x1920"):
+        call("dla-check", stock, "--input-size", "auto")
 
 
 def test_nms_on_and_off(stock, tmp_path) -> None:

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -100,3 +103,32 @@ def test_lines_are_broken_in_a_terminal_only(
     monkeypatch.setattr(Output, "width", 80)
     Output().print(text)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_of_unknown_length_shows_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    with Output().progress() as progress:
+        progress("drive", 113, None)
+        progress("bag", 30, 120, "note")
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*\w", "", shown.getvalue()))
+    assert any(re.match(r"drive\b.* 113 ", line) for line in lines), lines
+    assert any(re.match(r"bag\b.* 25 % .*note", line) for line in lines), lines
+    assert not any("?" in line for line in lines)
+
+
+def test_a_log_tells_how_long_the_rest_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("yolox_trt.cli.output.time.monotonic", lambda: clock[0])
+    with Output().progress() as progress:
+        for done in range(1, 6):
+            progress("layers", done, 21, "note")
+            clock[0] += 3.0
+    assert capsys.readouterr().err == "layers: 24 %, 48 s left note\n"

@@ -59,7 +59,7 @@ def test_names_and_values_need_no_headings() -> None:
 
 
 def test_what_a_terminal_would_obey_is_not_printed() -> None:
-    assert table_text("", ("node",), [("a\x1b[31m[red]b",)], 80).endswith("a?[31m[red]b")
+    assert table_text("", ("node",), [("a\x1b[31m[red]b",)], 80).endswith(r"a\x1b[31m[red]b")
 
 
 def test_wide_characters_take_two_columns() -> None:

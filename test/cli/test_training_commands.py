@@ -26,7 +26,7 @@ TRAIN = ("train", "--annotations", "a.json", "--images", "photos", "-o", "run")
         ((*DISTILL, "--plain", "0.8"), "--plain = 0.8 and --mosaic = 0.5.*lower --plain"),
         ((*DISTILL, "--equalise-images", "-1"), "--equalize-images = -1"),
         ((*DISTILL, "--device", "dla0"), "dla0.*auto, gpu, gpu:N or cpu.*set --device"),
-        ((*TRAIN, "--steps", "0"), "--steps = 0.*at least 1"),
+        ((*TRAIN, "--steps", "-1"), "--steps = -1.*at least 0"),
         (("export", "--weights", "m.pt", "-o", "m.onnx", "--opset", "99"), "--opset = 99.*9 to 20"),
         (("export", "--weights", "m.pt", "-o", "m.pt"), "m.pt.*.onnx.*set --output"),
     ],

@@ -27,6 +27,7 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from yolox_trt.cli.output import Output
@@ -65,13 +66,37 @@ class Command(ABC):
         """Do the work; return the exit status."""
 
     def prepare_outputs(self) -> None:
-        """Make the folders of all files that will be written, or refuse them, before the work."""
-        for argument in arguments_of(type(self)):
-            if isinstance(argument.option.parse, OutputFile):
-                value: Any = self
-                for name in argument.path:
-                    value = getattr(value, name)
+        """Make the folders of all files that will be written, or refuse them, before the work.
+
+        Raises:
+            ConfigurationError: see output_paths.prepare_outputs; or the command would write over
+                what it reads or writes besides.
+        """
+        named: dict[Path, Argument] = {}
+        # What is read comes first, so that the file to write is the one that is refused.
+        for argument in sorted(arguments_of(type(self)), key=lambda each: each.is_written):
+            value: Any = self
+            for name in argument.path:
+                value = getattr(value, name)
+            for path in _paths_in(value):
+                other = named.setdefault(path.resolve(), argument)
+                if argument.is_written and other is not argument:
+                    raise ConfigurationError(
+                        (f"'{path}' as ", other.declared, " and as ", argument.declared),
+                        expected="a file of its own to write",
+                        fix=("give another ", argument.declared),
+                    )
+            if argument.is_written:
                 prepare_outputs(value)
+
+
+def _paths_in(value: Any) -> Iterator[Path]:
+    """Yield a path, or those in a list."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _paths_in(each)
 
 
 @dataclass(frozen=True)
@@ -92,6 +117,16 @@ class Argument:
     def destination(self) -> str:
         """Its name among the parsed arguments."""
         return ".".join(self.path)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it names a file that the command writes."""
+        return isinstance(self.option.parse, OutputFile)
+
+    @property
+    def takes_many_words(self) -> bool:
+        """Whether it is positional, and takes as many words as there are."""
+        return self.option.kind in _ARRAYS and not self.flags[0].startswith("-")
 
     @property
     def flags(self) -> list[str]:
@@ -172,7 +207,10 @@ def _flags(option: Option) -> list[str]:
 def add_argument(section: argparse._ActionsContainer, option: Option, destination: str) -> None:
     """Add an option to a section of a parser."""
     flags = _flags(option)
-    settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(option)}
+    settings: dict[str, Any] = {
+        "default": argparse.SUPPRESS,
+        "help": help_of(option).replace("%", "%%"),
+    }
     many = option.kind in _ARRAYS
     if option.kind is Kind.BOOL:
         settings |= {"action": "store_const", "const": not option.default}
@@ -184,13 +222,20 @@ def add_argument(section: argparse._ActionsContainer, option: Option, destinatio
             settings["nargs"] = "+" if option.required else "*"
         elif not option.required:
             settings["nargs"] = "?"
-        section.add_argument(destination, **settings)
+        _completed(section.add_argument(destination, **settings), option)
         return
     if many:
         settings["action"] = "append"
     elif option.implied is not None:
         settings |= {"nargs": "?", "const": option.implied}
-    section.add_argument(*flags, dest=destination, required=option.required, **settings)
+    action = section.add_argument(*flags, dest=destination, required=option.required, **settings)
+    _completed(action, option)
+
+
+def _completed(action: argparse.Action, option: Option) -> None:
+    """Tell argcomplete the values: choices are checked by the option, argparse knows none."""
+    if option.choices:
+        setattr(action, "completer", lambda **_: option.choices)  # noqa: B010 (argparse has none)
 
 
 def _metavar(option: Option) -> str:
@@ -203,7 +248,7 @@ def _metavar(option: Option) -> str:
     )
 
 
-def _help(option: Option) -> str:
+def help_of(option: Option) -> str:
     """Return the option's help with its range and its default."""
     notes = []
     if option.range_text and not option.choices and option.range_text != "at least 1":
@@ -218,7 +263,7 @@ def _help(option: Option) -> str:
     if notes:
         joined = "; ".join(notes)
         text = f"{text[:-1]}; {joined})" if text.endswith(")") else f"{text} ({joined})"
-    return f"{text}.".replace("%", "%%")
+    return f"{text}."
 
 
 def _text(default: Any) -> str:
@@ -274,6 +319,12 @@ class _HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=_width())
 
+    def _format_usage(self, usage: str | None, *others: Any) -> str:
+        if usage is not None:
+            lines = textwrap.wrap(usage, self._width - len("usage: "), break_on_hyphens=False)
+            usage = "\n  ".join(lines)
+        return super()._format_usage(usage, *others)
+
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
@@ -296,8 +347,7 @@ def usage_of(command: type[Command]) -> str:
             positional.append(word if option.required else f"[{word}]")
         elif option.required:
             flags.append(f"{flag} {option.metavar or _metavar(option)}")
-    words = " ".join([f"yolox_trt {command.name} [OPTION ...]", *flags, *positional])
-    return "\n  ".join(textwrap.wrap(words, _width() - len("usage: "), break_on_hyphens=False))
+    return " ".join([f"yolox_trt {command.name} [OPTION ...]", *flags, *positional])
 
 
 def describe(command: type[Command]) -> tuple[str, str, str]:

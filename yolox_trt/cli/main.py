@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,12 +32,17 @@ from yolox_trt.cli.command import (
     usage_of,
 )
 from yolox_trt.cli.commands import COMMANDS, GROUPS
+from yolox_trt.cli.interrupts import interruptible
 from yolox_trt.cli.output import STANDARD_OUTPUT, Output
 from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.limits import LineFormatter, clean_text
 from yolox_trt.core.option import Kind, Option
 from yolox_trt.core.optional import missing_requirement, require
 from yolox_trt.core.output_paths import OutputFile, prepare_outputs
 
+_ROS_ARGS = "--ros-args"
+#: Set by the function that `yolox_trt completion` gives to a shell.
+_COMPLETION = "_ARGCOMPLETE"
 _JSON = Option(
     name="json",
     kind=Kind.STRING,
@@ -48,8 +55,9 @@ _JSON = Option(
 )
 
 
+@functools.cache
 def make_parser() -> Parser:
-    """Make the parser of the whole command line."""
+    """Make the parser of the whole command line, once: to parse does not change it."""
     parser = Parser(
         prog="yolox_trt", description="Multi-camera YOLOX detection on GPU, DLA and CPU."
     )
@@ -86,10 +94,22 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespa
     Raises:
         UsageError: a word that its command does not know, or one that is missing.
     """
-    arguments, unknown = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    # What follows is in ROS's own language.
+    split = words.index(_ROS_ARGS) if _ROS_ARGS in words else len(words)
+    arguments, unknown = parser.parse_known_args(words[:split])
+    command: type[Command] | None = getattr(arguments, "command", None)
+    many = [each for each in arguments_of(command) if each.takes_many_words] if command else []
+    if many and unknown:  # argparse takes such words in one row: those behind an option are left
+        name, more = many[0].destination, [word for word in unknown if not word.startswith("-")]
+        setattr(arguments, name, [*getattr(arguments, name, ()), *more])
+        unknown = [word for word in unknown if word.startswith("-")]
+    known = [flag for each in arguments_of(command) for flag in each.flags] if command else []
+    if _ROS_ARGS in known:
+        arguments.ros_args = words[split + 1 :]
+    else:
+        unknown += words[split:]
     if unknown:
-        command: type[Command] | None = getattr(arguments, "command", None)
-        known = [flag for each in arguments_of(command) for flag in each.flags] if command else []
         # `--size` is rather `--input-size` than another word of as many letters.
         word = unknown[0].partition("=")[0].removeprefix("-")
         close = [flag for flag in known if flag.endswith(word)] if word.startswith("-") else []
@@ -110,9 +130,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, 1 where a command found something wrong (each command's help says what),
-        2 for an error that it names, 130 after Ctrl-C.
+        2 for an error that it names, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
+    try:
+        with interruptible():
+            return _main(argv)
+    except KeyboardInterrupt as interrupt:
+        return 128 + getattr(interrupt, "number", signal.SIGINT)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = make_parser()
+    if _COMPLETION in os.environ:  # the shell asks, and nothing is run
+        require("argcomplete", purpose="completing words in a shell").autocomplete(parser)
     command: type[Command] | None = None
     program, traceback = "yolox_trt", False
     try:
@@ -124,20 +154,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         command, program = arguments.command, f"yolox_trt {arguments.command.name}"
         verbose = getattr(arguments, "verbose", 0)
         level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=level, handlers=[handler])
         return run(command, arguments)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone: no traceback at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return 130
     except (YoloxTrtError, ModuleNotFoundError, OSError) as error:
         text = _explained(error, command)
         if traceback or text is None:
             raise
         program = error.program if isinstance(error, UsageError) else program
-        print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
+        print(f"{program}: {clean_text(' '.join(text.split()))}", file=sys.stderr)
         return 2
 
 
@@ -186,7 +216,3 @@ def _add_general(parser: argparse._ActionsContainer) -> None:
         default=argparse.SUPPRESS,
         help="show the whole traceback of an error",
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

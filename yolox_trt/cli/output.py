@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from yolox_trt.cli.table import clean, fill, table_text
+from yolox_trt.cli.table import fill, table_text
+from yolox_trt.core.limits import printable
 from yolox_trt.core.output_paths import json_text, write_json
 
 STANDARD_OUTPUT = "-"
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2"}
+#: Columns of the mark before an item.
+_MARK = 4
 #: Width of what goes to a file or a pipe: nothing is broken there.
 _UNLIMITED = 1_000_000
 #: Between two lines of progress in a log.
@@ -39,6 +42,11 @@ class Output:
     def silent(self) -> bool:
         """Whether the standard output is for the JSON document alone."""
         return self._json == STANDARD_OUTPUT
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether json() goes anywhere."""
+        return self._json is not None
 
     @property
     def width(self) -> int:
@@ -82,11 +90,31 @@ class Output:
         if self.silent:
             return
         text = "\n".join(
-            line for part in text.split("\n") for line in fill(clean(part), self.width)
+            line for part in text.split("\n") for line in fill(printable(part), self.width)
         )
+        print(self._coloured(text, colour), flush=True)
+
+    def item(self, mark: str, text: str, colour: str = "") -> None:
+        """Print a text behind a short mark; broken lines begin below the text."""
+        if self.silent:
+            return
+        head, *rest = fill(printable(text), max(self.width - _MARK - 2, 20))
+        mark = f"{mark:<{_MARK}}"
+        print(
+            "\n".join(
+                [
+                    f"{self._coloured(mark, colour)}  {head}",
+                    *(" " * (_MARK + 2) + line for line in rest),
+                ]
+            ),
+            flush=True,
+        )
+
+    @staticmethod
+    def _coloured(text: str, colour: str) -> str:
         if colour and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-            text = f"\033[{_COLOURS[colour]}m{text}\033[0m"
-        print(text, flush=True)
+            return f"\033[{_COLOURS[colour]}m{text}\033[0m"
+        return text
 
     def json(self, document: Any) -> None:
         """Write the document to where --json asks for it; see json_text for what it may hold."""
@@ -118,21 +146,31 @@ class Progress:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._last_line = time.monotonic()
+        #: Part of the work -> when it was first told of, and how much was done then.
+        self._begun: dict[str, tuple[float, float]] = {}
 
     def __call__(self, what: str, done: float, total: float | None = None, note: str = "") -> None:
         """Show one part of the work, as core.progress.Progress; a new name begins a new bar."""
+        share = f"{100 * done / total:.0f} %" if total else f"{done:g}"
         if not sys.stderr.isatty():
-            if time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-                self._last_line = time.monotonic()
-                share = f"{100 * done / total:.0f} %" if total else f"{done:g}"
+            now = time.monotonic()
+            began, before = self._begun.setdefault(what, (now, done))
+            if now - self._last_line > _SECONDS_BETWEEN_LINES:
+                self._last_line = now
+                if total and done > before:
+                    share += f", {(now - began) * (total - done) / (done - before):.0f} s left"
                 print(f"{what}: {share} {note}".rstrip(), file=sys.stderr, flush=True)
             return
         if self._bars is None:  # not before: an empty bar leaves a blank line before an error
             self._bars = _make_bars(self._per_second)
             self._bars.start()
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total or None, note=note)
-        self._bars.update(self._tasks[what], completed=done, total=total or None, note=note)
+            self._tasks[what] = self._bars.add_task(
+                what, total=total or None, share=share, note=note
+            )
+        self._bars.update(
+            self._tasks[what], completed=done, total=total or None, share=share, note=note
+        )
 
     def stop(self) -> None:
         """Remove the bars."""
@@ -153,7 +191,7 @@ def _make_bars(per_second: float) -> Any:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[share]:>5}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),

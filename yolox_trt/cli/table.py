@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from yolox_trt.core.limits import printable
+
 _GAP = "  "
 #: A cell up to this width is not broken (a number with its unit, a size); a heading may be.
 _WHOLE = 16
@@ -32,11 +34,11 @@ def table_text(
     Returns:
         The lines, joined; the last one has no newline.
     """
-    cells = [[clean(str(cell)) for cell in row] for row in rows]
-    heads = [clean(heading) for heading in headings]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    heads = [printable(heading) for heading in headings]
     columns = list(zip(*([heads] if heads else []), *cells, strict=True))
     widths = _widths(columns, len(heads[:1]), width)
-    lines = fill(clean(title), width) if title else []
+    lines = fill(printable(title), width) if title else []
     if widths is None:
         lines += [line for row in cells for line in _block(heads, row, width)]
         return "\n".join(lines)
@@ -46,11 +48,6 @@ def table_text(
         if heads and number == 0:
             lines.append(_GAP.join("-" * each for each in widths))
     return "\n".join(lines)
-
-
-def clean(text: str) -> str:
-    """Replace what is not printable, as names from a file may hold, by question marks."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def fill(text: str, width: int, indent: str = "") -> list[str]:

@@ -19,9 +19,14 @@ from yolox_trt.evaluation.options import (
     CpuOptions,
     ExecutorOptions,
     KernelsOptions,
+    NetworkOptions,
     PipelineOptions,
 )
-from yolox_trt.ros.tools.options import RosBenchOptions, TransportOptions
+from yolox_trt.ros.tools.options import (
+    ConsolidationOptions,
+    RosBenchOptions,
+    TransportOptions,
+)
 
 if TYPE_CHECKING:
     from yolox_trt.evaluation.bench.report import Report
@@ -70,7 +75,9 @@ BENCHMARKS = (
     _benchmark("cpu", CpuOptions, "evaluation.bench.cpu", "onnxruntime"),
     _benchmark("executor", ExecutorOptions, "evaluation.bench.executor"),
     _benchmark("kernels", KernelsOptions, "evaluation.bench.kernels", "cupy"),
+    _benchmark("network", NetworkOptions, "evaluation.bench.network", "onnxruntime"),
     _benchmark("pipeline", PipelineOptions, "evaluation.bench.pipeline", "cupy", "onnx"),
+    _benchmark("consolidation", ConsolidationOptions, "ros.tools.bench_consolidation", "psutil"),
     _benchmark("ros", RosBenchOptions, "ros.tools.bench", "rclpy", "vision_msgs"),
     _benchmark("ros-transport", TransportOptions, "ros.tools.bench_transport", "rclpy"),
 )

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
 from yolox_trt.compiler.tensorrt.options import BuildOptions
+from yolox_trt.core.documents import read_json
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Kind, nested, option, options_of, parse_path, path_option
+from yolox_trt.core.files import write_atomically
+from yolox_trt.core.option import Kind, again, nested, option, options_of, parse_path, path_option
 from yolox_trt.core.output_paths import OutputFile
+from yolox_trt.engines.engine_file import CacheOptions
 
 if TYPE_CHECKING:
     from yolox_trt.compiler.tensorrt.report import BuildReport
     from yolox_trt.engines.engine_file import EngineFile
+
+_CACHE = options_of(CacheOptions)["engine_cache"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +44,7 @@ class Build(Command, name="build", has_json=True):
         parse=OutputFile(),
         help="Engine to write, and FILE.json beside it (default: into the cache).",
     )
-    cache: Path | None = path_option(
-        metavar="FOLDER", help="Folder of the engine cache (default: the user's)."
-    )
+    engine_cache: Path | None = again(_CACHE, flag="--cache")
     layers: bool = option(False, help="List every layer of the engine.")
     layer_info: Path | None = path_option(
         parse=OutputFile(".json"), help="Write what the engine inspector tells."
@@ -72,7 +74,7 @@ class Build(Command, name="build", has_json=True):
         from yolox_trt.engines.engine_file import write_engine
         from yolox_trt.engines.trt_api import load_api
 
-        if self.output is not None and self.cache is not None:
+        if self.output is not None and self.engine_cache is not None:
             raise ConfigurationError("--output with --cache", expected="one", fix="drop one")
         options = self._options()
         if self.list_layers:
@@ -92,7 +94,7 @@ class Build(Command, name="build", has_json=True):
                 file = write_engine(self.output, built, plan.fingerprint)
                 source = "built"
             else:
-                cache = EngineCache(self.cache)
+                cache = EngineCache(self.engine_cache)
                 entry = cached_engine(self.model, options, cache, show, fit_batch=False)
                 file = entry.file
                 source = f"built ({entry.reason})" if entry.built else "found in the cache"
@@ -100,9 +102,8 @@ class Build(Command, name="build", has_json=True):
         _show_report(output, report, every=self.layers)
         output.print(f"Engine {source}: {file.path}")
         if self.layer_info is not None:
-            self.layer_info.write_text(
-                layer_information(load_api(options.flavour), file, options.device)
-            )
+            layers = layer_information(load_api(options.flavour), file, options.device)
+            write_atomically(self.layer_info, layers.encode())
         document = {**file.details["report"], "fingerprint": file.fingerprint.to_dict()}
         if self.profile is not None:
             document["layer_times_ms"] = self._profile(output, file, self.profile)
@@ -119,7 +120,7 @@ class Build(Command, name="build", has_json=True):
             expected="a JSON object of layer names and precisions",
             fix="yolox_trt translate MODEL --precisions FILE writes it",
         ):
-            chosen = {str(k): str(v) for k, v in json.loads(self.precisions.read_text()).items()}
+            chosen = {str(k): str(v) for k, v in read_json(self.precisions).items()}
         return dataclasses.replace(
             self.build, layer_precisions=chosen | dict(self.build.layer_precisions)
         )

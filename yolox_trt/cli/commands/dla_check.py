@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
 from yolox_trt.compiler.dla.options import DlaTarget
+from yolox_trt.core.files import write_atomically
+from yolox_trt.core.input_size import InputSize, tool_size_option
 from yolox_trt.core.option import nested, option, parse_path, path_option
 from yolox_trt.core.output_paths import OutputFile
 
@@ -36,28 +38,35 @@ class DlaCheck(Command, name="dla-check", has_json=True):
     model: Path = option(parse=parse_path, flag="MODEL", help="ONNX file.")
     every: bool = option(False, flag="--all", help="List every node.")
     svg: Path | None = path_option(parse=OutputFile(".svg"), help="Draw the graph.")
+    input_size: InputSize | None = tool_size_option()
     target: DlaTarget = nested(DlaTarget)
 
     def run(self, output: Output) -> int:
         from yolox_trt.compiler.dla import check
         from yolox_trt.compiler.dla.picture import draw
+        from yolox_trt.compiler.surgery.mending import keep_what_is_mended
+        from yolox_trt.engines.engine_file import open_model
+        from yolox_trt.graph.input_size import tool_size, with_size
 
-        report = check(self.model, self.target)
+        model = open_model(self.model)
+        size = tool_size(model, self.input_size)
+        model = model if size is None else with_size(model, size)
+        report = keep_what_is_mended(check(model, self.target), model, self.target)
         _show_nodes(output, report, every=self.every)
         _show_subgraphs(output, report)
         _show_verdict(output, report)
         if self.svg is not None:
-            self.svg.write_text(draw(report))
+            write_atomically(self.svg, draw(report).encode())
         output.json(report.to_dict())
         return 0 if report.passes else 1
 
 
 def _show_nodes(output: Output, report: DlaReport, *, every: bool) -> None:
     rows: list[tuple[str, ...]] = []
-    rules: dict[str, Rule] = {}
+    rules: dict[tuple[str, str], Rule] = {}
     for node in report.nodes if every else report.fallback_nodes:
         violations = node.reasons if node.device == "gpu" else node.violations
-        rules |= {violation.rule: violation for violation in violations}
+        rules |= {(violation.rule, violation.mended_by): violation for violation in violations}
         rows += _rows(node, violations, every=every)
     if rows:
         title = "Nodes" if every else "Nodes that fall back to the GPU"
@@ -67,7 +76,7 @@ def _show_nodes(output: Output, report: DlaReport, *, every: bool) -> None:
         output.table(
             "Rules",
             ("rule", "what it asks for", "mended by"),
-            [(name, v.text, v.mended_by or "-") for name, v in rules.items()],
+            [(v.rule, v.text, v.mended_by or "-") for v in rules.values()],
         )
 
 
@@ -147,12 +156,11 @@ def _show_verdict(output: Output, report: DlaReport) -> None:
     )
     if report.head_unknown:
         output.print(
-            "The outputs are not those of a YOLOX: its nodes behind the last convolutions are not "
-            "cut off by `yolox_trt optimize`; export the model without them"
+            "The outputs are not those of a YOLOX: `yolox_trt optimize` leaves the nodes behind "
+            "the last convolutions as they are; export the model without them to cut them off"
         )
     if report.mending_passes:
-        keep = "--head keep " if report.head_unknown else ""
         output.print(
-            f"`yolox_trt optimize MODEL {keep}--target dla -o OUT` mends: "
+            "`yolox_trt optimize MODEL --target dla -o OUT` mends: "
             + ", ".join(report.mending_passes)
         )

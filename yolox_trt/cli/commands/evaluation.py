@@ -1,138 +1,57 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""`yolox_trt detect`, `evaluate` and `compare`."""
+"""`yolox_trt evaluate` and `compare`."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolox_trt.cli.command import Command
-from yolox_trt.cli.commands.int8 import calibration_inputs
+from yolox_trt.cli.commands.int8 import calibration_inputs, sized_model
 from yolox_trt.cli.output import Output
 from yolox_trt.compiler.int8.options import ImageOptions, no_images
-from yolox_trt.core.images import ImageFiles, Video, is_bag, open_images
-from yolox_trt.core.option import Kind, again, nested, option, options_of, parse_path, path_option
-from yolox_trt.core.output_paths import OutputFile, parse_output_folder, write_json
-from yolox_trt.core.postprocess_options import PostprocessOptions, parse_class_thresholds
+from yolox_trt.core.option import again, nested, option, options_of, path_option
+from yolox_trt.core.output_paths import OutputFile, write_json
+from yolox_trt.core.postprocess_options import ThresholdOptions
 from yolox_trt.core.shipped_files import default_model
-from yolox_trt.detectors.options import DetectorOptions
-from yolox_trt.evaluation.options import CompareOptions, DatasetOptions, NamedModelOptions
+from yolox_trt.detectors.options import SIMULATION, DetectorOptions
+from yolox_trt.evaluation.options import CompareOptions, DatasetOptions
 
 if TYPE_CHECKING:
-    from yolox_trt.core.model_spec import ModelSpec
-    from yolox_trt.evaluation.detect import ResultWriter
+    from yolox_trt.compiler.int8.images import CalibrationInputs
+    from yolox_trt.evaluation.dataset import Dataset
     from yolox_trt.evaluation.evaluate import Evaluation
-    from yolox_trt.ros.tools.bag import ImageBag
 
-_SIMULATION = ("latency", "contention")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThresholdOptions(PostprocessOptions):
-    """PostprocessOptions, with thresholds of single classes as the user gives them."""
-
-    class_score: Mapping[str, float] = option(
-        [],
-        kind=Kind.STRING_ARRAY,
-        parse=parse_class_thresholds,
-        metavar="CLASS=SCORE",
-        help="Threshold of one class, by its name or number.",
-    )
-
-    def of(self, spec: ModelSpec) -> PostprocessOptions:
-        """Return the options for the classes of a model."""
-        declared = options_of(type(self))["class_score"]
-        return self.with_classes(self.class_score, spec, declared)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detect(Command, name="detect", has_json=True):
-    """Detect in images, a video or a bag, without ROS.
-
-    Images and videos come out with boxes drawn in, a rosbag2 bag as a new mcap bag with the
-    detections beside the images. --json writes COCO results. The exit status is 1 where some of
-    the images could not be read.
-
-    Examples:
-        yolox_trt detect photographs/ -o boxes/ --json boxes.json
-        yolox_trt detect drive.mcap --topic /front/image_raw --model yolox_s.onnx --device gpu
-    """
-
-    source: Path = option(
-        parse=parse_path, flag="SOURCE", help="Image, folder of images, video or rosbag2 bag."
-    )
-    output: Path | None = path_option(
-        parse=parse_output_folder,
-        flag="--output -o",
-        metavar="PATH",
-        help="Folder of the results (default: detections), or the new bag (default: "
-        "SOURCE_detections).",
-    )
-    no_images: bool = option(False, help="Write no annotated images, no video and no new bag.")
-    topic: Sequence[str] = option(
-        [], kind=Kind.STRING_ARRAY, help="Image topic of a bag (default: all)."
-    )
-    detector: NamedModelOptions = nested(NamedModelOptions, without=_SIMULATION)
-    thresholds: ThresholdOptions = nested(ThresholdOptions)
-
-    def run(self, output: Output) -> int:
-        from yolox_trt.detectors.factory import create_detector
-        from yolox_trt.evaluation.detect import detect_all
-
-        with ExitStack() as stack:
-            # A wrong source is told before the model is loaded.
-            source = stack.enter_context(closing(self._open_source()))
-            detector = stack.enter_context(closing(create_detector(self.detector)))
-            thresholds = self.thresholds.of(detector.spec)
-            writer: ResultWriter | None = None
-            if not self.no_images:
-                writer = self._make_writer(source, detector.spec.class_names)
-                stack.callback(writer.close)
-            with output.progress() as progress:
-                images, results = detect_all(
-                    detector, source, thresholds, writer=writer, on_progress=progress
-                )
-        output.print(
-            f"{images} images, {len(results)} detections"
-            + (f", {source.refused} images could not be read" if source.refused else "")
-            + (f"; written to {writer.path}" if writer else "")
-        )
-        output.json(results)
-        return 1 if source.refused else 0
-
-    def _open_source(self) -> ImageFiles | Video | ImageBag:
-        if not is_bag(self.source):
-            return open_images(self.source)
-        from yolox_trt.ros.tools.bag import ImageBag
-
-        return ImageBag(self.source, self.topic)
-
-    def _make_writer(
-        self, source: ImageFiles | Video | ImageBag, class_names: Sequence[str]
-    ) -> ResultWriter:
-        from yolox_trt.evaluation.detect import AnnotationWriter
-
-        if isinstance(source, ImageFiles | Video):
-            return AnnotationWriter(source, self.output or Path("detections"), class_names)
-        beside = self.source.with_name(f"{self.source.stem}_detections")
-        return source.detection_writer(self.output or beside, class_names)
+#: Images that are measured where there are no labels, if nothing else is asked for: the outputs of
+#: all of them are kept.
+UNLABELLED_IMAGES = 16
+#: Columns of accuracy that a terminal has room for; the report has all.
+_FIGURES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Command, name="evaluate", needs=("pycocotools",), has_json=True):
-    """Measure COCO mAP on labelled images (COCO or BDD100K labels).
+    """Measure COCO mAP on labelled images (COCO or BDD100K labels), or the accuracy of masks.
 
     Examples:
         yolox_trt evaluate yolox_nano.onnx --coco coco/
+        yolox_trt evaluate MODEL --segmentation labels/ --images images/
+        yolox_trt evaluate MODEL --segmentation panoptic_val2017.json --images val2017/
     """
 
-    detector: DetectorOptions = nested(DetectorOptions, without=_SIMULATION)
+    detector: DetectorOptions = nested(DetectorOptions, without=SIMULATION)
     data: DatasetOptions = nested(DatasetOptions)
+    segmentation: Path | None = path_option(
+        metavar="LABELS",
+        help="Measure pixel accuracy and mean IoU of the masks in place of mAP: a folder of PNG "
+        "files of the images' names (class of each pixel in 8 bits, 255 for none), or COCO's "
+        "panoptic_*.json.",
+    )
     # The thresholds of the published YOLOX figures.
     thresholds: ThresholdOptions = nested(
         ThresholdOptions, score_threshold=0.01, nms_threshold=0.65, max_detections=1000
@@ -140,17 +59,30 @@ class Evaluate(Command, name="evaluate", needs=("pycocotools",), has_json=True):
     detections: Path | None = path_option(
         parse=OutputFile(".json"), help="Write the detections as COCO results."
     )
+    resamples: int = option(
+        200,
+        minimum=0,
+        help="How often as many images are drawn again for the 95 % intervals; 0 for none.",
+    )
 
     def run(self, output: Output) -> int:
         from yolox_trt.detectors.factory import create_detector
         from yolox_trt.evaluation.dataset import load_dataset
         from yolox_trt.evaluation.evaluate import evaluate
 
+        if self.segmentation is not None:
+            return self._evaluate_segmentation(self.segmentation, output)
         dataset = load_dataset(self.data)
         with closing(create_detector(self.detector)) as detector:
             thresholds = self.thresholds.of(detector.spec)
             with output.progress() as progress:
-                result = evaluate(detector, dataset, thresholds, on_progress=progress)
+                result = evaluate(
+                    detector,
+                    dataset,
+                    thresholds,
+                    resamples=self.resamples,
+                    on_progress=progress,
+                )
         if self.detections is not None:
             write_json(self.detections, result.results)
         _show(output, result)
@@ -161,16 +93,43 @@ class Evaluate(Command, name="evaluate", needs=("pycocotools",), has_json=True):
                 "images": result.images,
                 "options": thresholds,
                 "metrics": result.metrics,
+                "intervals": result.intervals,
+                "reliability": result.reliability,
                 "categories_left_out": result.left_out,
                 "stage_times": result.stage_times,
             }
         )
         return 0
 
+    def _evaluate_segmentation(self, labels: Path, output: Output) -> int:
+        from yolox_trt.detectors.factory import create_detector
+        from yolox_trt.evaluation import segmentation
+
+        with closing(create_detector(self.detector)) as detector:
+            head = segmentation.segmentation_head(detector)
+            found = segmentation.load_mask_labels(labels, head, self.data)
+            with output.progress() as progress:
+                metrics = segmentation.evaluate_segmentation(detector, found, on_progress=progress)
+        output.table(
+            f"{metrics.images} images",
+            ("pixel accuracy", "mean IoU"),
+            [[f"{metrics.pixel_accuracy:.4f}", f"{metrics.mean_iou:.4f}"]],
+        )
+        rows = sorted(metrics.per_class.items(), key=operator.itemgetter(1), reverse=True)
+        output.table("IoU of each class", ("class", "IoU"), [(n, f"{v:.4f}") for n, v in rows])
+        _show_left_out(output, metrics.left_out)
+        output.json({"model": self.detector.name, "device": detector.device, "metrics": metrics})
+        return 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class _ComparedImages(DatasetOptions):
     """DatasetOptions of a command whose --images are those of the calibration."""
+
+    @property
+    def are_labelled(self) -> bool:
+        """Whether labels are named."""
+        return any(each is not None for each in (self.coco, self.annotations, self.bdd100k))
 
     images: Path | None = again(options_of(DatasetOptions)["images"], flag="--labelled-images")
     limit: int | None = again(options_of(DatasetOptions)["limit"], flag="--labelled-limit")
@@ -185,10 +144,13 @@ class Compare(
 ):
     """Compare all ways to quantise a model, in one HTML report.
 
-    The model is calibrated with every algorithm, and mAP, size and time of each form are measured.
+    The model is calibrated with every algorithm, and accuracy, size and time of each form are
+    measured: mAP on labelled images, else how near the outputs are to those in FP32, which works
+    for any network (and for those that give classes of pixels, pixel accuracy and mean IoU).
 
     Examples:
         yolox_trt compare yolox_s.onnx --images calibration/ --coco coco/ -o report.html
+        yolox_trt compare pspnet.onnx --images photos/ --preprocessing rgb_imagenet,resize=stretch
     """
 
     model: Path | None = path_option(
@@ -206,34 +168,51 @@ class Compare(
         from yolox_trt.evaluation.compare import compare
         from yolox_trt.evaluation.compare_report import write_report
         from yolox_trt.evaluation.dataset import load_dataset
-        from yolox_trt.graph.graph import Graph
 
         path = self.model or default_model()
-        model = Graph.load(path)
-        dataset = load_dataset(self.data)
+        model = sized_model(path, self.calibration)
         inputs = calibration_inputs(model, self.calibration)
         if inputs is None:
             raise no_images()
+        measured_on: Dataset | CalibrationInputs
+        if self.data.are_labelled:
+            measured_on = load_dataset(self.data)
+            count, source = len(measured_on.images), "labelled images"
+        else:
+            others = replace(
+                self.calibration,
+                images=self.data.images or self.calibration.images,
+                limit=self.data.limit or UNLABELLED_IMAGES,
+            )
+            found = calibration_inputs(model, others)
+            assert found is not None
+            measured_on = found
+            count, source = (
+                operator.length_hint(found) or others.limit,
+                f"images of {others.images}",
+            )
         with output.progress() as progress:
-            variants = compare(model, inputs, dataset, self.ways, on_progress=progress)
+            variants = compare(model, inputs, measured_on, self.ways, on_progress=progress)
         images = operator.length_hint(inputs) or self.calibration.limit
         notes = [
             f"model {path.name}; calibrated on {images} images of "
-            f"{self.calibration.images}; measured on {len(dataset.images)} images",
+            f"{self.calibration.images}; measured on {count} {source}",
             describe_machine("onnxruntime"),
         ]
         write_report(self.output, variants, title=f"INT8 of {path.stem}", notes=notes)
         rows = [
             (
                 v.form,
-                f"{v.metrics.mean_ap:.4f}",
-                f"{v.metrics.map50:.4f}",
+                *list(v.figures.values())[:_FIGURES],
                 f"{100 * v.float_macs:.1f} %",
                 f"{v.size / 1e6:.2f}",
+                f"{v.inference * 1e3:.1f}",
             )
             for v in variants
         ]
-        output.table(notes[0], ("form", "mAP", "mAP50", "outside INT8", "MB"), rows)
+        columns = list(variants[0].figures)[:_FIGURES]
+        headings = ("form", *columns, "outside INT8", "MB", "CPU ms")
+        output.table(notes[0], headings, rows)
         shown = [{k: v for k, v in vars(each).items() if k != "ranges"} for each in variants]
         output.json({"notes": notes, "variants": shown})
         output.print(f"Wrote {self.output}")
@@ -242,24 +221,35 @@ class Compare(
 
 def _show(output: Output, result: Evaluation) -> None:
     """Print an evaluation's tables."""
-    *values, per_class, per_class50 = vars(result.metrics).values()
-    names = ("mAP", "mAP50", "mAP75", "small", "medium", "large", "recall")
-    output.table(f"{result.images} images", names, [[_average(v) for v in values]])
-    classes = sorted(per_class, key=per_class.__getitem__, reverse=True)
-    rows = [(name, _average(per_class[name]), _average(per_class50[name])) for name in classes]
-    # Two classes a line: there are 80 of them.
-    half = -(-len(rows) // 2)
-    pairs = [sum(rows[i::half], ()) for i in range(half)]
+    m, within = result.metrics, result.intervals
+    names = ("mAP", "mAP50", "mAP75", "small", "medium", "large", "not small", "recall")
+    values = (m.mean_ap, m.map50, m.map75, m.map_small, m.map_medium, m.map_large, m.map_not_small)
+    rows = [[_average(v) for v in (*values, m.recall)]]
+    if within is not None:
+        rows.append([_interval(within.mean_ap), _interval(within.map50), *[""] * 6])
+    output.table(f"{result.images} images", names, rows)
+    classes = sorted(m.per_class, key=m.per_class.__getitem__, reverse=True)
+    rows = [
+        [
+            name,
+            _average(m.per_class[name]),
+            _average(m.per_class50[name]),
+            _interval(within.per_class50[name]) if within is not None else "",
+            _average(m.per_class50_not_small.get(name, -1.0)),
+        ]
+        for name in classes
+    ]
+    titles = ("class", "AP", "AP50", "AP50, 95 %", "AP50 not small")
+    output.table("Average precision of each class", titles, rows)
     output.table(
-        "Average precision of each class",
-        ("class", "AP", "AP50") * 2,
-        [[*pair, *[""] * (6 - len(pair))] for pair in pairs],
+        f"What a score is worth: expected calibration error {result.reliability.ece:.3f}",
+        ("score", "detections", "mean score", "right"),
+        [
+            (f"{b.low:.1f} to {b.high:.1f}", str(b.detections), f"{b.score:.3f}", f"{b.right:.3f}")
+            for b in result.reliability.bins
+        ],
     )
-    if result.left_out:
-        output.print(
-            f"not counted, no class of the model has this name: {', '.join(result.left_out)}",
-            colour="yellow",
-        )
+    _show_left_out(output, result.left_out)
     times = result.stage_times
     output.print(
         f"median ms an image: preprocess {times.preprocess * 1e3:.2f}, inference "
@@ -267,5 +257,17 @@ def _show(output: Output, result: Evaluation) -> None:
     )
 
 
+def _show_left_out(output: Output, names: Sequence[str]) -> None:
+    if names:
+        output.print(
+            f"not counted, no class of the model has this name: {', '.join(names)}",
+            colour="yellow",
+        )
+
+
 def _average(value: float) -> str:
     return "-" if value < 0 else f"{value:.4f}"
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return "-" if ends[0] < 0 else f"{ends[0]:.3f}-{ends[1]:.3f}"

@@ -11,37 +11,76 @@ from typing import TYPE_CHECKING
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
 from yolox_trt.compiler.int8.calibration_cache import CacheOptions, write_cache
-from yolox_trt.compiler.int8.options import CalibrateOptions, ImageOptions, QuantizeOptions
-from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import nested, option, options_of, parse_path, path_option
-from yolox_trt.core.optional import require
+from yolox_trt.compiler.int8.options import (
+    CalibrateOptions,
+    ImageOptions,
+    QuantizeOptions,
+    RangeFiles,
+)
+from yolox_trt.core.files import write_atomically
+from yolox_trt.core.input_size import AUTO_SIZE
+from yolox_trt.core.option import nested, option, parse_path, path_option
 from yolox_trt.core.output_paths import OutputFile, write_json
 
 if TYPE_CHECKING:
     from yolox_trt.compiler.int8.images import CalibrationInputs
+    from yolox_trt.compiler.int8.quantizer import Calibration
     from yolox_trt.graph.graph import Graph
+
+#: Layers of a list that are printed; the JSON has all of them.
+_SHOWN = 10
+
+
+def sized_model(path: Path, options: ImageOptions) -> Graph:
+    """Read a model that will be quantised, at its size, and note in it what its input expects."""
+    from yolox_trt.compiler.int8.images import float_model
+    from yolox_trt.graph.input_size import note_wish, tool_size, with_size
+
+    graph, asked = float_model(path, options.preprocessing), options.input_size
+    inputs = calibration_inputs(graph, options) if asked == AUTO_SIZE else None
+    size = tool_size(graph, asked, inputs.shapes() if inputs is not None else ())
+    note_wish(graph, size)
+    return graph if size is None else with_size(graph, size)
 
 
 def calibration_inputs(graph: Graph, options: ImageOptions) -> CalibrationInputs | None:
     """Open the images that the options name; None where they name none."""
     from yolox_trt.compiler.int8.images import CalibrationInputs
-    from yolox_trt.graph.spec import read_spec
+    from yolox_trt.graph.image_input import read_image_input
     from yolox_trt.ros.tools.bag import ImageBag
 
     if options.images is None:
         return None
     return CalibrationInputs(
-        options.images, read_spec(graph), limit=options.limit, open_bag=ImageBag
+        options.images, read_image_input(graph), limit=options.limit, open_bag=ImageBag
     )
 
 
+def write_ranges(found: Calibration, files: RangeFiles, output: Output) -> None:
+    """Write the files of a calibration, and tell what is in them."""
+    output.print(
+        f"{len(found.ranges)} ranges, {len(found.inferred)} of them inferred, "
+        f"{len(found.missing)} tensors without"
+    )
+    if found.missing:
+        output.print(
+            "without a range (build their layers in FP16, or --set): " + ", ".join(found.missing)
+        )
+    if files.ranges:
+        found.ranges.save_json(files.ranges)
+        output.print(str(files.ranges))
+    if files.cache:
+        write_cache(files.cache, found.ranges, files)
+        output.print(str(files.cache))
+
+
 def _save(output: Output, graph: Graph, path: Path) -> None:
-    require("onnx").save(graph.to_model(), str(path))
+    write_atomically(path, graph.to_model().SerializeToString())
     output.print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrate(Command, name="calibrate", needs=("onnx",)):
+class Calibrate(Command, name="calibrate", needs=("onnx",), has_json=True):
     """Find INT8 ranges of every tensor, for TensorRT 8.5 to 10.x and the DLA.
 
     Examples:
@@ -51,46 +90,32 @@ class Calibrate(Command, name="calibrate", needs=("onnx",)):
     model: Path = option(parse=parse_path, flag="MODEL", help="Float ONNX model.")
     images: ImageOptions = nested(ImageOptions)
     options: CalibrateOptions = nested(CalibrateOptions)
-    cache: Path | None = path_option(
-        parse=OutputFile(), help="TensorRT calibration cache to write."
-    )
-    reader: CacheOptions = nested(CacheOptions)
-    ranges: Path | None = path_option(
-        parse=OutputFile(), help="JSON file of dynamic ranges to write."
-    )
+    files: RangeFiles = nested(RangeFiles)
 
     def run(self, output: Output) -> int:
         from yolox_trt.compiler.int8.quantizer import calibrate
-        from yolox_trt.graph.graph import Graph
 
-        if not self.cache and not self.ranges:
-            declared = options_of(Calibrate)
-            cache, ranges = declared["cache"], declared["ranges"]
-            raise ConfigurationError("no output file", fix=("give ", cache, " or ", ranges))
-        graph = Graph.load(self.model)
+        graph = sized_model(self.model, self.images)
         inputs = calibration_inputs(graph, self.images)
         with output.progress() as progress:
             found = calibrate(graph, inputs, self.options, on_progress=progress)
-        output.print(
-            f"{len(found.ranges)} ranges, {len(found.inferred)} of them inferred, "
-            f"{len(found.missing)} tensors without"
+        write_ranges(found, self.files, output)
+        output.json(
+            {
+                "model": self.model,
+                "cache": self.files.cache,
+                "ranges_file": self.files.ranges,
+                "algorithm": found.ranges.algorithm,
+                "ranges": found.ranges.amaxes(),
+                "inferred": found.inferred,
+                "missing": found.missing,
+            }
         )
-        if found.missing:
-            output.print(
-                "without a range (build their layers in FP16, or --set): "
-                + ", ".join(found.missing)
-            )
-        if self.ranges:
-            found.ranges.save_json(self.ranges)
-            output.print(str(self.ranges))
-        if self.cache:
-            write_cache(self.cache, found.ranges, self.reader)
-            output.print(str(self.cache))
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantize(Command, name="quantize", needs=("onnx",)):
+class Quantize(Command, name="quantize", needs=("onnx",), has_json=True):
     """Write a Q/DQ ONNX model, for the GPU, TensorRT 11 and TensorRT-RTX.
 
     Examples:
@@ -105,30 +130,43 @@ class Quantize(Command, name="quantize", needs=("onnx",)):
 
     def run(self, output: Output) -> int:
         from yolox_trt.compiler.int8.quantizer import quantize
-        from yolox_trt.graph.graph import Graph
 
-        graph = Graph.load(self.model)
+        graph = sized_model(self.model, self.images)
         inputs = calibration_inputs(graph, self.images)
         with output.progress() as progress:
             result = quantize(graph, inputs, self.options, on_progress=progress)
         if result.equalized:
             output.print(f"equalised {len(result.equalized)} tensors")
-        for record in result.sensitivities[:10]:
+        for record in result.sensitivities[:_SHOWN]:
             output.print(
                 f"  sensitive: {record.layer} error {record.error:.2e} "
                 f"MACs {record.macs / 1e6:.1f} M"
             )
         if result.kept:
+            more = len(result.kept) - _SHOWN
             output.print(
                 f"kept in floating point ({100 * result.kept_macs:.1f} % of the operations): "
-                + ", ".join(result.kept)
+                + ", ".join(result.kept[:_SHOWN])
+                + (f" and {more} more (--json has all)" if more > 0 else "")
             )
         _save(output, result.graph, self.output)
+        output.json(
+            {
+                "model": self.model,
+                "output": self.output,
+                "algorithm": result.ranges.algorithm,
+                "ranges": result.ranges.amaxes(),
+                "equalized": result.equalized,
+                "sensitivities": result.sensitivities,
+                "kept": result.kept,
+                "kept_macs": result.kept_macs,
+            }
+        )
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translate(Command, name="translate", needs=("onnx",)):
+class Translate(Command, name="translate", needs=("onnx",), has_json=True):
     """Turn a Q/DQ ONNX into a float ONNX, a calibration cache and layer precisions.
 
     `quantize --from-ranges` goes the other way.
@@ -163,4 +201,14 @@ class Translate(Command, name="translate", needs=("onnx",)):
             output.print(str(self.precisions))
         elif precisions:
             output.print(f"layers to build in FP16: {', '.join(precisions)}")
+        output.json(
+            {
+                "model": self.model,
+                "output": self.output,
+                "cache": self.cache,
+                "ranges": implicit.ranges.amaxes(),
+                "explicit": implicit.explicit,
+                "precisions": precisions,
+            }
+        )
         return 0

@@ -24,7 +24,7 @@ class _ModelsCommand(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsList(_ModelsCommand, name="models list", has_json=True):
-    """List published YOLOX models, and which of them are in the cache."""
+    """List published models, and which of them are in the cache."""
 
     def run(self, output: Output) -> int:
         from yolox_trt.engines import model_zoo

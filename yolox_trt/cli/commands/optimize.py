@@ -12,6 +12,7 @@ from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
 from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.files import write_atomically
 from yolox_trt.core.option import Kind, nested, option, options_of, path_option
 from yolox_trt.core.output_paths import OutputFile
 
@@ -37,8 +38,9 @@ def _named_models(texts: list[str]) -> tuple[tuple[str, Path], ...]:
 class Optimize(Command, name="optimize", has_json=True):
     """Rewrite a model for the GPU or the DLA, without retraining.
 
-    A YOLOX ONNX model is rewritten in small exact steps, each compared with the original in ONNX
-    Runtime. Exit status 1: with --target dla something still falls back to the GPU.
+    An ONNX model with one image input is rewritten in small exact steps, each compared with the
+    original in ONNX Runtime. Exit status 1: with --target dla something still falls back to the
+    GPU.
 
     Examples:
         yolox_trt optimize yolox_s.onnx --target dla -o yolox_s_dla.onnx
@@ -63,7 +65,6 @@ class Optimize(Command, name="optimize", has_json=True):
 
     def run(self, output: Output) -> int:
         from yolox_trt.compiler.surgery import PASSES, merge_models
-        from yolox_trt.core.optional import require
 
         if self.list_passes:
             passes = [(name, rewrite.summary) for name, rewrite in PASSES.items()]
@@ -85,7 +86,7 @@ class Optimize(Command, name="optimize", has_json=True):
             _show(output, results[name].report)
         models = {name: result.model for name, result in results.items()}
         model = merge_models(models) if self.merge else models["main"]
-        require("onnx").save(model, str(self.output))
+        write_atomically(self.output, model.SerializeToString())
         output.print(f"Wrote {self.output}")
         output.json(results["main"].report)
         fallback = any(result.report.after.gpu_nodes for result in results.values())

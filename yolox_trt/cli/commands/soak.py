@@ -10,15 +10,15 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
 from yolox_trt.core.option import option, path_option
+from yolox_trt.core.optional import require
 
 if TYPE_CHECKING:
     from yolox_trt.evaluation.bench.soak import SoakReport
-    from yolox_trt.executor.snapshot import ExecutorSnapshot
 
 _MIB = 2**20
 
@@ -30,11 +30,17 @@ class SoakCommand(Command, name="soak", has_json=True):
     Four cameras at 10 Hz on a CPU (ONNX Runtime) and a simulated GPU and DLA, which raise, give
     NaN, hang and run out of memory in turn. Resident memory must stay flat, nothing may leak, and
     every frame must be accounted for; exit status 1 if not.
+
+    With --ros, the cameras publish images, and the node multi_camera with two ingest processes
+    receives them. Its world fails as well: images that are none, huge headers, processes that are
+    killed or stopped, cameras that are silent or frozen, clocks that are set, parameters and
+    transitions.
     """
 
     minutes: float = option(30.0, above=0.0, unit="min", help="Length.")
     fault_period: float = option(20.0, above=0.0, unit="s", help="From one fault to the next.")
     model: Path | None = path_option(help="YOLOX ONNX file (default: the shipped model).")
+    ros: bool = option(False, help="Soak the node multi_camera, and the world around it.")
 
     def run(self, output: Output) -> int:
         from yolox_trt.evaluation.bench.soak import Soak, steady_memory
@@ -43,22 +49,22 @@ class SoakCommand(Command, name="soak", has_json=True):
         logging.getLogger("yolox_trt").setLevel(logging.CRITICAL)
         seconds = 60.0 * self.minutes
         with output.progress() as bar:
+            settings: dict[str, Any] = {
+                "seconds": seconds,
+                "warm_up": min(180.0, 0.25 * seconds),
+                "fault_period": self.fault_period,
+                "model": self.model,
+                "progress": lambda now, done: bar("soaking", now, seconds, done),
+            }
+            if self.ros:
+                require("rclpy", purpose="the ROS nodes")
+                from yolox_trt.ros.tools.soak import soak
 
-            def show(now: float, snapshot: ExecutorSnapshot) -> None:
-                done = sum(s.processed for s in snapshot.streams.values())
-                errors = sum(d.errors for d in snapshot.devices.values())
-                bar("soaking", now, seconds, f"{done} results, {errors} failures")
-
-            soak = Soak(
-                seconds=seconds,
-                warm_up=min(180.0, 0.25 * seconds),
-                fault_period=self.fault_period,
-                model=self.model,
-                progress=show,
-            )
-            steady_memory()
-            gc.collect()
-            report = soak.run()
+                report = soak(**settings)
+            else:
+                steady_memory()
+                gc.collect()
+                report = Soak(**settings).run()
         _show(output, report)
         figures = dataclasses.asdict(report)
         output.json(figures | {"growth": report.growth, "cores": os.cpu_count()})
@@ -75,7 +81,7 @@ def _show(output: Output, report: SoakReport) -> None:
             ("received", report.received),
             ("processed", report.processed),
             ("dropped", dropped or "0"),
-            ("faults commanded", report.faults),
+            *((f"fault: {name}", count) for name, count in report.faults.items()),
             ("failures, restarts", f"{report.errors}, {report.restarts}"),
             ("late results discarded", report.late_results),
             ("resident memory", f"{memory[0]:.1f} -> {memory[1]:.1f} MiB ({report.growth:+.2%})"),

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Conditions on detections, and bags of the frames that fulfil them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from yolox_trt.batch.detection import DetectJob, table_outcome
+from yolox_trt.batch.manifest import Manifest
+from yolox_trt.batch.options import RunOptions, SourceOptions
+from yolox_trt.batch.plan import BAG, Part, plan_parts
+from yolox_trt.batch.query import find, keep
+from yolox_trt.batch.run import run
+from yolox_trt.cli.main import main
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.postprocess_options import ThresholdOptions
+from yolox_trt.ros.tools.bag import ImageBag, open_reader
+
+
+@pytest.fixture(scope="module")
+def found(drives: Path, job: DetectJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("found")
+    sources = [str(drives / name) for name in ("day", "pictures")]
+    job = replace(job, thresholds=ThresholdOptions(score_threshold=0.3))
+    run(job, plan_parts(sources, SourceOptions(part_frames=3)), folder, RunOptions())
+    return folder
+
+
+def test_a_condition_is_held_against_each_detection_and_its_frame(found: Path) -> None:
+    every = find(found, "true")
+    assert len(every) == 8 + 3
+    for where, fulfils in {
+        "class4 > 3": lambda row, each: _count(row, "class4") > 3,
+        "class4 > 3 and score < 0.4": lambda row, each: (
+            _count(row, "class4") > 3 and each["score"] < np.float32(0.4)
+        ),
+        "class = 'class1'": lambda row, each: each["class"] == "class1",
+        "detections > 5 and topic like '/front%'": lambda row, each: (
+            len(row["detections"]) > 5 and (row["topic"] or "").startswith("/front")
+        ),
+        "x2 - x1 > 40": lambda row, each: each["x2"] - each["x1"] > 40,
+    }.items():
+        expected = [row for row in every if any(fulfils(row, d) for d in row["detections"])]
+        assert find(found, where) == expected, where
+    assert find(found, "true", limit=2) == every[:2]
+
+
+def _count(row: dict, name: str) -> int:
+    return sum(each["class"] == name for each in row["detections"])
+
+
+@pytest.mark.parametrize(
+    "where", ["person >", "lorries > 3", "true); DROP VIEW each_detection; SELECT (1",
+              "source = (SELECT content FROM read_text('/etc/passwd'))"]
+)  # fmt: skip
+def test_what_is_no_condition_is_refused(found: Path, where: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"(?s)which DuckDB refuses.*class0, class1"):
+        find(found, where)
+
+
+def test_kept_frames_are_those_of_the_sources(found: Path, drives: Path, tmp_path: Path) -> None:
+    rows = find(found, "frame = 1")
+    assert {Path(row["source"]).name for row in rows} == {"day", "pictures"}
+    assert keep(rows, tmp_path / "kept") == len(rows)
+    kept, day = ImageBag(tmp_path / "kept"), ImageBag(drives / "day")
+    wanted = {(row["topic"], row["received_ns"]) for row in rows}
+    originals = [frame for frame in day if (frame.stream_id, frame.received_ns) in wanted]
+    frames = [frame for frame in kept if frame.stream_id != "/images"]
+    for original, frame in zip(originals, frames, strict=True):
+        assert np.array_equal(original.data, frame.data)
+        assert (original.stamp_ns, original.frame_id) == (frame.stamp_ns, frame.frame_id)
+    kept.close(), day.close()
+    reader = open_reader(tmp_path / "kept")
+    counts = {each.topic: each.msgcount for each in reader.connections}
+    reader.close()
+    assert sum(n for topic, n in counts.items() if topic.endswith("detections")) == len(rows)
+    with pytest.raises(ConfigurationError, match="it is there already"):
+        keep(rows, tmp_path / "kept")
+
+
+def test_no_bag_is_left_where_a_frame_is_missing(found: Path, tmp_path: Path) -> None:
+    rows = find(found, "frame = 1")
+    rows[0] = {**rows[0], "received_ns": rows[0]["received_ns"] + 1}
+    with pytest.raises(ConfigurationError, match=rf"{len(rows) - 1} of the {len(rows)} frames"):
+        keep(rows, tmp_path / "kept")
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_that_differ_by_case_count_together(tmp_path: Path, job: DetectJob) -> None:
+    names = ("Car", "car", "CAR", "\u00c4", "\u00e4", "Score")
+    parts = [Part("drive", BAG, number) for number in range(2)]
+    manifest = Manifest(tmp_path, job)
+    manifest.add(parts)
+    edges = dict.fromkeys(("x1", "y1", "x2", "y2"), 1.0)
+    for part, classes in zip(parts, (("Car", "car", "\u00e4"), ("CAR", "Score")), strict=True):
+        found = [{"class_id": 0, "class": name, "score": 0.5, **edges} for name in classes]
+        row = {"name": "/a", "detections": found, "stamp_ns": 0, "received_ns": 0}
+        manifest.take(table_outcome(part, [row], 0, names))
+    manifest.save()
+    for where, numbers in {
+        "car = 2": [0],
+        '"CAR" = 1': [1],
+        "class = 'car'": [0],
+        '"\u00e4" = 1 and "\u00c4" = 0': [0],
+        "score = 0.5 and car > 0": [0, 1],
+    }.items():
+        assert [row["part"] for row in find(tmp_path, where)] == numbers, where
+
+
+def test_the_command_tells_what_was_found(found: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["batch", "query", str(found), "--where", "frame = 1"]) == 0
+    assert "/image_raw" in capsys.readouterr().out
+    assert main(["batch", "query", str(found), "--where", "false"]) == 1
+    assert main(["batch", "query", "/nowhere", "--where", "true"]) == 2
+    assert "manifest '/nowhere/manifest.parquet' that cannot be read" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: The yolox_trt authors
+# SPDX-License-Identifier: Apache-2.0
+"""Places: files and folders, on a disk of this machine or wherever fsspec reaches."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from yolox_trt.core.errors import ConfigurationError, MissingDependencyError
+from yolox_trt.core.files import write_atomically
+from yolox_trt.core.option import parse_path
+from yolox_trt.core.optional import require
+
+#: A Path, or a UPath of universal_pathlib, which has the same methods.
+Place = Any
+
+
+def place_of(text: str) -> Place:
+    """Return the place that a text names: a path of this machine, or scheme://...
+
+    Raises:
+        ConfigurationError: a scheme that fsspec does not know.
+        MissingDependencyError: the package is missing that the scheme needs.
+    """
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return parse_path(text).absolute()
+    upath = require("upath", purpose=f"{scheme}://")
+    known = require("fsspec.registry").known_implementations
+    if scheme not in known and scheme not in require("fsspec.registry").registry:
+        raise ConfigurationError.unknown(
+            "scheme", f"{scheme}://", sorted(known), fix="install the fsspec package that serves it"
+        )
+    try:
+        place = upath.UPath(text)
+        _ = place.fs
+    except ImportError as error:
+        hint = known.get(scheme, {}).get("err", str(error))
+        raise MissingDependencyError(
+            f"'{text}', whose scheme {scheme}:// needs a package that is missing",
+            expected=f"fsspec's package for {scheme}://",
+            fix=f"{hint} (pip install)",
+        ) from error
+    return place
+
+
+@contextlib.contextmanager
+def reaching(place: Place) -> Iterator[None]:
+    """Turn what a file system raises in the block, whichever it is, into a ConfigurationError."""
+    with ConfigurationError.instead_of(
+        Exception,  # each fsspec package has exceptions of its own
+        f"'{place}' that cannot be reached",
+        expected="a file or folder that this machine may read",
+        fix="check the path, the network and the access rights",
+    ):
+        yield
+
+
+def is_remote(place: Place) -> bool:
+    """Tell whether a place is none of this machine's own files."""
+    return not isinstance(place, Path) or hasattr(place, "protocol")
+
+
+@contextlib.contextmanager
+def local_copy(place: Place) -> Iterator[Path]:
+    """Yield a path of this machine with a file's or folder's content: itself, or a copy."""
+    if not is_remote(place):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="yolox_trt_batch_") as folder:
+        target = Path(folder, place.name)
+        with reaching(place):
+            files = [place] if place.is_file() else [f for f in place.iterdir() if f.is_file()]
+            if files != [place]:
+                target.mkdir()
+            for file in files:
+                own = target if file is place else target / file.name
+                with file.open("rb") as source, own.open("wb") as copy:
+                    shutil.copyfileobj(source, copy, 1 << 20)
+        yield target
+
+
+def write_whole(place: Place, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, whole.
+
+    An object store shows a file when it is complete; other remote file systems may show a part.
+
+    Raises:
+        OSError: as open() does.
+    """
+    if is_remote(place):
+        place.write_bytes(data)
+    else:
+        write_atomically(place, data)
+
+
+def make_folder(place: Place) -> None:
+    """Make a folder, with those above it, unless it is there.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    with ConfigurationError.instead_of(
+        Exception,
+        f"'{place}' that cannot be written",
+        expected="a folder that exists or can be made",
+        fix="give another path",
+    ):
+        place.mkdir(parents=True, exist_ok=True)
