@@ -4,20 +4,10 @@
 
 import sys
 
-from yolox_trt.core.frame import Frame
-from yolox_trt.core.images import read_image
-from yolox_trt.core.labels import COCO_CLASSES
-from yolox_trt.core.postprocess_options import PostprocessOptions
-from yolox_trt.detectors.factory import create_detector
-from yolox_trt.detectors.options import DetectorOptions
+import yolox_trt
 
-detector = create_detector(DetectorOptions())
-options = PostprocessOptions(score_threshold=0.3)
-for path in sys.argv[1:]:
-    (detections,) = detector.detect([Frame.from_array(read_image(path))], [options])
-    for box, score, class_id in zip(
-        detections.boxes, detections.scores, detections.class_ids, strict=True
-    ):
-        x1, y1, x2, y2 = box.round().astype(int)
-        print(f"{path}: {COCO_CLASSES[class_id]} {score:.2f} at {x1},{y1} to {x2},{y2}")
-detector.close()
+with yolox_trt.Detector(score=0.3) as detector:
+    for result in detector(sys.argv[1:], stream=True):
+        for box in result:
+            x1, y1, x2, y2 = map(round, box.xyxy)
+            print(f"{result.path}: {box.name} {box.score:.2f} at {x1},{y1} to {x2},{y2}")

@@ -148,7 +148,7 @@ def test_without_a_distribution_the_wheels_are_chosen(
 def test_a_message_package_is_built_after_those_that_it_needs(
     bootstrap: ModuleType, repository: Path
 ) -> None:
-    packages = {*bootstrap.INTERFACES, *bootstrap.AUTOWARE_INTERFACES}
+    packages = {*bootstrap.INTERFACES, *bootstrap.OPTIONAL_INTERFACES}
     for package in packages:
         text = (repository / "interfaces" / package / "CMakeLists.txt").read_text()
         needs = packages & set(re.findall(r"find_package\((\w+)", text))
@@ -192,3 +192,35 @@ def test_the_stamp_follows_content_and_name(
 def test_a_failed_command_shows_what_it_wrote(bootstrap: ModuleType) -> None:
     with pytest.raises(bootstrap.BootstrapError, match=r"(?s)the reason.*failed with 3"):
         bootstrap.run([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"])
+
+
+def test_uv_follows_the_settings_of_pip(bootstrap: ModuleType) -> None:
+    """A company's own index is asked, and the environment comes before the files, as with pip."""
+    settings = bootstrap.uv_settings(
+        "global.index-url='https://pypi.example.com/simple'\n"
+        "global.extra-index-url='file:///opt/one file:///opt/two'\n"
+        ":env:.cert='/etc/ours.crt'\n"
+        "global.cert='/etc/theirs.crt'\n"
+        "global.no-such-setting='1'\n"
+    )
+    assert settings == {
+        "UV_DEFAULT_INDEX": "https://pypi.example.com/simple",
+        "UV_INDEX": "file:///opt/one file:///opt/two",
+        "SSL_CERT_FILE": "/etc/ours.crt",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+    }
+
+
+def test_where_uv_fails_pip_tries_and_tells_why(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("uv")
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.setenv(name, UNREACHABLE)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    env = bootstrap.Environment(Path(sys.prefix), None)
+    with pytest.raises(bootstrap.BootstrapError, match="No matching distribution found"):
+        env.install("a-package-that-nobody-has==1.0")
+    assert "uv could not" in capsys.readouterr().out

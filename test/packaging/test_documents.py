@@ -17,7 +17,7 @@ def anchors(page: Path) -> set[str]:
 def pages(repository: Path) -> list[Path]:
     """List the documents."""
     found = list(repository.glob("*.md"))
-    for folder in ("docs", "examples", "models"):
+    for folder in ("docs", "docker", "examples", "models"):
         found += (repository / folder).rglob("*.md")
     return found
 

@@ -27,6 +27,8 @@ FOLDERS: dict[str, tuple[set[str], set[str]]] = {
     "05_dla_surgery": ({"onnx"}, {"wide.onnx"}),
     "06_plan": ({"matplotlib"}, {"plan.png", "plan.json"}),
     "07_python": (set(), set()),
+    "08_camera_drivers": ({"ros2launch"}, set()),
+    "09_own_detector": ({"onnx"}, {"spots.onnx", "detections.json", "detections/coffee.png"}),
 }
 
 
@@ -74,7 +76,14 @@ def test_every_example_is_tested_and_listed() -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # test/ros/tools/test_demo.py runs the same command.
+        pytest.param(name, marks=pytest.mark.slow) if name == "03_four_cameras" else name
+        for name in FOLDERS
+    ],
+)
 def test_commands(name: str, tree: Path, repository: Path) -> None:
     needed, written = FOLDERS[name]
     missing = sorted(module for module in needed if importlib.util.find_spec(module) is None)

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -61,16 +62,43 @@ def test_ros2_run_finds_the_executables() -> None:
     assert "/nowhere/none.onnx" in start_without_a_model(str(folder / "multi_camera"))
 
 
+IGNORED = shutil.ignore_patterns(
+    ".*", "__pycache__", "build", "install", "log", "*.egg-info", "demo_output"
+)
+
+
+def test_three_lines_of_python_from_a_fresh_installation(repository: Path, tmp_path: Path) -> None:
+    """`pip install .` into a new environment, which borrows this one's packages but for itself."""
+    shutil.copytree(repository, tmp_path / "source", ignore=IGNORED)
+    run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], timeout=60)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
+    options = ("--no-build-isolation", "--no-compile")
+    run([*pip, *options, str(tmp_path / "source")], timeout=100)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "AMENT_PREFIX_PATH", "YOLOX_TRT_MODEL")
+    }
+    program = (
+        "import numpy, sys, yolox_trt\n"
+        "detector = yolox_trt.Detector()\n"
+        "for box in detector(numpy.zeros((48, 64, 3), numpy.uint8)): print(box)\n"
+        "print(yolox_trt.__file__, 'rclpy' in sys.modules, detector.names[0])"
+    )
+    output = run([python, "-c", program], cwd=tmp_path, env=environment, timeout=100)
+    assert output.split() == [str(site / "yolox_trt" / "__init__.py"), "False", "person"]
+
+
 @pytest.fixture(scope="module")
 def workspace(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A colcon workspace with a copy of what git would hand out, built and installed."""
     if shutil.which("colcon", path=Path(sys.executable).parent.as_posix()) is None:
         pytest.skip("colcon is not installed: run `make venv PROFILE=test`")
     folder = tmp_path_factory.mktemp("workspace")
-    ignore = shutil.ignore_patterns(
-        ".*", "__pycache__", "build", "install", "log", "*.egg-info", "demo_output"
-    )
-    shutil.copytree(repository, folder / "src" / "yolox_trt", ignore=ignore)
+    shutil.copytree(repository, folder / "src" / "yolox_trt", ignore=IGNORED)
     colcon = str(Path(sys.executable).with_name("colcon"))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     listed = run([colcon, "list", "--names-only"], cwd=folder, env=environment)
@@ -108,5 +136,7 @@ def test_a_sourced_workspace_goes_before_the_environment(workspace: Path) -> Non
     assert lines[1] == str(workspace / "install" / "yolox_trt")
     assert lines[2] != lines[1]
     script = workspace / "install" / "yolox_trt" / "lib" / "yolox_trt" / "multi_camera"
+    found = run([*sourced, "sh", "-c", "command -v yolox_trt"], cwd=workspace, env=environment)
+    assert found.strip() == str(script.with_name("yolox_trt"))
     output = start_without_a_model(*sourced, str(script), cwd=workspace, env=environment)
     assert "/nowhere/none.onnx" in output

@@ -24,8 +24,11 @@ DETECTION_2D_ARRAY = "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594
 PACKAGES = (
     "vision_msgs",
     "composition_interfaces",
+    "autoware_internal_debug_msgs",
     "autoware_perception_msgs",
     "tier4_perception_msgs",
+    "foxglove_msgs",
+    "ffmpeg_image_transport_msgs",
 )
 OPTIONAL = PACKAGES[2:]
 

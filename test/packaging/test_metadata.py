@@ -19,10 +19,14 @@ from yolox_trt.core.optional import INSTALL_COMMANDS
 
 #: Module -> requirement of setup.cfg, where the names differ.
 REQUIREMENT_OF_MODULE = {
+    "upath": "universal_pathlib",
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "cupy": "cupy-cuda12x",
     "cupyx": "cupy-cuda12x",
+    "edgefirst": "edgefirst-tracker",
+    "nvidia": "nvidia-nvimgcodec-cu12",
+    "rerun": "rerun-sdk",
     "skimage": "scikit-image",
     "tensorrt_rtx": "tensorrt-rtx-cu13",
     "yaml": "PyYAML",
@@ -31,11 +35,15 @@ REQUIREMENT_OF_MODULE = {
 ROSDEP_KEY_OF_MODULE = {"cv2": "python3-opencv", "yaml": "python3-yaml"}
 #: On PyPI alone, or needed by the optional room training alone: docs/installation.md names them.
 NO_ROSDEP_KEY = {
-    "PIL", "cupy", "cupyx", "nvtx", "onnx", "onnxruntime",
-    "pycocotools", "rosbags", "skimage", "tensorrt", "tensorrt_rtx", "torch", "torchvision",
+    "PIL", "PyNvVideoCodec", "av", "cupy", "cupyx", "duckdb", "edgefirst", "fsspec", "nvidia",
+    "nvtx", "onnx", "onnxruntime", "pandas", "pyarrow", "pycocotools", "ray", "rerun", "rosbags",
+    "skimage", "supervision", "tensorrt", "tensorrt_rtx", "torch", "torchvision", "upath",
 }  # fmt: skip
 #: Served by a workspace or a driver, in no index.
-FROM_ELSEWHERE = {"autoware_perception_msgs", "tier4_perception_msgs", "nvtx"}
+FROM_ELSEWHERE = {
+    "autoware_internal_debug_msgs", "autoware_perception_msgs", "tier4_debug_msgs",
+    "tier4_perception_msgs", "nvtx",
+}  # fmt: skip
 #: A module that only a ROS distribution has.
 DISTRIBUTION_ONLY = {"cv_bridge", "launch", "launch_ros"}
 
@@ -108,7 +116,16 @@ def test_every_import_has_a_rosdep_key(repository: Path, manifest: ElementTree.E
 
 def test_the_installation_page_names_what_rosdep_cannot_install(repository: Path) -> None:
     page = (repository / "docs" / "installation.md").read_text()
-    for module in ("onnx", "onnxruntime", "rosbags", "cupy", "tensorrt", "torch", "pycocotools"):
+    for module in (
+        "onnx",
+        "onnxruntime",
+        "rosbags",
+        "edgefirst",
+        "cupy",
+        "tensorrt",
+        "torch",
+        "pycocotools",
+    ):
         assert re.search(rf"\b{module}\b", page), module
 
 

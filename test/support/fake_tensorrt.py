@@ -263,7 +263,9 @@ class _Behaviour:
                 kind = _ELEMENT_TYPES.get(info.elem_type, "FLOAT") if info is not None else "FLOAT"
                 made = fake.new("ITensor")
                 made._name, made._shape, made._range = name, tuple(shape), None
-                made._values["dtype"] = getattr(fake.module.DataType, kind, None)
+                # Versions without INT64 compute in INT32.
+                kinds = fake.module.DataType
+                made._values["dtype"] = getattr(kinds, kind, getattr(kinds, "INT32", None))
                 tensors[name] = made
             return tensors[name]
 

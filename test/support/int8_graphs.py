@@ -13,10 +13,10 @@ from support.yolox_graphs import build_yolox, random_images
 from yolox_trt.graph.float16 import to_float16
 from yolox_trt.graph.graph import Graph
 
-SILU = Graph(build_yolox(depthwise=True))
-
-
-RELU6 = Graph(build_yolox(activation="relu6", stem="conv", spp="chained", head="raw_levels"))
+SILU = Graph(build_yolox(width=0.125, depthwise=True))
+RELU6 = Graph(
+    build_yolox(width=0.125, activation="relu6", stem="conv", spp="chained", head="raw_levels")
+)
 
 
 def images(graph: Graph, count: int = 3) -> Iterator[np.ndarray]:

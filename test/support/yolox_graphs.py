@@ -18,7 +18,7 @@ nothing.
 
 Options of build_yolox:
     depth, width       YOLOX multiples (nano 0.33, 0.25; tiny 0.33, 0.375; s 0.33, 0.5;
-                       m 0.67, 0.75)
+                       m 0.67, 0.75); depth 0 is the fewest layers: no bottlenecks
     depthwise          3 x 3 convolutions as depthwise + 1 x 1 (published nano)
     num_classes, height, width_px, batch (None: dynamic), dynamic_size (H and W symbolic too; needs
                        style="opset13"), seed
@@ -41,13 +41,17 @@ Options of build_yolox:
                        "raw_levels" (reg_8, obj_8, cls_8, ...), "efficient_nms" (EfficientNMS_TRT;
                        ONNX Runtime cannot run it)
     sigmoid            objectness and classes as probabilities (raw_levels only; others always)
+    segmentation       None, or a head on the features of stride 8: "logits" (N, C, h, w), "softmax"
+                       of them, "argmax" (N, h, w) int64, or "argmax_kept" (N, 1, h, w)
+    mask_classes, mask_stride   of it (stride 1, 2, 4, 8 or 16)
     metadata           class names, preprocessing, strides and sigmoid into metadata_props
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -60,6 +64,20 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def _built_once(build: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProto]:
+    """Give copies of the model that the same arguments have given before: tests change them."""
+    built = functools.lru_cache(maxsize=16)(build)
+
+    @functools.wraps(build)
+    def copied(**options: Any) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.CopyFrom(built(**options))
+        return model
+
+    return copied
+
+
+@_built_once
 def build_yolox(
     *,
     depth: float = 0.33,
@@ -82,6 +100,9 @@ def build_yolox(
     upsample: str = "scales",
     head: str = "undecoded",
     sigmoid: bool = True,
+    segmentation: str | None = None,
+    mask_classes: int = 5,
+    mask_stride: int = 4,
     metadata: bool = False,
     seed: int = 0,
 ) -> onnx.ModelProto:
@@ -97,7 +118,7 @@ def build_yolox(
         return int(base * width)
 
     c1, c2, c3, c4, c5 = (ch(64 * 2**i) for i in range(5))
-    n = max(round(depth * 3), 1)
+    n = max(round(depth * 3), 1) if depth else 0
     x = "images"
     x = _input_ops(g, x, channel_swap, normalize)
     with g.scope("backbone", "backbone"):
@@ -132,6 +153,12 @@ def build_yolox(
         g, (out3, out4, out5), (c3, c4, c5), ch(256), num_classes, head, sigmoid,
         batch, height, width_px,
     )  # fmt: skip
+
+    if segmentation is not None:
+        features = (out4, 16, c4) if mask_stride == 16 else (out3, 8, c3)
+        outputs.append(
+            _mask_head(g, *features, segmentation, mask_classes, mask_stride, height, width_px)
+        )
 
     n_dim: int | str = "batch" if batch is None else batch
     h_dim, w_dim = ("height", "width") if dynamic_size else (height, width_px)
@@ -533,3 +560,26 @@ def _head(
         ("det_scores", float32, [100]),
         ("det_classes", int32, [100]),
     ]
+
+
+def _mask_head(
+    g: _Graph, x: str, stride: int, channels: int, form: str, classes: int, wanted: int,
+    height: int, width: int,
+) -> tuple[str, int, list[int]]:  # fmt: skip
+    """A convolution, an upsampling and the classes; the name of the output says nothing."""
+    grid = [height // wanted, width // wanted]
+    with g.scope("pixels"):
+        x = g.raw_conv(g.conv(x, channels, channels, 3), channels, classes, 1)
+        while stride > wanted:
+            x, stride = g.upsample(x, "scales", stride, height, width), stride // 2
+        if form == "logits":
+            g.op("Identity", x, out="pixels")
+        elif form == "softmax":
+            g.op("Softmax", x, axis=1, out="pixels")
+        elif form in ("argmax", "argmax_kept"):
+            kept = int(form == "argmax_kept")
+            g.op("ArgMax", x, axis=1, keepdims=kept, out="pixels")
+            return "pixels", TensorProto.INT64, [*[1] * kept, *grid]
+        else:
+            raise ValueError(form)
+    return "pixels", TensorProto.FLOAT, [classes, *grid]
