@@ -86,6 +86,7 @@ class RosSoak(ResultListener):
         self._samples: list[tuple[float, float, float, float]] = []
         self._results = dict.fromkeys(self.names, 0)
         self._last_result = dict.fromkeys(self.names, 0.0)
+        self._diagnosed = 0.0
         self.messages: dict[str, str] = {}
         #: Cameras whose images do not come, or come with one stamp; seconds that a clock is ahead.
         self._silent: set[str] = set()
@@ -191,12 +192,15 @@ class RosSoak(ResultListener):
             self.messages[status.name.rpartition(" ")[2]] = status.message
         for name in self.names:
             self._counters(name)
+        self._diagnosed = time.monotonic()
+
+    def _counter(self, name: str, key: str) -> int:
+        return int(self.diagnostics.get(f"stream {name}", {}).get(key, 0))
 
     def _counters(self, name: str) -> tuple[int, int, int, int]:
         """Return received, processed, dropped and in flight of /diagnostics, which must add up."""
-        values = self.diagnostics.get(f"stream {name}", {})
         names = ("received", "processed", "dropped", "in_flight")
-        received, *rest = (int(values.get(each, 0)) for each in names)
+        received, *rest = (self._counter(name, each) for each in names)
         if received != sum(rest):
             self._problem(
                 f"{name}: received {received}, but {dict(zip(names[1:], rest, strict=True))}"
@@ -205,6 +209,14 @@ class RosSoak(ResultListener):
 
     def _problem(self, text: str) -> None:
         self.report.problems.append(f"at {time.monotonic() - self._began:.0f} s: {text}")
+
+    def _at_rest(self) -> bool:
+        """Whether the last /diagnostics tells of every result, and of nothing that goes on."""
+        return self.diagnostics.get("executor", {}).get("state") == "running" and all(
+            self._counter(name, "in_flight") == 0
+            and self._results[name] <= self._counter(name, "published")
+            for name in self.names
+        )
 
     def _sample(self, now: float) -> None:
         self._process.check_alive()
@@ -224,7 +236,8 @@ class RosSoak(ResultListener):
         done = time.monotonic()
         self._wait(END / 2, lambda: min(self._last_result.values()) > done + 1.0)
         self._silent = set(self.names)
-        self._wait(END / 4)
+        silent = time.monotonic()
+        self._wait(RECOVERY, lambda: self._diagnosed > silent + END / 4 and self._at_rest())
         totals = np.array([self._counters(name) for name in self.names])
         report.received, report.processed, _, in_flight = totals.sum(axis=0).tolist()
         streams = [values.get(f"stream {name}", {}) for name in self.names]
@@ -241,8 +254,8 @@ class RosSoak(ResultListener):
             self._problem(f"{in_flight} images are still in flight")
         if (state := values.get("executor", {}).get("state")) != "running":
             self._problem(f"the executor is {state}")
-        for name, stream in zip(self.names, streams, strict=True):
-            if self._results[name] > (published := int(stream.get("published", 0))):
+        for name in self.names:
+            if self._results[name] > (published := self._counter(name, "published")):
                 self._problem(f"{name}: {self._results[name]} results, {published} published")
         if status := self._process.stop(END):
             self._problem(f"{NODE} ended with status {status}")
@@ -270,6 +283,8 @@ class RosSoak(ResultListener):
     def _fault_timelines(self) -> None:
         for _ in range(5):
             self._call(Trigger, f"{NODE}/timeline", Trigger.Request())
+        if self.report.faults["timelines"] == 1:  # however late it came in a short soak
+            self._warm_up = max(self._warm_up, time.monotonic() - self._began)
 
     def _fault_images_that_are_none(self) -> None:
         for changes in (
