@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from support.frames import random_frame
+from support.timing import ever_within
 from support.web import Server
 from support.yolox_graphs import build_yolox
 
@@ -75,7 +76,7 @@ def test_masks(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_package_alone_is_imported_at_once() -> None:
-    assert min(seconds_of_import("yolox_trt") for _ in range(3)) < 0.2
+    assert ever_within(0.2, lambda: seconds_of_import("yolox_trt"))
     with pytest.raises(AttributeError, match="no attribute 'Detektor'"):
         yolox_trt.Detektor  # noqa: B018
     assert "Detector" in dir(yolox_trt)

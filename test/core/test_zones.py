@@ -98,7 +98,7 @@ def test_wrong_polygons_are_refused() -> None:
 
 
 def test_a_long_text_is_read_in_one_go() -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ConfigurationError):
         parse_polygons(["1,1" + " " * 100_000 + "x"])
-    assert time.monotonic() - started < 1.0
+    assert time.thread_time() - started < 1.0

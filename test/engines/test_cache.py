@@ -9,7 +9,6 @@ import json
 import os
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,16 @@ from yolox_trt.engines.file_lock import try_lock
 
 
 class Builder:
-    """Counts its builds."""
+    """Counts its builds, which end when `go_on` is set."""
 
-    def __init__(self, engine: bytes = b"engine", delay: float = 0.0) -> None:
-        self.engine, self.delay, self.builds = engine, delay, 0
+    def __init__(self, engine: bytes = b"engine") -> None:
+        self.engine, self.builds = engine, 0
+        self.go_on = threading.Event()
+        self.go_on.set()
 
     def __call__(self) -> BuiltEngine:
         self.builds += 1
-        time.sleep(self.delay)
+        self.go_on.wait(30.0)
         return BuiltEngine(self.engine, SPEC, {"layers": 3})
 
 
@@ -198,16 +199,16 @@ def test_a_write_that_breaks_off_leaves_no_engine(
 
 
 def test_threads_build_once(cache: EngineCache) -> None:
-    build = Builder(delay=0.3)
-    phases: list[str] = []
+    build = Builder()
+    build.go_on.clear()
     entries = []
 
+    def note(fraction: float, phase: str) -> None:
+        if "waiting for another process" in phase:
+            build.go_on.set()
+
     def work() -> None:
-        entries.append(
-            cache.get_or_build(
-                EXAMPLE, build, name="m", on_progress=lambda fraction, phase: phases.append(phase)
-            )
-        )
+        entries.append(cache.get_or_build(EXAMPLE, build, name="m", on_progress=note))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -216,7 +217,7 @@ def test_threads_build_once(cache: EngineCache) -> None:
         thread.join()
     assert build.builds == 1
     assert sorted(entry.built for entry in entries) == [False, False, False, True]
-    assert any("waiting for another process" in phase for phase in phases)
+    assert build.go_on.is_set(), "the others said that they wait"
 
 
 WORKER = textwrap.dedent(

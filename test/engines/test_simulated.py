@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from support.timing import ever_within
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import ConfigurationError, Device, EngineError, Frame, PostprocessOptions
@@ -69,7 +70,7 @@ def test_contention_factors() -> None:
 
 
 def test_contention_in_real_time() -> None:
-    """Side by side both take longer than alone, by the factors."""
+    """Side by side both take longer than alone, by the factors; a busy machine delays either."""
     chip = SharedMemoryChip(Contention(gpu_with_dla=2.0, dla_with_gpu=1.5))
     lengths: dict[Device, float] = {}
 
@@ -78,16 +79,22 @@ def test_contention_in_real_time() -> None:
         chip.work(device, seconds)
         lengths[device] = time.perf_counter() - begin
 
-    work(GPU, 0.1)
-    assert 0.1 <= lengths[GPU] < 0.15
-    threads = [threading.Thread(target=work, args=args) for args in ((GPU, 0.1), (DLA0, 0.1))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    # The DLA ends after 0.15 s; the GPU has done 0.075 s of work by then, and ends at 0.175 s.
-    assert 0.145 <= lengths[DLA0] < 0.2
-    assert 0.17 <= lengths[GPU] < 0.225
+    def alone() -> float:
+        work(GPU, 0.1)
+        assert lengths[GPU] >= 0.1
+        return lengths[GPU]
+
+    def side_by_side() -> float:
+        threads = [threading.Thread(target=work, args=args) for args in ((GPU, 0.1), (DLA0, 0.1))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # The DLA ends after 0.15 s; the GPU has done 0.075 s of work by then, and ends at 0.175 s.
+        return max(abs(lengths[DLA0] - 0.15), abs(lengths[GPU] - 0.175))
+
+    assert ever_within(0.15, alone)
+    assert ever_within(0.02, side_by_side, attempts=20)
 
 
 def test_fault_injector_counts_and_clears() -> None:
@@ -111,10 +118,10 @@ def test_fault_injector_counts_and_clears() -> None:
 
 def test_a_hang_ends_by_time_or_by_clear() -> None:
     faults = FaultInjector()
-    faults.inject(Fault.HANG, seconds=0.05)
     begin = time.perf_counter()
+    faults.inject(Fault.HANG, seconds=0.05)
     assert faults.take() is Fault.HANG
-    assert 0.05 <= time.perf_counter() - begin < 0.5
+    assert time.perf_counter() - begin >= 0.05
     faults.inject(Fault.HANG)
     threading.Timer(0.05, faults.clear).start()
     assert faults.take() is Fault.HANG

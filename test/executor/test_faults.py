@@ -7,7 +7,11 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -330,6 +334,49 @@ def test_a_hang_without_a_factory_ends_when_the_call_returns(faults: FaultInject
         snapshot = executor.snapshot()
         assert snapshot.devices[GPU].late_results == 1
         check_counters(snapshot)
+
+
+#: A call whose detector answers when told to, in a process that is stopped meanwhile.
+STOPPED = """
+import sys
+from support.executors import GPU, PATIENCE, Gate, Recorder, frame, simulated
+from yolox_trt.executor import InferenceExecutor, SchedulerOptions, StreamConfig
+
+gate, recorder = Gate(), Recorder()
+options = SchedulerOptions(watchdog=2.0)
+with InferenceExecutor([simulated(GPU, result=gate)], options=options) as executor:
+    executor.add_stream(StreamConfig(id="a"), recorder.on_result, recorder.on_drop)
+    assert executor.wait_started(PATIENCE)
+    executor.submit(frame("a"))
+    print("under way", flush=True)
+    sys.stdin.readline()
+    gate.open()
+    recorder.wait(lambda: bool(recorder.results or recorder.drops))
+    print(executor.snapshot().devices[GPU].hangs, recorder.numbers("a"))
+"""
+
+
+def test_a_process_that_stood_still_takes_no_device_for_hung() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "under way\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(4.0)  # twice its watchdog
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)  # the supervisor looks twice meanwhile
+        out, err = process.communicate("go on\n", timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert out == "0 [0]\n", err
+    assert "the process stood still for" in err
 
 
 def test_hung_threads_are_not_piled_up(faults: FaultInjector) -> None:

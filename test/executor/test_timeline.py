@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.executors import (
     DLA0,
     GPU,
     PATIENCE,
+    PATIENT,
     Recorder,
     feed,
     feed_until,
@@ -19,7 +22,7 @@ from support.executors import (
 )
 
 from yolox_trt.engines.simulated import Fault, FaultInjector
-from yolox_trt.executor import InferenceExecutor, SchedulerOptions, StreamConfig
+from yolox_trt.executor import InferenceExecutor, StreamConfig
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def executor() -> InferenceExecutor:
     recorder = Recorder()
     executor = InferenceExecutor(
         [simulated(GPU, 0.004, faults=faults), simulated(DLA0, 0.01)],
-        options=SchedulerOptions(backoff=0.05),
+        options=replace(PATIENT, backoff=0.05),
     )
     names = ["a", "b", "c"]
     with executor:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 
@@ -18,6 +19,10 @@ from yolox_trt.executor.worker_pool import WorkerPool
 
 _LOGGER = logging.getLogger(__name__)
 
+#: A look that comes so many seconds late tells that the whole process stood still: it was stopped,
+#: or its virtual machine got no processor. What is watched could not go on either.
+STANDSTILL = 0.5
+
 
 class Supervisor:
     """A thread that watches a pool's workers, from its creation until the pool stops."""
@@ -29,6 +34,9 @@ class Supervisor:
         limits = (options.watchdog, options.callback_limit)
         self._period = min([0.25, *(limit / 4.0 for limit in limits if limit)])
         self._next_look = pool.clock() + DRIFT_PERIOD
+        #: When the process went on after it had stood still.
+        self._resumed = -math.inf
+        self._looked = self._clocks()
         self._planner: threading.Thread | None = None
         self._planning = False
         self._thread = threading.Thread(
@@ -51,7 +59,7 @@ class Supervisor:
                     pool.attention.wait(self._period)
                 if pool.stopping:
                     return
-                now = pool.clock()
+                now = self._look()
                 outcomes = [o for w in list(pool.workers.values()) for o in self._check(w, now)]
                 for state in self._scheduler.devices.values():
                     state.forgive(now)
@@ -61,6 +69,7 @@ class Supervisor:
                     self._planning = True
             for outcome in outcomes:
                 outcome.report()
+                self._looked = self._clocks()  # a callback may have kept it
             if problem is not None:
                 # On a thread of its own: a placement may take long, and watchdogs may not wait.
                 self._planner = threading.Thread(
@@ -68,21 +77,35 @@ class Supervisor:
                 )
                 self._planner.start()
 
+    def _look(self) -> float:
+        """Note (lock held) whether the process stood still since the last look; return the time."""
+        now, before = self._clocks(), self._looked
+        # By both clocks, for that of a test jumps.
+        late = min(now[0] - before[0], now[1] - before[1]) - self._period
+        if late > STANDSTILL:
+            self._resumed = now[0]
+            _LOGGER.warning("the process stood still for %.1f s: watchdogs begin anew", late)
+        self._looked = now
+        return now[0]
+
+    def _clocks(self) -> tuple[float, float]:
+        return self._pool.clock(), time.monotonic()
+
     def _check(self, worker: Worker, now: float) -> list[Outcome]:
         """Look whether a worker's callback, call or restart hangs."""
         options, batch = self._scheduler.options, worker.state.running
         if worker.callback is not None:
             # What is under way waits for the callback: it does not hang itself.
             limit = options.callback_limit
-            if limit and now - worker.callback[2] > limit:
+            if limit and now - max(worker.callback[2], self._resumed) > limit:
                 return [self._pool.take_over(worker, now)]
             return []
-        if batch is not None and now > batch.watchdog_at:
+        if batch is not None and now > max(batch.watchdog_at, self._resumed + batch.watchdog):
             error = HungError(
                 f"detect() of {batch.model.name} has not returned for {now - batch.began:.2f} s "
                 f"(expected {batch.expected_end - batch.began:.3f} s)"
             )
-        elif now > worker.restart_watchdog_at:
+        elif now > worker.restart_watchdog_at and now > self._resumed + options.restart_watchdog:
             error = HungError(f"restart has not returned for {options.restart_watchdog:g} s")
         else:
             return []
