@@ -19,11 +19,20 @@ def test_every_image_of_a_slow_camera_gives_a_result(
 ) -> None:
     output = tmp_path / "bench.json"
     options = ["--size", "64x96", "--rate", "10", "--duration", "1", "--warmup", "0"]
-    options += ["--model", str(small_model), "--device", "cpu", "--json", str(output)]
+    options += [
+        "--model",
+        str(small_model),
+        "--device",
+        "cpu",
+        "--json",
+        str(output),
+        "--compressed",
+    ]
     process = start(["-m", "yolox_trt.cli", "bench", "ros", *options])
     assert process.process.wait(150) == 0, process.output
     document = json.loads(output.read_text())
     assert (document["settings"]["cameras"], document["settings"]["devices"]) == (1, ["cpu"])
+    assert document["settings"]["compressed"] and document["settings"]["decoder"] == "cpu"
     (camera,) = document["cameras"]
     assert camera["DEVICE"] == "cpu"
     assert camera["MEAN_FRAME_RATE"] > 0

@@ -151,6 +151,7 @@ def run_cameras(
                     size=options.size,
                     still=True,
                     numbered=True,
+                    compressed=options.compressed,
                 )
             )
         return _measure(options, node, spinner, processes, consumers, meter, on_progress)
@@ -159,7 +160,12 @@ def run_cameras(
 def _parameters(options: RosBenchOptions, cameras: Sequence[str]) -> dict[str, dict[str, Any]]:
     model = options.model or default_model()
     return {
-        "/**": {"queue_depth": options.queue_depth, "qos_depth": options.qos_depth},
+        "/**": {
+            "queue_depth": options.queue_depth,
+            "qos_depth": options.qos_depth,
+            "transport": "compressed" if options.compressed else "raw",
+            "decoder": options.decoder,
+        },
         "multi_camera": {
             "cameras": list(cameras),
             "model": str(model.resolve()),
@@ -267,9 +273,10 @@ def _report(
         "cpu_percent": {name: usage[name] for name in _PARTS},
         "memory_mb": usage["rss_mb"],
     }
+    encoding = f"JPEG (decoder {options.decoder})" if options.compressed else "bgr8"
     title = (
-        f"{options.cameras} cameras, {height}x{width} bgr8 at {options.rate:g} Hz, {model.name}, "
-        f"{options.duration:g} s, {options.ingest} ingest processes"
+        f"{options.cameras} cameras, {height}x{width} {encoding} at {options.rate:g} Hz, "
+        f"{model.name}, {options.duration:g} s, {options.ingest} ingest processes"
     )
     sent = sum(result["NUM_FRAMES_SENT"] for result in results)
     missed = sum(result["NUM_MISSED_FRAMES"] for result in results)

@@ -72,16 +72,22 @@ def publish(options: CameraOptions, stop: threading.Event) -> None:
             f"/{options.name}/image_raw",
             frame_id=f"{options.name}_optical",
             qos=source_qos(options.reliable),
+            compressed=options.compressed,
         )
         picture = MovingPicture(photograph, *options.size)
         pacer = Pacer(options.rate)
-        canvas = publisher.canvas(*options.size)
+        canvas = (
+            np.empty((*options.size, 3), np.uint8)
+            if options.compressed
+            else publisher.canvas(*options.size)
+        )
         while not stop.is_set():
-            if not options.still or not publisher.published:
+            fresh = not options.still or not publisher.published
+            if fresh:
                 picture.draw(publisher.published / options.rate, canvas)
             number = str(publisher.published) if options.numbered else None
             pacer.wait()
-            publisher.publish(canvas, frame_id=number)
+            publisher.publish(canvas if fresh else None, frame_id=number)
         print(f"PUBLISHED {publisher.published} LATE {pacer.late}", flush=True)
 
 

@@ -71,17 +71,19 @@ class ImagePublisher:
         message.height, message.width, message.step = height, width, width * 3
         return np.frombuffer(message.data, np.uint8).reshape(height, width, 3)
 
-    def publish(self, image: npt.NDArray[np.uint8], *, frame_id: str | None = None) -> int:
+    def publish(self, image: npt.NDArray[np.uint8] | None, *, frame_id: str | None = None) -> int:
         """Publish a picture with the present time of the node's clock.
 
         Args:
-            image: bgr8, uint8 (H, W, 3); may be the canvas itself.
+            image: bgr8, uint8 (H, W, 3); may be the canvas itself. None: the last one again.
             frame_id: another one from now on.
 
         Returns:
             The stamp of the header, in nanoseconds.
         """
-        if self._compressed:
+        if image is None:
+            pass
+        elif self._compressed:
             done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
             if not done:
                 raise FrameError(f"image of shape {image.shape} that cannot be encoded as JPEG")
