@@ -53,7 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if config.pluginmanager.hasplugin("rerunfailures"):
         for item in items:
-            if item.get_closest_marker("ros"):
+            # Some talk to a node of their own, and start no process.
+            if item.get_closest_marker("ros") or "domain" in item.fixturenames:  # type: ignore[attr-defined]
                 item.add_marker(pytest.mark.flaky(reruns=1, rerun_except=HUNG))
     items.sort(key=lambda item: "/test_soak.py::" not in item.nodeid)
     tests: dict[tuple[str, int], list[pytest.Item]] = {}

@@ -274,7 +274,7 @@ def test_a_page_that_takes_nothing_costs_little_and_does_not_hold_up_the_end(cou
             server.tell("diagnostics", {"text": text})
         began = time.monotonic()
         server.close()
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 20.0
 
 
 def test_what_anybody_may_send_does_not_end_the_observer(client: Client) -> None:

@@ -182,7 +182,7 @@ def test_results_are_the_offline_ones(
     assert len(children) == 2
     status, seconds = process.stop()
     assert status == 0, process.output
-    assert seconds < max(2.0, process.startup)
+    assert seconds < 10.0 + process.startup
     assert not any(psutil.pid_exists(pid) for pid in children)
     assert "Traceback" not in process.output
 

@@ -120,7 +120,7 @@ def test_every_image_gives_the_offline_result(
     assert 0.0 < float(values["latency_p50_ms"]) <= float(values["latency_p99_ms"])
     status, seconds = process.stop()
     assert status == 0
-    assert seconds < max(2.0, process.startup)
+    assert seconds < 10.0 + process.startup
     assert "Traceback" not in process.output
     assert "[rcutils" not in process.output  # a type support is missing
 
@@ -309,7 +309,7 @@ def test_a_signal_ends_it_in_the_middle_of_work(
         publish()
     status, seconds = process.stop(number)
     assert status == 0
-    assert seconds < max(2.0, process.startup)
+    assert seconds < 10.0 + process.startup
     assert "Traceback" not in process.output
     assert "left behind" not in process.output
 

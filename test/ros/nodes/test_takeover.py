@@ -197,7 +197,7 @@ def taking_over(client: Client, camera: Camera, silence: float) -> Iterator[None
 
 def test_a_heartbeat_counts_through_a_writer_without_liveliness(client: Client) -> None:
     """A bridge's writer offers none."""
-    silence = 0.5
+    silence = 1.0
     camera = Camera(client, primary="b", standby="a")
     heartbeat = client.publisher(String, heartbeat_topic("b"), 1)
     with taking_over(client, camera, silence):
