@@ -307,6 +307,13 @@ def test_slices_run_in_fp16_with_8_6(tensorrt, precision) -> None:
     assert node.precision == precision
 
 
+@pytest.mark.parametrize("tensorrt", sorted(DLA_LIMITS))
+def test_softmax_runs_in_fp16(tensorrt) -> None:
+    softmax = [("Softmax", ["x"], ["y"], {"axis": 1})]
+    assert verdict(softmax, tensorrt=tensorrt) == ("dla", {"softmax-fp16"})
+    assert verdict(softmax, tensorrt=tensorrt, precision="fp16") == ("dla", set())
+
+
 class TestConvolutionBuffer:
     @pytest.mark.parametrize(
         ("channels", "width", "kernel", "dilation", "precision", "expected"),

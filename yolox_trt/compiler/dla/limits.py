@@ -8,7 +8,9 @@ Sources, by their short names:
     docs    the page "DLA Supported Layers and Restrictions" of the TensorRT documentation, and for
             11.4.1 "Working with DLA" and "Strongly Typed Networks for DLA"
             (docs.nvidia.com/deeplearning/tensorrt/11.4.1/inference-library/). Of that page's table
-            the rows up to Parametric ReLU were read; what follows is the header's alone
+            the rows up to Parametric ReLU were read, of what follows the paragraphs "DLA Support"
+            of Reduce, Scale and SoftMax (.../tensorrt/latest/_static/operators/); for the others
+            the header stands alone
     guide   transcriptions of the 8.4 to 8.6 developer guides, of 8.4 the whole table (translated in
             HeKun-NVIDIA/TensorRT-Developer_Guide_in_Chinese): confirm on the device
     faq     FAQ and operator table of NVIDIA/Deep-Learning-Accelerator-SW

@@ -373,6 +373,8 @@ class NodeChecks:
             most = limits.softmax_axis if alone else limits.softmax_axis_approximate
             if axis == 0 or shape[axis] > most:
                 yield "softmax", f"axis {axis} of {describe(shape)}"
+            elif self.precision == "int8":
+                yield "softmax-fp16", node.op
 
     def _reshape(self, node: Node) -> Iterator[_Broken]:
         before, after = node.inputs[0].static_shape, node.outputs[0].static_shape

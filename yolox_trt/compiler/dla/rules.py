@@ -98,6 +98,7 @@ RULES: dict[str, Rule] = {rule.rule: rule for rule in (
     Rule("slice-fp16", "computed in FP16", Effect.FP16, "guide"),
     Rule("softmax", "not along the batch, axis at most 8192 (1024 beside other dimensions)",
          Effect.GPU, "header"),
+    Rule("softmax-fp16", "INT8 Softmax is computed in FP16", Effect.FP16, "docs, guide"),
     Rule("softmax-xavier", "not on Xavier", Effect.GPU, "header"),
     Rule("shuffle-4d", "four dimensions before and after", Effect.GPU, "guide", "cut-head"),
     Rule("shuffle-batch", "the batch stays first and as it is", Effect.GPU, "guide", "cut-head"),
