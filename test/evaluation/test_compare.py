@@ -20,7 +20,7 @@ from yolox_trt.compiler.int8.quantizer import quantize
 from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
-from yolox_trt.evaluation.compare import compare
+from yolox_trt.evaluation.compare import Variant, compare
 from yolox_trt.evaluation.dataset import load_dataset
 from yolox_trt.evaluation.evaluate import evaluate
 from yolox_trt.evaluation.options import CompareOptions, DatasetOptions
@@ -111,6 +111,17 @@ def test_any_network_is_compared_with_itself(folder: Path, tmp_path: Path) -> No
     text = report.read_text()
     assert text.count("data:image/png;base64,") == 3
     assert all(word in text for word in ("mean IoU", "pixel accuracy", "FP32's own outputs"))
+
+
+def test_what_decides_is_called_by_what_it_is() -> None:
+    """With several outputs the worst decides, which need not be the first."""
+    one, two = {"y": 0.5}, {"boxes": 0.001, "scores": 0.5}
+    for errors, title in ((one, "error of y"), (two, "largest error of an output")):
+        variant = Variant("FP16", OutputMetrics(errors, None, None, {}, 2), 1, 0.1)
+        assert (variant.score, variant.score_title) == (-0.5, title)
+    assert variant.figures == {"error of boxes": "0.1 %", "error of scores": "50 %"}
+    masks = Variant("FP16", OutputMetrics(one, 0.9, 0.8, {"0": 0.8}, 2), 1, 0.1)
+    assert (masks.score, masks.score_title) == (0.8, "mean IoU")
 
 
 FORMS = ("yolov5", "yolov6", "yolov8", "yolov10", "rtdetr", "rtdetr logits", "efficientdet")

@@ -65,6 +65,21 @@ def test_errors_are_relative() -> None:
     assert found.mean_iou == 1.0
 
 
+@pytest.mark.parametrize(
+    ("names", "titles"),
+    [
+        (["948"], {"the output"}),
+        (["boxes", "949"], {"boxes", "output 2 (1x4x6x8)"}),
+        (["948", "949"], {"output 1 (1x4x6x8)", "output 2 (1x4x6x8)"}),
+    ],
+)
+def test_a_number_is_no_name_of_an_output(names: list[str], titles: set[str]) -> None:
+    nodes = [("Conv", ["x", "w"], [name], {}) for name in names]
+    graph = Graph(make_graph(nodes, {"x": (1, 3, 6, 8)}, names, {"w": WEIGHTS}))
+    found, _ = OutputComparison(graph, IMAGES).measure(graph)
+    assert found.errors == dict.fromkeys(titles, 0.0)
+
+
 def test_no_images() -> None:
     with pytest.raises(ConfigurationError, match="no images"):
         OutputComparison(network(WEIGHTS), [])

@@ -81,7 +81,7 @@ class Variant:
         found = {}
         if m.mean_iou is not None and m.pixel_accuracy is not None:
             found = {"mean IoU": f"{m.mean_iou:.4f}", "pixel accuracy": f"{m.pixel_accuracy:.4f}"}
-        return found | {f"error of {name}": f"{v:.2e}" for name, v in m.errors.items()}
+        return found | {f"error of {name}": f"{100 * v:.3g} %" for name, v in m.errors.items()}
 
     @property
     def score(self) -> float:
@@ -90,6 +90,14 @@ class Variant:
         if isinstance(m, CocoMetrics):
             return m.mean_ap
         return -m.worst_error if m.mean_iou is None else m.mean_iou
+
+    @property
+    def score_title(self) -> str:
+        """What `score` is called."""
+        m = self.metrics
+        if isinstance(m, CocoMetrics) or m.mean_iou is not None or len(m.errors) == 1:
+            return next(iter(self.figures))
+        return "largest error of an output"
 
 
 def compare(

@@ -87,7 +87,7 @@ def write_report(
         "<p class='note'>The best form with everything in INT8 is marked. INT8 is simulated by "
         "Q/DQ in ONNX Runtime: the accuracy is that of TensorRT's arithmetic up to rounding, the "
         "time says nothing about TensorRT.</p>",
-        f"<h2>{html.escape(columns[0])} of each form</h2>",
+        f"<h2>Each form: {html.escape(variants[0].score_title)}</h2>",
         _accuracy_plot(variants),
         "<h2>Error of each layer's output against FP32</h2>",
         _layer_plot(variants),
@@ -125,15 +125,15 @@ def _plot(draw: Callable[[Any], None], width: float, height: float) -> str:
 
 
 def _accuracy_plot(variants: Sequence[Variant]) -> str:
-    name = next(iter(variants[0].figures))
+    name = variants[0].score_title
     is_error = isinstance(variants[0].metrics, OutputMetrics) and variants[0].score <= 0.0
 
     def draw(axes: Any) -> None:
-        values = [abs(v.score) for v in variants]
+        values = [-100.0 * v.score if is_error else v.score for v in variants]
         bars = axes.barh([v.form for v in variants][::-1], values[::-1], color=_COLOURS[0])
         axes.bar_label(bars, fmt="%.3g" if is_error else "%.3f", padding=3)
         if is_error:
-            axes.set_xlabel(f"{name}; less is better")
+            axes.set_xlabel(f"{name} in percent; less is better")
         else:
             axes.axvline(values[0], color="#57606a", linestyle="--", linewidth=1)
             axes.set_xlabel(f"{name}; dashed: FP32")

@@ -9,7 +9,7 @@ each pixel are measured as masks are, with the float model's classes as labels.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.model_spec import SegmentationHead
 from yolox_trt.evaluation.segmentation import confusion_of, metrics_of
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.inference import describe
 from yolox_trt.graph.onnx_session import require_memory
 from yolox_trt.graph.outputs import argmax_behind
 
@@ -34,8 +35,8 @@ class OutputMetrics:
     """How near the outputs are to the float model's, over all images.
 
     Attributes:
-        errors: output name -> ||found - float|| / ||float||; of whole numbers the share that
-            differs.
+        errors: output -> ||found - float|| / ||float||; of whole numbers the share that differs.
+            Outputs have their names, but where an exporter has only numbered its tensors.
         pixel_accuracy: share of the pixels that have the float model's class; None where no output
             gives classes.
         mean_iou: mean over the classes of their IoU with the float model's; None likewise.
@@ -80,6 +81,7 @@ class OutputComparison:
         require_memory(float(needed), f"the outputs for {len(self._images)} images")
         self._expected = [first, *(session.run(image) for image in self._images[1:])]
         self._names = [value.name for value in model.outputs]
+        self._titles = _titles(self._names, first)
         self._classes = _class_output(model, first)
 
     def measure(self, model: Graph) -> tuple[OutputMetrics, float]:
@@ -110,8 +112,8 @@ class OutputComparison:
         floats = [e.dtype.kind == "f" for e in self._expected[0]]
         shares = noise / np.maximum(signal, 1e-30)
         errors = {
-            name: float(np.sqrt(share) if is_float else share)
-            for name, share, is_float in zip(self._names, shares, floats, strict=True)
+            title: float(np.sqrt(share) if is_float else share)
+            for title, share, is_float in zip(self._titles, shares, floats, strict=True)
         }
         images = len(self._images)
         seconds = float(np.median(times))
@@ -122,6 +124,16 @@ class OutputComparison:
             OutputMetrics(errors, masks.pixel_accuracy, masks.mean_iou, masks.per_class, images),
             seconds,
         )
+
+
+def _titles(names: Sequence[str], outputs: Sequence[Array]) -> list[str]:
+    """Return what a reader calls the outputs: their names, or for "948" its place and shape."""
+    if len(names) == 1 and names[0].isdigit():
+        return ["the output"]
+    return [
+        f"output {number} ({describe(output.shape)})" if name.isdigit() else name
+        for number, (name, output) in enumerate(zip(names, outputs, strict=True), 1)
+    ]
 
 
 def _class_output(model: Graph, outputs: list[Array]) -> SegmentationHead | None:
