@@ -6,14 +6,20 @@ from __future__ import annotations
 
 import resource
 import struct
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from yolox_trt.core import images
 from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.frame import Frame
 from yolox_trt.core.images import ImageFiles, is_bag, open_images, read_image
+from yolox_trt.ros.tools.bag import DetectionBagWriter
 
 
 def write(folder: Path, *names: str) -> None:
@@ -38,6 +44,60 @@ def test_a_folder_is_read_in_the_order_of_names_and_again(tmp_path: Path) -> Non
             "c.bmp",
         ]
         assert [int(frame.rows[0, 0, 0]) for frame in frames] == [20, 10, 30]
+
+
+def test_several_threads_read_in_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, *(f"{n:02}.png" for n in range(1, 13)))
+    paths, read = sorted(tmp_path.iterdir()), images.read_image
+    together = threading.Barrier(3)  # broken unless three threads read at a time
+
+    def slowly(path: str) -> np.ndarray:
+        together.wait(timeout=10.0)
+        return read(path)
+
+    monkeypatch.setattr(images, "read_image", slowly)
+    frames = list(ImageFiles(paths, threads=3))
+    assert [int(frame.rows[0, 0, 0]) for frame in frames] == [10 * n for n in range(1, 13)]
+
+
+_WITHOUT_MEMORY = """
+import resource, sys
+from yolox_trt.core.errors import FrameMemoryError
+from yolox_trt.core.images import ImageFiles
+from yolox_trt.ros.tools.bag import ImageBag
+for source in ImageFiles([sys.argv[1]]), ImageBag(sys.argv[2]):
+    free = resource.getrlimit(resource.RLIMIT_AS)
+    (first,) = source  # what is loaded at first use is there
+    held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    size = first.data.nbytes
+    del first
+    resource.setrlimit(resource.RLIMIT_AS, (held + size // 2, free[1]))
+    try:
+        list(source)
+    except FrameMemoryError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_AS, free)
+    print(len(list(source)), source.refused)
+"""
+
+
+def test_no_memory_is_no_fault_of_an_image(tmp_path: Path) -> None:
+    """It is not left out as a broken one is: another time it is read."""
+    picture = np.zeros((4096, 8192, 3), np.uint8)
+    data = cv2.imencode(".png", picture)[1].tobytes()
+    (tmp_path / "large.png").write_bytes(data)
+    with DetectionBagWriter(tmp_path / "bag", ["/images"]) as bag:
+        bag.write_image(Frame.from_array(picture, stream_id="/images"), data, "png")
+    words = [str(tmp_path / "large.png"), str(tmp_path / "bag")]
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_MEMORY, *words], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[1] == lines[3] == "1 0", done
+    for line in lines[0], lines[2]:
+        assert "no memory for an image of 4096x8192 pixels" in line
 
 
 def test_numbers_in_names_are_ids_only_if_every_file_has_its_own(tmp_path: Path) -> None:

@@ -148,6 +148,10 @@ class FrameError(YoloxTrtError, ValueError):
     """An image cannot be viewed as its header claims (encoding, size, step, data length)."""
 
 
+class FrameMemoryError(FrameError, MemoryError):
+    """There is no memory for an image now; another time it may be read."""
+
+
 class ModelError(YoloxTrtError, ValueError):
     """A model file is not a YOLOX that this package can run."""
 

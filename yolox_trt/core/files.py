@@ -12,6 +12,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 #: Environment variable that replaces the user's cache folder.
 CACHE_VARIABLE = "YOLOX_TRT_CACHE"
@@ -39,6 +40,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def read_upto(file: Any, most: int) -> bytes:
+    """Return the bytes of an open file, `most` of them at most.
+
+    Memory is taken as they come: file.read(most) would take `most` bytes first.
+    """
+    pieces, left = [], most
+    while left > 0 and (piece := file.read(min(left, _CHUNK))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
 def read_at_most(path: str | Path, most: int) -> bytes:
     """Return the bytes of a file.
 
@@ -47,7 +60,7 @@ def read_at_most(path: str | Path, most: int) -> bytes:
         ValueError: the file has more bytes than `most`, which are not read.
     """
     with open(path, "rb") as file:
-        data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+        data = read_upto(file, most + 1) if os.fstat(file.fileno()).st_size <= most else None
     if data is None or len(data) > most:
         raise ValueError(f"more than {most} bytes")
     return data

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yolox_trt.core.errors import ConfigurationError, FrameError, parts_of
+from yolox_trt.core.errors import ConfigurationError, FrameError, FrameMemoryError, parts_of
+from yolox_trt.core.files import read_upto
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.image_header import FORMATS, image_size
 from yolox_trt.core.limits import LIMITS, ImageLimits
@@ -85,18 +86,26 @@ class ImageSource:
 
 
 class ImageFiles(ImageSource):
-    """Image files, read in another thread while earlier ones are worked on.
+    """Image files, read in other threads while earlier ones are worked on.
 
     Args:
         paths: the files, or their addresses in the web. A frame's stream_id is its file's path.
         strict: whether a file that cannot be read raises FrameError.
-        ahead: files that are read in advance.
+        ahead: files that are read in advance, or two for each thread.
+        threads: how many read and decode.
     """
 
-    def __init__(self, paths: Sequence[str | Path], *, strict: bool = False, ahead: int = 2):
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        strict: bool = False,
+        ahead: int = 2,
+        threads: int = 1,
+    ) -> None:
         self.paths = [str(path) for path in paths]
         self.strict = strict
-        self._ahead = ahead
+        self._ahead, self._threads = max(ahead, 2 * threads), threads
         stems = [Path(path).stem for path in self.paths]
         numbers = [int(stem) for stem in stems if stem.isdecimal()]
         # Numbers from names only if every file has its own: ids must not meet.
@@ -110,7 +119,7 @@ class ImageFiles(ImageSource):
 
     def __iter__(self) -> Iterator[Frame]:
         """Read one file after the other."""
-        with ThreadPoolExecutor(1, thread_name_prefix="read-images") as pool:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="read-images") as pool:
             pending = [pool.submit(read_image, path) for path in self.paths[: self._ahead]]
             for index, path in enumerate(self.paths):
                 last = index + self._ahead
@@ -118,7 +127,7 @@ class ImageFiles(ImageSource):
                 try:
                     pixels = pending.pop(0).result()
                 except (FrameError, ConfigurationError) as error:
-                    if self.strict:
+                    if self.strict or isinstance(error, MemoryError):
                         raise
                     self.refused += 1
                     _LOGGER.warning("%s", error)
@@ -419,15 +428,15 @@ def read_image(path: str | Path, *, as_stored: bool = False) -> npt.NDArray[Any]
         fsspec = require("fsspec", purpose=f"reading {_scheme(path)}://")
         errors = (OSError, ValueError, ImportError)
         with FrameError.instead_of(errors, found, fix=fix), fsspec.open(str(path), "rb") as file:
-            data = file.read(limits.max_bytes + 1)
+            data = read_upto(file, limits.max_bytes + 1)
     else:
         with FrameError.instead_of(OSError, found, fix=fix), open(path, "rb") as file:
-            data = file.read(limits.max_bytes + 1)
+            data = read_upto(file, limits.max_bytes + 1)
     try:
         return decode_image(data, limits, as_stored=as_stored)
     except FrameError as error:
         reason, expected, own_fix = error.parts
-        raise FrameError(
+        raise type(error)(
             (f"{found}: ", *parts_of(reason)), expected=expected, fix=own_fix or fix
         ) from error
 
@@ -457,6 +466,7 @@ def decode_image(
 
     Raises:
         FrameError: it is too large, or no image that OpenCV decodes.
+        FrameMemoryError: there is no memory for it.
     """
     cv2 = require("cv2", purpose="decoding images")
     limits = limits or ImageLimits.of_environment()
@@ -471,7 +481,13 @@ def decode_image(
     flags = cv2.IMREAD_UNCHANGED if as_stored else flags
     try:
         pixels = cv2.imdecode(np.frombuffer(view, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise FrameMemoryError(
+                f"no memory for an image of {height}x{width} pixels",
+                expected="free memory",
+                fix="run fewer processes on this machine, or send or store smaller images",
+            ) from error
         pixels = None
     if pixels is None:
         raise FrameError(

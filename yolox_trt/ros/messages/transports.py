@@ -147,7 +147,7 @@ class FrameReader:
         except FrameError as error:
             self.lost()  # a packet of a video that was refused is one that is missing
             found, expected, fix = error.parts
-            raise FrameError(
+            raise type(error)(
                 (f"{self.transport.name} image: ", *parts_of(found)),
                 expected=expected,
                 fix=fix or "check the camera driver or the compressed transport's publisher",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from yolox_trt.core.detections import Detections
-from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.errors import ConfigurationError, FrameError, FrameMemoryError
 from yolox_trt.core.files import whole_or_none
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.images import ImageSource
@@ -192,6 +192,8 @@ class ImageBag(ImageSource):
                 ):
                     message = self._store.deserialize_cdr(raw, connection.msgtype)
                 frames = reader.read(message, timestamp)
+            except FrameMemoryError:  # no fault of the image's
+                raise
             except FrameError as error:
                 self.refused += 1
                 _LOGGER.warning("%s at %d: %s", connection.topic, timestamp, error)
