@@ -19,7 +19,8 @@ from yolox_trt.cli.commands import bench
 from yolox_trt.cli.main import main
 from yolox_trt.core import Letterbox, PostprocessOptions
 from yolox_trt.core.errors import DeviceError, ModelError
-from yolox_trt.evaluation.bench import cpu, executor
+from yolox_trt.engines import cuda_driver
+from yolox_trt.evaluation.bench import cpu, executor, workers
 from yolox_trt.evaluation.bench.kernels import form_case
 from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.options import CpuOptions
@@ -135,3 +136,40 @@ def test_cases_of_other_detectors_have_the_candidates_that_they_say(
     thresholds = options.threshold_array(80)
     if spec.needs_nms:
         assert len(Decoder(spec).decode(outputs, 0, thresholds)) == candidates
+
+
+def test_workers_are_at_work_at_the_same_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A simulated call sleeps for its time: two processes get twice the frames of one, no more."""
+    given = ["--engine", "simulated", "--device", "gpu", "--latency", "0.05", "--seconds", "1"]
+    given += ["--size", "64x96", "--overlap", "no", "--batch", "2"]
+    assert call("bench", "workers", *given, "--json") == 0
+    one, two = json.loads(capsys.readouterr().out)["figures"]
+    assert (one["workers"], two["workers"]) == (1, 2)
+    assert len(two["rates"]) == 2 and sum(two["rates"]) == two["per_second"]
+    for rate in (*one["rates"], *two["rates"]):
+        assert 10 < rate <= 41  # two frames in 50 ms or a little longer
+    assert two["efficiency"] == two["per_second"] / (2 * one["per_second"])
+
+
+def test_a_worker_that_cannot_start_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--device", "cpu", "--engine", "tensorrt", "--workers", "2"]
+    assert main(["bench", "workers", *given]) == 2
+    text = capsys.readouterr().err
+    assert "engine 'tensorrt' on cpu" in text and "set --engine and --device" in text
+
+
+def test_workers_without_a_gpu_of_their_own_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    for count in (0, 1):
+        there = ["9.0"] * count
+        monkeypatch.setattr(
+            cuda_driver, "compute_capability", lambda n, t=there: t[n] if n < len(t) else None
+        )
+        assert workers._visible_gpus() == ["5"][:count]
+        assert main(["bench", "workers", "--device", "gpu", "--workers", "2"]) == 2
+        text = capsys.readouterr().err
+        assert f"{count} GPUs for 2 workers" in text and "set --workers to fewer" in text

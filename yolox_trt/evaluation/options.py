@@ -277,6 +277,21 @@ class PipelineOptions(OptionGroup):
     calls: int = option(60, minimum=1, help="Timed calls of each kind.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkersOptions(OptionGroup):
+    """detect() in several processes at a time, a GPU each, or a core.
+
+    Frames of noise lie in memory: what is measured is what a machine gains by each further GPU,
+    without reading and decoding images.
+    """
+
+    detector: DetectorOptions = nested(NamedModelOptions)
+    workers: Sequence[int] = option([1, 2], minimum=1, metavar="N", help="Number of processes.")
+    size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of the images.")
+    overlap: Sequence[str] = again(options_of(CamerasOptions)["overlap"], default=["no", "yes"])
+    seconds: float = again(options_of(CamerasOptions)["seconds"])
+
+
 def check_frames(rate: float, seconds: float, named: Mapping[str, Option]) -> None:
     """Refuse a time in which no frame comes.
 

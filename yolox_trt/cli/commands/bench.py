@@ -21,6 +21,7 @@ from yolox_trt.evaluation.options import (
     KernelsOptions,
     NetworkOptions,
     PipelineOptions,
+    WorkersOptions,
 )
 from yolox_trt.ros.tools.options import (
     ConsolidationOptions,
@@ -77,6 +78,7 @@ BENCHMARKS = (
     _benchmark("kernels", KernelsOptions, "evaluation.bench.kernels", "cupy"),
     _benchmark("network", NetworkOptions, "evaluation.bench.network", "onnxruntime"),
     _benchmark("pipeline", PipelineOptions, "evaluation.bench.pipeline", "cupy", "onnx"),
+    _benchmark("workers", WorkersOptions, "evaluation.bench.workers"),
     _benchmark("consolidation", ConsolidationOptions, "ros.tools.bench_consolidation", "psutil"),
     _benchmark("ros", RosBenchOptions, "ros.tools.bench", "rclpy", "vision_msgs"),
     _benchmark("ros-transport", TransportOptions, "ros.tools.bench_transport", "rclpy"),
