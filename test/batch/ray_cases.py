@@ -14,6 +14,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -26,6 +27,10 @@ from typing import Any
 
 # Ray's workers make way for everything else on the machine: beside other tests they would starve.
 os.environ.setdefault("RAY_worker_niceness", "0")
+import cv2
+import numpy as np
+import psutil
+import ray
 from ray.cluster_utils import Cluster
 
 from yolox_trt.batch import manifest as manifests
@@ -41,7 +46,13 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.postprocess_options import ThresholdOptions
 from yolox_trt.detectors.options import DetectorOptions
 
+CPU = Device("cpu")
 ONCE = RunOptions(retries=0)
+#: Bytes of the picture that TightJob's worker has no memory for; a thread's stack is an eighth.
+BIG = 64 << 20
+PIECE = 64 << 20
+#: Bytes that GreedyJob's worker may take before Ray's memory monitor finds too few of them left.
+ROOM = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -74,115 +85,275 @@ class DyingJob(DetectJob):
             yield finder
 
 
+@dataclass(frozen=True)
+class TightJob(DyingJob):
+    """Its worker may take no more memory while it works on one part, as with `ulimit -v`."""
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Finder]:
+        with DetectJob.open(self) as finder:
+            work = finder.work
+
+            def tight(part: Part) -> Any:
+                marks = Path(self.marks)
+                if part.id != self.victim or len(list(marks.iterdir())) >= self.deaths:
+                    return work(part)
+                (marks / str(time.monotonic_ns())).touch()
+                held = psutil.Process().memory_info().vms
+                before = resource.getrlimit(resource.RLIMIT_AS)
+                resource.setrlimit(resource.RLIMIT_AS, (held + BIG // 2, before[1]))
+                try:
+                    return work(part)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_AS, before)
+
+            finder.work = tight
+            yield finder
+
+
+@dataclass(frozen=True)
+class GreedyJob(DyingJob):
+    """Its worker takes memory at one part until Ray's memory monitor kills it.
+
+    Attributes:
+        most: bytes that it takes at most.
+    """
+
+    most: int = 3 * ROOM
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Finder]:
+        with DetectJob.open(self) as finder:
+            work = finder.work
+
+            def greedy(part: Part) -> Any:
+                marks = Path(self.marks)
+                if part.id == self.victim and len(list(marks.iterdir())) < self.deaths:
+                    (marks / str(time.monotonic_ns())).touch()
+                    held = []
+                    while len(held) * PIECE < self.most:
+                        held.append(b"\1" * PIECE)
+                        time.sleep(0.02)
+                    time.sleep(5.0)  # the monitor looks once a while
+                    raise AssertionError(f"not killed with {self.most} bytes")
+                return work(part)
+
+            finder.work = greedy
+            yield finder
+
+
+@dataclass(frozen=True)
+class SeeingJob(DetectJob):
+    """Notes which GPU each worker sees, and which it takes.
+
+    Attributes:
+        seen: a folder, in which each leaves a file.
+    """
+
+    seen: str = ""
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Finder]:
+        with super().open() as finder:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            note = f"{visible} {self.detector.device} {self.readers}"
+            (Path(self.seen) / str(os.getpid())).write_text(note)
+            yield finder
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (folder / "parts").iterdir()}
 
 
-def main(folder: Path, model: Path, drives: Path, names: Sequence[str] = ()) -> dict[str, Any]:
-    sources = [str(drives), str(drives / "pictures")]
-    parts = plan_parts(sources, SourceOptions(part_frames=2))
-    detector = DetectorOptions(model=model, device=Device("cpu"), threads=1)
-    job = DetectJob(detector, ThresholdOptions(score_threshold=0.05))
-    whole = run(job, parts, folder / "whole", ONCE)
-    good = [part for part in parts if part.id not in whole.failures]
-    expected = files(folder / "whole")
-    results: dict[str, Any] = {"parts": len(parts), "frames": whole.frames}
-
+@contextlib.contextmanager
+def two_nodes(**of_head: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield a cluster and its second node."""
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    second = cluster.add_node(**node)
+    head = {**node, **of_head, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        with connected(RunOptions(ray=cluster.address, workers=2)) as workers:
-
-            def case(name: str, work: Callable[[Path], Summary]) -> None:
-                if names and name not in names:
-                    return
-                begin = time.monotonic()
-                try:
-                    summary = work(folder / name)
-                    states = read_manifest(folder / name, ".parquet")[1]
-                    results[name] = {
-                        "same": files(folder / name) == expected,
-                        "missing": sorted(expected.keys() - files(folder / name).keys()),
-                        "failed": summary.failures,
-                        "frames": sum(each["frames"] for each in states),
-                        "seconds": round(time.monotonic() - begin, 1),
-                    }
-                except Exception:
-                    results[name] = {"raised": traceback.format_exc()}
-                print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
-
-            ray_cluster.__version__, version = "0.0", ray_cluster.__version__
-            try:
-                with connected(RunOptions(ray=cluster.address, workers=2)):
-                    results["other_version"] = "taken"
-            except ConfigurationError as error:
-                results["other_version"] = str(error)
-            ray_cluster.__version__ = version
-            case("workers", lambda out: run(job, parts, out, ONCE, runner=workers))
-            apart = replace(workers, workers=1, decoders=1)
-            case("decoders", lambda out: run(job, parts, out, ONCE, runner=apart))
-
-            def dying(deaths: int, name: str) -> DyingJob:
-                marks = folder / f"marks_{name}"
-                marks.mkdir()
-                return DyingJob(
-                    job.detector, job.thresholds, victim=good[1].id, marks=str(marks), deaths=deaths
-                )
-
-            one = dying(1, "once")
-            case("worker_dies", lambda out: run(one, parts, out, ONCE, runner=workers))
-            always = dying(99, "always")
-            case("worker_dies_always", lambda out: run(always, parts, out, ONCE, runner=workers))
-            results["deaths"] = len(list(Path(always.marks).iterdir()))
-
-            def interrupted(out: Path) -> Summary:
-                def interrupt(what: str, done: float, total: float | None, note: str = "") -> None:
-                    if done == 2:
-                        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-                with contextlib.suppress(KeyboardInterrupt):
-                    run(job, parts, out, ONCE, runner=workers, on_progress=interrupt)
-                    time.sleep(1.0)  # all parts were done before
-                results["interrupted_left"] = len(parts) - len(files(out))
-                return run(job, parts, out, ONCE, runner=workers)
-
-            case("interrupted", interrupted)
-
-            def full(out: Path) -> Summary:
-                write, room = manifests.write_whole, [4]
-
-                def no_space(place: Any, data: bytes) -> None:
-                    room[0] -= 1
-                    if room[0] < 0:
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
-                    write(place, data)
-
-                manifests.write_whole = no_space
-                try:
-                    run(job, parts, out, ONCE, runner=workers)
-                except OSError as error:
-                    results["full_disk_error"] = str(error)
-                finally:
-                    manifests.write_whole = write
-                return run(job, parts, out, ONCE, runner=workers)
-
-            case("full_disk", full)
-
-            def node_killed(out: Path) -> Summary:
-                def kill(what: str, done: float, total: float | None, note: str = "") -> None:
-                    if done == 1:
-                        cluster.remove_node(second, allow_graceful=False)
-
-                one_each = replace(workers, workers=2)
-                return run(job, parts, out, ONCE, runner=one_each, on_progress=kill)
-
-            case("node_killed", node_killed)
+        yield cluster, cluster.add_node(**node)
     finally:
         cluster.shutdown()
-    return results
+
+
+class Cases:
+    """Runs over the same parts, each held against the one in this process.
+
+    Args:
+        folder: for all that is written.
+        model: the network's file.
+        drives: of the recordings.
+        names: the only cases; empty for all.
+
+    Attributes:
+        results: what came of each case.
+    """
+
+    def __init__(self, folder: Path, model: Path, drives: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+        (folder / "big").mkdir()
+        side = int((BIG / 3) ** 0.5)
+        cv2.imwrite(str(folder / "big" / "0.png"), np.zeros((side, side, 3), np.uint8))
+        sources = [str(drives), str(drives / "pictures"), str(folder / "big")]
+        self._parts = plan_parts(sources, SourceOptions(part_frames=2))
+        detector = DetectorOptions(model=model, device=CPU, threads=1)
+        self._job = DetectJob(detector, ThresholdOptions(score_threshold=0.05))
+        whole = run(self._job, self._parts, folder / "whole", ONCE)
+        self._good = [part for part in self._parts if part.id not in whole.failures]
+        self._expected = files(folder / "whole")
+        self.results: dict[str, Any] = {"parts": len(self._parts), "frames": whole.frames}
+
+    def faults(self) -> None:
+        """Run each case on one cluster; the last one kills its second node."""
+        # Ray takes our word for the GPUs; the network on them is a simulated one.
+        with two_nodes(num_gpus=2) as (cluster, second), self._connected(cluster) as workers:
+            self._other_version(cluster)
+            self._case("workers", lambda out: self._run(out, workers))
+            apart = replace(workers, workers=1, decoders=1)
+            self._case("decoders", lambda out: self._run(out, apart))
+            self._deadly(DyingJob, "worker_dies", workers)
+            self._deadly(TightJob, "no_memory", workers, RunOptions(retries=1), self._good[-1])
+            for name, device, engine, count in (
+                ("gpu_each", Device("gpu", 1), "simulated", None),
+                ("gpus_shared", Device("gpu"), "simulated", 4),
+                ("gpu_without_engine", None, "tensorrt", None),
+            ):
+                self._on_gpus(cluster, name, device, engine, count)
+            self._without_gpus(cluster)
+            self._case("interrupted", lambda out: self._interrupted(out, workers))
+            self._case("full_disk", lambda out: self._full_disk(out, workers))
+            self._case("node_killed", lambda out: self._node_killed(out, workers, cluster, second))
+
+    def out_of_memory(self) -> None:
+        """Run the cases in which Ray's memory monitor kills workers."""
+        memory = psutil.virtual_memory()
+        if memory.available < 4 * ROOM:
+            self.results["memory"] = f"{memory.available} bytes free"
+            return
+        threshold = (memory.total - memory.available + ROOM) / memory.total
+        os.environ |= {
+            "RAY_memory_usage_threshold": f"{threshold:.4f}",
+            "RAY_memory_monitor_refresh_ms": "100",
+        }
+        with two_nodes() as (cluster, _), self._connected(cluster) as workers:
+            self._deadly(GreedyJob, "memory_monitor", workers)
+
+    def _case(self, name: str, work: Callable[[Path], Summary]) -> None:
+        if self._names and name not in self._names:
+            return
+        begin, out = time.monotonic(), self._folder / name
+        try:
+            summary = work(out)
+            states = read_manifest(out, ".parquet")[1]
+            found = {
+                "same": files(out) == self._expected,
+                "missing": sorted(self._expected.keys() - files(out).keys()),
+                "failed": summary.failures,
+                "frames": sum(each["frames"] for each in states),
+                "attempts": sum(each["attempts"] for each in states),
+                "seconds": round(time.monotonic() - begin, 1),
+            }
+        except Exception:
+            found = {"raised": traceback.format_exc()}
+        self.results[name] = found
+        print(name, json.dumps(found), file=sys.stderr, flush=True)
+
+    def _run(self, out: Path, runner: Any, job: DetectJob | None = None, **others: Any) -> Summary:
+        return run(job or self._job, self._parts, out, ONCE, runner=runner, **others)
+
+    def _connected(self, cluster: Any, device: Device | None = CPU, workers: Any = 2) -> Any:
+        return connected(RunOptions(ray=cluster.address, workers=workers), device)
+
+    def _other_version(self, cluster: Any) -> None:
+        ray_cluster.__version__, version = "0.0", ray_cluster.__version__
+        try:
+            with self._connected(cluster):
+                self.results["other_version"] = "taken"
+        except ConfigurationError as error:
+            self.results["other_version"] = str(error)
+        ray_cluster.__version__ = version
+
+    def _deadly(
+        self,
+        kind: type[DyingJob],
+        name: str,
+        workers: Any,
+        options: RunOptions = ONCE,
+        victim: Part | None = None,
+    ) -> None:
+        """Let a worker die at one part once, and each time."""
+        for case, deaths in ((name, 1), (f"{name}_always", 99)):
+            marks = self._folder / f"marks_{case}"
+            marks.mkdir()
+            given = {"victim": (victim or self._good[1]).id, "marks": str(marks), "deaths": deaths}
+            job = kind(self._job.detector, self._job.thresholds, **given)
+            self._case(
+                case,
+                lambda out, job=job: run(job, self._parts, out, options, runner=workers),
+            )
+            self.results.setdefault(case, {})["deaths"] = len(list(marks.iterdir()))
+
+    def _on_gpus(
+        self, cluster: Any, name: str, device: Device | None, engine: str, count: int | None
+    ) -> None:
+        seen = self._folder / f"seen_{name}"
+        seen.mkdir()
+        detector = replace(self._job.detector, device=device, engine=engine, latency=0.5)
+        job = SeeingJob(detector, self._job.thresholds, seen=str(seen))
+        with self._connected(cluster, device, count) as gpus:
+            self._case(name, lambda out: self._run(out, gpus, job))
+        notes = sorted(file.read_text() for file in seen.iterdir())
+        self.results.setdefault(name, {})["seen"] = notes
+
+    def _without_gpus(self, cluster: Any) -> None:
+        ray.cluster_resources, resources = lambda: {"CPU": 2.0}, ray.cluster_resources
+        try:
+            with self._connected(cluster, Device("gpu")):
+                self.results["no_gpu"] = "taken"
+        except ConfigurationError as error:
+            self.results["no_gpu"] = str(error)
+        ray.cluster_resources = resources
+
+    def _interrupted(self, out: Path, workers: Any) -> Summary:
+        def interrupt(what: str, done: float, total: float | None, note: str = "") -> None:
+            if done == 2:
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+        with contextlib.suppress(KeyboardInterrupt):
+            self._run(out, workers, on_progress=interrupt)
+            time.sleep(1.0)  # all parts were done before
+        self.results["interrupted_left"] = len(self._parts) - len(files(out))
+        return self._run(out, workers)
+
+    def _full_disk(self, out: Path, workers: Any) -> Summary:
+        write, room = manifests.write_whole, [4]
+
+        def no_space(place: Any, data: bytes) -> None:
+            room[0] -= 1
+            if room[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+            write(place, data)
+
+        manifests.write_whole = no_space
+        try:
+            self._run(out, workers)
+        except OSError as error:
+            self.results["full_disk_error"] = str(error)
+        finally:
+            manifests.write_whole = write
+        return self._run(out, workers)
+
+    def _node_killed(self, out: Path, workers: Any, cluster: Any, node: Any) -> Summary:
+        def kill(what: str, done: float, total: float | None, note: str = "") -> None:
+            if done == 1:
+                cluster.remove_node(node, allow_graceful=False)
+
+        return self._run(out, workers, on_progress=kill)
 
 
 if __name__ == "__main__":
-    found = main(*map(Path, sys.argv[1:4]), names=sys.argv[4:])
-    print(json.dumps(found))
+    cases = Cases(*map(Path, sys.argv[1:4]), names=sys.argv[4:])
+    cases.faults()
+    cases.out_of_memory()
+    print(json.dumps(cases.results))

@@ -77,6 +77,35 @@ def test_calibrate_gives_the_ranges_of_calibrate(
     assert "6 of 6 parts are done, 6 by earlier runs" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("size", ["96x128", "auto", "auto:64x48"])
+def test_calibrate_at_another_size_gives_the_ranges_of_calibrate(
+    size: str, drives: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    for file in (drives / "pictures").iterdir():  # upright, unlike the model's input
+        upright = cv2.rotate(255 - cv2.imread(str(file)), cv2.ROTATE_90_CLOCKWISE)
+        cv2.imwrite(str(tmp_path / "images" / file.name), upright)
+    words = ["--images", str(tmp_path / "images"), "--algorithm", "percentile:99"]
+    words += ["--threads", "1"]
+    found = {}
+    for name, command, more in (
+        ("single", ["calibrate"], []),
+        ("parts", ["batch", "calibrate"], ["-o", str(tmp_path / "out"), "--part-frames", "2"]),
+        ("own", ["calibrate"], []),
+    ):
+        file = tmp_path / f"{name}.json"
+        sized = [] if name == "own" else ["--input-size", size]
+        assert main([*command, str(model), *words, *sized, "--ranges", str(file), *more]) == 0
+        found[name] = json.loads(file.read_text())
+    assert found["parts"] == found["single"] != found["own"]
+    # The statistics of one size are not those of another.
+    capsys.readouterr()
+    words += ["--ranges", str(tmp_path / "again.json"), "-o", str(tmp_path / "out")]
+    words += ["--part-frames", "2", "--input-size", "model"]
+    assert main(["batch", "calibrate", str(model), *words]) == 2
+    assert "input_size" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

@@ -10,17 +10,24 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from yolox_trt import __version__
+from yolox_trt.batch import ray_cluster
 from yolox_trt.cli.main import main
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
 
-#: Seconds for a cluster of two nodes and seven runs.
-TIMEOUT = 600
+#: Seconds for two clusters of two nodes and all runs, beside other work.
+TIMEOUT = 1500
+
+
+def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that may be the one that waits for all runs."""
+    return pytest.mark.slow(pytest.mark.timeout(TIMEOUT + 60)(test))
 
 
 def refusal(drives: Path, tmp_path: Path, address: str, capsys) -> str:
@@ -52,44 +59,95 @@ def test_what_is_no_address_is_refused(
 
 @pytest.fixture(scope="module")
 def cases(drives: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    if not os.environ.get("YOLOX_TRT_RAY_TESTS"):
-        pytest.skip("a cluster of two nodes takes minutes: set YOLOX_TRT_RAY_TESTS=1")
     script = Path(__file__).parent / "ray_cases.py"
     folder = tmp_path_factory.mktemp("ray")
+    paths = [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     done = subprocess.run(
         [sys.executable, str(script), str(folder), str(model), str(drives)],
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.timeout(TIMEOUT + 60)
+@on_a_cluster
 @pytest.mark.parametrize(
-    "case", ["workers", "decoders", "worker_dies", "interrupted", "full_disk", "node_killed"]
+    "case",
+    [
+        "workers",
+        "decoders",
+        "worker_dies",
+        "no_memory",
+        "memory_monitor",
+        "interrupted",
+        "full_disk",
+        "node_killed",
+    ],
 )
 def test_the_files_are_those_of_a_run_in_one_process(cases: dict, case: str) -> None:
+    if case == "memory_monitor" and "memory" in cases:
+        pytest.skip(f"too little memory to take some: {cases['memory']}")
     assert cases[case].get("same"), cases[case]
     assert cases[case]["frames"] == cases["frames"]
     assert all("broken" in part for part in cases[case]["failed"])
 
 
-def test_a_part_whose_worker_dies_each_time_fails_alone(cases: dict) -> None:
-    found = cases["worker_dies_always"]
+@on_a_cluster
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("worker_dies_always", "its worker died"),
+        ("memory_monitor_always", "its worker died"),
+        ("no_memory_always", "no memory for an image of 4729x4729 pixels"),
+    ],
+)
+def test_a_part_whose_worker_has_too_little_each_time_fails_alone(
+    cases: dict, case: str, said: str
+) -> None:
+    if case == "memory_monitor_always" and "memory" in cases:
+        pytest.skip(f"too little memory to take some: {cases['memory']}")
+    found = cases[case]
     (victim,) = (part for part in found["failed"] if "broken" not in part)
-    assert "its worker died" in found["failed"][victim]
+    assert said in found["failed"][victim]
     assert found["missing"] == [f"{victim}.parquet"]
-    assert 0 < cases["deaths"] <= 2 * 3  # two turns, in each of which Ray tries it three times
+    assert 0 < found["deaths"] <= 2 * 3  # two turns, in each of which Ray tries it three times
 
 
+@on_a_cluster
 def test_another_version_on_the_cluster_is_named(cases: dict) -> None:
     assert f"yolox_trt {__version__} on the cluster, 0.0 here" in cases["other_version"]
 
 
+@on_a_cluster
 def test_the_faults_came_in_the_middle(cases: dict) -> None:
     assert 0 < cases["interrupted_left"] < cases["parts"]
     assert "No space left" in cases["full_disk_error"]
+    assert cases["worker_dies"]["deaths"] == cases["no_memory"]["deaths"] == 1
+    # Its part failed once, and was tried again.
+    assert cases["no_memory"]["attempts"] > cases["worker_dies"]["attempts"]
+
+
+@on_a_cluster
+def test_each_worker_takes_the_gpu_that_ray_shows_it(cases: dict) -> None:
+    assert cases["gpu_each"]["seen"] == ["0 gpu 1", "1 gpu 1"]
+    assert sorted({each[0] for each in cases["gpus_shared"]["seen"]}) == ["0", "1"]
+    for case in ("gpu_each", "gpus_shared"):
+        assert cases[case]["frames"] == cases["frames"]
+
+
+@on_a_cluster
+def test_a_gpu_that_does_not_serve_is_told_and_not_replaced_by_the_cpu(cases: dict) -> None:
+    assert "MissingDependencyError" in cases["gpu_without_engine"]["raised"]
+    assert "gpu on a Ray cluster without GPUs" in cases["no_gpu"]
+    assert "--num-gpus N" in cases["no_gpu"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "share"), [(0, 3, 0), (2, 1, 1), (2, 2, 1), (2, 3, 0.5), (2, 6, 0.3333)]
+)
+def test_gpus_are_shared_evenly(gpus: int, workers: int, share: float) -> None:
+    assert ray_cluster._share(gpus, workers) == share

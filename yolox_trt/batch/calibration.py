@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ from yolox_trt.batch.detection import files_of, hash_of
 from yolox_trt.batch.frames import open_part
 from yolox_trt.batch.job import Job, Outcome, Worker
 from yolox_trt.batch.manifest import Manifest
-from yolox_trt.batch.plan import Part
+from yolox_trt.batch.places import place_of
+from yolox_trt.batch.plan import IMAGES, Part
 from yolox_trt.compiler.int8.collect import Statistics, collect_statistics, float_tensors
 from yolox_trt.compiler.int8.images import float_model, inputs_of
 from yolox_trt.compiler.int8.options import no_images
+from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.core.image_header import image_size
+from yolox_trt.core.input_size import AUTO_SIZE, InputSize, Size, format_size
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.image_input import read_image_input
+from yolox_trt.graph.input_size import tool_size, with_size
 
 
 @dataclass(frozen=True)
@@ -33,20 +39,23 @@ class CalibrateJob(Job):
     Attributes:
         model: float ONNX file.
         preprocessing: what its input expects; None for what the model says.
+        input_size: (height, width) at which it is calibrated; None for its own.
         threads: of ONNX Runtime, 0 for one a core.
     """
 
     model: Path
     preprocessing: Preprocessing | None = None
+    input_size: Size | None = None
     threads: int = 0
     suffix = ".npz"
 
     def description(self) -> Mapping[str, Any]:
-        """Return the model's hash and its preprocessing."""
+        """Return the model's hash, its preprocessing and its size."""
         return {
             "job": "calibrate",
             "model": hash_of(self.model),
             "preprocessing": None if self.preprocessing is None else self.preprocessing.to_json(),
+            "input_size": None if self.input_size is None else format_size(self.input_size),
         }
 
     def files(self) -> Mapping[str, Path]:
@@ -63,8 +72,35 @@ class CalibrateJob(Job):
         yield _Collector(self.graph(), self.threads)
 
     def graph(self) -> Graph:
-        """Load the model, with what its input expects noted in it."""
-        return float_model(self.model, self.preprocessing)
+        """Load the model at its size, with what its input expects noted in it."""
+        graph = float_model(self.model, self.preprocessing)
+        return graph if self.input_size is None else with_size(graph, self.input_size)
+
+    def sized(self, asked: InputSize | None, parts: Sequence[Part]) -> CalibrateJob:
+        """Return the job at the size that the option `input_size` names for the images of parts.
+
+        Raises:
+            ConfigurationError, ModelError: see graph.input_size.tool_size.
+        """
+        pictures = _shapes(parts) if asked == AUTO_SIZE else ()
+        return replace(self, input_size=tool_size(self.graph(), asked, pictures))
+
+
+def _shapes(parts: Sequence[Part]) -> Iterator[Size]:
+    """Yield (height, width) of image files, and of the first image of each bag and video.
+
+    What cannot be read has none: its part, or its image, is told when it is worked on.
+    """
+    for part in parts:
+        with contextlib.suppress(YoloxTrtError, OSError):
+            if part.kind != IMAGES:
+                if part.number == 0:
+                    with open_part(part) as source:
+                        yield from (frame.source_size for frame in itertools.islice(source, 1))
+                continue
+            for file in part.files:
+                with contextlib.suppress(YoloxTrtError, OSError):
+                    yield image_size(memoryview(place_of(file).read_bytes()))
 
 
 class _Collector(Worker):

@@ -20,6 +20,7 @@ from yolox_trt.batch.frames import Frames, open_part, pieces
 from yolox_trt.batch.job import Job, Outcome, Worker
 from yolox_trt.batch.plan import BAG, IMAGES, Part
 from yolox_trt.core.detections import Detections
+from yolox_trt.core.device import Device
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.option import options_of
@@ -30,11 +31,14 @@ from yolox_trt.core.zones import Zones
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.engines.engine_file import is_engine_file, sidecar_path
 from yolox_trt.engines.fingerprint import external_files, file_sha256, model_sha256
+from yolox_trt.engines.onnxruntime import default_threads
 from yolox_trt.tracking.options import TrackingOptions
 
 Row = dict[str, Any]
 #: Where the detections do not depend on them: how fast, and where.
 _NO_MATTER = ("model", "device", "engine_cache", "threads", "latency", "contention")
+#: Threads that decode for a GPU, where nobody says: each holds two images.
+MOST_READERS = 32
 _NAMES = b"yolox_trt.class_names"
 
 
@@ -75,12 +79,15 @@ class DetectJob(Job):
         thresholds: what counts as a detection.
         zones: where it does.
         classes: the only ones, by name or number; empty for all.
+        readers: threads of a worker that decode image files; None: as many as there are cores,
+            where a GPU would wait for one.
     """
 
     detector: DetectorOptions
     thresholds: ThresholdOptions
     zones: Zones = field(default_factory=Zones)
     classes: tuple[str | int, ...] = ()
+    readers: int | None = None
     suffix = ".parquet"
 
     @property
@@ -112,7 +119,13 @@ class DetectJob(Job):
         with Detector.of(
             options, self.thresholds, TrackingOptions(), self.zones, classes=self.classes
         ) as detector:
-            yield Finder(detector, self.multiple)
+            own = 1 if detector.device == "cpu" else min(default_threads(1), MOST_READERS)
+            yield Finder(detector, self.multiple, self.readers or own)
+
+    @property
+    def device(self) -> Device | None:
+        """The detector's."""
+        return self.detector.device
 
     @property
     def multiple(self) -> int:
@@ -126,19 +139,20 @@ class Finder(Worker):
     Args:
         detector: what detects.
         multiple: see frames.pieces.
+        readers: see frames.open_part.
 
     Attributes:
         names: of the model's classes.
     """
 
-    def __init__(self, detector: Detector, multiple: int) -> None:
-        self._detector, self._multiple = detector, multiple
+    def __init__(self, detector: Detector, multiple: int, readers: int = 1) -> None:
+        self._detector, self._multiple, self._readers = detector, multiple, readers
         self.names = detector.names
 
     def work(self, part: Part) -> Outcome:
         """Return the table of a part."""
         begin, found = time.perf_counter(), []
-        with open_part(part) as source:
+        with open_part(part, self._readers) as source:
             for piece in pieces(source, self._multiple):
                 found += self.find(piece)
             refused = source.refused

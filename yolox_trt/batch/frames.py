@@ -20,8 +20,12 @@ PIECE_BYTES = 32 << 20
 
 
 @contextlib.contextmanager
-def open_part(part: Part) -> Iterator[ImageSource]:
+def open_part(part: Part, readers: int = 1) -> Iterator[ImageSource]:
     """Yield the images of a part.
+
+    Args:
+        part: the part.
+        readers: threads that read and decode image files; a bag or a video has one.
 
     Raises:
         ConfigurationError: the bag or video cannot be opened, or is gone.
@@ -29,7 +33,7 @@ def open_part(part: Part) -> Iterator[ImageSource]:
     with contextlib.ExitStack() as stack:
         source: ImageSource
         if part.kind == IMAGES:
-            source = ImageFiles(part.files)
+            source = ImageFiles(part.files, threads=readers)
         else:
             place = place_of(part.source)
             # rosbags reads an mcap file wherever it is; SQLite and FFmpeg need it here.

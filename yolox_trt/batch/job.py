@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from yolox_trt.batch.plan import Part
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.limits import LIMITS, clean_text
+
+#: What mends a worker that is out of memory.
+LESS_MEMORY = "fix: fewer --workers on a machine, or smaller parts by --part-frames"
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,11 @@ class Job(ABC):
         return self
 
     @property
+    def device(self) -> Device | None:
+        """Where a worker runs its network; None: on a GPU where there is one."""
+        return Device("cpu")
+
+    @property
     def key(self) -> str:
         """Hash of the description."""
         text = json.dumps(self.description(), sort_keys=True)
@@ -85,6 +94,8 @@ class Job(ABC):
 def failed(part: Part, error: BaseException) -> Outcome:
     """Return the outcome of a part that has raised, in one line."""
     text = str(error) if isinstance(error, YoloxTrtError) else _described(error)
+    if isinstance(error, MemoryError) and not isinstance(error, YoloxTrtError):
+        text = f"no memory ({text}); {LESS_MEMORY}"
     return Outcome(part, error=clean_text(" ".join(text.split()), LIMITS.text_characters))
 
 

@@ -43,7 +43,15 @@ class RunOptions(OptionGroup):
         None,
         kind=Kind.INTEGER,
         minimum=1,
-        help="Detectors on Ray (default: one a GPU of the cluster, or one a core without any).",
+        help="Detectors on Ray (default: one a GPU of the cluster, or one a core without any). "
+        "Several may share a GPU.",
+    )
+    readers: int | None = option(
+        None,
+        kind=Kind.INTEGER,
+        minimum=1,
+        help="Threads of each detector that read and decode image files (default: 1 beside a "
+        "network on the CPU, else the cores that there are for a GPU).",
     )
     decoders: int = option(
         0,

@@ -26,16 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from yolox_trt import __version__
-from yolox_trt.batch.detection import DetectJob, Finder, Row, table_outcome
+from yolox_trt.batch.detection import MOST_READERS, DetectJob, Finder, Row, table_outcome
 from yolox_trt.batch.frames import open_part, pieces
-from yolox_trt.batch.job import Job, Outcome, Worker, failed, work_on
+from yolox_trt.batch.job import LESS_MEMORY, Job, Outcome, Worker, failed, work_on
 from yolox_trt.batch.options import RunOptions
 from yolox_trt.batch.plan import Part
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
+from yolox_trt.detectors.options import DetectorOptions
 
 #: Seconds in which a cluster must answer.
 ANSWER_S = 10.0
@@ -44,11 +45,11 @@ _START_S = 300.0
 LOCAL, AUTO = "local", "auto"
 _CLIENT_PORT, _PORT = 10001, 6379
 _NAMED = options_of(RunOptions)
+_DEVICE = options_of(DetectorOptions)["device"]
 #: A part is worked on so often by one run of Ray Data, where its worker dies.
 _DEATHS = 2
 _DIED = (
-    "its worker died, as one does that is out of memory or whose machine is gone; "
-    "fix: fewer --workers on a machine, or smaller parts by --part-frames"
+    f"its worker died, as one does that is out of memory or whose machine is gone; {LESS_MEMORY}"
 )
 
 
@@ -59,13 +60,15 @@ class Cluster:
     Attributes:
         dashboard: address of Ray's page, "" where it has none.
         workers: how many work at a time.
-        gpus: GPUs of each of them.
+        gpus: GPUs of each of them, or its share of one.
+        cores: cores for each of them that has a GPU.
         decoders: how many decode for them; 0: they do it themselves.
     """
 
     dashboard: str
     workers: int
-    gpus: int
+    gpus: float
+    cores: int
     decoders: int
 
     def __call__(self, job: Job, parts: Sequence[Part]) -> Generator[Outcome, None, None]:
@@ -114,6 +117,8 @@ class Cluster:
         for batch in batches:
             for row in batch.to_pylist():
                 answer = pickle.loads(row["answer"])
+                if isinstance(answer, YoloxTrtError):  # others would say the same
+                    raise answer
                 if isinstance(answer, Outcome):
                     by_id.pop(answer.part.id, None)
                     yield answer
@@ -131,12 +136,15 @@ class Cluster:
         if not isinstance(job, DetectJob):
             return job
         detector = job.detector
-        if self.gpus:
-            return job
-        return replace(
-            job,
-            detector=replace(detector, device=Device("cpu"), threads=detector.threads or 1),
-        )
+        if not self.gpus:
+            placed = replace(detector, device=Device("cpu"), threads=detector.threads or 1)
+        elif detector.device is None or detector.device.kind == "gpu":
+            # A worker sees its own GPU alone, as the first; and it must not fall back to a core.
+            placed = replace(detector, device=Device("gpu"))
+        else:
+            placed = detector
+        readers = job.readers or (min(self.cores, MOST_READERS) if self.gpus else 1)
+        return replace(job, detector=placed, readers=readers)
 
     @staticmethod
     def _cpus(job: Job) -> int:
@@ -155,10 +163,16 @@ class _Actor:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
             (folder / name).chmod(0o600)
-        self._worker: Worker = self._stack.enter_context(job.with_files(folder).open())
+        self._worker: Worker | YoloxTrtError
+        try:
+            self._worker = self._stack.enter_context(job.with_files(folder).open())
+        except YoloxTrtError as error:  # Ray would try again and again, and tell its own story
+            self._worker = error
 
     def __call__(self, batch: Any) -> Any:
-        answers = []
+        if isinstance(self._worker, YoloxTrtError):
+            return _table({"answer": [pickle.dumps(self._worker)]})
+        answers: list[Any] = []
         for row in batch.to_pylist() if "frames" not in batch.column_names else _views(batch):
             part = pickle.loads(row["part"])
             if "frames" not in row:
@@ -239,8 +253,12 @@ def _joined(part: Part | None, got: list[dict[str, Any]]) -> Outcome | None:
 
 
 @contextlib.contextmanager
-def connected(options: RunOptions) -> Iterator[Cluster]:
+def connected(options: RunOptions, device: Device | None = None) -> Iterator[Cluster]:
     """Connect to a cluster, or start one of this machine, while the block runs.
+
+    Args:
+        options: which, and with how many workers.
+        device: where each of them runs its network; None: on a GPU where the cluster has any.
 
     Raises:
         ConfigurationError: none answers, it runs other versions, or it has too few devices.
@@ -258,20 +276,40 @@ def connected(options: RunOptions) -> Iterator[Cluster]:
                 signal.signal(number, handler)
         resources = ray.cluster_resources()
         _check_versions(ray)
-        gpus = int(resources.get("GPU", 0))
-        most = gpus or int(resources.get("CPU", 1)) - options.decoders
-        workers = options.workers or max(1, most)
-        if workers > max(most, 0):
+        gpus = 0 if device == Device("cpu") else int(resources.get("GPU", 0))
+        if device is not None and device.is_cuda and not gpus:
             raise ConfigurationError(
-                f"a cluster with {gpus} GPUs and {resources.get('CPU', 0):g} cores",
+                (_DEVICE, f" {device} on a Ray cluster without GPUs"),
+                expected="GPUs that Ray knows",
+                fix=("start Ray with --num-gpus N where it does not find them, or set ", _DEVICE,
+                     " to cpu"),
+            )  # fmt: skip
+        cores = int(resources.get("CPU", 1)) - options.decoders
+        workers = options.workers or max(1, gpus or cores)
+        if not gpus and workers > max(cores, 0):
+            raise ConfigurationError(
+                f"a cluster with no GPU in use and {resources.get('CPU', 0):g} cores",
                 expected=f"{workers} workers and {options.decoders} decoders to find room",
                 fix=("lower ", _NAMED["workers"], " or ", _NAMED["decoders"], ", or add machines"),
             )
         page = getattr(context, "dashboard_url", "") or ""
-        yield Cluster(page and f"http://{page}", workers, 1 if gpus else 0, options.decoders)
+        yield Cluster(
+            page and f"http://{page}",
+            workers,
+            gpus=_share(gpus, workers),
+            cores=max(1, cores // workers),
+            decoders=options.decoders,
+        )
     finally:
         if own:
             ray.shutdown()
+
+
+def _share(gpus: int, workers: int) -> float:
+    """Return the GPUs of one worker; Ray counts in steps of 1/10,000 of a GPU."""
+    if not gpus:
+        return 0.0
+    return 10_000 // -(-workers // gpus) / 10_000
 
 
 def _connect(ray: Any, address: str) -> Any:

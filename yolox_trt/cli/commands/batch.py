@@ -63,7 +63,7 @@ class _Batch(Command, needs=("pyarrow",)):
             if self.run_options.ray is not None:
                 from yolox_trt.batch.ray_cluster import connected
 
-                runner = stack.enter_context(connected(self.run_options))
+                runner = stack.enter_context(connected(self.run_options, job.device))
                 workers = runner.workers
                 page = runner.dashboard and f", dashboard {runner.dashboard}"
                 output.print(f"Ray: {workers} workers, {runner.decoders} decoders{page}")
@@ -152,7 +152,13 @@ class BatchDetect(_Batch, name="batch detect", has_json=True):
         with output.progress() as progress:
             parts = plan_parts(self.sources, self.parts, on_progress=progress)
             detector = self.detector.located(progress)
-            job = DetectJob(detector, self.thresholds, self.zones, tuple(self.classes))
+            job = DetectJob(
+                detector,
+                self.thresholds,
+                self.zones,
+                tuple(self.classes),
+                readers=self.run_options.readers,
+            )
             summary = self._run(job, parts, output, progress)
         self._say(summary, output)
         if "coco" in self.format:
@@ -198,9 +204,8 @@ class BatchEvaluate(_Batch, name="batch evaluate", needs=("pyarrow", "pycocotool
             jobs = {}
             for name in self.models:
                 model = parse_path(name) if Path(name).suffix else name
-                job = DetectJob(
-                    replace(self.detector, model=model).located(progress), self.thresholds
-                )
+                detector = replace(self.detector, model=model).located(progress)
+                job = DetectJob(detector, self.thresholds, readers=self.run_options.readers)
                 jobs[f"{job.model.stem}-{job.key[:8]}"] = job
             for below, job in jobs.items():
                 summary = self._run(job, parts, output, progress, below)
@@ -234,6 +239,7 @@ class BatchCalibrate(_Batch, name="batch calibrate", needs=("pyarrow", "onnx"), 
     )
     parts: SourceOptions = nested(SourceOptions, part_frames=100)
     preprocessing: Any = again(options_of(ImageOptions)["preprocessing"])
+    input_size: Any = again(options_of(ImageOptions)["input_size"])
     options: CalibrateOptions = nested(CalibrateOptions)
     files: RangeFiles = nested(RangeFiles)
 
@@ -242,9 +248,10 @@ class BatchCalibrate(_Batch, name="batch calibrate", needs=("pyarrow", "onnx"), 
         from yolox_trt.batch.plan import plan_parts
         from yolox_trt.compiler.int8.quantizer import calibration_of
 
-        job = CalibrateJob(self.model, self.preprocessing, self.options.threads)
+        job = CalibrateJob(self.model, self.preprocessing, threads=self.options.threads)
         with output.progress() as progress:
             parts = plan_parts(self.images, self.parts, on_progress=progress)
+            job = job.sized(self.input_size, parts)
             summary = self._run(job, parts, output, progress)
         self._say(summary, output)
         if summary.failures:  # ranges of some of the images would be taken for those of all
