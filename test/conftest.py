@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of all tests.
 
-Every folder of test/ is a package, so that two rooms may each have a test_cache.py. What several
-test modules share is in the package `support`, which is found because test/ is on the path.
+Every folder of test/ is a package, so that two rooms may each have a test_cache.py; all but
+`packaging`, which would hide the library of that name from everything that test/ is on the path of.
+What several test modules share is in the package `support`, which is found because of that path.
 """
 
 from __future__ import annotations

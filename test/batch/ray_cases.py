@@ -4,8 +4,7 @@
 
     ray_cases.py FOLDER MODEL DRIVES [CASE...] > cases.json
 
-Ray hands the path of its driver's modules to its workers, where the tests' folder `packaging` would
-go before the library of that name: so it is a process of its own.
+Ray's driver takes signals, environment and threads of its process: so it is one of its own.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -137,7 +140,22 @@ def test_no_module_is_too_long_to_be_read_at_once() -> None:
 def test_every_folder_of_tests_is_a_package() -> None:
     """Without __init__.py, two test modules of one name could not be collected in one run."""
     folders = {path.parent for path in HERE.rglob("*.py")}
-    assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+    plain = [folder for folder in folders if not (folder / "__init__.py").is_file()]
+    # A package `packaging` on the path would hide the library.
+    assert plain == [HERE / "packaging"]
+
+
+def test_no_package_of_the_tests_hides_a_library() -> None:
+    """Whoever has test/ on the path first, as Ray's workers may have it, imports the library."""
+    code = "import packaging.version as library; print(library.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not Path(done.stdout.strip()).is_relative_to(HERE)
 
 
 def test_no_test_module_imports_another() -> None:
