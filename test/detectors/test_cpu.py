@@ -4,19 +4,26 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from support.executors import PATIENCE, PATIENT, Recorder, wait_until
 from support.frames import random_frame
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core import Detections, EngineError, Frame, FrameError, PostprocessOptions, Roi
 from yolox_trt.core.encodings import ENCODINGS
+from yolox_trt.core.faults import DeviceBusyError
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
+from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
+from yolox_trt.executor import InferenceExecutor, StreamConfig
 
 OPTIONS = PostprocessOptions(score_threshold=0.05)
 
@@ -91,6 +98,122 @@ def test_closed_detector() -> None:
     detector.close()
     with pytest.raises(EngineError, match="closed"):
         detector.detect([random_frame("bgr8", 64, 96)], [OPTIONS])
+
+
+class Meeting(Engine):
+    """An engine whose runs wait for one another, once they are told to."""
+
+    def __init__(self, engine: OnnxRuntimeEngine, barrier: threading.Barrier) -> None:
+        self._engine = engine
+        self._barrier = barrier
+        self.device, self.spec, self.max_batch = engine.device, engine.spec, engine.max_batch
+        self.input, self.outputs = engine.input, engine.outputs
+        self.meets = self.fails = self.closed = False
+        self.begun, self.free = threading.Event(), threading.Event()
+        self.free.set()
+
+    def run(self, batch: int, stream: Any = None) -> None:
+        if self.fails:
+            raise EngineError("a run that fails")
+        if self.meets:
+            self._barrier.wait(PATIENCE)
+        self.begun.set()
+        self.free.wait(PATIENCE)
+        self._engine.run(batch)
+
+    def close(self) -> None:
+        self._engine.close()
+        self.closed = True
+
+
+@pytest.fixture
+def meeting() -> tuple[CpuDetector, list[Meeting]]:
+    """A detector for two calls at a time, and its engines."""
+    barrier = threading.Barrier(2)
+    engine = OnnxRuntimeEngine(build_yolox(num_classes=5), intra_op_num_threads=1)
+    engines = [Meeting(engine, barrier), Meeting(engine.twin(), barrier)]
+    detector = CpuDetector(*engines)
+    detector.warmup()
+    return detector, engines
+
+
+def test_each_engine_works_on_a_call_of_its_own(
+    synthetic: CpuDetector, meeting: tuple[CpuDetector, list[Meeting]]
+) -> None:
+    """Neither run ends before both have begun."""
+    detector, engines = meeting
+    frames = [random_frame("bgr8", 64, 96, seed=seed, smooth=True) for seed in range(4)]
+    alone = [detector.detect([each], [OPTIONS])[0] for each in frames]
+    for engine in engines:
+        engine.meets = True
+    found = []
+    for pair in (frames[:2], frames[2:]):
+        tickets = [detector.enqueue([each], [OPTIONS]) for each in pair]
+        with pytest.raises(DeviceBusyError, match="2 calls under way on cpu; expected at most 2"):
+            detector.enqueue([frames[0]], [OPTIONS])
+        found += [detector.collect(ticket)[0] for ticket in tickets]
+    for one, other in zip(alone, found, strict=True):
+        assert len(one) > 0
+        assert_equal(one, other)
+    assert detector.stage_times.inference > 0
+
+
+def test_a_call_that_fails_is_told_when_it_is_collected(
+    meeting: tuple[CpuDetector, list[Meeting]],
+) -> None:
+    detector, engines = meeting
+    frame = random_frame("bgr8", 64, 96, smooth=True)
+    before = detector.detect([frame], [OPTIONS])[0]
+    with pytest.raises(FrameError):
+        detector.enqueue([Frame.view(b"123", height=1, width=2, encoding="bgr8")], [OPTIONS])
+    engines[0].fails = True
+    tickets = [detector.enqueue([frame], [OPTIONS]) for _ in engines]
+    found, failed = [], []
+    for ticket in tickets:
+        try:
+            found += detector.collect(ticket)
+        except EngineError as error:
+            failed.append(str(error))
+    assert failed == ["a run that fails"]
+    assert_equal(*found, before)
+    engines[0].fails = False
+    for _ in engines:
+        assert_equal(detector.detect([frame], [OPTIONS])[0], before)
+    assert_equal(detector.detect([frame], [OPTIONS])[0], before)
+
+
+def test_close_ends_the_engines_threads(meeting: tuple[CpuDetector, list[Meeting]]) -> None:
+    detector, engines = meeting
+    detector.close()
+    assert all(engine.closed for engine in engines)
+    with pytest.raises(EngineError, match="closed"):
+        detector.detect([random_frame("bgr8", 64, 96)], [OPTIONS])
+
+
+def test_an_executor_works_on_two_streams_at_a_time(
+    meeting: tuple[CpuDetector, list[Meeting]],
+) -> None:
+    """Those that wait when a call ends begin together."""
+    detector, engines = meeting
+    recorder = Recorder()
+    names = ["front", "left", "right"]
+    with InferenceExecutor([detector], options=PATIENT) as executor:
+        for name in names:
+            executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
+        assert executor.wait_started(PATIENCE)
+        for engine in engines:
+            engine.begun.clear()
+            engine.free.clear()
+        for name in names:
+            executor.submit(replace(random_frame("bgr8", 64, 96), stream_id=name))
+            if name == names[0]:
+                assert wait_until(lambda: any(engine.begun.is_set() for engine in engines))
+                for engine in engines:
+                    engine.meets = True
+        for engine in engines:
+            engine.free.set()
+        assert recorder.wait(lambda: len(recorder.results) == len(names))
+    assert not recorder.drops
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "rgb8", "bgra8", "rgba8", "uyvy", "yuy2", "nv12"])

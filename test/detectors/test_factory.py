@@ -28,7 +28,7 @@ from yolox_trt.detectors import factory
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
-from yolox_trt.engines import trt_api
+from yolox_trt.engines import onnxruntime, trt_api
 from yolox_trt.engines.engine_file import is_loadable
 
 CPU, GPU, DLA0 = Device("cpu"), Device("gpu"), Device("dla", 0)
@@ -56,6 +56,29 @@ def test_cpu() -> None:
     detector = create_detector(DetectorOptions(model=model(), device=CPU, threads=1))
     assert isinstance(detector, CpuDetector)
     assert detector.device == CPU
+
+
+@pytest.mark.parametrize(
+    "threads, calls, at_a_time, of_the_session", [(1, 3, 1, 1), (2, 3, 2, 1), (6, 2, 2, 5)]
+)
+def test_calls_at_a_time_take_their_threads_from_those_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, threads: int, calls: int, at_a_time: int, of_the_session: int
+) -> None:
+    made: list[int] = []
+    make = onnxruntime.make_session
+
+    def count(*arguments: Any, intra_op_num_threads: int, **options: Any) -> Any:
+        made.append(intra_op_num_threads)
+        return make(*arguments, intra_op_num_threads=intra_op_num_threads, **options)
+
+    monkeypatch.setattr(onnxruntime, "make_session", count)
+    options = DetectorOptions(model=model(), device=CPU, threads=threads, calls=calls)
+    detector = create_detector(options)
+    assert detector.max_calls == at_a_time
+    # The thread of each call is one of them.
+    assert made == [of_the_session]
+    detector.warmup()
+    detector.close()
 
 
 def test_a_model_of_batch_1_takes_batches_on_the_cpu() -> None:

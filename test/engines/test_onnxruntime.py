@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,7 +13,7 @@ from support.yolox_graphs import build_yolox, random_images
 
 from yolox_trt.core import ConfigurationError, EngineError
 from yolox_trt.engines.engine import Engine
-from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, default_threads
+from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, available_cores
 
 
 def run_plainly(model: object, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -89,7 +91,27 @@ def test_closed_engine() -> None:
         engine.run(1)
 
 
-def test_threads_are_shared() -> None:
-    cores = default_threads(1)
-    assert default_threads(2) == max(1, cores // 2)
-    assert default_threads(1000) == 1
+def test_a_twin_has_buffers_of_its_own_and_outlives_the_other() -> None:
+    model = build_yolox(style="opset13", batch=None, num_classes=5)
+    engine = OnnxRuntimeEngine(model, max_batch=2, intra_op_num_threads=1)
+    twin = engine.twin()
+    feeds = [random_images(model, batch=2, seed=seed) for seed in range(2)]
+    engine.input[:], twin.input[:] = (each["images"] for each in feeds)
+    engine.run(2)
+    before = engine.outputs["output"].copy()
+    twin.run(1)
+    engine.close()
+    twin.run(2)
+    np.testing.assert_array_equal(engine.outputs["output"], before)
+    for each, value in zip(feeds, (before, twin.outputs["output"]), strict=True):
+        np.testing.assert_allclose(value, run_plainly(model, each)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert available_cores() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

@@ -31,7 +31,7 @@ from yolox_trt.core.zones import Zones
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.engines.engine_file import is_engine_file, sidecar_path
 from yolox_trt.engines.fingerprint import external_files, file_sha256, model_sha256
-from yolox_trt.engines.onnxruntime import default_threads
+from yolox_trt.engines.onnxruntime import available_cores
 from yolox_trt.tracking.options import TrackingOptions
 
 Row = dict[str, Any]
@@ -119,7 +119,7 @@ class DetectJob(Job):
         with Detector.of(
             options, self.thresholds, TrackingOptions(), self.zones, classes=self.classes
         ) as detector:
-            own = 1 if detector.device == "cpu" else min(default_threads(1), MOST_READERS)
+            own = 1 if detector.device == "cpu" else min(available_cores(), MOST_READERS)
             yield Finder(detector, self.multiple, self.readers or own)
 
     @property

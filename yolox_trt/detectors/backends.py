@@ -34,7 +34,7 @@ from yolox_trt.engines.cudla.library import load_cudla
 from yolox_trt.engines.cudla.standalone import CudlaStandaloneEngine
 from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.engine_file import EngineFile, open_model
-from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
+from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine, available_cores
 from yolox_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from yolox_trt.engines.simulated import ConstantLatency, SharedMemoryChip
 from yolox_trt.engines.trt_api import load_api
@@ -160,14 +160,13 @@ def onnxruntime_cpu(options: DetectorOptions, device: Device) -> CpuDetector:
     graph, spec, rewritten = _read(options)
     check_memory(graph, options.max_batch or spec.batch or 1)
     model, spec, max_batch = _fitted(options, graph, spec, rewritten)
-    return CpuDetector(
-        OnnxRuntimeEngine(
-            model,
-            spec=spec,
-            max_batch=max_batch,
-            intra_op_num_threads=options.threads,
-        )
+    # The threads of the calls, and those of the session, which help whichever call there is.
+    threads = options.threads or available_cores()
+    calls = min(options.calls, threads)
+    engine = OnnxRuntimeEngine(
+        model, spec=spec, max_batch=max_batch, intra_op_num_threads=threads - calls + 1
     )
+    return CpuDetector(engine, *(engine.twin() for _ in range(calls - 1)))
 
 
 def simulated(options: DetectorOptions, device: Device) -> SimulatedDetector:

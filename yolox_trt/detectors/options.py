@@ -57,6 +57,9 @@ class DetectorOptions(OptionGroup):
         exact_sizes: with input size "auto", close the size that was used longest ago where too many
             are open, in place of running at another one: what is found in an image then depends on
             no image before it.
+        calls: images, or batches, that ONNX Runtime on the CPU is worth working on at a time; each
+            has a thread of `threads` then, where there are so many, and shares the others. One
+            alone is done soonest with 1; many are done soonest with as many as there are cameras.
         on_progress: on_progress(fraction 0..1, phase) while an engine is built; without it
             progress goes to the log.
 
@@ -117,7 +120,10 @@ class DetectorOptions(OptionGroup):
         "for it, except for a DLA.",
     )
     threads: int | None = option(
-        None, kind=Kind.INTEGER, minimum=1, help="Threads of one run on the CPU (default: all)."
+        None,
+        kind=Kind.INTEGER,
+        minimum=1,
+        help="Threads that run the network on the CPU (default: all cores).",
     )
     engine_cache: Path | None = again(_CACHE)
     latency: float | None = option(
@@ -134,6 +140,7 @@ class DetectorOptions(OptionGroup):
     cuda: Mapping[str, Any] = field(default_factory=dict)
     on_progress: ProgressCallback | None = None
     exact_sizes: bool = False
+    calls: int = 1
 
     @property
     def fixed_size(self) -> Size | None:

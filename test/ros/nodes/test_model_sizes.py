@@ -98,6 +98,14 @@ def test_a_camera_of_another_shape_gets_the_model_at_its_size(load: Load) -> Non
     again.close()
 
 
+@pytest.mark.parametrize("names", [["front"], ["front", "rear"]])
+def test_the_cpu_works_on_as_many_images_as_there_are_cameras(load: Load, names: list[str]) -> None:
+    service = load(*map(camera, names), cpu_threads=2)
+    detector = service.create(Device("cpu"), "small")
+    assert detector.max_calls == len(names)
+    detector.close()
+
+
 def test_sizes_that_are_named_are_there_at_once(load: Load) -> None:
     """One size for all by the process's parameter, another one by a camera's."""
     front, rear = camera("front"), camera("rear", input_size="96x64")

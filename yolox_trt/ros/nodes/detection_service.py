@@ -86,7 +86,9 @@ class DetectionService:
         # 1 leaves the model's own batch as it is.
         batch = parameters.max_batch if parameters.max_batch > 1 else None
         labels = parameters.load_labels()
-        self._options = replace(parameters.detector, max_batch=batch, labels=labels)
+        self._options = replace(
+            parameters.detector, max_batch=batch, labels=labels, calls=max(1, len(cameras))
+        )
         self.executor: InferenceExecutor
         self.ingest: IngestPool | None = None
         self._sizes: ModelSizes
