@@ -30,7 +30,7 @@ from yolox_trt.executor import StreamSnapshot
 from yolox_trt.ros.latest_worker import LatestWorker
 from yolox_trt.ros.messages.images import frame_from_image
 from yolox_trt.ros.messages.transports import FrameReader
-from yolox_trt.ros.nodes import camera_node, diagnostics
+from yolox_trt.ros.nodes import diagnostics
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
 from yolox_trt.ros.nodes.camera_node import CameraNode
 from yolox_trt.ros.nodes.node_parameters import unused_qos_overrides
@@ -289,7 +289,7 @@ def test_a_network_that_changes_its_size_gets_whole_images(
 
 
 def test_images_of_two_shapes_are_each_served_at_their_size(
-    make_camera: Callable[..., CameraNode], monkeypatch: pytest.MonkeyPatch
+    make_camera: Callable[..., CameraNode],
 ) -> None:
     """A size is asked for once, and what a publisher alternates between changes nothing else."""
     service = Service()
@@ -310,10 +310,27 @@ def test_images_of_two_shapes_are_each_served_at_their_size(
     assert give(wide, upright, wide, upright) == ["small", "small@96x64"] * 2
     assert len(service.chosen) == 2
     assert [each["model"] for each in service.updates] == ["small@96x64", "small"]
-    # So many shapes that they cannot all be remembered.
-    monkeypatch.setattr(camera_node, "_MOST_SHAPES", 2)
-    assert give(image_message(PICTURE[:8].copy()), upright) == ["", ""]
-    assert len(service.chosen) == 4
+    assert [each["model"] for each in service.updates] == ["small@96x64", "small"]
+
+
+def test_a_publisher_of_ever_new_shapes_costs_no_more_and_is_told_once(
+    make_camera: Callable[..., CameraNode], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What came first keeps its size; the others are served as they come."""
+    service = Service()
+    camera = make_camera(service)
+    callback = subscription_of(camera).callback
+    for height in range(2, 102, 2):
+        callback(image_message(PICTURE[:height].copy()), {})
+        if height == 2:
+            service.chosen[0][1]("small@96x64")
+    assert len(service.models) == 50
+    assert [picture for picture, _ in service.chosen] == [(n, 160) for n in range(2, 34, 2)]
+    callback(image_message(PICTURE[:2].copy()), {})
+    assert service.models[-1] == "small@96x64"
+    lines = capfd.readouterr().err.splitlines()
+    (told,) = (line for line in lines if "after 16 other shapes" in line)
+    assert "images of 34x160 (H x W)" in told and "`input_size`" in told
 
 
 def test_compressed_images_are_decoded_newest_first(

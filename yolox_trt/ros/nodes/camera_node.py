@@ -17,7 +17,7 @@ from std_srvs.srv import SetBool
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.input_size import Size
+from yolox_trt.core.input_size import Size, format_size
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.detectors.auto_size import picture_of
 from yolox_trt.executor.stream_config import StreamConfig
@@ -46,7 +46,7 @@ from yolox_trt.ros.rclpy_versions import NoEventHandlers
 #: Reasons to refuse images that are logged: a driver may send images that are wrong in many ways.
 _MOST_REFUSALS = 10
 
-#: Shapes of images whose model is remembered: a publisher decides how many there are.
+#: Shapes of images for which a model is asked: a publisher decides how many there are.
 _MOST_SHAPES = 16
 
 _NUMBERS = itertools.count(1)
@@ -104,6 +104,7 @@ class CameraNode(TypedParameters, NoEventHandlers, Node):
         #: (height, width) of images -> the executor's name of the model at the size that fits them;
         #: "" while it is not there: they are served by the Stream's.
         self._models: dict[Size, str] = {}
+        self._many_shapes = False
         try:
             self.parameters = NodeParameters(
                 self,
@@ -188,7 +189,7 @@ class CameraNode(TypedParameters, NoEventHandlers, Node):
         if outputs is not None:
             outputs.close()
         self._subscription = self._configured = self._model = None
-        self._models = {}
+        self._models, self._many_shapes = {}, False
 
     def update_subscription(self) -> None:
         """Subscribe or unsubscribe, as the parameters and the listeners ask for; count lost images.
@@ -265,12 +266,20 @@ class CameraNode(TypedParameters, NoEventHandlers, Node):
 
     def _choose(self, service: DetectionService, picture: Size) -> str:
         """Ask for the model at the size that fits images of another shape; it may take minutes."""
-        if self._configured is not None:
-            if len(self._models) >= _MOST_SHAPES:
-                self._models.clear()
-            self._models[picture] = ""
-            on_size = functools.partial(self._on_size, service, picture)
-            service.choose(self._configured, picture, on_size)
+        if self._configured is None:
+            return ""
+        if len(self._models) >= _MOST_SHAPES:
+            if not self._many_shapes:
+                self._many_shapes = True
+                self.get_logger().warning(
+                    f"images of {format_size(picture)} (H x W) after {_MOST_SHAPES} other shapes: "
+                    "further ones run at the input size of this moment; fix: one shape a topic, or "
+                    "another `input_size` than auto"
+                )
+            return ""
+        self._models[picture] = ""
+        on_size = functools.partial(self._on_size, service, picture)
+        service.choose(self._configured, picture, on_size)
         return ""
 
     def _on_size(self, service: DetectionService, picture: Size, model: str) -> None:
