@@ -205,13 +205,11 @@ class CudaDetector(Detector):
     # ---- set-up
 
     def _why_no_graph(self, wanted: bool) -> str:
-        if self.device.kind == "dla":
-            return "a DLA's work cannot be captured"
+        if refusal := self.engine.capture_refusal:
+            return refusal
         if self._profile:
             return "the stages are being profiled"
-        if not wanted:
-            return "switched off (`cuda_graph`)"
-        return self.engine.capture_refusal
+        return "" if wanted else "switched off (`cuda_graph`)"
 
     def _make_preprocess(self) -> CudaPreprocess:
         engine, spec = self.engine, self.spec

@@ -53,6 +53,8 @@ class Engine(ABC):
 
         A run of the same batch comes before the capture: the first one may allocate or compile.
         """
+        if self.device.kind == "dla":  # cuDLA refuses a stream that is being captured
+            return "a DLA's work cannot be captured"
         return "there is no CUDA in it"
 
     @abstractmethod

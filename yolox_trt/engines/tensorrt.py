@@ -101,7 +101,7 @@ class TensorRTEngine(Engine):
     def capture_refusal(self) -> str:
         """Why run() may not be captured into a CUDA graph; empty if it may."""
         if self.device.kind == "dla":
-            return "a DLA's work cannot be captured"
+            return super().capture_refusal
         if not self._shares_profile:
             return "all batches share one execution context"
         return ""

@@ -60,11 +60,6 @@ class CudlaEngine(Engine):
             self.close()
             raise
 
-    @property
-    def capture_refusal(self) -> str:
-        """Why run() may not be captured: cuDLA refuses a stream that is being captured."""
-        return "a DLA's work cannot be captured"
-
     def raise_late_fault(self) -> None:
         """Raise what the last task that has ended failed with.
 
