@@ -13,6 +13,7 @@ from yolox_trt.core.input_size import (
     best_size,
     format_size,
     in_size,
+    least_size,
     parse_input_size,
     parse_tool_size,
 )
@@ -55,6 +56,36 @@ def test_sizes_of_cameras(
     own: tuple[int, int], picture: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert best_size(own, picture) == expected
+
+
+@given(CELLS, CELLS, SIDES, SIDES, st.sampled_from([32, 64]))
+@settings(max_examples=30, deadline=None)
+def test_no_smaller_size_shows_the_picture_as_large(
+    rows: int, columns: int, height: int, width: int, step: int
+) -> None:
+    own, picture = (rows * step, columns * step), (height, width)
+    found = least_size(own, picture, step)
+    assert not found[0] % step and not found[1] % step
+    assert in_size(found, picture) == in_size(own, picture)
+    sizes = [(r * step, c * step) for r in range(1, rows + 1) for c in range(1, columns + 1)]
+    equal = [size for size in sizes if in_size(size, picture) == in_size(own, picture)]
+    assert found == min(equal, key=lambda size: size[0] * size[1])
+
+
+@pytest.mark.parametrize(
+    ("own", "picture", "expected"),
+    [
+        ((416, 416), (1280, 1920), (288, 416)),
+        ((416, 416), (1920, 1080), (416, 256)),
+        ((416, 416), (900, 900), (416, 416)),
+        ((608, 960), (1080, 1920), (544, 960)),
+        ((100, 100), (100, 100), (100, 100)),
+    ],
+)
+def test_least_sizes_of_cameras(
+    own: tuple[int, int], picture: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert least_size(own, picture) == expected
 
 
 @pytest.mark.parametrize("text", ["auto", "model", " AUTO ", "320x544", "320X544"])

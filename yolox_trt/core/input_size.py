@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import math
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 from yolox_trt.core.errors import ConfigurationError
@@ -134,3 +135,23 @@ def best_size(own: Size, picture: Size, step: int = SIZE_STEP) -> Size:
             size = (rows * step, columns * step)
             best = min(best, size, key=lambda s: (-in_size(s, picture), math.prod(s)))
     return best
+
+
+def least_size(own: Size, picture: Size, step: int = SIZE_STEP) -> Size:
+    """Return the input size for pictures that are to be no larger than in the model's own.
+
+    It is the one with fewest pixels: what it leaves out is padding.
+
+    Args:
+        own: (height, width) with which the model was exported.
+        picture: (height, width) of the images.
+        step: both sides are multiples of it, if the model's own are.
+
+    Examples:
+        >>> least_size((416, 416), (1080, 1920))
+        (256, 416)
+    """
+    scale = min(Fraction(own[0], picture[0]), Fraction(own[1], picture[1]))
+    height, width = (min(side, math.ceil(scale * length / step) * step)
+                     for side, length in zip(own, picture, strict=True))  # fmt: skip
+    return height, width
