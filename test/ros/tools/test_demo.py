@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from support.ros import Client, RosProcess
 
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.core.model_spec import METADATA_INPUT_SIZE
 from yolox_trt.core.shipped_files import default_model
 
 pytest.importorskip("skimage", reason="scikit-image carries the photographs")
@@ -21,6 +24,7 @@ from yolox_trt.ros.tools import demo
 from yolox_trt.ros.tools.child_process import ChildProcess
 from yolox_trt.ros.tools.demo import CAMERAS, photographs
 from yolox_trt.ros.tools.demo_camera import MovingPicture
+from yolox_trt.ros.tools.options import DemoOptions
 
 Start = Callable[..., RosProcess]
 
@@ -83,6 +87,66 @@ def test_one_blind_camera_is_enough_to_fail(client: Client, tmp_path: Path) -> N
         assert demo.problems(node, []) == ["no detection by rear"]
     finally:
         node.destroy_node()
+
+
+@pytest.fixture
+def node(client: Client, tmp_path: Path) -> Iterator[demo.DemoNode]:
+    """What shows two cameras of 10 Hz, from one of which nothing has come for the last second."""
+    node = demo.DemoNode(["front", "rear"], tmp_path, context=client.context)
+    node.views["front"].arrivals.extend(0.1 * i for i in range(21))
+    node.views["rear"].arrivals.extend(0.2 * i for i in range(11))
+    yield node
+    node.destroy_node()
+
+
+def test_figures_begin_when_all_cameras_are_there(node: demo.DemoNode) -> None:
+    drops = {"dropped": "7", "lost_in_middleware": "1"}
+    node.diagnostics["stream front"] = drops
+    node.views["front"].latencies.append(3.0)
+    assert [row["drops"] for row in node.rows()] == ["8", "0"]
+    node.begin()
+    assert [row["drops"] for row in node.rows()] == ["0", "0"]
+    assert [row["Hz"] for row in node.rows()] == ["0.0", "0.0"]
+    assert not node.views["front"].latencies
+    node.diagnostics["stream front"] = drops | {"dropped": "9"}
+    node.diagnostics["stream rear"] = {"dropped": "4"}
+    assert [row["drops"] for row in node.rows()] == ["2", "4"]
+
+
+def test_why_pictures_are_left_out(node: demo.DemoNode) -> None:
+    node.diagnostics["device cpu"] = {"load": "0.97"}
+    text = demo.shortfall(node, 10.0, 0.02)
+    assert text == (
+        "15 of 20 pictures a second were detected in, the newest first; cpu had no time for more; "
+        "fix: set --rate 7, or use a computer with an NVIDIA GPU"
+    )
+    text = demo.shortfall(node, 10.0, 0.45)
+    assert "other programs took 45% of this computer's" in text
+    assert "fix: end other programs, or set --rate 7, or" in text
+    node.diagnostics.clear()
+    node.diagnostics["device gpu"] = {"load": "0.2"}
+    text = demo.shortfall(node, 10.0, math.nan)
+    assert text.endswith("gpu was busy for 20%; fix: set --rate 7")
+
+
+def test_nothing_is_said_where_nearly_all_pictures_were_detected_in(node: demo.DemoNode) -> None:
+    node.diagnostics["device cpu"] = {"load": "0.97"}
+    assert demo.shortfall(node, 7.8, 0.5) == ""
+    assert demo.shortfall(node, 8.0, 0.5) != ""
+
+
+def test_the_network_sees_no_more_padding_than_it_must(small_model: Path, tmp_path: Path) -> None:
+    options = DemoOptions(size=(240, 320))
+    assert demo._input_size(options, small_model) == ""
+    wishing = onnx.load(small_model)
+    wishing.metadata_props.add(key=METADATA_INPUT_SIZE, value='"auto"')
+    onnx.save(wishing, tmp_path / "wishing.onnx")
+    assert demo._input_size(options, tmp_path / "wishing.onnx") == "64x96"
+    upright = DemoOptions(size=(320, 160))
+    assert demo._input_size(upright, tmp_path / "wishing.onnx") == "64x32"
+    for size, expected in [((96, 64), "96x64"), ("auto", "auto"), ("model", "model")]:
+        asked = DemoOptions(input_size=size)
+        assert demo._input_size(asked, tmp_path / "wishing.onnx") == expected
 
 
 def test_a_camera_that_dies_is_named(tmp_path: Path) -> None:

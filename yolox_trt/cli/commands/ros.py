@@ -46,9 +46,11 @@ class Demo(DemoOptions, Command, name="demo", needs=_ROS, has_json=True):
                 last[:] = rows
                 live(title, tuple(rows[0]), [tuple(row.values()) for row in rows])
 
-            wrong = run_demo(self, say=output.print, show=show)
+            wrong, why_fewer = run_demo(self, say=output.print, show=show)
         output.json(last)
         output.print("\n".join(wrong) or "every camera detected something")
+        if why_fewer:
+            output.print(why_fewer)
         return 1 if wrong else 0
 
 

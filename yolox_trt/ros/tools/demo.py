@@ -21,12 +21,16 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core.errors import MissingDependencyError, YoloxTrtError
+from yolox_trt.core.input_size import AUTO_SIZE, format_size, least_size
 from yolox_trt.core.optional import INSTALL_COMMANDS, is_installed
 from yolox_trt.core.shipped_files import default_model
+from yolox_trt.detectors.factory import chosen_size, own_spec
+from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.evaluation.bench.processor import OtherPrograms
 from yolox_trt.evaluation.bench.timing import percentiles
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.middleware import transport_environment
-from yolox_trt.ros.tools.child_process import ChildProcess, ChildProcesses
+from yolox_trt.ros.tools.child_process import ACTIVE, ChildProcess, ChildProcesses
 from yolox_trt.ros.tools.options import CameraOptions, DemoOptions
 from yolox_trt.ros.tools.session import ResultListener, private_domain, ros_node
 
@@ -43,6 +47,13 @@ Show: TypeAlias = Callable[[str, Sequence[Mapping[str, str]]], None]
 #: Status of a command that SIGINT ended: of the dashboard, at the end.
 _STOPPED = 128 + signal.SIGINT
 
+#: Share of the pictures from which on it is not said why the others are left out.
+_NEARLY_ALL = 0.95
+#: Load of a device that has no time for more.
+_BUSY = 0.9
+#: Share of the computer's cores from which on other programs are named.
+_NOTICEABLE = 0.1
+
 #: Seconds that everything may take to start; engines may have to be built.
 START_TIMEOUT = 120.0
 
@@ -56,6 +67,7 @@ class CameraView:
         self.latencies: deque[float] = deque(maxlen=500)
         self.last: Counter[str] = Counter()
         self.pictures = 0
+        self.dropped = self._dropped_before = 0
 
     def add(self, message: Detection2DArray, now_ns: int) -> None:
         """Take in a result."""
@@ -63,6 +75,18 @@ class CameraView:
         self.arrivals.append(time.monotonic())
         self.latencies.append((now_ns - stamp_to_ns(message.header.stamp)) * 1e-9)
         self.last = Counter(d.results[0].hypothesis.class_id for d in message.detections)
+
+    def begin(self) -> None:
+        """Forget the figures of the time when some cameras were there and others were not."""
+        self.arrivals.clear()
+        self.latencies.clear()
+        self._dropped_before += self.dropped
+        self.dropped = 0
+
+    def tell_drops(self, status: Mapping[str, str]) -> None:
+        """Take in what /diagnostics says of the camera."""
+        lost = int(status.get("dropped", 0)) + int(status.get("lost_in_middleware", 0))
+        self.dropped = lost - self._dropped_before
 
     @property
     def rate(self) -> float:
@@ -115,6 +139,12 @@ class DemoNode(ResultListener):
         subscription, self._watching = self._watching, None
         self.destroy_subscription(subscription)
 
+    def begin(self) -> None:
+        """Count from now on: all cameras are there."""
+        self.rows()  # reads the drops
+        for view in self.views.values():
+            view.begin()
+
     def rows(self) -> list[dict[str, str]]:
         """Return the table, a row for each camera: heading -> cell."""
         rows = []
@@ -122,7 +152,7 @@ class DemoNode(ResultListener):
             status = self.diagnostics.get(f"stream {name}", {})
             device = status.get("device", "")
             load = self.diagnostics.get(f"device {device}", {}).get("load")
-            drops = int(status.get("dropped", 0)) + int(status.get("lost_in_middleware", 0))
+            view.tell_drops(status)
             classes = ", ".join(
                 f"{count} {label}" if count > 1 else label for label, count in view.last.items()
             )
@@ -132,7 +162,7 @@ class DemoNode(ResultListener):
                     "device": device if load is None else f"{device} {float(load):.0%}",
                     "Hz": f"{view.rate:.1f}",
                     "ms p50/p99": f"{view.latency(50):.0f}/{view.latency(99):.0f}",
-                    "drops": str(drops),
+                    "drops": str(view.dropped),
                     "detections": classes,
                 }
             )
@@ -155,7 +185,9 @@ def photographs() -> dict[str, Path]:
     return {name: folder / file for name, file in CAMERAS.items()}
 
 
-def run_demo(options: DemoOptions, *, say: Callable[[str], None], show: Show) -> list[str]:
+def run_demo(
+    options: DemoOptions, *, say: Callable[[str], None], show: Show
+) -> tuple[list[str], str]:
     """Run the demonstration.
 
     Args:
@@ -164,7 +196,8 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], show: Show) ->
         show: takes (title, rows) four times a second while it runs, and at its end.
 
     Returns:
-        What went wrong, a line each; nothing if every camera had a detection.
+        What went wrong, a line each, nothing if every camera had a detection; and why pictures
+        were left out, "" where hardly any was.
     """
     model = options.model or default_model()
     pictures = photographs()
@@ -175,27 +208,42 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], show: Show) ->
             "cameras": list(pictures),
             "model": str(model.resolve()),
             "devices": [str(options.device or "auto")],
+            "input_size": _input_size(options, model),
         },
         "/**": {"score_threshold": options.score},
     }
     # For this process's own participant and for the children.
     os.environ.update(private_domain(transport_environment()))
+    others = OtherPrograms()
     with ros_node(lambda: DemoNode(list(pictures), folder)) as (node, executor):
         with ChildProcesses(folder) as processes:
             say(f"starting multi_camera with {model.name}; logs and annotated pictures: {folder}")
-            processes.start_multi_camera(sections, START_TIMEOUT)
+            multi_camera = processes.start_multi_camera(sections, 0.0)
+            # Beside it: once there are pictures, this process shows them and waits for nothing.
+            if address := _dashboard(processes):
+                say(f"live in a browser: {address}")
             for name, path in pictures.items():
                 processes.start_camera(
                     CameraOptions(
                         name=name, photograph=str(path), rate=options.rate, size=options.size
                     )
                 )
-            address = _dashboard(processes)
-            if address:
-                say(f"live in a browser: {address}")
+            multi_camera.wait_for(ACTIVE, START_TIMEOUT)
             _watch(node, executor, processes, options.duration, show)
         show("result", node.rows())
-    return problems(node, processes.children)
+    return problems(node, processes.children), shortfall(node, options.rate, others.share)
+
+
+def _input_size(options: DemoOptions, model: Path) -> str:
+    """Return the parameter `input_size` of multi_camera, "" to leave it to the model."""
+    if options.input_size is None:
+        detector = DetectorOptions(model=model)
+        if chosen_size(detector) != AUTO_SIZE:
+            return ""
+        spec = own_spec(detector)
+        return format_size(least_size(spec.input_size, options.size, spec.size_step))
+    size = options.input_size
+    return size if isinstance(size, str) else format_size(size)
 
 
 def _dashboard(processes: ChildProcesses) -> str:
@@ -221,6 +269,7 @@ def _watch(
         now = time.monotonic()
         if started is None and all(view.arrivals for view in node.views.values()):
             started = now
+            node.begin()
         if started is None and now - waiting_since > START_TIMEOUT:
             silent = [name for name, view in node.views.items() if not view.arrivals]
             raise YoloxTrtError(
@@ -248,3 +297,40 @@ def problems(node: DemoNode, children: Sequence[ChildProcess]) -> list[str]:
     ]
     blind = [name for name, view in node.views.items() if not view.detections]
     return lines + ([f"no detection by {', '.join(blind)}"] if blind else [])
+
+
+def shortfall(node: DemoNode, rate: float, others: float) -> str:
+    """Return why pictures were left out and what helps, "" where hardly any was.
+
+    Args:
+        node: what it has seen.
+        rate: pictures that each camera sends a second.
+        others: share of the computer's cores that other programs took; NaN where it is not known.
+    """
+    sent, found = rate * len(node.views), sum(view.rate for view in node.views.values())
+    if found >= _NEARLY_ALL * sent:
+        return ""
+    devices = {
+        key.removeprefix("device "): float(values["load"])
+        for key, values in node.diagnostics.items()
+        if key.startswith("device ")
+    }
+    why, fix = (
+        [f"{found:.0f} of {sent:.0f} pictures a second were detected in, the newest first"],
+        [],
+    )
+    if devices:
+        device, load = max(devices.items(), key=lambda item: item[1])
+        why.append(
+            f"{device} had no time for more"
+            if load >= _BUSY
+            else f"{device} was busy for {load:.0%}"
+        )
+    if others >= _NOTICEABLE:
+        cores = os.cpu_count() or 1
+        why.append(f"other programs took {others:.0%} of this computer's {cores} cores meanwhile")
+        fix.append("end other programs")
+    fix.append(f"set --rate {max(1, int(found / len(node.views)))}")
+    if "cpu" in devices:
+        fix.append("use a computer with an NVIDIA GPU")
+    return f"{'; '.join(why)}; fix: {', or '.join(fix)}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.input_size import InputSize
 from yolox_trt.core.option import (
     Kind,
     OptionGroup,
@@ -66,6 +67,12 @@ class DemoOptions(OptionGroup):
     duration: float = option(20.0, above=0.0, unit="s", help="Time to run.")
     rate: float = option(10.0, above=0.0, unit="Hz", help="Pictures a second of each camera.")
     size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of a picture.")
+    input_size: InputSize | None = again(
+        _DETECTOR["input_size"],
+        help="Input size of the network: HxW, auto, or model, as multi_camera's parameter "
+        "`input_size` (default: that with fewest pixels in which a picture is as large as in the "
+        "model's own, where the model leaves it to the images).",
+    )
     score: float = again(CAMERA_OPTIONS["score_threshold"])
     output: Path = option(
         "demo_output",
