@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -20,6 +21,7 @@ from yolox_trt.graph.spec import read_spec
 torch = pytest.importorskip("torch", reason="the networks are built with PyTorch")
 from support import detector_graphs
 from support.detector_graphs import NETWORKS, export
+from support.onnx_graphs import make_graph
 from support.yolox_graphs import build_yolox
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -34,6 +36,7 @@ HEADS = {
     "rtdetr queries": (HeadLayout.CLASS_SCORES, BoxFormat.CXCYWH_RELATIVE),
     "rtdetr logits": (HeadLayout.BOXES_AND_SCORES, BoxFormat.CXCYWH_RELATIVE),
     "efficientdet": (HeadLayout.BOXES_AND_SCORES, BoxFormat.ANCHORS),
+    "boxes scores": (HeadLayout.BOXES_AND_SCORES, BoxFormat.XYXY),
 }
 
 
@@ -166,6 +169,41 @@ def test_boxes_beside_scores_need_a_format(tmp_path: Path) -> None:
         read_spec(model)
     spec = read_spec(model, box_format=BoxFormat.XYXY)
     assert (spec.model_type, spec.box_format, spec.nms) == ("boxes_scores", BoxFormat.XYXY, True)
+
+
+@pytest.mark.parametrize(
+    ("objectness", "are_scores"), [("Sigmoid", True), ("Relu", False), (None, True)]
+)
+def test_scores_that_are_probabilities_are_no_logits(
+    objectness: str | None, are_scores: bool
+) -> None:
+    """Classes cut out of a joint tensor, times an objectness: no second sigmoid."""
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {"strides": [32, 32]}),
+        ("Reshape", ["c", "rows"], ["r"], {}),
+        ("Slice", ["r", "0", "4", "1"], ["b"], {}),
+        ("Slice", ["r", "4", "9", "1"], ["l"], {}),
+        ("Sigmoid", ["l"], ["p"], {}),
+        ("Concat", ["b", "p"], ["joint"], {"axis": 1}),
+        ("Transpose", ["joint"], ["t"], {"perm": [0, 2, 1]}),
+        ("Slice", ["t", "0", "4", "2"], ["boxes"], {}),
+        ("Slice", ["t", "4", "9", "2"], ["s"], {}),
+    ]
+    if objectness:
+        nodes += [
+            ("Slice", ["c", "0", "1", "1"], ["first"], {}),
+            ("Reshape", ["first", "column"], ["f"], {}),
+            (objectness, ["f"], ["o"], {}),
+            ("Mul", ["s", "o"], ["scores"], {}),
+        ]
+    else:
+        nodes.append(("Identity", ["s"], ["scores"], {}))
+    constants = {str(n): np.array([n]) for n in (0, 1, 2, 4, 9)}
+    constants |= {"w": np.zeros((9, 3, 32, 32), np.float32)}
+    constants |= {"rows": np.array([1, 9, 6]), "column": np.array([1, 6, 1])}
+    model = make_graph(nodes, {"x": (1, 3, 64, 96)}, ["boxes", "scores"], constants)
+    spec = read_spec(model, box_format=BoxFormat.XYXY)
+    assert (spec.model_type, spec.num_classes, spec.sigmoid) == ("boxes_scores", 5, are_scores)
 
 
 def test_a_format_of_boxes_without_effect_is_refused(tmp_path: Path) -> None:

@@ -229,6 +229,22 @@ class YoloV6(YoloV8):
         return torch.cat((boxes, torch.ones_like(boxes[..., :1]), classes), 2)
 
 
+class BoxesScores(YoloV8):
+    """Corners (N, A, 4) and scores (N, A, C) of no known detector: its metadata say the format."""
+
+    outputs = ("boxes", "scores")
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.metadata = {"yolox_trt.box_format": "xyxy"}
+
+    def box_of(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        return torch.cat((low, high), 1)
+
+    def forward(self, image: torch.Tensor) -> Any:
+        return self.decoded(image).transpose(1, 2).split((4, self.num_classes), 2)
+
+
 class YoloV10(YoloV8):
     """The best K of anchors x classes, as corners, score, class: (N, K, 6)."""
 
@@ -363,6 +379,7 @@ NETWORKS: dict[str, tuple[Any, str, bool]] = {
     "rtdetr queries": (lambda **o: RtDetr(form="queries", **o), "rtdetr", False),
     "rtdetr logits": (lambda **o: RtDetr(form="logits", **o), "rtdetr", False),
     "efficientdet": (EfficientDet, "efficientdet", True),
+    "boxes scores": (BoxesScores, "boxes_scores", True),
 }
 
 

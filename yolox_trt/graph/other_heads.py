@@ -376,7 +376,7 @@ class _Finder:
         names = (boxes.name, scores.name)
         form = HeadLayout.BOXES_AND_SCORES
         decoded = Head(self.graph, self.size, [boxes.value]).has("Exp")
-        sigmoid = _ends_in_sigmoid(scores.value)
+        sigmoid = _are_probabilities(scores.value)
         if anchors == len(efficientdet_anchors(*self.size)) and not decoded:
             yield Match(
                 *("efficientdet", form, classes, names, BoxFormat.ANCHORS),
@@ -458,10 +458,19 @@ def _numbers(shape: Sequence[object] | None) -> tuple[int | None, ...]:
     return tuple(d if isinstance(d, int) and d > 0 else None for d in shape or ())
 
 
-def _ends_in_sigmoid(value: Value) -> bool:
-    """Whether an output is a sigmoid, but for what moves it."""
-    node = value.producer
-    moves = ("Identity", "Cast", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
-    while node is not None and node.op in moves:
-        node = node.inputs[0].producer
-    return node is not None and node.op in ("Sigmoid", "Softmax")
+def _are_probabilities(value: Value) -> bool:
+    """Whether scores come from a sigmoid or a softmax, but for what moves, joins or cuts them."""
+    moves = ("Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat")
+    # Of a joint tensor the classes are the last part, where its beginning was cut off.
+    part, node = 0, value.producer
+    while node is not None and node.op in (*moves, "Slice", "Split"):
+        starts = node.constant(1) if node.op == "Slice" else None
+        if node.outputs[0] is not value or (starts is not None and bool((starts > 0).any())):
+            part = -1
+        value = node.inputs[part if node.op == "Concat" else 0]
+        node = value.producer
+    if node is None:
+        return False
+    if node.op == "Mul":  # an objectness times the classes
+        return all(map(_are_probabilities, node.inputs))
+    return node.op in ("Sigmoid", "Softmax")
