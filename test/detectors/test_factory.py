@@ -74,7 +74,7 @@ def test_calls_at_a_time_take_their_threads_from_those_of_the_cpu(
     monkeypatch.setattr(onnxruntime, "make_session", count)
     options = DetectorOptions(model=model(), device=CPU, threads=threads, calls=calls)
     detector = create_detector(options)
-    assert detector.max_calls == at_a_time
+    assert detector.max_calls == detector.at_once == at_a_time
     # The thread of each call is one of them.
     assert made == [of_the_session]
     detector.warmup()

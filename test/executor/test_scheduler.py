@@ -223,9 +223,11 @@ def one_device_scheduler(
     max_batch: int = 1,
     options: SchedulerOptions | None = None,
     calls: int = 1,
+    at_once: int = 1,
 ) -> Scheduler:
+    model = LoadedModel("default", 0.01, max_batch=max_batch, calls=calls, at_once=at_once)
     scheduler = Scheduler(
-        {device: {"default": LoadedModel("default", 0.01, max_batch=max_batch, calls=calls)}},
+        {device: {"default": model}},
         create_policy("static"),
         options,
     )
@@ -236,6 +238,35 @@ def one_device_scheduler(
 
 def add(scheduler: Scheduler, name: str, **changes: float | str) -> None:
     scheduler.add_stream(StreamConfig(id=name, **changes), lambda r: None, None, 0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("at_once", "first", "both"), [(1, 0.2, 1.0), (2, 0.1, 0.8)])
+def test_load_of_a_device_whose_calls_overlap(at_once: int, first: float, both: float) -> None:
+    """A call that waits for another one is no work; of two at once each is half of the device."""
+    scheduler = one_device_scheduler(calls=2, at_once=at_once)
+    for name in ("a", "b"):
+        add(scheduler, name)
+    scheduler.submit(frame("a"), 0.0, 0.0)
+    one, _ = scheduler.next_batch(GPU, 0.0)
+    assert isinstance(one, Batch)
+    assert scheduler.snapshot(1.0).devices[GPU].load == pytest.approx(first)
+    scheduler.submit(frame("b"), 1.0, 1.0)
+    other, _ = scheduler.next_batch(GPU, 1.0)
+    assert isinstance(other, Batch)
+    assert scheduler.snapshot(1.0).devices[GPU].load == pytest.approx(first)
+    scheduler.finish(one, 4.0)
+    scheduler.finish(other, 5.0)
+    assert scheduler.snapshot(5.0).devices[GPU].load == pytest.approx(both)
+
+
+def test_a_failure_ends_the_load_of_all_calls_under_way() -> None:
+    scheduler = one_device_scheduler(calls=2, at_once=2)
+    for name in ("a", "b"):
+        add(scheduler, name)
+        scheduler.submit(frame(name), 0.0, 0.0)
+        assert isinstance(scheduler.next_batch(GPU, 0.0)[0], Batch)
+    scheduler.device_failed(GPU, 2.0, RuntimeError("broken"))
+    assert scheduler.snapshot(4.0).devices[GPU].load == pytest.approx(2.0 / 5.0)
 
 
 def test_a_batch_gathers_only_what_can_come() -> None:

@@ -46,6 +46,7 @@ class CpuDetector(Detector):
                 fix="use detectors.factory.create_detector, which takes the right detector",
             )
         super().__init__(engine.device, engine.spec, engine.max_batch, 1 + len(twins))
+        self.at_once = self.max_calls
         self._preprocessor = CpuPreprocessor(engine.spec.preprocessing)
         self._postprocessor = Postprocessor(engine.spec)
         self._runners = [_Runner(each, own_thread=bool(twins)) for each in (engine, *twins)]

@@ -62,21 +62,25 @@ class Detector(ABC):
     """Preprocess + Engine + decode and NMS on one Device, with buffers and a stream of its own.
 
     `detect` is `collect(enqueue(...))`. Where `max_calls` is more than 1, the next call may be
-    enqueued before the last one is collected: its copies then overlap the other's computation.
-    Used by one thread at a time. Implementations: CpuDetector (host engines), CudaDetector (CUDA
-    engines on the GPU and the DLA), SimulatedDetector (latency model, no network).
+    enqueued before the last one is collected: its copies then overlap the other's computation, or
+    cores of their own work on both (`at_once`). Used by one thread at a time. Implementations:
+    CpuDetector (host engines), CudaDetector (CUDA engines on the GPU and the DLA),
+    SimulatedDetector (latency model, no network).
 
     Attributes:
         device: where it runs.
         spec: what its network takes and gives.
         max_batch: most frames of one call; 1 on the DLA.
         max_calls: calls that may be under way at a time.
+        at_once: calls of them that it works on at the same time; where it is 1, each has the device
+            for itself when its turn comes.
         stage_times: times of the last detect() call.
         plausibility: says once that what the network gives cannot be meant so.
         reads_device_arrays: whether it takes frames whose bytes lie on a CUDA device.
     """
 
     reads_device_arrays = False
+    at_once = 1
 
     def __init__(self, device: Device, spec: ModelSpec, max_batch: int, max_calls: int = 1) -> None:
         if spec.head is HeadLayout.NONE:

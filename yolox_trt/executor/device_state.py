@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections import deque
@@ -37,6 +38,7 @@ class LoadedModel:
         slow_count: how often it became so.
         max_batch: most frames of one call, by the detector.
         calls: how many calls may be under way at a time (Detector.max_calls).
+        at_once: how many of them are worked on at the same time (Detector.at_once).
         num_classes: classes of its network, 0 where that does not matter (simulation).
         alone: `time` as if no other device had worked at the same time (core.contention).
         batch_limit: most frames of one call at present; halved when memory is short.
@@ -49,6 +51,7 @@ class LoadedModel:
     measured: bool = True
     max_batch: int = 1
     calls: int = 1
+    at_once: int = 1
     num_classes: int = 0
     alone: float = field(init=False)
     warm_up: float = field(init=False)
@@ -95,6 +98,7 @@ class Batch:
         frames: the frames.
         watchdog: seconds after its beginning when the call counts as hung.
         ticket: what the detector gave for the call, until it is collected.
+        taken: when the device was given it, in seconds.
         began: when the device began the call, in seconds: when the detector got it, or at the end
             of the call before. Infinite until then, like `expected_end` and `watchdog_at`.
         expected_end: when it should end.
@@ -110,12 +114,19 @@ class Batch:
     frames: list[PendingFrame]
     watchdog: float
     ticket: Ticket | None = None
+    taken: float = math.inf
     began: float = math.inf
     expected_end: float = math.inf
     watchdog_at: float = math.inf
     done: float = 0.0
     since: float = math.inf
     slowdown: float = 1.0
+
+    def busy(self, end: float) -> tuple[float, float, float]:
+        """Return when the device worked on it until `end`, and which share of the device did."""
+        model = self.model
+        start = self.began if model.at_once < 2 else self.taken
+        return min(start, end), end, 1.0 / model.at_once
 
     def begin(self, now: float) -> None:
         """Note that the device begins the call."""
@@ -166,7 +177,7 @@ class DeviceState:
         self.retry_at = math.nan
         self._backoff = 0.0
         self._in_service_since = math.nan
-        self._busy_spans: deque[tuple[float, float]] = deque(maxlen=2048)
+        self._busy_spans: deque[tuple[float, float, float]] = deque(maxlen=2048)
 
     @property
     def running(self) -> Batch | None:
@@ -182,6 +193,7 @@ class DeviceState:
     def take(self, batch: Batch, now: float) -> None:
         """Add a call."""
         self.under_way.append(batch)
+        batch.taken = now
         if len(self.under_way) == 1:
             batch.begin(now)
 
@@ -189,7 +201,7 @@ class DeviceState:
         """Remove a call; the next one begins."""
         under_way = self.under_way
         under_way.remove(batch)
-        self._busy_spans.append((min(batch.began, now), now))
+        self._busy_spans.append(batch.busy(now))
         if under_way and under_way[0].began == math.inf:
             under_way[0].begin(now)
 
@@ -241,9 +253,8 @@ class DeviceState:
         self.status = DeviceStatus.OUT_OF_SERVICE
         self.retry_at = now + self._backoff
         self._in_service_since = math.nan
-        if self.running is not None:
-            self._busy_spans.append((self.running.began, now))
         lost = list(self.under_way)
+        self._busy_spans.extend(batch.busy(now) for batch in lost)
         self.under_way.clear()
         return lost
 
@@ -251,12 +262,11 @@ class DeviceState:
         """Share of the last LOAD_WINDOW seconds that the device was busy, 0 to 1."""
         begin = now - LOAD_WINDOW
         busy = 0.0
-        for start, end in reversed(self._busy_spans):
+        under_way = [batch.busy(now) for batch in self.under_way]
+        for start, end, share in itertools.chain(under_way, reversed(self._busy_spans)):
             if end <= begin:
                 break
-            busy += end - max(start, begin)
-        if self.running is not None:
-            busy += now - max(self.running.began, begin)
+            busy += share * (end - max(start, begin))
         return min(1.0, busy / LOAD_WINDOW)
 
     def snapshot(self, now: float) -> DeviceSnapshot:

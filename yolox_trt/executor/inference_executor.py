@@ -149,6 +149,7 @@ class InferenceExecutor:
             seconds,
             max_batch=1 if detector.device.kind == "dla" else max(1, limit),
             calls=detector.max_calls if self._overlap else 1,
+            at_once=detector.at_once if self._overlap else 1,
             num_classes=detector.spec.num_classes,
         )
 
