@@ -91,6 +91,9 @@ TESTED_IN = {
     "kernels/reference/finished": "kernels/test_forms.py",
     "kernels/reference/decode": "kernels/reference/test_postprocess.py",
     "planning/*": "planning/test_plan.py",
+    # They need no ROS, so that their tests run where there is a GPU and no ROS.
+    "ros/ingest/device_ring": "detectors/test_device_memory.py",
+    "ros/ingest/shared_memory_sink": "detectors/test_device_memory.py",
     # Nodes and tools are tested as processes that talk to each other.
     "ros/dashboard/*": "ros/dashboard/test_server.py",
     "ros/error_text": "ros/nodes/test_parameters.py",

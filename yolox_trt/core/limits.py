@@ -163,7 +163,10 @@ class Limits(OptionGroup):
         help="A tensor of an ONNX model along one axis, and a constant that is computed or sparse.",
     )
     ring_bytes: int = option(
-        1 << 30, unit="bytes", help="Shared memory for one camera's images, with ingest processes."
+        1 << 30,
+        unit="bytes",
+        help="Shared memory for one camera's images, with ingest processes; the same once more on "
+        "a GPU.",
     )
     answer_seconds: float = option(
         5.0, unit="s", help="Until a camera or a web server that is a source answers."

@@ -193,6 +193,7 @@ class CudaDetector(Detector):
             slot.done.synchronize()
         except self._cupy.cuda.runtime.CUDARuntimeError as error:
             self._raise(error, "running")
+        slot.held = []  # whoever lent the memory may write it again
         self.engine.raise_late_fault()
         if self._profile:
             elapsed = [

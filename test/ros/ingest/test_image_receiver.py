@@ -20,7 +20,8 @@ from support.video import packets
 
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.ros.ingest import image_receiver
-from yolox_trt.ros.ingest.image_receiver import ImageReceiver, ImageTopic
+from yolox_trt.ros.ingest.image_receiver import ImageReceiver
+from yolox_trt.ros.ingest.image_topic import ImageTopic
 from yolox_trt.ros.messages.transports import TRANSPORTS, FrameReader
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]

@@ -31,14 +31,14 @@ from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.limits import Limits
-from yolox_trt.ros.ingest import frame_ring
+from yolox_trt.ros.ingest import frame_ring, shared_memory_sink
 from yolox_trt.ros.ingest import pool as ingest_pool
 from yolox_trt.ros.ingest import process as ingest_process
 from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.frame_ring import FrameRing
-from yolox_trt.ros.ingest.image_receiver import ImageTopic
+from yolox_trt.ros.ingest.image_topic import ImageTopic
 from yolox_trt.ros.ingest.pool import IngestPool
-from yolox_trt.ros.ingest.process import SharedMemorySink
+from yolox_trt.ros.ingest.shared_memory_sink import SharedMemorySink
 from yolox_trt.ros.messages.images import write_header
 from yolox_trt.ros.nodes import diagnostics
 
@@ -148,7 +148,7 @@ def make_pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calla
             return [sys.executable, "-c", by_name[member.name], str(fd), log]
 
         monkeypatch.setattr(IngestPool, "_command", command)
-        pools.append(IngestPool(len(programs), "pool", page_lock=False))
+        pools.append(IngestPool(len(programs), "pool"))
         return pools[-1]
 
     yield make
@@ -283,7 +283,7 @@ def test_a_process_that_cannot_be_started_leaves_none_behind(
         ingest_pool, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": popen})
     )
     with pytest.raises(OSError, match="no room"):
-        IngestPool(2, "pool", page_lock=False)
+        IngestPool(2, "pool")
     assert started[0].returncode is not None
 
 
@@ -322,7 +322,7 @@ def test_signals_leave_an_ingest_process_to_its_parent(
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A camera's sink in an ingest process, with 100 kB of memory, and who reads its messages."""
-    monkeypatch.setattr(ingest_process, "LIMITS", Limits(ring_bytes=100_000))
+    monkeypatch.setattr(shared_memory_sink, "LIMITS", Limits(ring_bytes=100_000))
     here, other = IngestChannel.pair()
     there, warnings = IngestChannel(other), []
     sink = SharedMemorySink("front", here, warnings.append, generation=1, slots=1005)
@@ -365,7 +365,7 @@ def test_a_ring_stays_within_its_limit(camera: SimpleNamespace) -> None:
 def test_a_ring_shrinks_when_images_have_become_small(camera: SimpleNamespace) -> None:
     camera.send(90_000)
     large, _ = camera.read(), camera.read()
-    for _ in range(ingest_process.SMALL_IMAGES):
+    for _ in range(shared_memory_sink.SMALL_IMAGES):
         large["ring"].release(0)
         camera.send(10_000)
         last = camera.read()
@@ -385,7 +385,7 @@ def test_an_image_that_cannot_be_told_of_takes_no_slot(
     assert message["kind"] == "refused"
     assert "65536 at most" in message["reason"]
     assert not ring.taken
-    monkeypatch.setattr(ingest_process.FrameRing, "write", lambda *_: 1 / 0)
+    monkeypatch.setattr(shared_memory_sink.FrameRing, "write", lambda *_: 1 / 0)
     camera.send(90_000)
     assert "ZeroDivisionError" in camera.read()["reason"]
 

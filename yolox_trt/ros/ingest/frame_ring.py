@@ -53,7 +53,7 @@ class FrameRing:
 
     Args:
         slots: number of slots, at most a page's bytes.
-        slot_bytes: bytes of each one; rounded up to whole pages.
+        slot_bytes: bytes of each one, 0 if they lie elsewhere; rounded up to whole pages.
         fd: file descriptor of a ring that another process made, closed here once the memory is
             mapped; None makes a new ring.
 
@@ -100,19 +100,27 @@ class FrameRing:
         Args:
             data: uint8 (size,), at most slot_bytes long.
         """
+        slot = self.free_slot()
+        if slot is not None:
+            start = _PAGE + slot * self.slot_bytes
+            np.copyto(self._memory[start : start + data.size], data)
+            self.take(slot)
+        return slot
+
+    def free_slot(self) -> int | None:
+        """Return a slot that may be written, which take() takes; None if every one is in use."""
         for step in range(self.slots):
             slot = (self._next + step) % self.slots
             if self._flags[slot] == _FREE:
-                break
-        else:
-            return None
-        start = _PAGE + slot * self.slot_bytes
-        np.copyto(self._memory[start : start + data.size], data)
+                return slot
+        return None
+
+    def take(self, slot: int) -> None:
+        """Take a slot that was written."""
         # The message that tells the reader of the slot follows this store through a socket, whose
         # system calls order the memory accesses on every architecture.
         self._flags[slot] = _TAKEN
         self._next = (slot + 1) % self.slots
-        return slot
 
     def view(self, slot: int, size: int) -> npt.NDArray[np.uint8]:
         """Return the bytes of a taken slot; the slot is free again when nobody holds this array.

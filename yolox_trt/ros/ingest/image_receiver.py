@@ -5,25 +5,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
-from yolox_trt.core.frame import Frame
 from yolox_trt.core.limits import LIMITS, ImageLimits
 from yolox_trt.core.memory import KEPT_BUFFER
 from yolox_trt.detectors.decoders import DecoderOptions
 from yolox_trt.ros.error_text import error_text
+from yolox_trt.ros.ingest.image_topic import SMALL_IMAGES, ImageSink, ImageTopic
 from yolox_trt.ros.latest_worker import LatestWorker
 from yolox_trt.ros.messages.transports import TRANSPORTS, FrameReader
 from yolox_trt.ros.rclpy_versions import WithMessageInfo
 from yolox_trt.ros.subscription_events import SubscriptionEvents
-
-#: Images in a row of less than half the largest one's size after which buffers become smaller.
-SMALL_IMAGES = 100
 
 #: Seconds without a subscription until its buffers have gone: rclpy ends one after it has called
 #: what was due, and one that is made before that shares the buffers of the former one.
@@ -31,46 +27,6 @@ UNSUBSCRIBED = 0.2
 
 #: Packets of a video that the middleware keeps at least: each one is needed for those after it.
 VIDEO_DEPTH = 20
-
-
-@dataclass(frozen=True)
-class ImageTopic:
-    """What to subscribe to.
-
-    Attributes:
-        name: the topic's name.
-        transport: how the images come, a name of TRANSPORTS.
-        reliability, depth, history: QoS of the subscription, in the words of ROS 2.
-        max_megapixels: how large an image may be; see ImageLimits.
-        decoder, jpeg_scale: how compressed images are decoded; see DecoderOptions.
-        input_size: (height, width) of the network's input; None to decode at full size.
-    """
-
-    name: str
-    transport: str
-    reliability: str
-    depth: int
-    history: str = "keep_last"
-    max_megapixels: float = ImageLimits.max_megapixels
-    decoder: str = DecoderOptions.decoder
-    jpeg_scale: str = DecoderOptions.jpeg_scale
-    input_size: tuple[int, int] | None = None
-
-
-class ImageSink(Protocol):
-    """Where a camera's images go. Each image that arrives ends in one of the first three calls."""
-
-    def on_frame(self, frame: Frame) -> None:
-        """Take an image."""
-
-    def on_refused(self, reason: str) -> None:
-        """Count an image that could not be read."""
-
-    def on_full(self) -> None:
-        """Count an image that found no room, or that a newer one has replaced."""
-
-    def on_lost(self, count: int) -> None:
-        """Count images that the middleware lost on their way."""
 
 
 class ImageReceiver:

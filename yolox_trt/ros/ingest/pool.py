@@ -10,15 +10,22 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from yolox_trt.core.device import Device
 from yolox_trt.core.encodings import ENCODINGS, check_buffer
+from yolox_trt.core.errors import DeviceError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.limits import LIMITS
+from yolox_trt.detectors.device_memory import device_at
 from yolox_trt.detectors.host_memory import pin
+from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.ingest.channel import IngestChannel
+from yolox_trt.ros.ingest.device_ring import DeviceRing
 from yolox_trt.ros.ingest.frame_ring import EXTRA_SLOTS, FrameRing
-from yolox_trt.ros.ingest.image_receiver import ImageSink, ImageTopic
+from yolox_trt.ros.ingest.image_topic import ImageSink, ImageTopic
 from yolox_trt.ros.middleware import transport_environment
 
 _LOGGER = logging.getLogger(__name__)
@@ -48,6 +55,7 @@ class _Camera:
         asked_at: time.monotonic() of the last command.
         generation: number of that command; rings made since have larger ones.
         ring: the ring in use, and its generation.
+        device_ring: the last one that was lent, while somebody uses it, and its generation.
         fault: why it cannot be subscribed to, "" where it can.
     """
 
@@ -56,12 +64,18 @@ class _Camera:
     asked_at: float = 0.0
     generation: int = 0
     ring: tuple[int, FrameRing] | None = None
+    device_ring: tuple[int, weakref.ref[DeviceRing]] | None = None
     fault: str = ""
 
 
 @dataclass
 class _Member:
-    """One ingest process and the thread that watches it; the last ones are set when it starts."""
+    """One ingest process and the thread that watches it; the last ones are set when it starts.
+
+    Attributes:
+        lent: generation -> DeviceRing that the process may write to: it must not be freed before
+            the process has closed it, or has ended.
+    """
 
     name: str
     cameras: dict[str, _Camera] = field(default_factory=dict)
@@ -69,6 +83,7 @@ class _Member:
     failures: int = 0
     fault: str = ""
     started: float = 0.0
+    lent: dict[int, DeviceRing] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
     channel: IngestChannel = field(init=False)
     thread: threading.Thread = field(init=False)
@@ -77,13 +92,16 @@ class _Member:
 class IngestPool:
     """N processes that subscribe to cameras and hand their images over in shared memory.
 
+    Images that they decode on a GPU come in its memory (CUDA IPC), where it is that of the
+    detectors; else through the host's, and a line in the log says why.
+
     A process that ends, or that gives no sign of life, is replaced by a new one with its cameras:
     at once the first time, then after longer and longer times, for ever.
 
     Args:
         count: how many.
         name: prefix of their nodes' names.
-        page_lock: whether the rings are page-locked for CUDA.
+        devices: where the images go; with one of CUDA the rings are page-locked.
         namespace: of their nodes.
         enclave: where SROS2 looks for their keys and permissions.
 
@@ -96,12 +114,13 @@ class IngestPool:
         count: int,
         name: str,
         *,
-        page_lock: bool,
+        devices: Sequence[Device] = (),
         namespace: str = "/",
         enclave: str = "/ingest",
     ) -> None:
         self._lock = threading.Lock()
-        self._page_lock = page_lock
+        self._page_lock = any(device.is_cuda for device in devices)
+        self._devices = devices
         self._identity = (namespace, enclave)
         self._closing = threading.Event()
         self._generation = 0
@@ -188,6 +207,7 @@ class IngestPool:
                 member.process.kill()
                 member.process.wait()
             member.thread.join(1.0)  # the channel has ended: it is on its way
+            member.lent.clear()
         return ended
 
     def _command(self, member: _Member, fd: int) -> list[str]:
@@ -266,6 +286,11 @@ class IngestPool:
 
     def _handle(self, member: _Member, name: str, message: dict[str, Any], fd: int | None) -> None:
         kind = message["kind"]
+        if kind == "device_ring_closed":
+            member.lent.pop(message["generation"], None)
+            if message["reason"]:
+                self._say_no_device_ring(name, message["reason"])
+            return
         ring = None if fd is None else FrameRing(message["slots"], message["slot_bytes"], fd)
         with self._lock:
             camera = member.cameras.get(name)
@@ -278,18 +303,14 @@ class IngestPool:
             if self._page_lock and (unpin := pin(ring.images)) is not None:
                 # Views of its slots keep a ring alive: it is released when nobody reads it.
                 weakref.finalize(ring, unpin).atexit = False
+        elif kind == "device_ring_wanted":
+            self._lend(member, name, camera, message)
         elif kind == "frame":
-            generation, present = camera.ring or (0, None)
-            if present is None or generation != message["generation"]:
+            frame = self._frame(member, camera, message)
+            if frame is None:
                 if message["generation"] > camera.generation:
                     self._renew(member, name)  # its ring could not be mapped
                 return
-            fields = message["frame"]
-            data = present.view(message["slot"], message["size"])
-            frame = Frame(data=data, **fields)
-            # Decoders of what comes from outside run there: a GPU must not read past the slot.
-            layout = ENCODINGS[frame.encoding]
-            check_buffer(layout, frame.height, frame.width, frame.step, data.size)
             camera.sink.on_frame(frame)
         elif kind == "refused":
             camera.sink.on_refused(message["reason"])
@@ -301,6 +322,76 @@ class IngestPool:
             camera.fault = message["reason"]
         elif kind == "subscribed":
             camera.fault = ""
+
+    @staticmethod
+    def _frame(member: _Member, camera: _Camera, message: dict[str, Any]) -> Frame | None:
+        """Return a message's image; None if its ring is not the camera's."""
+        generation, slot, fields = message["generation"], message["slot"], message["frame"]
+        if camera.device_ring is not None and camera.device_ring[0] == generation:
+            lent = member.lent.get(generation)
+            return None if lent is None else lent.frame(slot, fields)
+        if camera.ring is None or camera.ring[0] != generation:
+            return None
+        data = camera.ring[1].view(slot, message["size"])
+        frame = Frame(data=data, **fields)
+        # Decoders of what comes from outside run there: a GPU must not read past the slot.
+        layout = ENCODINGS[frame.encoding]
+        check_buffer(layout, frame.height, frame.width, frame.step, data.size)
+        return frame
+
+    def _lend(self, member: _Member, name: str, camera: _Camera, message: dict[str, Any]) -> None:
+        """Give a process memory of a GPU for a camera's images, or tell it that there is none."""
+        generation, slots = message["generation"], message["slots"]
+        if generation <= camera.generation or (
+            camera.device_ring is not None and camera.device_ring[1]() is not None
+        ):
+            return  # of a former subscription, or the former one is in use: it asks again
+        try:
+            device = self._gpu_of_images(message["bus_id"])
+            if not 1 <= slots <= camera.settings["slots"]:
+                raise ValueError(f"{slots} slots; expected {camera.settings['slots']} at most")
+            if not 0 < slots * message["slot_bytes"] <= LIMITS.ring_bytes:
+                raise ValueError(f"{slots} slots of {message['slot_bytes']} bytes")
+            ring = DeviceRing(slots, message["slot_bytes"], device)
+        except Exception as error:
+            self._say_no_device_ring(name, error_text(error))
+            member.channel.send("device_ring", camera=name, wait=False, generation=generation)
+            return
+        camera.device_ring = generation, weakref.ref(ring)
+        member.lent[generation] = ring
+        if not member.channel.send(
+            *("device_ring", ring.fd),
+            camera=name,
+            wait=False,
+            generation=generation,
+            **ring.fields,
+        ):
+            del member.lent[generation]
+        ring.close_fd()
+
+    def _gpu_of_images(self, bus_id: str) -> int:
+        """Return the CUDA device ordinal of the GPU that images lie on.
+
+        Raises:
+            DeviceError: a detector is on another one, or none is on a GPU.
+        """
+        device = device_at(bus_id)
+        if wrong := [each for each in self._devices if each.is_cuda and each.cuda_index != device]:
+            raise DeviceError(
+                f"images on gpu:{device} for a detector on {wrong[0]}",
+                expected="one GPU for decoders and detectors",
+                fix="set the parameter `devices` to one GPU, or `decoder` to cpu",
+            )
+        if not self._page_lock:
+            raise DeviceError("images on a GPU, and no detector on one")
+        return device
+
+    @staticmethod
+    def _say_no_device_ring(name: str, reason: str) -> None:
+        _LOGGER.warning(
+            "camera %s: images that are decoded on the GPU come through host memory: %s",
+            *(name, reason),
+        )
 
     def _renew_faulty(self, member: _Member) -> None:
         """Subscribe the cameras anew that could not be subscribed to."""
@@ -323,6 +414,7 @@ class IngestPool:
         except subprocess.TimeoutExpired:  # it has closed its end, and hangs
             member.process.kill()
             status = member.process.wait()
+        member.lent.clear()  # frames in its rings keep them
         member.channel.close()
         if time.monotonic() - member.started > HEALTHY_AFTER:
             member.failures = 0

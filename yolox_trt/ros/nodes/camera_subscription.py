@@ -10,7 +10,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from yolox_trt.ros.error_text import error_text
-from yolox_trt.ros.ingest.image_receiver import ImageReceiver, ImageSink, ImageTopic
+from yolox_trt.ros.ingest.image_receiver import ImageReceiver
+from yolox_trt.ros.ingest.image_topic import ImageSink, ImageTopic
 from yolox_trt.ros.ingest.pool import IngestPool
 from yolox_trt.ros.messages.transports import TRANSPORTS
 from yolox_trt.ros.nodes.camera_counters import CameraCounters
@@ -124,19 +125,11 @@ class CameraSubscription:
             depth=self.qos.depth,
             history=self.qos.history.name.lower(),
             max_megapixels=self._parameters.limits.max_megapixels,
-            # An ingest process hands over what lies in host memory.
-            decoder="cpu" if self._ingest is not None else self._parameters.decoder.decoder,
+            decoder=self._parameters.decoder.decoder,
             jpeg_scale=self._parameters.decoder.jpeg_scale,
             input_size=self._input_size,
         )
         self._counters.subscribed_at = time.monotonic()
-        if self._parameters.decoder.decoder != topic.decoder:
-            self._node.get_logger().warning(
-                "images are decoded on the CPU, in the ingest processes, whose shared memory is "
-                "the host's; fix: set multi_camera's parameter `ingest_processes` to 0, or "
-                "`decoder` to cpu",
-                once=True,
-            )
         if self._ingest is not None:
             self._ingest.subscribe(camera, self._sink, topic, queue_depth=queue_depth)
         else:

@@ -268,11 +268,10 @@ class DetectionService:
     def start_ingest(self) -> None:
         """Start the processes that receive images, if any are asked for."""
         if count := self._parameters.ingest_processes:
-            page_lock = any(device.is_cuda for device in self.executor.devices)
             self.ingest = IngestPool(
                 count,
                 self._node.get_name(),
-                page_lock=page_lock,
+                devices=self.executor.devices,
                 namespace=self._node.get_namespace(),
                 # They parse what anybody may send: they get fewer rights than this process has.
                 enclave=f"{_enclave(self._node).rstrip('/')}/ingest",
