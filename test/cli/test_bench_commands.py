@@ -13,6 +13,7 @@ import onnx
 import pytest
 from support.command_line import call
 from support.onnx_graphs import make_graph
+from support.yolox_graphs import build_yolox
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.commands import bench
@@ -93,6 +94,19 @@ def test_no_detector_is_made_of_any_network(tmp_path: Path) -> None:
         call("detect", *given, "-o", tmp_path / "out")
 
 
+def test_images_are_handed_over_by_another_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "small.onnx"
+    onnx.save(build_yolox(num_classes=3, metadata=True), path)
+    given = ["--model", path, "--device", "cpu", "--size", "64x96", "--rate", "20"]
+    assert call("bench", "hand-over", *given, "--warmup", "0", "--duration", "1", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)["figures"]
+    assert found["frames"] > 0
+    assert found["on_device"] == 0
+    assert found["source_us"] > 0 and 0 < found["arrival_us"] < found["total_us"]
+
+
 @pytest.mark.parametrize("name", ["executor", "cameras"])
 def test_a_time_without_a_frame_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", name, "--rate", "0.5", "--seconds", "0.5"]) == 2
@@ -105,6 +119,7 @@ def test_a_time_without_a_frame_is_refused(name: str, capsys: pytest.CaptureFixt
         ("executor", ["--seconds", "inf"]),
         ("executor", ["--device", "npu"]),
         ("cameras", ["--device", "npu"]),
+        ("hand-over", ["--rate", "0"]),
         ("kernels", ["--encoding", "foo"]),
         ("pipeline", ["--batch", "0"]),
         ("cpu", ["--size", "64"]),

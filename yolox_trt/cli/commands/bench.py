@@ -25,6 +25,7 @@ from yolox_trt.evaluation.options import (
 )
 from yolox_trt.ros.tools.options import (
     ConsolidationOptions,
+    HandOverOptions,
     RosBenchOptions,
     TransportOptions,
 )
@@ -80,6 +81,7 @@ BENCHMARKS = (
     _benchmark("pipeline", PipelineOptions, "evaluation.bench.pipeline", "cupy", "onnx"),
     _benchmark("workers", WorkersOptions, "evaluation.bench.workers"),
     _benchmark("consolidation", ConsolidationOptions, "ros.tools.bench_consolidation", "psutil"),
+    _benchmark("hand-over", HandOverOptions, "ros.tools.bench_hand_over"),
     _benchmark("ros", RosBenchOptions, "ros.tools.bench", "rclpy", "vision_msgs"),
     _benchmark("ros-transport", TransportOptions, "ros.tools.bench_transport", "rclpy"),
 )

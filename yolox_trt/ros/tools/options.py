@@ -23,7 +23,7 @@ from yolox_trt.core.option import (
 )
 from yolox_trt.core.output_paths import parse_output_folder
 from yolox_trt.detectors.options import DetectorOptions
-from yolox_trt.evaluation.options import CAMERA_SIZE
+from yolox_trt.evaluation.options import CAMERA_SIZE, check_frames
 from yolox_trt.ros.nodes.parameter_values import check_topic
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS
 
@@ -259,6 +259,28 @@ class ConsolidationOptions(OptionGroup):
     duration: float = again(_ROS_BENCH["duration"])
     warmup: float = again(_ROS_BENCH["warmup"])
     without_ros: bool = option(False, help="Measure without ROS alone.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandOverOptions(OptionGroup):
+    """One camera's images from an ingest process to a detector, in host memory and in a GPU's.
+
+    Real processes, ring, detector and engine; no ROS and no decoder, whose images are there before.
+    """
+
+    size: tuple[int, int] = again(_ROS_BENCH["size"])
+    rate: float = option(30.0, above=0.0, unit="Hz", help="Images a second.")
+    model: Path | None = again(_ROS_BENCH["model"])
+    device: Device | None = again(_DETECTOR["device"])
+    engine: str = again(_DETECTOR["engine"])
+    precision: str | None = again(_DETECTOR["precision"])
+    duration: float = again(_ROS_BENCH["duration"])
+    warmup: float = again(_ROS_BENCH["warmup"])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = options_of(type(self))
+        check_frames(self.rate, self.duration, {**named, "seconds": named["duration"]})
 
 
 @dataclass(frozen=True, kw_only=True)
