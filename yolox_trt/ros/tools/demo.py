@@ -28,6 +28,7 @@ from yolox_trt.detectors.factory import chosen_size, own_spec
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.bench.processor import OtherPrograms
 from yolox_trt.evaluation.bench.timing import percentiles
+from yolox_trt.executor.device_state import LOAD_WINDOW
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.middleware import transport_environment
 from yolox_trt.ros.tools.child_process import ACTIVE, ChildProcess, ChildProcesses
@@ -150,9 +151,10 @@ class DemoNode(ResultListener):
         rows = []
         for name, view in self.views.items():
             status = self.diagnostics.get(f"stream {name}", {})
-            device = status.get("device", "")
+            device = status.get("device", "").replace("none", "")
             load = self.diagnostics.get(f"device {device}", {}).get("load")
             view.tell_drops(status)
+            timed = len(view.arrivals) > 1
             classes = ", ".join(
                 f"{count} {label}" if count > 1 else label for label, count in view.last.items()
             )
@@ -160,8 +162,8 @@ class DemoNode(ResultListener):
                 {
                     "camera": name,
                     "device": device if load is None else f"{device} {float(load):.0%}",
-                    "Hz": f"{view.rate:.1f}",
-                    "ms p50/p99": f"{view.latency(50):.0f}/{view.latency(99):.0f}",
+                    "Hz": f"{view.rate:.1f}" if timed else "",
+                    "ms p50/p99": f"{view.latency(50):.0f}/{view.latency(99):.0f}" if timed else "",
                     "drops": str(view.dropped),
                     "detections": classes,
                 }
@@ -231,7 +233,7 @@ def run_demo(
             multi_camera.wait_for(ACTIVE, START_TIMEOUT)
             _watch(node, executor, processes, options.duration, show)
         show("result", node.rows())
-    return problems(node, processes.children), shortfall(node, options.rate, others.share)
+    return problems(node, processes.children), shortfall(node, options, others.share)
 
 
 def _input_size(options: DemoOptions, model: Path) -> str:
@@ -279,9 +281,12 @@ def _watch(
         if now - shown > 0.25:
             shown = now
             processes.check_alive()
-            left = duration if started is None else max(0.0, started + duration - now)
-            domain = os.environ["ROS_DOMAIN_ID"]
-            show(f"multi_camera, ROS_DOMAIN_ID={domain}, {left:.0f} s left", node.rows())
+            state = (
+                "waiting for each camera's first result"
+                if started is None
+                else f"{max(0.0, started + duration - now):.0f} s left"
+            )
+            show(f"multi_camera, ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}, {state}", node.rows())
         # From the beginning: a camera must have found this listener before its first picture.
         if now - watched > 1.0:
             watched = now
@@ -299,15 +304,15 @@ def problems(node: DemoNode, children: Sequence[ChildProcess]) -> list[str]:
     return lines + ([f"no detection by {', '.join(blind)}"] if blind else [])
 
 
-def shortfall(node: DemoNode, rate: float, others: float) -> str:
+def shortfall(node: DemoNode, options: DemoOptions, others: float) -> str:
     """Return why pictures were left out and what helps, "" where hardly any was.
 
     Args:
         node: what it has seen.
-        rate: pictures that each camera sends a second.
+        options: what was asked for.
         others: share of the computer's cores that other programs took; NaN where it is not known.
     """
-    sent, found = rate * len(node.views), sum(view.rate for view in node.views.values())
+    sent, found = options.rate * len(node.views), sum(view.rate for view in node.views.values())
     if found >= _NEARLY_ALL * sent:
         return ""
     devices = {
@@ -319,7 +324,7 @@ def shortfall(node: DemoNode, rate: float, others: float) -> str:
         [f"{found:.0f} of {sent:.0f} pictures a second were detected in, the newest first"],
         [],
     )
-    if devices:
+    if devices and options.duration >= LOAD_WINDOW:
         device, load = max(devices.items(), key=lambda item: item[1])
         why.append(
             f"{device} had no time for more"
