@@ -227,7 +227,7 @@ def test_everything_that_it_writes(
     for number, (line, count) in enumerate(zip(lines, counts, strict=False), start=1):
         assert re.fullmatch(rf"{number}/3 .*/(a\.png|b): {count} class3, \d+ ms", line)
     assert lines[3] == f"3 images, {len(found)} detections"
-    assert lines[4] == f"Wrote {out}, {out / 'crops'}, {out / 'labels'}, {table}"
+    assert lines[4] == f"Wrote {out}/, {out / 'crops'}/, {out / 'labels'}/, {table}"
     written = {
         str(path.relative_to(out))
         for path in out.rglob("*.*")

@@ -24,6 +24,15 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n    {command.name.partition(' ')[0]} " in text
 
 
+def test_help_ends_with_first_steps_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    _, found, steps = capsys.readouterr().out.partition("\nfirst steps:\n\n")
+    assert found
+    words = [line.split()[:2] for line in steps.splitlines() if line]
+    assert [program for program, _ in words] == ["yolox_trt"] * len(words)
+    assert {word for _, word in words} - {command.name for command in COMMANDS} == {"COMMAND"}
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

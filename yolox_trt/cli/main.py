@@ -40,6 +40,13 @@ from yolox_trt.core.option import Kind, Option
 from yolox_trt.core.optional import missing_requirement, require
 from yolox_trt.core.output_paths import OutputFile, prepare_outputs
 
+_FIRST_STEPS = """first steps:
+
+  yolox_trt detect IMAGE     what is in a picture, without ROS
+  yolox_trt demo             four cameras through ROS, without a camera
+  yolox_trt doctor           what this computer can do, and what is missing
+  yolox_trt COMMAND --help   what a command does, and its options
+"""
 _ROS_ARGS = "--ros-args"
 #: Set by the function that `yolox_trt completion` gives to a shell.
 _COMPLETION = "_ARGCOMPLETE"
@@ -59,7 +66,9 @@ _JSON = Option(
 def make_parser() -> Parser:
     """Make the parser of the whole command line, once: to parse does not change it."""
     parser = Parser(
-        prog="yolox_trt", description="Multi-camera YOLOX detection on GPU, DLA and CPU."
+        prog="yolox_trt",
+        description="Multi-camera YOLOX detection on GPU, DLA and CPU.",
+        epilog=_FIRST_STEPS,
     )
     parser.add_argument("--version", action="version", version=f"yolox_trt {__version__}")
     _add_general(parser)

@@ -9,10 +9,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from support.ros import Client, RosProcess, image_message
 
+from yolox_trt.core.check import Status
+from yolox_trt.ros.tools import doctor
+
 Start = Callable[..., RosProcess]
+
+
+@pytest.mark.parametrize("distribution", ["", "jazzy"])
+def test_what_is_missing_is_told_with_its_use_and_a_command_that_works(
+    domain: int, monkeypatch: pytest.MonkeyPatch, distribution: str
+) -> None:
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
+    if distribution:
+        monkeypatch.setenv("ROS_DISTRO", distribution)
+    monkeypatch.setattr(doctor, "is_installed", lambda package: False)
+    checks = {check.name: check for check in doctor.middleware()}
+    assert checks["vision_msgs"].status is Status.FAIL
+    bridge = checks["cv_bridge"]
+    assert bridge.status is checks["tier4_perception_msgs"].status is Status.NOTE
+    assert bridge.found.startswith("not installed: for images in encodings")
+    # apt has it for a distribution; beside the wheels from PyPI there is none.
+    assert bool(bridge.fix) is bool(distribution)
 
 
 def test_cameras_are_described(start: Start, client: Client, tmp_path: Path) -> None:

@@ -75,6 +75,5 @@ GROUPS: dict[str, str] = {
     "batch": "Work over thousands of recordings, here or on a Ray cluster.",
     "bench": "Run a benchmark and print its table.",
     "models": "List and fetch published models.",
-    "cache": "List and remove built TensorRT engines. After each build the engines used longest "
-    "ago are removed where the cache has grown over its limits.",
+    "cache": "List and remove built TensorRT engines.",
 }

@@ -138,7 +138,8 @@ class Detect(Command, name="detect", has_json=True):
             + (f", {_count(refused, 'image')} could not be read" if refused else "")
             + (f", {_count(skipped, 'image')} of a camera left out" if skipped else "")
         )
-        if written := [str(path) for writer in writers for path in writer.paths]:
+        paths = [path for writer in writers for path in writer.paths]
+        if written := [f"{path}/" if path.is_dir() else str(path) for path in paths]:
             output.print(f"Wrote {', '.join(written)}")
         output.json(documents)
         return 1 if refused else 0

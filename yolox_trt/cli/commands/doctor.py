@@ -59,6 +59,10 @@ class Doctor(Command, name="doctor", has_json=True):
             if check.fix:
                 output.item("", f"-> {check.fix}")
             document.append({"area": area, **asdict(check), "status": check.status.value})
-        output.print(f"\n{failed} of {len(document)} do not work" if failed else "\nready")
+        output.print(
+            f"\n{failed} of {len(document)} do not work"
+            if failed
+            else "\nready; what a note names only some uses need"
+        )
         output.json(document)
         return 1 if failed else 0

@@ -23,7 +23,12 @@ from yolox_trt.ros.messages.transports import BY_TYPE
 from yolox_trt.ros.middleware import transport_settings, transport_warning
 from yolox_trt.ros.tools.session import plain_node, ros_node
 
-_MESSAGES = ("vision_msgs", "cv_bridge", "tier4_perception_msgs")
+#: Package -> what for, where not everybody needs it.
+_PACKAGES = {
+    "vision_msgs": "",
+    "cv_bridge": "for images in encodings that this package does not read itself",
+    "tier4_perception_msgs": "for Autoware's messages",
+}
 #: Seconds until other participants of the domain are known, mostly; nobody tells when all are.
 _DISCOVERY = 1.0
 
@@ -48,13 +53,17 @@ def middleware() -> Iterator[Check]:
         if warning
         else "",
     )
-    for package in _MESSAGES:
-        there = is_installed(package)
+    for package, purpose in _PACKAGES.items():
+        if is_installed(package):
+            yield Check(package, Status.PASS, "installed")
+            continue
+        # No wheel has cv_bridge.
+        known = package != "cv_bridge" or "ROS_DISTRO" in os.environ
         yield Check(
             package,
-            Status.PASS if there else Status.FAIL if package == "vision_msgs" else Status.NOTE,
-            "installed" if there else "not installed",
-            "" if there else INSTALL_COMMANDS[package],
+            Status.NOTE if purpose else Status.FAIL,
+            "not installed" + (f": {purpose}" if purpose else ""),
+            INSTALL_COMMANDS[package] if known else "",
         )
 
 
