@@ -54,6 +54,6 @@ def test_what_is_said(
     assert bool(plausibility.found) == bool(told)
     if told:
         assert caplog.records[0].message.startswith("cpu: ")
-        assert "yolov8 with boxes cxcywh" in plausibility.found
+        assert "yolov8 (boxes: cxcywh)" in plausibility.found
         assert "set model_type or box_format" in plausibility.found
         assert re.search(told, plausibility.found)

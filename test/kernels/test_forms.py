@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -208,6 +209,19 @@ def test_what_no_detector_gives_is_noted(monkeypatch: pytest.MonkeyPatch, name: 
             postprocessor({"output0": damaged}, index, letterboxes[index], EVERYTHING)
         assert postprocessor.implausible == bit
         assert run_cuda(spec, {"output0": damaged}, letterboxes, EVERYTHING, gpu=False)[1] == bit
+
+
+def test_areas_beyond_float32_are_told_by_implausible_alone() -> None:
+    """An exponential gives such boxes; a reader of the log has no use for NumPy's warnings."""
+    network, spec, _, outputs = outputs_of("yolov8")
+    damaged = outputs["output0"].copy()
+    damaged[:, :4] *= 1e30
+    postprocessor = Postprocessor(spec)
+    identity = Letterbox.fit(*network.size, *network.size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        postprocessor({"output0": damaged}, 0, identity, EVERYTHING)
+    assert postprocessor.implausible == IMPLAUSIBLE_BOXES
 
 
 def test_infinite_boxes_of_finished_detections_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

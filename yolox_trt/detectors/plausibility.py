@@ -63,7 +63,7 @@ class Plausibility:
     def _say(self, what: str, why: str) -> None:
         spec = self._spec
         self.found = (
-            f"{what} from a network taken for {spec.model_type} with boxes "
-            f"{spec.box_format.value}: {why}; set model_type or box_format"
+            f"{what} from a network taken for {spec.model_type} (boxes: "
+            f"{spec.box_format.value}): {why}; set model_type or box_format"
         )
         _LOGGER.warning("%s: %s", self._device, self.found)

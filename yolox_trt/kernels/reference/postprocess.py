@@ -79,23 +79,25 @@ class Postprocessor:
         found = self._candidates(outputs, index, thresholds)
         self.implausible |= _implausible(self._spec, found)
         boxes, scores, class_ids = found.boxes, found.scores, found.class_ids
-        inside = _overlaps(boxes, letterbox)
-        if not inside.all():
-            boxes, scores, class_ids = boxes[inside], scores[inside], class_ids[inside]
-        if not self._spec.needs_nms:
-            kept = np.argsort(-scores, kind="stable")[: options.max_detections]
-        else:
-            kept = nms(
-                boxes,
-                scores,
-                class_ids,
-                options.nms_threshold,
-                class_agnostic=options.class_agnostic,
-                max_detections=options.max_detections,
-            )
+        # What is too far away for float32 `implausible` tells.
+        with np.errstate(over="ignore", invalid="ignore"):
+            inside = _overlaps(boxes, letterbox)
+            if not inside.all():
+                boxes, scores, class_ids = boxes[inside], scores[inside], class_ids[inside]
+            if not self._spec.needs_nms:
+                kept = np.argsort(-scores, kind="stable")[: options.max_detections]
+            else:
+                kept = nms(
+                    boxes,
+                    scores,
+                    class_ids,
+                    options.nms_threshold,
+                    class_agnostic=options.class_agnostic,
+                    max_detections=options.max_detections,
+                )
+            in_source = letterbox.to_source(boxes[kept])
         head = self._spec.segmentation if options.masks else None
         mask = None if head is None else read_mask(head, outputs, index, letterbox)
-        in_source = letterbox.to_source(boxes[kept])
         return Detections(in_source, scores[kept], class_ids[kept], mask=mask)
 
 
