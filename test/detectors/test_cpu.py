@@ -214,6 +214,11 @@ def test_an_executor_works_on_two_streams_at_a_time(
             engine.free.set()
         assert recorder.wait(lambda: len(recorder.results) == len(names))
     assert not recorder.drops
+    # Each is timed by its own run, not from the other's end on.
+    one, other = (recorder.results[name][0].timing for name in names[1:])
+    assert max(one.started, other.started) < min(one.finished, other.finished)
+    for timing in (one, other):
+        assert 0.0 < timing.stages.inference < timing.finished - timing.started
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "rgb8", "bgra8", "rgba8", "uyvy", "yuy2", "nv12"])

@@ -19,8 +19,8 @@ class ResultTiming:
     Attributes:
         received: arrival (Frame.received_ns; the time of submit() where that is 0).
         submitted: entry of the queue.
-        started: start of detect(); where calls overlap (Detector.max_calls), the end of
-            the call before it if that is later.
+        started: start of detect(); where calls that overlap take turns (Detector.at_once is
+            1), the end of the call before it if that is later.
         finished: end of detect().
         stages: the stages of the whole batch, as the detector measured them.
         batch_size: frames that shared the detect() call.

@@ -229,6 +229,8 @@ class Worker:
                     stages = detector.stage_times
                 else:
                     results = _checked(detector.collect(batch.ticket), len(batch.frames))
+                    if batch.model.at_once > 1:
+                        stages = detector.stage_times
         except Exception as error:
             self._fail(batch, error)
             return None
@@ -273,7 +275,7 @@ class Worker:
         """Count a batch as finished and call back; None if it was given up meanwhile."""
         with self._lock:
             now = self._now()
-            if stages is None:  # calls overlap: what a detector measures would belong to two
+            if stages is None:  # calls take turns: what a detector measures would belong to two
                 stages = StageTimes(inference=max(0.0, now - batch.began))
             outcome = self._scheduler.finish(batch, now, stages)
         if outcome is None:
@@ -288,7 +290,7 @@ class Worker:
             if frame.reduction != 1:
                 detections = detections.enlarged(frame.reduction, *frame.source_size)
             timing = ResultTiming(
-                pending.received, pending.submitted, batch.began, now, stages, len(results)
+                pending.received, pending.submitted, batch.busy(now)[0], now, stages, len(results)
             )
             result = StreamResult(
                 frame,
