@@ -94,12 +94,13 @@ def test_no_detector_is_made_of_any_network(tmp_path: Path) -> None:
         call("detect", *given, "-o", tmp_path / "out")
 
 
+@pytest.mark.parametrize("jpeg", [[], ["--jpeg"]])
 def test_images_are_handed_over_by_another_process(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], jpeg: list[str]
 ) -> None:
     path = tmp_path / "small.onnx"
     onnx.save(build_yolox(num_classes=3, metadata=True), path)
-    given = ["--model", path, "--device", "cpu", "--size", "64x96", "--rate", "20"]
+    given = ["--model", path, "--device", "cpu", "--size", "64x96", "--rate", "20", *jpeg]
     assert call("bench", "hand-over", *given, "--warmup", "0", "--duration", "1", "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)["figures"]
     assert found["frames"] > 0

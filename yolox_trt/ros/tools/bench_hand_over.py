@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an ingest process to detections: images in host memory, and in a GPU's.
 
-The source's time begins where a decoder has the image, and ends when this process has been told of
-it; "arrives" is the time from there to here.
+The source's time begins where a decoder has the image, or with `jpeg` the file, and ends when this
+process has been told of it.
 """
 
 from __future__ import annotations
@@ -132,15 +132,15 @@ def measure(options: HandOverOptions, on_progress: Progress = no_progress) -> Re
         detector.close()
     height, width = options.size
     title = (
-        f"{height}x{width} bgr8 at {options.rate:g} Hz on {detector.device}, "
-        f"{Path(str(wanted.model)).name}, {options.duration:g} s; medians"
+        f"{height}x{width} {'JPEG' if options.jpeg else 'bgr8'} at {options.rate:g} Hz on "
+        f"{detector.device}, {Path(str(wanted.model)).name}, {options.duration:g} s; medians"
     )
     notes = [describe_machine()]
     if not gpu:
         notes.append("no detector on a GPU: its memory was not measured")
     failed = gpu and figures[-1]["on_device"] < figures[-1]["frames"]
     if failed:
-        notes.append("the GPU's memory could not be shared; a line above says why")
+        notes.append("images did not come in the GPU's memory; a line above says why")
     document = {"figures": figures, "machine": notes[0]}
     return Report(document, [Table.of(_COLUMNS, figures, title)], notes, failed)
 
@@ -154,6 +154,7 @@ def _measure_way(options: HandOverOptions, way: str, detector: Detector) -> dict
             "way": way,
             "size": options.size,
             "rate": options.rate,
+            "jpeg": options.jpeg,
             "device": detector.device.cuda_index,
             "file": str(file),
         }

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The yolox_trt authors
 # SPDX-License-Identifier: Apache-2.0
-"""The source of `bench hand-over`: an ingest process whose images are decoded already."""
+"""The source of `bench hand-over`: an ingest process that gets its images from nowhere."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
+from yolox_trt.core.decoding import STILL, Packet
+from yolox_trt.core.device import Device
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.limits import ImageLimits
 from yolox_trt.core.optional import require
+from yolox_trt.detectors.decoders import DecoderOptions, create_decoder
 from yolox_trt.evaluation.bench.timing import percentiles
 from yolox_trt.evaluation.pacing import Pacer
 from yolox_trt.ros.ingest.channel import IngestChannel
@@ -35,8 +41,7 @@ def main() -> int:
     channel = IngestChannel(socket.socket(fileno=int(sys.argv[1])))
     settings: dict[str, Any] = parse_json(sys.argv[2])
     sink: SharedMemorySink | None = None
-    images = _images(settings)
-    make = Frame.from_array if settings["way"] == "host" else Frame.on_device
+    make_frame = _frames_of_jpegs(settings) if settings["jpeg"] else _frames(settings)
     spent: list[float] = []
     pacer, cpu, alive = Pacer(settings["rate"]), 0.0, 0.0
     while True:
@@ -54,10 +59,8 @@ def main() -> int:
         if len(spent) == _WARMUP:
             cpu = time.process_time()
         metadata = {"stamp_ns": time.time_ns(), "received_ns": time.monotonic_ns()}
-        image = images[len(spent) % _IMAGES]
-        frame = make(image, "bgr8", **metadata)
         start = time.perf_counter()
-        sink.on_frame(frame)
+        sink.on_frame(make_frame(len(spent), metadata))
         spent.append(time.perf_counter() - start)
     cpu = time.process_time() - cpu
     if sink is not None:
@@ -71,17 +74,35 @@ def main() -> int:
     return 0
 
 
-def _images(settings: dict[str, Any]) -> list[Any]:
+#: Makes the Frame of a number, with metadata.
+_MakeFrame = Callable[[int, dict[str, Any]], Frame]
+
+
+def _noise(settings: dict[str, Any]) -> list[Any]:
+    """Return images of coarse noise, uint8 (H, W, 3), which JPEG makes a tenth of."""
+    height, width = settings["size"]
     rng = np.random.default_rng(0)
-    shape = (*settings["size"], 3)
-    images = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(_IMAGES)]
+    coarse = rng.integers(0, 256, (_IMAGES, height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    return [cv2.resize(each, (width, height)) for each in coarse]
+
+
+def _frames(settings: dict[str, Any]) -> _MakeFrame:
+    images = _noise(settings)
     if settings["way"] == "host":
-        return images
+        return lambda i, metadata: Frame.from_array(images[i % _IMAGES], "bgr8", **metadata)
     cupy = require("cupy", purpose="images on a GPU")
     with cupy.cuda.Device(settings["device"]):
         arrays = [cupy.asarray(image) for image in images]
         cupy.cuda.get_current_stream().synchronize()
-    return arrays
+    return lambda i, metadata: Frame.on_device(arrays[i % _IMAGES], "bgr8", **metadata)
+
+
+def _frames_of_jpegs(settings: dict[str, Any]) -> _MakeFrame:
+    """Decode on the CPU for host memory, else on the GPU, if it has a decoder."""
+    files = [cv2.imencode(".jpg", each)[1].tobytes() for each in _noise(settings)]
+    where = DecoderOptions(decoder="cpu" if settings["way"] == "host" else "gpu")
+    decoder = create_decoder(STILL, where, ImageLimits(), print, Device("gpu", settings["device"]))
+    return lambda i, metadata: decoder.decode(Packet(STILL, files[i % _IMAGES], metadata))[0]
 
 
 def _obey(

@@ -265,10 +265,15 @@ class ConsolidationOptions(OptionGroup):
 class HandOverOptions(OptionGroup):
     """One camera's images from an ingest process to a detector, in host memory and in a GPU's.
 
-    Real processes, ring, detector and engine; no ROS and no decoder, whose images are there before.
+    Real processes, rings, detector and engine; no ROS. Without --jpeg the images are there before.
     """
 
     size: tuple[int, int] = again(_ROS_BENCH["size"])
+    jpeg: bool = option(
+        False,
+        help="The ingest process decodes JPEGs: on the CPU for host memory, else on the GPU "
+        "(nvImageCodec).",
+    )
     rate: float = option(30.0, above=0.0, unit="Hz", help="Images a second.")
     model: Path | None = again(_ROS_BENCH["model"])
     device: Device | None = again(_DETECTOR["device"])
