@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolox_trt.training.fine_teacher import teacher_scores
 from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.layers import ConvAct
 from yolox_trt.training.yolox import YOLOX, flatten_outputs
@@ -61,7 +60,7 @@ class TappedModel(nn.Module):
 
 def teacher_score(teacher: Tensor) -> Tensor:
     """Sum of the teacher's scores that count: what the parts of `output_loss` are divided by."""
-    score = teacher_scores(teacher)
+    score = teacher[..., 4].float().sigmoid() * teacher[..., 5:].float().sigmoid().amax(-1)
     return (score * (score > SCORE_FLOOR)).sum()
 
 

@@ -31,7 +31,6 @@ from yolox_trt.training.distill_losses import (
     tap_names,
     teacher_score,
 )
-from yolox_trt.training.fine_teacher import surer_answers
 from yolox_trt.training.image_store import ImageStore
 from yolox_trt.training.model_config import Separable
 from yolox_trt.training.options import SILU_CONFIGS, DistillJob, DistillOptions
@@ -116,13 +115,10 @@ class Distiller(Trainer):
             load_state(student, read_checkpoint(resume)[1], source=resume, fix=fix)
         # The teacher in its own activation, but with full convolutions where the student has them:
         # the same numbers, faster on matrix units.
+        answer = rewrite(teacher, replace(config, activation="silu"))
         self.half = torch.float16 if self.cuda else torch.float32
         self._layout: dict[str, Any] = {"memory_format": torch.channels_last} if self.cuda else {}
-
-        def teacher_copy() -> YOLOX:
-            copy = rewrite(teacher, replace(config, activation="silu"))
-            return copy.to(self.device, self.half, **self._layout).eval().requires_grad_(False)
-
+        answer = answer.to(self.device, self.half, **self._layout).eval().requires_grad_(False)
         student = student.to(self.device)
         self._scale_stem(student, INPUT_SCALE)
         # A saved student has ReLU6 alone, and goes on with it.
@@ -134,8 +130,7 @@ class Distiller(Trainer):
         self.student = student
         self.average = weight_average(student, options.average)
         names = tap_names(student, options.taps)
-        self.tapped_teacher = TappedModel(teacher_copy(), names)
-        self._fine_teacher = teacher_copy() if options.fine_teacher else None
+        self.tapped_teacher = TappedModel(answer, names)
         self.tapped_student = TappedModel(student, names)
         channels = [student.get_submodule(n).conv.out_channels for n in names]
         self.feature_loss = FeatureLoss(channels).to(self.device)
@@ -168,8 +163,6 @@ class Distiller(Trainer):
         self._student_losses = self._losses
         if options.compile:
             self.tapped_teacher.compile()
-            if self._fine_teacher is not None:
-                self._fine_teacher.compile()
             self._student_losses = torch.compile(self._losses)
 
     @staticmethod
@@ -180,12 +173,10 @@ class Distiller(Trainer):
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The teacher's outputs (N, A, 5 + C), and tapped features of the images as they are."""
+        """The teacher's outputs (N, A, 5 + C) and tapped features."""
         x = images.to(self.half).contiguous(**self._layout)
-        outputs, features = self.tapped_teacher(x)
-        if self._fine_teacher is not None:
-            outputs = surer_answers(outputs, x, self._fine_teacher)
-        return outputs, features
+        out: tuple[Tensor, list[Tensor]] = self.tapped_teacher(x)
+        return out
 
     def _losses(
         self, images: Tensor, target: Tensor, features: list[Tensor], total: Tensor

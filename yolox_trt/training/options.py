@@ -202,11 +202,6 @@ class DistillOptions(RunOptions):
         "several times. Each step has one of the sizes by chance, and the exported model wishes "
         "`input_size` auto.",
     )
-    fine_teacher: bool = option(
-        False,
-        help="Let the teacher look at each view enlarged to twice its size as well; at strides 8 "
-        "and 16 the surer of its two answers counts.",
-    )
     compile: bool = option(
         False, help="Use torch.compile: a minute or two before the first step, then faster ones."
     )
