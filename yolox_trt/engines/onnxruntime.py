@@ -17,7 +17,7 @@ from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.faults import library_fault
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.engines.engine import Engine
-from yolox_trt.graph.onnx_session import make_session
+from yolox_trt.graph.onnx_session import NO_SPINNING, make_session
 from yolox_trt.graph.spec import read_spec
 
 if TYPE_CHECKING:
@@ -57,14 +57,11 @@ class OnnxRuntimeEngine(Engine):
         self.spec = spec or read_spec(model)
         self.max_batch = resolve_batch(self.spec, max_batch)
         threads = intra_op_num_threads or available_cores()
-        # Threads that wait for work by spinning cost the ROS threads of the process their cores:
-        # beside other work on 2 cores, a run of yolox_nano took 24 ms with it and 18 ms without,
-        # and 26 against 16 ms of CPU time.
         self._session: Any = make_session(
             model,
             ["CPUExecutionProvider"],
             intra_op_num_threads=threads,
-            options={"session.intra_op.allow_spinning": "0"},
+            options=NO_SPINNING,
         )
         # np.full touches the pages at once, and not when the first large batch comes.
         shape = (self.max_batch, 3, self.spec.input_height, self.spec.input_width)

@@ -3,6 +3,7 @@
 """Which models run image by image, and what is said of the others."""
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from support.int8_graphs import convolution, half_input, small
 
@@ -12,6 +13,7 @@ from yolox_trt.compiler.int8.sensitivity import (
     LayerErrors,
     layer_sensitivity,
 )
+from yolox_trt.compiler.int8.session import Session
 from yolox_trt.core.errors import EngineError, ModelError
 
 
@@ -38,3 +40,13 @@ def test_what_onnx_runtime_says_is_in_the_error():
     model.nodes[0].attrs["group"] = 2
     with pytest.raises(EngineError, match=r"does not run the model|cannot load the model"):
         layer_sensitivity(model, DynamicRanges(), [np.ones((1, 3, 4, 4), np.float32)])
+
+
+def test_threads_that_wait_leave_their_cores_to_others(monkeypatch):
+    made, options = ort.InferenceSession, []
+    monkeypatch.setattr(
+        ort, "InferenceSession", lambda model, o, **k: options.append(o) or made(model, o, **k)
+    )
+    Session(convolution(), purpose="a test").run(np.ones((1, 3, 4, 4), np.float32))
+    key = "session.intra_op.allow_spinning"
+    assert [each.get_session_config_entry(key) for each in options] == ["0"]

@@ -13,7 +13,7 @@ import onnx
 
 from yolox_trt.core.errors import EngineError, ModelError
 from yolox_trt.graph.graph import Graph, is_plugin
-from yolox_trt.graph.onnx_session import make_session
+from yolox_trt.graph.onnx_session import NO_SPINNING, make_session
 
 
 class Session:
@@ -52,6 +52,7 @@ class Session:
         self._session = make_session(
             model,
             intra_op_num_threads=threads,
+            options=NO_SPINNING,
             keep_memory=keep_memory,
             purpose=purpose,
         )
