@@ -160,12 +160,11 @@ def onnxruntime_cpu(options: DetectorOptions, device: Device) -> CpuDetector:
     graph, spec, rewritten = _read(options)
     check_memory(graph, options.max_batch or spec.batch or 1)
     model, spec, max_batch = _fitted(options, graph, spec, rewritten)
-    # The threads of the calls, and those of the session, which help whichever call there is.
     threads = options.threads or available_cores()
+    engine = OnnxRuntimeEngine(model, spec=spec, max_batch=max_batch, intra_op_num_threads=threads)
+    # A call alone is helped by the session's other threads; where there are several, each goes on
+    # with its own work while they help another one.
     calls = min(options.calls, threads)
-    engine = OnnxRuntimeEngine(
-        model, spec=spec, max_batch=max_batch, intra_op_num_threads=threads - calls + 1
-    )
     return CpuDetector(engine, *(engine.twin() for _ in range(calls - 1)))
 
 

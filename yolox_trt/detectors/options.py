@@ -57,9 +57,8 @@ class DetectorOptions(OptionGroup):
         exact_sizes: with input size "auto", close the size that was used longest ago where too many
             are open, in place of running at another one: what is found in an image then depends on
             no image before it.
-        calls: images, or batches, that ONNX Runtime on the CPU is worth working on at a time; each
-            has a thread of `threads` then, where there are so many, and shares the others. One
-            alone is done soonest with 1; many are done soonest with as many as there are cameras.
+        calls: images, or batches, that it is worth working on at a time where ONNX Runtime runs on
+            the CPU, at most `threads`: the number of cameras, say.
         on_progress: on_progress(fraction 0..1, phase) while an engine is built; without it
             progress goes to the log.
 
@@ -123,7 +122,8 @@ class DetectorOptions(OptionGroup):
         None,
         kind=Kind.INTEGER,
         minimum=1,
-        help="Threads that run the network on the CPU (default: all cores).",
+        help="Threads of one run on the CPU, and most runs at a time of several cameras "
+        "(default: all cores).",
     )
     engine_cache: Path | None = again(_CACHE)
     latency: float | None = option(
