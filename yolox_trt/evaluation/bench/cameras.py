@@ -73,7 +73,7 @@ def measure_cameras(
             _WARMUP.
     """
     height, width = options.size
-    wanted = dataclasses.replace(options.detector, max_batch=max_batch)
+    wanted = dataclasses.replace(options.detector, max_batch=max_batch, calls=cameras)
     detector = create_detector(sized_for(wanted, options.size))
     images = _images(options.encoding, height, width, 2 * cameras)
     ids = [f"camera{i}" for i in range(cameras)]
