@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from yolox_trt.core.errors import FrameError
-from yolox_trt.core.image_header import image_size
+from yolox_trt.core.image_header import image_size, is_whole_jpeg
 from yolox_trt.core.images import decode_image
 from yolox_trt.core.limits import LIMITS
 
@@ -124,3 +124,15 @@ def test_a_small_tiff_has_no_large_tiles(side: int, taken: bool) -> None:
         return
     with pytest.raises(FrameError, match="tiles of 16000x64"):
         image_size(memoryview(data))
+
+
+@pytest.mark.parametrize("kind", ["baseline", "progressive"])
+def test_a_jpeg_that_was_cut_off_is_known(kind: str) -> None:
+    suffix, options = WRITTEN[kind]
+    data = cv2.imencode(suffix, PICTURE, options)[1].tobytes()
+    assert is_whole_jpeg(data) and is_whole_jpeg(data + bytes(7))  # cameras fill up
+    assert not any(is_whole_jpeg(data[:end]) for end in range(len(data) // 3, len(data) - 1))
+    # A whole thumbnail in the header does not make the image whole.
+    thumbnail = b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data
+    assert is_whole_jpeg(data[:2] + thumbnail + data[2:])
+    assert not is_whole_jpeg(data[:2] + thumbnail + data[2 : len(data) // 2])

@@ -56,6 +56,15 @@ def is_jpeg(data: memoryview) -> bool:
     return bytes(data[:2]) == b"\xff\xd8"
 
 
+def is_whole_jpeg(data: bytes) -> bool:
+    """Tell whether a JPEG's last scan is ended, as it is not where an image was cut off.
+
+    Neither marker occurs within a scan's data (ITU-T T.81, B.1.1.5), and a thumbnail in the header
+    comes before the image's own scan.
+    """
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+
+
 def _jpeg(data: memoryview) -> tuple[int, int]:
     """ITU-T T.81, annex B: the frame header, and the first scan's.
 

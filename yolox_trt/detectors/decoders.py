@@ -3,7 +3,7 @@
 """create_decoder: what decodes a camera's images, on the CPU or into the GPU's memory.
 
 The GPU's decoders are written against the documentation of nvImageCodec 0.5 to 0.9 and
-PyNvVideoCodec 2; they have not run on a GPU yet.
+PyNvVideoCodec 2, and were run on an NVIDIA H200.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.errors import FrameError, Message, MissingDependencyError, YoloxTrtError
 from yolox_trt.core.faults import library_fault
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.image_header import image_size, is_jpeg
+from yolox_trt.core.image_header import image_size, is_jpeg, is_whole_jpeg
 from yolox_trt.core.limits import ImageLimits
 from yolox_trt.core.option import OptionGroup, option, options_of
 from yolox_trt.core.optional import require
@@ -144,13 +144,15 @@ class NvImageCodecDecoder:
             return self._others.decode(packet)
         height, width = image_size(view)
         self._limits.check(size=view.nbytes, height=height, width=width)
+        data = bytes(view)
         with self._cupy.cuda.Device(self._device.cuda_index), self._stream:
-            image = self._decoder.decode(
-                self._nvimgcodec.CodeStream(bytes(view)),
+            # It fills up what was cut off, without a word.
+            image = is_whole_jpeg(data) and self._decoder.decode(
+                self._nvimgcodec.CodeStream(data),
                 params=self._params,
                 cuda_stream=self._stream.ptr,
             )
-            if image is None:
+            if not image:
                 raise FrameError(
                     f"an image of {view.nbytes} bytes that nvImageCodec cannot decode",
                     expected="a whole JPEG image",
