@@ -80,6 +80,12 @@ def test_calls_at_a_time_share_the_threads_of_one_session(
     detector.close()
 
 
+def test_a_batch_has_the_detector_for_itself() -> None:
+    """Where memory is short it is halved, which calls that overlap are not."""
+    options = DetectorOptions(model=model(), device=CPU, threads=2, calls=2, max_batch=2)
+    assert create_detector(options).max_calls == 1
+
+
 def test_a_model_of_batch_1_takes_batches_on_the_cpu() -> None:
     detector = create_detector(DetectorOptions(model=model(), device=CPU, threads=1, max_batch=3))
     assert detector.max_batch == 3

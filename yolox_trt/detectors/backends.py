@@ -163,8 +163,9 @@ def onnxruntime_cpu(options: DetectorOptions, device: Device) -> CpuDetector:
     threads = options.threads or available_cores()
     engine = OnnxRuntimeEngine(model, spec=spec, max_batch=max_batch, intra_op_num_threads=threads)
     # A call alone is helped by the session's other threads; where there are several, each goes on
-    # with its own work while they help another one.
-    calls = min(options.calls, threads)
+    # with its own work while they help another one. A batch is several images already; it is halved
+    # where memory is short, and calls that overlap are not.
+    calls = min(options.calls, threads) if engine.max_batch == 1 else 1
     return CpuDetector(engine, *(engine.twin() for _ in range(calls - 1)))
 
 

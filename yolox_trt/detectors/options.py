@@ -57,8 +57,8 @@ class DetectorOptions(OptionGroup):
         exact_sizes: with input size "auto", close the size that was used longest ago where too many
             are open, in place of running at another one: what is found in an image then depends on
             no image before it.
-        calls: images, or batches, that it is worth working on at a time where ONNX Runtime runs on
-            the CPU, at most `threads`: the number of cameras, say.
+        calls: images that it is worth working on at a time where ONNX Runtime runs on the CPU
+            without batches, at most `threads`: the number of cameras, say.
         on_progress: on_progress(fraction 0..1, phase) while an engine is built; without it
             progress goes to the log.
 
