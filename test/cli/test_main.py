@@ -24,6 +24,24 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n    {command.name.partition(' ')[0]} " in text
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("detcet a.jpg", "yolox_trt: unknown command detcet; fix: did you mean yolox_trt detect?"),
+        (
+            "cache lst",
+            "yolox_trt cache: unknown command lst; fix: did you mean yolox_trt cache list?",
+        ),
+        ("xyz", "yolox_trt: unknown command xyz; fix: see `yolox_trt --help`"),
+    ],
+)
+def test_an_unknown_command_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], words: str, answer: str
+) -> None:
+    assert cli.main(words.split()) == 2
+    assert capsys.readouterr().err == f"{answer}\n"
+
+
 def test_help_ends_with_first_steps_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     _, found, steps = capsys.readouterr().out.partition("\nfirst steps:\n\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import itertools
 import logging
 import os
 import signal
@@ -104,6 +105,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespa
         UsageError: a word that its command does not know, or one that is missing.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _refuse_unknown_command(words)
     # What follows is in ROS's own language.
     split = words.index(_ROS_ARGS) if _ROS_ARGS in words else len(words)
     arguments, unknown = parser.parse_known_args(words[:split])
@@ -129,6 +131,22 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespa
             program=f"yolox_trt {command.name}" if command else "yolox_trt",
         )
     return arguments
+
+
+def _refuse_unknown_command(words: Sequence[str]) -> None:
+    """Name the commands that are like one that is none; argparse would list all there are."""
+    given = list(itertools.takewhile(lambda word: not word.startswith("-"), words))[:2]
+    names = [command.name.split() for command in COMMANDS]
+    for depth, word in enumerate(given):
+        known = [name[depth] for name in names if name[:depth] == given[:depth] and name[depth:]]
+        if known and word not in known:
+            program = " ".join(["yolox_trt", *given[:depth]])
+            close = difflib.get_close_matches(word, known, n=1)
+            raise UsageError(
+                f"unknown command {word}",
+                fix=f"did you mean {program} {close[0]}?" if close else "",
+                program=program,
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
