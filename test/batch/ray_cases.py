@@ -206,8 +206,9 @@ class Cases:
     def faults(self) -> None:
         """Run each case on one cluster; the last one kills its second node."""
         # Ray takes our word for the GPUs; the network on them is a simulated one.
-        with two_nodes(num_gpus=2) as (cluster, second), self._connected(cluster) as workers:
-            self._other_version(cluster)
+        with two_nodes(num_gpus=2) as (cluster, second), contextlib.ExitStack() as stack:
+            self._other_versions(cluster)
+            workers = stack.enter_context(self._connected(cluster))
             self._case("workers", lambda out: self._run(out, workers))
             apart = replace(workers, workers=1, decoders=1)
             self._case("decoders", lambda out: self._run(out, apart))
@@ -264,14 +265,21 @@ class Cases:
     def _connected(self, cluster: Any, device: Device | None = CPU, workers: Any = 2) -> Any:
         return connected(RunOptions(ray=cluster.address, workers=workers), device)
 
-    def _other_version(self, cluster: Any) -> None:
-        ray_cluster.__version__, version = "0.0", ray_cluster.__version__
-        try:
-            with self._connected(cluster):
-                self.results["other_version"] = "taken"
-        except ConfigurationError as error:
-            self.results["other_version"] = str(error)
-        ray_cluster.__version__ = version
+    def _other_versions(self, cluster: Any) -> None:
+        for module, name, other in (
+            (ray_cluster, "__version__", "0.0"),
+            (ray, "__version__", "2.1.0"),
+            (sys, "version_info", (3, 9, 1, "final", 0)),
+        ):
+            case, own = f"other {module.__name__.rpartition('.')[2]}", getattr(module, name)
+            setattr(module, name, other)
+            try:
+                with self._connected(cluster):
+                    self.results[case] = "taken"
+            except ConfigurationError as error:
+                self.results[case] = str(error)
+            finally:
+                setattr(module, name, own)
 
     def _deadly(
         self,

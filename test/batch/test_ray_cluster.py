@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from yolox_trt import __version__
 from yolox_trt.batch import ray_cluster
 from yolox_trt.cli.main import main
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
 
 #: Seconds for two clusters of two nodes and all runs, beside other work.
 TIMEOUT = 1500
@@ -118,8 +119,11 @@ def test_a_part_whose_worker_has_too_little_each_time_fails_alone(
 
 
 @on_a_cluster
-def test_another_version_on_the_cluster_is_named(cases: dict) -> None:
-    assert f"yolox_trt {__version__} on the cluster, 0.0 here" in cases["other_version"]
+def test_other_versions_on_the_cluster_are_named(cases: dict) -> None:
+    assert f"yolox_trt {__version__} on the cluster, 0.0 here" in cases["other ray_cluster"]
+    for case, here in (("other ray", "Ray: 2.1.0"), ("other sys", "Python: 3.9.1")):
+        assert f"Ray: {ray.__version__} Python: {platform.python_version()}" in cases[case]
+        assert here in cases[case] and "install them on one side" in cases[case]
 
 
 @on_a_cluster
