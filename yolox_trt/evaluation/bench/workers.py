@@ -31,6 +31,7 @@ from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.detectors.factory import create_detector, sized_for
 from yolox_trt.engines import cuda_driver
+from yolox_trt.evaluation.bench.device_timing import describe_device
 from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.bench.timing import describe_machine
 from yolox_trt.evaluation.options import WorkersOptions
@@ -58,6 +59,7 @@ def measure(options: WorkersOptions, on_progress: Progress = no_progress) -> Rep
         ConfigurationError, ModelError: see detectors.factory.create_detector.
     """
     figures: list[dict[str, Any]] = []
+    devices: dict[str, None] = {}  # in the order in which they come
     device = options.detector.device
     real = device != Device("cpu") and options.detector.engine != "simulated"
     visible = _visible_gpus() if real else []
@@ -71,10 +73,12 @@ def measure(options: WorkersOptions, on_progress: Progress = no_progress) -> Rep
     runs = list(product(options.overlap, options.workers))
     for done, (overlap, workers) in enumerate(runs):
         on_progress("measuring", done, len(runs), f"{workers} workers")
-        rates = _rates(options, workers, overlap == "yes", visible)
+        found = _rates(options, workers, overlap == "yes", visible)
+        rates = [rate for rate, _ in found]
         figures.append(
             {"workers": workers, "overlap": overlap, "per_second": sum(rates), "rates": rates}
         )
+        devices.update(dict.fromkeys(device for _, device in found))
     for figure in figures:
         fewest = min(
             (each for each in figures if each["overlap"] == figure["overlap"]),
@@ -83,7 +87,7 @@ def measure(options: WorkersOptions, on_progress: Progress = no_progress) -> Rep
         one = fewest["per_second"] / fewest["workers"]
         figure["efficiency"] = figure["per_second"] / (one * figure["workers"])
         figure["each"] = ", ".join(f"{rate:.0f}" for rate in figure["rates"])
-    machine = describe_machine("numpy")
+    machine = ", ".join([describe_machine("numpy"), *devices])
     return Report(
         {"machine": machine, "figures": figures}, [Table.of(_COLUMNS, figures)], [machine]
     )
@@ -98,8 +102,8 @@ def _visible_gpus() -> list[str]:
 
 def _rates(
     options: WorkersOptions, workers: int, overlap: bool, visible: Sequence[str]
-) -> list[float]:
-    """Return the frames a second of each worker, all of them at work at the same time."""
+) -> list[tuple[float, str]]:
+    """Return frames a second, and the device, of each worker, all at work at the same time."""
     spawn = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         pipes: list[Connection] = []
@@ -149,7 +153,10 @@ def _work(pipe: Connection, options: WorkersOptions, overlap: bool, gpu: str | N
             for _ in range(_SETS):
                 next(work)
             pipe.send("ready")
-            pipe.send(_rate(work, pipe.recv(), options.seconds, time.monotonic))
+            rate = _rate(work, pipe.recv(), options.seconds, time.monotonic)
+            simulated = "simulated " if wanted.engine == "simulated" else ""
+            name = f"{simulated}{detector.device}"
+            pipe.send((rate, name if gpu is None else describe_device()))
         finally:
             detector.close()
     except YoloxTrtError as error:
