@@ -16,7 +16,9 @@ from support.ros import Client, RosProcess
 
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.core.model_spec import METADATA_INPUT_SIZE
+from yolox_trt.core.option import from_plain
 from yolox_trt.core.shipped_files import default_model
+from yolox_trt.engines import model_zoo
 
 pytest.importorskip("skimage", reason="scikit-image carries the photographs")
 
@@ -24,7 +26,7 @@ from yolox_trt.ros.tools import demo
 from yolox_trt.ros.tools.child_process import ChildProcess
 from yolox_trt.ros.tools.demo import CAMERAS, photographs
 from yolox_trt.ros.tools.demo_camera import MovingPicture
-from yolox_trt.ros.tools.options import DemoOptions
+from yolox_trt.ros.tools.options import DemoOptions, model_file
 
 Start = Callable[..., RosProcess]
 
@@ -150,6 +152,29 @@ def test_the_network_sees_no_more_padding_than_it_must(small_model: Path, tmp_pa
     for size, expected in [((96, 64), "96x64"), ("auto", "auto"), ("model", "model")]:
         asked = DemoOptions(input_size=size)
         assert demo._input_size(asked, tmp_path / "wishing.onnx") == expected
+
+
+def test_a_published_model_is_named_or_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = model_zoo.find("yolox-s")
+    there = tmp_path / published.onnx.name
+    fetched = []
+
+    def fetch(model: model_zoo.ZooModel, **settings: object) -> dict[str, Path]:
+        fetched.append(model.name)
+        return {file.name: tmp_path / file.name for file in model.files}
+
+    monkeypatch.setattr(model_zoo, "fetch", fetch)
+    asked = from_plain(DemoOptions, {"model": "yolox_s"}).model
+    assert not fetched, "only when it is used"
+    assert model_file(asked) == there
+    assert fetched == ["yolox-s"]
+    there.touch()
+    assert model_file(from_plain(DemoOptions, {"model": str(there)}).model) == there
+    assert model_file(None) == default_model().resolve()
+    with pytest.raises(ConfigurationError, match="did you mean yolox-s"):
+        from_plain(DemoOptions, {"model": "yolox_sss"})
 
 
 def test_a_camera_that_dies_is_named(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ import psutil
 from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core.progress import Progress, no_progress
-from yolox_trt.core.shipped_files import default_model
 from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.bench.resources import ResourceMeter, cpu_seconds
 from yolox_trt.evaluation.bench.timing import describe_machine, percentiles
@@ -42,7 +41,7 @@ from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.middleware import transport_environment
 from yolox_trt.ros.rclpy_versions import create_spinner
 from yolox_trt.ros.tools.child_process import ACTIVE, ChildProcess, ChildProcesses
-from yolox_trt.ros.tools.options import CameraOptions, RosBenchOptions
+from yolox_trt.ros.tools.options import CameraOptions, RosBenchOptions, model_file
 from yolox_trt.ros.tools.session import ResultListener, private_domain, ros_node
 
 #: Seconds that everything may take to start; engines may have to be built.
@@ -158,7 +157,7 @@ def run_cameras(
 
 
 def _parameters(options: RosBenchOptions, cameras: Sequence[str]) -> dict[str, dict[str, Any]]:
-    model = options.model or default_model()
+    model = model_file(options.model)
     return {
         "/**": {
             "queue_depth": options.queue_depth,
@@ -168,7 +167,7 @@ def _parameters(options: RosBenchOptions, cameras: Sequence[str]) -> dict[str, d
         },
         "multi_camera": {
             "cameras": list(cameras),
-            "model": str(model.resolve()),
+            "model": str(model),
             "devices": [str(device or "auto") for device in options.devices],
             "engine": options.engine,
             "precision": options.precision or "",
@@ -262,7 +261,7 @@ def _evaluate(node: BenchNode, name: str, begin: int, finish: int) -> dict[str, 
 def _report(
     options: RosBenchOptions, results: list[dict[str, Any]], usage: dict[str, float]
 ) -> Report:
-    model = options.model or default_model()
+    model = model_file(options.model)
     height, width = options.size
     devices = [str(device or "auto") for device in options.devices]
     machine = describe_machine("onnxruntime")

@@ -20,13 +20,12 @@ from typing import Any
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.files import write_atomically
 from yolox_trt.core.progress import Progress, no_progress
-from yolox_trt.core.shipped_files import default_model
 from yolox_trt.evaluation.bench.cameras_process import FIGURES, READY
 from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.bench.resources import ResourceMeter
 from yolox_trt.evaluation.bench.timing import describe_machine
 from yolox_trt.ros.tools.child_process import ChildProcesses
-from yolox_trt.ros.tools.options import ConsolidationOptions, RosBenchOptions
+from yolox_trt.ros.tools.options import ConsolidationOptions, RosBenchOptions, model_file
 
 #: Seconds that a process may take to start; engines may have to be built.
 START_TIMEOUT = 600.0
@@ -71,7 +70,7 @@ def measure(options: ConsolidationOptions, on_progress: Progress = no_progress) 
         texts = {"N": str(number), "one": "1", "ingest": f"1 + {options.ingest} ingest"}
         found = run(options, number, form)
         figures.append({**found, "cameras": number, "through": through, "form": texts[form]})
-    model = (options.model or default_model()).name
+    model = model_file(options.model).name
     height, width = options.size
     columns = _COLUMNS | (_GPU_COLUMNS if figures[0]["gpu_mb"] == figures[0]["gpu_mb"] else {})
     tables = [
@@ -114,7 +113,7 @@ def _through_ros(options: ConsolidationOptions, number: int, form: str) -> dict[
 
 def _direct(options: ConsolidationOptions, number: int, form: str) -> dict[str, Any]:
     count = number if form == "N" else 1
-    model = options.model or default_model()
+    model = model_file(options.model)
     meter = ResourceMeter()
     with (
         tempfile.TemporaryDirectory(prefix="yolox_trt_bench_") as folder,
@@ -122,7 +121,7 @@ def _direct(options: ConsolidationOptions, number: int, form: str) -> dict[str, 
     ):
         window = Path(folder) / "window"
         given = {
-            "model": str(model.resolve()),
+            "model": str(model),
             "device": str(options.device or ""),
             "engine": options.engine,
             "precision": options.precision,

@@ -23,7 +23,6 @@ from vision_msgs.msg import Detection2DArray
 from yolox_trt.core.errors import MissingDependencyError, YoloxTrtError
 from yolox_trt.core.input_size import AUTO_SIZE, format_size, least_size
 from yolox_trt.core.optional import INSTALL_COMMANDS, is_installed
-from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.factory import chosen_size, own_spec
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.bench.processor import OtherPrograms
@@ -32,7 +31,7 @@ from yolox_trt.executor.device_state import LOAD_WINDOW
 from yolox_trt.ros.messages.images import stamp_to_ns
 from yolox_trt.ros.middleware import transport_environment
 from yolox_trt.ros.tools.child_process import ACTIVE, ChildProcess, ChildProcesses
-from yolox_trt.ros.tools.options import CameraOptions, DemoOptions
+from yolox_trt.ros.tools.options import CameraOptions, DemoOptions, model_file
 from yolox_trt.ros.tools.session import ResultListener, private_domain, ros_node
 
 #: Camera -> photograph of scikit-image (free of rights, see its data/README.txt).
@@ -201,14 +200,14 @@ def run_demo(
         What went wrong, a line each, nothing if every camera had a detection; and why pictures
         were left out, "" where hardly any was.
     """
-    model = options.model or default_model()
+    model = model_file(options.model)
     pictures = photographs()
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     sections: dict[str, dict[str, Any]] = {
         "multi_camera": {
             "cameras": list(pictures),
-            "model": str(model.resolve()),
+            "model": str(model),
             "devices": [str(options.device or "auto")],
             "input_size": _input_size(options, model),
         },

@@ -22,7 +22,9 @@ from yolox_trt.core.option import (
     size_option,
 )
 from yolox_trt.core.output_paths import parse_output_folder
+from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.engines import model_zoo
 from yolox_trt.evaluation.options import CAMERA_SIZE, check_frames
 from yolox_trt.ros.nodes.parameter_values import check_topic
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS
@@ -47,13 +49,30 @@ def parse_remaps(rules: Sequence[str]) -> dict[str, str]:
     return remaps
 
 
-def _model_file(text: str) -> Path:
-    path = parse_path(text)
-    if not path.is_file():  # told now, not by the process that loads it
+def _known_model(text: str) -> Path:
+    """Read a file's path or a published model's name."""
+    path = parse_path(text)  # told now, not by the process that loads it
+    if path.suffix and not path.is_file():
         raise ConfigurationError(
             f"model '{path}', which is no file", expected="an ONNX or engine file"
         )
+    if not path.is_file():
+        model_zoo.find(text)
     return path
+
+
+def model_file(model: Path | None) -> Path:
+    """Return a model's file, absolute; a published model is fetched.
+
+    Args:
+        model: a file, or a published model's name; None for the shipped model.
+
+    Raises:
+        ModelError: a published model cannot be fetched.
+        ConfigurationError: there is no shipped model.
+    """
+    located = DetectorOptions(model=model or default_model()).located()
+    return Path(str(located.model)).resolve()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +80,9 @@ class DemoOptions(OptionGroup):
     """Moving cameras and what detects in them."""
 
     model: Path | None = path_option(
-        parse=_model_file, help="ONNX or engine file (default: the shipped model)."
+        parse=_known_model,
+        metavar="MODEL",
+        help=_DETECTOR["model"].help,
     )
     device: Device | None = again(_DETECTOR["device"])
     duration: float = option(20.0, above=0.0, unit="s", help="Time to run.")
@@ -215,7 +236,9 @@ class RosBenchOptions(OptionGroup):
     rate: float = option(10.0, above=0.0, unit="Hz", help="Rate of each camera.")
     size: tuple[int, int] = size_option(CAMERA_SIZE, help="Size of the images.")
     model: Path | None = path_option(
-        parse=_model_file, help="ONNX or engine file (default: the shipped model)."
+        parse=_known_model,
+        metavar="MODEL",
+        help=_DETECTOR["model"].help,
     )
     devices: Sequence[Device | None] = again(
         EXECUTOR_OPTIONS["devices"],
