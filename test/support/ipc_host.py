@@ -164,6 +164,7 @@ def make_cupy() -> Any:
     module.cuda = SimpleNamespace(
         Device=_Device,
         Stream=_Stream,
+        get_current_stream=_Stream,
         Memory=Memory,
         UnownedMemory=_Unowned,
         MemoryPointer=_Pointer,

@@ -53,6 +53,7 @@ while True:
         continue
     height, width = sizes[number // EACH % len(sizes)]
     pixels = cupy.asarray(np.full((height, width, 3), number % 251, np.uint8))
+    cupy.cuda.get_current_stream().synchronize()  # as a decoder does
     frame = Frame.on_device(pixels, "bgr8", stamp_ns=number, received_ns=time.monotonic_ns())
     sink.on_frame(frame)
     channel.send("alive")
