@@ -49,7 +49,7 @@ def test_check_writes_json_and_svg(stock, tmp_path) -> None:
 
 def test_check_lists_every_node(stock, capsys) -> None:
     call("dla-check", stock, "--all", "--tensorrt", "10.3", "--precision", "fp16")
-    assert capsys.readouterr().out.count("Conv_") >= 83
+    assert capsys.readouterr().out.count("Conv_") >= 59
 
 
 def test_optimize_leaves_status_1_where_something_falls_back(stock, tmp_path) -> None:

@@ -13,7 +13,7 @@ from support.yolox_graphs import build_yolox, random_images
 from yolox_trt.graph.float16 import to_float16
 from yolox_trt.graph.graph import Graph
 
-SILU = Graph(build_yolox(width=0.125, depthwise=True))
+SILU = Graph(build_yolox(depth=0.33, depthwise=True))  # with residual Adds
 RELU6 = Graph(
     build_yolox(width=0.125, activation="relu6", stem="conv", spp="chained", head="raw_levels")
 )

@@ -4,7 +4,8 @@
 
     from support.yolox_graphs import build_yolox, random_images
 
-    model = build_yolox()                              # nano width, 64 x 96, opset 11, undecoded
+    model = build_yolox()                              # the fewest layers, 64 x 96, opset 11
+    model = build_yolox(**NANO)                        # with bottlenecks: residual Adds
     model = build_yolox(width=0.5, height=640, width_px=640)              # YOLOX-S
     model = build_yolox(style="opset13", batch=None, head="decoded")      # Shape chains, dynamic N
     model = build_yolox(activation="relu6", stem="conv", spp="chained", head="raw_levels")
@@ -18,7 +19,7 @@ nothing.
 
 Options of build_yolox:
     depth, width       YOLOX multiples (nano 0.33, 0.25; tiny 0.33, 0.375; s 0.33, 0.5;
-                       m 0.67, 0.75); depth 0 is the fewest layers: no bottlenecks
+                       m 0.67, 0.75); the defaults are 0, without bottlenecks, and 0.125
     depthwise          3 x 3 convolutions as depthwise + 1 x 1 (published nano)
     num_classes, height, width_px, batch (None: dynamic), dynamic_size (H and W symbolic too; needs
                        style="opset13"), seed
@@ -60,6 +61,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 STRIDES = (8, 16, 32)
 YOLOX_FOCUS_ORDER = ((0, 0), (1, 0), (0, 1), (1, 1))
+#: The multiples of YOLOX-nano.
+NANO = {"depth": 0.33, "width": 0.25}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -80,8 +83,8 @@ def _built_once(build: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.Mod
 @_built_once
 def build_yolox(
     *,
-    depth: float = 0.33,
-    width: float = 0.25,
+    depth: float = 0.0,
+    width: float = 0.125,
     depthwise: bool = False,
     num_classes: int = 80,
     height: int = 64,

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 from support.onnx_graphs import make_graph
 from support.passes import apply
-from support.yolox_graphs import build_yolox, build_yolox_s
+from support.yolox_graphs import NANO, build_yolox, build_yolox_s
 
 from yolox_trt.compiler.inspect.cost import count_parameters, node_costs
 from yolox_trt.compiler.inspect.hardware import HARDWARE, PUBLISHED_RUNS
@@ -125,14 +125,14 @@ class TestChannels:
 
     def test_tiny_wastes_what_s_does_not(self) -> None:
         """TIER IV: Tiny's multiples of 24 leave the Tensor Cores idle."""
-        tiny = inspect_model(build_yolox(width=0.375))
-        small = inspect_model(build_yolox(width=0.5))
+        tiny = inspect_model(build_yolox(depth=0.33, width=0.375))
+        small = inspect_model(build_yolox(depth=0.33, width=0.5))
         assert tiny.padded_gflops / tiny.gflops > 1.2 > 1.06 > small.padded_gflops / small.gflops
 
 
 class TestActivations:
     def test_silu_with_its_convolution(self) -> None:
-        found = inspect_model(build_yolox())
+        found = inspect_model(build_yolox(**NANO))
         assert found.activations == {"SiLU": 74, "Sigmoid": 6}
         assert sum(c.activation == "SiLU" for c in found.convs) == 74
 
@@ -148,12 +148,12 @@ class TestActivations:
         assert inspect_model(model).silu_bytes_share == pytest.approx(640 / (640 + 320))
 
     def test_relu6_has_no_silu(self) -> None:
-        found = inspect_model(build_yolox(activation="relu6"))
+        found = inspect_model(build_yolox(activation="relu6", **NANO))
         assert found.activations == {"ReLU6": 74, "Sigmoid": 6}
         assert found.silu_bytes_share == 0.0
 
     def test_depthwise_and_pointwise(self) -> None:
-        found = inspect_model(build_yolox(depthwise=True))
+        found = inspect_model(build_yolox(depthwise=True, **NANO))
         assert 0 < found.depthwise_share < 0.2
         assert found.pointwise_share > 0.7
         assert inspect_model(build_yolox()).depthwise_share == 0

@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 from support.int8_graphs import images, run
-from support.yolox_graphs import build_yolox
+from support.yolox_graphs import build_yolox, build_yolox_s
 
 from yolox_trt.compiler.int8.collect import collect_statistics
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
@@ -54,7 +54,7 @@ def test_a_layer_alone_disturbs_the_outputs_as_in_the_whole_network():
 
 
 def test_macs_count_every_weight_at_every_position():
-    model = Graph(build_yolox(width=0.5, height=640, width_px=640))
+    model = Graph(build_yolox_s())
     # 26.8 GFLOPs are published for YOLOX-S at 640 x 640, a multiply-accumulate counted as two.
     assert 2 * sum(layer_macs(model).values()) / 1e9 == pytest.approx(26.8, rel=0.01)
 

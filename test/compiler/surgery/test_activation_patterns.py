@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.onnx_graphs import make_graph, operators, run, worst
 from support.passes import apply, check
-from support.yolox_graphs import build_yolox, random_images
+from support.yolox_graphs import NANO, build_yolox, random_images
 
 from yolox_trt.compiler.surgery.activation_patterns import ActivationPatterns
 
@@ -68,6 +68,6 @@ class TestActivations:
         check(ActivationPatterns(), model, expected={"Mul": 1, "Add": 1, "Clip": 1})
 
     def test_silu_is_counted(self) -> None:
-        result = apply(ActivationPatterns(), build_yolox())
+        result = apply(ActivationPatterns(), build_yolox(**NANO))
         assert not result.changes
         assert result.notes[0].startswith("74 SiLU")

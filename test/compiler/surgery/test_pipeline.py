@@ -13,7 +13,7 @@ import pytest
 from support.networks import NETWORKS, small
 from support.onnx_graphs import in_float16, make_graph, operators, random_feeds, run, worst
 from support.passes import apply
-from support.yolox_graphs import build_yolox, build_yolox_s
+from support.yolox_graphs import NANO, build_yolox, build_yolox_s
 
 from yolox_trt.compiler.dla import check
 from yolox_trt.compiler.dla.options import DlaTarget
@@ -36,7 +36,7 @@ from yolox_trt.graph.spec import read_spec
 from yolox_trt.graph.values import Value
 
 EXPORTS = {
-    "old exporter": {},
+    "old exporter": NANO,
     "new exporter, open batch": {"style": "opset13", "batch": None, "upsample": "sizes"},
     "decoded": {"head": "decoded"},
     "EfficientNMS": {"head": "efficient_nms", "style": "opset13"},

@@ -21,20 +21,21 @@ from yolox_trt.kernels.cuda.preprocess import CudaPreprocess, Tile
 from yolox_trt.kernels.reference.preprocess import preprocess
 
 IMAGENET = Preprocessing("rgb", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-#: height, width, row padding, Roi, network height, network width.
+#: height, width, row padding, Roi, network height, network width. Two sizes of the network, for
+#: each of which the kernel is compiled: less than a tile's columns, and one tile and a part.
 GEOMETRIES = {
-    "identity": (96, 128, 0, None, 96, 128),
-    "half": (192, 256, 0, None, 96, 128),
-    "double": (48, 64, 0, None, 96, 128),
-    "third, odd steps": (96 * 3, 128 * 3, 5, None, 96, 128),
+    "identity": (96, 160, 0, None, 96, 160),
+    "half": (192, 320, 0, None, 96, 160),
+    "double": (48, 80, 0, None, 96, 160),
+    "third, odd steps": (96 * 3, 160 * 3, 5, None, 96, 160),
     "2.1, padding below": (100, 202, 0, None, 64, 96),
-    "1.9, padding right": (182, 120, 3, None, 96, 96),
+    "1.9, padding right": (182, 120, 3, None, 96, 160),
     "up, not whole": (50, 70, 1, None, 96, 160),
     "roi": (150, 200, 2, Roi(13, 7, 101, 61), 64, 96),
-    "roi at the corner": (90, 120, 0, Roi(57, 39, 63, 51), 64, 64),
-    "two by two": (2, 2, 0, None, 32, 32),
-    "9 times smaller": (290, 580, 0, None, 32, 64),
-    "12 times smaller": (1152, 1152, 0, None, 96, 96),
+    "roi at the corner": (90, 120, 0, Roi(27, 29, 93, 61), 64, 96),
+    "two by two": (2, 2, 0, None, 64, 96),
+    "9 times smaller": (580, 870, 0, None, 64, 96),
+    "12 times smaller": (1152, 1152, 0, None, 96, 160),
 }
 
 
@@ -304,6 +305,7 @@ def test_host_row_pitch_leaves_padding_alone(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 @pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.sampled(3)
 def test_host_tiles_agree(monkeypatch: pytest.MonkeyPatch, tile: Tile, capability: int) -> None:
     cuda_host.install(monkeypatch, capability=capability)
     frame = random_frame("nv12", 90, 144)

@@ -87,7 +87,7 @@ def load(name: str, *, fmad: bool = True, **macros: int) -> HostModule:
         _BUILD.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_BUILD) as folder:
             built = Path(folder) / "built.so"
-            command = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC"]
+            command = ["g++", "-std=c++17", "-O0", "-ffp-contract=off", "-shared", "-fPIC"]
             command += ["-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"]
             command += ["-Wno-unused-variable", "-Wno-maybe-uninitialized"]
             command += [f"-I{module.SOURCES}", *options, str(sources[-1]), "-o", str(built)]
