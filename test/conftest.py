@@ -48,16 +48,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the soak: it sleeps for half a minute, while other processes compute.
+    """Order the tests for several processes, give those of ROS a second run, leave out samples.
 
-    Tests of ROS get a second run: a machine that stalls is no defect (docs/decisions/tests.md).
+    A second run, because a machine that stalls is no defect (docs/decisions/tests.md).
     """
+    if hasattr(config, "workerinput"):
+        _spread_what_waits(items)
     if config.pluginmanager.hasplugin("rerunfailures"):
         for item in items:
             # Some talk to a node of their own, and start no process.
             if item.get_closest_marker("ros") or "domain" in item.fixturenames:  # type: ignore[attr-defined]
                 item.add_marker(pytest.mark.flaky(reruns=1, rerun_except=HUNG))
-    items.sort(key=lambda item: "/test_soak.py::" not in item.nodeid)
     tests: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
         if marker := item.get_closest_marker("sampled"):
@@ -65,6 +66,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             tests.setdefault((test, marker.args[0]), []).append(item)
     for (_, step), cases in tests.items():
         _leave_a_sample(cases, step)
+
+
+def _file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _spread_what_waits(items: list[pytest.Item]) -> None:
+    """Spread the files of the room ros evenly among the others, and begin with its soak.
+
+    Their tests wait for other processes; where all of pytest's run them at a time, cores idle.
+    """
+    files = dict.fromkeys(_file_of(item) for item in items)
+    waiting = [file for file in files if "/ros/" in file]
+    computing = [file for file in files if "/ros/" not in file]
+    places = {
+        file: -1.0 if file.endswith("ros/tools/test_soak.py") else (index + 0.5) / len(group)
+        for group in (waiting, computing)
+        for index, file in enumerate(group)
+    }
+    items.sort(key=lambda item: places[_file_of(item)])
 
 
 def _leave_a_sample(cases: list[pytest.Item], step: int) -> None:

@@ -59,6 +59,8 @@ def test_every_command_that_is_written_down_has_its_options(repository: Path) ->
     assert len(seen) > 15
 
 
+#: Examples whose commands are run by `make test-slow` alone (test/packaging/test_examples.py).
+RUN_SELDOM = ("03_four_cameras", "04_quantize", "05_dla_surgery", "06_plan")
 #: Programs that stand for themselves in code blocks, and what running them takes.
 PROGRAMS = {
     "ros2": "a ROS distribution",
@@ -142,7 +144,8 @@ def test_every_command_of_the_pages_is_one(repository: Path) -> None:
     """It can be parsed, its launch file is there, or it is a known program's."""
     parser, wrong, seen = cli.make_parser(), [], 0
     targets = re.findall(r"^([\w-]+):", (repository / "Makefile").read_text(), re.M)
-    for page in pages(repository):
+    examples = [repository / "examples" / name / "README.md" for name in RUN_SELDOM]
+    for page in [*pages(repository), *examples]:
         for words in written_commands(page):
             seen += 1
             place = f"{page.relative_to(repository)}: {shlex.join(words)}"

@@ -128,6 +128,7 @@ FORMS = ("yolov5", "yolov6", "yolov8", "yolov10", "rtdetr", "rtdetr logits", "ef
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_of_detector_is_compared(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the networks are built with PyTorch")

@@ -42,6 +42,7 @@ def run(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
     return session.run(None, feeds)  # type: ignore[no-any-return]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("options", FORMS)
 @pytest.mark.parametrize("fp16_io", [False, True])
 def test_outputs_stay(options: dict[str, Any], fp16_io: bool) -> None:

@@ -211,6 +211,7 @@ def test_uv_follows_the_settings_of_pip(bootstrap: ModuleType) -> None:
     }
 
 
+@pytest.mark.slow
 def test_where_uv_fails_pip_tries_and_tells_why(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

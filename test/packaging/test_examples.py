@@ -30,6 +30,9 @@ FOLDERS: dict[str, tuple[set[str], set[str]]] = {
     "08_camera_drivers": ({"ros2launch"}, set()),
     "09_own_detector": ({"onnx"}, {"spots.onnx", "detections.json", "detections/coffee.png"}),
 }
+#: Those whose commands `make test` runs in other modules: test/ros/tools/test_demo.py,
+#: test/cli/test_int8_commands.py, test_model_commands.py and test/planning/test_plan.py.
+RUN_ELSEWHERE = {"03_four_cameras", "04_quantize", "05_dla_surgery", "06_plan"}
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +82,7 @@ def test_every_example_is_tested_and_listed() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        # test/ros/tools/test_demo.py runs the same command.
-        pytest.param(name, marks=pytest.mark.slow) if name == "03_four_cameras" else name
+        pytest.param(name, marks=pytest.mark.slow) if name in RUN_ELSEWHERE else name
         for name in FOLDERS
     ],
 )

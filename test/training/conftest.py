@@ -24,6 +24,17 @@ def _few_threads() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture
+def small_nano(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make "yolox_nano" a network with the fewest layers and an eighth of its channels."""
+    from dataclasses import replace
+
+    from yolox_trt.training.model_config import CONFIGS
+
+    small = replace(CONFIGS["yolox_nano"], depth=0.0, width=0.03125)
+    monkeypatch.setitem(CONFIGS, small.name, small)
+
+
 @pytest.fixture(scope="session")
 def teacher_path(data_dir: Path) -> Path:
     """The published YOLOX-nano as ONNX."""

@@ -27,7 +27,7 @@ from yolox_trt.training.train import train
 
 
 @pytest.fixture
-def job(labels: CocoLabels, pictures: Path, tmp_path: Path) -> TrainJob:
+def job(small_nano: None, labels: CocoLabels, pictures: Path, tmp_path: Path) -> TrainJob:
     return TrainJob(
         model="yolox_nano", dla_ready=True, annotations=pictures / "instances.json",
         images=pictures, output=tmp_path / "run", device=Device("cpu"),

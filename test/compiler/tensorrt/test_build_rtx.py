@@ -137,7 +137,7 @@ def test_fp16_halves_the_engine(tmp_path: Path) -> None:
     assert half.memory["weights"] < 0.6 * single.memory["weights"]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("opset", [13, 19])
 @pytest.mark.parametrize("weights", ["int8", "float"])
 def test_qdq_graphs_are_int8_in_the_engine_and_fp16_around(

@@ -776,6 +776,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize(("feature", "options", "has_effect"), OPTIONS)
 def test_options_have_their_effect_or_are_refused(

@@ -34,8 +34,8 @@ GEOMETRIES = {
     "roi": (150, 200, 2, Roi(13, 7, 101, 61), 64, 96),
     "roi at the corner": (90, 120, 0, Roi(27, 29, 93, 61), 64, 96),
     "two by two": (2, 2, 0, None, 64, 96),
-    "9 times smaller": (580, 870, 0, None, 64, 96),
-    "12 times smaller": (1152, 1152, 0, None, 96, 160),
+    "9 times smaller": (290, 866, 0, None, 64, 96),
+    "12 times smaller": (1152, 300, 0, None, 96, 160),
 }
 
 
