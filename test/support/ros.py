@@ -31,6 +31,7 @@ from vision_msgs.msg import Detection2DArray
 from yolox_trt.core.detections import Detections
 from yolox_trt.executor import InferenceExecutor, StreamConfig, StreamSnapshot
 from yolox_trt.ros.middleware import transport_environment
+from yolox_trt.ros.tools.domains import DOMAINS, free_domains
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
@@ -48,27 +49,8 @@ SERVICE_SETTLE = 0.2
 
 
 def free_domain() -> int:
-    """Return a ROS_DOMAIN_ID that nobody on this computer uses, picked at random.
-
-    It is of the range that is safe on Linux (0 to 101). A participant binds UDP ports that its
-    domain's number determines: 250 for each domain, from 7400 on.
-    """
-    ports = bound_udp_ports()
-    domains = range(10, 101)
-    free = [d for d in domains if not any(7400 + 250 * d <= p < 7650 + 250 * d for p in ports)]
-    return random.SystemRandom().choice(free or domains)
-
-
-def bound_udp_ports() -> set[int]:
-    """Return the local UDP ports in use; none where the system does not tell."""
-    ports = set()
-    for table in (Path("/proc/net/udp"), Path("/proc/net/udp6")):
-        try:
-            lines = table.read_text().splitlines()[1:]
-        except OSError:
-            continue
-        ports |= {int(line.split()[1].rpartition(":")[2], 16) for line in lines}
-    return ports
+    """Return a ROS_DOMAIN_ID that nobody on this computer uses, picked at random."""
+    return random.SystemRandom().choice(free_domains() or DOMAINS)
 
 
 def write_parameters(path: Path, sections: dict[str, dict[str, Any]]) -> Path:

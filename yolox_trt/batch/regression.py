@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,10 @@ from yolox_trt.evaluation.regression import (
     read_expectation,
     results_of,
 )
+from yolox_trt.ros.tools.domains import own_domain
 from yolox_trt.ros.tools.options import RegressOptions
+
+_DOMAIN = "ROS_DOMAIN_ID"
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,18 @@ class RegressJob(Job):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[_Regression]:
-        """Start nothing: multi_camera is started for each bag."""
-        yield _Regression(self.options)
+        """Take a ROS domain: workers side by side must not hear one another's cameras.
+
+        multi_camera is started for each bag.
+        """
+        given = os.environ.get(_DOMAIN)
+        os.environ[_DOMAIN] = str(own_domain())
+        try:
+            yield _Regression(self.options)
+        finally:
+            del os.environ[_DOMAIN]
+            if given is not None:
+                os.environ[_DOMAIN] = given
 
 
 def _texts(document: Any) -> Iterator[str]:

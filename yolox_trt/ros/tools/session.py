@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ from yolox_trt.ros.middleware import (
     transport_settings,
 )
 from yolox_trt.ros.rclpy_versions import init_rclpy
+from yolox_trt.ros.tools.domains import own_domain
 from yolox_trt.ros.tools.launch_arguments import file_in_memory
 from yolox_trt.ros.tools.options import SourceOptions
 
@@ -94,12 +94,12 @@ def plain_node(name: str) -> Callable[[], Node]:
 def private_domain(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that keep processes of this machine among themselves.
 
-    A domain of the environment stays; else it is one in the range that is safe on Linux.
+    A domain of the environment stays; else it is domains.own_domain().
 
     Args:
         environment: of the processes, with their Fast DDS profile.
     """
-    number = environment.get("ROS_DOMAIN_ID") or str(random.SystemRandom().randint(1, 101))
+    number = environment.get("ROS_DOMAIN_ID") or str(own_domain())
     settings = {"ROS_DOMAIN_ID": number}
     if environment.get("ROS_DISTRO") not in _BEFORE_DISCOVERY_RANGE:
         discovery = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
