@@ -142,9 +142,10 @@ def test_images_of_another_process_stay_on_the_gpu(
     assert not (sink.wrong or sink.refused or caplog.text)
     # What is held is not written again, and its slot is missing until it is let go.
     sink.kept = 100
-    wait_until(lambda: sink.full > 5)
-    held, on_device = [frame for frame in sink.frames if frame.device_array is not None], len
-    assert on_device(held) == 6
+    wait_until(lambda: len(sink.frames) == 6)
+    held, full = list(sink.frames), sink.full
+    wait_until(lambda: sink.full > full + 5)
+    assert len(sink.frames) == 6
     assert all(map(is_sound, held))
     before = sink.on_device
     sink.kept, sink.frames = 0, []
