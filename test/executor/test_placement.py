@@ -75,7 +75,7 @@ def test_gpu_share_of_dla_frames(share: float) -> None:
     assert eight.loads(placement)[GPU] == pytest.approx(4 * 30 * 0.0041 + 4 * 30 * share)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     rates=st.lists(st.sampled_from([5.0, 10.0, 30.0, 60.0]), min_size=1, max_size=6),
     gpu=st.sampled_from([0.002, 0.0041, 0.01]),
@@ -111,7 +111,7 @@ def test_balanced_is_exact(
         assert max(small.loads(placement).values()) == pytest.approx(lowest, abs=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     rates=st.lists(st.sampled_from([5.0, 20.0, 37.0, 60.0]), min_size=1, max_size=6),
     share=st.sampled_from([0.0, 0.001]),

@@ -78,7 +78,7 @@ def spans_by_stream(spans: list[BatchSpan]) -> dict[str, list[BatchSpan]]:
     return found
 
 
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     cameras=camera_loads(),
     times=device_times,
@@ -137,7 +137,7 @@ def test_counters_order_and_exclusion(
             assert all(w <= stale_after + behind + 1e-9 for w in waits), "no work on stale frames"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     cameras=camera_loads(stale=False),
     times=device_times,
@@ -170,7 +170,7 @@ def test_no_stream_starves(
         assert longest <= bound, (camera.config.id, longest, bound)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(weights=st.lists(st.integers(1, 4), min_size=2, max_size=5), deadline=st.booleans())
 def test_shares_follow_the_weights(weights: list[int], deadline: bool) -> None:
     """Under overload, streams of one priority share a device by their weights."""

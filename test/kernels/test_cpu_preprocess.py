@@ -24,7 +24,7 @@ SIZES = [(32, 32), (64, 96), (96, 32), (160, 160)]
 
 
 @given(frames(), st.sampled_from(SIZES))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_agrees_with_the_definition_to_one_lsb(frame: Frame, size: tuple[int, int]) -> None:
     out = np.full((3, *size), np.nan, np.float32)
     box = CpuPreprocessor(Preprocessing())(frame, out)
@@ -48,7 +48,7 @@ def test_presets(frame: Frame, size: tuple[int, int], preset: str, resize: str) 
 
 
 @given(frames(200, ("uyvy", "yuy2", "nv12")), st.sampled_from([(16, 16), (32, 32), (32, 64)]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_rows_that_are_not_read_are_not_converted(frame: Frame, size: tuple[int, int]) -> None:
     """A strong downscale converts some rows only: what an earlier frame left in the others."""
     run = CpuPreprocessor(Preprocessing())

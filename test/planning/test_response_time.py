@@ -49,7 +49,7 @@ def test_overload_has_no_bound_and_higher_priorities_do_not_suffer() -> None:
     assert bounds["high"] == pytest.approx(0.04)  # a low frame has just begun
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     cameras=st.lists(
         st.tuples(

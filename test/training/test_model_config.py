@@ -73,6 +73,7 @@ def test_published_yolox_figures(name: str) -> None:
     assert (2 * macs + pointwise) / 1e9 == pytest.approx(gflops, rel=0.01)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", TIER_IV)
 def test_tier_iv_figures_with_eight_classes(name: str) -> None:
     gflops, parameters = TIER_IV[name]

@@ -42,7 +42,7 @@ def scalar_nms(boxes, scores, ids, threshold, agnostic):  # type: ignore[no-unty
     st.booleans(),
     st.integers(0, 2**20),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_equals_scalar_code(
     count: int, classes: int, threshold: float, agnostic: bool, seed: int
 ) -> None:

@@ -54,7 +54,7 @@ def test_demo_sees_something_in_every_camera(start: Start, domain: int, tmp_path
     except ConfigurationError:
         pytest.skip("no model is shipped")
     output = tmp_path / "out"
-    options = ["--duration", "3", "--rate", "5", "--size", "480x640", "--device", "cpu"]
+    options = ["--duration", "3", "--rate", "2", "--size", "480x640", "--device", "cpu"]
     process = start(["-m", "yolox_trt.cli", "demo", *options, "--output", str(output)])
     assert process.process.wait(150) == 0, process.output
     assert "every camera detected something" in process.output

@@ -10,14 +10,11 @@
 
 #include <ucontext.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <memory>
 #include <vector>
 
 #define YOLOX_TRT_HOST 1
@@ -104,15 +101,17 @@ struct Fiber {
 };
 
 static const size_t STACK = 64 * 1024;
-static std::vector<std::unique_ptr<char[]>> stacks;
+static std::vector<std::vector<char>> stacks;
 static std::vector<Fiber> fibers;
 static Fiber* current;
 static ucontext_t scheduler;
-static std::function<void()> body;
+// A pointer and not a std::function, whose header takes as long to compile as a kernel.
+static const void* kernel_of_block;
+static void (*body)(const void* kernel);
 static bool reversed = false;
 
 static void entry() {
-  body();
+  body(kernel_of_block);
   current->state = State::DONE;
   swapcontext(&current->context, &scheduler);
 }
@@ -193,7 +192,7 @@ static bool release() {
 }
 
 static void run_block(unsigned threads) {
-  while (stacks.size() < threads) stacks.emplace_back(new char[STACK]);
+  while (stacks.size() < threads) stacks.emplace_back(STACK);
   fibers.resize(threads);
   for (unsigned i = 0; i < threads; ++i) {
     Fiber& fiber = fibers[i];
@@ -202,7 +201,7 @@ static void run_block(unsigned threads) {
     fiber.index.x = i % blockDim.x;
     fiber.index.y = i / blockDim.x;
     getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = stacks[i].get();
+    fiber.context.uc_stack.ss_sp = stacks[i].data();
     fiber.context.uc_stack.ss_size = STACK;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, entry, 0);
@@ -225,8 +224,10 @@ static void run_block(unsigned threads) {
   }
 }
 
-static void launch(const unsigned* grid, const unsigned* block, std::function<void()> kernel) {
-  body = std::move(kernel);
+template <class Kernel>
+static void launch(const unsigned* grid, const unsigned* block, const Kernel& kernel) {
+  kernel_of_block = &kernel;
+  body = [](const void* of_block) { (*(const Kernel*)of_block)(); };
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = {block[0], block[1], 1};
   for (unsigned z = 0; z < grid[2]; ++z) {
