@@ -29,7 +29,7 @@ from yolox_trt.planning.plan_config import PlanConfig
 POLICIES = [BY_HAND, "balanced", "dynamic"]
 #: Virtual seconds of each of the many loads: all rates are equal in each, so what happens in one
 #: period happens in all; looks at drifted rates come each second.
-LOAD_SECONDS = 3.0
+LOAD_SECONDS = 2.0
 
 
 @pytest.fixture(scope="session")

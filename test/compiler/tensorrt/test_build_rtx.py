@@ -61,7 +61,7 @@ def build(model: Path, **options: Any) -> tuple[BuiltEngine, BuildReport]:
     return built, BuildReport.from_dict(built.details["report"])
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("form", "precision"),
     [*((form, "fp16") for form in FORMS), ("undecoded", "fp32"), ("decoded", "fp32")],

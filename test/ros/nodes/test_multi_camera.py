@@ -292,7 +292,8 @@ def test_vision_info_is_latched(start_cameras: Start, client: Client) -> None:
     assert not client.set_parameter("/front", "class_names", ["x"]).successful
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_the_middle_of_work(
     start_cameras: Start, client: Client, number: int
 ) -> None:

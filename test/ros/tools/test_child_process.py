@@ -28,6 +28,7 @@ with interruptible(), ChildProcesses(pathlib.Path(sys.argv[1])) as processes:
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
 def test_children_end_with_their_parent(number: int, tmp_path: Path) -> None:
     parent = subprocess.Popen(

@@ -76,6 +76,7 @@ def test_up_refuses_what_is_no_parameter(start: Start, client: Client) -> None:
     assert "launch argument 'front.nonsense'" in process.output
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
