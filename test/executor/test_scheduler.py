@@ -433,6 +433,20 @@ def test_a_call_behind_another_is_timed_from_its_turn() -> None:
     assert scheduler.snapshot(0.8).devices[GPU].late_results == 2
 
 
+def test_calls_at_once_may_take_as_many_times_as_long_as_one_alone() -> None:
+    """At its warm-up a call has all cores; beside others it has its part of them."""
+    options = SchedulerOptions(watchdog=0.1, watchdog_factor=20.0)
+    names = ("a", "b", "c", "d")
+    scheduler = one_device_scheduler(calls=4, at_once=4, options=options)
+    for name in names:
+        add(scheduler, name)
+        scheduler.submit(frame(name), 0.0, 0.0)
+    batches = [scheduler.next_batch(GPU, 0.0)[0] for _ in names]
+    for batch in batches:
+        assert isinstance(batch, Batch)
+        assert batch.watchdog == pytest.approx(20.0 * 4 * 0.01)
+
+
 def test_contention_slows_both() -> None:
     """Two endless loads side by side take as long as was measured side by side."""
     cameras = [

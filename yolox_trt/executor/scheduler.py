@@ -288,7 +288,8 @@ class Scheduler:
                 return window_ends
         self._order.count(chosen, ready)
         frames = [stream.take(now) for stream in chosen]
-        longest = self.options.watchdog_factor * model.warm_up * len(frames)
+        # Beside others, a call has only its part of the device.
+        longest = self.options.watchdog_factor * model.warm_up * len(frames) * model.at_once
         watchdog = max(self._watchdog, longest)
         batch = Batch(state, model, chosen, frames, watchdog)
         state.take(batch, now)
