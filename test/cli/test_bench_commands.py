@@ -189,3 +189,12 @@ def test_workers_without_a_gpu_of_their_own_are_refused(
         assert main(["bench", "workers", "--device", "gpu", "--workers", "2"]) == 2
         text = capsys.readouterr().err
         assert f"{count} GPUs for 2 workers" in text and "set --workers to fewer" in text
+
+
+@pytest.mark.parametrize("device", ["gpu:1", "dla0"])
+def test_workers_get_a_gpu_each_and_no_other_device(
+    device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cuda_driver, "compute_capability", lambda n: "9.0" if n < 2 else None)
+    assert main(["bench", "workers", "--device", device, "--workers", "1"]) == 2
+    assert f"--device {device}; expected gpu, of which each" in capsys.readouterr().err

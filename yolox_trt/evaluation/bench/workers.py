@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import DeviceError, EngineError, YoloxTrtError
+from yolox_trt.core.errors import ConfigurationError, DeviceError, EngineError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.option import options_of
 from yolox_trt.core.postprocess_options import PostprocessOptions
@@ -56,20 +56,31 @@ def measure(options: WorkersOptions, on_progress: Progress = no_progress) -> Rep
     Raises:
         DeviceError: more workers than GPUs.
         EngineError: a worker ended.
+        ConfigurationError: a device that is not one of each worker.
         ConfigurationError, ModelError: see detectors.factory.create_detector.
     """
     figures: list[dict[str, Any]] = []
     devices: dict[str, None] = {}  # in the order in which they come
     device = options.detector.device
+    named = options_of(type(options.detector))["device"]
     real = device != Device("cpu") and options.detector.engine != "simulated"
+    if real and device not in (None, Device("gpu")):
+        raise ConfigurationError(
+            (named, f" {device}"),
+            expected="gpu, of which each worker gets its own, or cpu",
+            fix=("set ", named, " to gpu"),
+        )
     visible = _visible_gpus() if real else []
     if real and (device or visible) and len(visible) < max(options.workers):
         raise DeviceError(
             f"{len(visible)} GPUs for {max(options.workers)} workers",
             expected="a GPU for each",
-            fix=("set ", options_of(WorkersOptions)["workers"], " to fewer, or ",
-                 options_of(type(options.detector))["device"], " to cpu"),
-        )  # fmt: skip
+            fix=(
+                *("set ", options_of(WorkersOptions)["workers"], " to fewer, or "),
+                named,
+                " to cpu",
+            ),
+        )
     runs = list(product(options.overlap, options.workers))
     for done, (overlap, workers) in enumerate(runs):
         on_progress("measuring", done, len(runs), f"{workers} workers")
