@@ -62,7 +62,8 @@ def is_whole_jpeg(data: bytes) -> bool:
     Neither marker occurs within a scan's data (ITU-T T.81, B.1.1.5), and a thumbnail in the header
     comes before the image's own scan.
     """
-    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    end = data.rfind(b"\xff\xd9")  # of a whole image the search begins at its last bytes
+    return end >= 0 and data.find(b"\xff\xda", end) < 0
 
 
 def _jpeg(data: memoryview) -> tuple[int, int]:
