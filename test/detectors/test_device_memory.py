@@ -100,6 +100,16 @@ def wait_until(done: Callable[[], Any], timeout: float = 60.0) -> None:
         time.sleep(0.01)
 
 
+def rings() -> tuple[int, int]:
+    """Return how many rings in the GPU's memory were made, one at a time, and how many are there.
+
+    A source that waits long for an answer, on a busy machine, asks again and gets another ring.
+    """
+    log = ipc_host.log
+    assert log == [("malloc", "free")[index % 2] for index in range(len(log))]
+    return log.count("malloc"), len(log) % 2
+
+
 @pytest.fixture
 def start(
     cuda: str, monkeypatch: pytest.MonkeyPatch
@@ -153,9 +163,9 @@ def test_images_of_another_process_stay_on_the_gpu(
     wait_until(lambda: sink.on_device > before + 20)
     assert not sink.wrong
     if cuda == "stand-in":
-        assert ipc_host.log == ["malloc"]
+        assert rings()[1] == 1
         pool.unsubscribe("front")
-        wait_until(lambda: ipc_host.log == ["malloc", "free"])
+        wait_until(lambda: rings()[1] == 0)
 
 
 def test_a_source_that_dies_takes_nothing_with_it(start: Callable[..., Any], cuda: str) -> None:
@@ -175,7 +185,8 @@ def test_a_source_that_dies_takes_nothing_with_it(start: Callable[..., Any], cud
     wait_until(lambda: sink.on_device > before + 10)
     assert not sink.wrong
     if cuda == "stand-in":
-        assert ipc_host.log == ["malloc", "free", "malloc"]
+        made, there = rings()
+        assert (made >= 2, there) == (True, 1)
 
 
 def test_images_of_another_size_get_another_ring(start: Callable[..., Any], cuda: str) -> None:
