@@ -23,7 +23,7 @@ from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.engines.engine import Engine
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
-from yolox_trt.executor import InferenceExecutor, StreamConfig
+from yolox_trt.executor import InferenceExecutor, StreamConfig, StreamResult
 
 OPTIONS = PostprocessOptions(score_threshold=0.05)
 
@@ -219,6 +219,48 @@ def test_an_executor_works_on_two_streams_at_a_time(
     assert max(one.started, other.started) < min(one.finished, other.finished)
     for timing in (one, other):
         assert 0.0 < timing.stages.inference < timing.finished - timing.started
+
+
+def test_an_executor_ends_no_earlier_than_the_calls_that_a_failure_has_cost(
+    meeting: tuple[CpuDetector, list[Meeting]],
+) -> None:
+    """A thread that still runs its network when the process ends makes it abort."""
+    detector, engines = meeting
+    arrived, go = threading.Event(), threading.Event()
+
+    def wait(result: StreamResult) -> None:
+        arrived.set()
+        go.wait(PATIENCE)
+
+    recorder = Recorder()
+    executor = InferenceExecutor([detector], options=PATIENT)
+    for name, on_result in (("a", wait), ("b", recorder.on_result), ("c", recorder.on_result)):
+        executor.add_stream(StreamConfig(id=name), on_result, recorder.on_drop)
+    executor.start()
+    assert executor.wait_started(PATIENCE)
+    for engine in engines:
+        engine.begun.clear()
+    executor.submit(replace(random_frame("bgr8", 64, 96), stream_id="a"))
+    assert arrived.wait(PATIENCE)
+    goes_on, fails = sorted(engines, key=lambda engine: engine.begun.is_set(), reverse=True)
+    fails.fails = True
+    goes_on.begun.clear()
+    goes_on.free.clear()
+    for name in ("b", "c"):
+        executor.submit(replace(random_frame("bgr8", 64, 96), stream_id=name))
+    go.set()
+    assert goes_on.begun.wait(PATIENCE)
+    assert wait_until(lambda: executor.snapshot().devices[detector.device].errors == 1)
+    ended: list[bool] = []
+    closing = threading.Thread(target=lambda: ended.append(executor.close(PATIENCE)))
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    goes_on.free.set()
+    closing.join(PATIENCE)
+    assert ended == [True]
+    assert all(engine.closed for engine in engines)
+    assert not detector.in_flight
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "rgb8", "bgra8", "rgba8", "uyvy", "yuy2", "nv12"])

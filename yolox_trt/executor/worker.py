@@ -148,7 +148,8 @@ class Worker:
                     return self._collect, outcome
                 wake_at = choice
             if self._pool.stopping:
-                return None, outcome
+                # What was lost with the device may still run: the thread is not over before it is.
+                return (self._discard_calls if self.calls else None), outcome
             if state.status is not DeviceStatus.IN_SERVICE:
                 if state.status is DeviceStatus.STARTING or now >= state.retry_at:
                     if state.status is DeviceStatus.OUT_OF_SERVICE:
