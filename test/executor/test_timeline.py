@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from support.executors import (
+    CPU,
     DLA0,
     GPU,
     PATIENCE,
@@ -21,8 +22,12 @@ from support.executors import (
     wait_until,
 )
 
+from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.engines.simulated import Fault, FaultInjector
 from yolox_trt.executor import InferenceExecutor, StreamConfig
+from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
+from yolox_trt.executor.stream import PendingFrame, Stream
+from yolox_trt.executor.timeline import Timeline
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,25 @@ def executor() -> InferenceExecutor:
         )
         assert wait_until(lambda: idle(executor))
     return executor
+
+
+def test_calls_at_once_take_turns_in_the_record() -> None:
+    """The second one's preprocessing lies in the time of the first."""
+    state = DeviceState(CPU, {"m": LoadedModel("m", 0.02, calls=2, at_once=2)})
+    timeline = Timeline(10)
+    batches = [Batch(state, state.models["m"], [], [], 1.0) for _ in range(2)]
+    for batch in batches:
+        batch.streams.append(Stream(StreamConfig(id="a"), lambda result: None, None))
+        batch.frames.append(PendingFrame(frame("a"), 0.0, 0.0, 0.0, 0.0))
+        state.take(batch, 0.0)
+    stages = StageTimes(preprocess=0.002, inference=0.03, postprocess=0.001)
+    for batch, end in zip(batches, (0.033, 0.035), strict=True):
+        timeline.add_batch(batch, end, stages)
+        state.end(batch, end)
+    turns = [(0.0, 0.033), (0.033, 0.035)]
+    assert [(span.start, span.end) for span in timeline.spans()] == turns
+    for span in timeline.spans():
+        assert span.stages == (0.0, pytest.approx(span.end - span.start), 0.0)
 
 
 def test_trace_has_a_lane_for_each_device_and_stream(executor: InferenceExecutor) -> None:

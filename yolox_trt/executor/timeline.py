@@ -142,11 +142,13 @@ class Timeline:
         self, batch: Batch, end: float, stages: StageTimes | None, *, failed: bool = False
     ) -> None:
         """Record a finished (or failed) call."""
-        times = (
-            (0.0, 0.0, 0.0)
-            if stages is None
-            else (stages.preprocess, stages.inference, stages.postprocess)
-        )
+        start = min(batch.began, end)  # calls of a device do not overlap here
+        if stages is None:
+            times = 0.0, 0.0, 0.0
+        elif batch.model.at_once > 1:
+            times = 0.0, end - start, 0.0  # its own stages began while others had their turn
+        else:
+            times = stages.preprocess, stages.inference, stages.postprocess
         numbers = self._numbers
         with self._lock:
             self._calls += 1
@@ -156,7 +158,7 @@ class Timeline:
                     (
                         self._calls,
                         pending.submitted,
-                        min(batch.began, end),  # calls of a device do not overlap here
+                        start,
                         end,
                         *times,
                         device,
