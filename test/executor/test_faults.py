@@ -505,17 +505,31 @@ def test_another_accuracy_only_if_the_camera_allows_it(faults: FaultInjector) ->
         assert executor.snapshot().state is ExecutorState.DEGRADED
 
 
-def test_many_faults_lose_no_count(faults: FaultInjector) -> None:
+def calls_at_once(device: Device, faults: FaultInjector) -> Detector:
+    """A detector whose calls run in threads of their own."""
+    spec, latency = simulated_spec(64, 96, 3), ConstantLatency(0.002)
+    return CpuDetector(*(SimulatedEngine(device, spec, latency, faults=faults) for _ in range(3)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda device, faults: simulated(device, 0.002, faults=faults), calls_at_once],
+    ids=["one call", "calls at once"],
+)
+def test_many_faults_lose_no_count(
+    faults: FaultInjector, make: Callable[[Device, FaultInjector], Detector]
+) -> None:
     """Random faults on two of three devices under load: the counters always add up."""
+    before = threading.enumerate()
     rng = np.random.default_rng(7)
     recorder = Recorder()
     injectors = {GPU: faults, DLA0: FaultInjector(), CPU: FaultInjector()}
     options = SchedulerOptions(watchdog=0.05, watchdog_factor=5.0, backoff=0.02, backoff_max=0.1)
     executor = InferenceExecutor(
-        [simulated(d, 0.002, faults=f) for d, f in injectors.items()],
+        [make(d, f) for d, f in injectors.items()],
         policy="dynamic",
         options=options,
-        factory=lambda device, model: simulated(device, 0.002, faults=injectors[device]),
+        factory=lambda device, model: make(device, injectors[device]),
     )
     names = [f"camera{i}" for i in range(4)]
     with executor:
@@ -543,6 +557,7 @@ def test_many_faults_lose_no_count(faults: FaultInjector) -> None:
         refused = stream.dropped_total - len(recorder.drops[name])
         assert len(numbers) == stream.processed
         assert len(numbers) + len(recorder.drops[name]) + refused == number
+    assert wait_until(lambda: not new_threads(before))
 
 
 @pytest.mark.parametrize("returns", ["before the start", "after the start"])
