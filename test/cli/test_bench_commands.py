@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ from yolox_trt.cli.command import Command
 from yolox_trt.cli.commands import bench
 from yolox_trt.cli.main import main
 from yolox_trt.core import Letterbox, PostprocessOptions
-from yolox_trt.core.errors import DeviceError, ModelError
+from yolox_trt.core.errors import DeviceError, ModelError, YoloxTrtError
 from yolox_trt.engines import cuda_driver
 from yolox_trt.evaluation.bench import cpu, executor, workers
 from yolox_trt.evaluation.bench.kernels import form_case
@@ -27,6 +29,7 @@ from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.options import CpuOptions
 from yolox_trt.kernels.reference.decode import Decoder
 from yolox_trt.kernels.reference.postprocess import Postprocessor
+from yolox_trt.ros.tools import bench_hand_over
 
 
 @pytest.mark.parametrize("command", bench.BENCHMARKS, ids=lambda command: command.name)
@@ -106,6 +109,24 @@ def test_images_are_handed_over_by_another_process(
     assert found["frames"] > 0
     assert found["on_device"] == 0
     assert found["source_us"] > 0 and 0 < found["arrival_us"] < found["total_us"]
+
+
+def test_a_source_that_ends_gives_no_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one takes its place; what was measured would be of two, and of the time between."""
+    path = tmp_path / "small.onnx"
+    onnx.save(build_yolox(num_classes=3, metadata=True), path)
+    wait_for = bench_hand_over._wait_for
+
+    def wait_and_end(done: Callable[[], bool], sink: Any, pool: Any) -> None:
+        wait_for(done, sink, pool)
+        pool._members[0].process.kill()
+
+    monkeypatch.setattr(bench_hand_over, "_wait_for", wait_and_end)
+    given = ["--model", path, "--device", "cpu", "--size", "64x96", "--rate", "20"]
+    with pytest.raises(YoloxTrtError, match="the source ended while it was measured"):
+        call("bench", "hand-over", *given, "--warmup", "0", "--duration", "3")
 
 
 @pytest.mark.parametrize("name", ["executor", "cameras"])

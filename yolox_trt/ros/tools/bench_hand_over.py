@@ -111,7 +111,7 @@ def measure(options: HandOverOptions, on_progress: Progress = no_progress) -> Re
     """Measure each way with the same detector.
 
     Raises:
-        YoloxTrtError: no image comes.
+        YoloxTrtError: no image comes, or their source ends.
     """
     wanted = DetectorOptions(
         model=options.model or default_model(),
@@ -174,6 +174,8 @@ def _measure_way(options: HandOverOptions, way: str, detector: Detector) -> dict
             on_device, lost = sink.on_device - on_device, sink.lost - lost
         finally:
             pool.close(START_TIMEOUT)
+        if pool.restarts or not file.exists():
+            raise YoloxTrtError("the source ended while it was measured", fix="see the log above")
         source = parse_json(file.read_text())
     if not times:
         raise YoloxTrtError("no image arrived while it was measured", fix="see the log above")
