@@ -45,6 +45,7 @@ from support.yolox_graphs import build_yolox
 from yolox_trt.core import Detections, Device, EngineError, Frame
 from yolox_trt.core.faults import DeviceBrokenError
 from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.engines.onnxruntime import OnnxRuntimeEngine
@@ -377,6 +378,36 @@ def test_a_process_that_stood_still_takes_no_device_for_hung() -> None:
         process.kill()
     assert out == "0 [0]\n", err
     assert "the process stood still for" in err
+
+
+UNCLOSED = """
+import sys
+from support.executors import PATIENCE, frame
+from yolox_trt.core.device import Device
+from yolox_trt.detectors.factory import create_detector
+from yolox_trt.detectors.options import DetectorOptions
+from yolox_trt.executor import InferenceExecutor, StreamConfig
+
+cpu = Device("cpu")
+size = (960, 960)  # its run lasts longer than Python takes to end
+options = DetectorOptions(model=sys.argv[1], device=cpu, threads=1, input_size=size)
+executor = InferenceExecutor([create_detector(options)])
+executor.add_stream(StreamConfig(id="a"), print)
+executor.start()
+assert executor.wait_started(PATIENCE)
+executor.submit(frame("a"))
+while not executor.snapshot().devices[cpu].load:
+    pass
+"""
+
+
+def test_a_program_that_closes_nothing_ends_in_order() -> None:
+    """A thread in ONNX Runtime would make the process abort when Python has ended."""
+    command = [sys.executable, "-c", UNCLOSED, str(default_model())]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "StreamResult" in done.stdout
 
 
 def test_hung_threads_are_not_piled_up(faults: FaultInjector) -> None:

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +33,10 @@ from yolox_trt.executor.worker_pool import DetectorFactory, WorkerPool
 
 #: Seconds for one frame that are assumed before a detector has been timed.
 ASSUMED_TIME = 0.010
+
+#: Those that run. They are stopped when Python ends: a thread that is in ONNX Runtime then would
+#: make the process abort.
+_RUNNING: weakref.WeakSet[InferenceExecutor] = weakref.WeakSet()
 
 
 class InferenceExecutor:
@@ -269,6 +275,7 @@ class InferenceExecutor:
                 self._scheduler.start()
                 self._pool.start()
                 self._supervisor = Supervisor(self._pool)
+                _RUNNING.add(self)
 
     def _refuse_closed(self) -> None:
         if self._pool.closed:
@@ -291,7 +298,7 @@ class InferenceExecutor:
     def stop(self, timeout: float = 2.0) -> bool:
         """Stop the workers; waiting frames are dropped (stopped), running ones are finished.
 
-        The detectors stay: `start` begins again.
+        The detectors stay: `start` begins again. It is called when Python ends, too.
 
         Args:
             timeout: seconds to wait for running calls.
@@ -301,6 +308,7 @@ class InferenceExecutor:
         """
         end = time.monotonic() + timeout
         with self._lock:
+            _RUNNING.discard(self)
             supervisor, self._supervisor = self._supervisor, None
             if supervisor is None:
                 return True
@@ -347,6 +355,12 @@ class InferenceExecutor:
     def options(self) -> SchedulerOptions:
         """Times of watchdog, back-off, batching."""
         return self._scheduler.options
+
+
+@atexit.register
+def _stop_all() -> None:
+    for executor in list(_RUNNING):
+        executor.stop()
 
 
 def _by_key(
