@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 from collections import deque
@@ -122,11 +121,10 @@ class Batch:
     since: float = math.inf
     slowdown: float = 1.0
 
-    def busy(self, end: float) -> tuple[float, float, float]:
-        """Return when the device worked on it until `end`, and which share of the device did."""
-        model = self.model
-        start = self.began if model.at_once < 2 else self.taken
-        return min(start, end), end, 1.0 / model.at_once
+    @property
+    def started(self) -> float:
+        """When the device began to work on it, beside the calls before it where it can."""
+        return self.taken if self.model.at_once > 1 else self.began
 
     def begin(self, now: float) -> None:
         """Note that the device begins the call."""
@@ -177,7 +175,7 @@ class DeviceState:
         self.retry_at = math.nan
         self._backoff = 0.0
         self._in_service_since = math.nan
-        self._busy_spans: deque[tuple[float, float, float]] = deque(maxlen=2048)
+        self._busy_spans: deque[tuple[float, float]] = deque(maxlen=2048)
 
     @property
     def running(self) -> Batch | None:
@@ -201,7 +199,7 @@ class DeviceState:
         """Remove a call; the next one begins."""
         under_way = self.under_way
         under_way.remove(batch)
-        self._busy_spans.append(batch.busy(now))
+        self._busy_spans.append((min(batch.began, now), now))
         if under_way and under_way[0].began == math.inf:
             under_way[0].begin(now)
 
@@ -253,20 +251,25 @@ class DeviceState:
         self.status = DeviceStatus.OUT_OF_SERVICE
         self.retry_at = now + self._backoff
         self._in_service_since = math.nan
+        if self.running is not None:
+            self._busy_spans.append((self.running.began, now))
         lost = list(self.under_way)
-        self._busy_spans.extend(batch.busy(now) for batch in lost)
         self.under_way.clear()
         return lost
 
     def load(self, now: float) -> float:
-        """Share of the last LOAD_WINDOW seconds that the device was busy, 0 to 1."""
+        """Share of the last LOAD_WINDOW seconds that the device was busy, 0 to 1.
+
+        With one of several calls at once it is busy, too: that one has all threads then.
+        """
         begin = now - LOAD_WINDOW
         busy = 0.0
-        under_way = [batch.busy(now) for batch in self.under_way]
-        for start, end, share in itertools.chain(under_way, reversed(self._busy_spans)):
+        for start, end in reversed(self._busy_spans):
             if end <= begin:
                 break
-            busy += share * (end - max(start, begin))
+            busy += end - max(start, begin)
+        if self.running is not None:
+            busy += now - max(self.running.began, begin)
         return min(1.0, busy / LOAD_WINDOW)
 
     def snapshot(self, now: float) -> DeviceSnapshot:

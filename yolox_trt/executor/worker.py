@@ -291,7 +291,7 @@ class Worker:
             if frame.reduction != 1:
                 detections = detections.enlarged(frame.reduction, *frame.source_size)
             timing = ResultTiming(
-                pending.received, pending.submitted, batch.busy(now)[0], now, stages, len(results)
+                pending.received, pending.submitted, batch.started, now, stages, len(results)
             )
             result = StreamResult(
                 frame,
