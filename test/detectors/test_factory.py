@@ -24,11 +24,12 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.core.model_spec import PREPROCESSING_PRESETS
 from yolox_trt.core.option import from_plain, options_of
 from yolox_trt.core.postprocess_options import PostprocessOptions
-from yolox_trt.detectors import factory
+from yolox_trt.detectors import backends, factory
 from yolox_trt.detectors.cpu import CpuDetector
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.engines import onnxruntime, trt_api
+from yolox_trt.engines.cuda_driver import compute_capability
 from yolox_trt.engines.engine_file import is_loadable
 
 CPU, GPU, DLA0 = Device("cpu"), Device("gpu"), Device("dla", 0)
@@ -50,6 +51,16 @@ def let(monkeypatch: pytest.MonkeyPatch, kind: str, backend: Any) -> None:
     """Put a backend in the place of every engine of a kind of Device."""
     for key in [key for key in factory.BACKENDS if key[1] == kind]:
         monkeypatch.setitem(factory.BACKENDS, key, backend)
+
+
+@pytest.mark.skipif(compute_capability() is not None, reason="there is a GPU")
+def test_no_model_is_read_for_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, options = [], DetectorOptions(model=model(), input_size=(64, 96))
+    real = backends.with_size
+    monkeypatch.setattr(backends, "with_size", lambda *given: read.append(given) or real(*given))
+    with closing(create_detector(options)) as detector:
+        assert detector.device == CPU
+    assert len(read) == 1
 
 
 def test_cpu() -> None:

@@ -33,6 +33,30 @@ _MEMORY = "cuda"
 CAPTURABLE_SINCE = (1, 31)
 
 
+def require_cuda_runtime(device: Device) -> tuple[Any, Any]:
+    """Return CuPy and ONNX Runtime where they can run a network on a GPU; no model is needed.
+
+    Raises:
+        EngineError: the device is no GPU.
+        MissingDependencyError: onnxruntime-gpu or CuPy is missing.
+        DeviceError: there is no such GPU.
+    """
+    if device.kind != "gpu":
+        raise EngineError(
+            f"ONNX Runtime's CUDA provider on {device}",
+            expected="a GPU",
+            fix="use a TensorRT engine for the DLA",
+        )
+    cupy = require("cupy", purpose="running ONNX Runtime on the GPU")
+    runtime = _require_cuda_provider()
+    cuda_driver.require_gpu(
+        device,
+        expected="an NVIDIA GPU and its driver",
+        fix="check nvidia-smi, or use the device cpu",
+    )
+    return cupy, runtime
+
+
 class OnnxRuntimeCudaEngine(Engine):
     """A network in ONNX Runtime's CUDA execution provider.
 
@@ -75,19 +99,7 @@ class OnnxRuntimeCudaEngine(Engine):
         tf32: bool = True,
     ) -> None:
         self.device = device or Device("gpu")
-        if self.device.kind != "gpu":
-            raise EngineError(
-                f"ONNX Runtime's CUDA provider on {self.device}",
-                expected="a GPU",
-                fix="use a TensorRT engine for the DLA",
-            )
-        self._cupy: Any = require("cupy", purpose="running ONNX Runtime on the GPU")
-        self._runtime = _require_cuda_provider()
-        cuda_driver.require_gpu(
-            self.device,
-            expected="an NVIDIA GPU and its driver",
-            fix="check nvidia-smi, or use the device cpu",
-        )
+        self._cupy, self._runtime = require_cuda_runtime(self.device)
         self.spec = spec or read_spec(model)
         self.max_batch = resolve_batch(self.spec, max_batch)
         with self._cupy.cuda.Device(self.device.index):
