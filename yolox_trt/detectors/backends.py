@@ -135,7 +135,7 @@ def onnxruntime_cuda(options: DetectorOptions, device: Device) -> CudaDetector:
         EngineError: a precision that is not in the model itself, or see OnnxRuntimeCudaEngine.
         MissingDependencyError: onnxruntime-gpu or CuPy is missing.
     """
-    # What cannot run is not read first: it takes a third of a second, for each size.
+    # What cannot run is not read first, and for each further size again.
     require_cuda_runtime(device)
     graph, spec, rewritten = _read(options)
     own = {"float32": "fp32", "float16": "fp16"}.get(spec.input_dtype, spec.input_dtype)
