@@ -114,6 +114,25 @@ def test_pictures_that_refer_to_later_ones_keep_their_stamps(codec: str) -> None
     assert shown == sorted(shown)  # as they are shown, not as they are decoded
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_another_sequence_does_not_wait_as_the_one_before_did(codec: str) -> None:
+    made = decoder(codec)
+    first = packets(codec, b_frames=2, keyframes=30)[:4]
+    early, errors = decode(made, codec, list(enumerate(first)))
+    assert len(early) < 4  # some are held back for those that come later
+    data = packets(codec)
+    (*late, frame), more = decode(made, codec, [(4, data[0])])
+    assert not (errors or more)
+    assert {each.stamp_ns for each in (*early, *late)} == {0, 1, 2, 3}
+    assert frame.stamp_ns == 4
+    assert_shows(frame, 0)
+    for number in range(1, 6):
+        (frame,), errors = decode(made, codec, [(4 + number, data[number])])
+        assert not errors and frame.stamp_ns == 4 + number
+        assert_shows(frame, number)
+    assert made.given_up() == 0
+
+
 def difference(frame: Frame, number: int) -> float:
     return float(np.abs(to_bgr(frame).astype(int) - pictures(12)[number]).mean())
 

@@ -182,6 +182,7 @@ class VideoDecoder:
         self._waiting = "no keyframe has come yet"
         self._size: tuple[int, int] | None = None
         self._last: int | None = None
+        self._sequence = b""
         self._number = 0
         self._pending: dict[int, Mapping[str, Any]] = {}
         self._allowed: int | None = None
@@ -199,6 +200,7 @@ class VideoDecoder:
         except FrameError:
             self._wait("a damaged packet came before it")
             raise
+        ended = self._end_sequence(header)
         self._check_order(header)
         self._number += 1
         self._pending[self._number] = packet.metadata
@@ -207,10 +209,11 @@ class VideoDecoder:
         except FrameError:
             del self._pending[self._number]  # told by the error
             self._wait("a packet before it could not be decoded")
+            self._given_up += len(ended)
             raise
         frames = self._named(pictures)
         self._check_delay(bool(frames))
-        return frames
+        return [*ended, *frames]
 
     def flush(self) -> Sequence[Frame]:
         """Return the pictures that waited for later ones; a keyframe must follow."""
@@ -246,6 +249,23 @@ class VideoDecoder:
         self._pending.clear()
         self._allowed = self._last = None
         self._backend.reset()
+
+    def _end_sequence(self, header: PacketHeader) -> Sequence[Frame]:
+        """Return the pictures that wait where a keyframe begins another sequence.
+
+        The decoder begins anew for it: FFmpeg's goes on to hold back as many pictures as the one
+        before it asked for, and one damaged SPS would delay all that comes.
+        """
+        if not header.sequence:
+            return ()
+        before, self._sequence = self._sequence, header.sequence
+        if not header.key or before in (b"", header.sequence):
+            return ()
+        try:
+            return self.flush()
+        except FrameError:
+            self._wait("another stream began")
+            return ()
 
     def _check_order(self, header: PacketHeader) -> None:
         """Refuse a packet whose pictures could be wrong."""

@@ -36,6 +36,7 @@ class PacketHeader:
         frames: how many values frame_num of H.264 has; 0 where the packet does not tell.
         number: frame_num of its picture; None with HEVC, and in a packet without a picture.
         reference: whether later pictures may refer to it.
+        sequence: its SPS, b"" where it has none.
     """
 
     key: bool = False
@@ -43,6 +44,7 @@ class PacketHeader:
     frames: int = 0
     number: int | None = None
     reference: bool = True
+    sequence: bytes = b""
 
 
 class VideoHeader:
@@ -74,15 +76,16 @@ class VideoHeader:
 
     def _h264(self, packet: bytes) -> PacketHeader:
         size = number = None
-        key, reference = False, True
+        key, reference, sequence = False, True, b""
         for start, end in _units(packet):
             kind = packet[start] & 0x1F
             if kind == _H264_SPS:
                 size = self._h264_size(_Bits(packet[start + 1 : end]))
+                sequence += packet[start:end]
             elif kind in (_H264_SLICE, _H264_KEY) and number is None:
                 key, reference = kind == _H264_KEY, bool(packet[start] >> 5 & 3)
                 number = self._h264_number(_Bits(packet[start + 1 : min(end, start + 33)]))
-        return PacketHeader(key, size, 1 << self._number_bits, number, reference)
+        return PacketHeader(key, size, 1 << self._number_bits, number, reference, sequence)
 
     def _h264_number(self, bits: _Bits) -> int | None:
         """7.3.3, slice_header, up to frame_num."""
@@ -139,14 +142,15 @@ class VideoHeader:
         return size
 
     def _hevc(self, packet: bytes) -> PacketHeader:
-        size, key, picture = None, False, False
+        size, key, picture, sequence = None, False, False, b""
         for start, end in _units(packet):
             kind = packet[start] >> 1 & 0x3F
             if kind == _HEVC_SPS:
                 size = _hevc_size(_Bits(packet[start + 2 : end]))
+                sequence += packet[start:end]
             elif kind < 32 and not picture:
                 picture, key = True, _HEVC_FIRST_KEY <= kind <= _HEVC_LAST_KEY
-        return PacketHeader(key, size)
+        return PacketHeader(key, size, sequence=sequence)
 
 
 def _hevc_size(bits: _Bits) -> tuple[int, int]:
