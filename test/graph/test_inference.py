@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.faults import OutOfMemoryError
+from yolox_trt.graph import onnx_session
 from yolox_trt.graph.graph import Graph
-from yolox_trt.graph.onnx_session import check_memory
+from yolox_trt.graph.onnx_session import check_memory, require_memory
 from yolox_trt.graph.predictions import sample_images
 from yolox_trt.graph.shape_walk import fold_constants
 from yolox_trt.graph.spec import read_spec
@@ -165,10 +168,46 @@ def test_a_constant_that_would_fill_memory_is_not_computed() -> None:
     assert [node.op for node in graph.nodes] == ["Expand", "ReduceMax", "Add"]
 
 
+def test_memory_is_that_of_all_tensors_that_are_there_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # x and y stay; a is kept for the end, while b, twice as long, comes and goes.
+    graph = Graph(
+        model_of(
+            helper.make_node("Relu", ["x"], ["a"]),
+            helper.make_node("Concat", ["a", "a"], ["b"], axis=1),
+            helper.make_node("ReduceMax", ["b"], ["c"], axes=[1], keepdims=1),
+            helper.make_node("Add", ["a", "c"], ["y"]),
+        )
+    )
+    graph.infer_shapes()
+    x = 4 * math.prod(graph.inputs[0].shape or ())
+    needed: list[float] = []
+    monkeypatch.setattr(onnx_session, "require_memory", lambda size, _: needed.append(size))
+    check_memory(graph, 1)
+    check_memory(graph, 1, calls=3)
+    check_memory(graph, 5)
+    channels = (graph.inputs[0].shape or ())[1]
+    most = (1 + 1 + 1 + 2 + 1 / channels) * x  # x, y, a, b, c
+    assert needed == [onnx_session._TAKEN * most * times for times in (1, 3, 5)]
+
+
+def test_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_session, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("900000000\n")
+    require_memory(2e8, "this")
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    with pytest.raises(
+        OutOfMemoryError, match=r"this, which needs about 0\.2 GB; expected"
+    ):
+        require_memory(2e8, "this")
+
+
 def test_memory_is_estimated_before_it_is_taken() -> None:
     graph = Graph(build_yolox(width=0.125))
     check_memory(graph, 4)
-    with pytest.raises(OutOfMemoryError, match=r"a batch of 10000000, which needs at least .* GB"):
+    with pytest.raises(OutOfMemoryError, match=r"a batch of 10000000, which needs about .* GB"):
         check_memory(graph, 10_000_000)
     with pytest.raises(OutOfMemoryError, match="images of 640x640"):
         sample_images(10_000_000, 640, 640)

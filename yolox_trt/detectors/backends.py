@@ -160,14 +160,15 @@ def onnxruntime_cpu(options: DetectorOptions, device: Device) -> CpuDetector:
     """
     _check_precision(options, device, "fp32")
     graph, spec, rewritten = _read(options)
-    check_memory(graph, options.max_batch or spec.batch or 1)
-    model, spec, max_batch = _fitted(options, graph, spec, rewritten)
     threads = options.threads or available_cores()
-    engine = OnnxRuntimeEngine(model, spec=spec, max_batch=max_batch, intra_op_num_threads=threads)
     # A call alone is helped by the session's other threads; where there are several, each goes on
     # with its own work while they help another one. A batch is several images already; it is halved
     # where memory is short, and calls that overlap are not.
-    calls = min(options.calls, threads) if engine.max_batch == 1 else 1
+    batch = options.max_batch or spec.batch or 1
+    calls = min(options.calls, threads) if batch == 1 else 1
+    check_memory(graph, batch, calls=calls)
+    model, spec, max_batch = _fitted(options, graph, spec, rewritten)
+    engine = OnnxRuntimeEngine(model, spec=spec, max_batch=max_batch, intra_op_num_threads=threads)
     return CpuDetector(engine, *(engine.twin() for _ in range(calls - 1)))
 
 
