@@ -207,6 +207,44 @@ def test_a_graph_that_onnx_cannot_follow_is_refused() -> None:
         Graph(model).infer_shapes()
 
 
+def _branch(*outputs: str) -> onnx.GraphProto:
+    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    nodes = [helper.make_node("Identity", ["a"], [name]) for name in outputs]
+    return helper.make_graph(nodes, "branch", [], made)
+
+
+def _with_inner_node(inner: onnx.NodeProto) -> onnx.NodeProto:
+    other = _branch("v")
+    other.node.append(inner)
+    return helper.make_node("If", ["c"], ["y"], then_branch=_branch("u"), else_branch=other)
+
+
+@pytest.mark.parametrize(
+    ("node", "found"),
+    [
+        (helper.make_node("If", ["c"], ["y"], else_branch=_branch("u")), "attribute then_branch"),
+        (
+            helper.make_node(
+                "If", ["c"], ["y"], then_branch=_branch("u"), else_branch=_branch("v", "w")
+            ),
+            "a branch of 2 outputs",
+        ),
+        (helper.make_node("If", ["c"], ["y"], then_branch=1, else_branch=1), "another type"),
+        (helper.make_node("Cast", ["a"], ["y"]), "attribute to"),
+        (helper.make_node("Conv", ["a"], ["y"]), "1 inputs, not 2 to 3"),
+        (helper.make_node("Relu", ["a"], ["y", "z"]), "2 outputs"),
+        (_with_inner_node(helper.make_node("Concat", ["a"], ["t"])), "attribute axis"),
+    ],
+)
+def test_a_node_that_is_not_of_the_form_of_onnx_is_refused(
+    node: onnx.NodeProto, found: str
+) -> None:
+    model = conv_relu()
+    model.graph.node[1].CopyFrom(node)
+    with pytest.raises(ModelError, match=f"damaged graph .*{found}"):
+        Graph(model)
+
+
 def with_initializers_as_inputs(model: onnx.ModelProto, ir_version: int = 3) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))

@@ -198,9 +198,7 @@ def test_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "memory.current").write_text("900000000\n")
     require_memory(2e8, "this")
     (tmp_path / "memory.max").write_text("1000000000\n")
-    with pytest.raises(
-        OutOfMemoryError, match=r"this, which needs about 0\.2 GB; expected"
-    ):
+    with pytest.raises(OutOfMemoryError, match=r"this, which needs about 0\.2 GB; expected"):
         require_memory(2e8, "this")
 
 

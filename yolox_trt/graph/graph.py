@@ -32,7 +32,7 @@ from yolox_trt.graph.inference import (
 )
 from yolox_trt.graph.protobuf import (
     check_functions,
-    check_texts,
+    check_graph,
     constant_tensor,
     dense,
     free_names,
@@ -519,7 +519,7 @@ class Graph:
             "" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import
         }
         graph, folder = model.graph, self.path.parent if self.path else None
-        check_texts(model)
+        check_graph(model)
         self.name = graph.name
         self._inferred = False
         values: dict[str, Value] = {

@@ -62,6 +62,47 @@ def check_texts(model: onnx.ModelProto) -> None:
             raise ValueError(f"the name {text!r:.80}, which is no UTF-8")
 
 
+def check_graph(model: onnx.ModelProto) -> None:
+    """Raise ValueError for names that are no text, and for nodes that are not of ONNX's form."""
+    check_texts(model)
+    versions = {o.domain: o.version for o in model.opset_import}
+    version = versions.get("", versions.get("ai.onnx", 1))
+    for node in model.graph.node:
+        _check_node(node, version)
+
+
+def _check_node(node: onnx.NodeProto, version: int) -> None:
+    """Check inputs, outputs and attributes, of the nodes of graphs inside it, too.
+
+    Operators that onnx does not know, or not in this version, pass: the runtime may know them.
+    """
+    defs = require("onnx", purpose="the model's nodes").defs
+    where = f"node '{node.name}' ({node.op_type})"
+    if node.domain in ("", "ai.onnx") and defs.has(node.op_type, ""):
+        try:
+            schema = defs.get_schema(node.op_type, version, "")
+        except defs.SchemaError:
+            return
+        for what, count, least, most in (
+            ("inputs", len(node.input), schema.min_input, schema.max_input),
+            ("outputs", len(node.output), schema.min_output, schema.max_output),
+        ):
+            if not least <= count <= most:
+                raise ValueError(f"{where} with {count} {what}, not {least} to {most}")
+        given = {attribute.name: attribute.type for attribute in node.attribute}
+        for name, attribute in schema.attributes.items():
+            if attribute.required and name not in given:
+                raise ValueError(f"{where} without its attribute {name}")
+            if given.get(name) not in (None, 0, int(attribute.type)):
+                raise ValueError(f"{where} with an attribute {name} of another type")
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            if node.op_type == "If" and inner.node and len(inner.output) != len(node.output):
+                raise ValueError(f"{where} with a branch of {len(inner.output)} outputs")
+            for each in inner.node:
+                _check_node(each, version)
+
+
 def check_functions(model: onnx.ModelProto) -> None:
     """Refuse functions that call each other in a circle, or stand for too many nodes."""
     # `overload` is there since onnx 1.16.
