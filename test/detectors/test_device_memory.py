@@ -239,7 +239,7 @@ def test_a_detector_reads_the_slots_in_place(
     wait_until(lambda: len(found) > 30)  # the last slot is among them
     assert all(found[:30])
     assert not sum(copies)
-    assert not (sink.wrong or sink.full)
+    assert not sink.wrong  # a slot may be full: the images come as fast as they are copied
 
 
 def refuse_handle(monkeypatch: pytest.MonkeyPatch, cupy: Any) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -186,6 +187,11 @@ class CudaDetector(Detector):
                 self._raise(error, "running")
         self._numbers += 1
         return ticket
+
+    def _spin(self) -> None:
+        # Its failure comes once more in collect(), which tells it.
+        with contextlib.suppress(self._cupy.cuda.runtime.CUDARuntimeError):
+            self.stream.synchronize()
 
     def _finish(self, ticket: Ticket) -> list[Detections]:
         slot = self._slots[ticket.number % SLOTS]

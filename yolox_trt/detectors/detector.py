@@ -125,7 +125,9 @@ class Detector(ABC):
         """
         start = time.perf_counter()
         self.stage_times = _NOT_TOLD_APART
-        detections = self.collect(self.enqueue(frames, options))
+        ticket = self.enqueue(frames, options)
+        self._spin()
+        detections = self.collect(ticket)
         if self.stage_times is _NOT_TOLD_APART:
             self.stage_times = StageTimes(inference=time.perf_counter() - start)
         return detections
@@ -184,6 +186,9 @@ class Detector(ABC):
     @abstractmethod
     def _finish(self, ticket: Ticket) -> list[Detections]:
         """Wait for the oldest call."""
+
+    def _spin(self) -> None:  # noqa: B027 - most have nothing to spin for
+        """Wait for the call under way with a core, where that ends sooner than collect()."""
 
     def _raise(self, error: Exception, what: str) -> NoReturn:
         """Raise a library's error as a fault; one of this package passes through."""

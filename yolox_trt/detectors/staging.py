@@ -73,7 +73,8 @@ class Slot:
         self.table_bytes = first + _align(max_batch * num_classes * 4)
         self.graphs: dict[int, Any] = {}
         self.uploaded = self._cupy.cuda.Event(disable_timing=True)
-        self.done = self._cupy.cuda.Event(disable_timing=True)
+        # Whoever waits for it sleeps: a thread that spins takes a core from those that receive.
+        self.done = self._cupy.cuda.Event(block=True, disable_timing=True)
         tables = _pinned(self._cupy, self.table_bytes)
         #: The pinned tables: structs Image, Post from `post_offset` on, Job of masks.cu from
         #: `mask_offset` on, thresholds.
