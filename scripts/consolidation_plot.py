@@ -59,10 +59,12 @@ def _bars(axes: Any, figures: list[dict[str, Any]], key: str, unit: float) -> No
         heights = [values[number] for number in cameras]
         bars = axes.bar([i + place for i in range(len(cameras))], heights, 0.38, color=colour)
         bars.set_label(label)
-        axes.bar_label(bars, [f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in heights], fontsize=8)
-    axes.set_xticks(range(len(cameras)), [f"{n} cameras" for n in cameras], fontsize=8)
+        texts = [f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in heights]
+        axes.bar_label(bars, texts, fontsize=7, rotation=90, padding=2)
+    axes.set_xticks(range(len(cameras)), cameras, fontsize=8)
+    axes.set_xlabel("cameras", fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
-    axes.margins(y=0.2)
+    axes.margins(y=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 

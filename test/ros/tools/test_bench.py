@@ -46,7 +46,8 @@ def test_one_process_against_one_for_each_camera(
     output = tmp_path / "bench.json"
     options = ["--size", "64x96", "--rate", "10", "--duration", "1", "--warmup", "0"]
     options += ["--model", str(small_model), "--device", "cpu", "--json", str(output)]
-    options += ["--cameras", "2", "--without-ros"]  # with it, it is `bench ros` several times
+    options += ["--cameras", "2", "--max-batch", "2"]
+    options += ["--without-ros"]  # with it, it is `bench ros` several times
     process = start(["-m", "yolox_trt.cli", "bench", "consolidation", *options])
     assert process.process.wait(170) == 0, process.output
     figures = json.loads(output.read_text())["figures"]

@@ -56,7 +56,8 @@ def main() -> int:
     )
     options = CamerasOptions(detector=detector, rate=given["rate"], size=tuple(given["size"]))
     window = _Window(Path(given["window"]))
-    figures = measure_cameras(options, given["cameras"], 1, overlap=True, window=window)
+    cameras, max_batch = given["cameras"], given["max_batch"]
+    figures = measure_cameras(options, cameras, max_batch, overlap=True, window=window)
     print(FIGURES + json.dumps(figures), flush=True)
     return 0
 

@@ -78,7 +78,7 @@ def measure(options: ConsolidationOptions, on_progress: Progress = no_progress) 
             columns,
             [each for each in figures if each["through"] == through],
             f"{'through ROS' if through else 'without ROS'}: {height}x{width} bgr8 at "
-            f"{options.rate:g} Hz, {model}, {options.duration:g} s",
+            f"{options.rate:g} Hz, {model}, {options.duration:g} s, max_batch {options.max_batch}",
         )
         for through in dict.fromkeys(each["through"] for each in figures)
     ]
@@ -99,6 +99,7 @@ def _through_ros(options: ConsolidationOptions, number: int, form: str) -> dict[
         devices=[options.device],
         engine=options.engine,
         precision=options.precision,
+        max_batch=1 if form == "N" else options.max_batch,
         ingest=options.ingest if form == "ingest" else 0,
         duration=options.duration,
         warmup=options.warmup,
@@ -126,6 +127,7 @@ def _direct(options: ConsolidationOptions, number: int, form: str) -> dict[str, 
             "engine": options.engine,
             "precision": options.precision,
             "cameras": number // count,
+            "max_batch": 1 if form == "N" else options.max_batch,
             "rate": options.rate,
             "size": options.size,
             "window": str(window),

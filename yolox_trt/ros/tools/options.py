@@ -278,6 +278,10 @@ class ConsolidationOptions(OptionGroup):
     device: Device | None = again(_DETECTOR["device"])
     engine: str = again(_DETECTOR["engine"])
     precision: str | None = again(_DETECTOR["precision"])
+    max_batch: int = again(
+        EXECUTOR_OPTIONS["max_batch"],
+        help="Images that may share a run where one process has all cameras.",
+    )
     ingest: int = option(2, minimum=0, help="Ingest processes of the third way; 0: without it.")
     duration: float = again(_ROS_BENCH["duration"])
     warmup: float = again(_ROS_BENCH["warmup"])
