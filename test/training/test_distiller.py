@@ -12,13 +12,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch")
 
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.training.checkpoint import write_checkpoint
 from yolox_trt.training.distiller import Distiller, check_teacher
 from yolox_trt.training.equalize import equalize
+from yolox_trt.training.export import export_onnx
 from yolox_trt.training.image_store import ImageStore, list_images
 from yolox_trt.training.model_config import CONFIGS
-from yolox_trt.training.options import AugmentOptions, DistillOptions
+from yolox_trt.training.options import AugmentOptions, DistillOptions, ExportOptions
 from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
 SMALL = DistillOptions(
@@ -78,15 +79,40 @@ def test_blend_falls_to_relu6(teacher: Any, pictures: Path) -> None:
     assert seen == pytest.approx([1.0, 0.5, 0.0, 0.0])
 
 
-def test_a_resumed_student_stays_with_relu6(teacher: Any, pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["student.pt", "student.onnx"])
+def test_a_resumed_student_stays_with_relu6(
+    teacher: Any, pictures: Path, tmp_path: Path, name: str
+) -> None:
     run = make(teacher, pictures, replace(SMALL, batch_norm=False))
-    write_checkpoint(tmp_path / "student.pt", run.export_model(), SMALL, half=True)
+    trained = run.export_model()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.25)  # no longer the teacher's
+    if name.endswith(".pt"):
+        write_checkpoint(tmp_path / name, trained, SMALL, half=True)
+    else:
+        export_onnx(trained, tmp_path / name, ExportOptions(size=(64, 64), half_weights=True))
     store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
-    resumed = Distiller(
-        teacher, store, None, replace(SMALL, batch_norm=False), resume=tmp_path / "student.pt"
-    )
+    options = replace(SMALL, batch_norm=False)
+    resumed = Distiller(teacher, store, None, options, resume=tmp_path / name)
     resumed.schedule(0.0)
     assert float(resumed.student.activation.blend) == 0.0
+    again = resumed.export_model().state_dict()
+    for key, value in trained.state_dict().items():
+        torch.testing.assert_close(again[key], value, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_of_another_network_are_refused(
+    teacher: Any, pictures: Path, tmp_path: Path
+) -> None:
+    run = make(teacher, pictures, replace(SMALL, batch_norm=False, form="depthwise"))
+    path = tmp_path / "student.onnx"
+    export_onnx(run.export_model(), path, ExportOptions(size=(64, 64)))
+    store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
+    with pytest.raises(
+        ModelError, match=r"expected=?.* fix: give `?.*teacher|expected .*; fix: give"
+    ):
+        Distiller(teacher, store, None, replace(SMALL, batch_norm=False), resume=path)
 
 
 def small_teacher(name: str, **changes: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 
 from yolox_trt.core.output_paths import prepare_folder
 from yolox_trt.core.progress import Progress, no_progress
+from yolox_trt.graph.graph import Graph
 from yolox_trt.training.checkpoint import read_checkpoint, write_checkpoint
 from yolox_trt.training.distiller import Distiller, check_teacher
 from yolox_trt.training.equalize import equalize
@@ -51,9 +52,13 @@ def distill(job: DistillJob, on_progress: Progress = no_progress) -> dict[str, f
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
         held_out_paths = list_images(job.held_out)
-        resumed = read_training(job.resume, weights_too=True)
-        if job.resume is not None and not resumed:
-            read_checkpoint(job.resume)
+        resumed = {}
+        if job.resume is not None and job.resume.suffix == ".onnx":
+            Graph.load(job.resume)
+        elif job.resume is not None:
+            resumed = read_training(job.resume, weights_too=True)
+            if not resumed:
+                read_checkpoint(job.resume)
         paths = ranks.part(list_images(job.images)[: job.limit or None])
         train = ImageStore.load(paths, side=options.canvas, device=device, on_progress=on_progress)
         held = None

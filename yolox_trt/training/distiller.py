@@ -22,7 +22,6 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.training.augment import Augmenter
 from yolox_trt.training.captured_step import CapturedStep
-from yolox_trt.training.checkpoint import load_state, read_checkpoint
 from yolox_trt.training.distill_losses import (
     FeatureLoss,
     HeldOut,
@@ -37,7 +36,12 @@ from yolox_trt.training.options import SILU_CONFIGS, DistillJob, DistillOptions
 from yolox_trt.training.ranks import ALONE, Ranks
 from yolox_trt.training.run import Trainer
 from yolox_trt.training.schedule import parameter_groups, set_rate, weight_average
-from yolox_trt.training.weights import fold_batch_norm, insert_batch_norm, rewrite
+from yolox_trt.training.weights import (
+    fold_batch_norm,
+    insert_batch_norm,
+    load_student,
+    rewrite,
+)
 from yolox_trt.training.yolox import YOLOX, flatten_outputs
 
 # The stem's weights act on 0..255; for the optimiser they are held as for an input of 0..4, so that
@@ -75,7 +79,7 @@ class Distiller(Trainer):
     """Holds teacher, student, optimiser and data of one run.
 
     Args:
-        resume: weights to start from (student.pt of a run).
+        resume: weights to start from (student.pt or student.onnx of a run).
         ranks: this process among those of the run.
     """
 
@@ -112,7 +116,7 @@ class Distiller(Trainer):
             named = {**options_of(DistillJob), **options_of(DistillOptions)}
             given = (named["teacher"], ", ", named["teacher_name"], " and ", named["form"])
             fix = ("give ", *given, " as when it was distilled")
-            load_state(student, read_checkpoint(resume)[1], source=resume, fix=fix)
+            load_student(student, Path(resume), fix=fix)
         # The teacher in its own activation, but with full convolutions where the student has them:
         # the same numbers, faster on matrix units.
         answer = rewrite(teacher, replace(config, activation="silu"))

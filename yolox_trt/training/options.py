@@ -320,7 +320,7 @@ class DistillJob(Job):
     resume: Path | None = again(
         options_of(Job)["resume"],
         help="Run to go on with: its checkpoint.pt, with the options that it had; or a student.pt "
-        "to begin a new run from.",
+        "or student.onnx, such as the shipped model, to begin a new run from.",
     )
     equalize_images: int = option(
         96,

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from yolox_trt.core.errors import ModelError
+from yolox_trt.core.errors import Message, ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.shape_walk import fold_constants
 from yolox_trt.graph.spec import read_spec
+from yolox_trt.training.checkpoint import load_state, read_checkpoint
 from yolox_trt.training.layers import BlendedActivation, ConvAct, watched
 from yolox_trt.training.model_config import CONFIGS, ModelConfig
 from yolox_trt.training.options import DistillJob
@@ -27,8 +29,13 @@ _NAME_IT = (
 _STEM = "backbone.backbone.stem.conv.conv.weight"
 
 
-def load_onnx_weights(model: YOLOX, source: Graph) -> None:
+def load_onnx_weights(model: YOLOX, source: Graph, *, fix: Message = _NAME_IT) -> None:
     """Copy the folded weights of an exported YOLOX into a model without batch norm.
+
+    Args:
+        model: the model.
+        source: the exported one.
+        fix: what mends it where the two are of another form.
 
     Raises:
         ModelError: the number of convolutions or a shape differs, or weights are computed.
@@ -43,7 +50,7 @@ def load_onnx_weights(model: YOLOX, source: Graph) -> None:
         raise ModelError(
             f"{source.path} with {len(nodes)} convolutions",
             expected=f"{len(convs)} as in {model.config.name}",
-            fix=_NAME_IT,
+            fix=fix,
         )
     for node, conv in zip(nodes, convs, strict=True):
         weight, bias = node.constant(1), node.constant(2)
@@ -57,10 +64,24 @@ def load_onnx_weights(model: YOLOX, source: Graph) -> None:
             raise ModelError(
                 f"weight {weight.shape} of {node.name} in {source.path}",
                 expected=f"{tuple(conv.weight.shape)} and a bias, as in {model.config.name}",
-                fix=_NAME_IT,
+                fix=fix,
             )
         conv.weight.data.copy_(torch.tensor(weight))
         conv.bias.data.copy_(torch.tensor(0.0 if bias is None else bias))
+
+
+def load_student(model: YOLOX, path: Path, *, fix: Message) -> None:
+    """Put the weights of a student.pt or student.onnx into a model without batch norm.
+
+    Raises:
+        ModelError: the file is of another kind, or of another network.
+    """
+    if path.suffix != ".onnx":
+        load_state(model, read_checkpoint(path)[1], source=path, fix=fix)
+        return
+    graph = Graph.load(path)
+    fold_constants(graph)  # weights are stored as float16 behind Casts
+    load_onnx_weights(model, graph, fix=fix)
 
 
 def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
