@@ -102,6 +102,26 @@ def test_a_resumed_student_stays_with_relu6(
         torch.testing.assert_close(again[key], value, rtol=1e-3, atol=1e-6)
 
 
+def test_features_of_an_equalised_student_are_near_at_once(
+    teacher: Any, pictures: Path, tmp_path: Path
+) -> None:
+    options = replace(SMALL, batch_norm=False, blend_until=0.0)
+    run = make(teacher, pictures, options)
+    trained = run.export_model()
+    with torch.no_grad():  # channels scaled and scaled back, as equalisation does
+        for first, second in (("cls_convs", "cls_preds"), ("reg_convs", "reg_preds")):
+            factors = torch.linspace(0.05, 8.0, getattr(trained.head, second)[0].in_channels)
+            last = getattr(trained.head, first)[0][-1].pconv.conv
+            last.weight.mul_(factors[:, None, None, None])
+            last.bias.mul_(factors)
+    write_checkpoint(tmp_path / "student.pt", trained, SMALL)
+    store = ImageStore.load(list_images([pictures]), side=64, device="cpu")
+    resumed = Distiller(teacher, store, None, options, resume=tmp_path / "student.pt")
+    views = run.views.batch(4)
+    plain, scaled = (each.step(views)[3] for each in (run, resumed))
+    assert scaled < 1.2 * plain
+
+
 def test_weights_of_another_network_are_refused(
     teacher: Any, pictures: Path, tmp_path: Path
 ) -> None:

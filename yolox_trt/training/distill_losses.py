@@ -141,6 +141,22 @@ class FeatureLoss(nn.Module):
             floor = 0.05 * var.mean()
             getattr(self, f"inverse_{i}").copy_(1 / var.clamp(min=floor))
 
+    @torch.no_grad()
+    def fit(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+        """Set scales and shifts to those that bring a trained student's features nearest.
+
+        Equalisation scales the channels of a finished student, some of them by ten and more.
+        """
+        for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
+            s, t = s.float(), t.float()
+            s_mean, t_mean = (x.mean((0, 2, 3), keepdim=True)[0] for x in (s, t))
+            variance = (s - s_mean).square().mean((0, 2, 3))
+            covariance = ((s - s_mean) * (t - t_mean)).mean((0, 2, 3))
+            # A channel that was taken out says nothing.
+            scale = torch.where(variance > 0, covariance / variance, 1.0)[:, None, None]
+            self.scale[i].copy_(scale)
+            self.shift[i].copy_(t_mean - scale * s_mean)
+
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor | float:
         total: Tensor | float = student[0].new_zeros((), dtype=torch.float32) if student else 0.0
         for i, (s, t) in enumerate(zip(student, teacher, strict=True)):

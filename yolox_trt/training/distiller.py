@@ -139,7 +139,13 @@ class Distiller(Trainer):
         channels = [student.get_submodule(n).conv.out_channels for n in names]
         self.feature_loss = FeatureLoss(channels).to(self.device)
         with torch.no_grad():
-            self.feature_loss.measure(self.teach(self.views.batch(min(64, self.batch)))[1])
+            views = self.views.batch(min(64, self.batch))
+            features = self.teach(views)[1]
+            self.feature_loss.measure(features)
+            if resume is not None:
+                student.eval()
+                self.feature_loss.fit(self.tapped_student(views / INPUT_SCALE)[1], features)
+                student.train()
 
         kernels, others = parameter_groups(student, options.weight_decay)
         others["params"] += self.feature_loss.parameters()
