@@ -91,6 +91,7 @@ NOT_RUN = {
     "qat": "PyTorch, and a data set: test/training",
     "export": "PyTorch, and weights: test/cli/test_training_commands.py",
     "batch detect": "a folder of drives, and Ray: test/batch",
+    "bench workers": "a GPU, and a model of random weights: test_bench_commands.py",
     "batch query": "what batch detect wrote: test/batch",
     "compare": "lasts: test/evaluation/test_compare.py",
     "translate run/qat.onnx": "what qat wrote: test/training",

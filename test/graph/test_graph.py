@@ -234,6 +234,8 @@ def _with_inner_node(inner: onnx.NodeProto) -> onnx.NodeProto:
         (helper.make_node("Conv", ["a"], ["y"]), "1 inputs, not 2 to 3"),
         (helper.make_node("Relu", ["a"], ["y", "z"]), "2 outputs"),
         (_with_inner_node(helper.make_node("Concat", ["a"], ["t"])), "attribute axis"),
+        (helper.make_node("Slice", ["a", "b", "b"], ["y"]), r"'b', a tensor\(float\), as input 1"),
+        (_with_inner_node(helper.make_node("Reshape", ["a", "b"], ["t"])), "Reshape.* as input 1"),
     ],
 )
 def test_a_node_that_is_not_of_the_form_of_onnx_is_refused(

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,45 +64,94 @@ def check_texts(model: onnx.ModelProto) -> None:
             raise ValueError(f"the name {text!r:.80}, which is no UTF-8")
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What ONNX says of an operator in one version.
+
+    Attributes:
+        counts: least and most of its inputs, and of its outputs.
+        types: element types of each input, by their names in ONNX ("tensor(int64)").
+        repeats: whether the last of them stands for all that follow.
+        attributes: whether it is required, and its type, by name.
+    """
+
+    counts: dict[str, tuple[int, int]]
+    types: tuple[frozenset[str], ...]
+    repeats: bool
+    attributes: dict[str, tuple[bool, int]]
+
+
+@cache
+def _form(op: str, version: int) -> _Form | None:
+    """Return the form of an operator; None where onnx does not know it, or not in this version."""
+    defs = require("onnx", purpose="the model's nodes").defs
+    try:
+        schema = defs.get_schema(op, version, "")
+    except defs.SchemaError:
+        return None
+    last = schema.inputs[-1:]
+    return _Form(
+        {
+            "inputs": (schema.min_input, schema.max_input),
+            "outputs": (schema.min_output, schema.max_output),
+        },
+        tuple(frozenset(each.types) for each in schema.inputs),
+        bool(last) and last[0].option == defs.OpSchema.FormalParameterOption.Variadic,
+        {name: (bool(a.required), int(a.type)) for name, a in schema.attributes.items()},
+    )
+
+
 def check_graph(model: onnx.ModelProto) -> None:
     """Raise ValueError for names that are no text, and for nodes that are not of ONNX's form."""
     check_texts(model)
     versions = {o.domain: o.version for o in model.opset_import}
-    version = versions.get("", versions.get("ai.onnx", 1))
-    for node in model.graph.node:
-        _check_node(node, version)
+    _check_nodes(model.graph, versions.get("", versions.get("ai.onnx", 1)), {})
 
 
-def _check_node(node: onnx.NodeProto, version: int) -> None:
-    """Check inputs, outputs and attributes, of the nodes of graphs inside it, too.
+def _check_nodes(graph: onnx.GraphProto, version: int, constants: dict[str, int]) -> None:
+    """Check the nodes of a graph, and of those inside them.
 
-    Operators that onnx does not know, or not in this version, pass: the runtime may know them.
+    Args:
+        graph: the graph.
+        version: of the operators.
+        constants: element types of the constants around it, by name.
     """
-    defs = require("onnx", purpose="the model's nodes").defs
+    constants = constants | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            constants[node.output[0]] = tensor.data_type
+        form = _form(node.op_type, version) if node.domain in ("", "ai.onnx") else None
+        if form is not None:
+            _check_node(node, form, constants)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if node.op_type == "If" and inner.node and len(inner.output) != len(node.output):
+                    raise ValueError(
+                        f"node '{node.name}' (If) with a branch of {len(inner.output)} outputs"
+                    )
+                _check_nodes(inner, version, constants)
+
+
+def _check_node(node: onnx.NodeProto, form: _Form, constants: dict[str, int]) -> None:
     where = f"node '{node.name}' ({node.op_type})"
-    if node.domain in ("", "ai.onnx") and defs.has(node.op_type, ""):
-        try:
-            schema = defs.get_schema(node.op_type, version, "")
-        except defs.SchemaError:
-            return
-        for what, count, least, most in (
-            ("inputs", len(node.input), schema.min_input, schema.max_input),
-            ("outputs", len(node.output), schema.min_output, schema.max_output),
-        ):
-            if not least <= count <= most:
-                raise ValueError(f"{where} with {count} {what}, not {least} to {most}")
-        given = {attribute.name: attribute.type for attribute in node.attribute}
-        for name, attribute in schema.attributes.items():
-            if attribute.required and name not in given:
-                raise ValueError(f"{where} without its attribute {name}")
-            if given.get(name) not in (None, 0, int(attribute.type)):
-                raise ValueError(f"{where} with an attribute {name} of another type")
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            if node.op_type == "If" and inner.node and len(inner.output) != len(node.output):
-                raise ValueError(f"{where} with a branch of {len(inner.output)} outputs")
-            for each in inner.node:
-                _check_node(each, version)
+    for what, given in (("inputs", node.input), ("outputs", node.output)):
+        least, most = form.counts[what]
+        if not least <= len(given) <= most:
+            raise ValueError(f"{where} with {len(given)} {what}, not {least} to {most}")
+    kinds = {attribute.name: attribute.type for attribute in node.attribute}
+    for name, (required, kind) in form.attributes.items():
+        if required and name not in kinds:
+            raise ValueError(f"{where} without its attribute {name}")
+        if kinds.get(name) not in (None, 0, kind):
+            raise ValueError(f"{where} with an attribute {name} of another type")
+    names = require("onnx", purpose="the model's nodes").TensorProto.DataType
+    for index, name in enumerate(node.input):
+        at = min(index, len(form.types) - 1) if form.repeats else index
+        if name in constants and at < len(form.types):
+            found = f"tensor({names.Name(constants[name]).lower()})"
+            if found not in form.types[at]:
+                raise ValueError(f"{where} with a constant '{name}', a {found}, as input {index}")
 
 
 def check_functions(model: onnx.ModelProto) -> None:
