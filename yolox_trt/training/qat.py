@@ -65,8 +65,9 @@ def tap_tensors(graph: Graph) -> list[str]:
 def _behind_activation(conv: Node) -> list[Node]:
     """Return what reads a convolution's result, or its activation's."""
     readers = conv.outputs[0].readers
-    gated = [node for node in readers if node.op == "Mul"]
-    if {node.op for node in readers} == {"Sigmoid", "Mul"} and len(readers) == 2:
+    # The other reader is the sigmoid, or the Mul that equalisation puts before it.
+    gated = [n for n in readers if n.op == "Mul" and "Sigmoid" in {s.op for s in n.sources}]
+    if len(gated) == 1 and len(readers) == 2:
         return gated[0].outputs[0].readers
     if len(readers) == 1 and readers[0].op in KERNEL_ACTIVATIONS:
         return readers[0].outputs[0].readers

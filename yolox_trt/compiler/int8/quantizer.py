@@ -167,7 +167,9 @@ def quantize(
     if options.equalize is not None and inputs is not None:
         images = track("equalise", inputs, on_progress)
         statistics = collect_statistics(graph, images, threads=options.threads)
-        graph, equalized = equalize(graph, statistics.channel_amax, alpha=options.equalize)
+        graph, equalized = equalize(
+            graph, statistics.channel_amax, alpha=options.equalize, every_tensor=every_tensor
+        )
     if options.from_ranges is not None:
         read = DynamicRanges.load_json if options.from_ranges.suffix == ".json" else read_cache
         ranges = read(options.from_ranges)
