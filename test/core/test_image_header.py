@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import resource
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -31,6 +33,22 @@ WRITTEN = {
 def written(name: str, picture: np.ndarray = PICTURE) -> bytes:
     suffix, options = WRITTEN[name]
     return bytes(cv2.imencode(suffix, picture, options)[1].tobytes())
+
+
+def png_chunk(name: bytes, data: bytes, length: int | None = None) -> bytes:
+    length = len(data) if length is None else length
+    return struct.pack(">I", length) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 53, 37, 8, 2, 0, 0, 0))
+
+
+def test_a_chunk_of_a_png_that_is_not_there_takes_no_memory() -> None:
+    """OpenCV would take 4 GB for it."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FrameError, match="cannot be decoded"):
+        decode_image(PNG + png_chunk(b"IDAT", bytes(20), length=0xFF00009B))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000  # KiB
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -70,6 +88,8 @@ def test_forms_that_opencv_does_not_write() -> None:
         (b"\xff\xd8" + b"\xff" * (16 << 20), "no frame header"),  # at once: not in square time
         (b"\xff\xd8" + b"\xff\xfe\0\x02" * (LIMITS.jpeg_segments + 1), "no frame header"),
         (b"\x89PNG\r\n\x1a\n" + bytes(30), "no IHDR"),
+        (PNG + png_chunk(b"IDAT", b"", length=0xFF00009B), "4278190235 bytes, which are not there"),
+        (PNG + png_chunk(b"tEXt", b"k\0v") * LIMITS.png_chunks, "more than 100000 chunks"),
         (b"BM" + bytes(12) + struct.pack("<Iii", 40, 0, 5), "size of 0x5"),
         (b"II*\0\xff\xff\xff\xff", "header is damaged"),
         (b"II*\0\x08\0\0\0" + struct.pack("<H", LIMITS.tiff_tags + 1), "1001 tags; 1000 at most"),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 from typing import Any
 
 import cv2
@@ -50,16 +51,24 @@ ENCODED = (
 NUMBERS = st.integers(0, 40) | st.sampled_from((1 << 16, 1 << 20, (1 << 31) - 1, (1 << 32) - 1))
 
 
+def most_memory() -> float:
+    """Return the most bytes that were resident at a time so far."""
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 @examples(80)
 @given(damaged(*ENCODED))
 def test_encoded_images(data: bytes) -> None:
     """An image is refused, or comes out in the size that its header was read to have."""
     keep(data)
+    before = most_memory()
     try:
         pixels = decode_image(data, LIMITS, ignore_orientation=True)
     except FrameError as error:
         check_refusal(error)
         return
+    finally:
+        assert most_memory() < before + 200e6
     assert pixels.shape == (*image_size(memoryview(data)), 3)
     assert pixels.size <= 3 * 0.5e6
 

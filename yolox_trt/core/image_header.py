@@ -100,10 +100,22 @@ def _count_scans(data: memoryview) -> None:
 
 
 def _png(data: memoryview) -> tuple[int, int]:
+    """RFC 2083, section 3: the first chunk; and that each chunk ends within the image.
+
+    OpenCV takes the memory for a chunk, up to 4 GB of it, before it looks whether it is there.
+    """
     name, width, height = struct.unpack_from(">4sII", data, 12)
     if name != b"IHDR":
         raise ValueError("no IHDR chunk")
-    return height, width
+    at = 8
+    for _ in range(LIMITS.png_chunks):
+        length, name = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        if at > data.nbytes:
+            raise ValueError(f"a chunk of {length} bytes, which are not there")
+        if name == b"IEND":
+            return height, width
+    raise ValueError(f"more than {LIMITS.png_chunks} chunks")
 
 
 def _webp(data: memoryview) -> tuple[int, int]:

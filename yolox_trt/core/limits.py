@@ -125,6 +125,7 @@ class Limits(OptionGroup):
         1000, unit="segments", help="Segments of a JPEG before the one that states its size."
     )
     tiff_tags: int = option(1000, unit="tags", help="Tags of a TIFF image.")
+    png_chunks: int = option(100_000, unit="chunks", help="Chunks of a PNG image.")
     video_units: int = option(1000, unit="NAL units", help="Parts of a packet of H.264 or HEVC.")
     video_header_bytes: int = option(
         4096, unit="bytes", help="What is read of a video's header (SPS)."
