@@ -89,6 +89,7 @@ def test_forms_that_opencv_does_not_write() -> None:
         (b"\xff\xd8" + b"\xff\xfe\0\x02" * (LIMITS.jpeg_segments + 1), "no frame header"),
         (b"\x89PNG\r\n\x1a\n" + bytes(30), "no IHDR"),
         (PNG + png_chunk(b"IDAT", b"", length=0xFF00009B), "4278190235 bytes, which are not there"),
+        (PNG + png_chunk(b"acTL", struct.pack(">II", 2, 0)), "an animated PNG that cannot"),
         (PNG + png_chunk(b"tEXt", b"k\0v") * LIMITS.png_chunks, "more than 100000 chunks"),
         (b"BM" + bytes(12) + struct.pack("<Iii", 40, 0, 5), "size of 0x5"),
         (b"II*\0\xff\xff\xff\xff", "header is damaged"),

@@ -20,6 +20,8 @@ _JPEG_MARKER = re.compile(rb"\xff([^\xff\x00])", re.DOTALL)
 _JPEG_GAP = 1 << 16
 #: Side of a tile that may be larger than its image.
 _TIFF_TILE = 1024
+#: Chunks of an animated PNG (PNG, third edition, 11.3.6).
+_PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _JPEG_SCAN = re.compile(rb"\xff\xda")
 # For OpenCV a carriage return ends a comment, too.
 _BLANK = rb"(?:\s|#[^\r\n]*[\r\n])+"
@@ -102,7 +104,8 @@ def _count_scans(data: memoryview) -> None:
 def _png(data: memoryview) -> tuple[int, int]:
     """RFC 2083, section 3: the first chunk; and that each chunk ends within the image.
 
-    OpenCV takes the memory for a chunk, up to 4 GB of it, before it looks whether it is there.
+    OpenCV takes the memory for a chunk, up to 4 GB of it, before it looks whether it is there; and
+    5.0 ends the process at some animations whose frames are not told in order.
     """
     name, width, height = struct.unpack_from(">4sII", data, 12)
     if name != b"IHDR":
@@ -113,6 +116,10 @@ def _png(data: memoryview) -> tuple[int, int]:
         at += 12 + length
         if at > data.nbytes:
             raise ValueError(f"a chunk of {length} bytes, which are not there")
+        if name in _PNG_ANIMATION:
+            raise FrameError(
+                "an animated PNG that cannot be decoded", expected="a still image", fix="convert it"
+            )
         if name == b"IEND":
             return height, width
     raise ValueError(f"more than {LIMITS.png_chunks} chunks")
