@@ -105,6 +105,43 @@ def test_a_damaged_packet_is_named_and_the_next_keyframe_helps(codec: str) -> No
 
 
 @pytest.mark.parametrize("codec", CODECS)
+def test_a_packet_that_comes_twice_makes_no_picture_wrong(codec: str) -> None:
+    data = list(enumerate(packets(codec)))
+    made = decoder(codec)
+    frames, errors = decode(made, codec, [*data[:3], data[2], *data[3:]])
+    assert len(frames) + len(errors) + made.given_up() == 13
+    assert [frame.stamp_ns for frame in frames][-6:] == [6, 7, 8, 9, 10, 11]
+    for frame in frames:
+        assert_shows(frame, frame.stamp_ns)
+    if codec == "h264":
+        assert "lost or repeated: picture 2, then 2" in errors[0]
+
+
+@pytest.mark.parametrize("kept", [20, 100])
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_packet_that_is_cut_off_makes_no_picture_wrong(codec: str, kept: int) -> None:
+    """FFmpeg fills up what is missing of a picture with what it has."""
+    data = list(enumerate(packets(codec)))
+    data[1] = (1, data[1][1][:kept])
+    made = decoder(codec)
+    frames, errors = decode(made, codec, data)
+    assert [frame.stamp_ns for frame in frames] == [0, 6, 7, 8, 9, 10, 11]
+    for frame in frames:
+        assert_shows(frame, frame.stamp_ns)
+    assert len(errors) == 5 and made.given_up() == 0
+    assert "FFmpeg" in errors[0] and "could not be decoded" in errors[1]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_pictures_that_are_held_back_at_the_end_are_counted(codec: str) -> None:
+    made = decoder(codec)
+    frames, errors = decode(made, codec, list(enumerate(packets(codec, b_frames=2)))[:5])
+    assert len(frames) < 5 and not errors
+    made.close()
+    assert len(frames) + made.given_up() == 5
+
+
+@pytest.mark.parametrize("codec", CODECS)
 def test_pictures_that_refer_to_later_ones_keep_their_stamps(codec: str) -> None:
     data = packets(codec, b_frames=2, keyframes=30)
     order = [0, *range(1, 12)]

@@ -232,7 +232,9 @@ class VideoDecoder:
         return count
 
     def close(self) -> None:
-        """Let go of the backend."""
+        """Let go of the backend; the pictures that are still held back are given up."""
+        self._given_up += len(self._pending)
+        self._pending.clear()
         self._backend.close()
 
     def _named(self, pictures: Sequence[tuple[int, Frame]]) -> Sequence[Frame]:
@@ -272,11 +274,11 @@ class VideoDecoder:
         last, number = self._last, header.number
         if self._waiting and header.key and self._size is not None:
             self._waiting = ""
-        elif not (self._waiting or header.key or last is None or number is None) and number not in (
-            last,
-            (last + 1) % header.frames,
+        elif not (self._waiting or header.key or last is None or number is None) and (
+            number != (last + 1) % header.frames and (number != last or header.whole)
         ):
-            self._wait(f"packets before it were lost: picture {last} came, then {number}")
+            # One that came twice would refer to itself, and all that follow to that.
+            self._wait(f"packets before it were lost or repeated: picture {last}, then {number}")
         if header.key:  # its number is 0 (7.4.3); that of a keyframe before the first SPS is unread
             self._last = 0 if header.frames > 1 else None
         elif number is not None and header.reference:

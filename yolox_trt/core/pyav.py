@@ -49,6 +49,8 @@ class PyAvBackend:
         # What the sizes in the headers are checked for, once more where they are acted on; FFmpeg
         # counts the padding of the rows, too.
         self._context.options = {"max_pixels": str(2 * self._most)}
+        if self._codec == "hevc":  # it marks no damaged picture, but can refuse what it cannot read
+            self._context.options |= {"err_detect": "explode"}
 
     def decode(self, data: bytes, number: int) -> Sequence[tuple[int, Frame]]:
         """Take a packet; return the pictures that are ready, without metadata."""
@@ -69,6 +71,13 @@ class PyAvBackend:
                 expected=f"the NAL units of one picture of {self._codec}",
                 fix="check the encoder",
             ) from error
+        if any(picture.is_corrupt for picture in pictures):
+            raise FrameError(
+                f"a damaged picture of {self._codec}: FFmpeg has filled up what is missing of it",
+                expected=f"whole pictures of {self._codec}",
+                fix="check the encoder, and what the packets went through: a network that loses "
+                "packets, or a buffer that is too small",
+            )
         return [(picture.pts, _frame_of(picture)) for picture in pictures]
 
     def close(self) -> None:

@@ -36,6 +36,8 @@ class PacketHeader:
         frames: how many values frame_num of H.264 has; 0 where the packet does not tell.
         number: frame_num of its picture; None with HEVC, and in a packet without a picture.
         reference: whether later pictures may refer to it.
+        whole: whether an H.264 picture begins here that is no field: no other one that is referred
+            to has its number.
         sequence: its SPS, b"" where it has none.
     """
 
@@ -44,6 +46,7 @@ class PacketHeader:
     frames: int = 0
     number: int | None = None
     reference: bool = True
+    whole: bool = False
     sequence: bytes = b""
 
 
@@ -58,6 +61,7 @@ class VideoHeader:
         self._codec = codec
         self._number_bits = 0
         self._separate_planes = False
+        self._fields = False
 
     def read(self, data: bytes | memoryview) -> PacketHeader:
         """Read a packet.
@@ -76,7 +80,7 @@ class VideoHeader:
 
     def _h264(self, packet: bytes) -> PacketHeader:
         size = number = None
-        key, reference, sequence = False, True, b""
+        key, reference, whole, sequence = False, True, False, b""
         for start, end in _units(packet):
             kind = packet[start] & 0x1F
             if kind == _H264_SPS:
@@ -84,18 +88,20 @@ class VideoHeader:
                 sequence += packet[start:end]
             elif kind in (_H264_SLICE, _H264_KEY) and number is None:
                 key, reference = kind == _H264_KEY, bool(packet[start] >> 5 & 3)
-                number = self._h264_number(_Bits(packet[start + 1 : min(end, start + 33)]))
-        return PacketHeader(key, size, 1 << self._number_bits, number, reference, sequence)
+                number, whole = self._h264_number(_Bits(packet[start + 1 : min(end, start + 33)]))
+        frames = 1 << self._number_bits
+        return PacketHeader(key, size, frames, number, reference, whole, sequence)
 
-    def _h264_number(self, bits: _Bits) -> int | None:
-        """7.3.3, slice_header, up to frame_num."""
+    def _h264_number(self, bits: _Bits) -> tuple[int | None, bool]:
+        """7.3.3, slice_header, up to field_pic_flag; return frame_num, and PacketHeader.whole."""
         if not self._number_bits:  # no SPS yet
-            return None
-        bits.unsigned()  # first_mb_in_slice
+            return None, False
+        first = bits.unsigned()  # first_mb_in_slice
         bits.unsigned()  # slice_type
         bits.unsigned()  # pic_parameter_set_id
         bits.take(2 * self._separate_planes)
-        return bits.take(self._number_bits)
+        number = bits.take(self._number_bits)
+        return number, not first and not (self._fields and bits.take(1))
 
     def _h264_size(self, bits: _Bits) -> tuple[int, int]:
         """7.3.2.1.1, seq_parameter_set_data, up to the cropping."""
@@ -138,7 +144,7 @@ class VideoHeader:
         size = bits.cropped(height, width, down * (2 - whole_frames), across)
         # Temporal layers that were taken out leave gaps on purpose: numbers then tell nothing.
         self._number_bits = 0 if gaps else number_bits
-        self._separate_planes = bool(separate)
+        self._separate_planes, self._fields = bool(separate), not whole_frames
         return size
 
     def _hevc(self, packet: bytes) -> PacketHeader:
