@@ -129,6 +129,20 @@ def test_each_packet_of_a_video_is_decoded_in_its_turn(client: Client) -> None:
     receiver.close()
 
 
+def test_what_a_decoder_holds_back_when_the_subscription_ends_is_counted(client: Client) -> None:
+    kind = TRANSPORTS["foxglove"].message_class()
+    sink = Sink()
+    topic = ImageTopic(name="/video", transport="foxglove", reliability="reliable", depth=1)
+    receiver = ImageReceiver(client.node, "front", topic, sink)
+    for data in packets("h264", b_frames=2)[:5]:
+        receiver._on_message(kind(format="h264", data=data), {})
+    client.spin_until(lambda: sink.frames)
+    receiver.close()
+    assert len(sink.frames) < 5
+    assert len(sink.frames) + sink.full == 5
+    assert not sink.refused
+
+
 def test_a_video_that_comes_too_fast_goes_on_at_a_keyframe(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

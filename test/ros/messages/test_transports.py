@@ -129,6 +129,18 @@ def test_lost_messages_are_waited_out() -> None:
     assert len(made.read(video_message("foxglove", data[6], "h264"))) == 1
 
 
+def test_pictures_that_wait_where_another_codec_begins_are_counted() -> None:
+    made = reader("foxglove")
+    data = packets("h264", b_frames=2)[:5]
+    frames = [
+        frame for each in data for frame in made.read(video_message("foxglove", each, "h264"))
+    ]
+    assert len(frames) < 5
+    assert len(made.read(video_message("foxglove", packets("hevc")[0], "h265"))) == 1
+    assert len(frames) + made.given_up() == 5
+    assert made.given_up() == 0
+
+
 def test_a_gpu_that_cannot_decode_is_told_once_for_the_camera() -> None:
     said: list[str] = []
     made = reader("compressed", options=DecoderOptions(decoder="gpu"), say=said.append)

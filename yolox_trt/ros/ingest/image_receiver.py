@@ -111,15 +111,15 @@ class ImageReceiver:
             self._subscribe_at = time.monotonic() + UNSUBSCRIBED
 
     def close(self) -> None:
-        """End the subscription; a compressed image that still waits is given up."""
+        """End the subscription; compressed images that still wait are given up."""
         self._closed = True
         self._unsubscribe()
         if self._decoder is not None:
             waited = self._decoder.discard(self._camera)
             self._decoder.close()
-            for _ in range(waited):
+            self._reader.close()
+            for _ in range(waited + self._reader.given_up()):
                 self._sink.on_full()
-        self._reader.close()
 
     def _unsubscribe(self) -> None:
         subscription, self._subscription = self._subscription, None

@@ -109,6 +109,7 @@ class FrameReader:
         self._input_size = input_size
         self._decoder: ImageDecoder | None = None
         self._codec = ""
+        self._given_up = 0
         self._is_raw = not transport.encoded
 
     def read(self, message: Any, received_ns: int = 0) -> Sequence[Frame]:
@@ -164,13 +165,15 @@ class FrameReader:
 
     def given_up(self) -> int:
         """Return how many messages were read, and give no Frame, since it was last asked."""
-        return 0 if self._decoder is None else self._decoder.given_up()
+        count, self._given_up = self._given_up, 0
+        return count + (0 if self._decoder is None else self._decoder.given_up())
 
     def close(self) -> None:
-        """Let go of the decoder."""
+        """Let go of the decoder; given_up() then tells of what it held back."""
         decoder, self._decoder, self._codec = self._decoder, None, ""
         if decoder is not None:
             decoder.close()
+            self._given_up += decoder.given_up()
 
     def _packet(self, message: Any, received_ns: int) -> Packet:
         if self.transport.name == "foxglove":
