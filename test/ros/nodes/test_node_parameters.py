@@ -13,8 +13,11 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 
 from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.node import Node
 from rclpy.parameter import Parameter, get_parameter_value
+from support.ros import Client
 
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import Applies, Kind, Option
@@ -128,6 +131,38 @@ def test_no_parameter_can_be_deleted(make_node: Callable[..., TypedNode]) -> Non
         assert not result.successful
         assert result.reason
         assert node.has_parameter(name)
+
+
+@pytest.mark.parametrize("kind", [SetParameters, SetParametersAtomically])
+def test_a_type_that_ros_does_not_have_is_answered(
+    make_node: Callable[..., TypedNode], client: Client, kind: Any
+) -> None:
+    node = make_node()
+    executor = rclpy.executors.SingleThreadedExecutor()
+    executor.add_node(node)
+    word = "set_parameters" + "_atomically" * (kind is SetParametersAtomically)
+    request = kind.Request(
+        parameters=[
+            Parameter("score", value=0.25).to_parameter_msg(),
+            ParameterMessage(name="score", value=ParameterValue(type=10)),
+        ]
+    )
+    future = client.send(kind, f"/typed/{word}", request)
+
+    def answered() -> bool:
+        executor.spin_once(timeout_sec=0.02)
+        return bool(future.done())
+
+    client.spin_until(answered)
+    response = future.result()
+    if kind is SetParameters:
+        taken, refused = response.results
+        assert taken.successful
+    else:
+        refused = response.result
+    assert not refused.successful
+    assert "a value of the type 10 for the parameter 'score'" in refused.reason
+    assert node.parameters.current["score"] == (0.25 if kind is SetParameters else 0.5)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -124,6 +125,39 @@ class TypedParameters:
     """
 
     parameters: NodeParameters[Any]
+
+    def create_service(self, srv_type: type, srv_name: str, callback: Any, **settings: Any) -> Any:
+        """Create a service, as rclpy.Node does.
+
+        rclpy's own ones that set parameters raise where a value is of a type that ROS 2 does not
+        have: none of the request's parameters would be answered.
+        """
+        own = {SetParameters: self._set_each, SetParametersAtomically: self._set_all}
+        return super().create_service(  # type: ignore[misc]
+            srv_type, srv_name, own.get(srv_type, callback), **settings
+        )
+
+    def _set_each(self, request: Any, response: Any) -> Any:
+        response.results = [self._set([each]) for each in request.parameters]
+        return response
+
+    def _set_all(self, request: Any, response: Any) -> Any:
+        response.result = self._set(request.parameters)
+        return response
+
+    def _set(self, messages: Iterable[Any]) -> SetParametersResult:
+        parameters = []
+        for each in messages:
+            try:
+                parameters.append(Parameter.from_parameter_msg(each))
+            except ValueError:
+                error = ConfigurationError(
+                    f"a value of the type {each.value.type} for the parameter "
+                    f"'{clean_text(each.name, LIMITS.name_characters)}'",
+                    expected="a type of rcl_interfaces/msg/ParameterType",
+                )
+                return SetParametersResult(successful=False, reason=error_text(error))
+        return self.set_parameters_atomically(parameters)
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         """Set parameters, all or none, as rclpy.Node does; the parameter services come here."""
