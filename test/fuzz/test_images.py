@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.fuzz import check_refusal, damaged, examples, keep
-from support.video import packets
+from support.video import packets, pictures
 
 from yolox_trt.core.decoding import Packet, VideoDecoder
 from yolox_trt.core.encodings import ALIASES, ENCODINGS
 from yolox_trt.core.errors import FrameError
+from yolox_trt.core.frame import Frame
 from yolox_trt.core.image_header import image_size
 from yolox_trt.core.images import decode_image
 from yolox_trt.core.limits import ImageLimits
@@ -104,6 +106,61 @@ def test_packets_of_video(codec: str, number: int, data: st.DataObject) -> None:
             continue
         assert all(frame.height * frame.width <= 0.5e6 for frame in frames)
     assert frames
+
+
+@examples(10)
+@given(codec=st.sampled_from(("h264", "hevc")), b_frames=st.integers(0, 2), data=st.data())
+def test_sequences_of_packets(codec: str, b_frames: int, data: st.DataObject) -> None:
+    """Each packet is accounted for, and a whole stream that follows comes out in time and right.
+
+    While none is damaged inside, what comes out is right.
+    """
+    numbered = list(enumerate(packets(codec, b_frames=b_frames)))
+    shown = {}  # with B frames the order of packets is not that of pictures
+    backend = PyAvBackend(codec, LIMITS)
+    each = [backend.decode(packet, number) for number, packet in numbered]
+    for place, (number, _) in enumerate(itertools.chain(*each, backend.flush())):
+        shown[number] = place
+    broken = False
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(numbered) - 1))
+        number, packet = numbered[at]
+        action = data.draw(st.sampled_from(("drop", "repeat", "empty", "damage", "join", "other")))
+        if action == "drop" and len(numbered) > 1:
+            del numbered[at]
+        elif action == "repeat":
+            numbered.insert(at, numbered[at])
+        elif action == "empty":
+            numbered[at] = (number, b"")
+        else:
+            broken = True
+            other = packets(codec, height=64, width=96)[at % 6]
+            new = {"join": packet + other, "other": other, "drop": packet}.get(action)
+            numbered[at] = number, data.draw(damaged(packet)) if new is None else new
+    keep((codec, b_frames, numbered))
+    decoder = VideoDecoder(codec, PyAvBackend(codec, LIMITS), LIMITS)
+    frames, refused = [], 0
+    for number, packet in numbered:
+        try:
+            frames += decoder.decode(Packet(codec, packet, {"stamp_ns": number}))
+        except FrameError as error:
+            check_refusal(error)
+            refused += 1
+    for number, packet in enumerate(packets(codec)):
+        (*held, frame) = decoder.decode(Packet(codec, packet, {"stamp_ns": -number - 1}))
+        assert frame.stamp_ns == -number - 1
+        assert_shows(frame, number)
+        frames += held
+    decoder.close()
+    assert len(frames) + refused + decoder.given_up() == len(numbered)
+    for frame in frames if not broken else ():
+        assert_shows(frame, shown[frame.stamp_ns])
+
+
+def assert_shows(frame: Frame, number: int) -> None:
+    """Fail unless a Frame is the picture, but for what the codec leaves out."""
+    difference = np.abs(to_bgr(frame).astype(int) - pictures(number + 1)[number])
+    assert difference.mean() < 6.0, f"picture {number} differs by {difference.mean()}"
 
 
 @st.composite
