@@ -31,6 +31,7 @@ def run_round(seed: int, folder: Path, arguments: list[str]) -> bool:
     inputs = folder / "inputs"
     inputs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pytest", str(HERE), "-q", "-p", "no:cacheprovider"]
+    command += ["-m", ""]  # the slow ones, too
     command += [f"--hypothesis-seed={seed}", f"--timeout={TEST_LIMIT}", *arguments]
     log = folder / f"seed-{seed}.log"
     with log.open("wb") as stream:

@@ -47,7 +47,11 @@ from yolox_trt.core.shipped_files import default_model
 from yolox_trt.ros.messages.transports import TRANSPORTS
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(600, method="signal")]
+pytestmark = [
+    pytest.mark.ros,
+    pytest.mark.slow,
+    pytest.mark.timeout(600, method="signal"),
+]
 
 NODE, SOUND = "/multi_camera", "sound"
 #: Camera -> its transport. The first one is left alone: it must always be served again.
