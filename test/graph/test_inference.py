@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ from support.yolox_graphs import build_yolox
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.faults import OutOfMemoryError
-from yolox_trt.graph import onnx_session
+from yolox_trt.core.limits import LIMITS
+from yolox_trt.graph import inference, onnx_session, shape_walk
 from yolox_trt.graph.graph import Graph
+from yolox_trt.graph.head import Head
 from yolox_trt.graph.onnx_session import check_memory, require_memory
 from yolox_trt.graph.predictions import sample_images
 from yolox_trt.graph.shape_walk import fold_constants
@@ -209,3 +212,79 @@ def test_memory_is_estimated_before_it_is_taken() -> None:
         check_memory(graph, 10_000_000)
     with pytest.raises(OutOfMemoryError, match="images of 640x640"):
         sample_images(10_000_000, 640, 640)
+
+
+def test_slices_in_a_row_are_not_shown_to_onnx_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one takes another inference of the whole model: 1,500 would take minutes."""
+    monkeypatch.setattr(inference, "_ROUNDS", 3)
+    nodes, last = [], "x"
+    for i in range(12):
+        nodes.append(helper.make_node("Slice", [last, "first", "last", "axis"], [f"s{i}"]))
+        nodes.append(helper.make_node("Relu", [f"s{i}"], [f"r{i}"]))
+        last = f"r{i}"
+    model = model_of(
+        *nodes, helper.make_node("Relu", [last], ["y"]), first=[0], last=[16], axis=[3]
+    )
+    calls: list[int] = []
+    infer = onnx.shape_inference.infer_shapes
+
+    def counted(model: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
+        calls.append(len(model.graph.node))
+        return infer(model, **options)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", counted)
+    graph = Graph(model)
+    graph.infer_shapes()
+    assert len(calls) == 4
+    assert graph.values()["r2"].shape == (1, 3, 16, 16)
+
+
+def test_constants_are_computed_up_to_a_limit_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = dataclasses.replace(LIMITS, folded_bytes=5 << 18)
+    monkeypatch.setattr(shape_walk, "LIMITS", limits)
+    fills = [helper.make_node("ConstantOfShape", ["size"], [f"c{i}"]) for i in range(4)]
+    made = [fill.output[0] for fill in fills]
+    graph = Graph(model_of(*fills, helper.make_node("Sum", ["x", *made], ["y"]), size=[512, 512]))
+    for _ in range(2):
+        fold_constants(graph)
+        assert len(graph.find("ConstantOfShape")) == 3
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "size"),
+    [
+        ("MaxPool", {"kernel_shape": [3, 3]}, [1, 1, 64, 64]),
+        ("AveragePool", {"kernel_shape": [9999] * 2, "pads": [5000] * 4}, [1, 1, 4, 4]),
+        ("Erf", {}, [1 << 15]),
+    ],
+)
+def test_what_takes_long_is_not_computed(
+    op: str, attributes: dict[str, Any], size: list[int]
+) -> None:
+    """onnx's reference takes minutes for a pooling of a large constant, and pads it first."""
+    fill = helper.make_node("ConstantOfShape", ["size"], ["c"])
+    slow = helper.make_node(op, ["c"], ["m"], **attributes)
+    graph = Graph(model_of(fill, slow, helper.make_node("Sum", ["x", "m"], ["y"]), size=size))
+    fold_constants(graph)
+    assert [node.op for node in graph.nodes] == [op, "Sum"]
+
+
+def test_a_tensor_larger_than_the_limit_is_not_computed() -> None:
+    fill = helper.make_node("ConstantOfShape", ["size"], ["c"])
+    shrink = helper.make_node("ReduceMax", ["c"], ["m"])
+    model = model_of(fill, shrink, helper.make_node("Sum", ["x", "m"], ["y"]), size=[1 << 40])
+    nodes = inference.evaluate(model.graph.node[0], {"size": np.array([1 << 40])}, {"": 13})
+    assert nodes is None
+
+
+def test_a_concatenation_of_a_tensor_with_itself_again_and_again_is_no_head() -> None:
+    """Of 22 of them, each of two times the one before, the convolution stands there 4 M times."""
+    model = model_of(
+        helper.make_node("Conv", ["x", "w"], ["c0"]),
+        *(helper.make_node("Concat", [f"c{i}"] * 2, [f"c{i + 1}"], axis=1) for i in range(22)),
+        helper.make_node("Relu", ["c22"], ["y"]),
+        w=np.ones((1, 3, 1, 1), np.float32),
+    )
+    graph = Graph(model)
+    graph.infer_shapes()
+    assert Head(graph, (16, 16)).channel_layout(graph.outputs[0]) == []

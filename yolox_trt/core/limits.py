@@ -163,6 +163,9 @@ class Limits(OptionGroup):
         unit="values",
         help="A tensor of an ONNX model along one axis, and a constant that is computed or sparse.",
     )
+    folded_bytes: int = option(
+        1 << 30, unit="bytes", help="Constants that are computed of an ONNX model, all together."
+    )
     ring_bytes: int = option(
         1 << 30,
         unit="bytes",

@@ -8,7 +8,6 @@ optimiser merged them.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +42,9 @@ _CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger", "FusedConv"})
 _CHANNELWISE = frozenset(
     {"Identity", "Cast", "Sigmoid", "QuantizeLinear", "DequantizeLinear", "Relu", "Clip"}
 )
+#: Convolutions that are looked for behind an output: a level has three. A Concat that reads one
+#: tensor twice, behind another such one, would have thousands.
+_MOST_PARTS = 64
 
 
 @dataclass(frozen=True)
@@ -142,15 +144,22 @@ class Head:
 
     def channel_layout(self, value: Value) -> list[Part]:
         """Return the convolutions in the channels of an NCHW tensor; [] if it is not plain."""
-        node = value.producer
-        if node is None:
-            return []
-        if node.op in _CONVOLUTIONS:
-            return [self.part(value, node)]
-        if node.op == "Concat" and node.attrs.get("axis", 0) in (1, -3):
-            layouts = [self.channel_layout(v) for v in node.inputs]
-            return list(itertools.chain(*layouts)) if all(layouts) else []
-        return self.channel_layout(node.inputs[0]) if node.op in _CHANNELWISE else []
+        found: list[Part] = []
+        waiting = [value]
+        while waiting:
+            value = waiting.pop()
+            node = value.producer
+            if node is None or len(found) == _MOST_PARTS:
+                return []
+            if node.op in _CONVOLUTIONS:
+                found.append(self.part(value, node))
+            elif node.op == "Concat" and node.attrs.get("axis", 0) in (1, -3):
+                waiting += reversed(node.inputs)
+            elif node.op in _CHANNELWISE:
+                waiting.append(node.inputs[0])
+            else:
+                return []
+        return found
 
     def levels(self, parts: Sequence[Part]) -> tuple[tuple[HeadLevel, ...], int]:
         """Group parts by grid size.

@@ -24,6 +24,28 @@ Shape = tuple[int | str | None, ...]
 _HIDDEN = "hidden "
 #: Tensors up to this many elements take part in shape arithmetic (axes, sizes, scales).
 SMALL = 64
+#: Operators that NumPy computes in one go, for which onnx tells how much comes out.
+_QUICK = frozenset({
+    "Abs", "Add", "And", "BitShift", "Cast", "CastLike", "Ceil", "Clip", "Concat",
+    "ConstantOfShape", "Cos", "CumSum", "Div", "Equal", "Exp", "Expand", "Flatten", "Floor",
+    "Gather", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less", "LessOrEqual",
+    "Log", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "Pad", "Pow",
+    "Range", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "Relu", "Reshape", "Round", "Shape", "Sigmoid", "Sign", "Sin", "Size", "Slice",
+    "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Where", "Xor",
+})  # fmt: skip
+#: Operators that onnx's reference computes element by element, or by more than that, and how many
+#: elements are computed so. Windows (Conv, MaxPool, Resize) are left alone: a kernel costs as much
+#: as it claims to be large.
+_SLOW = frozenset({
+    "ArgMax", "ArgMin", "Compress", "Erf", "EyeLike", "GatherElements", "GatherND", "Gemm",
+    "HardSigmoid", "HardSwish", "MatMul", "NonZero", "ReverseSequence", "ScatterElements",
+    "ScatterND", "TopK", "Unique",
+})  # fmt: skip
+_SLOW_SIZE = 1 << 14
+#: The most rounds in which Slices are shown to onnx, and nodes that are looked at in all of them.
+_ROUNDS, _LOOKS = 200, 400_000
 
 
 def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -48,7 +70,9 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         i.name for i in light.graph.input if _is_sized(i) and all(map(is_sound, _sizes(i)))
     )
     shown = [node for node in hidden if node.input and node.input[0] in sized]
+    rounds = 1 + min(_ROUNDS, _LOOKS // max(1, len(light.graph.node)))
     while True:
+        rounds -= 1
         for node in shown:
             node.op_type = "Slice"
             hidden.remove(node)
@@ -74,7 +98,7 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         if not shown:  # a Slice of unknown size passes the type on
             typed = {info.name for info in found}
             shown = [node for node in hidden if node.input and node.input[0] in typed]
-        if not shown:
+        if not shown or not rounds:  # what is behind too many Slices stays unknown
             return found
 
 
@@ -107,14 +131,10 @@ def infer_node(
     domain = "" if node.domain == "ai.onnx" else node.domain
     if any(not types[name][0] for name in node.input if name):
         return {}
-    made = {name: onnx_.helper.make_tensor_type_proto(*types[name]) for name in node.input if name}
-    data = {
-        name: onnx_.numpy_helper.from_array(values[name], name)
-        for name in node.input
-        if name in values
-    }
-    imports = [onnx_.helper.make_opsetid(d, v) for d, v in opsets.items()]
     try:
+        made = {n: onnx_.helper.make_tensor_type_proto(*types[n]) for n in node.input if n}
+        data = {n: onnx_.numpy_helper.from_array(values[n], n) for n in node.input if n in values}
+        imports = [onnx_.helper.make_opsetid(d, v) for d, v in opsets.items()]
         schema = onnx_.defs.get_schema(node.op_type, opsets.get(domain, 1), domain)
         found = onnx_.shape_inference.infer_node_outputs(
             schema, node, made, data, opset_imports=imports
@@ -142,34 +162,67 @@ def read_type(kind: onnx.TypeProto.Tensor) -> tuple[int, Shape | None]:
 
 
 def evaluate(
-    node: onnx.NodeProto, values: Mapping[str, npt.NDArray[Any]], opsets: Mapping[str, int]
+    node: onnx.NodeProto,
+    values: Mapping[str, npt.NDArray[Any]],
+    opsets: Mapping[str, int],
+    *,
+    most: int = LIMITS.folded_bytes,
 ) -> list[npt.NDArray[Any]] | None:
     """Compute a node from the values of its inputs; None where that is too much.
 
-    Too much for onnx's reference, or more values than a model needs as constants.
+    Too much for onnx's reference, or more than a model needs as constants.
+
+    Args:
+        node: the node.
+        values: of its inputs.
+        opsets: version by operator domain.
+        most: bytes of its inputs and outputs.
     """
     onnx_ = require("onnx", purpose="folding constants")
     reference = require("onnx.reference", purpose="folding constants")
     make = onnx_.helper.make_empty_tensor_value_info
     names = list(dict.fromkeys(name for name in node.input if name))
     outputs = [name for name in node.output if name]
-    graph = onnx_.helper.make_graph(
-        [node], "node", [make(name) for name in names], [make(name) for name in outputs]
-    )
-    imports = [onnx_.helper.make_opsetid(d, v) for d, v in opsets.items()]
-    model = onnx_.helper.make_model(graph, opset_imports=imports)
     number_of = onnx_.helper.np_dtype_to_tensor_dtype
     try:
         kinds = {name: (number_of(array.dtype), array.shape) for name, array in values.items()}
         small = {name: array for name, array in values.items() if is_small(array.shape)}
-        for _, shape in infer_node(node, kinds, small, opsets).values():
-            if math.prod(d for d in shape or () if isinstance(d, int)) > LIMITS.tensor_size:
+        inferred = infer_node(node, kinds, small, opsets)
+        cost, most_values = sum(values[name].nbytes for name in names), 0
+        for name in outputs:
+            number, shape = inferred.get(name, (0, None))
+            sizes = [size for size in shape or () if isinstance(size, int)]
+            if node.op_type in _QUICK and (shape is None or len(sizes) < len(shape)):
                 return None
+            most_values = max(most_values, math.prod(sizes))
+            cost += math.prod(sizes) * (np.dtype(_dtype_of(number)).itemsize if number else 8)
+        most_values = max(most_values, *(values[name].size for name in names))
+        texts = any(
+            number == onnx_.TensorProto.STRING
+            for number, _ in [*kinds.values(), *inferred.values()]
+        )
+        quick = node.op_type in _QUICK and not texts
+        if not quick and (node.op_type not in _SLOW | _QUICK or most_values > _SLOW_SIZE):
+            return None
+        if cost > most or most_values > LIMITS.tensor_size:
+            return None
+        graph = onnx_.helper.make_graph(
+            [node], "node", [make(name) for name in names], [make(name) for name in outputs]
+        )
+        imports = [onnx_.helper.make_opsetid(d, v) for d, v in opsets.items()]
+        model = onnx_.helper.make_model(graph, opset_imports=imports)
         with np.errstate(all="ignore"):
             found = reference.ReferenceEvaluator(model).run(None, {n: values[n] for n in names})
+        results = [np.asarray(value) for value in found]
+        for result in results:
+            number_of(result.dtype)
     except Exception:  # an operator, type or opset that it lacks
         return None
-    return [np.asarray(value) for value in found]
+    return results
+
+
+def _dtype_of(number: int) -> Any:
+    return require("onnx.helper", purpose="folding constants").tensor_dtype_to_np_dtype(number)
 
 
 def describe(shape: Sequence[int | str | None] | None) -> str:

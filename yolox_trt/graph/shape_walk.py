@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.inference import Shape, evaluate, infer_node, is_small
 from yolox_trt.graph.values import Array, Node, Value
@@ -21,6 +22,10 @@ _KEPT = frozenset({
     "QuantizeLinear", "DequantizeLinear", "Bernoulli", "Multinomial", "RandomNormal",
     "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 })  # fmt: skip
+
+
+#: Bytes that a node may read and make in a walk over shapes, which keeps small values alone.
+_WALKED_BYTES = 1 << 20
 
 
 class ShapeWalk:
@@ -83,7 +88,7 @@ class ShapeWalk:
         for output in node.outputs:
             self._shapes[output] = found.get(output.name, (0, None))[1]
         if all(self.value(v) is not None for v in node.inputs if v.name):
-            results = _compute(self._graph, node, self.value)
+            results = _compute(self._graph, node, self.value, _WALKED_BYTES)
         else:
             results = _of_sizes(node, self.shape)
         for output, result in zip(_named(node), results or (), strict=False):
@@ -118,6 +123,8 @@ def fold_constants(graph: Graph, *, sizes: bool = True) -> Counter[str]:
 
 def _fold(graph: Graph, *, sizes: bool) -> None:
     """Compute what is known, in one walk."""
+    constants = {value for node in graph.nodes for value in node.inputs if value.is_constant}
+    left = LIMITS.folded_bytes - sum(value.computed_bytes for value in constants)
     for node in graph.nodes:
         results = None
         taken = node.constant(0) if node.op == "If" else None
@@ -126,10 +133,11 @@ def _fold(graph: Graph, *, sizes: bool) -> None:
             continue
         if not any(value.is_output for value in node.outputs):
             if all(value.is_constant for value in node.inputs if value.name):
-                results = _compute(graph, node, lambda value: value.values)
+                results = _compute(graph, node, lambda value: value.values, left)
             elif sizes:
                 results = _of_sizes(node, lambda value: value.shape)
         if results is not None:
+            left -= sum(result.nbytes for result in results)
             for output, result in zip(_named(node), results, strict=True):
                 output.become_constant(np.ascontiguousarray(result).reshape(result.shape))
         elif any(value.static_shape is None for value in node.outputs):
@@ -138,14 +146,14 @@ def _fold(graph: Graph, *, sizes: bool) -> None:
 
 
 def _compute(
-    graph: Graph, node: Node, values: Callable[[Value], Array | None]
+    graph: Graph, node: Node, values: Callable[[Value], Array | None], most: int
 ) -> list[Array] | None:
     """Compute a node whose inputs are known; None where that is not allowed or not possible."""
     read = [value for value in node.inputs if value.name]
     if node.op in _KEPT or node.has_graph or not read:
         return None
     known = {value.name: np.asarray(values(value)) for value in read}
-    return evaluate(node.to_proto(), known, graph.opsets)
+    return evaluate(node.to_proto(), known, graph.opsets, most=most)
 
 
 def _of_sizes(node: Node, shape: Callable[[Value], Shape | None]) -> list[Array] | None:

@@ -142,6 +142,11 @@ class Value:
             return None
         return tuple(int(d) for d in self.shape if d is not None)
 
+    @property
+    def computed_bytes(self) -> int:
+        """Bytes of a constant that was computed here, 0 for those of the model's file."""
+        return 0 if self._tensor is not None or self._values is None else self._values.nbytes
+
     def become_constant(self, values: Array) -> None:
         """Hold values in place of being computed."""
         made = Value.of_array(self.name, values)
