@@ -40,6 +40,7 @@ from yolox_trt.evaluation.dataset import Dataset
 from yolox_trt.evaluation.evaluate import evaluate
 from yolox_trt.evaluation.options import CompareOptions
 from yolox_trt.evaluation.output_metrics import OutputComparison, OutputMetrics
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.float16 import to_float16
 from yolox_trt.graph.graph import Graph
 
@@ -100,6 +101,7 @@ class Variant:
         return "largest error of an output"
 
 
+@refuses_damaged
 def compare(
     model: Graph,
     inputs: Inputs,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import HeadLayout, ModelSpec
 from yolox_trt.graph.batch_axis import BatchAxis
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.image_input import ImageInput
 from yolox_trt.graph.onnx_session import check_memory
@@ -32,6 +33,7 @@ _log = logging.getLogger("yolox_trt.build")
 REVISION = 1
 
 
+@refuses_damaged
 def open_batch(graph: Graph) -> list[str]:
     """Let a graph take any batch, and return one line for each change.
 
@@ -53,6 +55,7 @@ def open_batch(graph: Graph) -> list[str]:
     return BatchAxis(graph).open()
 
 
+@refuses_damaged
 def check_open_batch(original: Graph, opened: Graph, spec: ModelSpec) -> float:
     """Run both in ONNX Runtime on the same images, the opened one with more than the old batch.
 
@@ -90,6 +93,7 @@ def check_open_batch(original: Graph, opened: Graph, spec: ModelSpec) -> float:
     return difference
 
 
+@refuses_damaged
 def fit_batch(
     graph: Graph, spec: ModelSpec, max_batch: int | None
 ) -> tuple[onnx.ModelProto | None, ModelSpec, int | None]:

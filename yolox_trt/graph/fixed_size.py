@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph, is_plugin
 from yolox_trt.graph.head import anchor_grid
 from yolox_trt.graph.image_input import ANY_SIZE, why_no_yolox
@@ -28,6 +29,7 @@ from yolox_trt.graph.values import Array, Node, Value
 _STRIDES = (8, 16, 32)
 
 
+@refuses_damaged
 def fix_size(
     graph: Graph, batch: int | None = None, height: int | None = None, width: int | None = None
 ) -> list[str]:

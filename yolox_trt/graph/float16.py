@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from yolox_trt.core.errors import ModelError
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.outputs import split_output
 from yolox_trt.graph.values import Node, Value
@@ -68,6 +69,7 @@ def quantized_nodes(graph: Graph) -> set[Node]:
     }
 
 
+@refuses_damaged
 def to_float16(graph: Graph, *, float16_input: bool = False, float16_outputs: bool = False) -> None:
     """Let a graph compute everything up to the last convolutions in FP16; INT8 stays as it is.
 

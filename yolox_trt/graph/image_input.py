@@ -13,6 +13,7 @@ import numpy as np
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, ModelSpec, Preprocessing
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.inference import describe
 from yolox_trt.graph.single_input import single_input, sizes_input
@@ -79,6 +80,7 @@ class ImageInput:
         return self.arrange(np.ascontiguousarray(values.astype(self.input_dtype)))
 
 
+@refuses_damaged
 def read_image_input(
     model: str | Path | onnx.ModelProto | Graph,
     *,
@@ -149,6 +151,7 @@ def is_channels_last(image: Value) -> bool:
     return not isinstance(shape[1], int) and bool(moved) and all(moved)
 
 
+@refuses_damaged
 def why_no_yolox(graph: Graph, size: tuple[int, int] | None = None) -> str:
     """Return "" where the outputs are those of a YOLOX, whose head can be cut; else the reason.
 
@@ -165,6 +168,7 @@ def why_no_yolox(graph: Graph, size: tuple[int, int] | None = None) -> str:
     return ""
 
 
+@refuses_damaged
 def take_image_alone(graph: Graph) -> list[str]:
     """Make a constant of the second input that some detectors take, the size of the image.
 

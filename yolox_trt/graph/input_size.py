@@ -28,6 +28,7 @@ from yolox_trt.core.input_size import (
 from yolox_trt.core.model_spec import METADATA_INPUT_SIZE
 from yolox_trt.core.option import parse_size
 from yolox_trt.core.shipped_files import is_shipped
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.fixed_size import fix_size
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.image_input import read_image_input
@@ -46,6 +47,7 @@ REVISION = 1
 _TRAINED_SIZE = "imgsz"
 
 
+@refuses_damaged
 def wished_size(model: str | Path | onnx.ModelProto | Graph) -> InputSize | None:
     """Return what `input_size` is where nobody sets it, None where the model does not say.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from yolox_trt.core.errors import ModelError
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.inference import describe
 from yolox_trt.graph.outputs import split_output
@@ -34,6 +35,7 @@ def output_step(value: Value) -> float | None:
     return _step(node.source()) if node is not None and node.op == "DequantizeLinear" else None
 
 
+@refuses_damaged
 def int8_scales(graph: Graph, *, inputs: bool, outputs: bool) -> dict[str, float]:
     """Return the real value of one step of what to_int8_io makes INT8, by name.
 
@@ -62,6 +64,7 @@ def int8_scales(graph: Graph, *, inputs: bool, outputs: bool) -> dict[str, float
     return {value.name: step for value, step in steps.items() if step is not None}
 
 
+@refuses_damaged
 def to_int8_io(graph: Graph, *, inputs: bool, outputs: bool) -> None:
     """Let a graph begin behind the quantisation of its image, and end before its dequantisation.
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.model_spec import ModelSpec
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Value
 
@@ -32,6 +33,7 @@ def sizes_input(graph: Graph) -> Value | None:
     return None
 
 
+@refuses_damaged
 def single_input(graph: Graph, spec: ModelSpec) -> list[str]:
     """Leave of a graph what its description names: one input, and the outputs of its heads.
 

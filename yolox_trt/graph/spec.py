@@ -33,6 +33,7 @@ from yolox_trt.core.model_spec import (
 )
 from yolox_trt.core.model_types import AUTO, MODEL_TYPES, NO_DETECTOR, custom_detector
 from yolox_trt.graph.anchor_order import check_anchor_order
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.head import Head, describe, head_error
 from yolox_trt.graph.other_heads import find_head, ultralytics_names
@@ -49,6 +50,7 @@ _INPUT_DTYPES = ("float32", "float16", "uint8")
 _FOREIGN = ("Softmax", "TopK", "NonMaxSuppression", "ArgMax", "ReduceMax", "LayerNormalization")
 
 
+@refuses_damaged
 def read_spec(
     model: str | Path | onnx.ModelProto | Graph,
     *,

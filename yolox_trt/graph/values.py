@@ -294,6 +294,8 @@ class Node:
         node = cls(proto.op_type, proto.name, inputs, outputs, domain=proto.domain)
         for attribute in proto.attribute:
             value = onnx_.helper.get_attribute_value(attribute)
+            if value is None:
+                raise ValueError(f"attribute '{attribute.name}' of node '{proto.name}' of no type")
             if isinstance(value, bytes):
                 value = value.decode("utf-8", "surrogateescape")
             node.attrs[attribute.name] = list(value) if _is_list(value) else value
@@ -358,10 +360,17 @@ def folded(value: Value, depth: int = 8) -> Array | None:
     inner, scale = (folded(value, depth - 1) for value in node.inputs[:2])
     if inner is None or scale is None:
         return None
-    shape = [1] * inner.ndim
-    if scale.size > 1:
-        shape[node.attrs.get("axis", 1)] = scale.size
-    scale = scale.reshape(shape)
-    if node.op == "QuantizeLinear":
-        return np.clip(np.rint(inner / scale), -128, 127).astype(np.int8)
-    return (inner.astype(np.float32) * scale).astype(np.float32)
+    with ModelError.instead_of(
+        (LookupError, TypeError, ValueError),
+        f"node '{node.name}' ({node.op}) with {scale.size} scales for a constant of {inner.shape}",
+        expected="one, or one for each slice along its axis",
+        fix="quantise the float model again: yolox_trt quantize MODEL --images FOLDER -o OUT",
+    ):
+        shape = [1] * inner.ndim
+        if scale.size > 1:
+            shape[node.attrs.get("axis", 1)] = scale.size
+        scale = scale.reshape(shape)
+        with np.errstate(all="ignore"):
+            if node.op == "QuantizeLinear":
+                return np.clip(np.rint(inner / scale), -128, 127).astype(np.int8)
+            return (inner.astype(np.float32) * scale).astype(np.float32)

@@ -30,6 +30,7 @@ from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import prepare_folder
 from yolox_trt.core.progress import Progress, no_progress
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.image_input import read_image_input
 from yolox_trt.graph.spec import read_spec
@@ -315,6 +316,7 @@ def qat(job: QatJob, on_progress: Progress = no_progress) -> dict[str, float]:
     return log[-1].get("held_out", {}) if log else {}
 
 
+@refuses_damaged
 def trainable_graph(model: Path, preprocessing: Preprocessing | None = None) -> Graph:
     """Read a float YOLOX, and rewrite it as a DLA takes it, ending in raw heads.
 

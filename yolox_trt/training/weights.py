@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from yolox_trt.core.errors import Message, ModelError
 from yolox_trt.core.option import options_of
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.shape_walk import fold_constants
 from yolox_trt.graph.spec import read_spec
@@ -70,6 +71,7 @@ def load_onnx_weights(model: YOLOX, source: Graph, *, fix: Message = _NAME_IT) -
         conv.bias.data.copy_(torch.tensor(0.0 if bias is None else bias))
 
 
+@refuses_damaged
 def load_student(model: YOLOX, path: Path, *, fix: Message) -> None:
     """Put the weights of a student.pt or student.onnx into a model without batch norm.
 
@@ -84,6 +86,7 @@ def load_student(model: YOLOX, path: Path, *, fix: Message) -> None:
     load_onnx_weights(model, graph, fix=fix)
 
 
+@refuses_damaged
 def load_teacher(path: str | Path, name: str = "yolox_nano") -> YOLOX:
     """The published SiLU network with the weights of its exported ONNX, in evaluation mode.
 

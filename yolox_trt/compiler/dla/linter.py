@@ -20,6 +20,7 @@ from yolox_trt.compiler.dla.rules import RULES, Effect, Rule
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import open_model
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.image_input import ANY_SIZE, why_no_yolox
 from yolox_trt.graph.int8_io import input_step, output_step
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _CUT = "cut-head"
 
 
+@refuses_damaged
 def check(
     model: str | Path | onnx.ModelProto | Graph, target: DlaTarget | None = None
 ) -> DlaReport:

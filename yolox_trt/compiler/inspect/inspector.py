@@ -22,6 +22,7 @@ from yolox_trt.core.documents import read_json
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import options_of
 from yolox_trt.engines.engine_file import open_model
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.fixed_size import fix_size
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.input_size import tool_size
@@ -132,6 +133,7 @@ class Inspection:
         return tuple(c for c in self.convs if c.utilisation < 1.0)
 
 
+@refuses_damaged
 def inspect_model(
     model: str | Path | onnx.ModelProto,
     options: InspectOptions | None = None,

@@ -43,6 +43,7 @@ from yolox_trt.compiler.int8.sensitivity import (
     layer_sensitivity,
 )
 from yolox_trt.core.progress import Progress, no_progress, track
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 
 #: Images that the sensitivity search runs for each layer: enough for a stable ranking.
@@ -67,6 +68,7 @@ class Calibration:
     missing: list[str]
 
 
+@refuses_damaged
 def calibrate(
     graph: Graph,
     inputs: Inputs | None,
@@ -90,6 +92,7 @@ def calibrate(
     return _completed(graph, _find_ranges(graph, inputs, options, tensors, on_progress), options)
 
 
+@refuses_damaged
 def calibration_of(graph: Graph, statistics: Statistics, options: CalibrateOptions) -> Calibration:
     """Find what `calibrate` does, from statistics of all float tensors that are there already."""
     return _completed(graph, _ranges_of(graph, statistics, options), options)
@@ -128,6 +131,7 @@ class QuantizedModel:
     kept_macs: float
 
 
+@refuses_damaged
 def quantize(
     graph: Graph,
     inputs: Inputs | None,

@@ -16,6 +16,7 @@ from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
 from yolox_trt.compiler.int8.infer_ranges import infer_missing, unify_for_dla
 from yolox_trt.compiler.int8.layers import weighted_layers
 from yolox_trt.core.errors import ModelError
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Node, Value, folded
 
@@ -38,6 +39,7 @@ class ImplicitModel:
     keep_float: tuple[str, ...]
 
 
+@refuses_damaged
 def remove_qdq(graph: Graph, *, for_dla: bool = False) -> ImplicitModel:
     """Turn a Q/DQ model into a float model, its scales and its layer precisions.
 

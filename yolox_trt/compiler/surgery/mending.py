@@ -15,9 +15,11 @@ from yolox_trt.compiler.dla.rules import Rule
 from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.compiler.surgery.pipeline import PASSES, optimize
 from yolox_trt.core.errors import YoloxTrtError
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 
 
+@refuses_damaged
 def keep_what_is_mended(
     report: DlaReport, model: str | Path | Graph, target: DlaTarget
 ) -> DlaReport:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from yolox_trt.compiler.surgery.duplicate_merging import DuplicateMerging
 from yolox_trt.core.errors import ModelError
 from yolox_trt.engines.engine_file import open_model
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.inference import describe
 from yolox_trt.graph.values import Value
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 
+@refuses_damaged
 def merge_models(models: Mapping[str, str | Path | onnx.ModelProto]) -> onnx.ModelProto:
     """Merge models that take the same image into one graph with one input.
 

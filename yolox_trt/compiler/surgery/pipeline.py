@@ -40,6 +40,7 @@ from yolox_trt.core import model_spec
 from yolox_trt.core.errors import ConfigurationError, ModelError
 from yolox_trt.core.option import Option, options_of
 from yolox_trt.engines.engine_file import open_model
+from yolox_trt.graph.damaged import refuses_damaged
 from yolox_trt.graph.fixed_size import fix_size
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.image_input import read_image_input, take_image_alone, why_no_yolox
@@ -114,6 +115,7 @@ def build_passes(options: SurgeryOptions) -> list[SurgeryPass]:
     return [rewrite for rewrite in passes if rewrite.is_wanted]
 
 
+@refuses_damaged
 def optimize(
     model: str | Path | onnx.ModelProto | Graph,
     options: SurgeryOptions | None = None,

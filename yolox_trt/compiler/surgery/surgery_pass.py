@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from yolox_trt.compiler.surgery.options import SurgeryOptions
+from yolox_trt.core.errors import ModelError
+from yolox_trt.core.option import options_of
+from yolox_trt.graph.damaged import DAMAGE
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Node
 
@@ -67,7 +70,14 @@ class SurgeryPass(ABC):
         """
         graph.infer_shapes()
         log = PassLog(self.name)
-        self.rewrite(graph, log)
+        with ModelError.instead_of(
+            DAMAGE,
+            f"a model that pass {self.name} cannot follow",
+            expected="nodes whose inputs, attributes and constants fit each other",
+            fix=("export the model again, or set ", options_of(SurgeryOptions)["skip"],
+                 f" to {self.name}"),
+        ):  # fmt: skip
+            self.rewrite(graph, log)
         graph.sort()
         return log
 
