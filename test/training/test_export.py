@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,37 @@ def test_shipped_model_is_small_and_dla_ready(repository: Path) -> None:
     operators = {n.op_type for n in onnx.load(str(path)).graph.node}
     assert operators == {"Cast", "Conv", "Clip", "Concat", "Add", "MaxPool", "Resize"}
     assert len((repository / "models" / "coco.txt").read_text().split("\n")) == 81
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 1e9}, "of another kind.*depth"),
+        ({"depth": float("nan")}, "of another kind.*depth"),
+        ({"width": 100.0}, "weights of another network"),
+        ({"num_classes": 10**12}, "weights of another network"),
+    ],
+)
+def test_a_network_that_its_weights_are_not_of_takes_no_memory(
+    tiny: Any, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    config = asdict(tiny.config) | change
+    torch.save({"config": config, "state": tiny.state_dict()}, tmp_path / "m.pt")
+    with pytest.raises(ModelError, match=message):
+        load_trained(tmp_path / "m.pt")
+
+
+def test_weights_that_grow_when_they_are_read_are_refused(tiny: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    state = {"a": torch.zeros(1, dtype=torch.half).expand(1 << 40)}
+    torch.save({"config": asdict(tiny.config), "state": state}, path)
+    with pytest.raises(ModelError, match="would grow"):
+        load_trained(path)
+    torch.save({"config": {}, "state": {"a": torch.zeros(1 << 20)}}, path)
+    with zipfile.ZipFile(path) as whole:
+        entries = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in entries.items():
+            packed.writestr(name, data)
+    with pytest.raises(ModelError, match="packed"):
+        load_trained(path)

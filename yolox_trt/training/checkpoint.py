@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -31,6 +33,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ModelError(f"no file '{path}'", expected=_EXPECTED, fix=_FIX)
     try:
+        _refuse_packed(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes PyTorch raise whatever it meets first
         # PyTorch explains at length how to load a file that is not to be trusted.
@@ -41,6 +44,15 @@ def load_file(path: str | Path) -> dict[str, Any]:
             fix=_FIX,
         ) from error
     return saved if isinstance(saved, dict) else {}
+
+
+def _refuse_packed(path: str | Path) -> None:
+    """Raise ValueError for a file that would grow when it is read: PyTorch packs none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as entries:
+            size = sum(entry.file_size for entry in entries.infolist())
+        if size > Path(path).stat().st_size:
+            raise ValueError(f"{size} bytes, packed")
 
 
 def save_file(path: Path, values: Mapping[str, Any]) -> None:
@@ -61,6 +73,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
         wrong = "without the entries `config` and `state`"
     elif not all(isinstance(value, Tensor) for value in state.values()):
         wrong = "whose `state` holds more than tensors"
+    elif any(value.nbytes > value.untyped_storage().nbytes() for value in state.values()):
+        wrong = "whose `state` repeats values, and would grow"  # a stride of 0
     if wrong:
         raise ModelError(f"'{path}' {wrong}", expected=_EXPECTED, fix=_FIX)
     assert isinstance(config, dict) and isinstance(state, dict)
@@ -128,6 +142,13 @@ def load_trained(path: str | Path) -> YOLOX:
         of_names = ("class_names", "mask_class_names")
         typed = {name: tuple(config.get(name, ())) for name in of_names}
         size = tuple(config["input_size"])
-        model = YOLOX(ModelConfig(**{**config, **typed, "input_size": size}))
+        read = ModelConfig(**{**config, **typed, "input_size": size})
+        # A network is as large as its configuration says: first one without memory.
+        if not 0 <= 9 * read.depth <= len(state):
+            raise ValueError(f"depth {read.depth} with {len(state)} tensors")
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nothing is copied into it
+            load_state(YOLOX(read), state, source=path, fix=fix)
+        model = YOLOX(read)
     load_state(model, state, source=path, fix=fix)
     return model.eval()
