@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from yolox_trt.batch.detection import DetectJob, table_outcome
+from yolox_trt.batch.job import Outcome
 from yolox_trt.batch.manifest import Manifest
 from yolox_trt.batch.options import RunOptions, SourceOptions
 from yolox_trt.batch.plan import BAG, Part, plan_parts
@@ -118,3 +119,21 @@ def test_the_command_tells_what_was_found(found: Path, capsys: pytest.CaptureFix
     assert main(["batch", "query", str(found), "--where", "false"]) == 1
     assert main(["batch", "query", "/nowhere", "--where", "true"]) == 2
     assert "manifest '/nowhere/manifest.parquet' that cannot be read" in capsys.readouterr().err
+
+
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path: Path, job: DetectJob) -> None:
+    manifest = Manifest(tmp_path / "out", job)
+    manifest.add([part := Part("drive", BAG)])
+    manifest.records[part.id]["part"] = "../../secret"
+    manifest.save()
+    with pytest.raises(ConfigurationError, match=r"'\.\./\.\./secret'.*expected"):
+        find(tmp_path / "out", "true")
+
+
+def test_results_that_are_none_are_refused(tmp_path: Path, job: DetectJob) -> None:
+    manifest = Manifest(tmp_path, job)
+    manifest.add([part := Part("drive", BAG)])
+    manifest.take(Outcome(part, b"no Parquet"))
+    manifest.save()
+    with pytest.raises(ConfigurationError, match="no detections of a part"):
+        find(tmp_path, "true")

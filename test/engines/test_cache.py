@@ -100,6 +100,11 @@ def list_sidecar(path: Path) -> None:
     sidecar_path(path).write_text("[1, 2]")
 
 
+def endless_sidecar(path: Path) -> None:
+    """One that nothing could read into memory; it takes no place on the disk."""
+    os.truncate(sidecar_path(path), 1 << 40)
+
+
 def no_engine(path: Path) -> None:
     path.unlink()
 
@@ -117,6 +122,7 @@ DAMAGES = [
     stale_sidecar,
     other_format,
     list_sidecar,
+    endless_sidecar,
     no_engine,
     foreign_engine,
 ]

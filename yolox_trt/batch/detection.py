@@ -22,6 +22,7 @@ from yolox_trt.batch.plan import BAG, IMAGES, Part
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.documents import parse_json
+from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
@@ -221,10 +222,23 @@ def table_outcome(part: Part, rows: Sequence[Row], refused: int, names: Sequence
 
 
 def read_table(data: bytes) -> tuple[Any, tuple[str, ...]]:
-    """Return a part's table, and the names of the model's classes."""
+    """Return a part's table, and the names of the model's classes.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
     pa, pq = require("pyarrow", purpose="Parquet"), require("pyarrow.parquet")
-    table = pq.read_table(pa.BufferReader(data))
-    return table, tuple(parse_json(table.schema.metadata[_NAMES].decode()))
+    with ConfigurationError.instead_of(
+        (*FILE_ERRORS, pa.ArrowException),
+        f"{len(data)} bytes that are no detections of a part",
+        expected="what `yolox_trt batch detect` has written",
+        fix="remove the file and the manifest's line, or run again in another folder",
+    ):
+        table = pq.read_table(pa.BufferReader(data))
+        if not table.schema.equals(schema()):
+            raise ValueError(f"columns {', '.join(table.schema.names)}")
+        names = parse_json((table.schema.metadata or {})[_NAMES].decode())
+        return table, tuple(map(str, names))
 
 
 def detections_of(row: Row) -> Detections:

@@ -13,6 +13,7 @@ from yolox_trt.batch.places import Place, make_folder, write_whole
 from yolox_trt.batch.plan import Part
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
+from yolox_trt.core.limits import is_name
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import json_text
 
@@ -120,17 +121,7 @@ class Manifest:
             OSError: it cannot be written.
         """
         pa, pq = require("pyarrow", purpose="Parquet"), require("pyarrow.parquet")
-        columns = pa.schema(
-            [
-                *((name, pa.string()) for name in ("part", "source", "kind")),
-                *((name, pa.int64()) for name in ("number", "start", "stop", "files")),
-                ("state", pa.string()),
-                *((name, pa.int64()) for name in ("frames", "refused", "attempts")),
-                ("seconds", pa.float64()),
-                ("error", pa.string()),
-            ],
-            metadata={_DESCRIPTION: json_text(self._description).encode()},
-        )
+        columns = _columns({_DESCRIPTION: json_text(self._description).encode()})
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(list(self.records.values()), schema=columns), sink)
         write_whole(self.folder / _FILE, sink.getvalue().to_pybytes())
@@ -170,7 +161,29 @@ def _read(place: Place) -> tuple[dict[str, Any], list[Record]]:
         fix="check the path, or give another folder",
     ):
         table = pq.read_table(pa.BufferReader(place.read_bytes()))
-        return parse_json(table.schema.metadata[_DESCRIPTION].decode()), table.to_pylist()
+        description = parse_json((table.schema.metadata or {})[_DESCRIPTION].decode())
+        records = table.cast(_columns()).to_pylist()
+        if not isinstance(description, dict):
+            raise ValueError(f"a description {description!r:.80}")
+        for record in records:
+            if not is_name(record["part"] or "") or "/" in record["part"]:
+                raise ValueError(f"part {record['part']!r:.80}")
+        return description, records
+
+
+def _columns(metadata: Mapping[bytes, bytes] | None = None) -> Any:
+    pa = require("pyarrow", purpose="Parquet")
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in ("part", "source", "kind")),
+            *((name, pa.int64()) for name in ("number", "start", "stop", "files")),
+            ("state", pa.string()),
+            *((name, pa.int64()) for name in ("frames", "refused", "attempts")),
+            ("seconds", pa.float64()),
+            ("error", pa.string()),
+        ],
+        metadata=metadata,
+    )
 
 
 def _record(part: Part) -> Record:

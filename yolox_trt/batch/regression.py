@@ -18,7 +18,7 @@ from yolox_trt.batch.job import Job, Outcome, Worker
 from yolox_trt.batch.manifest import Manifest, Record
 from yolox_trt.batch.plan import BAG, Part
 from yolox_trt.core.documents import parse_json, read_yaml
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.files import sha256_of, write_atomically
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.evaluation.options import ToleranceOptions
@@ -178,7 +178,13 @@ def _verdict(
     if record["error"]:
         return Verdict(bag, {}, error=record["error"])
     data = manifest.place_of(record).read_bytes()
-    found = results_of(parse_json(data.decode())["cameras"])
+    with ConfigurationError.instead_of(
+        FILE_ERRORS,
+        f"results '{manifest.place_of(record)}' that cannot be read",
+        expected="what `yolox_trt batch regress` has written",
+        fix="remove the folder of the output, and run again",
+    ):
+        found = results_of(parse_json(data.decode())["cameras"])
     if update:
         write_atomically(path, data)
         return Verdict(bag, found, updated=True)

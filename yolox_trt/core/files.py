@@ -101,13 +101,18 @@ def make_plain_folder(path: Path) -> None:
         raise OSError(f"{path} is a symbolic link")
 
 
-def read_trusted(path: str | Path) -> bytes:
+def read_trusted(path: str | Path, most: int | None = None) -> bytes:
     """Return the bytes of a file that nobody but this user, or root, can have written.
 
     What is looked at is what is read: the file is opened once, and not through a link.
 
+    Args:
+        path: the file.
+        most: bytes that it may have; None for any number.
+
     Raises:
-        OSError: as open() and read() do, or the file is not to be trusted; the text tells why.
+        OSError: as open() and read() do, or the file is not to be trusted, or has more bytes; the
+            text tells why.
     """
     if os.path.islink(path):
         raise OSError("a symbolic link")
@@ -120,6 +125,8 @@ def read_trusted(path: str | Path) -> bytes:
             raise PermissionError(f"it belongs to user {status.st_uid}, not to {os.geteuid()}")
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise PermissionError(f"others may write it: mode {stat.S_IMODE(status.st_mode):o}")
+        if most is not None and status.st_size > most:
+            raise OSError(f"more than {most} bytes")
         return file.read()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import EngineError, YoloxTrtError
 from yolox_trt.core.files import cache_folder, make_plain_folder, read_trusted
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import parse_path
 from yolox_trt.core.output_paths import write_json
 from yolox_trt.engines.cache_pruning import (
@@ -118,7 +119,9 @@ class EngineCache:
             own: SHA-256 of the ONNX file alone.
         """
         try:
-            known = parse_json(read_trusted(self._request_path(request)).decode())
+            known = parse_json(
+                read_trusted(self._request_path(request), LIMITS.json_bytes).decode()
+            )
             fingerprint = Fingerprint.from_dict(known["fingerprint"])
             if fingerprint.onnx_sha256 != model_sha256(model, known["external_files"], own=own):
                 return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from yolox_trt.core.documents import parse_json, read_json
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
 from yolox_trt.core.files import read_trusted
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.engines.engine_file import sidecar_path
 from yolox_trt.engines.file_lock import FileLock, try_lock
 from yolox_trt.engines.fingerprint import Fingerprint
@@ -194,7 +195,7 @@ def _describe(path: Path) -> CachedEngine:
         problem = "no engine"
     else:
         try:
-            values = parse_json(read_trusted(sidecar_path(path)).decode())
+            values = parse_json(read_trusted(sidecar_path(path), LIMITS.json_bytes).decode())
             fingerprint = Fingerprint.from_dict(values["fingerprint"])
         except FileNotFoundError:
             problem = "no sidecar"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import EngineError, ModelError, YoloxTrtError
 from yolox_trt.core.files import read_trusted, write_atomically
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.option import OptionGroup, options_of, path_option
 from yolox_trt.core.output_paths import write_json
@@ -94,7 +95,7 @@ def is_engine_file(path: str | Path) -> bool:
 def is_loadable(path: str | Path) -> bool:
     """Whether an engine file is a DLA standalone loadable, by its sidecar; no check of either."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        values = parse_json(read_trusted(sidecar_path(Path(path))).decode())
+        values = parse_json(read_trusted(sidecar_path(Path(path)), LIMITS.json_bytes).decode())
         return bool(values["fingerprint"]["options"]["dla_standalone"])
     return False
 
@@ -177,7 +178,7 @@ def read_engine(path: Path) -> EngineFile:
         raise EngineError(f"no engine at {path}", fix=fix)
     sidecar = sidecar_path(path)
     try:
-        values = parse_json(read_trusted(sidecar).decode())
+        values = parse_json(read_trusted(sidecar, LIMITS.json_bytes).decode())
         if values["format"] != _FORMAT:
             raise EngineError(
                 f"sidecar of format {values['format']}", expected=f"format {_FORMAT}", fix=fix
