@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import struct
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from yolox_trt.core import images
 from yolox_trt.core.errors import ConfigurationError, FrameError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.images import ImageFiles, is_bag, open_images, read_image
+from yolox_trt.core.images import ImageFiles, images_in, is_bag, open_images, read_image
 from yolox_trt.ros.tools.bag import DetectionBagWriter
 
 
@@ -171,3 +172,11 @@ def test_bags_are_told_by_their_names(tmp_path: Path) -> None:
     assert is_bag("drive.mcap") and is_bag("drive.db3") and not is_bag(tmp_path)
     (tmp_path / "metadata.yaml").write_text("")
     assert is_bag(tmp_path)
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(ConfigurationError, match="without images"):
+        images_in(tmp_path)
+    (tmp_path / "b.jpg").touch()
+    assert images_in(tmp_path) == [tmp_path / "b.jpg"]

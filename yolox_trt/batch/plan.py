@@ -179,7 +179,8 @@ def _kind_of_file(place: Place) -> str:
 
 def _in_folder(folder: Place) -> Iterator[tuple[Place, str]]:
     with reaching(folder):
-        inside = sorted(folder.iterdir(), key=str)
+        # A pipe, which an archive may hold, waits for a writer when it is opened.
+        inside = sorted((each for each in folder.iterdir() if not each.is_fifo()), key=str)
     if folder / "metadata.yaml" in inside:
         yield folder, BAG
         return

@@ -396,7 +396,9 @@ def images_in(folder: Path, pattern: str = "*") -> list[Path]:
     Raises:
         ConfigurationError: there is none.
     """
-    files = sorted(f for f in folder.glob(pattern) if f.suffix.lower() in IMAGE_SUFFIXES)
+    named = (f for f in folder.glob(pattern) if f.suffix.lower() in IMAGE_SUFFIXES)
+    # A pipe, which an archive may hold under such a name, waits for a writer when it is opened.
+    files = sorted(f for f in named if not f.is_fifo())
     if not files:
         raise ConfigurationError(
             f"folder '{folder}' without images",
