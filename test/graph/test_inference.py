@@ -205,11 +205,14 @@ def test_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Monkey
         require_memory(2e8, "this")
 
 
-def test_memory_is_estimated_before_it_is_taken() -> None:
+def test_memory_is_estimated_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = Graph(build_yolox(width=0.125))
     check_memory(graph, 4)
-    with pytest.raises(OutOfMemoryError, match=r"a batch of 10000000, which needs about .* GB"):
-        check_memory(graph, 10_000_000)
+    with pytest.raises(ModelError, match="a batch of 1025; expected at most 1024; fix: set a smal"):
+        check_memory(graph, 1025)
+    monkeypatch.setattr(onnx_session, "_TAKEN", 1e6)
+    with pytest.raises(OutOfMemoryError, match=r"a batch of 1000, which needs about .* GB"):
+        check_memory(graph, 1000)
     with pytest.raises(OutOfMemoryError, match="images of 640x640"):
         sample_images(10_000_000, 640, 640)
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -149,7 +150,8 @@ def find_images(
 
     def file_of(name: str) -> Path | None:
         forms = (name, Path(name).name) if flat else (name,)
-        return next(filter(Path.is_file, (f / form for form in forms for f in folders)), None)
+        paths = (folder / form for form in forms for folder in folders)
+        return next(filter(os.path.isfile, paths), None)  # False for names that no file can have
 
     found = {name: file_of(name) for name in names}
     missing = [name for name, path in found.items() if path is None]

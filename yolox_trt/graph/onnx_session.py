@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolox_trt.core.errors import ModelError
 from yolox_trt.core.faults import OutOfMemoryError, library_fault
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.memory import heap_keeps_large_blocks
 from yolox_trt.core.optional import require
 
@@ -29,6 +31,10 @@ NO_SPINNING = {"session.intra_op.allow_spinning": "0"}
 #: Bytes that a process takes for each one that the tensors of a run hold at a time: 1.0 to 1.7
 #: (the shipped model and yolox_nano, batches of 32 to 128, ONNX Runtime 1.32.0, resident memory).
 _TAKEN = 1.5
+_FIX_BATCH = (
+    "set a smaller batch or input size, or open the batch: yolox_trt optimize MODEL --open-batch "
+    "-o OUT"
+)
 #: Where Linux tells a process about the memory of its control group (version 2).
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -88,7 +94,7 @@ def make_session(
 
 
 def check_memory(graph: Graph, batch: int, *, calls: int = 1) -> None:
-    """Refuse a run on the CPU that cannot fit into memory, before any is taken.
+    """Refuse a run on the CPU that cannot fit into memory, or takes very long, before it begins.
 
     Args:
         graph: the model.
@@ -96,8 +102,11 @@ def check_memory(graph: Graph, batch: int, *, calls: int = 1) -> None:
         calls: runs that are under way at a time.
 
     Raises:
+        ModelError: more images than LIMITS.batch.
         OutOfMemoryError: what the nodes hold at a time needs more than there is.
     """
+    if batch > LIMITS.batch:
+        raise ModelError(f"a batch of {batch}", expected=f"at most {LIMITS.batch}", fix=_FIX_BATCH)
     graph.infer_shapes()
     own = (graph.image.shape or (1,))[0]
     factor = batch / own if isinstance(own, int) else 1.0
@@ -151,6 +160,5 @@ def require_memory(needed: float, what: str) -> None:
         raise OutOfMemoryError(
             f"{what}, which needs about {needed / 1e9:.1f} GB",
             expected=f"at most {free / 1e9:.1f} GB, which are free",
-            fix="set a smaller batch or input size, or open the batch: yolox_trt optimize MODEL "
-            "--open-batch -o OUT",
+            fix=_FIX_BATCH,
         )
