@@ -13,6 +13,7 @@ import time
 import types
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -443,6 +444,33 @@ def test_stop_ends_threads_and_start_begins_again() -> None:
     assert executor.close()
     with pytest.raises(ConfigurationError, match="closed"):
         executor.start()
+
+
+def test_a_stop_may_come_as_a_placement_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, errors = threading.Thread, []
+
+    def join(supervisor: Any) -> None:
+        try:
+            supervisor.join(0.0)
+        except RuntimeError as error:
+            errors.append(error)
+
+    class Planner(whole):
+        def start(self) -> None:
+            if self.name == "executor-planner":
+                other = whole(target=join, args=(executor._supervisor,))
+                other.start()
+                other.join()
+                met.set()
+            super().start()
+
+    met = threading.Event()
+    executor = InferenceExecutor([simulated(GPU), simulated(DLA0)], policy="balanced")
+    monkeypatch.setattr(threading, "Thread", Planner)
+    with executor:
+        executor.add_stream(StreamConfig(id="a"), Recorder().on_result)
+        assert met.wait(PATIENCE)
+    assert not errors
 
 
 def test_waiting_frames_are_dropped_at_stop() -> None:

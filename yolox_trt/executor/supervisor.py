@@ -72,10 +72,11 @@ class Supervisor:
                 self._looked = self._clocks()  # a callback may have kept it
             if problem is not None:
                 # On a thread of its own: a placement may take long, and watchdogs may not wait.
-                self._planner = threading.Thread(
+                planner = threading.Thread(
                     target=self._plan, args=(problem, reason), name="executor-planner", daemon=True
                 )
-                self._planner.start()
+                planner.start()
+                self._planner = planner  # join() may come at any time, and joins only what runs
 
     def _look(self) -> float:
         """Note (lock held) whether the process stood still since the last look; return the time."""
