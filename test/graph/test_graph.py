@@ -247,6 +247,15 @@ def test_a_node_that_is_not_of_the_form_of_onnx_is_refused(
         Graph(model)
 
 
+def test_a_constant_that_the_file_does_not_hold_is_refused() -> None:
+    model = conv_relu()
+    model.graph.initializer[0].dims[0] = 2**63 - 1
+    with pytest.raises(
+        ModelError, match=r"damaged graph \(constant 'w' of \d+ values in \d+ bytes"
+    ):
+        Graph(model)
+
+
 def with_initializers_as_inputs(model: onnx.ModelProto, ir_version: int = 3) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))

@@ -129,7 +129,7 @@ def _nest_metadata(model: onnx.ModelProto) -> None:
         (_set_size(-32), "input 'x' of size"),
         (_set_size(0), "input 'x' of size"),
         (_set_size(2**62), "input 'x' of size"),
-        (_set_constant_size, "constant 'b' of size"),
+        (_set_constant_size, "constant 'b' of"),
         (_set_type, "input x of type None"),
         (_make_cycle, "reads what follows from it"),
         (_add_empty_constant, "fix: "),

@@ -117,10 +117,13 @@ def _check_nodes(graph: onnx.GraphProto, version: int, constants: dict[str, int]
         constants: element types of the constants around it, by name.
     """
     constants = constants | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        _check_tensor(tensor)
     for node in graph.node:
-        tensor = constant_tensor(node)
-        if tensor is not None:
-            constants[node.output[0]] = tensor.data_type
+        constant = constant_tensor(node)
+        if constant is not None:
+            _check_tensor(constant)
+            constants[node.output[0]] = constant.data_type
         form = _form(node.op_type, version) if node.domain in ("", "ai.onnx") else None
         if form is not None:
             _check_node(node, form, constants)
@@ -131,6 +134,18 @@ def _check_nodes(graph: onnx.GraphProto, version: int, constants: dict[str, int]
                         f"node '{node.name}' (If) with a branch of {len(inner.output)} outputs"
                     )
                 _check_nodes(inner, version, constants)
+
+
+def _check_tensor(tensor: onnx.TensorProto) -> None:
+    """Refuse a constant that says of itself that it is larger than what the file holds of it.
+
+    onnx's shape inference takes the memory before it looks. No value takes less than four bits.
+    """
+    values = math.prod(tensor.dims)
+    if not tensor.data_location and not 0 <= values <= 2 * tensor.ByteSize():
+        raise ValueError(
+            f"constant '{tensor.name}' of {values} values in {tensor.ByteSize()} bytes"
+        )
 
 
 def _check_node(node: onnx.NodeProto, form: _Form, constants: dict[str, int]) -> None:
