@@ -53,8 +53,10 @@ from yolox_trt.executor import (
     InferenceExecutor,
     SchedulerOptions,
     StreamConfig,
+    StreamResult,
     SubmitOutcome,
 )
+from yolox_trt.executor.snapshot import StreamSnapshot
 
 
 def test_results_of_a_reduced_image_are_in_source_pixels() -> None:
@@ -275,6 +277,30 @@ def test_streams_come_and_go_while_running() -> None:
         executor.add_stream(StreamConfig(id="a"), recorder.on_result)
         executor.submit(frame("a", 3))
         assert recorder.wait(lambda: recorder.numbers("a") == [3])
+
+
+def test_a_stream_removed_before_its_result_is_delivered_gets_a_drop() -> None:
+    recorder = Recorder()
+    options = SchedulerOptions(batch_window=10.0)  # a full batch does not wait for its end
+    with InferenceExecutor([simulated(GPU, max_batch=2)], options=options) as executor:
+
+        def removes_the_other(result: StreamResult) -> None:
+            last.append(executor.remove_stream("b" if result.frame.stream_id == "a" else "a"))
+            recorder.on_result(result)
+
+        last: list[StreamSnapshot] = []
+        for name in ("a", "b"):
+            executor.add_stream(StreamConfig(id=name), removes_the_other, recorder.on_drop)
+        assert executor.wait_started(PATIENCE)
+        for number, name in enumerate(("a", "b")):
+            executor.submit(frame(name, number))
+        assert recorder.wait(lambda: len(recorder.results) == len(recorder.drops) == 1)
+        assert wait_until(lambda: executor.snapshot().removed_received == 1)
+        assert [drop[1] for drops in recorder.drops.values() for drop in drops] == [
+            DropReason.STOPPED
+        ]
+        assert executor.snapshot().removed_processed == 0
+        assert executor.snapshot().removed_dropped == len(last) == 1
 
 
 def test_a_callback_that_raises_is_counted_and_harmless(caplog: pytest.LogCaptureFixture) -> None:

@@ -352,6 +352,19 @@ def test_pinned_stream_goes_back_to_its_device() -> None:
         assert stream.dropped_total <= 1
 
 
+def test_no_stream_is_placed_on_a_device_that_was_lost_in_service() -> None:
+    models = {d: {"default": LoadedModel("default", 0.01)} for d in (CPU, GPU)}
+    scheduler = Scheduler(models, create_policy("static"))
+    scheduler.start()
+    for device in models:
+        scheduler.device_started(device, 0.0)
+    add(scheduler, "a", device="cpu")
+    scheduler.device_lost(CPU, 1.0)
+    add(scheduler, "b")
+    placed = {name: s.placed and s.placed.device for name, s in scheduler.streams.items()}
+    assert placed == {"a": GPU, "b": GPU}
+
+
 def test_moves_are_logged_with_their_reason() -> None:
     scheduler = Scheduler(
         {d: {"default": LoadedModel("default", 0.01)} for d in (GPU, DLA0)},

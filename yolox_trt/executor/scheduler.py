@@ -392,6 +392,12 @@ class Scheduler:
             text = f"{state.name} is slow: {model.name} takes {times} as at its warm-up"
             self._ledger.happened(now, text, level=logging.WARNING, device=state.name, mark="slow")
 
+    def discard(self, stream: Stream, frame: Frame, now: float) -> Outcome:
+        """Count a finished frame as dropped: its stream was removed before the delivery."""
+        stream.processed -= 1
+        self._ledger.drop(stream, frame, DropReason.STOPPED, now)
+        return self._ledger.outcome()
+
     def release(self, batch: Batch, now: float) -> Sequence[DeviceState]:
         """Let a batch's streams start their next frames: its results are delivered.
 
@@ -412,8 +418,8 @@ class Scheduler:
         return asked
 
     def _count_removed(self) -> None:
-        """Count the removed streams of which nothing is in flight any more."""
-        for stream in [s for s in self._leaving if not s.in_flight]:
+        """Count the removed streams of which nothing is in flight or being delivered any more."""
+        for stream in [s for s in self._leaving if not s.busy]:
             self._leaving.remove(stream)
             self._removed_received += stream.received
             self._removed_processed += stream.processed
@@ -514,7 +520,7 @@ class Scheduler:
     def device_lost(self, device: Device, now: float) -> Outcome:
         """Note that nothing can replace a hanging device until its call returns."""
         self._give_up(self.devices[device], DeviceStatus.LOST, _HANGS, now)
-        return self._ledger.outcome()
+        return self._devices_changed(f"{device} lost", now)
 
     def _give_up(self, state: DeviceState, status: DeviceStatus, why: str, now: float) -> None:
         """Plan no restart of a device any more."""

@@ -284,7 +284,12 @@ class Worker:
         if outcome is not NOTHING:
             outcome.report(self._watch)
         for stream, pending, detections in zip(batch.streams, batch.frames, results, strict=True):
-            if pending.failure is not None or stream.removed:
+            if pending.failure is not None:
+                continue
+            if stream.removed:  # since it was counted
+                with self._lock:
+                    outcome = self._scheduler.discard(stream, pending.frame, self._now())
+                outcome.report(self._watch)
                 continue
             assert detections is not None
             frame = pending.frame
