@@ -205,6 +205,7 @@ def test_images_of_another_size_get_another_ring(start: Callable[..., Any], cuda
 
 
 @requires_gpu
+@pytest.mark.parametrize("cuda", ["gpu"], indirect=True)
 def test_a_detector_reads_the_slots_in_place(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
