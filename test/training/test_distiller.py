@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.gpu import requires_gpu
 
 torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch")
 
 from yolox_trt.core.errors import ConfigurationError, ModelError
+from yolox_trt.training.augment import Augmenter
 from yolox_trt.training.checkpoint import write_checkpoint
 from yolox_trt.training.distiller import Distiller, check_teacher
 from yolox_trt.training.equalize import equalize
@@ -70,6 +72,21 @@ def test_steps_have_each_of_the_sizes(
         replace(SMALL, other_sizes=((100, 96),))
 
 
+def test_the_last_share_of_a_run_has_no_mosaics(
+    teacher: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(teacher, pictures, replace(SMALL, batch_norm=False, plain_share=0.25))
+    mosaics: list[float] = []
+    progress = 0.0
+    genuine = Augmenter._mosaic
+    monkeypatch.setattr(
+        Augmenter, "_mosaic", lambda *given: mosaics.append(progress) or genuine(*given)
+    )
+    for progress in (0.1, 0.7, 0.8, 0.99):
+        run.train_step(progress)
+    assert mosaics == [0.1, 0.7]
+
+
 def test_blend_falls_to_relu6(teacher: Any, pictures: Path) -> None:
     run = make(teacher, pictures, SMALL)
     seen = []
@@ -96,7 +113,7 @@ def test_a_resumed_student_stays_with_relu6(
     options = replace(SMALL, batch_norm=False)
     resumed = Distiller(teacher, store, None, options, resume=tmp_path / name)
     resumed.schedule(0.0)
-    assert float(resumed.student.activation.blend) == 0.0
+    assert resumed.student.config.activation == "relu6"
     again = resumed.export_model().state_dict()
     for key, value in trained.state_dict().items():
         torch.testing.assert_close(again[key], value, rtol=1e-3, atol=1e-6)
@@ -169,3 +186,20 @@ def test_blend_moves_with_the_model_and_its_copy(teacher: Any, pictures: Path) -
         first = flatten_outputs(run.student(x))
         run.student.set_blend(0.0)
         assert (flatten_outputs(run.student(x)) - first).abs().max() > 1e-3
+
+
+@requires_gpu
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_the_host_runs_ahead_of_the_gpu(teacher: Any, pictures: Path, cuda_graph: bool) -> None:
+    options = replace(SMALL, batch=8, cuda_graph=cuda_graph, plain_share=0.5)
+    store = ImageStore.load(list_images([pictures]), side=64, device="cuda")
+    run = Distiller(teacher, store, None, options, device="cuda")
+    before = run.average.module.head.obj_preds[0].weight.clone()
+    run.train_step(0.1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for progress in (0.2, 0.4, 0.6, 0.8):
+            run.train_step(progress)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (run.average.module.head.obj_preds[0].weight != before).any()

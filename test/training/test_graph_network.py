@@ -18,7 +18,7 @@ from yolox_trt.compiler.surgery import SurgeryOptions, optimize
 from yolox_trt.core.errors import ModelError
 from yolox_trt.graph.graph import Graph
 from yolox_trt.training.graph_network import GraphNetwork, _FakeQuantize, quantize_weights
-from yolox_trt.training.schedule import weight_average
+from yolox_trt.training.schedule import WeightAverage
 
 RNG = np.random.default_rng(0)
 #: Every kind of node that a YOLOX has behind surgery, in one small network.
@@ -101,7 +101,7 @@ def test_gradients_of_values_and_scale() -> None:
 
 def test_an_average_has_weights_of_its_own(image: np.ndarray) -> None:
     network = GraphNetwork(small_graph())
-    average = weight_average(network, 0.9).module
+    average = WeightAverage(network, 0.9).module
     x = torch.tensor(image)
     with torch.no_grad():
         before = average(x)[0]

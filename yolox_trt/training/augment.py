@@ -8,6 +8,7 @@ Teacher and student see the same view, so any distortion is allowed: the teacher
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,8 +37,13 @@ class Augmenter:
         self.size = size
         self.options = options
         self.device = store.canvas.device
+        self._recolour: Callable[[Tensor], Tensor] = self._colour
         # ITU-R BT.601 luma of B, G, R.
         self._luma = torch.tensor([0.114, 0.587, 0.299], device=self.device)[None, :, None, None]
+
+    def compile(self) -> None:
+        """Compile the change of colours: a score of passes over a batch become two or three."""
+        self._recolour = torch.compile(self._colour, dynamic=False)
 
     def _sample(
         self,
@@ -73,8 +79,8 @@ class Augmenter:
     ) -> tuple[Tensor, Tensor]:
         n, o, dev = len(index), self.options, self.device
         size = self.store.sizes[index] * side_ratio
-        view = torch.tensor(out, device=dev)
-        fit = (view / size).amin(1)
+        # Numbers, not a tensor from the host: that would wait for all that the device has to do.
+        fit = torch.minimum(out[0] / size[:, 0], out[1] / size[:, 1])
         s = fit * uniform(n, math.log(scale[0]), math.log(scale[1]), dev).exp()
         aspect = uniform(n, -o.aspect, o.aspect, dev).mul(0.5).exp()
         angle = uniform(n, -o.rotate_degrees, o.rotate_degrees, dev).mul(math.pi / 180)
@@ -94,8 +100,9 @@ class Augmenter:
         # cropped within its borders and a small one is placed within the view.
         u = torch.rand(n, 2, device=dev)
         inner = u * size.flip(1)
-        u_out = torch.stack((torch.where(flip < 0, 1 - u[:, 0], u[:, 0]), u[:, 1]), -1)
-        shift = inner - (matrix @ (u_out * view.flip(0))[..., None])[..., 0]
+        across = torch.where(flip < 0, 1 - u[:, 0], u[:, 0])
+        placed = torch.stack((across * out[1], u[:, 1] * out[0]), -1)
+        shift = inner - (matrix @ placed[..., None])[..., 0]
         return matrix, shift
 
     def plain(self, n: int, out: tuple[int, int] | None = None) -> Tensor:
@@ -103,7 +110,7 @@ class Augmenter:
         out = out or self.size
         index = torch.randint(len(self.store), (n,), device=self.device)
         size = self.store.sizes[index]
-        inverse = (size / torch.tensor(out, device=self.device)).amax(1)
+        inverse = torch.maximum(size[:, 0] / out[0], size[:, 1] / out[1])
         flip = torch.where(torch.rand(n, device=self.device) < 0.5, -1.0, 1.0)
         matrix = torch.diag_embed(torch.stack((flip * inverse, inverse), -1))
         across = torch.where(flip < 0, size[:, 1], 0.0)
@@ -174,5 +181,5 @@ class Augmenter:
             if mixed:
                 share = uniform(mixed, 0.3, 0.9, self.device)[:, None, None, None]
                 views[:mixed] = views[:mixed] * share + views[-mixed:] * (1 - share)
-            parts.append(self._colour(views))
+            parts.append(self._recolour(views))
         return torch.cat(parts)

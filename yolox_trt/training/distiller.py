@@ -35,7 +35,7 @@ from yolox_trt.training.model_config import Separable
 from yolox_trt.training.options import SILU_CONFIGS, DistillJob, DistillOptions
 from yolox_trt.training.ranks import ALONE, Ranks
 from yolox_trt.training.run import Trainer
-from yolox_trt.training.schedule import parameter_groups, set_rate, weight_average
+from yolox_trt.training.schedule import WeightAverage, parameter_groups, set_rate
 from yolox_trt.training.weights import (
     fold_batch_norm,
     insert_batch_norm,
@@ -103,11 +103,15 @@ class Distiller(Trainer):
         self._captured: dict[tuple[int, int], CapturedStep] = {}
         self.cuda = self.device.type == "cuda"
         self.views = Augmenter(train, options.size, options.augment)
+        singles = replace(options.augment, plain=0.5, mosaic=0.0, mixup=0.0)
+        self._last_views = Augmenter(train, options.size, singles)
+        # A saved student has ReLU6 alone, and goes on with it.
+        self._blend_until = options.blend_until if resume is None else 0.0
 
         check_teacher(teacher, options.form)
         config = replace(
             teacher.config.dla_ready(),
-            activation="blend",
+            activation="blend" if self._blend_until > 0 else "relu6",
             norm=False,
             separable="none" if teacher.config.separable == "none" else options.form,
         )
@@ -125,14 +129,12 @@ class Distiller(Trainer):
         answer = answer.to(self.device, self.half, **self._layout).eval().requires_grad_(False)
         student = student.to(self.device)
         self._scale_stem(student, INPUT_SCALE)
-        # A saved student has ReLU6 alone, and goes on with it.
-        self._blend_until = options.blend_until if resume is None else 0.0
-        student.set_blend(1.0 if self._blend_until > 0 else 0.0)
+        student.set_blend(1.0)
         if options.batch_norm:
             student = insert_batch_norm(student, self.views.batch(self.batch) / INPUT_SCALE)
         student = student.to(self.device, **self._layout)
         self.student = student
-        self.average = weight_average(student, options.average)
+        self.average = WeightAverage(student, options.average)
         names = tap_names(student, options.taps)
         self.tapped_teacher = TappedModel(answer, names)
         self.tapped_student = TappedModel(student, names)
@@ -174,6 +176,8 @@ class Distiller(Trainer):
         if options.compile:
             self.tapped_teacher.compile()
             self._student_losses = torch.compile(self._losses)
+            self.views.compile()
+            self._last_views.compile()
 
     @staticmethod
     @torch.no_grad()
@@ -211,23 +215,22 @@ class Distiller(Trainer):
         self._average(self.parameters, self.student, parts)
         nn.utils.clip_grad_norm_(self.parameters, self.options.clip, foreach=True)
         self.optimiser.step()
+        self.average.update_parameters(self.student)
         return parts
 
     def step(self, images: Tensor) -> Tensor:
         """One optimiser step; returns the four loss parts, detached."""
         captured = self._captured.get((images.shape[2], images.shape[3]))
-        parts = (captured or self._optimise)(images)
-        self.average.update_parameters(self.student)
-        return parts
+        return (captured or self._optimise)(images)
 
     def schedule(self, progress: float) -> None:
         """Set learning rate and blend for a progress in [0, 1]."""
         o = self.options
         set_rate(self.optimiser, progress, o)
-        self._weights[3] = o.feature_weight + progress * (o.feature_weight_end - o.feature_weight)
-        self.student.set_blend(
-            max(0.0, 1 - progress / self._blend_until) if self._blend_until > 0 else 0.0
-        )
+        feature = o.feature_weight + progress * (o.feature_weight_end - o.feature_weight)
+        self._weights[3].fill_(feature)  # an assignment would wait for the device
+        if self._blend_until > 0:
+            self.student.set_blend(max(0.0, 1 - progress / self._blend_until))
 
     def train_step(self, progress: float) -> dict[str, Tensor]:
         o = self.options
@@ -240,7 +243,8 @@ class Distiller(Trainer):
         self.schedule(progress)
         # By chance, but alike in all processes, none of which shall wait for a larger size.
         size = random.Random(progress).choice(o.all_sizes)
-        parts = self.step(self.views.batch(self.batch, size))
+        views = self._last_views if progress > 1 - o.plain_share else self.views
+        parts = self.step(views.batch(self.batch, size))
         return dict(zip(("objectness", "class", "box", "feature"), parts, strict=True))
 
     @torch.no_grad()

@@ -183,6 +183,11 @@ class DistillOptions(RunOptions):
     blend_until: float = _share(
         0.4, "", "Share of the run after which the activation is ReLU6 alone."
     )
+    plain_share: float = again(
+        options_of(TrainOptions)["plain_share"],
+        default=0.2,
+        help="Last share of the run, without mosaics and blended views: half of them whole images.",
+    )
     taps: str = option(
         "blocks",
         group="losses",

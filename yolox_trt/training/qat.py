@@ -46,7 +46,7 @@ from yolox_trt.training.labelled_augment import LabelledAugmenter
 from yolox_trt.training.options import QatJob, QatOptions
 from yolox_trt.training.ranks import ALONE, Ranks, joined
 from yolox_trt.training.run import Log, Trainer, read_training, run_training
-from yolox_trt.training.schedule import set_rate, weight_average
+from yolox_trt.training.schedule import WeightAverage, set_rate
 from yolox_trt.training.yolox import flatten_outputs
 
 
@@ -130,7 +130,7 @@ class QatTrainer(Trainer):
         ]
         self.student = GraphNetwork(model.base, model.graph, model.ranges, shared)
         self.student.to(self.device, **self._layout).train()
-        self.average = weight_average(self.student, options.average)
+        self.average = WeightAverage(self.student, options.average)
         names = tap_tensors(model.base) if options.feature_weight else []
         self._taps = names
         for network in (self.teacher, self.student):
@@ -204,6 +204,7 @@ class QatTrainer(Trainer):
         self._average(self.parameters, None, parts)
         nn.utils.clip_grad_norm_(self.parameters, self.options.clip, foreach=True)
         self.optimiser.step()
+        self.average.update_parameters(self.student)
         return parts
 
     def train_step(self, progress: float) -> dict[str, Tensor]:
@@ -221,7 +222,6 @@ class QatTrainer(Trainer):
         else:
             step = self._captured or self._optimise
             parts = step(self.views.batch(self.batch))
-        self.average.update_parameters(self.student)
         return dict(zip(("objectness", "class", "box", "feature", "labels"), parts, strict=True))
 
     def measure(self) -> dict[str, Any]:

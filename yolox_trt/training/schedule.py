@@ -42,21 +42,29 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def weight_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy that keeps `average = d * average + (1 - d) * weights` with every update.
+class WeightAverage(AveragedModel):
+    """A copy that keeps `average = d * average + (1 - d) * weights` with every update.
 
     `d` grows from 0.1 to `decay`. Floating-point buffers (batch-norm statistics) are averaged too,
-    others are copied. The copy, its `module`, is in evaluation mode.
+    others are copied. The copy, its `module`, is in evaluation mode. An update reads nothing back
+    from the device, so that it can be part of a captured step.
     """
 
-    @torch.no_grad()
-    def blend(mine: list[Tensor], theirs: list[Tensor], updates: Tensor) -> None:
-        d = min(decay, (1 + int(updates)) / (10 + int(updates)))
-        if mine[0].is_floating_point():
-            torch._foreach_lerp_(mine, theirs, 1 - d)
-        else:
-            torch._foreach_copy_(mine, theirs)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, device=next(model.parameters()).device, use_buffers=True)
+        self._decay = decay
+        self.requires_grad_(False).eval()
 
-    average = AveragedModel(model, multi_avg_fn=blend, use_buffers=True).requires_grad_(False)
-    average.update_parameters(model)  # the first one copies
-    return average.eval()
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the weights of the model."""
+        mine, theirs = ([*m.parameters(), *m.buffers()] for m in (self.module, model))
+        floats = [i for i, tensor in enumerate(mine) if tensor.is_floating_point()]
+        others = [i for i, tensor in enumerate(mine) if not tensor.is_floating_point()]
+        decay = ((1 + self.n_averaged) / (10 + self.n_averaged)).clamp(max=self._decay)
+        change = torch._foreach_sub([theirs[i] for i in floats], [mine[i] for i in floats])
+        torch._foreach_mul_(change, 1 - decay)
+        torch._foreach_add_([mine[i] for i in floats], change)
+        if others:
+            torch._foreach_copy_([mine[i] for i in others], [theirs[i] for i in others])
+        self.n_averaged += 1

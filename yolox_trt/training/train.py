@@ -27,7 +27,7 @@ from yolox_trt.training.model_config import CONFIGS, ModelConfig
 from yolox_trt.training.options import ExportOptions, TrainJob, TrainOptions
 from yolox_trt.training.ranks import ALONE, Ranks, joined
 from yolox_trt.training.run import Log, Trainer, read_training, run_training
-from yolox_trt.training.schedule import cosine_factor, parameter_groups, weight_average
+from yolox_trt.training.schedule import WeightAverage, cosine_factor, parameter_groups
 from yolox_trt.training.weights import fold_batch_norm
 from yolox_trt.training.yolox import YOLOX
 
@@ -64,7 +64,7 @@ class DetectionTrainer(Trainer):
         names = tuple(labels.class_names)
         self.model = YOLOX(replace(config, num_classes=len(names), class_names=names))
         self.model.to(self.device).train()
-        self.average = weight_average(self.model, options.average)
+        self.average = WeightAverage(self.model, options.average)
         self.views = LabelledAugmenter(store, options.size, options.augment, labels, masks)
         self.base_rate = options.learning_rate * options.batch / 64
         self.optimiser = torch.optim.SGD(
