@@ -408,10 +408,7 @@ class Scheduler:
             stream.busy = False
             if stream.removed:
                 self._count_removed()
-        asked: list[DeviceState] = []
-        for stream in batch.streams:
-            if stream.queue:
-                asked += self._devices_for(stream, now)
+        asked = [d for s in batch.streams if s.queue for d in self._devices_for(s, now)]
         under_way = batch.state.under_way
         if under_way and batch.model.calls > 1:
             under_way[0].rearm(now)
