@@ -186,6 +186,7 @@ class DistillOptions(RunOptions):
     plain_share: float = again(
         options_of(TrainOptions)["plain_share"],
         default=0.2,
+        group="views",
         help="Last share of the run, without mosaics and blended views: half of them whole images.",
     )
     taps: str = option(
@@ -208,7 +209,8 @@ class DistillOptions(RunOptions):
         "`input_size` auto.",
     )
     compile: bool = option(
-        False, help="Use torch.compile: a minute or two before the first step, then faster ones."
+        False,
+        help="Use torch.compile: two or three minutes before the first step, then faster ones.",
     )
     cuda_graph: bool = option(False, help="Record a whole step as a CUDA graph.")
     canvas: int = option(
