@@ -365,6 +365,23 @@ def test_no_stream_is_placed_on_a_device_that_was_lost_in_service() -> None:
     assert placed == {"a": GPU, "b": GPU}
 
 
+def test_a_stream_moves_to_the_device_that_gets_its_model() -> None:
+    models = {d: {"default": LoadedModel("default", 0.01)} for d in (DLA0, GPU)}
+    scheduler = Scheduler(models, create_policy("static"))
+    for device in models:
+        scheduler.device_started(device, 0.0)
+    scheduler.accepting = True
+    add(scheduler, "a", model="own", allow_model_change=True)
+    before = scheduler.streams["a"].placed
+    assert before is not None
+    other = GPU if before.device == DLA0 else DLA0
+    scheduler.add_model("own", {other: LoadedModel("own", 0.01)}, 1.0)
+    scheduler.submit(frame("a"), 1.0, 1.0)
+    assert scheduler.next_batch(before.device, 1.0)[0] is None
+    batch = scheduler.next_batch(other, 1.0)[0]
+    assert isinstance(batch, Batch) and batch.model.name == "own"
+
+
 def test_moves_are_logged_with_their_reason() -> None:
     scheduler = Scheduler(
         {d: {"default": LoadedModel("default", 0.01)} for d in (GPU, DLA0)},

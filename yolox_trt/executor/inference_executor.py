@@ -143,7 +143,7 @@ class InferenceExecutor:
             loaded[device].measured = False
         with self._lock:
             self._refuse_closed()
-            outcome = self._scheduler.add_model(model, loaded)
+            outcome = self._scheduler.add_model(model, loaded, self.clock())
             self._pool.add_detectors(model, detectors)
             self._pool.wake_all()
         outcome.report()

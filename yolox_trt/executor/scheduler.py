@@ -433,7 +433,7 @@ class Scheduler:
         for stream in self.streams.values():
             self.placements.refresh(stream)
 
-    def add_model(self, name: str, loaded: Mapping[Device, LoadedModel]) -> Outcome:
+    def add_model(self, name: str, loaded: Mapping[Device, LoadedModel], now: float) -> Outcome:
         """Let devices run a further model, for which their workers have detectors.
 
         Raises:
@@ -451,10 +451,7 @@ class Scheduler:
                 )
         for device, model in loaded.items():
             self.devices[device].models[name] = model
-        for stream in self.streams.values():
-            self.placements.refresh(stream)
-        self.placements.needed = True
-        return self._ledger.outcome()
+        return self._devices_changed(f"model {name} added", now)
 
     def device_started(
         self, device: Device, now: float, times: Mapping[str, float] | None = None
