@@ -161,6 +161,8 @@ class Video(ImageSource):
         self._length = 0
         self._camera: _CameraThread | None = None
         cv2 = require("cv2", purpose="reading videos")
+        if isinstance(self._target, int) and not Path(f"/dev/video{self._target}").exists():
+            raise self._not_opened("does not exist")
         if not self.live:
             with self._opened() as video:
                 rate = video.get(cv2.CAP_PROP_FPS)
@@ -219,30 +221,32 @@ class Video(ImageSource):
             cv2.utils.logging.setLogLevel(level)
         try:
             if not video.isOpened():
-                if time.monotonic() - begin >= ANSWER_S:
+                there = self.live or bool(_scheme(self.path)) or Path(self.path).exists()
+                if there and time.monotonic() - begin >= ANSWER_S:
                     raise _no_answer(self.path)
-                there = Path(self.path).exists() or len(arguments) > 1
-                state = "cannot be opened" if there else "does not exist"
-                if _scheme(self.path):
-                    raise ConfigurationError(
-                        f"source '{self.path}', which {state}",
-                        expected="an address of a camera or a video that OpenCV's FFmpeg decodes",
-                        fix="check the address, its user and password, and that this machine "
-                        "reaches it: ffprobe tells more",
-                    )
-                raise ConfigurationError(
-                    f"source '{self.path}', which {state}",
-                    expected="an image, a folder of images, a video that OpenCV's FFmpeg decodes, "
-                    "or a camera: its number, /dev/video0, rtsp://...",
-                    fix="check the path, and the permissions of a device (group video); convert a "
-                    "video, as with `ffmpeg -i IN -c:v libx264 OUT.mp4`",
-                )
+                raise self._not_opened("cannot be opened" if there else "does not exist")
             sides = (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
             height, width = (int(video.get(side)) for side in sides)
             ImageLimits.of_environment().check(size=0, height=height, width=width)
             yield video
         finally:
             video.release()
+
+    def _not_opened(self, state: str) -> ConfigurationError:
+        if _scheme(self.path):
+            return ConfigurationError(
+                f"source '{self.path}', which {state}",
+                expected="an address of a camera or a video that OpenCV's FFmpeg decodes",
+                fix="check the address, its user and password, and that this machine "
+                "reaches it: ffprobe tells more",
+            )
+        return ConfigurationError(
+            f"source '{self.path}', which {state}",
+            expected="an image, a folder of images, a video that OpenCV's FFmpeg decodes, "
+            "or a camera: its number, /dev/video0, rtsp://...",
+            fix="check the path, and the permissions of a device (group video); convert a "
+            "video, as with `ffmpeg -i IN -c:v libx264 OUT.mp4`",
+        )
 
 
 class _CameraThread:
