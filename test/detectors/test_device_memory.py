@@ -295,7 +295,7 @@ def test_without_shared_memory_of_the_gpu_images_come_through_the_hosts(
 
 def ends(slots: int = 2, slot_bytes: int = SIZE) -> tuple[DeviceRing, DeviceRingWriter]:
     ring = DeviceRing(slots, slot_bytes, 0)
-    writer = DeviceRingWriter(os.dup(ring.fd), **ring.fields)
+    writer = DeviceRingWriter(ring.fd, **ring.fields)
     ring.close_fd()
     return ring, writer
 

@@ -63,11 +63,11 @@ LIVES = """
 import socket, sys, time
 end = socket.socket(fileno=int(sys.argv[1]))
 while True:
-    end.send(b'{"kind": "alive"}')
+    end.send(b'{"kind": "alive", "cameras": {}}')
     open(sys.argv[2], "a").close()
     time.sleep(0.05)
 """
-#: Answers each command with another damaged message, the fifth with a sound one.
+#: Answers each command with another damaged message, the sixth with a sound one.
 DAMAGES = LISTENS.replace(
     "file.flush()",
     """file.flush()
@@ -79,7 +79,7 @@ DAMAGES = LISTENS.replace(
     """
 own = b'"camera": "front", "generation": %d, "slots": 1, "slot_bytes": 1' % (1 << 40)
 damaged = [b"{", b'{"kind": "' + bytes(100000), b'{"kind": "frame", "slot": 0, ' + own + b"}",
-           b'{"camera": "front"}',
+           b'{"camera": "front"}', b'{"kind": "refused", "camera": ["front"]}',
            b'{"kind": "refused", "camera": "front", "reason": "the last one"}']
 with open""",
 )
@@ -91,10 +91,53 @@ end.recv(65536)
 for _ in range(2):
     end.send(b'{"kind": "failed", "camera": "front", "reason": "no such topic"}')
     time.sleep(0.2)
-    end.send(b'{"kind": "alive"}')
-    end.recv(65536)
-end.send(b'{"kind": "subscribed", "camera": "front"}')
+    end.send(b'{"kind": "alive", "cameras": {}}')
+    command = json.loads(end.recv(65536))
+told = {"kind": "alive", "cameras": {"front": command["generation"]}}
+end.send(json.dumps(told).encode())
 end.recv(65536)
+"""
+#: Does what it is told the second time, as one that had no room for the command the first time.
+MISSES = """
+import json, socket, sys, time
+end = socket.socket(fileno=int(sys.argv[1]))
+end.settimeout(0.01)
+cameras, missed = {}, set()
+with open(sys.argv[2], "ab") as file:
+    while True:
+        try:
+            data = end.recv(65536)
+            if not data:
+                break
+            file.write(data + b"\\n")
+            file.flush()
+            command = json.loads(data)
+            if command["kind"] not in missed:
+                missed.add(command["kind"])
+            elif command["kind"] == "subscribe":
+                cameras[command["camera"]] = command["generation"]
+            else:
+                cameras.pop(command["camera"], None)
+        except TimeoutError:
+            pass
+        end.send(json.dumps({"kind": "alive", "cameras": cameras}).encode())
+"""
+#: Sends rings that are none, each with a descriptor.
+SENDS_NO_RINGS = """
+import os, socket, sys
+from yolox_trt.ros.ingest.channel import IngestChannel
+channel = IngestChannel(socket.socket(fileno=int(sys.argv[1])))
+command, _ = channel.receive()
+same = {"camera": "front", "generation": command["generation"] + 1}
+fd = os.memfd_create("unsealed")
+for _ in range(50):
+    channel.send("ring", fd=fd, slots=0, slot_bytes=10, **same)
+    channel.send("ring", fd=fd, slots=1, slot_bytes=1 << 40, **same)
+    channel.send("ring", fd=fd, slots=1, slot_bytes=10, **same)
+    channel.send("ring", fd=fd, **same)
+    channel.send("device_ring_closed", fd=fd, generation=1, reason="")
+channel.send("refused", camera="front", reason="the last one")
+channel.receive()
 """
 #: Sends one image of the camera that it is told of, and ends.
 SENDS_AND_ENDS = """
@@ -109,7 +152,8 @@ ring = FrameRing(1, 12)
 same = {"camera": command["camera"], "generation": command["generation"] + 1}
 channel.send("ring", fd=ring.fd, slots=1, slot_bytes=ring.slot_bytes, **same)
 frame = {"height": 2, "width": 2, "encoding": "bgr8", "step": 6, "stamp_ns": -1, "frame_id": "",
-         "stream_id": command["camera"], "received_ns": 1}
+         "stream_id": "another", "received_ns": 1, "reduction": 1, "full_size": None,
+         "device_array": {}}
 channel.send("frame", slot=ring.write(np.zeros(12, np.uint8)), size=12, frame=frame, **same)
 """
 
@@ -198,6 +242,9 @@ def test_a_new_process_gets_the_cameras_of_the_one_before(
     header = Header()
     write_header(header, sink.frames[0])
     assert (header.stamp.sec, header.stamp.nanosec) == (-1, 999_999_999)
+    # Whose it is, and where it lies, is not the process's to say.
+    assert sink.frames[0].stream_id == "front"
+    assert sink.frames[0].device_array is None
 
 
 @pytest.mark.parametrize(
@@ -207,6 +254,7 @@ def test_a_new_process_gets_the_cameras_of_the_one_before(
         ("size=12", "size=1 << 20"),
         ("slot=ring.write(np.zeros(12, np.uint8))", "slot=5"),
         ('"bgr8"', '"none"'),
+        ('"stamp_ns": -1', '"stamp_ns": "now"'),
     ],
 )
 def test_what_is_not_in_its_slot_is_no_image(
@@ -247,9 +295,56 @@ def test_damaged_messages_cost_no_process_and_no_slot(
     log = tmp_path / "pool_ingest_0"
     wait_until(lambda: sink.refused)
     assert sink.refused == ["the last one"]
-    assert [each["kind"] for each in commands(log)] == ["subscribe"] * 5
+    assert [each["kind"] for each in commands(log)] == ["subscribe"] * 6
     assert pool.restarts == 0
     assert not sink.frames
+
+
+def test_what_a_process_had_no_room_for_is_sent_again(
+    make_pool: Callable[..., IngestPool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_pool, "RETRY", 0.1)
+    pool, log = make_pool(MISSES), tmp_path / "pool_ingest_0"
+    pool.subscribe("front", Sink(), TOPIC, queue_depth=1)
+    wait_until(lambda: len(commands(log)) == 2)
+    pool.subscribe("rear", Sink(), TOPIC, queue_depth=1)
+    wait_until(lambda: len(commands(log)) == 3)
+    pool.unsubscribe("front")
+    wait_until(lambda: len(commands(log)) >= 5)
+    found = [(each["kind"], each["camera"]) for each in commands(log)]
+    assert found[:2] == [("subscribe", "front")] * 2
+    assert ("subscribe", "rear") in found
+    assert found.count(("unsubscribe", "front")) >= 2
+    assert pool.restarts == 0 and not pool.fault("rear")
+
+
+def test_rings_that_are_none_cost_no_descriptor_and_no_process(
+    make_pool: Callable[..., IngestPool], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, sink = make_pool(SENDS_NO_RINGS), Sink()
+    before = psutil.Process().num_fds()
+    pool.subscribe("front", sink, TOPIC, queue_depth=1)
+    wait_until(lambda: sink.refused)
+    assert psutil.Process().num_fds() == before
+    assert sink.refused == ["the last one"] and pool.restarts == 0
+    for reason in ("0 slots", "slots of 1099511627776 bytes", "whose size may change", "KeyError"):
+        assert reason in caplog.text
+
+
+def test_a_process_whose_messages_cannot_be_followed_is_replaced(
+    make_pool: Callable[..., IngestPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong, the thread that watches it goes on."""
+    renew, mistakes = IngestPool._renew, [1, 2]
+
+    def fail_twice(*args: Any) -> None:
+        if mistakes:
+            raise AssertionError(f"mistake {mistakes.pop()}")
+        renew(*args)
+
+    monkeypatch.setattr(IngestPool, "_renew", fail_twice)
+    pool = make_pool(LIVES)
+    wait_until(lambda: pool.restarts == 1 and not pool.faults)
 
 
 def test_a_camera_that_cannot_be_subscribed_is_said_so_and_tried_again(
@@ -334,6 +429,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         message, fd = there.receive() or ({}, None)
         if fd is not None:
             message["ring"] = FrameRing(message["slots"], message["slot_bytes"], fd)
+            os.close(fd)
         return message
 
     yield SimpleNamespace(send=send, read=read, warnings=warnings)

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import resource
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +44,7 @@ LOSSLESS = {
 
 def test_a_slot_is_free_again_when_its_view_has_gone() -> None:
     writer = FrameRing(2, 5000)
-    reader = FrameRing(2, writer.slot_bytes, os.dup(writer.fd))
+    reader = FrameRing(2, writer.slot_bytes, writer.fd)
     writer.close_fd()
     first, second = np.arange(5000, dtype=np.uint8), np.full(10, 7, np.uint8)
     slots = [writer.write(first), writer.write(second)]
@@ -61,9 +64,29 @@ def test_a_slot_is_free_again_when_its_view_has_gone() -> None:
     assert writer.write(first) == 1
 
 
+def test_a_ring_keeps_its_size_whatever_its_writer_does() -> None:
+    """Memory that shrinks would end the process that reads it."""
+    ring = FrameRing(2, 5000)
+    with pytest.raises(PermissionError):
+        os.ftruncate(ring.fd, 0)
+    before = psutil.Process().num_fds()
+    unsealed = os.memfd_create("unsealed")
+    os.ftruncate(unsealed, 1 << 20)
+    for fd in (unsealed, os.open("/dev/zero", os.O_RDWR)):
+        with pytest.raises(ValueError, match="shared memory whose size may change"):
+            FrameRing(2, 5000, fd)
+        os.close(fd)
+    with pytest.raises(ValueError, match="0 slots"):
+        FrameRing(0, 5000, ring.fd)
+    with pytest.raises(ValueError, match="length is greater than file size"):
+        FrameRing(20, 5000, ring.fd)
+    assert psutil.Process().num_fds() == before
+    ring.close_fd()
+
+
 def test_views_outlive_their_ring() -> None:
     writer = FrameRing(1, 100)
-    reader = FrameRing(1, writer.slot_bytes, os.dup(writer.fd))
+    reader = FrameRing(1, writer.slot_bytes, writer.fd)
     writer.close_fd()
     writer.write(np.full(100, 9, np.uint8))
     view = reader.view(0, 100)
@@ -89,6 +112,24 @@ def test_channel_carries_messages_and_descriptors() -> None:
     assert not there.send("plain")
     there.close()
     ring.close_fd()
+
+
+def test_a_channel_with_a_high_descriptor_waits_no_longer_than_it_should() -> None:
+    """select() takes none from 1024 on."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(2000, limits[0]), limits[1]))
+    here, other = IngestChannel.pair()
+    high = IngestChannel(socket.socket(fileno=fcntl.fcntl(other.fileno(), fcntl.F_DUPFD, 1100)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    other.close()
+    assert not high.poll(0.0)
+    here.send("plain")
+    assert high.poll(60.0)
+    assert high.receive() == ({"kind": "plain"}, None)
+    here.close()
+    assert high.poll(60.0) and high.receive() is None
+    high.close()
+    assert high.poll(60.0)
 
 
 def pictures(count: int, size: tuple[int, int] = (120, 160)) -> list[np.ndarray]:

@@ -64,8 +64,10 @@ class IngestChannel:
 
     def poll(self, timeout: float) -> bool:
         """Wait for a message or the other end's end; return whether there is one."""
+        poll = select.poll()  # select() takes no descriptor from 1024 on
         try:
-            return bool(select.select([self._socket], [], [], timeout)[0])
+            poll.register(self._socket, select.POLLIN)
+            return bool(poll.poll(timeout * 1000.0))
         except (OSError, ValueError):  # closed here
             return True
 
@@ -73,7 +75,8 @@ class IngestChannel:
         """Wait for a message; None when the other end has gone.
 
         Returns:
-            (the message, the descriptor that came with it or None).
+            (the message, the descriptor that came with it or None); its "kind" and, where it has
+            one, its "camera" are strings.
 
         Raises:
             ValueError: a damaged message; the next one can be received.
@@ -90,6 +93,10 @@ class IngestChannel:
             message = parse_json(data.decode())
             if not isinstance(message, dict):
                 raise ValueError("no JSON object")
+            if not (
+                isinstance(message.get("kind"), str) and isinstance(message.get("camera", ""), str)
+            ):
+                raise ValueError("no kind of message, or no name of a camera")
             return message, fds.pop() if fds else None
         finally:
             for fd in fds:

@@ -100,7 +100,7 @@ class DeviceRingWriter:
     """The writer's end.
 
     Args:
-        fd: descriptor of the slots' flags; closed here.
+        fd: descriptor of the slots' flags, which stays the caller's.
         slots, slot_bytes, handle, bus_id: the DeviceRing's fields.
 
     Raises:

@@ -10,6 +10,7 @@ bytes need no lock.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import weakref
@@ -19,6 +20,9 @@ import numpy.typing as npt
 
 _PAGE = mmap.PAGESIZE
 _FREE, _TAKEN = 0, 1
+
+#: A memory that shrinks would end the process that reads it (SIGBUS).
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 #: Slots of a ring beside the Stream's queue: one that is being written, one in the detector, one
 #: that is being delivered, one that is being drawn, and one to spare.
@@ -48,17 +52,28 @@ def _let_go(view: weakref.ref[npt.NDArray[np.uint8]], views: dict[int, _View] = 
     gone.ring._flags[gone.slot] = _FREE
 
 
+def _is_sealed(fd: int) -> bool:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:  # no memfd
+        return False
+
+
 class FrameRing:
     """Slots of equal size.
 
     Args:
         slots: number of slots, at most a page's bytes.
         slot_bytes: bytes of each one, 0 if they lie elsewhere; rounded up to whole pages.
-        fd: file descriptor of a ring that another process made, closed here once the memory is
-            mapped; None makes a new ring.
+        fd: file descriptor of a ring that another process made, which stays the caller's; None
+            makes a new ring.
 
     Attributes:
         fd: descriptor of a new ring, for the other process, until close_fd(); else -1.
+
+    Raises:
+        ValueError: too many slots, or a descriptor of other memory than a ring's.
+        OSError: there is no room.
     """
 
     def __init__(self, slots: int, slot_bytes: int, fd: int | None = None) -> None:
@@ -69,16 +84,19 @@ class FrameRing:
         size = _PAGE + slots * self.slot_bytes
         self.fd = -1
         if fd is None:
-            fd = self.fd = os.memfd_create("yolox_trt_frames", os.MFD_CLOEXEC)
+            fd = self.fd = os.memfd_create(
+                "yolox_trt_frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+            )
         try:
             if self.fd >= 0:
                 os.ftruncate(fd, size)
-            memory = mmap.mmap(fd, size)
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            elif not _is_sealed(fd):
+                raise ValueError("shared memory whose size may change")
+            memory = mmap.mmap(fd, size)  # with a descriptor of its own
         except BaseException:
-            os.close(fd)
+            self.close_fd()
             raise
-        if self.fd < 0:
-            os.close(fd)
         # The mapping lives as long as arrays on it do.
         self._memory: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
         self._flags = self._memory[:slots]

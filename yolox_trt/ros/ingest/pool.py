@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.encodings import ENCODINGS, check_buffer
 from yolox_trt.core.errors import DeviceError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.limits import LIMITS
+from yolox_trt.core.limits import LIMITS, clean_text
 from yolox_trt.detectors.device_memory import device_at
 from yolox_trt.detectors.host_memory import pin
 from yolox_trt.ros.error_text import error_text
@@ -26,6 +27,7 @@ from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.device_ring import DeviceRing
 from yolox_trt.ros.ingest.frame_ring import EXTRA_SLOTS, FrameRing
 from yolox_trt.ros.ingest.image_topic import ImageSink, ImageTopic
+from yolox_trt.ros.ingest.shared_memory_sink import FRAME_FIELDS
 from yolox_trt.ros.middleware import transport_environment
 
 _LOGGER = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ SILENCE_LIMIT, START_LIMIT = 5.0, 60.0
 END_LIMIT = 3.0
 #: Seconds between two looks at the clock.
 POLL = 0.25
-#: Seconds between two attempts to subscribe a camera that could not be subscribed.
+#: Seconds after which a process is told once more of a camera that it has not subscribed to.
 RETRY = 1.0
 
 
@@ -86,7 +88,13 @@ class _Member:
     lent: dict[int, DeviceRing] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
     channel: IngestChannel = field(init=False)
-    thread: threading.Thread = field(init=False)
+    thread: threading.Thread | None = None
+
+
+def _check_ring(camera: _Camera, slots: int, slot_bytes: int) -> None:
+    """Raise ValueError for a ring that is larger than the camera's may be."""
+    if not (1 <= slots <= camera.settings["slots"] and 0 < slots * slot_bytes <= LIMITS.ring_bytes):
+        raise ValueError(f"{slots} slots of {slot_bytes} bytes")
 
 
 class IngestPool:
@@ -106,7 +114,8 @@ class IngestPool:
         enclave: where SROS2 looks for their keys and permissions.
 
     Raises:
-        OSError: the system has no room for one; those before it have ended.
+        OSError, RuntimeError: the system has no room for one, or for its thread; those before it
+            have ended.
     """
 
     def __init__(
@@ -130,10 +139,11 @@ class IngestPool:
                 member = _Member(f"{name}_ingest_{index}")
                 self._start(member)
                 self._members.append(member)
-                member.thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._watch, args=(member,), name=member.name, daemon=True
                 )
-                member.thread.start()
+                thread.start()
+                member.thread = thread
         except BaseException:
             self.close()
             raise
@@ -206,7 +216,8 @@ class IngestPool:
                 ended = False
                 member.process.kill()
                 member.process.wait()
-            member.thread.join(1.0)  # the channel has ended: it is on its way
+            if member.thread is not None:
+                member.thread.join(1.0)  # the channel has ended: it is on its way
             member.lent.clear()
         return ended
 
@@ -244,13 +255,18 @@ class IngestPool:
         camera = member.cameras[name]
         camera.generation, camera.asked_at = self._generation, time.monotonic()
         settings = camera.settings | {"generation": self._generation}
-        # Without waiting: a process that takes nothing is replaced, and then told again.
+        # Without waiting: what a process does not take is sent again when it gives a sign of life.
         member.channel.send("subscribe", camera=name, wait=False, **settings)
 
     def _watch(self, member: _Member) -> None:
         """Listen to a process, and to those that take its place."""
         while not self._closing.is_set():
-            self._listen(member)
+            try:
+                self._listen(member)
+            except Exception as error:  # whatever a process says, it is watched
+                _LOGGER.exception("%s could not be understood", member.name)
+                member.fault = f"could not be understood ({error_text(error)})"
+                member.process.kill()
             if not self._closing.is_set():
                 self._replace(member)
 
@@ -269,9 +285,8 @@ class IngestPool:
             try:
                 received = member.channel.receive()
             except ValueError as error:  # whose image it was is not known
-                _LOGGER.error("%s: %s", member.name, error)
-                for name in list(member.cameras):
-                    self._renew(member, name)
+                _LOGGER.error("%s: %s", member.name, error_text(error))
+                self._renew(member, *member.cameras)
                 continue
             if received is None:
                 return
@@ -281,8 +296,11 @@ class IngestPool:
             try:
                 self._handle(member, name, message, fd)
             except Exception:
-                _LOGGER.exception("image of camera %s was lost", name)
+                _LOGGER.exception("image of camera %s was lost", clean_text(name))
                 self._renew(member, name)
+            finally:
+                if fd is not None:
+                    os.close(fd)
 
     def _handle(self, member: _Member, name: str, message: dict[str, Any], fd: int | None) -> None:
         kind = message["kind"]
@@ -291,14 +309,20 @@ class IngestPool:
             if message["reason"]:
                 self._say_no_device_ring(name, message["reason"])
             return
-        ring = None if fd is None else FrameRing(message["slots"], message["slot_bytes"], fd)
+        if kind == "alive":
+            self._tell_again(member, message["cameras"])
+            return
         with self._lock:
             camera = member.cameras.get(name)
-        if kind == "alive":
-            self._renew_faulty(member)
         if camera is None:
             return
-        if ring is not None:
+        if kind == "ring":
+            if message["generation"] <= camera.generation:
+                return  # of a former subscription
+            _check_ring(camera, message["slots"], message["slot_bytes"])
+            if fd is None:
+                raise ValueError("a ring without its memory")
+            ring = FrameRing(message["slots"], message["slot_bytes"], fd)
             camera.ring = message["generation"], ring
             if self._page_lock and (unpin := pin(ring.images)) is not None:
                 # Views of its slots keep a ring alive: it is released when nobody reads it.
@@ -306,7 +330,7 @@ class IngestPool:
         elif kind == "device_ring_wanted":
             self._lend(member, name, camera, message)
         elif kind == "frame":
-            frame = self._frame(member, camera, message)
+            frame = self._frame(member, name, camera, message)
             if frame is None:
                 if message["generation"] > camera.generation:
                     self._renew(member, name)  # its ring could not be mapped
@@ -319,14 +343,19 @@ class IngestPool:
         elif kind == "lost":
             camera.sink.on_lost(message["count"])
         elif kind == "failed":
-            camera.fault = message["reason"]
-        elif kind == "subscribed":
-            camera.fault = ""
+            camera.fault = clean_text(message["reason"])
 
     @staticmethod
-    def _frame(member: _Member, camera: _Camera, message: dict[str, Any]) -> Frame | None:
+    def _frame(
+        member: _Member, name: str, camera: _Camera, message: dict[str, Any]
+    ) -> Frame | None:
         """Return a message's image; None if its ring is not the camera's."""
-        generation, slot, fields = message["generation"], message["slot"], message["frame"]
+        generation, slot = message["generation"], message["slot"]
+        # Decoders of what comes from outside run there: nothing that it says is believed.
+        fields = {each: message["frame"][each] for each in FRAME_FIELDS} | {"stream_id": name}
+        for each, types in FRAME_FIELDS.items():
+            if type(fields[each]) not in types:
+                raise ValueError(f"a frame whose {each} is a {type(fields[each]).__name__}")
         if camera.device_ring is not None and camera.device_ring[0] == generation:
             lent = member.lent.get(generation)
             return None if lent is None else lent.frame(slot, fields)
@@ -334,7 +363,7 @@ class IngestPool:
             return None
         data = camera.ring[1].view(slot, message["size"])
         frame = Frame(data=data, **fields)
-        # Decoders of what comes from outside run there: a GPU must not read past the slot.
+        # A GPU must not read past the slot.
         layout = ENCODINGS[frame.encoding]
         check_buffer(layout, frame.height, frame.width, frame.step, data.size)
         return frame
@@ -348,10 +377,7 @@ class IngestPool:
             return  # of a former subscription, or the former one is in use: it asks again
         try:
             device = self._gpu_of_images(message["bus_id"])
-            if not 1 <= slots <= camera.settings["slots"]:
-                raise ValueError(f"{slots} slots; expected {camera.settings['slots']} at most")
-            if not 0 < slots * message["slot_bytes"] <= LIMITS.ring_bytes:
-                raise ValueError(f"{slots} slots of {message['slot_bytes']} bytes")
+            _check_ring(camera, slots, message["slot_bytes"])
             ring = DeviceRing(slots, message["slot_bytes"], device)
         except Exception as error:
             self._say_no_device_ring(name, error_text(error))
@@ -393,19 +419,25 @@ class IngestPool:
             *(name, reason),
         )
 
-    def _renew_faulty(self, member: _Member) -> None:
-        """Subscribe the cameras anew that could not be subscribed to."""
+    def _tell_again(self, member: _Member, cameras: dict[str, int]) -> None:
+        """Tell a process, which is subscribed to name -> generation, what it lacks."""
         with self._lock:
-            faulty = [name for name, camera in member.cameras.items() if camera.fault]
-        for name in faulty:
-            self._renew(member, name)
+            others = [
+                n for n, camera in member.cameras.items() if cameras.get(n) != camera.generation
+            ]
+            for name in member.cameras.keys() - others:
+                member.cameras[name].fault = ""
+            for name in cameras.keys() - member.cameras.keys():
+                member.channel.send("unsubscribe", camera=name, wait=False)
+        self._renew(member, *others)
 
-    def _renew(self, member: _Member, name: str) -> None:
-        """Subscribe a camera anew, now and then: with a new ring, no slot of which is taken."""
+    def _renew(self, member: _Member, *names: str) -> None:
+        """Subscribe cameras anew, now and then: with a new ring, no slot of which is taken."""
         with self._lock:
-            camera = member.cameras.get(name)
-            if camera is not None and time.monotonic() - camera.asked_at >= RETRY:
-                self._send_subscribe(member, name)
+            for name in names:
+                camera = member.cameras.get(name)
+                if camera is not None and time.monotonic() - camera.asked_at >= RETRY:
+                    self._send_subscribe(member, name)
 
     def _replace(self, member: _Member) -> None:
         """Start a process anew that has ended, as soon and as often as it takes."""

@@ -40,10 +40,11 @@ class IngestNode(NoEventHandlers, Node):
 
 
 class _Camera(NamedTuple):
-    """One camera's subscription and where its images go."""
+    """One camera's subscription, where its images go, and the number of the command."""
 
     receiver: ImageReceiver
     sink: SharedMemorySink
+    generation: int
 
     def close(self) -> None:
         self.receiver.close()
@@ -59,25 +60,24 @@ def _obey(
     kind: str,
     camera: str,
     topic: dict[str, Any] | None = None,
+    generation: int = 0,
     **ring: Any,
 ) -> None:
     """Subscribe, or unsubscribe without a topic; tell what has become of it."""
     try:
         if kind == "device_ring":
             if camera in cameras:
-                cameras[camera].sink.on_device_ring(fd, **ring)
+                cameras[camera].sink.on_device_ring(fd, generation, **ring)
             elif fd is not None:  # unsubscribed in between
-                os.close(fd)
-                generation = ring["generation"]
-                channel.send("device_ring_closed", camera=camera, generation=generation)
+                channel.send("device_ring_closed", camera=camera, generation=generation, reason="")
             return
         if former := cameras.pop(camera, None):
             former.close()
         if topic is not None:
-            sink = SharedMemorySink(camera, channel, node.get_logger().warning, **ring)
+            warn = node.get_logger().warning
+            sink = SharedMemorySink(camera, channel, warn, generation, **ring)
             receiver = ImageReceiver(node, camera, ImageTopic(**topic), sink)
-            cameras[camera] = _Camera(receiver, sink)
-            channel.send("subscribed", camera=camera)
+            cameras[camera] = _Camera(receiver, sink, generation)
     except Exception as error:
         node.get_logger().error(traceback.format_exc())
         channel.send("failed", camera=camera, reason=f"{kind} failed: {error_text(error)}")
@@ -117,21 +117,25 @@ def main(args: Sequence[str] | None = None) -> int:
                     each.receiver.poll_events()
                 if time.monotonic() >= next_beat:
                     next_beat = time.monotonic() + BEAT
-                    channel.send("alive")
+                    told = {name: each.generation for name, each in cameras.items()}
+                    channel.send("alive", cameras=told)
             except Exception:
                 node.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
                 time.sleep(POLL)
-            if not channel.poll(0.0):
-                continue
-            try:
-                received = channel.receive()
-            except ValueError as error:
-                node.get_logger().error(f"damaged command: {error_text(error)}")
-                continue
-            if received is None:
-                break
-            command, descriptor = received
-            _obey(node, channel, cameras, descriptor, **command)
+            while channel.poll(0.0):
+                try:
+                    received = channel.receive()
+                except ValueError as error:
+                    node.get_logger().error(f"damaged command: {error_text(error)}")
+                    continue
+                if received is None:
+                    return 0
+                command, descriptor = received
+                try:
+                    _obey(node, channel, cameras, descriptor, **command)
+                finally:
+                    if descriptor is not None:
+                        os.close(descriptor)
     finally:
         for each in cameras.values():
             each.close()
@@ -139,7 +143,6 @@ def main(args: Sequence[str] | None = None) -> int:
         spinner.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
 
 
 if __name__ == "__main__":

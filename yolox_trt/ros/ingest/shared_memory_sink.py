@@ -9,7 +9,6 @@ through the FrameRing, too.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -28,11 +27,12 @@ from yolox_trt.ros.ingest.image_topic import SMALL_IMAGES
 #: Seconds between two questions for a DeviceRing.
 ASK_AGAIN = 1.0
 
-#: What the executor's process is told of a Frame beside its bytes.
-FRAME_FIELDS = (
-    *("height", "width", "encoding", "step"),
-    *("stamp_ns", "frame_id", "stream_id", "received_ns", "reduction", "full_size"),
-)
+#: What the executor's process is told of a Frame beside its bytes, and the types of that.
+FRAME_FIELDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("height", "width", "step", "stamp_ns", "received_ns", "reduction"), (int,)),
+    **dict.fromkeys(("encoding", "frame_id"), (str,)),
+    "full_size": (list, type(None)),
+}
 
 
 class SharedMemorySink:
@@ -174,7 +174,7 @@ class SharedMemorySink:
         """Take the answer to a question for a DeviceRing.
 
         Args:
-            fd: descriptor of its flags, closed here; None where there can be none.
+            fd: descriptor of its flags, which stays the caller's; None where there can be none.
             generation: number of the question.
             fields: of the ring.
         """
@@ -182,7 +182,6 @@ class SharedMemorySink:
             if fd is None:
                 self._no_device_ring = True
             elif generation != self._device_generation or self._device_ring is not None:
-                os.close(fd)
                 self._send_closed(generation)
             else:
                 try:
