@@ -68,6 +68,35 @@ def test_the_end_leaves_no_thread_and_does_no_more(held: Held) -> None:
     assert 2 not in held.done
 
 
+def test_a_worker_that_is_left_ends_with_its_last_piece_of_work(held: Held) -> None:
+    ended = threading.Event()
+    held.offer("front", 1)
+    held.worker.leave(lambda: (held.done.append("last"), ended.set()))
+    assert not ended.is_set()
+    held.gate.set()
+    assert ended.wait(60)
+    assert held.done == ["last"]
+    idle, ended = LatestWorker("idle"), threading.Event()
+    idle.leave(ended.set)
+    assert ended.is_set()
+
+
+def test_a_thread_that_could_not_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    worker, done = LatestWorker("test worker"), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            worker.offer("front", done.set)
+    assert worker.offer("front", done.set) == 0
+    assert done.wait(60)
+    worker.close()
+
+
 def test_work_may_close_its_own_worker() -> None:
     worker, closed = LatestWorker("test worker"), threading.Event()
     worker.offer("front", lambda: (worker.close(), closed.set()))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
+from yolox_trt.core.frame import Frame
 from yolox_trt.core.limits import LIMITS, ImageLimits
 from yolox_trt.core.memory import KEPT_BUFFER
 from yolox_trt.detectors.decoders import DecoderOptions
@@ -49,6 +51,7 @@ class ImageReceiver:
         self._camera = camera
         self._sink = sink
         self._closed = False
+        self._handing_over = threading.Lock()
         transport = TRANSPORTS[topic.transport]
         self._message_class = transport.message_class()
         self._reader = FrameReader(
@@ -111,15 +114,23 @@ class ImageReceiver:
             self._subscribe_at = time.monotonic() + UNSUBSCRIBED
 
     def close(self) -> None:
-        """End the subscription; compressed images that still wait are given up."""
-        self._closed = True
+        """End the subscription; compressed images that still wait are given up.
+
+        An image that is being decoded is not waited for, however long it takes: `sink` is told of
+        no frame any more, but that this image was given up, when the decoder's thread ends.
+        """
+        with self._handing_over:
+            self._closed = True
         self._unsubscribe()
         if self._decoder is not None:
-            waited = self._decoder.discard(self._camera)
-            self._decoder.close()
-            self._reader.close()
-            for _ in range(waited + self._reader.given_up()):
+            for _ in range(self._decoder.discard(self._camera)):
                 self._sink.on_full()
+            self._decoder.leave(self._let_go)
+
+    def _let_go(self) -> None:
+        self._reader.close()
+        for _ in range(self._reader.given_up()):
+            self._sink.on_full()
 
     def _unsubscribe(self) -> None:
         subscription, self._subscription = self._subscription, None
@@ -156,12 +167,19 @@ class ImageReceiver:
             self._sink.on_refused(refusal)
         for frame in frames:
             try:
-                self._sink.on_frame(frame)
+                self._hand_over(frame)
             except Exception as error:  # one image's fault is not the end of its camera's thread
                 self._sink.on_refused(error_text(error))
         if self._decoder is not None:
             for _ in range(reader.given_up()):
                 self._sink.on_refused(refusal or "a packet before it was lost")
+
+    def _hand_over(self, frame: Frame) -> None:
+        with self._handing_over:
+            if not self._closed:
+                self._sink.on_frame(frame)
+                return
+        self._sink.on_full()
 
     def _decode_later(self, message: Any) -> None:
         assert self._decoder is not None
@@ -169,5 +187,10 @@ class ImageReceiver:
             return
         self._arrived += 1
         work = self._take, message, time.monotonic_ns(), self._arrived
-        for _ in range(self._decoder.offer(self._camera, *work)):
+        try:
+            replaced = self._decoder.offer(self._camera, *work)
+        except RuntimeError as error:  # no room for the thread
+            self._sink.on_refused(error_text(error))
+            return
+        for _ in range(replaced):
             self._sink.on_full()

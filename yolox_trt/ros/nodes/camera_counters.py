@@ -49,7 +49,8 @@ class StreamTotals:
 class CameraCounters:
     """Counters of one camera node, from the message to the published result.
 
-    One thread at a time counts each of them, and a deque is copied in one step: no lock is needed.
+    One thread at a time counts each of them, and a deque is copied in one step: no lock is needed,
+    but for `malformed` and `replaced`, which the decoder of a former subscription may count too.
 
     Attributes:
         stamps: judges the images' ages.
