@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from yolox_trt.core.option import (
     nested_of,
     option,
     options_of,
+    parse_path,
 )
 
 
@@ -120,3 +122,16 @@ def test_an_option_is_declared_again_with_what_differs() -> None:
     assert (second.flag, second.help, second.maximum) == ("--hz", first.help, first.maximum)
     with pytest.raises(ConfigurationError, match=first.range_text):
         second.plain(101.0)
+
+
+def test_a_name_that_the_system_does_not_look_at_is_refused(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for text in ("x" * 300, "a\0b", "~nobody_of_that_name/x"):
+        with pytest.raises(ConfigurationError, match=r"expected a file's name; ~ is the home"):
+            parse_path(text)
+    try:
+        assert not parse_path(str(loop)).exists()  # Python from 3.13 on
+    except ConfigurationError as error:
+        assert "loop" in str(error)
+    assert parse_path(str(tmp_path / "new")) == tmp_path / "new"

@@ -17,6 +17,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rosgraph_msgs.msg import Clock
 
+from yolox_trt.ros import rclpy_versions
 from yolox_trt.ros.rclpy_versions import (
     AnsweringLifecycleNode,
     NoEventHandlers,
@@ -98,3 +99,19 @@ def test_ros_starts_where_no_log_can_be_written(
     rclpy.try_shutdown()
     assert f"{os.environ[variable]}" in warning
     assert "set ROS_LOG_DIR" in warning
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([], "/"),
+        (["--ros-args", "--enclave", "/cars/front"], "/cars/front"),
+        (["--enclave", "/x", "--ros-args", "-e", "/a", "--enclave", "/b", "--", "-e", "/c"], "/b"),
+        (["--ros-args", "-e"], "/"),
+    ],
+)
+def test_the_enclave_is_that_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], found: str
+) -> None:
+    monkeypatch.setattr(rclpy_versions, "_COMMAND_LINE", ["program", *arguments])
+    assert rclpy_versions.enclave() == found

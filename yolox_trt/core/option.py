@@ -353,14 +353,21 @@ def parse_path(text: str) -> Path:
     """Read a file's name, in which `~` is the home folder; for Option.parse.
 
     Raises:
-        ConfigurationError: a home folder of nobody, or a name that holds a null character.
+        ConfigurationError: a home folder of nobody, or a name that the system does not look at: in
+            a folder that this user may not enter, too long, a link to itself, a null character.
     """
     with ConfigurationError.instead_of(
-        (RuntimeError, ValueError), f"file '{text}'", expected="a file's name; ~ is the home folder"
+        (OSError, RuntimeError, ValueError),
+        f"file '{text}'",
+        expected="a file's name; ~ is the home folder",
     ):
         if "\0" in text:
             raise ValueError("a null character")
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        # Each raises what the other does not, by version of Python.
+        path.resolve()
+        path.exists()
+        return path
 
 
 def parse_size(text: str) -> tuple[int, int]:

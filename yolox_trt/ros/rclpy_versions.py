@@ -161,6 +161,26 @@ def overridden_qos(node: Node, topic: str, qos: QoSProfile) -> QoSProfile:
     return qos
 
 
+#: What init_rclpy() was given last.
+_COMMAND_LINE: list[str] = []
+
+
+def enclave() -> str:
+    """Return the SROS2 enclave of this process, "/" where none is named.
+
+    Of its own arguments, of which the last one counts. rclpy does not tell; the graph names one for
+    every node of a name, and whose each is, others say.
+    """
+    found, of_ros = "/", False
+    arguments = iter(_COMMAND_LINE)
+    for each in arguments:
+        if each in ("--ros-args", "--"):
+            of_ros = each == "--ros-args"
+        elif of_ros and each in ("-e", "--enclave"):
+            found = next(arguments, found)
+    return found
+
+
 def init_rclpy(args: Sequence[str] | None) -> str:
     """Initialise rclpy, without its signal handlers, where no log file can be written too.
 
@@ -179,6 +199,7 @@ def init_rclpy(args: Sequence[str] | None) -> str:
     except OSError:
         writable = False
     command_line = list(sys.argv if args is None else ["", *args])
+    _COMMAND_LINE[:] = command_line
     if not writable:
         command_line += ["--ros-args", "--disable-external-lib-logs"]
     rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)

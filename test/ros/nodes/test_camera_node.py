@@ -500,3 +500,13 @@ def test_labels_are_checked_when_they_are_set(make_camera: Callable[..., CameraN
     assert "`class_remap` for class 'zebra'" in remap("zebra:CAR").reason
     assert "expected one of UNKNOWN, CAR" in remap("class0:10").reason
     assert remap("class0:-1").successful
+
+
+@pytest.mark.parametrize("name", ["~/image_annotations", "image_annotations", "~/vision_info"])
+def test_two_outputs_on_one_topic_are_refused(
+    make_camera: Callable[..., CameraNode], name: str
+) -> None:
+    """Else one of them would be missing without a word."""
+    rules = ("image_annotations:=/front/image_annotations",)
+    with pytest.raises(ConfigurationError, match="two outputs of camera 'front' on /front/"):
+        make_camera(rules=rules, publish_image_annotations=True, detections_topic=name)

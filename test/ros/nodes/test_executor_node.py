@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from support.executors import GPU, simulated
@@ -29,6 +31,7 @@ from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.executor import DeviceStatus, InferenceExecutor
 from yolox_trt.ros.messages.images import stamp_to_ns
+from yolox_trt.ros.nodes.detection_service import DetectionService
 from yolox_trt.ros.nodes.diagnostics import ERROR, OK, WARN, broken_device, device_status
 from yolox_trt.ros.nodes.executor_node import ExecutorNode
 
@@ -228,9 +231,8 @@ def test_cameras_come_and_go_by_parameter(start_cameras: Start, client: Client) 
 
 def test_cameras_come_and_go_by_component_services(start_cameras: Start, client: Client) -> None:
     services = pytest.importorskip("composition_interfaces.srv")
-    from rclpy.parameter import Parameter
 
-    start_cameras(RELIABLE_CAMERAS | {"multi_camera": {"cameras": ["front"]}})
+    process = start_cameras(RELIABLE_CAMERAS | {"multi_camera": {"cameras": ["front"]}})
     container = "/multi_camera/_container"
 
     def load(**fields: Any) -> Any:
@@ -269,6 +271,10 @@ def test_cameras_come_and_go_by_component_services(start_cameras: Start, client:
     assert "`file_folders`" in load(node_name="x", parameters=passwords).error_message
     wrong = [Parameter("nms_threshold", value=3.0).to_parameter_msg()]
     assert "0 to 1" in load(node_name="x", parameters=wrong).error_message
+    wrong = [Parameter("use_sim_time", value="yes").to_parameter_msg()]
+    assert "expected true or false" in load(node_name="ghost", parameters=wrong).error_message
+    assert "ghost" not in client.node.get_node_names()
+    assert "'cameras' is ignored" not in process.output
 
     unload = services.UnloadNode.Request(unique_id=answer.unique_id)
     assert client.call(services.UnloadNode, f"{container}/unload_node", unload).success
@@ -340,6 +346,26 @@ def test_what_is_unconfigured_is_well_and_its_entries_carry_the_namespace(
     assert unconfigured.trigger_configure() == TransitionCallbackReturn.FAILURE
     executor = entries(unconfigured, monkeypatch)["car/multi_camera: executor"]
     assert (executor.level, executor.message) == (ERROR, "not configured: ValueError: no engine")
+
+
+def test_diagnostics_go_on_while_a_transition_loads_engines(
+    unconfigured: ExecutorNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT builds for minutes, and monitors would take the node for dead."""
+    unconfigured.set_parameters([Parameter("diagnostics_period", value=0.1)])
+    seen, load = threading.Event(), DetectionService.load
+
+    def publish(message: Any) -> None:
+        if message.status[0].message == "loading engines":
+            seen.set()
+
+    def held(service: DetectionService) -> DetectionService:
+        assert seen.wait(60.0)
+        return load(service)
+
+    monkeypatch.setattr(unconfigured._diagnostics, "publish", publish)
+    monkeypatch.setattr(DetectionService, "load", held)
+    assert unconfigured.trigger_configure() == TransitionCallbackReturn.SUCCESS
 
 
 def test_nodes_of_the_same_name_are_noticed(

@@ -153,7 +153,7 @@ def test_shutdown_ends_a_load(start_held: Callable[..., Held], client: Client) -
 def test_a_signal_ends_a_build_in_a_transition(
     start_held: Callable[..., Held], client: Client, autostart: bool, number: int
 ) -> None:
-    """The transition builds in rclpy's own thread, which looks for signals between callbacks."""
+    """The transition waits in rclpy's own thread, which looks for signals between callbacks."""
     held = start_held(
         {"multi_camera": {"autostart": autostart}}, wait="build 1" if autostart else ""
     )

@@ -25,6 +25,7 @@ from yolox_trt.ros.nodes.node_parameters import (
     NodeParameters,
     ProcessParameters,
     TypedParameters,
+    check_ros_parameters,
 )
 from yolox_trt.ros.rclpy_versions import NoEventHandlers
 
@@ -102,6 +103,14 @@ def make_node(domain: int) -> Iterator[Callable[..., TypedNode]]:
     rclpy.try_shutdown()
 
 
+def answer(node: TypedNode, kind: Any, messages: list[Any]) -> Any:
+    """Return the first result of a request to a service that sets parameters."""
+    request, response = kind.Request(parameters=messages), kind.Response()
+    if kind is SetParameters:
+        return node._set_each(request, response).results[0]
+    return node._set_all(request, response).result
+
+
 def types(node: Node) -> dict[str, Parameter.Type]:
     described = {name: Parameter.Type(node.describe_parameter(name).type) for name in OPTIONS}
     stored = {name: node.get_parameter(name).type_ for name in OPTIONS}
@@ -177,12 +186,40 @@ def test_a_value_that_would_take_long_is_refused(
         make_node((tmp_path,), (name,), **{name: value})
 
 
-@pytest.mark.parametrize("path", ["~nobody_of_that_name/model.onnx", "a\0b"])
+@pytest.mark.parametrize("path", ["~nobody_of_that_name/model.onnx", "a\0b", "x" * 300])
 def test_a_file_name_that_is_none_is_answered(
     make_node: Callable[..., TypedNode], tmp_path: Path, path: str
 ) -> None:
     result = make_node((tmp_path,)).set_parameters_atomically([Parameter("model", value=path)])
     assert "expected a file's name; ~ is the home folder" in result.reason
+
+
+def test_whatever_goes_wrong_a_request_is_answered(
+    make_node: Callable[..., TypedNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_node()
+    monkeypatch.setattr(node.parameters, "_on_change", lambda new: 1 / 0)
+    messages = [Parameter("score", value=0.25).to_parameter_msg()]
+    for kind in (SetParameters, SetParametersAtomically):
+        response = answer(node, kind, messages)
+        assert not response.successful and "ZeroDivisionError" in response.reason
+    assert node.parameters.current["score"] == 0.5
+
+
+def test_a_request_for_very_many_parameters_is_refused(
+    make_node: Callable[..., TypedNode],
+) -> None:
+    node, message = make_node(), Parameter("score", value=0.25).to_parameter_msg()
+    for kind in (SetParameters, SetParametersAtomically):
+        reason = answer(node, kind, [message] * 1001).reason
+        assert "1001 parameters in a request; expected at most 1000" in reason
+    assert node.parameters.current["score"] == 0.5
+
+
+def test_values_that_end_rclpy_are_refused_before_a_node_is_made() -> None:
+    check_ros_parameters([Parameter("use_sim_time", value=True), Parameter("x", value="1")])
+    with pytest.raises(ConfigurationError, match="start_type_description_service = 'x'; expected"):
+        check_ros_parameters([Parameter("start_type_description_service", value="x")])
 
 
 def test_very_many_parameters_of_a_new_camera_are_refused(

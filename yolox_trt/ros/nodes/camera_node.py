@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +39,7 @@ from yolox_trt.ros.nodes.node_parameters import (
     NodeParameters,
     ProcessParameters,
     TypedParameters,
+    check_ros_parameters,
 )
 from yolox_trt.ros.nodes.parameters import CAMERA_OPTIONS, EXECUTOR_OPTIONS, CameraParameters
 from yolox_trt.ros.nodes.stamp_age import StampAge
@@ -85,6 +87,7 @@ class CameraNode(TypedParameters, NoEventHandlers, Node):
         process: ProcessParameters | None = None,
         remap_rules: Sequence[str] = (),
     ) -> None:
+        check_ros_parameters(overrides)
         # A process-wide `__node:=` (as launch's Node(name=...) passes it) means the managed node;
         # a rule of this node's own goes before it.
         rules = [part for rule in (f"__node:={name}", *remap_rules) for part in ("-r", rule)]
@@ -93,6 +96,7 @@ class CameraNode(TypedParameters, NoEventHandlers, Node):
         self.counters = CameraCounters(StampAge())
         self.report = diagnostics.StreamReport()
         self._refusals: set[str] = set()
+        self._counting = threading.Lock()
         self._annotator = annotator
         self._active = False
         # From configure() to cleanup(); what applies at configure stays in `_configured`.
@@ -300,7 +304,8 @@ class CameraNode(TypedParameters, NoEventHandlers, Node):
 
     def on_refused(self, reason: str) -> None:
         """Count an image that cannot be used; say why, once for each reason."""
-        self.counters.malformed += 1
+        with self._counting:
+            self.counters.malformed += 1
         self.counters.last_message = time.monotonic()
         self.counters.last_refusal = reason
         if reason in self._refusals or len(self._refusals) >= _MOST_REFUSALS:
@@ -312,7 +317,8 @@ class CameraNode(TypedParameters, NoEventHandlers, Node):
 
     def on_full(self) -> None:
         """Count an image that found no room, or that a newer one has replaced."""
-        self.counters.replaced += 1
+        with self._counting:
+            self.counters.replaced += 1
         self.counters.last_message = time.monotonic()
 
     def on_lost(self, count: int) -> None:

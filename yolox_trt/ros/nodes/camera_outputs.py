@@ -89,23 +89,23 @@ class CameraOutputs:
         self._info = VisionInfo(method=model)
         self._info.database_location = f"{node.get_fully_qualified_name()}/class_names"
         self._debug: DebugTimes | None = None
-        builders: dict[str, Any] = {
-            parameters.detections_topic: DetectionMessageBuilder(class_names)
-        }
+        builders: list[tuple[str, Any]] = [
+            (parameters.detections_topic, DetectionMessageBuilder(class_names))
+        ]
         if parameters.publish_image_annotations:
-            builders["~/image_annotations"] = AnnotationMessageBuilder(class_names)
+            builders.append(("~/image_annotations", AnnotationMessageBuilder(class_names)))
         dropped: list[int] = []
         if parameters.publish_objects:
             remap = parameters.class_remap
             labels = label_table(class_names, remap, parameters.roi_remap_path)
-            builders[parameters.objects_topic] = ObjectMessageBuilder(labels)
+            builders.append((parameters.objects_topic, ObjectMessageBuilder(labels)))
             dropped = [class_id for class_id, label in enumerate(labels) if label < 0]
         if spec.segmentation is not None:
             self._masks = MaskMessages(spec, parameters, dropped)
         try:
             self._results = [
                 (builder, self._publisher(builder.message_type, topic))
-                for topic, builder in builders.items()
+                for topic, builder in builders
             ]
             # Reliable, as RViz asks for by default; the annotator's own thread publishes, so that
             # a slow listener holds up nothing else.
@@ -214,6 +214,13 @@ class CameraOutputs:
     def _publisher(
         self, message_type: type, topic: str, depth: int = OUTPUT_DEPTH, **qos: Any
     ) -> LifecyclePublisher[Any]:
+        resolved = str(self._node.resolve_topic_name(topic))
+        if resolved in (each.topic_name for each in self._publishers):
+            raise ConfigurationError(
+                f"two outputs of camera '{self._camera}' on {resolved}",
+                expected="a topic for each",
+                fix="set another of its parameters whose names end in `_topic`, or remap one",
+            )
         publisher = self._node.create_publisher(
             message_type,
             topic,

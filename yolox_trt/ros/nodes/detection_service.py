@@ -41,6 +41,7 @@ from yolox_trt.ros.nodes.parameters import (
     CameraParameters,
     ExecutorParameters,
 )
+from yolox_trt.ros.rclpy_versions import enclave
 
 
 class DetectionService:
@@ -274,7 +275,7 @@ class DetectionService:
                 devices=self.executor.devices,
                 namespace=self._node.get_namespace(),
                 # They parse what anybody may send: they get fewer rights than this process has.
-                enclave=f"{_enclave(self._node).rstrip('/')}/ingest",
+                enclave=f"{enclave().rstrip('/')}/ingest",
             )
 
     def stop(self) -> bool:
@@ -367,11 +368,3 @@ def refuse_foreign_device(stream: StreamConfig, devices: Collection[Device | Non
             expected=f"auto or {', '.join(map(str, devices))}",
             fix=("add it to ", EXECUTOR_OPTIONS["devices"], " of multi_camera, and configure it"),
         )
-
-
-def _enclave(node: Node) -> str:
-    """Return the SROS2 enclave of a node's process, "/" where none is set."""
-    for name, namespace, enclave in node.get_node_names_and_namespaces_with_enclaves():
-        if (name, namespace) == (node.get_name(), node.get_namespace()):
-            return str(enclave)
-    return "/"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -194,8 +195,7 @@ class ExecutorNode(TypedParameters, NoEventHandlers, AnsweringLifecycleNode):
         at_start, self._refusal = self._service is not None, None
         try:
             if self._service is None:
-                plan = self._cameras.plan(self.parameters.current, self._build_progress)
-                self._service = plan.load()
+                self._service = self._load()
             self._service.start_ingest()
             self._cameras.configure(self._service)
         except Exception as error:
@@ -205,6 +205,22 @@ class ExecutorNode(TypedParameters, NoEventHandlers, AnsweringLifecycleNode):
                 self.get_logger().error(f"not configured: {error_text(error)}")
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
+
+    def _load(self) -> DetectionService:
+        """Load the engines while a transition waits.
+
+        In a thread, as at the start: /diagnostics go on, and signals are heard.
+        """
+        plan = self._cameras.plan(self.parameters.current, self._build_progress)
+        self._loading = True
+        try:
+            with ThreadPoolExecutor(1, "load engines") as pool:
+                loaded = pool.submit(plan.load)
+                while not wait([loaded], self.parameters.current.diagnostics_period).done:
+                    self._publish_diagnostics()
+            return loaded.result()
+        finally:
+            self._loading = False
 
     @reported
     def on_activate(self, state: Any) -> TransitionCallbackReturn:

@@ -110,7 +110,7 @@ def _run(args: Sequence[str] | None, malloc_set: bool) -> int:
     ended = True
     try:
         node = ExecutorNode(spinner)
-        # An engine that is built at the transition `configure` is built in this thread.
+        # The transition `configure` waits for engines that are built, and so does a signal's end.
         signals.on_signal = node.cancel_builds
         for warning in filter(None, (no_log, transport_warning())):
             node.get_logger().warning(warning)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,19 @@ def overrides_of(node: Node) -> dict[str, Any]:
     # just the ones to be reported; the attribute has been there from Foxy to Kilted.
     overrides: Mapping[str, Parameter] = getattr(node, "_parameter_overrides", {})
     return {name: parameter.value for name, parameter in overrides.items()}
+
+
+def check_ros_parameters(overrides: Iterable[Parameter]) -> None:
+    """Refuse values that rclpy would, in the middle of making a node: it would be left behind.
+
+    Raises:
+        ConfigurationError: a parameter that ROS 2 gives to every node, and no boolean.
+    """
+    for each in overrides:
+        if each.name in _ROS_PARAMETERS and each.type_ is not Parameter.Type.BOOL:
+            raise ConfigurationError(
+                f"{each.name} = {clean_text(repr(each.value))}", expected="true or false"
+            )
 
 
 def _check_length(option: Option, value: Any) -> None:
@@ -138,6 +152,9 @@ class TypedParameters:
         )
 
     def _set_each(self, request: Any, response: Any) -> Any:
+        if len(request.parameters) > LIMITS.parameter_entries:  # one answer each, of one look
+            response.results = [self._set(request.parameters)] * len(request.parameters)
+            return response
         response.results = [self._set([each]) for each in request.parameters]
         return response
 
@@ -145,7 +162,13 @@ class TypedParameters:
         response.result = self._set(request.parameters)
         return response
 
-    def _set(self, messages: Iterable[Any]) -> SetParametersResult:
+    def _set(self, messages: Sequence[Any]) -> SetParametersResult:
+        if len(messages) > LIMITS.parameter_entries:
+            error = ConfigurationError(
+                f"{len(messages)} parameters in a request",
+                expected=f"at most {LIMITS.parameter_entries}",
+            )
+            return SetParametersResult(successful=False, reason=error_text(error))
         parameters = []
         for each in messages:
             try:
@@ -157,7 +180,11 @@ class TypedParameters:
                     expected="a type of rcl_interfaces/msg/ParameterType",
                 )
                 return SetParametersResult(successful=False, reason=error_text(error))
-        return self.set_parameters_atomically(parameters)
+        try:
+            return self.set_parameters_atomically(parameters)
+        except Exception as other:  # whatever it is, the request gets its answer
+            self.get_logger().error(traceback.format_exc())  # type: ignore[attr-defined]
+            return SetParametersResult(successful=False, reason=error_text(other))
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         """Set parameters, all or none, as rclpy.Node does; the parameter services come here."""
@@ -253,8 +280,9 @@ class NodeParameters(Generic[T]):
         node.add_on_set_parameters_callback(self._on_set)
 
     def publish(self, name: str, value: Any) -> None:
-        """Set a parameter that only the node itself may set."""
-        if self._overrides.get(name, value) != value:
+        """Set a parameter to what the node makes of it."""
+        by_node = self._options[name].applies is Applies.BY_NODE
+        if by_node and self._overrides.get(name, value) != value:
             self._node.get_logger().warning(
                 f"parameter '{name}' is ignored: the node itself sets it"
             )
@@ -310,7 +338,8 @@ class NodeParameters(Generic[T]):
         """Raise ConfigurationError if an option's file is not where a message may name one."""
         if not option.file or not value:
             return
-        path = parse_path(value).resolve()
+        # Whether the file is there is not told of one that may not be named.
+        path = parse_path(value).resolve() if self._folders else Path()
         if not any(path.is_relative_to(folder) for folder in self._folders):
             below = " or ".join(map(str, self._folders))
             raise ConfigurationError(
