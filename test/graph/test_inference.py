@@ -84,6 +84,31 @@ def _add_functions(model: onnx.ModelProto, calls: list[list[str]]) -> None:
     model.graph.node[0].CopyFrom(helper.make_node(last, ["x"], ["y"], domain="own"))
 
 
+def _branch(model: onnx.ModelProto, depth: int) -> None:
+    """Add functions F0 ..., each of which calls the one before in both branches of an If."""
+    _add_functions(model, [["Relu"]] * (depth + 1))
+    for number in range(1, depth + 1):
+        call = helper.make_node(f"F{number - 1}", ["x"], ["z"], domain="own")
+        z = helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None)
+        branch = helper.make_graph([call], "branch", [], [z])
+        node = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+        model.functions[number].node[0].CopyFrom(node)
+
+
+def _sparse(size: int) -> onnx.SparseTensorProto:
+    sparse = onnx.SparseTensorProto(dims=[size])
+    sparse.values.CopyFrom(numpy_helper.from_array(np.ones(1, np.float32), "s"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64), "i"))
+    return sparse
+
+
+def _sparse_in_a_branch(model: onnx.ModelProto) -> None:
+    y = helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, None)
+    branch = helper.make_graph([], "branch", [], [y], sparse_initializer=[_sparse(1 << 27)])
+    node = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    model.graph.node[0].CopyFrom(node)
+
+
 def _set_size(size: int) -> Change:
     def change(model: onnx.ModelProto) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = size
@@ -134,12 +159,20 @@ def _nest_metadata(model: onnx.ModelProto) -> None:
         (_make_cycle, "reads what follows from it"),
         (_add_empty_constant, "fix: "),
         (_add_sparse, "constant 's' of size"),
+        (lambda m: m.graph.sparse_initializer.extend([_sparse(1 << 26)] * 5),
+         "sparse constants of more than 1073741824 bytes"),
+        (lambda m: m.graph.node.append(
+            helper.make_node("Constant", [], ["c"], sparse_value=_sparse(1 << 27))),
+         "constant 's' of size"),
+        (_sparse_in_a_branch, "constant 's' of size"),
+        (lambda m: _branch(m, 20), "more than 100000 nodes"),
+        (lambda m: _branch(m, 70), "functions nested more than 64 deep"),
         (_break_a_name, "which is no UTF-8"),
         (_nest_metadata, "expected a JSON list"),
         (lambda m: _add_functions(m, [["F0"]]), "functions nested more than 64 deep"),
         (lambda m: _add_functions(m, [["F1"], ["F0"]]), "functions nested more than 64 deep"),
         (lambda m: _add_functions(m, [["Relu"] * 9, *([f"F{k}"] * 9 for k in range(9))]),
-         "functions that stand for more than 100000 nodes"),
+         "more than 100000 nodes, its functions written out"),
     ],
 )  # fmt: skip
 def test_a_hostile_graph_is_refused(change: Change, reason: str) -> None:

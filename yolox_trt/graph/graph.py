@@ -36,6 +36,7 @@ from yolox_trt.graph.protobuf import (
     constant_tensor,
     dense,
     free_names,
+    inner_graphs,
 )
 from yolox_trt.graph.values import Node, Value
 
@@ -120,9 +121,7 @@ class Graph:
             fix="check that the download is complete",
         ):
             model: onnx.ModelProto = onnx_.load(str(path), load_external_data=False)
-            if any(
-                a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute
-            ):
+            if any(inner_graphs(node) for node in model.graph.node):
                 # Graphs inside nodes stay protobuf, with their weights.
                 onnx_.load_external_data_for_model(model, str(path.parent))
         if not model.graph.node:
@@ -505,8 +504,8 @@ class Graph:
 
     def _read(self, model: onnx.ModelProto) -> None:
         onnx_ = require("onnx", purpose="reading a model's graph")
+        check_functions(model)
         if model.functions:
-            check_functions(model)
             inliner = require("onnx.inliner", purpose="reading a model's graph")
             model = inliner.inline_local_functions(model)
         self._header = onnx_.ModelProto()
@@ -583,10 +582,7 @@ class Graph:
                 continue
             node = Node.of_proto(proto, [of(n) for n in proto.input], [of(n) for n in proto.output])
             node.captured = [
-                of(name)
-                for attribute in proto.attribute
-                for inner in (attribute.g, *attribute.graphs)
-                for name in free_names(inner)
+                of(name) for inner in inner_graphs(proto) for name in free_names(inner)
             ]
             for captured in node.captured:
                 captured.is_output = True

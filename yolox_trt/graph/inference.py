@@ -14,6 +14,7 @@ import numpy.typing as npt
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.optional import require
+from yolox_trt.graph.protobuf import inner_graphs
 
 if TYPE_CHECKING:
     import onnx
@@ -62,7 +63,9 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     # make: each Slice is shown to it when what it cuts is known, and sound.
     hidden = [node for node in light.graph.node if node.op_type == "Slice"]
     for node in light.graph.node:
-        if node.op_type == "Slice" or b"Slice" in b"".join(_graphs_of(node)):
+        if node.op_type == "Slice" or any(
+            b"Slice" in inner.SerializeToString() for inner in inner_graphs(node)
+        ):
             node.op_type = f"{_HIDDEN}{node.op_type}"
     # Those that cut an input of the model, or a constant, need no run of their own.
     sized = {tensor.name for tensor in light.graph.initializer}
@@ -238,8 +241,3 @@ def is_sound(size: int) -> bool:
 def is_small(shape: Sequence[int]) -> bool:
     """Whether a tensor is small enough to take part in shape arithmetic."""
     return math.prod(shape) <= SMALL
-
-
-def _graphs_of(node: onnx.NodeProto) -> list[bytes]:
-    graphs = [graph for each in node.attribute for graph in (each.g, *each.graphs)]
-    return [graph.SerializeToString() for graph in graphs]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -34,11 +35,18 @@ def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     return value if dtype is None else onnx_.numpy_helper.from_array(np.asarray(value, dtype))
 
 
+def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs inside a node: the branches of an If, the body of a Loop."""
+    return [
+        inner
+        for attribute in node.attribute
+        for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs)
+    ]
+
+
 def dense(sparse: onnx.SparseTensorProto, folder: Path | None) -> npt.NDArray[Any]:
-    """Return the values of a sparse initialiser, zeros among them."""
+    """Return the values of a sparse initialiser that check_graph() let pass, zeros among them."""
     to_array = require("onnx.numpy_helper", purpose="the model's constants").to_array
-    if math.prod(sparse.dims) > LIMITS.tensor_size:
-        raise ValueError(f"constant '{sparse.values.name}' of size {list(sparse.dims)}")
     values, places = (to_array(t, str(folder or "")) for t in (sparse.values, sparse.indices))
     dense = np.zeros(tuple(sparse.dims), values.dtype)
     if places.ndim == 1:
@@ -102,23 +110,45 @@ def _form(op: str, version: int) -> _Form | None:
 
 
 def check_graph(model: onnx.ModelProto) -> None:
-    """Raise ValueError for names that are no text, and for nodes that are not of ONNX's form."""
+    """Raise ValueError for names that are no text, and for what is not of ONNX's form, or large."""
     check_texts(model)
     versions = {o.domain: o.version for o in model.opset_import}
-    _check_nodes(model.graph, versions.get("", versions.get("ai.onnx", 1)), {})
+    _check_nodes(model.graph, versions.get("", versions.get("ai.onnx", 1)), ChainMap(), _Sparse())
 
 
-def _check_nodes(graph: onnx.GraphProto, version: int, constants: dict[str, int]) -> None:
+class _Sparse:
+    """Adds up what a model's sparse tensors take once they are written out, wherever they stand."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def check(self, tensor: onnx.SparseTensorProto) -> None:
+        """Raise ValueError for one that is too large, or too many in all."""
+        values = math.prod(tensor.dims)
+        if not (min(tensor.dims, default=0) >= 0 and values <= LIMITS.tensor_size):
+            raise ValueError(f"constant '{tensor.values.name}' of size {list(tensor.dims)}")
+        helper = require("onnx.helper", purpose="the model's constants")
+        self._bytes += values * helper.tensor_dtype_to_np_dtype(tensor.values.data_type).itemsize
+        if self._bytes > LIMITS.folded_bytes:
+            raise ValueError(f"sparse constants of more than {LIMITS.folded_bytes} bytes")
+
+
+def _check_nodes(
+    graph: onnx.GraphProto, version: int, constants: ChainMap[str, int], sparse: _Sparse
+) -> None:
     """Check the nodes of a graph, and of those inside them.
 
     Args:
         graph: the graph.
         version: of the operators.
         constants: element types of the constants around it, by name.
+        sparse: adds up the sparse tensors.
     """
-    constants = constants | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    constants = constants.new_child({t.name: t.data_type for t in graph.initializer})
     for tensor in graph.initializer:
         _check_tensor(tensor)
+    for each in graph.sparse_initializer:
+        sparse.check(each)
     for node in graph.node:
         constant = constant_tensor(node)
         if constant is not None:
@@ -128,12 +158,16 @@ def _check_nodes(graph: onnx.GraphProto, version: int, constants: dict[str, int]
         if form is not None:
             _check_node(node, form, constants)
         for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                if node.op_type == "If" and inner.node and len(inner.output) != len(node.output):
-                    raise ValueError(
-                        f"node '{node.name}' (If) with a branch of {len(inner.output)} outputs"
-                    )
-                _check_nodes(inner, version, constants)
+            for each in attribute.sparse_tensors:
+                sparse.check(each)
+            if attribute.HasField("sparse_tensor"):
+                sparse.check(attribute.sparse_tensor)
+        for inner in inner_graphs(node):
+            if node.op_type == "If" and inner.node and len(inner.output) != len(node.output):
+                raise ValueError(
+                    f"node '{node.name}' (If) with a branch of {len(inner.output)} outputs"
+                )
+            _check_nodes(inner, version, constants, sparse)
 
 
 def _check_tensor(tensor: onnx.TensorProto) -> None:
@@ -148,7 +182,7 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
         )
 
 
-def _check_node(node: onnx.NodeProto, form: _Form, constants: dict[str, int]) -> None:
+def _check_node(node: onnx.NodeProto, form: _Form, constants: ChainMap[str, int]) -> None:
     where = f"node '{node.name}' ({node.op_type})"
     for what, given in (("inputs", node.input), ("outputs", node.output)):
         least, most = form.counts[what]
@@ -170,7 +204,11 @@ def _check_node(node: onnx.NodeProto, form: _Form, constants: dict[str, int]) ->
 
 
 def check_functions(model: onnx.ModelProto) -> None:
-    """Refuse functions that call each other in a circle, or stand for too many nodes."""
+    """Refuse too many nodes, with the functions written out, also those that call one another.
+
+    Raises:
+        ValueError: more than a limit, or functions nested too deep, as in a circle.
+    """
     # `overload` is there since onnx 1.16.
     functions = {(f.domain, f.name, getattr(f, "overload", "")): f.node for f in model.functions}
     sizes: dict[tuple[str, str, str], int] = {}
@@ -184,10 +222,12 @@ def check_functions(model: onnx.ModelProto) -> None:
             if key in functions and key not in sizes:
                 sizes[key] = size(functions[key], depth + 1)
             total += sizes.get(key, 1)
+            for inner in inner_graphs(node):
+                total += size(inner.node, depth + 1)
         return total
 
     if size(model.graph.node, 0) > LIMITS.graph_nodes:
-        raise ValueError(f"functions that stand for more than {LIMITS.graph_nodes} nodes")
+        raise ValueError(f"more than {LIMITS.graph_nodes} nodes, its functions written out")
 
 
 def free_names(graph: onnx.GraphProto) -> list[str]:
@@ -197,7 +237,6 @@ def free_names(graph: onnx.GraphProto) -> list[str]:
     read = [name for node in graph.node for name in node.input if name]
     read += [value.name for value in graph.output]
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                read += free_names(inner)
+        for inner in inner_graphs(node):
+            read += free_names(inner)
     return [name for name in dict.fromkeys(read) if name not in own]

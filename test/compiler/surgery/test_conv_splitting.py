@@ -33,6 +33,12 @@ class TestConvSplitting:
         found = operators(result.model)
         assert found == {"Slice": count, "Conv": count, "Concat": 1}
 
+    @pytest.mark.parametrize("groups", [-1, 5, 2**63 - 1])
+    def test_groups_that_do_not_divide_the_weights(self, groups) -> None:
+        model = self.conv(24, 48, 6)
+        model.graph.node[0].attribute[0].i = groups
+        assert not apply(ConvSplitting(SurgeryOptions(max_groups=1)), model).changes
+
     def test_output_maps_over_the_limit(self) -> None:
         model = self.conv(1, 9000, kernel=1)
         found = operators(check(ConvSplitting(), model).model)

@@ -47,8 +47,10 @@ class ConvSplitting(Rule):
         if weights is None or weights.ndim != 4 or shape is None or computed_bias:
             return None
         groups, maps = int(node.attrs.get("group", 1)), self.limits.conv_maps[1]
+        if groups < 1 or len(weights) % groups:
+            return None  # no convolution: ONNX Runtime says so
         if groups > self.max_groups:
-            return "groups", _divisor(groups, math.ceil(groups / self.max_groups))
+            return "groups", _divisor(groups, -(-groups // self.max_groups))
         if groups > 1:
             return None
         if len(weights) > maps:
