@@ -54,6 +54,8 @@ def test_a_lag_is_an_age_where_clocks_agree(world: World) -> None:
     assert world.ages([0.03, 0.05, 2.0]) == pytest.approx([0.03, 0.05, 2.0])
     assert world.stamps.agree
     # However long it lasts: this is a slow camera or network, no other clock.
+    # Its stamps come ever later, and never go back.
+    world.ages([0.05 * i for i in range(1, 41)])
     assert world.ages([2.0] * 2000)[-1] == pytest.approx(2.0)
     # Stamps from the future tell of no age.
     assert world.ages([-5.0]) == [0.0]
@@ -103,6 +105,22 @@ def test_a_camera_whose_clock_was_set_is_believed_in_the_end(world: World, first
     assert ages[EVIDENCE:] == pytest.approx([0.0] * 5, abs=1e-6)
     # A single old image among new ones proves nothing.
     assert world.ages([first + 2 * HOUR, first + HOUR] * EVIDENCE)[-2] > HOUR - 1
+
+
+@pytest.mark.parametrize("step", [1.2, 1.5, 1.95, 2.1])
+def test_a_camera_whose_clock_was_set_back_a_little_is_believed_too(
+    world: World, step: float
+) -> None:
+    """Its stamps soon are no older than those before."""
+    world.ages([0.03] * 20)
+    ages = world.ages([0.03 + step] * 60)
+    assert ages[0] == pytest.approx(0.03 + step)
+    assert ages[EVIDENCE:] == pytest.approx([0.0] * (60 - EVIDENCE), abs=1e-6)
+
+
+def test_a_single_late_image_begins_no_new_time(world: World) -> None:
+    world.ages([0.03] * 20)
+    assert world.ages([1.6, *[0.03] * 30, 1.6])[-1] == pytest.approx(1.6)
 
 
 def test_this_computers_clock_may_be_set(world: World) -> None:

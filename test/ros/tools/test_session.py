@@ -30,6 +30,7 @@ def test_discovery_stays_on_this_machine(distribution: str) -> None:
     assert private_domain(given) == expected
     own = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
     assert private_domain(given | own) == expected | own
+    assert private_domain(given, inherited=False)["ROS_DOMAIN_ID"] != "7"
 
 
 def test_humble_without_the_shipped_profile() -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +26,10 @@ from yolox_trt.core.images import open_images
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.ros.messages.images import stamp_to_ns
-from yolox_trt.ros.tools import source_node
+from yolox_trt.ros.tools import replay, source_node
 from yolox_trt.ros.tools.bag import ImageBag
 from yolox_trt.ros.tools.options import parse_remaps
-from yolox_trt.ros.tools.replay import _stamp, _with_stamp
+from yolox_trt.ros.tools.replay import _message_type, _stamp, _with_stamp
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180, method="signal")]
 
@@ -186,6 +187,46 @@ def test_stamp_in_the_bytes_of_a_message() -> None:
         assert _stamp(changed) == 123 * 10**9 + 456
         assert changed[:4] == encapsulation
         assert changed[12:] == b"rest"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unittest.__main__/msg/X",
+        "unittest/msg/X",
+        ".evil/msg/X",
+        "../x/msg/X",
+        "std_msgs/msg/X",
+        "",
+    ],
+)
+def test_a_type_in_a_bag_imports_packages_of_messages_alone(name: str) -> None:
+    assert _message_type("std_msgs/msg/Header").__name__ == "Header"
+    loaded = set(sys.modules)
+    assert _message_type(name) is None
+    assert set(sys.modules) == loaded
+
+
+def test_rounds_end_where_nothing_is_published() -> None:
+    published = [0]
+
+    def publish(number: int) -> int:
+        published[0] += number < 3
+        return number
+
+    assert [publish(n) for n in source_node.rounds(0, lambda: published[0])] == [0, 1, 2, 3]
+    assert list(source_node.rounds(5, lambda: 0)) == [0]
+    assert len(list(source_node.rounds(5, iter(range(100)).__next__))) == 5
+
+
+def test_a_bag_of_one_message_is_no_flood(start: Start, client: Client, tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", count=1)
+    before = time.monotonic()
+    options = ["--loop", "5", "--topic", "/front/image_raw", "--wait", "0"]
+    process = start([*CLI, "replay", str(tmp_path / "bag"), *options])
+    assert wait_for_end(client, process) == 0
+    assert "5 messages on 1 topics" in process.output
+    assert time.monotonic() - before > 5 * replay.LEAST_ROUND
 
 
 def test_remaps_are_checked() -> None:

@@ -85,7 +85,7 @@ def _play(bag: Path, stack: ExitStack, say: Callable[[str], None]) -> ChildProce
     reader = ImageBag(bag)
     topics, types = reader.topics, reader.types
     reader.close()
-    os.environ.update(private_domain(transport_environment()))
+    os.environ.update(private_domain(transport_environment(), inherited=False))
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yolox_trt_dashboard_")))
     processes = stack.enter_context(ChildProcesses(folder))
     sections = camera_sections(types)

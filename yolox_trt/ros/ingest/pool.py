@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -29,6 +28,7 @@ from yolox_trt.ros.ingest.frame_ring import EXTRA_SLOTS, FrameRing
 from yolox_trt.ros.ingest.image_topic import ImageSink, ImageTopic
 from yolox_trt.ros.ingest.shared_memory_sink import FRAME_FIELDS
 from yolox_trt.ros.middleware import transport_environment
+from yolox_trt.ros.module_command import module_command
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class IngestPool:
 
     def _command(self, member: _Member, fd: int) -> list[str]:
         module = "yolox_trt.ros.ingest.process"
-        return [sys.executable, "-m", module, member.name, *self._identity, str(fd)]
+        return module_command(module, member.name, *self._identity, fd)
 
     def _start(self, member: _Member) -> None:
         """Start a process; raises OSError where the system has no room for it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from yolox_trt.compiler.int8.options import CalibrateOptions
 from yolox_trt.core.device import AUTO, Device
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import ConfigurationError, Message
 from yolox_trt.core.limits import LIMITS, clean_text
 from yolox_trt.core.option import options_of, parse_path
 from yolox_trt.core.roi import Roi
@@ -95,7 +95,7 @@ def parse_roi(values: Sequence[int]) -> Roi | None:
     return Roi(*values)
 
 
-def check_topic(text: str, *, fix: str = "") -> str:
+def check_topic(text: str, *, fix: Message = "") -> str:
     """Check a topic's name (https://design.ros2.org/articles/topic_and_service_names.html).
 
     Args:

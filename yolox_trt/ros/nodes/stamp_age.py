@@ -56,7 +56,7 @@ class StampAge:
         # Up to COMPANY lags in their order, of the present window and of the one before.
         self._smallest: list[list[float]] = [[], []]
         self._window_began = -math.inf
-        self._suspects = 0
+        self._suspects, self._suspect_lag = 0, math.nan
 
     @property
     def lag(self) -> float:
@@ -87,18 +87,23 @@ class StampAge:
         if stamp == self._stamp:
             self.repeated += 1
         elif not stands:
-            if stamp >= self._newest - STEP and not (self.agree and lag < AGREES_FROM):
+            fits = stamp >= self._newest - STEP and not (self.agree and lag < AGREES_FROM)
+            # Stamps of a clock that was set back a little soon reach those before; the lag stays.
+            goes_on = self._suspects and abs(lag - self._suspect_lag) < STEP / 2.0
+            if fits and not goes_on:
                 self._suspects = 0
                 self._learn(stamp, lag, received)
-            elif self._was_set(stamp):
+            elif self._was_set(stamp, lag):
                 self._learn(stamp, lag, received)
         self._stamp = stamp
         self.age = lag if self.agree else lag - self.lag
         return max(0.0, self.age)
 
-    def _was_set(self, stamp: float) -> bool:
+    def _was_set(self, stamp: float, lag: float) -> bool:
         """Tell whether enough stamps that do not fit those before say: the clock was set."""
         self._suspects = self._suspects + 1 if stamp > self._stamp else 1
+        if self._suspects == 1:
+            self._suspect_lag = lag
         if self._suspects < EVIDENCE:
             return False
         self._forget()

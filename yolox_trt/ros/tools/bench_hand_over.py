@@ -9,7 +9,6 @@ process has been told of it.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from yolox_trt.evaluation.bench.report import Report, Table
 from yolox_trt.evaluation.bench.timing import describe_machine, percentiles
 from yolox_trt.ros.ingest.image_topic import ImageTopic
 from yolox_trt.ros.ingest.pool import IngestPool
+from yolox_trt.ros.module_command import module_command
 from yolox_trt.ros.tools.options import HandOverOptions
 
 #: What the source does with its images -> what the table calls it.
@@ -72,7 +72,7 @@ class _SourcePool(IngestPool):
 
     def _command(self, member: Any, fd: int) -> list[str]:
         module = "yolox_trt.ros.tools.bench_hand_over_source"
-        return [sys.executable, "-m", module, str(fd), self._settings]
+        return module_command(module, fd, self._settings)
 
 
 class _DetectingSink:

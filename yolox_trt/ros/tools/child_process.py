@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from typing import Any
 
 from yolox_trt.core.errors import DeviceError, YoloxTrtError
 from yolox_trt.ros.middleware import transport_environment
+from yolox_trt.ros.module_command import module_command
 from yolox_trt.ros.tools.launch_arguments import EXECUTOR_NODE, file_in_memory, parameter_text
 from yolox_trt.ros.tools.options import CameraOptions
 
@@ -49,7 +49,7 @@ class ChildProcess(subprocess.Popen[bytes]):
     It ends with this process, whatever ends that.
 
     Args:
-        module: name of the module, run as `python -m module`.
+        module: name of the module; see module_command.
         arguments: its command line, turned into text.
         log: file that takes stdout and stderr.
         environment: all its variables; None for those of this process, with the settings for
@@ -69,7 +69,7 @@ class ChildProcess(subprocess.Popen[bytes]):
         base = transport_environment() if environment is None else environment
         with log.open("wb") as stream:
             super().__init__(
-                [sys.executable, "-m", module, *map(str, arguments)],
+                module_command(module, *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

@@ -65,7 +65,7 @@ def run_publish(
         pacer = None if source.live or options.max else Pacer(rate)
         title, total = f"{options.source} -> {publisher.topic}", len(source) * options.loop or None
         try:
-            for image in _pictures(source, options):
+            for image in _pictures(source, options, lambda: publisher.published):
                 window.wait(publisher.topic)
                 if pacer is not None:
                     pacer.wait()
@@ -86,8 +86,10 @@ def run_publish(
         return 0 if publisher.published and not source.refused else 1
 
 
-def _pictures(source: ImageSource, options: PublishOptions) -> Iterator[npt.NDArray[np.uint8]]:
-    for _ in rounds(options.loop):
+def _pictures(
+    source: ImageSource, options: PublishOptions, published: Callable[[], int]
+) -> Iterator[npt.NDArray[np.uint8]]:
+    for _ in rounds(options.loop, published):
         for frame in source:
             if options.size is None:
                 yield frame.rows

@@ -54,7 +54,7 @@ def run_regress(
         ConfigurationError: no bag, no images of the cameras, or a bad configuration.
         YoloxTrtError: the process ended.
     """
-    os.environ.update(private_domain(transport_environment()))
+    os.environ.update(private_domain(transport_environment(), inherited=False))
     results: dict[str, dict[int, list[Found]]] = {}
 
     def keep(camera: str, message: Detection2DArray) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
+from ament_index_python.resources import get_resources
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -22,7 +23,9 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.option import options_of
 from yolox_trt.core.progress import Progress, no_progress
 from yolox_trt.evaluation.pacing import sleep_until
+from yolox_trt.executor.outcomes import worth_logging
 from yolox_trt.ros.messages.transports import BY_TYPE
+from yolox_trt.ros.nodes.parameter_values import check_topic
 from yolox_trt.ros.tools.bag import open_reader, read_messages
 from yolox_trt.ros.tools.bag_types import make_typestore
 from yolox_trt.ros.tools.options import ReplayOptions
@@ -37,6 +40,8 @@ from yolox_trt.ros.tools.source_node import (
 
 #: Rate of /clock between messages, as `ros2 bag play --clock` has it, in Hz.
 CLOCK_RATE = 40.0
+#: Seconds that a round of `--loop` takes at least.
+LEAST_ROUND = 0.1
 _NAMED = options_of(ReplayOptions)
 
 
@@ -68,7 +73,7 @@ def run_replay(
             say("nobody subscribes to the bag's topics yet")
         total = player.count * options.loop or None
         try:
-            for _ in rounds(options.loop):
+            for _ in rounds(options.loop, lambda: player.published):
                 for _ in player.play():
                     on_progress(str(options.bag), player.published, total)
             wait_until_delivered(publishers)
@@ -135,7 +140,8 @@ class BagPlayer:
             if message_type is None:
                 say(f"{connection.topic} is left out: {connection.msgtype} is not installed")
                 continue
-            topic = options.remap.get(connection.topic, connection.topic)
+            mend = ("give it another name by ", _NAMED["remap"])
+            topic = check_topic(options.remap.get(connection.topic, connection.topic), fix=mend)
             self._connections.append(connection)
             self.publishers[connection.id] = node.create_publisher(
                 message_type, topic, _recorded_qos(connection, lossless=options.max)
@@ -165,7 +171,9 @@ class BagPlayer:
             stamp = timestamp
             if len(data) < (_HEADER_OFFSET + 8 if connection.id in self._stamped else 5):
                 self.refused += 1
-                self._say(f"{connection.topic} at {timestamp}: {len(data)} bytes, left out")
+                if worth_logging(self.refused):
+                    text = f"{connection.topic} at {timestamp}: {len(data)} bytes, left out"
+                    self._say(text + (f" ({self.refused} so far)" if self.refused > 1 else ""))
                 continue
             if connection.id in self._stamped:
                 if self._options.restamp:
@@ -184,6 +192,10 @@ class BagPlayer:
             self._executor.spin_once(timeout_sec=0.0)
             yield
         self._window.drain()
+        if first is not None and not self._options.max:
+            # As long as the bag; one of a single message must not become a flood.
+            length = self._reader.duration * 1e-9 / self._options.speed
+            sleep_until(start + max(length, LEAST_ROUND))
 
     def summary(self) -> str:
         """Return what was done, in one line."""
@@ -211,8 +223,13 @@ class BagPlayer:
 
 
 def _message_type(name: str) -> Any:
-    """Return the Python class of a message type such as sensor_msgs/msg/Image, or None."""
+    """Return the Python class of a message type such as sensor_msgs/msg/Image, or None.
+
+    The name comes from a file: only packages of messages are imported.
+    """
     package, _, kind = name.partition("/msg/")
+    if package not in get_resources("rosidl_interfaces"):
+        return None
     try:
         return getattr(importlib.import_module(f"{package}.msg"), kind)
     except (ImportError, AttributeError):

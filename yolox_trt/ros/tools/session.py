@@ -91,15 +91,16 @@ def plain_node(name: str) -> Callable[[], Node]:
     return lambda: Node(name, start_parameter_services=False)
 
 
-def private_domain(environment: Mapping[str, str]) -> dict[str, str]:
+def private_domain(environment: Mapping[str, str], *, inherited: bool = True) -> dict[str, str]:
     """Return the variables that keep processes of this machine among themselves.
-
-    A domain of the environment stays; else it is domains.own_domain().
 
     Args:
         environment: of the processes, with their Fast DDS profile.
+        inherited: whether a domain of the environment stays; else, and without one, it is
+            domains.own_domain(). That of a vehicle's computer must not for what publishes under
+            the names of the vehicle's own topics.
     """
-    number = environment.get("ROS_DOMAIN_ID") or str(own_domain())
+    number = (inherited and environment.get("ROS_DOMAIN_ID")) or str(own_domain())
     settings = {"ROS_DOMAIN_ID": number}
     if environment.get("ROS_DISTRO") not in _BEFORE_DISCOVERY_RANGE:
         discovery = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

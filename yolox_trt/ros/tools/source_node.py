@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
@@ -29,9 +29,19 @@ def source_qos(reliable: bool) -> QoSProfile:
     )
 
 
-def rounds(loop: int) -> Iterator[int]:
-    """Count the rounds of a source; 0 never ends."""
-    return itertools.count() if loop == 0 else iter(range(loop))
+def rounds(loop: int, published: Callable[[], int]) -> Iterator[int]:
+    """Count the rounds of a source, until one has published nothing.
+
+    Args:
+        loop: how many, 0 for no end.
+        published: returns how many messages were published so far.
+    """
+    before = -1
+    for number in itertools.count() if loop == 0 else range(loop):
+        if published() == before:
+            return
+        before = published()
+        yield number
 
 
 def wait_for_subscribers(

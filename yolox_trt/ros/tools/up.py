@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 
 from yolox_trt.ros.middleware import transport_environment
+from yolox_trt.ros.module_command import module_command
 from yolox_trt.ros.tools.launch_arguments import (
     argument_values,
     computer_sections,
@@ -39,11 +39,11 @@ def run_up(options: UpOptions, say: Callable[[str], None]) -> int:
     settings = process_settings(values, namespace=space, sections=sections, strict=True)
     for line in settings.warnings:
         say(line)
-    command = [sys.executable, "-m", "yolox_trt.ros.nodes", "--ros-args"]
+    command = module_command("yolox_trt.ros.nodes", "--ros-args")
     command += ["--log-level", values["log_level"]]
     for file in settings.files:
         command += ["--params-file", file]
     if settings.namespace:
         command += ["-r", f"__ns:={settings.namespace}"]
     # The malloc settings are read when a process starts: this one becomes another.
-    os.execve(sys.executable, command, transport_environment())
+    os.execve(command[0], command, transport_environment())
