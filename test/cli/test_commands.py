@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -258,3 +259,83 @@ def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
     assert len(run.stdout.splitlines()) == 1
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder to work in that holds a file of each kind that a command reads."""
+    (tmp_path / "run").mkdir()
+    onnx.save(
+        build_yolox(depth=0, width=0.125),
+        str(tmp_path / "run" / "qat.onnx"),
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    (tmp_path / "set" / "annotations").mkdir(parents=True)
+    texts = {
+        "set/annotations/instances_x.json": "{}",
+        "r.json": "{}",
+        "keep.json": "{}",
+        "expected/drive.json": "{}",
+        "bdd/a.json": "{}",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link.json").symlink_to("r.json")
+    os.link(tmp_path / "r.json", tmp_path / "twin.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "read", "written"),
+    [
+        ("evaluate --annotations LABELS --json LABELS", "--annotations", "--json"),
+        ("evaluate --coco set --json LABELS", "--coco", "--json"),
+        ("evaluate --coco set --detections LABELS", "--coco", "--detections"),
+        ("evaluate --bdd100k bdd --detections bdd/a.json", "--bdd100k", "--detections"),
+        ("compare MODEL --images set --coco set --json LABELS", "--coco", "--json"),
+        ("batch evaluate MODEL --coco set -o scores --json LABELS", "--coco", "--json"),
+        ("quantize MODEL --from-ranges r.json --json r.json -o q.onnx", "--from-ranges", "--json"),
+        ("quantize MODEL --from-ranges r.json --json link.json -o q", "--from-ranges", "--json"),
+        ("quantize MODEL --from-ranges r.json --json twin.json -o q", "--from-ranges", "--json"),
+        ("quantize MODEL --keep-fp16 keep.json --json keep.json -o q", "--keep-fp16", "--json"),
+        ("calibrate MODEL --ranges new.json --json new.json", "--ranges", "--json"),
+        ("batch detect a.png --format coco -o out --json out/coco.json", "--output", "--json"),
+        ("optimize MODEL -o run/weights.bin", "MODEL", "--output"),
+        ("optimize m.onnx --merge a=MODEL -o run/weights.bin", "--merge", "--output"),
+        ("qat MODEL --images set -o run", "MODEL", "--output"),
+        ("distill --teacher run/student.onnx --images set -o run", "--teacher", "--output"),
+    ],
+)
+def test_a_file_that_is_read_or_written_besides_is_not_written_over(
+    words: str,
+    read: str,
+    written: str,
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "require", lambda *_, **__: None)  # whatever is installed here
+    before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
+    names = {"LABELS": "set/annotations/instances_x.json", "MODEL": "run/qat.onnx"}
+    for name, path in names.items():
+        words = words.replace(name, path)
+    assert cli.main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert f"as {read} and as {written}; expected a file of its own to write" in error
+    assert f"fix: give another {written}" in error
+    assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
+
+
+def test_results_beside_what_is_read_are_written_again(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert cli.main(["optimize", "run/qat.onnx", "--no-verify", "-o", "run/o.onnx"]) == 0
+    run = ["train", "--annotations", "a.json", "--images", "a", "-o", "run"]
+    (files / "run" / "checkpoint.pt").write_bytes(b"no checkpoint")
+    assert cli.main([*run, "--resume", "run/checkpoint.pt"]) == 2  # which goes on with its own run
+    assert "of its own" not in capsys.readouterr().err

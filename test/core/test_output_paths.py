@@ -30,6 +30,9 @@ def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
         prepare_outputs(tmp_path / "file" / "below")
     with pytest.raises(ConfigurationError, match=r"'/proc/file' cannot be written.*fix: "):
         prepare_outputs("/proc/file")  # which root has the permission to write
+    os.mkfifo(tmp_path / "pipe")  # as /dev/null would be, it would be replaced by a file
+    with pytest.raises(ConfigurationError, match=r"no plain file; expected a file to write; fix: "):
+        prepare_outputs(tmp_path / "pipe")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -19,6 +19,7 @@ command imports nothing that is slow or optional: `run` does.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -30,13 +31,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from yolox_trt.cli.output import Output
-from yolox_trt.core.errors import ConfigurationError, python_name
-from yolox_trt.core.option import Kind, Option, nested_of, options_of
-from yolox_trt.core.output_paths import OutputFile, prepare_outputs
+from yolox_trt.cli.output import STANDARD_OUTPUT, Output
+from yolox_trt.core.errors import ConfigurationError, YoloxTrtError, python_name
+from yolox_trt.core.option import Kind, Option, nested_of, options_of, parse_path
+from yolox_trt.core.output_paths import OutputFile, file_key, prepare_outputs
 
 T = TypeVar("T")
 _ARRAYS = (Kind.STRING_ARRAY, Kind.INTEGER_ARRAY)
+#: What every command with `has_json` takes besides its own options.
+JSON = Option(
+    name="json",
+    kind=Kind.STRING,
+    default=None,
+    flag="--json",
+    implied=STANDARD_OUTPUT,
+    parse=OutputFile(".json"),
+    help="Write the results as JSON to this file; without a file, or with -, to the standard "
+    "output, which then shows nothing else.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,29 +77,52 @@ class Command(ABC):
     def run(self, output: Output) -> int:
         """Do the work; return the exit status."""
 
-    def prepare_outputs(self) -> None:
+    def found_files(self) -> Iterator[tuple[Option, Path]]:
+        """Yield the files that are read without being named, and the options that lead to them."""
+        yield from ()
+
+    def folder_files(self) -> Iterator[tuple[Option, Path]]:
+        """Yield the files that are written into a folder, and the option that names it."""
+        yield from ()
+
+    def prepare_outputs(self, given: Mapping[str, Any]) -> None:
         """Make the folders of all files that will be written, or refuse them, before the work.
+
+        Args:
+            given: what was typed of each argument, by Argument.destination, and of --json.
 
         Raises:
             ConfigurationError: see output_paths.prepare_outputs; or the command would write over
                 what it reads or writes besides.
         """
-        named: dict[Path, Argument] = {}
-        # What is read comes first, so that the file to write is the one that is refused.
-        for argument in sorted(arguments_of(type(self)), key=lambda each: each.is_written):
+        read: list[tuple[Option, Path]] = []
+        written: list[tuple[Option, Path]] = []
+        for argument in arguments_of(type(self)):
             value: Any = self
             for name in argument.path:
                 value = getattr(value, name)
-            for path in _paths_in(value):
-                other = named.setdefault(path.resolve(), argument)
-                if argument.is_written and other is not argument:
-                    raise ConfigurationError(
-                        (f"'{path}' as ", other.declared, " and as ", argument.declared),
-                        expected="a file of its own to write",
-                        fix=("give another ", argument.declared),
-                    )
-            if argument.is_written:
-                prepare_outputs(value)
+            # An option that reads its file at once keeps nothing of the path but what was typed.
+            texts = () if argument.is_written else _existing(given.get(argument.destination))
+            paths = [*_paths_in(value), *texts]
+            (written if argument.is_written else read).extend((argument.declared, p) for p in paths)
+        written += self.folder_files()
+        if given.get(JSON.name, STANDARD_OUTPUT) not in (None, STANDARD_OUTPUT):
+            written.append((JSON, JSON.typed(given[JSON.name])))
+        if any(path.exists() for _, path in written):  # else there is nothing to lose
+            read += [(option, file) for option, path in read for file in _external_files(path)]
+            read += self.found_files()
+        taken: dict[object, Option] = {}
+        for option, path in read:
+            taken.setdefault(file_key(path), option)
+        for option, path in written:
+            if (key := file_key(path)) in taken:
+                raise ConfigurationError(
+                    (f"'{path}' as ", taken[key], " and as ", option),
+                    expected="a file of its own to write",
+                    fix=("give another ", option),
+                )
+            taken[key] = option
+            prepare_outputs(path)
 
 
 def _paths_in(value: Any) -> Iterator[Path]:
@@ -97,6 +132,23 @@ def _paths_in(value: Any) -> Iterator[Path]:
     elif isinstance(value, list | tuple):
         for each in value:
             yield from _paths_in(each)
+
+
+def _existing(typed: Any) -> Iterator[Path]:
+    """Yield the files of which an argument's words are the paths."""
+    for text in typed if isinstance(typed, list) else [typed]:
+        with contextlib.suppress(ConfigurationError):
+            if isinstance(text, str) and (path := parse_path(text)).is_file():
+                yield path
+
+
+def _external_files(model: Path) -> Iterator[Path]:
+    """Yield the files in which an ONNX model keeps weights; what is wrong is told by its reader."""
+    if model.suffix.lower() == ".onnx" and model.is_file():
+        from yolox_trt.engines.fingerprint import external_files
+
+        with contextlib.suppress(YoloxTrtError):
+            yield from (model.parent / name for name in external_files(model))
 
 
 @dataclass(frozen=True)

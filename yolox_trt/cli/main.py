@@ -21,6 +21,7 @@ from pathlib import Path
 
 from yolox_trt import __version__
 from yolox_trt.cli.command import (
+    JSON,
     Command,
     Parser,
     UsageError,
@@ -37,9 +38,7 @@ from yolox_trt.cli.interrupts import interruptible
 from yolox_trt.cli.output import STANDARD_OUTPUT, Output
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.limits import LineFormatter, clean_text
-from yolox_trt.core.option import Kind, Option
 from yolox_trt.core.optional import missing_requirement, require
-from yolox_trt.core.output_paths import OutputFile, prepare_outputs
 
 _FIRST_STEPS = """first steps:
 
@@ -51,16 +50,6 @@ _FIRST_STEPS = """first steps:
 _ROS_ARGS = "--ros-args"
 #: Set by the function that `yolox_trt completion` gives to a shell.
 _COMPLETION = "_ARGCOMPLETE"
-_JSON = Option(
-    name="json",
-    kind=Kind.STRING,
-    default=None,
-    flag="--json",
-    implied=STANDARD_OUTPUT,
-    parse=OutputFile(".json"),
-    help="Write the results as JSON to this file; without a file, or with -, to the standard "
-    "output, which then shows nothing else.",
-)
 
 
 @functools.cache
@@ -92,7 +81,7 @@ def make_parser() -> Parser:
         add_arguments(leaf, command)
         general = leaf.add_argument_group("general")
         if command.has_json:
-            add_argument(general, _JSON, _JSON.name)
+            add_argument(general, JSON, JSON.name)
         _add_general(general)
         leaf.set_defaults(command=command)
     return parser
@@ -218,13 +207,12 @@ def run(command: type[Command], arguments: argparse.Namespace) -> int:
         YoloxTrtError: what the command refuses.
     """
     instance = make_command(command, vars(arguments))
-    json: Path | str | None = getattr(arguments, "json", None)
+    json: Path | str | None = getattr(arguments, JSON.name, None)
     if json is not None and json != STANDARD_OUTPUT:
-        json = Path(_JSON.typed(json))
-        prepare_outputs(json)
+        json = Path(JSON.typed(json))
     for package in command.needs:
         require(package, purpose=f"`yolox_trt {command.name}`")
-    instance.prepare_outputs()
+    instance.prepare_outputs(vars(arguments))
     return instance.run(Output(json))
 
 

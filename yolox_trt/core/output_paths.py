@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -55,6 +56,14 @@ def parse_output_folder(text: str) -> Path:
     return path
 
 
+def file_key(path: Path) -> object:
+    """Return what is equal for paths of one file: by its inode where it is there, else by name."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_dev, status.st_ino
+    return path.resolve()
+
+
 def prepare_outputs(*paths: str | Path | None) -> None:
     """Make the missing folders of files that a command will write at its end.
 
@@ -64,14 +73,16 @@ def prepare_outputs(*paths: str | Path | None) -> None:
         paths: files to write; None and "" where none was asked for.
 
     Raises:
-        ConfigurationError: a path is a folder, or its folder cannot be made or written.
+        ConfigurationError: a path is a folder, a device or a pipe, or its folder cannot be made
+            or written.
     """
     for path in (Path(path) for path in paths if path):
-        if path.is_dir():
+        if path.exists() and not path.is_file():  # a device would be replaced, not written to
             raise ConfigurationError(
-                f"'{path}', which is a folder",
+                f"'{path}', which is {'a folder' if path.is_dir() else 'no plain file'}",
                 expected="a file to write",
-                fix=f"give a file name, such as {path / 'NAME'}",
+                fix="give a file name"
+                + (f", such as {path / 'NAME'}" if path.is_dir() else " in a folder"),
             )
         prepare_folder(path.parent, for_file=path)
 

@@ -137,6 +137,17 @@ def normal_name(name: str) -> str:
     return _SYNONYMS.get(name, name)
 
 
+def label_files(options: DatasetOptions) -> list[Path]:
+    """Return the label files that the options name, or that lie in the folders that they name."""
+    if options.bdd100k is not None:
+        folder = options.bdd100k
+        return sorted(folder.glob("*.json")) if folder.is_dir() else [folder]
+    if options.annotations is not None or options.coco is None:
+        return [] if options.annotations is None else [options.annotations]
+    patterns = ("instances_*.json", "annotations/instances_*.json")
+    return sorted({file for pattern in patterns for file in options.coco.glob(pattern)})
+
+
 def load_dataset(options: DatasetOptions) -> Dataset:
     """Read a labelled data set.
 
@@ -155,24 +166,22 @@ def load_dataset(options: DatasetOptions) -> Dataset:
 
 
 def _load_coco(options: DatasetOptions) -> Dataset:
-    root, annotations, named = options.coco, options.annotations, options.named
-    if annotations is None:
-        if root is None:
-            raise ConfigurationError(
-                "no labels",
-                expected="a COCO folder, a COCO label file, or BDD100K labels",
-                fix=("give ", named["coco"], " DIR, ", named["annotations"], " FILE, or ",
-                     named["bdd100k"], " LABELS with ", named["images"], " DIR"),
-            )  # fmt: skip
-        found = sorted({*root.glob("instances_*.json"), *root.glob("annotations/instances_*.json")})
-        if len(found) != 1:
-            listed = ", ".join(str(f.relative_to(root)) for f in found) or "none"
-            raise ConfigurationError(
-                f"label files in '{root}': {listed}",
-                expected="one instances_*.json, in the folder or its annotations/",
-                fix=("name it with ", named["annotations"], " FILE"),
-            )
-        annotations = found[0]
+    root, named, found = options.coco, options.named, label_files(options)
+    if root is None and not found:
+        raise ConfigurationError(
+            "no labels",
+            expected="a COCO folder, a COCO label file, or BDD100K labels",
+            fix=("give ", named["coco"], " DIR, ", named["annotations"], " FILE, or ",
+                 named["bdd100k"], " LABELS with ", named["images"], " DIR"),
+        )  # fmt: skip
+    if root is not None and len(found) != 1:
+        listed = ", ".join(str(f.relative_to(root)) for f in found) or "none"
+        raise ConfigurationError(
+            f"label files in '{root}': {listed}",
+            expected="one instances_*.json, in the folder or its annotations/",
+            fix=("name it with ", named["annotations"], " FILE"),
+        )
+    (annotations,) = found
     fix = ("give COCO's instances_*.json with ", named["annotations"],
            ", or BDD100K labels with ", named["bdd100k"])  # fmt: skip
     truth = read_instances(annotations, fix=fix)
@@ -182,8 +191,7 @@ def _load_coco(options: DatasetOptions) -> Dataset:
 
 
 def _load_bdd100k(options: DatasetOptions) -> Dataset:
-    path, named = options.bdd100k, options.named
-    assert path is not None
+    named = options.named
     if options.images is None:
         raise ConfigurationError(
             (named["bdd100k"], " alone"),
@@ -191,7 +199,7 @@ def _load_bdd100k(options: DatasetOptions) -> Dataset:
             fix=("give ", named["images"], " DIR"),
         )
     frames: list[dict[str, Any]] = []
-    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+    for file in label_files(options):
         content = read_label_file(file, fix=("give its path with ", named["bdd100k"]))
         with ConfigurationError.instead_of(
             FILE_ERRORS,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from yolox_trt.compiler.int8.options import ImageOptions, QuantizeOptions
 from yolox_trt.core.device import Device
@@ -264,10 +264,21 @@ class Job(OptionGroup):
         "auto", parse=_device, help="gpu, gpu:N or cpu; auto takes the GPU where there is one."
     )
 
+    #: Names of the files with what was trained.
+    results: ClassVar[tuple[str, ...]]
+
+    @property
+    def files(self) -> list[Path]:
+        """What is written into the folder; but for the checkpoint of a run that goes on."""
+        own = ("log.json",) if self.resume else ("log.json", "checkpoint.pt")
+        return [self.output / name for name in (*self.results, *own)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
     """What `train` reads, trains and writes."""
+
+    results = ("model.pt", "model.onnx")
 
     model: str = option(
         "yolox_s_opt", choices=tuple(sorted(CONFIGS)), help="Configuration of the network."
@@ -309,6 +320,8 @@ class TrainJob(Job):
 @dataclass(frozen=True, kw_only=True)
 class DistillJob(Job):
     """What `distill` reads, trains and writes."""
+
+    results = ("student.pt", "student.onnx")
 
     teacher: Path = option(parse=parse_path, metavar="FILE", help="Exported YOLOX ONNX (SiLU).")
     teacher_name: str = option(
@@ -385,6 +398,8 @@ class CalibrationOptions(ImageOptions):
 @dataclass(frozen=True, kw_only=True)
 class QatJob(Job):
     """What `qat` reads, trains and writes."""
+
+    results = ("qat.onnx",)
 
     model: Path = option(parse=parse_path, flag="MODEL", help="Float ONNX model.")
     images: tuple[Path, ...] = again(options_of(DistillJob)["images"])

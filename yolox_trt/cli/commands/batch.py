@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,21 @@ from yolox_trt.cli.commands.int8 import write_ranges
 from yolox_trt.cli.output import Output, Progress
 from yolox_trt.compiler.int8.options import CalibrateOptions, ImageOptions, RangeFiles
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.option import Kind, again, nested, option, options_of, parse_path, path_option
+from yolox_trt.core.option import (
+    Kind,
+    Option,
+    again,
+    nested,
+    option,
+    options_of,
+    parse_path,
+    path_option,
+)
 from yolox_trt.core.output_paths import OutputFile, prepare_folder
 from yolox_trt.core.postprocess_options import ThresholdOptions
 from yolox_trt.core.zones import Zones
 from yolox_trt.detectors.options import SIMULATION, DetectorOptions
-from yolox_trt.evaluation.options import ToleranceOptions
+from yolox_trt.evaluation.options import DatasetOptions, ToleranceOptions
 from yolox_trt.ros.tools.options import RegressOptions
 
 if TYPE_CHECKING:
@@ -135,6 +144,10 @@ class BatchDetect(_Batch, name="batch detect", has_json=True):
     detector: _ModelOptions = nested(_ModelOptions, without=SIMULATION)
     thresholds: ThresholdOptions = nested(ThresholdOptions)
 
+    def folder_files(self) -> Iterator[tuple[Option, Path]]:
+        if "coco" in self.format and "://" not in self.output:
+            yield options_of(_Batch)["output"], parse_path(self.output) / "coco.json"
+
     def run(self, output: Output) -> int:
         from yolox_trt.batch.detection import DetectJob
         from yolox_trt.batch.exports import write_bags, write_coco
@@ -190,6 +203,13 @@ class BatchEvaluate(_Batch, name="batch evaluate", needs=("pyarrow", "pycocotool
     thresholds: ThresholdOptions = nested(
         ThresholdOptions, score_threshold=0.01, nms_threshold=0.65, max_detections=1000
     )
+
+    def found_files(self) -> Iterator[tuple[Option, Path]]:
+        from yolox_trt.evaluation.dataset import label_files
+
+        for folder in map(parse_path, self.coco):
+            for file in label_files(DatasetOptions(coco=folder)):
+                yield options_of(type(self))["coco"], file
 
     def run(self, output: Output) -> int:
         from yolox_trt.batch.detection import DetectJob
@@ -296,6 +316,9 @@ class BatchRegress(
         parse=OutputFile(".xml"), help="Write a JUnit report, a suite for each bag."
     )
     tolerances: ToleranceOptions = nested(ToleranceOptions)
+
+    def found_files(self) -> Iterator[tuple[Option, Path]]:
+        yield from ((options_of(type(self))["expect"], f) for f in self.expect.glob("*.json"))
 
     def run(self, output: Output) -> int:
         from yolox_trt.batch.plan import plan_parts

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from yolox_trt.cli.command import Command
 from yolox_trt.cli.commands.int8 import calibration_inputs, sized_model
 from yolox_trt.cli.output import Output
 from yolox_trt.compiler.int8.options import ImageOptions, no_images
-from yolox_trt.core.option import again, nested, option, options_of, path_option
+from yolox_trt.core.option import Option, again, nested, option, options_of, path_option
 from yolox_trt.core.output_paths import OutputFile, write_json
 from yolox_trt.core.postprocess_options import ThresholdOptions
 from yolox_trt.core.shipped_files import default_model
@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 UNLABELLED_IMAGES = 16
 #: Columns of accuracy that a terminal has room for; the report has all.
 _FIGURES = 3
+
+
+def _labels(data: DatasetOptions) -> Iterator[tuple[Option, Path]]:
+    """Yield the label files of a data set, and the option that leads to them."""
+    from yolox_trt.evaluation.dataset import label_files
+
+    option = data.named["coco" if data.bdd100k is None else "bdd100k"]
+    yield from ((option, file) for file in label_files(data))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,9 @@ class Evaluate(Command, name="evaluate", needs=("pycocotools",), has_json=True):
         minimum=0,
         help="How often as many images are drawn again for the 95 % intervals; 0 for none.",
     )
+
+    def found_files(self) -> Iterator[tuple[Option, Path]]:
+        yield from _labels(self.data)
 
     def run(self, output: Output) -> int:
         from yolox_trt.detectors.factory import create_detector
@@ -162,6 +173,9 @@ class Compare(
     output: Path = option(
         "quantization.html", flag="--output -o", parse=OutputFile(".html"), help="The report."
     )
+
+    def found_files(self) -> Iterator[tuple[Option, Path]]:
+        yield from _labels(self.data)
 
     def run(self, output: Output) -> int:
         from yolox_trt.evaluation.bench.timing import describe_machine

@@ -5,21 +5,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
-from yolox_trt.core.option import nested, option, parse_path
+from yolox_trt.core.option import Option, nested, option, options_of, parse_path
 from yolox_trt.core.output_paths import OutputFile
 from yolox_trt.core.progress import Progress
-from yolox_trt.training.options import DistillJob, ExportOptions, QatJob, TrainJob
+from yolox_trt.training.options import DistillJob, ExportOptions, Job, QatJob, TrainJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Command, name="train", needs=("torch",)):
+class _Training(Command):
+    """A run of a trainer, into a folder."""
+
+    job: Job
+
+    def folder_files(self) -> Iterator[tuple[Option, Path]]:
+        yield from ((options_of(Job)["output"], file) for file in self.job.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(_Training, name="train", needs=("torch",)):
     """Train a detector on images with COCO annotations.
 
     SGD with Nesterov momentum, a cosine schedule, mosaics until the last steps, SimOTA and a weight
@@ -57,7 +67,7 @@ def _trained(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Command, name="distill", needs=("torch",)):
+class Distill(_Training, name="distill", needs=("torch",)):
     """Make a ReLU6 detector for the DLA from a SiLU one, with photographs and no labels.
 
     The student starts as an exact rewrite of the teacher. Its activation is blended from SiLU to
@@ -78,7 +88,7 @@ class Distill(Command, name="distill", needs=("torch",)):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Qat(Command, name="qat", needs=("torch", "onnx", "onnxruntime")):
+class Qat(_Training, name="qat", needs=("torch", "onnx", "onnxruntime")):
     """Train the INT8 form of a model: quantisation-aware training.
 
     The model is rewritten as `optimize --target dla` does, calibrated, and given Q/DQ nodes; then
