@@ -251,16 +251,6 @@ def test_verbose_stands_before_or_after_the_command(capsys: pytest.CaptureFixtur
         assert cli.main(words) == 0
 
 
-def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m yolox_trt.cli models list --cache {tmp_path} | head -1"
-    run = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60,
-        check=False,
-    )  # fmt: skip
-    assert (run.returncode, run.stderr) == (0, "")
-    assert len(run.stdout.splitlines()) == 1
-
-
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder to work in that holds a file of each kind that a command reads."""

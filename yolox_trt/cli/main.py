@@ -36,6 +36,7 @@ from yolox_trt.cli.command import (
 from yolox_trt.cli.commands import COMMANDS, GROUPS
 from yolox_trt.cli.interrupts import interruptible
 from yolox_trt.cli.output import STANDARD_OUTPUT, Output
+from yolox_trt.cli.streams import lasting_streams, reader_gone
 from yolox_trt.core.errors import YoloxTrtError
 from yolox_trt.core.limits import LineFormatter, clean_text
 from yolox_trt.core.optional import missing_requirement, require
@@ -146,10 +147,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, 1 where a command found something wrong (each command's help says what),
-        2 for an error that it names, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+        2 for an error that it names, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141
+        where the reader of --json - went away before its end. What else is printed may be lost: the
+        work is done.
     """
     try:
-        with interruptible():
+        with lasting_streams(), interruptible():
             return _main(argv)
     except KeyboardInterrupt as interrupt:
         return 128 + getattr(interrupt, "number", signal.SIGINT)
@@ -173,11 +176,10 @@ def _main(argv: Sequence[str] | None) -> int:
         handler = logging.StreamHandler()
         handler.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))
         logging.basicConfig(level=level, handlers=[handler])
-        return run(command, arguments)
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has gone: no traceback at the interpreter's end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        status = run(command, arguments)
+        sys.stdout.flush()
+        lost = getattr(arguments, JSON.name, None) == STANDARD_OUTPUT and reader_gone()
+        return 128 + signal.SIGPIPE if lost else status
     except (YoloxTrtError, ModuleNotFoundError, OSError) as error:
         text = _explained(error, command)
         if traceback or text is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolox_trt.cli.command import Command
 from yolox_trt.cli.output import Output
+from yolox_trt.cli.streams import reader_gone
 from yolox_trt.core.option import Kind, again, nested, option, options_of, path_option
 from yolox_trt.core.output_paths import OutputFile, parse_output_folder
 from yolox_trt.core.postprocess_options import ThresholdOptions
@@ -121,8 +122,8 @@ class Detect(Command, name="detect", has_json=True):
             documents: list[dict[str, Any]] = []
             images = detections = 0
             # Ctrl-C is how a camera's and a window's run ends.
-            live = self.show or any(source.live for source in sources)
-            with contextlib.suppress(*[KeyboardInterrupt] * live):
+            endless = any(source.live for source in sources)
+            with contextlib.suppress(*[KeyboardInterrupt] * (self.show or endless)):
                 for result in detector(sources, stream=True):
                     images = result.number
                     for writer in writers:
@@ -131,6 +132,8 @@ class Detect(Command, name="detect", has_json=True):
                     if output.wants_json:  # a camera would fill the memory
                         documents += result.to_coco()
                     output.print(_line(result, total))
+                    if endless and not self.show and reader_gone():
+                        break  # it would run unseen for ever
         refused = sum(source.refused for source in sources)
         skipped = sum(source.skipped for source in sources)
         output.print(
