@@ -19,6 +19,7 @@ from yolox_trt.engines import engine_file
 from yolox_trt.engines.cache import EngineCache
 from yolox_trt.engines.engine_file import BuiltEngine, read_engine, sidecar_path, write_engine
 from yolox_trt.engines.file_lock import try_lock
+from yolox_trt.engines.fingerprint import file_sha256
 
 
 class Builder:
@@ -54,6 +55,23 @@ def test_builds_once_and_finds_again(cache: EngineCache) -> None:
     assert again.file.details["layers"] == 3
     assert again.file.details["build_seconds"] >= 0
     assert not list(cache.folder.glob(".*.part"))
+
+
+def test_a_group_that_may_write_new_files_cannot_write_engines(
+    cache: EngineCache, tmp_path: Path
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"model")
+    fingerprint = dataclasses.replace(EXAMPLE, onnx_sha256=file_sha256(tmp_path / "m.onnx"))
+    former = os.umask(0o002)
+    try:
+        entry = cache.get_or_build(fingerprint, Builder(), name="m")
+        cache.remember("ab" * 32, fingerprint, name="m", external_files=())
+    finally:
+        os.umask(former)
+    assert read_engine(entry.file.path).fingerprint == fingerprint
+    own = fingerprint.onnx_sha256
+    found = cache.find_requested("ab" * 32, name="m", model=tmp_path / "m.onnx", own=own)
+    assert found is not None and found.file.path == entry.file.path
 
 
 def test_another_fingerprint_is_another_engine(cache: EngineCache) -> None:
@@ -286,12 +304,12 @@ def test_a_file_that_changes_under_the_writer_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checksum is that of the engine that was built, not of what the disk gives back."""
-    write = engine_file.write_atomically
+    write = engine_file.write_trusted
 
     def write_badly(path: Path, data: bytes) -> None:
         write(path, b"damaged" if path.suffix == ".engine" else data)
 
-    monkeypatch.setattr(engine_file, "write_atomically", write_badly)
+    monkeypatch.setattr(engine_file, "write_trusted", write_badly)
     write_engine(tmp_path / "a.engine", BuiltEngine(b"engine", SPEC), EXAMPLE)
     with pytest.raises(EngineError, match="damaged"):
         read_engine(tmp_path / "a.engine")

@@ -49,7 +49,6 @@ TESTED_IN = {
     "core/contention": "executor/test_placement.py",
     "core/encodings": "core/test_frame.py",
     "core/roi": "core/test_letterbox.py",
-    "core/files": "engines/test_model_zoo.py",
     "core/shipped_files": "compiler/tensorrt/test_build_rtx.py",
     "core/*": "core/test_values.py",
     "detectors/host_memory": "detectors/test_cuda.py",

@@ -7,9 +7,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,51 @@ _CHUNK = 1 << 20
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, whole.
 
+    It has the mode of the file whose place it takes, else the one that the umask gives.
+
     Raises:
         OSError: as open() and rename() do.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    _write(path, data, 0o666, _mode_of(path))
+
+
+def write_trusted(path: Path, data: bytes) -> None:
+    """Write a file as write_atomically does, but so that read_trusted takes it.
+
+    Nobody but its owner may write it, whatever the umask and the file before it allow.
+    """
+    _write(path, data, 0o644, None)
+
+
+def _write(path: Path, data: bytes, mode: int, kept_mode: int | None) -> None:
+    part = scratch_path(path.parent)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if kept_mode is not None:  # before there is anything to be read
+                os.fchmod(file.fileno(), kept_mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes files that only their owner may read
-        os.replace(name, path)
+        os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            part.unlink()
         raise
+
+
+def scratch_path(folder: Path) -> Path:
+    """Return a path for what is being written; it is short where the final name is long."""
+    return folder / f".{secrets.token_hex(8)}.part"
+
+
+def _mode_of(path: Path) -> int | None:
+    """Return who may read and write a file; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mode & 0o777 if stat.S_ISREG(status.st_mode) else None
 
 
 def read_upto(file: Any, most: int) -> bytes:
@@ -70,7 +100,8 @@ def read_at_most(path: str | Path, most: int) -> bytes:
 def whole_or_none(path: Path) -> Iterator[Path]:
     """Have a file or folder written beside its final place, under its own name.
 
-    It moves to its place when the block ends in order, and is removed else.
+    It moves to its place when the block ends in order, and is removed else. A file has the mode of
+    the one whose place it takes.
 
     Args:
         path: the place; a folder must not exist yet.
@@ -82,10 +113,14 @@ def whole_or_none(path: Path) -> Iterator[Path]:
         OSError: as mkdir() and rename() do.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    scratch = scratch_path(path.parent)
+    scratch.mkdir(mode=0o700)
     try:
-        yield Path(scratch, path.name)
-        os.replace(Path(scratch, path.name), path)
+        part = scratch / path.name
+        yield part
+        if (mode := _mode_of(path)) is not None:
+            part.chmod(mode)
+        os.replace(part, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -8,13 +8,12 @@ import contextlib
 import dataclasses
 import json
 import math
-import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.files import write_atomically
+from yolox_trt.core.files import scratch_path, write_atomically
 from yolox_trt.core.option import parse_path
 
 
@@ -105,7 +104,9 @@ def prepare_folder(folder: Path, for_file: Path | None = None) -> None:
     ):
         folder.mkdir(parents=True, exist_ok=True)
         # os.access knows nothing of file systems that take no file, such as /proc.
-        tempfile.TemporaryFile(dir=folder).close()
+        part = scratch_path(folder)
+        part.touch(exist_ok=False)
+        part.unlink()
 
 
 def json_text(document: Any) -> str:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import EngineError, YoloxTrtError
-from yolox_trt.core.files import cache_folder, make_plain_folder, read_trusted
+from yolox_trt.core.files import cache_folder, make_plain_folder, read_trusted, write_trusted
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import parse_path
-from yolox_trt.core.output_paths import write_json
+from yolox_trt.core.output_paths import json_text
 from yolox_trt.engines.cache_pruning import (
     BUILD_LOCK,
     REQUESTS,
@@ -137,14 +137,12 @@ class EngineCache:
         with contextlib.suppress(OSError):
             make_plain_folder(path.parent)
             engine = self.path_of(fingerprint, name=name).name
-            write_json(
-                path,
-                {
-                    "engine": engine,
-                    "fingerprint": fingerprint.to_dict(),
-                    "external_files": list(external_files),
-                },
-            )
+            answer = {
+                "engine": engine,
+                "fingerprint": fingerprint.to_dict(),
+                "external_files": list(external_files),
+            }
+            write_trusted(path, json_text(answer).encode())
 
     def _request_path(self, request: str) -> Path:
         return self.folder / REQUESTS / f"{request[:32]}.json"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import EngineError, ModelError, YoloxTrtError
-from yolox_trt.core.files import read_trusted, write_atomically
+from yolox_trt.core.files import read_trusted, write_trusted
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.option import OptionGroup, options_of, path_option
-from yolox_trt.core.output_paths import write_json
+from yolox_trt.core.output_paths import json_text
 from yolox_trt.engines.fingerprint import Fingerprint
 from yolox_trt.graph.graph import Graph
 
@@ -151,8 +151,8 @@ def write_engine(path: Path, built: BuiltEngine, fingerprint: Fingerprint) -> En
     }
     with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, built.engine)
-        write_json(sidecar_path(path), sidecar)
+        write_trusted(path, built.engine)
+        write_trusted(sidecar_path(path), json_text(sidecar).encode())
     return EngineFile(path, fingerprint, built.spec, built.details, built.engine)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.faults import library_fault
-from yolox_trt.core.files import read_trusted, write_atomically
+from yolox_trt.core.files import read_trusted, write_trusted
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.cache_pruning import RUNTIME_CACHE
@@ -421,7 +421,7 @@ class TensorRTEngine(Engine):
         if self._runtime_cache is None:
             return
         try:
-            write_atomically(
+            write_trusted(
                 self._runtime_cache_path, bytes(memoryview(self._runtime_cache.serialize()))
             )
         except OSError as error:

@@ -20,7 +20,7 @@ from yolox_trt.compiler.tensorrt.request import BuildRequest
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError
 from yolox_trt.core.faults import DeviceBrokenError, OutOfMemoryError
-from yolox_trt.core.files import make_plain_folder, read_trusted, write_atomically
+from yolox_trt.core.files import make_plain_folder, read_trusted, write_trusted
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.core.option import parse_path
 from yolox_trt.engines.cache import CacheEntry, EngineCache
@@ -214,5 +214,5 @@ def _as_file(model: Path | str | onnx.ModelProto, cache: EngineCache) -> Path:
             return path
     with writing_to(cache.folder):
         make_plain_folder(path.parent)
-        write_atomically(path, data)
+        write_trusted(path, data)
     return path
