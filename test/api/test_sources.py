@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,11 +30,11 @@ def grey(value: int) -> np.ndarray:
 
 def write(folder: Path, *names: str) -> None:
     for value, name in enumerate(names, start=1):
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / name), grey(10 * value))
 
 
-def names(*sources: str | Path, **how: bool) -> list[str]:
+def names(*sources: str | Path, **how: Any) -> list[str]:
     opened = open_sources(list(sources), **how)
     return [Path(frame.stream_id).name for source in opened for frame in source]
 
@@ -42,6 +44,12 @@ def test_patterns_and_folders_in_folders(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     assert names(tmp_path) == names(tmp_path / "*") == ["a.png", "b.png"]
     assert names(tmp_path, recursive=True) == ["a.png", "b.png", "c.bmp"]
+    assert names(tmp_path, recursive=True, without=tmp_path / "in") == ["a.png", "b.png"]
+    assert names(tmp_path / "in", recursive=True, without=tmp_path / "in") == ["c.bmp"]
+    write(tmp_path, "other/in/d.png")
+    with pytest.raises(ConfigurationError, match=r"without images but for '.*other/in'"):
+        names(tmp_path / "other", recursive=True, without=tmp_path / "other" / "in")
+    shutil.rmtree(tmp_path / "other")
     assert names(tmp_path / "**" / "*.bmp", tmp_path / "b.png") == ["c.bmp", "b.png"]
     (files,) = open_sources([tmp_path / "in", tmp_path / "a.png"])
     assert len(files) == 2

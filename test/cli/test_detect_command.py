@@ -24,8 +24,9 @@ from support.web import Server
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.api import writers
+from yolox_trt.api.sources import open_sources
 from yolox_trt.cli.main import main
-from yolox_trt.core import Frame, PostprocessOptions
+from yolox_trt.core import ConfigurationError, Frame, PostprocessOptions
 from yolox_trt.core.device import Device
 from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
@@ -206,6 +207,84 @@ def test_never_overwrites_the_source(
     assert main(arguments(model, tmp_path / "a.png", tmp_path)) == 2
     assert (tmp_path / "a.png").read_bytes() == before
     assert "overwrite" in capsys.readouterr().err
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_results_are_no_sources_of_the_next_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(f"{folder}/1.png", picture(len(folder)))
+    counts = []
+    for folder in (".", ".", str(tmp_path)):
+        words = arguments(model, Path(folder), Path("detections"), "-r", "--save-crops")
+        assert main([*words, "--json", "found.json"]) == 0
+        found = json.loads(Path("found.json").read_text())
+        counts.append(len({entry["image_id"] for entry in found}))
+    assert counts == [2, 2, 2]
+
+
+def test_no_result_takes_the_place_of_another_source(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor are the results left out of a pattern, which names them."""
+    for name in ("a/1.png", "b/1.png", "out/a/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), picture())
+    before = contents(tmp_path)
+    words = arguments(model, tmp_path / "**" / "*.png", tmp_path / "out")
+    assert main(words) == 2
+    assert f"'{tmp_path / 'out/a/1.png'}' as a source and as a result" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_masks_and_crops_take_the_place_of_no_source(model: Path, tmp_path: Path) -> None:
+    masks, crops = tmp_path / "out" / "masks", tmp_path / "out" / "crops" / "class3"
+    for folder in (masks, crops):
+        folder.mkdir(parents=True)
+        cv2.imwrite(str(folder / "a.png"), picture())
+    cv2.imwrite(str(crops / "a_1.jpg"), picture())  # as a crop of a.png would be called
+    before = contents(tmp_path)
+    sources = open_sources(masks / "a.png")
+    with pytest.raises(ConfigurationError, match=r"masks/a\.png.*overwrite"):
+        writers.MaskWriter(masks, sources, writers.FileNames(sources))
+    more = ("--classes", "class3", "--save-crops", "--no-images", str(crops / "a_1.jpg"))
+    assert main(arguments(model, crops / "a.png", tmp_path / "out", *more)) == 0
+    after = contents(tmp_path)
+    assert {path: after[path] for path in before} == before
+    assert crops / "a_1_2.jpg" in after
+
+
+def test_an_image_in_a_folder_called_masks_and_a_mask_keep_apart(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "masks"):
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / "a.png"), picture())
+    names = writers.FileNames(open_sources(tmp_path, recursive=True))
+    image, mask = (names.free(tmp_path / "out" / "masks" / "a.png") for _ in range(2))
+    assert (image.name, mask.name) == ("a.png", "a_2.png")
+
+
+@pytest.mark.parametrize("letter", ["a", "木"])
+def test_the_longest_names_of_images_and_classes(letter: str, tmp_path: Path) -> None:
+    """All of 255 bytes, with what is put behind them."""
+    labels, out = tmp_path / "labels.txt", tmp_path / "out"
+    labels.write_text("".join(f"{letter * 99}{number}\n" for number in range(5)))
+    onnx.save(build_yolox(num_classes=5, metadata=True), tmp_path / "net.onnx")
+    (tmp_path / "in").mkdir()
+    stem = letter * (251 // len(letter.encode()))
+    (tmp_path / "in" / f"{stem}.png").write_bytes(cv2.imencode(".png", picture())[1].tobytes())
+    more = ("--save-crops", "--save-txt", "--labels", str(labels))
+    assert main(arguments(tmp_path / "net.onnx", tmp_path / "in", out, *more)) == 0
+    assert (out / f"{stem}.png").is_file() and (out / "labels" / f"{stem}.txt").is_file()
+    crops = list((out / "crops").rglob("*.jpg"))
+    assert len(crops) > 2
+    assert {len(path.name.encode()) > 240 for path in crops} == {True}
+    assert {path.parent.name[:80] for path in crops} == {letter * 80}
 
 
 def test_everything_that_it_writes(

@@ -55,7 +55,12 @@ class Arrays(ImageSource):
 
 
 def open_sources(
-    source: Any, *, rgb: bool = False, topics: Sequence[str] = (), recursive: bool = False
+    source: Any,
+    *,
+    rgb: bool = False,
+    topics: Sequence[str] = (),
+    recursive: bool = False,
+    without: Path | None = None,
 ) -> list[ImageSource]:
     """Open everything that a source, or a list of them, holds.
 
@@ -65,6 +70,7 @@ def open_sources(
         rgb: whether an array's channels are red, green, blue.
         topics: image topics of bags; empty for all.
         recursive: whether a folder's own folders belong to it.
+        without: one of these that does not.
 
     Raises:
         ConfigurationError: nothing there, or nothing that can be opened.
@@ -73,7 +79,7 @@ def open_sources(
     opened: list[ImageSource] = []
     try:
         for each in source if isinstance(source, list | tuple) else [source]:
-            for one in _open(each, rgb, topics, recursive):
+            for one in _open(each, rgb, topics, recursive, without):
                 last = opened[-1] if opened else None
                 # Files of one list are read ahead, and numbered, together.
                 if isinstance(one, ImageFiles) and isinstance(last, ImageFiles):
@@ -142,7 +148,9 @@ def _mend(shape: tuple[int, ...], dtype: str) -> str:
     return "convert the image"
 
 
-def _open(source: Any, rgb: bool, topics: Sequence[str], recursive: bool) -> Iterator[ImageSource]:
+def _open(
+    source: Any, rgb: bool, topics: Sequence[str], recursive: bool, without: Path | None
+) -> Iterator[ImageSource]:
     """Yield what one source holds."""
     if isinstance(source, ImageSource):
         yield source
@@ -170,6 +178,6 @@ def _open(source: Any, rgb: bool, topics: Sequence[str], recursive: bool) -> Ite
             yield ImageFiles(files)
         for match in matches:
             if match not in files:
-                yield from _open(match, rgb, topics, recursive)
+                yield from _open(match, rgb, topics, recursive, without)
     else:
-        yield open_images(text, recursive=recursive)
+        yield open_images(text, recursive=recursive, without=without)

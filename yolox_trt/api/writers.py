@@ -22,7 +22,10 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.files import whole_or_none, write_atomically
 from yolox_trt.core.images import IMAGE_SUFFIXES, ImageFiles, ImageSource, Video
 from yolox_trt.core.optional import require
-from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.output_paths import file_key, prepare_outputs
+
+#: Bytes of a file's name that Linux's file systems take.
+_NAME_BYTES = 255
 
 
 class Writer(contextlib.ExitStack, ABC):
@@ -45,31 +48,71 @@ class Writer(contextlib.ExitStack, ABC):
 
 
 class FileNames:
-    """Gives each image a file name of its own: the one that it has, or where it is in a video.
+    """Gives results file names of their own: the image's, or where it is in a video.
 
-    Files of one name in several folders keep their folders below the one that they share.
+    Files of one name in several folders keep their folders below the one that they share. No name
+    is that of a source, or too long.
+
+    Args:
+        sources: all images that are read.
     """
 
-    def __init__(self) -> None:
-        self._names: dict[ImageSource, dict[str, Path]] = {}
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        self._names: dict[ImageSource, dict[str, Path]] = {
+            source: _names_of(source) for source in sources if isinstance(source, ImageFiles)
+        }
+        files = [path for names in self._names.values() for path in names]
+        files += [source.path for source in sources if isinstance(source, Video)]
+        self._originals = {file_key(Path(path)) for path in files if "://" not in path}
         self._taken: set[Path] = set()
 
     def of_image(self, result: Result) -> Path:
         """Return a relative path; it ends as an image file does."""
         if isinstance(result.source, ImageFiles):
-            if result.source not in self._names:
-                self._names[result.source] = _names_of(result.source)
             return self._names[result.source][result.path]
-        return Path(f"{stem_of(result.path)}_{result.number:06d}.jpg")
+        return Path(_cut(stem_of(result.path), f"_{result.number:06d}.jpg"))
+
+    def check(self, folder: Path, sources: Sequence[ImageSource], suffix: str = "") -> None:
+        """Refuse a folder in which results would have the names of sources.
+
+        Args:
+            folder: the folder.
+            sources: whose images get a result in it, or whose video one.
+            suffix: of the results of images, "" for their own.
+
+        Raises:
+            ConfigurationError: a result would overwrite a source.
+        """
+        for source in sources:
+            names = list(self._names.get(source, {}).values())
+            names = [name.with_suffix(suffix) for name in names] if suffix else names
+            if isinstance(source, Video) and not suffix:
+                names = [Path(f"{stem_of(source.path)}.mp4")]
+            for name in names:
+                if file_key(folder / name) in self._originals:
+                    raise ConfigurationError(
+                        f"'{folder / name}' as a source and as a result",
+                        expected="another folder: the results would overwrite the originals",
+                        fix="name another folder for the results",
+                    )
 
     def free(self, path: Path) -> Path:
         """Return a path that nothing was given yet; another image's gets a number."""
-        stem, number = path.stem, 1
-        while path in self._taken:
+        folder = Path(*(_cut(part) for part in path.parent.parts))
+        path, number = folder / _cut(path.stem, path.suffix), 1
+        stem, suffix = path.stem, path.suffix
+        while path in self._taken or file_key(path) in self._originals:
             number += 1
-            path = path.with_name(f"{stem}_{number}{path.suffix}")
+            path = folder / _cut(stem, f"_{number}{suffix}")
         self._taken.add(path)
         return path
+
+
+def _cut(stem: str, ending: str = "") -> str:
+    """Return a name, of which the stem loses its end where file systems take no longer name."""
+    room = _NAME_BYTES - len(ending.encode(errors="surrogateescape"))
+    encoded = stem.encode(errors="surrogateescape")
+    return (stem if len(encoded) <= room else encoded[:room].decode(errors="ignore")) + ending
 
 
 def stem_of(source: str) -> str:
@@ -102,28 +145,19 @@ class AnnotatedWriter(Writer):
     Args:
         folder: folder of the results, made if need be.
         sources: whose images are written.
+        names: gives the names.
 
     Raises:
         ConfigurationError: the results would overwrite a source.
     """
 
-    def __init__(self, folder: Path, sources: Sequence[ImageSource]) -> None:
+    def __init__(self, folder: Path, sources: Sequence[ImageSource], names: FileNames) -> None:
         super().__init__()
         self._folder = folder
         self._sources = set(sources)
-        self._names = FileNames()
+        self._names = names
         self._videos: dict[ImageSource, Any] = {}
-        for source in sources:
-            names = _names_of(source) if isinstance(source, ImageFiles) else {}
-            if isinstance(source, Video):
-                names = {source.path: Path(f"{stem_of(source.path)}.mp4")}
-            for path, name in names.items():
-                if (folder / name).resolve() == Path(path).resolve():
-                    raise ConfigurationError(
-                        f"results in '{folder}', the folder of the source",
-                        expected="another folder: the results would overwrite the originals",
-                        fix="name another folder for the results",
-                    )
+        names.check(folder, sources)
 
     def write(self, result: Result) -> None:
         """Draw the detections of an image, and write it."""
@@ -187,27 +221,27 @@ class BagWriter(Writer):
 class CropWriter(Writer):
     """Writes each detection's part of the image: FOLDER/CLASS/IMAGE_NUMBER.jpg."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: FileNames) -> None:
         super().__init__()
         self.paths = [folder]
-        self._names = FileNames()
+        self._names = names
 
     def write(self, result: Result) -> None:
         """Write the crops of an image."""
         name = self._names.of_image(result)
         for index, (box, crop) in enumerate(zip(result, result.crop(), strict=True), start=1):
             folder = re.sub(r"[^\w .-]", "_", box.name).strip(". ") or "_"
-            file = name.with_name(f"{name.stem}_{index}.jpg")
+            file = name.with_name(_cut(name.stem, f"_{index}.jpg"))
             write_image(self._names.free(self.paths[0] / folder / file), crop)
 
 
 class LabelWriter(Writer):
     """Writes YOLO's labels, FOLDER/IMAGE.txt: class, centre x y, width and height from 0 to 1."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: FileNames) -> None:
         super().__init__()
         self.paths = [folder]
-        self._names = FileNames()
+        self._names = names
 
     def write(self, result: Result) -> None:
         """Write the labels of an image; an image without detections gets an empty file."""
@@ -224,12 +258,17 @@ class LabelWriter(Writer):
 
 
 class MaskWriter(Writer):
-    """Writes the class of each pixel: FOLDER/IMAGE.png, 8 bits, 255 where nothing is known."""
+    """Writes the class of each pixel: FOLDER/IMAGE.png, 8 bits, 255 where nothing is known.
 
-    def __init__(self, folder: Path) -> None:
+    Raises:
+        ConfigurationError: the masks would overwrite a source.
+    """
+
+    def __init__(self, folder: Path, sources: Sequence[ImageSource], names: FileNames) -> None:
         super().__init__()
         self.paths = [folder]
-        self._names = FileNames()
+        self._names = names
+        names.check(folder, sources, ".png")
 
     def write(self, result: Result) -> None:
         """Write the mask of an image."""

@@ -313,13 +313,16 @@ class _CameraThread:
                 return
 
 
-def open_images(path: str | Path, *, recursive: bool = False) -> ImageFiles | Video:
+def open_images(
+    path: str | Path, *, recursive: bool = False, without: Path | None = None
+) -> ImageFiles | Video:
     """Open an image, a folder of images (sorted by name), a video or a camera.
 
     Args:
         path: a path, an http(s) address of an image or a video, or a camera: its number,
             /dev/video0, rtsp://...
         recursive: whether a folder's own folders belong to it.
+        without: one of these that does not.
 
     Raises:
         ConfigurationError: nothing there, no image in the folder, nothing that OpenCV opens, or no
@@ -329,7 +332,7 @@ def open_images(path: str | Path, *, recursive: bool = False) -> ImageFiles | Vi
     if _scheme(path) in _WEB:
         return ImageFiles([path], strict=True) if _is_web_image(str(path)) else Video(path)
     if file.is_dir():
-        return ImageFiles(images_in(file, "**/*" if recursive else "*"))
+        return ImageFiles(images_in(file, "**/*" if recursive else "*", without))
     if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
         return ImageFiles([file], strict=True)
     return Video(path)
@@ -390,22 +393,28 @@ def _is_web_image(url: str) -> bool:
         return str(response.headers.get_content_type()).startswith("image/")
 
 
-def images_in(folder: Path, pattern: str = "*") -> list[Path]:
+def images_in(folder: Path, pattern: str = "*", without: Path | None = None) -> list[Path]:
     """Return the image files of a folder, sorted.
 
     Args:
         folder: the folder.
         pattern: of the paths in it; "**/*" for those of its folders, too.
+        without: a folder in it whose images are left out.
 
     Raises:
         ConfigurationError: there is none.
     """
     named = (f for f in folder.glob(pattern) if f.suffix.lower() in IMAGE_SUFFIXES)
+    others = ""
+    if without is not None and folder.resolve() in without.resolve().parents:
+        left_out = folder / without.resolve().relative_to(folder.resolve())
+        named = (f for f in named if left_out not in f.parents)
+        others = f" but for '{left_out}', where the results go"
     # A pipe, which an archive may hold under such a name, waits for a writer when it is opened.
     files = sorted(f for f in named if not f.is_fifo())
     if not files:
         raise ConfigurationError(
-            f"folder '{folder}' without images",
+            f"folder '{folder}' without images{others}",
             expected=f"files that end in {', '.join(IMAGE_SUFFIXES)}",
             fix="name another folder",
         )

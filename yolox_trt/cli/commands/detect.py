@@ -59,7 +59,11 @@ class Detect(Command, name="detect", has_json=True):
         help="Image, folder, pattern, video, rosbag2 bag, http or rtsp address, or a camera: its "
         "number or device.",
     )
-    recursive: bool = option(False, flag="--recursive -r", help="Take folders in folders, too.")
+    recursive: bool = option(
+        False,
+        flag="--recursive -r",
+        help="Take folders in folders, too, but for that of the results.",
+    )
     topic: Sequence[str] = option(
         [], kind=Kind.STRING_ARRAY, help="Image topic of a bag (default: all)."
     )
@@ -94,12 +98,25 @@ class Detect(Command, name="detect", has_json=True):
     detector: _ModelOptions = nested(_ModelOptions, without=SIMULATION)
     thresholds: ThresholdOptions = nested(ThresholdOptions)
 
+    @property
+    def _folder(self) -> Path:
+        return self.output or Path("detections")
+
+    @property
+    def _fills_folder(self) -> bool:
+        return not self.no_images or self.masks or self.save_crops or self.save_txt
+
     def run(self, output: Output) -> int:
         from yolox_trt.api.detector import Detector
         from yolox_trt.api.sources import open_sources
 
         # A wrong source is told before the model is loaded.
-        sources = open_sources(list(self.sources), topics=self.topic, recursive=self.recursive)
+        sources = open_sources(
+            list(self.sources),
+            topics=self.topic,
+            recursive=self.recursive,
+            without=self._folder if self._fills_folder else None,
+        )
         with contextlib.ExitStack() as stack:
             for source in sources:
                 stack.callback(source.close)
@@ -153,12 +170,12 @@ class Detect(Command, name="detect", has_json=True):
         from yolox_trt.api import writers
         from yolox_trt.core.images import ImageFiles, Video
 
-        folder = self.output or Path("detections")
+        folder, names = self._folder, writers.FileNames(sources)
         made: list[Writer] = []
         if not self.no_images:
             drawn = [each for each in sources if isinstance(each, ImageFiles | Video)]
             if drawn:
-                made.append(writers.AnnotatedWriter(folder, drawn))
+                made.append(writers.AnnotatedWriter(folder, drawn, names))
             if len(drawn) < len(sources):
                 only = self.output if len(sources) == 1 else None
                 made.append(
@@ -169,11 +186,11 @@ class Detect(Command, name="detect", has_json=True):
                     )
                 )
         if self.masks:
-            made.append(writers.MaskWriter(folder / "masks"))
+            made.append(writers.MaskWriter(folder / "masks", sources, names))
         if self.save_crops:
-            made.append(writers.CropWriter(folder / "crops"))
+            made.append(writers.CropWriter(folder / "crops", names))
         if self.save_txt:
-            made.append(writers.LabelWriter(folder / "labels"))
+            made.append(writers.LabelWriter(folder / "labels", names))
         if self.csv is not None:
             made.append(writers.CsvWriter(self.csv))
         if self.rerun is not None:
