@@ -219,6 +219,17 @@ WRONG = [
     ("detect MODEL -o MODEL", "which is a file; expected a folder; fix: set --output"),
     ("train -o MODEL --annotations a --images b", "a file; expected a folder; fix: set --output"),
     ("demo -o MODEL", "which is a file; expected a folder; fix: set --output"),
+    ("detect x.png --threads 1000000", "a whole number, 1 to 1024; fix: set --threads"),
+    ("calibrate MODEL --cache c --threads 1000000", "0 to 1024; fix: set --threads"),
+    ("batch detect x.png -o o --readers 1000000", "1 to 1024; fix: set --readers"),
+    ("calibrate MODEL --cache c --set images=inf", "a positive range"),
+    ("quantize MODEL --images a -o q --keep-fp16 auto:inf", "'inf' layers to keep"),
+    ("quantize MODEL --images a -o q --keep-fp16 NUMBERS", "a JSON object of layer names"),
+    ("quantize MODEL --images a -o q --keep-fp16 TEXT", "a JSON object of layer names"),
+    ("compare MODEL --images a --keep-fp16 inf", "'inf' layers to keep"),
+    ("optimize MODEL -o o.onnx --input-size DIGITSx32", "expected HxW, such as"),
+    ("detect x.png --device gpu:DIGITS", "fix: set --device"),
+    ("plan p.yaml --seed DIGITS", "a whole number, at least 0"),
     ("demo --model nowhere.onnx", "model 'nowhere.onnx', which is no file; expected an ONNX or"),
     ("bench ros --model nowhere.onnx", "engine file; fix: set --model"),
     ("compare MODEL --algorithm foo", "calibration algorithm 'foo'; expected one of max, entropy"),
@@ -228,9 +239,15 @@ WRONG = [
 
 @pytest.mark.parametrize(("words", "expected"), WRONG, ids=[words for words, _ in WRONG])
 def test_a_wrong_input_is_one_line_that_names_the_argument(
-    words: str, expected: str, model: Path, capsys: pytest.CaptureFixture[str]
+    words: str, expected: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([str(model) if word == "MODEL" else word for word in words.split()]) == 2
+    numbers, text = tmp_path / "numbers.json", tmp_path / "text.json"
+    numbers.write_text("[1, 2]")
+    text.write_text('"conv"')
+    # Python reads no number of more than 4300 digits.
+    stand_for = {"MODEL": str(model), "NUMBERS": str(numbers), "TEXT": str(text)}
+    given = [stand_for.get(word, word).replace("DIGITS", "9" * 5000) for word in words.split()]
+    assert cli.main(given) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1

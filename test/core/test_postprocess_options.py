@@ -52,9 +52,10 @@ def test_classes_are_found_by_name_or_number() -> None:
         ("zebra", spec("car", "traffic light", "bus"), "car, traffic light, bus"),
         ("zebra", spec(*(f"class{number}" for number in range(80))), "class9.*and 68 more"),
         ("3", spec(count=3), "0, 1, 2"),
+        ("9" * 5000, spec(count=3), "0, 1, 2"),
     ],
 )
 def test_a_class_that_the_model_does_not_have_is_refused(name: str, model: Any, known: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"for class '{name}'.*{known}") as error:
+    with pytest.raises(ConfigurationError, match=f"for class '{name[:99]}.*{known}") as error:
         PostprocessOptions().with_classes({name: 0.5}, model, DECLARED)
     assert error.value.text(lambda option: "--class-score").startswith("--class-score for class")

@@ -183,11 +183,18 @@ def test_damaged_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
 
 def test_unknown_digest_is_trusted_once(server: Server, tmp_path: Path) -> None:
     path = download(server.url, tmp_path / "net.onnx")
-    assert (tmp_path / "net.onnx.sha256").read_text() == f"{DIGEST}  net.onnx\n"
+    record = tmp_path / "net.onnx.sha256"
+    assert record.read_text() == f"{DIGEST}  net.onnx\n"
     path.unlink()
     server.content = b"another file"
     with pytest.raises(ModelError, match=f"expected sha256 {DIGEST}"):
         download(server.url, path)
+    for damaged in (b"\xff\xfe\x00", b"no digest", DIGEST[1:].encode()):
+        record.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"without a digest; expected.*; fix: remove it"):
+            download(server.url, path)
+    record.unlink()
+    assert download(server.url, path).read_bytes() == b"another file"
 
 
 def test_missing_on_the_server(server: Server, tmp_path: Path) -> None:

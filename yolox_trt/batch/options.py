@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import Kind, OptionGroup, option
 
 FORMATS = ("parquet", "mcap", "coco")
@@ -50,6 +51,7 @@ class RunOptions(OptionGroup):
         None,
         kind=Kind.INTEGER,
         minimum=1,
+        maximum=LIMITS.threads,
         help="Threads of each detector that read and decode image files (default: 1 beside a "
         "network on the CPU, else the cores that there are for a GPU).",
     )

@@ -58,6 +58,7 @@ _OUT_OF_MEMORY_TEXTS = (
     "failed to allocate memory",  # ONNX Runtime's arena; below, where the arena has a limit
     "is smaller than requested bytes",
     "bad_alloc",  # C++
+    "can't allocate memory",  # PyTorch on the CPU
 )
 
 

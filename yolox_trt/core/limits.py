@@ -158,6 +158,7 @@ class Limits(OptionGroup):
     graph_nodes: int = option(
         100_000, unit="nodes", help="Nodes of an ONNX model, its functions written out."
     )
+    threads: int = option(1024, unit="threads", help="Threads that an option of a command sets.")
     batch: int = option(1024, unit="images", help="Images of one run of an ONNX model on the CPU.")
     tensor_size: int = option(
         1 << 26,

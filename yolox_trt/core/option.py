@@ -177,7 +177,7 @@ class Option:
         if isinstance(value, list) and self.choices:  # one wrong word is named, not the list
             value = next((item for item in value if not self._allows(item)), value)
         value = value.tolist() if isinstance(value, array) else value
-        found = value if isinstance(value, int | float) else repr(value)
+        found = value if isinstance(value, int | float) else _shown(repr(value))
         return ConfigurationError((self, f" = {found}"), expected=expected, fix=("set ", self))
 
     def _checked(self, value: Any) -> Any:
@@ -198,6 +198,8 @@ class Option:
             if not fix or str(parts_of(fix)[-1]).endswith("? "):  # nothing, or "did you mean X? "
                 fix = (*parts_of(fix), "set ", self)
             raise ConfigurationError(found, expected=expected, fix=fix) from None
+        except (ValueError, OverflowError):  # a number of more digits than Python reads
+            raise self.refusal(plain) from None
 
     def _allows(self, value: Any) -> bool:
         if isinstance(value, float) and not math.isfinite(value):
@@ -216,6 +218,10 @@ class Option:
 
 
 _REQUIRED: Any = object()
+#: Digits of a side of an image, in pixels.
+_DIGITS = 6
+#: Characters of a wrong value that an error repeats: what mends it stands behind them.
+_SHOWN = 500
 
 
 def option(default: Any = _REQUIRED, *, help: str, kind: Kind | None = None, **rest: Any) -> Any:  # noqa: A002
@@ -376,10 +382,14 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         ConfigurationError: another form.
     """
-    height, _, width = text.lower().partition("x")
-    if height.isdecimal() and width.isdecimal() and int(height) and int(width):
-        return int(height), int(width)
-    raise ConfigurationError(f"size '{text}'", expected="HxW, such as 608x960")
+    match = re.fullmatch(rf"0*(\d{{1,{_DIGITS}}})x0*(\d{{1,{_DIGITS}}})", text.lower())
+    if match and int(match[1]) and int(match[2]):
+        return int(match[1]), int(match[2])
+    raise ConfigurationError(f"size '{_shown(text)}'", expected="HxW, such as 608x960")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def parse_pairs(entries: Iterable[str]) -> dict[str, str]:

@@ -124,10 +124,10 @@ class PostprocessOptions(OptionGroup):
         for name, threshold in thresholds.items():
             if name in names:
                 ids[names.index(name)] = threshold
-            elif name.isdecimal() and int(name) < spec.num_classes:
+            elif name in (numbers := list(map(str, range(spec.num_classes)))):
                 ids[int(name)] = threshold
             else:
-                known = names or range(spec.num_classes)
+                known = names or numbers
                 what = (declared, " for class")
                 raise ConfigurationError.unknown(what, name, known, fix=("set ", declared))
         return replace(self, class_thresholds=ids)

@@ -14,6 +14,7 @@ from yolox_trt.compiler.tensorrt.options import PRECISIONS, BuildOptions
 from yolox_trt.core.device import Device
 from yolox_trt.core.input_size import InputSize, Size, input_size_option
 from yolox_trt.core.labels import load_class_names
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.model_spec import PREPROCESSING_FORM, Preprocessing, parse_preprocessing
 from yolox_trt.core.option import (
     Kind,
@@ -122,6 +123,7 @@ class DetectorOptions(OptionGroup):
         None,
         kind=Kind.INTEGER,
         minimum=1,
+        maximum=LIMITS.threads,
         help="Threads of one run on the CPU, and most runs at a time of several cameras "
         "(default: all cores).",
     )

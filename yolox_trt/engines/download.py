@@ -7,6 +7,7 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -26,6 +27,8 @@ _CHUNK = 1 << 18
 #: Connections that may break before a download is given up.
 _ATTEMPTS = 4
 _TIMEOUT_S = 30.0
+#: Bytes of a record of a digest that are read: the digest and a file's name.
+_RECORD_BYTES = 1024
 
 
 def download(
@@ -48,7 +51,8 @@ def download(
         The path.
 
     Raises:
-        ModelError: no connection, a refusal of the server, a wrong digest, or no place on disk.
+        ModelError: no connection, a refusal of the server, a wrong digest or a damaged record of
+            it, or no place on disk.
     """
     record = path.with_name(path.name + ".sha256")
     expected = sha256 or _recorded(record)
@@ -148,10 +152,19 @@ def _is_intact(path: Path, expected: str) -> bool:
 
 
 def _recorded(record: Path) -> str:
+    """Return the digest that a first download has left, "" where there is none."""
     try:
-        return record.read_text().split()[0]
-    except (OSError, IndexError):
+        with record.open("rb") as file:
+            words = file.read(_RECORD_BYTES).split()
+    except OSError:
         return ""
+    if words and not re.fullmatch(rb"[0-9a-fA-F]{64}", words[0]):
+        raise ModelError(
+            f"'{record}' without a digest",
+            expected="a sha256 in hexadecimal, as the first download wrote it",
+            fix="remove it if you trust the address: the next download writes it anew",
+        )
+    return words[0].decode().lower() if words else ""
 
 
 def _locked(part: Path) -> FileLock:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolox_trt.core.errors import ModelError
+from yolox_trt.core.errors import Message, ModelError
 from yolox_trt.core.faults import OutOfMemoryError, library_fault
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.memory import heap_keeps_large_blocks
@@ -137,12 +137,13 @@ def _most_held(graph: Graph, batch: int) -> float:
     return most
 
 
-def require_memory(needed: float, what: str) -> None:
+def require_memory(needed: float, what: str, *, fix: Message = _FIX_BATCH) -> None:
     """Refuse what cannot fit into memory, before any is taken.
 
     Args:
         needed: bytes.
         what: what needs them.
+        fix: what mends it.
 
     Raises:
         OutOfMemoryError: there are fewer.
@@ -160,5 +161,5 @@ def require_memory(needed: float, what: str) -> None:
         raise OutOfMemoryError(
             f"{what}, which needs about {needed / 1e9:.1f} GB",
             expected=f"at most {free / 1e9:.1f} GB, which are free",
-            fix=_FIX_BATCH,
+            fix=fix,
         )

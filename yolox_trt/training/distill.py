@@ -17,6 +17,7 @@ from yolox_trt.training.image_store import ImageStore, list_images
 from yolox_trt.training.options import DistillJob, ExportOptions
 from yolox_trt.training.ranks import joined
 from yolox_trt.training.run import Log, read_training, run_training
+from yolox_trt.training.torch_device import check_step
 from yolox_trt.training.weights import load_teacher
 
 #: Views in one run through the network when the ranges of channels are measured.
@@ -44,6 +45,7 @@ def distill(job: DistillJob, on_progress: Progress = no_progress) -> dict[str, f
     options = job.options
     with joined(job.device, options.batch) as (device, ranks):
         on_progress = ranks.told(on_progress)
+        check_step(device, options, ranks.batch(options.batch))
         # Before the images, which take longer to read.
         teacher = load_teacher(job.teacher, job.teacher_name)
         check_teacher(teacher, options.form)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,11 @@ from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Value
 from yolox_trt.training.model_config import STRIDES, ModelConfig
 from yolox_trt.training.options import ExportOptions
+from yolox_trt.training.torch_device import check_room
 from yolox_trt.training.yolox import YOLOX, decode_outputs, flatten_outputs
+
+#: Bytes of a pixel of an image during a run, at the least: itself, and the first layer's outputs.
+_RUN_BYTES = 24
 
 
 class _Exported(nn.Module):
@@ -89,6 +94,7 @@ def export_onnx(
 
     Raises:
         ModelError: for batch norm left in, or weights that float16 cannot hold.
+        OutOfMemoryError: for a run of the model, which finds its operators, without room.
         ConfigurationError: for an opset that this PyTorch does not write, or a wrong number of
             class names.
     """
@@ -107,6 +113,13 @@ def export_onnx(
             expected=f"{config.num_classes}, one for each class",
             fix="give the names in the order of the model's outputs",
         )
+    given = options_of(ExportOptions)
+    check_room(
+        torch.device("cpu"),
+        options.batch * math.prod(size) * _RUN_BYTES,
+        f"a run of {options.batch} images of {size[0]}x{size[1]} pixels",
+        ("set a smaller ", given["batch"], " or ", given["size"]),
+    )
     wrapped = _Exported(model, options, size)
     names = output_names(options.form, config)
     with whole_or_none(Path(path)) as part:

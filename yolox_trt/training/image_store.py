@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from yolox_trt.core.images import images_in, read_image
 from yolox_trt.core.progress import Progress, no_progress
+from yolox_trt.training.torch_device import check_room
 
 PAD_VALUE = 114
 
@@ -71,7 +72,11 @@ class ImageStore:
 
         Raises:
             FrameError: a file cannot be decoded.
+            OutOfMemoryError: the canvases do not fit into memory.
         """
+        needed = len(paths) * 3 * side**2 * 1.25  # with those at half size
+        what = f"{len(paths)} images of {side}x{side} pixels"
+        check_room(torch.device(device), needed, what, "use fewer images, or keep them smaller")
         canvas = torch.full(
             (len(paths), 3, side, side), PAD_VALUE, dtype=torch.uint8, device=device
         )

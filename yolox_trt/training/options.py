@@ -14,6 +14,7 @@ from yolox_trt.compiler.int8.options import ImageOptions, QuantizeOptions
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.labels import load_class_names
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import (
     Kind,
     Option,
@@ -31,6 +32,8 @@ from yolox_trt.core.output_paths import parse_output_folder
 from yolox_trt.training.model_config import CONFIGS, STRIDES, Separable
 
 DEFAULT_OPSET = 13
+#: Pixels of a network's input, along one side.
+_LARGEST_SIDE = 8192
 #: Configurations that can teach.
 SILU_CONFIGS = tuple(
     c.name for c in CONFIGS.values() if c.block == "csp" and c.activation == "silu"
@@ -51,12 +54,12 @@ def check_input_size(declared: Option, size: tuple[int, int]) -> None:
         size: (height, width) in pixels.
 
     Raises:
-        ConfigurationError: a side is no positive multiple of the largest stride.
+        ConfigurationError: a side is no positive multiple of the largest stride, or too long.
     """
-    if min(size) <= 0 or any(side % STRIDES[-1] for side in size):
+    if not 0 < min(size) <= max(size) <= _LARGEST_SIDE or any(s % STRIDES[-1] for s in size):
         raise ConfigurationError(
             (declared, f" = {size[0]}x{size[1]}"),
-            expected=f"positive multiples of {STRIDES[-1]} (H x W)",
+            expected=f"positive multiples of {STRIDES[-1]} up to {_LARGEST_SIDE} (H x W)",
             fix=("set ", declared),
         )
 
@@ -102,7 +105,7 @@ class RunOptions(OptionGroup):
     size: tuple[int, int] = size_option(
         "640x640", help="Input of the network; a square, since the views are squares."
     )
-    batch: int = option(16, minimum=1, help="Images a step.")
+    batch: int = option(16, minimum=1, maximum=65536, help="Images a step.")
     steps: int = option(10000, minimum=0, help="Optimiser steps; 0 trains for a time instead.")
     seconds: float = option(
         600.0, above=0.0, unit="s", help="Time of the training loop where no steps are given."
@@ -124,7 +127,7 @@ class RunOptions(OptionGroup):
         maximum=0.999999,
         help="Decay of the weight average, which is what is saved.",
     )
-    seed: int = option(0, help="Seed of all random numbers.")
+    seed: int = option(0, minimum=0, maximum=999_999_999, help="Seed of all random numbers.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -216,6 +219,7 @@ class DistillOptions(RunOptions):
     canvas: int = option(
         448,
         minimum=2,
+        maximum=_LARGEST_SIDE,
         unit="pixels",
         help="Side at which images are kept in memory; longer ones are shrunk to it.",
     )
@@ -440,7 +444,9 @@ class ExportOptions(OptionGroup):
     size: tuple[int, int] | None = size_option(
         help="Input of the network, multiples of 32 (default: the configuration's)."
     )
-    batch: int = option(1, minimum=1, help="Images a run; the DLA takes fixed batches only.")
+    batch: int = option(
+        1, minimum=1, maximum=LIMITS.batch, help="Images a run; the DLA takes fixed batches only."
+    )
     dynamic_batch: bool = option(False, help="Leave the batch open (GPU and CPU only).")
     form: str = option(
         "raw",

@@ -47,6 +47,7 @@ from yolox_trt.training.options import QatJob, QatOptions
 from yolox_trt.training.ranks import ALONE, Ranks, joined
 from yolox_trt.training.run import Log, Trainer, read_training, run_training
 from yolox_trt.training.schedule import WeightAverage, set_rate
+from yolox_trt.training.torch_device import check_step
 from yolox_trt.training.yolox import flatten_outputs
 
 
@@ -277,6 +278,7 @@ def qat(job: QatJob, on_progress: Progress = no_progress) -> dict[str, float]:
     options = job.options
     with joined(job.device, options.batch) as (device, ranks):
         on_progress = ranks.told(on_progress)
+        check_step(device, options, ranks.batch(options.batch))
         prepare_folder(job.output)
         resumed = read_training(job.resume)
         held_out_paths = list_images(job.held_out)

@@ -25,6 +25,7 @@ from yolox_trt.core.progress import Progress
 from yolox_trt.training.checkpoint import load_file, save_file
 from yolox_trt.training.options import Job, RunOptions
 from yolox_trt.training.ranks import ALONE, Ranks
+from yolox_trt.training.torch_device import steps_of
 
 #: Losses of a run about once a second, and what was measured of it, in the order of their time.
 Log = list[dict[str, Any]]
@@ -154,6 +155,7 @@ def run_training(
 
     Raises:
         ModelError: the checkpoint is of another network.
+        OutOfMemoryError: a step does not fit into memory.
     """
     o, ranks = trainer.options, trainer.ranks
     step, before, log = 0, 0.0, Log()
@@ -184,7 +186,8 @@ def run_training(
     with HeldSignals() as signals:
         agreed, ended, due = ranks.agree(progress(), False, False)
         while agreed < 1 and not ended:
-            parts = trainer.train_step(agreed)
+            with steps_of(o, trainer.batch):
+                parts = trainer.train_step(agreed)
             step, since = step + 1, since + 1
             sums = {name: value.detach() + sums.get(name, 0) for name, value in parts.items()}
             now, here = time.monotonic(), progress()

@@ -28,6 +28,7 @@ from yolox_trt.training.options import ExportOptions, TrainJob, TrainOptions
 from yolox_trt.training.ranks import ALONE, Ranks, joined
 from yolox_trt.training.run import Log, Trainer, read_training, run_training
 from yolox_trt.training.schedule import WeightAverage, cosine_factor, parameter_groups
+from yolox_trt.training.torch_device import check_step
 from yolox_trt.training.weights import fold_batch_norm
 from yolox_trt.training.yolox import YOLOX
 
@@ -130,6 +131,7 @@ def train(job: TrainJob, on_progress: Progress = no_progress) -> None:
         config = config.dla_ready()
     with joined(job.device, options.batch) as (device, ranks):
         on_progress = ranks.told(on_progress)
+        check_step(device, options, ranks.batch(options.batch))
         prepare_folder(job.output)
         resumed = read_training(job.resume)
         labels = CocoLabels.load(job.annotations, job.images).part(ranks)

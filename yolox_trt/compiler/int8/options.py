@@ -15,6 +15,7 @@ from yolox_trt.compiler.surgery.options import SurgeryOptions
 from yolox_trt.core.documents import read_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.input_size import InputSize, tool_size_option
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.core.option import Kind, OptionGroup, again, option, options_of, path_option
 from yolox_trt.core.output_paths import OutputFile
@@ -37,7 +38,7 @@ def parse_float_layers(text: str) -> tuple[float, bool]:
     """
     number, is_share = text.strip().removesuffix("%"), text.strip().endswith("%")
     amount = to_number(number)
-    if not 0.0 <= amount <= (100.0 if is_share else math.inf):
+    if not (0.0 <= amount <= 100.0 if is_share else 0.0 <= amount < math.inf):
         raise ConfigurationError(
             f"'{text}' layers to keep in floating point",
             expected="a number of layers, or a percentage of the operations such as 5%",
@@ -56,7 +57,7 @@ def _overrides(texts: Sequence[str]) -> dict[str, float]:
     for text in texts:
         name, _, number = text.rpartition("=")
         found[name] = to_number(number)
-        if not name or not found[name] > 0:
+        if not name or not 0.0 < found[name] < math.inf:
             raise ConfigurationError(
                 f"'{text}'", expected="TENSOR=RANGE with a positive range, such as reg_8=6.0"
             )
@@ -71,12 +72,15 @@ def _float_layers(text: str) -> tuple[str, ...]:
             expected="a JSON object of layer names",
             fix="yolox_trt translate MODEL --precisions FILE writes it",
         ):
-            return tuple(read_json(text))
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in names:
+            names = read_json(text)
+            if not isinstance(names, dict | list) or not all(isinstance(n, str) for n in names):
+                raise ValueError("no names")
+            return tuple(names)
+    layers = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in layers:
         if name.startswith(_AUTOMATIC):
             parse_float_layers(name.removeprefix(_AUTOMATIC))
-    return names
+    return layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +126,12 @@ class RangeOptions(OptionGroup):
         metavar="TENSOR=RANGE",
         help="Set a tensor's range, by name or pattern, as for the heads of a ReLU6 model.",
     )
-    threads: int = option(0, minimum=0, help="Threads of ONNX Runtime; 0 for one a core.")
+    threads: int = option(
+        0,
+        minimum=0,
+        maximum=LIMITS.threads,
+        help="Threads of ONNX Runtime; 0 for one a core.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
