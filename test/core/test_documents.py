@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,33 @@ def test_a_bomb_takes_no_memory() -> None:
         parse_yaml(BOMB)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('["' + r"\\" * 1_000_000 + '",' + "[" * 65, "nested"),
+        ("[" + '"a",' * 500_000 + "[" * 65, "nested"),
+        ("[" + "{}," * 4_000_000, "more than 8000000 values"),
+    ],
+)
+def test_a_check_takes_less_memory_than_what_it_looks_at(text: str, reason: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=reason):
+        parse_json(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 << 20
+
+
+def test_brackets_of_strings_are_no_nesting() -> None:
+    chunk = 1 << 18
+    for before in range(chunk - 8, chunk + 2):
+        strings = ["x" * before, '\\"[\\' * 3, "[" * 100, "é" * 3, '"']
+        text = json.dumps([strings, [[]] * 80], ensure_ascii=False)
+        assert parse_json(text) == json.loads(text)
+        with pytest.raises(ValueError, match="nested"):
+            parse_json(text[:-1] + "," + "[" * 65)
 
 
 def test_documents_within_the_limits_are_read(tmp_path: Path) -> None:

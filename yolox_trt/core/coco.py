@@ -28,7 +28,7 @@ def read_label_file(path: Path, *, fix: Message) -> Any:
     """
     found = f"label file '{path}' that cannot be read"
     with ConfigurationError.instead_of(FILE_ERRORS, found, expected="a JSON file", fix=fix):
-        return read_json(path, LIMITS.annotation_bytes)
+        return read_json(path, LIMITS.annotation_bytes, LIMITS.annotation_values)
 
 
 def read_instances(

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON and YAML from outside. No other module parses either.
 
-Both are limited in size and depth (core.limits). JSON holds no NaN and no infinity; the aliases of
+Both are limited in size, depth and values (core.limits). JSON holds no NaN and no infinity; the aliases of
 YAML count as what they stand for, so that a few lines do not grow to gigabytes.
 """
 
@@ -21,32 +21,60 @@ from yolox_trt.core.files import read_at_most
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.optional import require
 
-#: A string of JSON; one that does not end reaches to the end of the text.
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+#: An escaped character of a string of JSON.
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_QUOTE = ord('"')
 #: What each byte adds to the depth of nesting.
 _STEPS = np.zeros(256, np.int8)
 _STEPS[[ord("["), ord("{")]] = 1
 _STEPS[[ord("]"), ord("}")]] = -1
-_CHUNK = 1 << 20
+#: The bytes that stand before a value, or behind a key.
+_MARKS = np.zeros(256, np.bool_)
+_MARKS[[ord("["), ord("{"), ord(","), ord(":")]] = True
+_CHUNK = 1 << 18
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, values: int = LIMITS.json_values) -> Any:
     """Return what a JSON text says.
 
+    Args:
+        text: the text.
+        values: how many values, with keys, it may have.
+
     Raises:
-        ValueError: it is no JSON, holds NaN or an infinity, or is nested too deeply.
+        ValueError: it is no JSON, holds NaN or an infinity, is nested too deeply, or has too many
+            values.
     """
-    # Only what could be too deep is looked at.
-    deep = text.count("[") + text.count("{") > LIMITS.document_depth
-    bare = _STRING.sub("", text).encode("utf-8", "replace") if deep else b""
-    depth = 0
-    for start in range(0, len(bare), _CHUNK):
-        steps = _STEPS[np.frombuffer(bare[start : start + _CHUNK], np.uint8)]
-        depths = depth + np.cumsum(steps, dtype=np.int64)
+    # Only what could be too deep, or too much, is looked at.
+    if len(text) > values or text.count("[") + text.count("{") > LIMITS.document_depth:
+        _check_size(text, values)
+    return _decoder().decode(text)
+
+
+def _check_size(text: str, most: int) -> None:
+    """Refuse what is nested too deeply or has too many values, in the memory of one chunk.
+
+    Each value takes up to some hundred bytes: `{},` grows thirtyfold.
+    """
+    start, depth, values, in_string = 0, 0, 1, False
+    while start < len(text):
+        chunk = text[start : start + _CHUNK]
+        if (len(chunk) - len(chunk.rstrip("\\"))) % 2:  # it ends within an escape
+            chunk = text[start : start + _CHUNK + 1]
+        start += len(chunk)
+        bare = np.frombuffer(_ESCAPED.sub(b"", chunk.encode("utf-8", "replace")), np.uint8)
+        if not bare.size:
+            continue
+        quotes = np.cumsum(bare == _QUOTE, dtype=np.int32) + in_string
+        outside = quotes % 2 == 0
+        in_string = not outside[-1]
+        depths = depth + np.cumsum(_STEPS[bare] * outside, dtype=np.int64)
+        depth = int(depths[-1])
         if depths.max() > LIMITS.document_depth:
             raise _too_deep()
-        depth = int(depths[-1])
-    return _decoder().decode(text)
+        values += int(np.count_nonzero(_MARKS[bare] & outside))
+        if values > most:
+            raise ValueError(f"more than {most} values and keys")
 
 
 @functools.cache
@@ -55,18 +83,21 @@ def _decoder() -> json.JSONDecoder:
     return json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
-def read_json(path: str | Path, most: int = LIMITS.json_bytes) -> Any:
+def read_json(
+    path: str | Path, most: int = LIMITS.json_bytes, values: int = LIMITS.json_values
+) -> Any:
     """Return what a JSON file says; see parse_json.
 
     Args:
         path: the file, in UTF-8.
         most: bytes that it may have.
+        values: how many values, with keys, it may have.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is too large, or no such JSON.
     """
-    return parse_json(read_at_most(path, most).decode())
+    return parse_json(read_at_most(path, most).decode(), values)
 
 
 def parse_yaml(text: str) -> Any:

@@ -145,8 +145,14 @@ class Limits(OptionGroup):
     json_bytes: int = option(
         64 << 20, unit="bytes", help="A JSON file, a calibration cache, a list of images."
     )
+    json_values: int = option(
+        8_000_000, unit="values", help="Values of a JSON document, its keys counted, too."
+    )
     annotation_bytes: int = option(
         1 << 30, unit="bytes", help="A data set's annotations; COCO's largest file has 449 MB."
+    )
+    annotation_values: int = option(
+        100_000_000, unit="values", help="Values of a data set's annotations, keys counted, too."
     )
     yaml_bytes: int = option(
         256 << 10, unit="bytes", help="A YAML file: parameters, or a plan with measured times."
