@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from yolox_trt.ros.messages.transports import TRANSPORTS
 from yolox_trt.ros.tools.bag_types import make_typestore
@@ -25,12 +25,14 @@ def write_bag(
     count: int = 5,
     malformed: int = 0,
     cut: dict[int, int] | None = None,
+    compression: str = "",
 ) -> list[np.ndarray]:
     """Write a bag of two cameras and a text topic; return the pictures.
 
     /front/image_raw (Image) and /rear/image_raw/compressed (PNG) show the same pictures, 10 a
     second from 1 s on. `malformed` images without data follow on /front/image_raw. Of the images
-    in `cut`, number -> bytes, there are so many bytes alone.
+    in `cut`, number -> bytes, there are so many bytes alone. `compression` is what zstd packs:
+    "file", "message", "storage" (the chunks of mcap), or nothing.
     """
     store = make_typestore()
     types = store.types
@@ -40,7 +42,10 @@ def write_bag(
         for _ in range(count)
     ]
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-    with Writer(path, version=9, storage_plugin=plugin) as bag:
+    writer = Writer(path, version=9, storage_plugin=plugin)
+    if compression:
+        writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
+    with writer as bag:
         front = bag.add_connection("/front/image_raw", IMAGE_TYPE, typestore=store)
         rear = bag.add_connection("/rear/image_raw/compressed", COMPRESSED_TYPE, typestore=store)
         text_type = "std_msgs/msg/String"

@@ -288,7 +288,9 @@ def _parts_of_bag(place: Place, options: SourceOptions) -> list[Part]:
         bag.close()
     if video:  # whose pictures need those before them
         return [replace(whole, frames=frames)]
-    count = min(max(1, -(-frames // options.part_frames)), max(end - start, 1))
+    # What the bag says of itself may be anything.
+    most = min(max(end - start, 1), LIMITS.bag_parts)
+    count = min(max(1, -(-frames // options.part_frames)), most)
     cuts = [start + (end - start) * number // count for number in range(1, count)]
     edges = [_FIRST, *cuts, _END]
     return [

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON and YAML from outside. No other module parses either.
 
-Both are limited in size, depth and values (core.limits). JSON holds no NaN and no infinity; the aliases of
-YAML count as what they stand for, so that a few lines do not grow to gigabytes.
+Both are limited in size, depth and values (core.limits). JSON holds no NaN and no infinity; the
+aliases of YAML count as what they stand for, so that a few lines do not grow to gigabytes.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from yolox_trt.core.limits import LIMITS
+
 #: Environment variable that replaces the user's cache folder.
 CACHE_VARIABLE = "YOLOX_TRT_CACHE"
 
@@ -94,6 +96,12 @@ def read_at_most(path: str | Path, most: int) -> bytes:
     if data is None or len(data) > most:
         raise ValueError(f"more than {most} bytes")
     return data
+
+
+def scratch_room() -> int:
+    """Return how many bytes may be put into the folder for temporary files now."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    return min(LIMITS.scratch_bytes, free // 2)
 
 
 @contextlib.contextmanager

@@ -160,6 +160,21 @@ class Limits(OptionGroup):
     yaml_values: int = option(
         20_000, unit="values", help="Values of a YAML document, its aliases written out."
     )
+    bag_chunk_bytes: int = option(
+        256 << 20,
+        unit="bytes",
+        help="What is unpacked of a bag at a time, beside one image of `max_megapixels`.",
+    )
+    bag_metadata_bytes: int = option(4 << 20, unit="bytes", help="A bag's metadata.yaml.")
+    bag_parts: int = option(
+        10_000, unit="parts", help="Parts of a bag, which `yolox_trt batch` works on one by one."
+    )
+    scratch_bytes: int = option(
+        64 << 30,
+        unit="bytes",
+        help="A video or a bag that is copied or unpacked into the folder for temporary files; "
+        "and half of what is free there.",
+    )
     download_bytes: int = option(2 << 30, unit="bytes", help="A file that is downloaded.")
     graph_nodes: int = option(
         100_000, unit="nodes", help="Nodes of an ONNX model, its functions written out."

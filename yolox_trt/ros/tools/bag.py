@@ -22,11 +22,13 @@ import numpy as np
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import ConfigurationError, FrameError, FrameMemoryError
-from yolox_trt.core.files import whole_or_none
+from yolox_trt.core.files import read_upto, whole_or_none
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.images import ImageSource
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.optional import require
 from yolox_trt.ros.messages.transports import BY_TYPE, TRANSPORTS, FrameReader
+from yolox_trt.ros.tools.bag_reader import bounded_reader
 from yolox_trt.ros.tools.bag_types import (
     DETECTIONS_TYPE,
     VISION_DEFINITIONS,
@@ -47,7 +49,7 @@ def open_reader(path: Any) -> Any:
         ConfigurationError: there is no bag, or it cannot be read.
         MissingDependencyError: rosbags is missing.
     """
-    rosbag2 = require("rosbags.rosbag2", purpose="reading bags")
+    make_reader = bounded_reader()
     folder = Path(path) if isinstance(path, str) else path
     if not folder.exists() or (folder.is_dir() and not (folder / "metadata.yaml").is_file()):
         what = "without metadata.yaml" if folder.exists() else "that does not exist"
@@ -64,9 +66,40 @@ def open_reader(path: Any) -> Any:
         expected="a rosbag2 folder, or an .mcap or .db3 file",
         fix="check the path; `ros2 bag reindex` mends a bag that was not closed",
     ):
-        reader = rosbag2.Reader(folder)
+        _check_files(folder)
+        reader = make_reader(folder)
         reader.open()
+        try:
+            _check_numbers(reader)
+        except ValueError:
+            reader.close()
+            raise
     return reader
+
+
+def _check_files(bag: Any) -> None:
+    """Refuse what has no end, or waits for a writer when it is opened; and too much metadata."""
+    for each in bag.iterdir() if bag.is_dir() else [bag]:
+        if each.exists() and not (each.is_file() or each.is_dir()):
+            raise ValueError(f"'{each.name}' is no plain file")
+    if bag.is_dir():
+        with (bag / "metadata.yaml").open("rb") as file:
+            if len(read_upto(file, LIMITS.bag_metadata_bytes + 1)) > LIMITS.bag_metadata_bytes:
+                raise ValueError(f"metadata.yaml has more than {LIMITS.bag_metadata_bytes} bytes")
+
+
+def _check_numbers(reader: Any) -> None:
+    """Refuse counts and times that are none: rosbags takes whatever stands in metadata.yaml."""
+    counts = [each.msgcount for each in reader.connections]
+    for what, number in (
+        *(("message count", count) for count in counts),
+        ("time", reader.start_time),
+        ("time", reader.end_time),
+    ):
+        if not isinstance(number, int) or not 0 <= number < 2**63:
+            raise ValueError(f"a {what} {number!r:.40}")
+    if sum(counts) >= 2**63:
+        raise ValueError(f"{sum(counts)} messages")
 
 
 def read_messages(
