@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from yolox_trt.batch.detection import DetectJob, table_outcome
+from yolox_trt.batch.exports import write_coco
 from yolox_trt.batch.job import Outcome
 from yolox_trt.batch.manifest import Manifest
 from yolox_trt.batch.options import RunOptions, SourceOptions
@@ -21,6 +24,12 @@ from yolox_trt.cli.main import main
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.postprocess_options import ThresholdOptions
 from yolox_trt.ros.tools.bag import ImageBag, open_reader
+
+BOX = {"class_id": 0, "class": "car", "score": 0.5, **dict.fromkeys(("x1", "y1", "x2", "y2"), 1.0)}
+ROW = {
+    **{"name": "/a", "frame_id": "", "stamp_ns": 0, "received_ns": 0, "height": 4, "width": 5},
+    "detections": [BOX],
+}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +109,7 @@ def test_classes_that_differ_by_case_count_together(tmp_path: Path, job: DetectJ
     edges = dict.fromkeys(("x1", "y1", "x2", "y2"), 1.0)
     for part, classes in zip(parts, (("Car", "car", "\u00e4"), ("CAR", "Score")), strict=True):
         found = [{"class_id": 0, "class": name, "score": 0.5, **edges} for name in classes]
-        row = {"name": "/a", "detections": found, "stamp_ns": 0, "received_ns": 0}
+        row = {**ROW, "detections": found}
         manifest.take(table_outcome(part, [row], 0, names))
     manifest.save()
     for where, numbers in {
@@ -137,3 +146,76 @@ def test_results_that_are_none_are_refused(tmp_path: Path, job: DetectJob) -> No
     manifest.save()
     with pytest.raises(ConfigurationError, match="no detections of a part"):
         find(tmp_path, "true")
+
+
+def part_of(folder: Path, job: DetectJob, row: dict) -> Manifest:
+    """Write the results of one frame."""
+    manifest = Manifest(folder, job)
+    manifest.add([part := Part("drive", BAG)])
+    manifest.take(table_outcome(part, [row], 0, ("car",)))
+    manifest.save()
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"detections": None}, "without a value of detections"),
+        ({"detections": [None]}, "without a value of class_id"),
+        ({"detections": [BOX | {"class": None}]}, "without a value of class"),
+        ({"detections": [BOX | {"score": None}]}, "without a value of score"),
+        ({"detections": [BOX | {"class_id": -5}]}, "class_id from -5 to -5"),
+        ({"height": None}, "without a value of height"),
+        ({"height": 0}, "height from 0"),
+        ({"stamp_ns": -(2**63)}, "stamp_ns from -9223372036854775808"),
+        ({"received_ns": -1}, "received_ns from -1"),
+    ],
+)
+def test_values_that_no_part_has_are_refused(
+    tmp_path: Path, job: DetectJob, change: dict, reason: str
+) -> None:
+    manifest = part_of(tmp_path, job, ROW | change)
+    for read in (lambda: find(tmp_path, "true"), lambda: write_coco(manifest, tmp_path / "a.json")):
+        with pytest.raises(ConfigurationError, match=f"no detections of a part .*{reason}"):
+            read()
+
+
+def test_a_class_takes_no_memory_for_those_below_it(
+    tmp_path: Path, drives: Path, job: DetectJob
+) -> None:
+    highest = 2**31 - 1
+    manifest = part_of(tmp_path / "out", job, ROW | {"detections": [BOX | {"class_id": highest}]})
+    write_coco(manifest, tmp_path / "a.json")
+    document = json.loads((tmp_path / "a.json").read_text())
+    assert [each["category_id"] for each in document["annotations"]] == [highest]
+    assert document["categories"] == [
+        {"id": 0, "name": "car"}, {"id": highest, "name": str(highest)}
+    ]  # fmt: skip
+    (row,) = find(tmp_path / "out", "true")
+    with closing(ImageBag(drives / "day", ("/front/image_raw",))) as bag:
+        frame = next(iter(bag))
+    row = {
+        **row, "source": str(drives / "day"), "topic": frame.stream_id,
+        "received_ns": frame.received_ns,
+    }  # fmt: skip
+    assert keep([row], tmp_path / "kept") == 1
+
+
+def test_a_manifest_with_a_missing_value_is_refused(tmp_path: Path, job: DetectJob) -> None:
+    manifest = part_of(tmp_path, job, ROW)
+    next(iter(manifest.records.values()))["refused"] = None
+    manifest.save()
+    with pytest.raises(ConfigurationError, match="without refused"):
+        find(tmp_path, "true")
+
+
+def test_results_without_an_end_are_not_read(tmp_path: Path, job: DetectJob) -> None:
+    manifest = part_of(tmp_path, job, ROW)
+    for file in (tmp_path / "manifest.parquet", next(tmp_path.glob("parts/*"))):
+        sound = file.read_bytes()
+        with file.open("wb") as end:
+            end.truncate(50 << 30)
+        with pytest.raises(ConfigurationError, match=r"more than 1073741824 bytes"):
+            find(tmp_path, "true")
+        file.write_bytes(sound)
+    assert len(find(tmp_path, "true")) == len(list(manifest.done()))

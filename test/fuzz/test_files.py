@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from support.engine_files import EXAMPLE
 from support.fuzz import check_refusal, damaged, examples, keep
 
-from yolox_trt.batch.detection import read_table, schema
+from yolox_trt.batch.detection import detections_of, read_table, schema
+from yolox_trt.batch.exports import frame_of
 from yolox_trt.batch.manifest import read_manifest
 from yolox_trt.compiler.inspect.inspector import read_profile
 from yolox_trt.compiler.int8.calibration_cache import CacheOptions as CalibrationCacheOptions
@@ -35,6 +37,7 @@ from yolox_trt.engines.engine_file import is_loadable, read_engine, sidecar_path
 from yolox_trt.evaluation.dataset import load_dataset
 from yolox_trt.evaluation.options import DatasetOptions
 from yolox_trt.evaluation.regression import read_expectation
+from yolox_trt.ros.tools.bag import DetectionBagWriter
 
 RANGES = DynamicRanges({"images": np.float32(1.0), "a b": np.float32(0.5)}, "max")
 CACHE = cache_bytes(RANGES, CalibrationCacheOptions())
@@ -156,6 +159,43 @@ def test_tables(folder: Path, data: st.DataObject) -> None:
     table = parquet(schema() if whole else columns, [], metadata)
     table = data.draw(damaged(table)) if data.draw(st.booleans()) else table
     keep(table)
-    refused(lambda: read_table(table))
     (folder / "manifest.parquet").write_bytes(table)
+    refused(lambda: read_table(folder / "manifest.parquet"))
     refused(lambda: read_manifest(folder, ".parquet"))
+
+
+NUMBERS = st.none() | st.sampled_from((-(2**31), -1, 0, 1, 2**31 - 1))
+TIMES = NUMBERS | st.sampled_from((-(2**63), 2**63 - 1))
+FOUND = {
+    "class_id": NUMBERS,
+    "class": st.none() | st.text(max_size=5),
+    **dict.fromkeys(("score", "x1", "y1", "x2", "y2"), st.none() | st.floats(width=32)),
+}
+ROWS = st.fixed_dictionaries({
+    **dict.fromkeys(("source", "topic", "frame_id", "file"), st.none() | st.just("a")),
+    **dict.fromkeys(("part", "frame", "height", "width"), NUMBERS),
+    **dict.fromkeys(("stamp_ns", "received_ns", "image_id"), TIMES),
+    "detections": st.none() | st.lists(st.none() | st.fixed_dictionaries(FOUND), max_size=2),
+})  # fmt: skip
+
+
+@examples(30)
+@given(row=ROWS, sound=st.booleans())
+def test_values_of_tables(folder: Path, row: dict[str, Any], sound: bool) -> None:
+    """A row that is read can be written into a bag and a COCO file."""
+    if sound:  # each value is one that may be, but for one
+        whole = {name: 1 if row[name] is None or row[name] < 1 else row[name]
+                 for name in ("part", "frame", "height", "width", "received_ns")}  # fmt: skip
+        row = {**row, "source": "a", "frame_id": "", **whole}
+    keep(row)
+    file = folder / "part.parquet"
+    file.write_bytes(parquet(schema(), [row], {b"yolox_trt.class_names": b'["car"]'}))
+    try:
+        table, _ = read_table(file)
+    except YoloxTrtError as error:
+        check_refusal(error)
+        return
+    (read,) = table.to_pylist()
+    shutil.rmtree(folder / "bag", ignore_errors=True)
+    with DetectionBagWriter(folder / "bag", ["a"], ("car",)) as writer:
+        writer.write(frame_of({**read, "topic": "a"}), detections_of(read))

@@ -18,12 +18,14 @@ from yolox_trt.api.detector import Detector
 from yolox_trt.api.result import Result
 from yolox_trt.batch.frames import Frames, open_part, pieces
 from yolox_trt.batch.job import Job, Outcome, Worker
+from yolox_trt.batch.places import Place, read_place
 from yolox_trt.batch.plan import BAG, IMAGES, Part
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import json_text
@@ -41,6 +43,20 @@ _NO_MATTER = ("model", "device", "engine_cache", "threads", "latency", "contenti
 #: Threads that decode for a GPU, where nobody says: each holds two images.
 MOST_READERS = 32
 _NAMES = b"yolox_trt.class_names"
+
+
+#: Columns that some rows have nothing in.
+_OPTIONAL = ("topic", "file", "image_id")
+#: Column -> what its values must be, first and last. A stamp's seconds have 32 bits in ROS.
+_RANGES = {
+    "part": (0, 2**31 - 1),
+    "frame": (0, 2**31 - 1),
+    "stamp_ns": (-(2**31) * 10**9, 2**31 * 10**9 - 1),
+    "received_ns": (0, 2**63 - 1),
+    "height": (1, 2**31 - 1),
+    "width": (1, 2**31 - 1),
+    "class_id": (0, 2**31 - 1),
+}
 
 
 def schema() -> Any:
@@ -221,24 +237,45 @@ def table_outcome(part: Part, rows: Sequence[Row], refused: int, names: Sequence
     return Outcome(part, sink.getvalue().to_pybytes(), len(rows), refused)
 
 
-def read_table(data: bytes) -> tuple[Any, tuple[str, ...]]:
-    """Return a part's table, and the names of the model's classes.
+def read_table(place: Place) -> tuple[Any, tuple[str, ...]]:
+    """Return the table of a part's file, and the names of the model's classes.
 
     Raises:
-        ConfigurationError: it is something else.
+        ConfigurationError: it is something else, or cannot be read.
     """
     pa, pq = require("pyarrow", purpose="Parquet"), require("pyarrow.parquet")
     with ConfigurationError.instead_of(
         (*FILE_ERRORS, pa.ArrowException),
-        f"{len(data)} bytes that are no detections of a part",
+        f"'{place}', which holds no detections of a part",
         expected="what `yolox_trt batch detect` has written",
         fix="remove the file and the manifest's line, or run again in another folder",
     ):
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.read_table(pa.BufferReader(read_place(place, LIMITS.result_bytes)))
         if not table.schema.equals(schema()):
             raise ValueError(f"columns {', '.join(table.schema.names)}")
+        _check_values(table)
         names = parse_json((table.schema.metadata or {})[_NAMES].decode())
         return table, tuple(map(str, names))
+
+
+def _check_values(table: Any) -> None:
+    """Refuse values that no part has: those of the columns, and of what each detection consists.
+
+    Raises:
+        ValueError: one that is missing, or out of its range.
+    """
+    compute = require("pyarrow.compute", purpose="Parquet")
+    found = compute.list_flatten(table["detections"])
+    columns = {name: table[name] for name in table.schema.names if name not in _OPTIONAL}
+    columns |= {field.name: compute.struct_field(found, field.name) for field in found.type}
+    for name, column in columns.items():
+        if column.null_count:
+            raise ValueError(f"{column.null_count} rows without a value of {name}")
+        low, high = _RANGES.get(name, (None, None))
+        if low is not None and len(column):
+            ends = compute.min_max(column).as_py()
+            if ends["min"] < low or ends["max"] > high:
+                raise ValueError(f"{name} from {ends['min']} to {ends['max']}")
 
 
 def detections_of(row: Row) -> Detections:

@@ -50,7 +50,7 @@ def scores_of(model: Path, manifest: Manifest, sets: dict[Path, Dataset]) -> lis
         for record, place in manifest.done():
             if record["source"] != str(folder):
                 continue
-            table, names = read_table(place.read_bytes())
+            table, names = read_table(place)
             categories = dataset.categories_of(names)
             for row in table.to_pylist():
                 images += 1

@@ -36,7 +36,8 @@ def write_coco(manifest: Manifest, place: Place) -> None:
     annotations: list[dict[str, Any]] = []
     categories: dict[int, str] = {}
     for (row, names), number in zip(found, numbers, strict=True):
-        ids = category_ids(names, max(len(names), 1 + _largest_class(row)))
+        classes = [each["class_id"] for each in row["detections"]]
+        ids = category_ids(names, {*range(len(names)), *classes})
         categories |= {id_: names[k] if k < len(names) else str(k) for k, id_ in ids.items()}
         kept = ("source", "topic", "stamp_ns", "height", "width")
         images.append(
@@ -113,10 +114,6 @@ def rows_of(manifest: Manifest) -> Iterator[tuple[Row, tuple[str, ...]]]:
 
 
 def _rows(place: Place) -> Iterator[tuple[Row, tuple[str, ...]]]:
-    table, names = read_table(place.read_bytes())
+    table, names = read_table(place)
     for row in table.to_pylist():
         yield row, names
-
-
-def _largest_class(row: Row) -> int:
-    return max((each["class_id"] for each in row["detections"]), default=-1)

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from yolox_trt.batch.job import Job, Outcome
-from yolox_trt.batch.places import Place, make_folder, write_whole
+from yolox_trt.batch.places import Place, make_folder, read_place, write_whole
 from yolox_trt.batch.plan import Part
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
-from yolox_trt.core.limits import is_name
+from yolox_trt.core.limits import LIMITS, is_name
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import json_text
 
@@ -160,7 +160,7 @@ def _read(place: Place) -> tuple[dict[str, Any], list[Record]]:
         expected="the folder of an earlier `yolox_trt batch`",
         fix="check the path, or give another folder",
     ):
-        table = pq.read_table(pa.BufferReader(place.read_bytes()))
+        table = pq.read_table(pa.BufferReader(read_place(place, LIMITS.result_bytes)))
         description = parse_json((table.schema.metadata or {})[_DESCRIPTION].decode())
         records = table.cast(_columns()).to_pylist()
         if not isinstance(description, dict):
@@ -168,6 +168,8 @@ def _read(place: Place) -> tuple[dict[str, Any], list[Record]]:
         for record in records:
             if not is_name(record["part"] or "") or "/" in record["part"]:
                 raise ValueError(f"part {record['part']!r:.80}")
+            if missing := [name for name, value in record.items() if value is None]:
+                raise ValueError(f"part '{record['part']}' without {missing[0]}")
         return description, records
 
 

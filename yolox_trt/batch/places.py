@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yolox_trt.core.errors import ConfigurationError, MissingDependencyError
-from yolox_trt.core.files import write_atomically
+from yolox_trt.core.files import read_at_most, read_upto, write_atomically
 from yolox_trt.core.option import parse_path
 from yolox_trt.core.optional import require
 
@@ -83,6 +83,22 @@ def local_copy(place: Place) -> Iterator[Path]:
                 with file.open("rb") as source, own.open("wb") as copy:
                     shutil.copyfileobj(source, copy, 1 << 20)
         yield target
+
+
+def read_place(place: Place, most: int) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: as open() and read() do; other file systems have exceptions of their own.
+        ValueError: the file has more bytes than `most`, which are not read.
+    """
+    if not is_remote(place):
+        return read_at_most(place, most)
+    with place.open("rb") as file:
+        data = read_upto(file, most + 1)
+    if len(data) > most:
+        raise ValueError(f"more than {most} bytes")
+    return data
 
 
 def write_whole(place: Place, data: bytes) -> None:

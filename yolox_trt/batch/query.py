@@ -57,7 +57,7 @@ def find(folder: Place, where: str, *, limit: int | None = None) -> list[Row]:
     done = [r for r in read_manifest(folder, ".parquet")[1] if r["state"] == DONE]
     tables, names = [], dict[str, None]()
     for record in done:
-        table, classes = read_table(record["file"].read_bytes())
+        table, classes = read_table(record["file"])
         tables.append(table.replace_schema_metadata(None))
         names |= dict.fromkeys(classes)
         names |= dict.fromkeys(_found_classes(table))
@@ -141,10 +141,9 @@ def keep(rows: Sequence[Row], path: Path, *, on_progress: Progress = no_progress
             left then.
     """
     topics = sorted({row["topic"] or _TOPIC for row in rows})
-    names: dict[int, str] = {}
+    classes: dict[int, str] = {}
     for row in rows:
-        names |= {each["class_id"]: each["class"] for each in row["detections"]}
-    classes = [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
+        classes |= {each["class_id"]: each["class"] for each in row["detections"]}
     kept = 0
     with DetectionBagWriter(path, topics, classes) as writer:
         sources = groupby(rows, key=lambda row: row["source"])

@@ -16,10 +16,12 @@ from typing import Any
 from yolox_trt import __version__
 from yolox_trt.batch.job import Job, Outcome, Worker
 from yolox_trt.batch.manifest import Manifest, Record
+from yolox_trt.batch.places import read_place
 from yolox_trt.batch.plan import BAG, Part
 from yolox_trt.core.documents import parse_json, read_yaml
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.files import sha256_of, write_atomically
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.evaluation.options import ToleranceOptions
 from yolox_trt.evaluation.regression import (
@@ -177,13 +179,13 @@ def _verdict(
     bag, path = record["source"], expectation_path(folder, record["source"])
     if record["error"]:
         return Verdict(bag, {}, error=record["error"])
-    data = manifest.place_of(record).read_bytes()
     with ConfigurationError.instead_of(
         FILE_ERRORS,
         f"results '{manifest.place_of(record)}' that cannot be read",
         expected="what `yolox_trt batch regress` has written",
         fix="remove the folder of the output, and run again",
     ):
+        data = read_place(manifest.place_of(record), LIMITS.result_bytes)
         found = results_of(parse_json(data.decode())["cameras"])
     if update:
         write_atomically(path, data)

@@ -169,6 +169,9 @@ class Limits(OptionGroup):
     bag_parts: int = option(
         10_000, unit="parts", help="Parts of a bag, which `yolox_trt batch` works on one by one."
     )
+    result_bytes: int = option(
+        1 << 30, unit="bytes", help="What `yolox_trt batch` has written of a part."
+    )
     scratch_bytes: int = option(
         64 << 30,
         unit="bytes",

@@ -55,13 +55,14 @@ class CocoMetrics:
 
 def coco_categories(spec: ModelSpec) -> dict[int, int]:
     """Return the category id of each class id: COCO's for COCO's 80 classes, else the class id."""
-    return category_ids(spec.class_names, spec.num_classes)
+    return category_ids(spec.class_names, range(spec.num_classes))
 
 
-def category_ids(class_names: Sequence[str], num_classes: int) -> dict[int, int]:
-    """Return what coco_categories does, for classes by their names."""
-    known = tuple(class_names) == COCO_CLASSES
-    return dict(enumerate(COCO_CATEGORY_IDS if known else range(num_classes)))
+def category_ids(class_names: Sequence[str], class_ids: Collection[int]) -> dict[int, int]:
+    """Return what coco_categories does, for classes by their names and ids."""
+    if tuple(class_names) == COCO_CLASSES:
+        return dict(enumerate(COCO_CATEGORY_IDS))
+    return {class_id: class_id for class_id in class_ids}
 
 
 def coco_results(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -290,7 +290,8 @@ class DetectionBagWriter(ExitStack):
     Args:
         path: folder to be made.
         image_topics: topics whose images get detections; see detection_topics.
-        class_names: names of the classes; a class without a name is called by its number.
+        class_names: names of the classes, by their ids where these are a few; a class without a
+            name is called by its number.
 
     Raises:
         ConfigurationError: the folder exists already.
@@ -298,7 +299,10 @@ class DetectionBagWriter(ExitStack):
     """
 
     def __init__(
-        self, path: str | Path, image_topics: Sequence[str], class_names: Sequence[str] = ()
+        self,
+        path: str | Path,
+        image_topics: Sequence[str],
+        class_names: Sequence[str] | Mapping[int, str] = (),
     ) -> None:
         super().__init__()
         rosbag2 = require("rosbags.rosbag2", purpose="writing bags")
@@ -309,7 +313,9 @@ class DetectionBagWriter(ExitStack):
         )
         origin = pose(point(0.0, 0.0, 0.0), turn(0.0, 0.0, 0.0, 1.0))
         self._no_pose = with_covariance(origin, np.zeros(36))
-        self._class_names = tuple(class_names)
+        if not isinstance(class_names, Mapping):
+            class_names = dict(enumerate(class_names))
+        self._class_names = class_names
         self.path = Path(path)
         with ConfigurationError.instead_of(
             (rosbag2.WriterError, OSError),
@@ -393,8 +399,7 @@ class DetectionBagWriter(ExitStack):
             detections.class_ids.tolist(),
             strict=True,
         ):
-            named = class_id < len(self._class_names)
-            name = self._class_names[class_id] if named else str(class_id)
+            name = self._class_names.get(class_id, str(class_id))
             result = make["ObjectHypothesisWithPose"](
                 make["ObjectHypothesis"](name, score), self._no_pose
             )
