@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import threading
@@ -59,6 +60,14 @@ def test_patterns_and_folders_in_folders(tmp_path: Path) -> None:
         open_sources([])
     write(tmp_path, "[1].png")  # a name, not a pattern
     assert names(tmp_path / "[1].png") == ["[1].png"]
+
+
+def test_a_pipe_that_a_pattern_finds_is_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, "b.png")
+    os.mkfifo(tmp_path / "a.png")
+    (files,) = open_sources(tmp_path / "*.png")
+    assert [Path(frame.stream_id).name for frame in files] == ["b.png"]
+    assert files.refused == 1
 
 
 def test_images_from_the_web() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,14 @@ def test_documents_within_the_limits_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_json, read_yaml])
-def test_a_file_without_an_end_is_not_read_whole(read: Callable[[str], Any]) -> None:
+def test_a_file_without_an_end_is_not_read_whole(
+    read: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(50 << 30)
     with pytest.raises(ValueError, match=r"more than \d+ bytes"):
-        read("/dev/zero")
+        read(tmp_path / "file")
+    os.mkfifo(tmp_path / "pipe")
+    for endless in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="no plain file"):
+            read(endless)

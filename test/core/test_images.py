@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,14 @@ import pytest
 from yolox_trt.core import images
 from yolox_trt.core.errors import ConfigurationError, FrameError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.images import ImageFiles, images_in, is_bag, open_images, read_image
+from yolox_trt.core.images import (
+    ImageFiles,
+    images_in,
+    is_bag,
+    open_images,
+    read_image,
+    read_image_size,
+)
 from yolox_trt.ros.tools.bag import DetectionBagWriter
 
 
@@ -180,3 +188,42 @@ def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
         images_in(tmp_path)
     (tmp_path / "b.jpg").touch()
     assert images_in(tmp_path) == [tmp_path / "b.jpg"]
+    for read in (read_image, read_image_size):
+        for name in (tmp_path / "a.jpg", "/dev/zero"):
+            with pytest.raises(FrameError, match=r"cannot be read \(no plain file\)"):
+                read(name)
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(ConfigurationError, match=r"a\.mp4', which is a pipe"):
+        open_images(tmp_path / "a.mp4")
+
+
+def test_a_size_is_read_without_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.png", "b.png")
+    assert read_image_size(tmp_path / "a.png") == (4, 6)
+    with (tmp_path / "b.png").open("ab") as file:
+        file.truncate(50 << 30)
+    monkeypatch.setenv("YOLOX_TRT_MAX_MEGAPIXELS", "0.01")
+    with pytest.raises(FrameError, match=r"b\.png' that cannot be read: an image of 80001 bytes"):
+        read_image_size(tmp_path / "b.png")
+
+
+def test_whoever_needs_no_more_images_does_not_wait_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "0.png", "1.png", "2.png")
+    ended, asked = threading.Event(), threading.Event()
+
+    def read(path: str) -> np.ndarray:
+        if path.endswith("1.png"):
+            asked.set()
+            assert ended.wait(30)
+        return read_image(path)
+
+    monkeypatch.setattr(images, "read_image", read)
+    frames = iter(open_images(tmp_path))
+    next(frames)
+    assert asked.wait(10)
+    begin = time.monotonic()
+    frames.close()
+    assert time.monotonic() - begin < 10
+    ended.set()

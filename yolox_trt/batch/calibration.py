@@ -16,14 +16,15 @@ from yolox_trt.batch.detection import files_of, hash_of
 from yolox_trt.batch.frames import open_part
 from yolox_trt.batch.job import Job, Outcome, Worker
 from yolox_trt.batch.manifest import Manifest
-from yolox_trt.batch.places import place_of
+from yolox_trt.batch.places import read_place
 from yolox_trt.batch.plan import IMAGES, Part
 from yolox_trt.compiler.int8.collect import Statistics, collect_statistics, float_tensors
 from yolox_trt.compiler.int8.images import float_model, inputs_of
 from yolox_trt.compiler.int8.options import no_images
 from yolox_trt.core.errors import YoloxTrtError
-from yolox_trt.core.image_header import image_size
+from yolox_trt.core.images import read_image_size
 from yolox_trt.core.input_size import AUTO_SIZE, InputSize, Size, format_size
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.image_input import read_image_input
@@ -100,7 +101,7 @@ def _shapes(parts: Sequence[Part]) -> Iterator[Size]:
                 continue
             for file in part.files:
                 with contextlib.suppress(YoloxTrtError, OSError):
-                    yield image_size(memoryview(place_of(file).read_bytes()))
+                    yield read_image_size(file)
 
 
 class _Collector(Worker):
@@ -130,7 +131,7 @@ def merged_statistics(manifest: Manifest) -> Statistics:
     """
     merged: Statistics | None = None
     for _, place in manifest.done():
-        statistics = Statistics.from_bytes(place.read_bytes())
+        statistics = Statistics.from_bytes(read_place(place, LIMITS.result_bytes))
         if merged is None:
             merged = statistics
         else:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -12,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from yolox_trt.core.limits import LIMITS
 
@@ -84,14 +85,37 @@ def read_upto(file: Any, most: int) -> bytes:
     return b"".join(pieces)
 
 
+def open_plain(path: str | Path, flags: int = 0) -> BinaryIO:
+    """Open a file to read it: no pipe, which waits for a writer, and no device, which has no end.
+
+    Args:
+        path: the file.
+        flags: more of those of os.open.
+
+    Raises:
+        OSError: as os.open() does, or it is no plain file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError("no plain file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
 def read_at_most(path: str | Path, most: int) -> bytes:
     """Return the bytes of a file.
 
     Raises:
-        OSError: as open() and read() do.
+        OSError: as open_plain() and read() do.
         ValueError: the file has more bytes than `most`, which are not read.
     """
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         data = read_upto(file, most + 1) if os.fstat(file.fileno()).st_size <= most else None
     if data is None or len(data) > most:
         raise ValueError(f"more than {most} bytes")
@@ -154,16 +178,13 @@ def read_trusted(path: str | Path, most: int | None = None) -> bytes:
         most: bytes that it may have; None for any number.
 
     Raises:
-        OSError: as open() and read() do, or the file is not to be trusted, or has more bytes; the
-            text tells why.
+        OSError: as open_plain() and read() do, or the file is not to be trusted, or has more bytes;
+            the text tells why.
     """
     if os.path.islink(path):
         raise OSError("a symbolic link")
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    with open(os.open(path, flags), "rb") as file:
+    with open_plain(path, os.O_NOFOLLOW) as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("no plain file")
         if status.st_uid not in (0, os.geteuid()):
             raise PermissionError(f"it belongs to user {status.st_uid}, not to {os.geteuid()}")
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -5,14 +5,11 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import queue
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from yolox_trt.core.errors import ConfigurationError, FrameError, FrameMemoryError, parts_of
-from yolox_trt.core.files import read_upto
+from yolox_trt.core.files import open_plain, read_upto
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.image_header import FORMATS, image_size
 from yolox_trt.core.limits import LIMITS, ImageLimits
 from yolox_trt.core.optional import require
+from yolox_trt.core.web import asked, no_answer, received
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -119,7 +117,8 @@ class ImageFiles(ImageSource):
 
     def __iter__(self) -> Iterator[Frame]:
         """Read one file after the other."""
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="read-images") as pool:
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="read-images")
+        try:
             pending = [pool.submit(read_image, path) for path in self.paths[: self._ahead]]
             for index, path in enumerate(self.paths):
                 last = index + self._ahead
@@ -133,6 +132,8 @@ class ImageFiles(ImageSource):
                     _LOGGER.warning("%s", error)
                     continue
                 yield Frame.from_array(pixels, stream_id=path)
+        finally:  # a slow server is not waited for where nobody wants its image any more
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def origin(self, frame: Frame) -> dict[str, Any]:
         """Name the file; its number is that in its name, or its place from 1 on."""
@@ -212,6 +213,8 @@ class Video(ImageSource):
                 cv2.CAP_FFMPEG,
                 [part for limit in limits for part in (limit, milliseconds)],
             ]
+        if not _scheme(self.path) and Path(self.path).is_fifo():  # it would wait for a writer
+            raise self._not_opened("is a pipe")
         begin = time.monotonic()
         # What OpenCV would print of a failure is in the error.
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
@@ -223,7 +226,7 @@ class Video(ImageSource):
             if not video.isOpened():
                 there = self.live or bool(_scheme(self.path)) or Path(self.path).exists()
                 if there and time.monotonic() - begin >= ANSWER_S:
-                    raise _no_answer(self.path)
+                    raise no_answer(self.path, ANSWER_S)
                 raise self._not_opened("cannot be opened" if there else "does not exist")
             sides = (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
             height, width = (int(video.get(side)) for side in sides)
@@ -282,7 +285,7 @@ class _CameraThread:
             return self._newest.get(timeout=ANSWER_S)
         except queue.Empty:
             self.close()
-            return _no_answer(self._source.path)
+            return no_answer(self._source.path, ANSWER_S)
 
     def _read(self) -> None:
         last: Exception | None = None
@@ -344,52 +347,10 @@ def _scheme(path: str | Path) -> str:
     return scheme.lower() if separator else ""
 
 
-def _no_answer(path: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"source '{path}', which did not answer in {ANSWER_S:g} s",
-        expected="a camera or a server that sends images",
-        fix="check the address, and that this machine reaches it",
-    )
-
-
-@contextlib.contextmanager
-def _asked(url: str) -> Iterator[Any]:
-    """Ask a web server for a file, and yield its response."""
-    request = urllib.request.Request(url, headers={"User-Agent": "yolox_trt"})
-    try:
-        with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
-            yield response
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        if isinstance(getattr(error, "reason", error), TimeoutError):
-            raise _no_answer(url) from error
-        raise ConfigurationError(
-            f"source '{url}' that cannot be fetched ({error})",
-            expected="an image or a video",
-            fix="check the address",
-        ) from error
-
-
-def _received(url: str, most: int) -> bytes:
-    """Return a file from the web, and `most` bytes of it at most.
-
-    Raises:
-        ConfigurationError: no answer, no such file, or not all of it within TRANSFER_S.
-    """
-    data, end = bytearray(), time.monotonic() + TRANSFER_S
-    with _asked(url) as response:
-        while len(data) < most and (part := response.read1(min(1 << 16, most - len(data)))):
-            data += part
-            if time.monotonic() > end:
-                raise OSError(f"{len(data)} bytes in {TRANSFER_S:g} s")
-        if response.length and len(data) < most:
-            raise OSError(f"it broke off, {response.length} bytes before its end")
-    return bytes(data)
-
-
 def _is_web_image(url: str) -> bool:
     if Path(urllib.parse.urlsplit(url).path).suffix.lower() in IMAGE_SUFFIXES:
         return True
-    with _asked(url) as response:
+    with asked(url, ANSWER_S) as (response, _):
         return str(response.headers.get_content_type()).startswith("image/")
 
 
@@ -410,8 +371,7 @@ def images_in(folder: Path, pattern: str = "*", without: Path | None = None) -> 
         left_out = folder / without.resolve().relative_to(folder.resolve())
         named = (f for f in named if left_out not in f.parents)
         others = f" but for '{left_out}', where the results go"
-    # A pipe, which an archive may hold under such a name, waits for a writer when it is opened.
-    files = sorted(f for f in named if not f.is_fifo())
+    files = sorted(f for f in named if not f.is_fifo())  # which an archive may hold
     if not files:
         raise ConfigurationError(
             f"folder '{folder}' without images{others}",
@@ -433,26 +393,65 @@ def read_image(path: str | Path, *, as_stored: bool = False) -> npt.NDArray[Any]
         ConfigurationError: a web server does not answer, or does not give it.
     """
     limits = ImageLimits.of_environment()
-    found, fix = (
-        f"image '{path}' that cannot be read",
-        "take it out of the folder, or write it anew",
-    )
+    data = _encoded(path, limits)
+    with _naming(path):
+        return decode_image(data, limits, as_stored=as_stored)
+
+
+def read_image_size(path: str | Path) -> tuple[int, int]:
+    """Read (height, width) in pixels from an image file's header; nothing is decoded.
+
+    Args:
+        path: as for read_image.
+
+    Raises:
+        FrameError: it cannot be read, is no image, or has more bytes than
+            ImageLimits.of_environment() allows.
+        ConfigurationError: as for read_image.
+    """
+    limits = ImageLimits.of_environment()
+    data = _encoded(path, limits)
+    with _naming(path):
+        limits.check(size=len(data))
+        return image_size(memoryview(data))
+
+
+_MEND_IMAGE = "take it out of the folder, or write it anew"
+
+
+def _encoded(path: str | Path, limits: ImageLimits) -> bytes:
+    """Return the bytes of an image file, and one more than the limit at most.
+
+    Raises:
+        FrameError: it cannot be read.
+        ConfigurationError: a web server does not answer, or does not give it.
+    """
+    found, most = f"image '{path}' that cannot be read", limits.max_bytes + 1
     if _scheme(path) in _WEB:
-        data = _received(str(path), limits.max_bytes + 1)
-    elif _scheme(path):  # fsspec's: s3://, gs://, ...
+        return received(str(path), most, ANSWER_S, TRANSFER_S)
+    if _scheme(path):  # fsspec's: s3://, gs://, ...
         fsspec = require("fsspec", purpose=f"reading {_scheme(path)}://")
         errors = (OSError, ValueError, ImportError)
-        with FrameError.instead_of(errors, found, fix=fix), fsspec.open(str(path), "rb") as file:
-            data = read_upto(file, limits.max_bytes + 1)
-    else:
-        with FrameError.instead_of(OSError, found, fix=fix), open(path, "rb") as file:
-            data = read_upto(file, limits.max_bytes + 1)
+        with (
+            FrameError.instead_of(errors, found, fix=_MEND_IMAGE),
+            fsspec.open(str(path), "rb") as file,
+        ):
+            return read_upto(file, most)
+    with FrameError.instead_of(OSError, found, fix=_MEND_IMAGE), open_plain(path) as file:
+        return read_upto(file, most)
+
+
+@contextlib.contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Name the file in an error of its content."""
     try:
-        return decode_image(data, limits, as_stored=as_stored)
+        yield
     except FrameError as error:
-        reason, expected, own_fix = error.parts
+        reason, expected, fix = error.parts
         raise type(error)(
-            (f"{found}: ", *parts_of(reason)), expected=expected, fix=own_fix or fix
+            (f"image '{path}' that cannot be read: ", *parts_of(reason)),
+            expected=expected,
+            fix=fix or _MEND_IMAGE,
         ) from error
 
 

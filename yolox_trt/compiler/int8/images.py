@@ -17,8 +17,7 @@ from yolox_trt.core.coco import find_images, read_instances
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.files import read_at_most
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.image_header import image_size
-from yolox_trt.core.images import ImageFiles, ImageSource, images_in, is_bag
+from yolox_trt.core.images import ImageFiles, ImageSource, images_in, is_bag, read_image_size
 from yolox_trt.core.input_size import Size
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
@@ -143,7 +142,7 @@ class CalibrationInputs:
     def shapes(self) -> Iterator[Size]:
         """Read (height, width) of one image after the other: of files all, of a bag the first."""
         for path in getattr(self._images, "paths", ()):
-            yield image_size(memoryview(Path(path).read_bytes()))
+            yield read_image_size(path)
         if not isinstance(self._images, ImageFiles):
             yield from (frame.source_size for frame in itertools.islice(self._images, 1))
 
