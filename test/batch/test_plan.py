@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -13,11 +16,14 @@ import numpy as np
 import pytest
 from support.bags import write_bag
 
+from yolox_trt.batch import places, plan
 from yolox_trt.batch.frames import PIECE_BYTES, open_part, pieces
 from yolox_trt.batch.options import SourceOptions
+from yolox_trt.batch.places import local_copy, place_of
 from yolox_trt.batch.plan import BAG, IMAGES, plan_parts
 from yolox_trt.core.errors import ConfigurationError, MissingDependencyError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.ros.tools.bag import ImageBag
 
 CUT = SourceOptions(part_frames=3)
@@ -158,3 +164,64 @@ def test_pieces_have_a_limit_and_are_whole_batches() -> None:
     assert [len(piece) for piece in pieces(small, 3)] == [18, 2]
     large = [Frame.from_array(np.zeros((PIECE_BYTES // 3000, 1000, 3), np.uint8))] * 5
     assert [len(piece) for piece in pieces(large, 2)] == [2, 2, 1]
+
+
+def test_each_list_is_read_once(drives: Path, tmp_path: Path) -> None:
+    """Lists that name the next one twice would name 2^25 of the last."""
+    for number in range(25):
+        below = f"{number + 1}.txt" if number < 24 else f"{drives}/day"
+        (tmp_path / f"{number}.txt").write_text(f"{below}\n./{below}\n" if number < 24 else below)
+    (tmp_path / "all.txt").write_text("".join(f"{number}.txt\n" for number in range(25)))
+    for first in ("0.txt", "all.txt"):
+        assert {part.source for part in plan_parts([f"{tmp_path}/{first}"], CUT)} == {
+            f"{drives}/day"
+        }
+
+
+def test_a_chain_of_lists_has_an_end(tmp_path: Path) -> None:
+    for number in range(600):
+        (tmp_path / f"{number}.txt").write_text(f"{number + 1}.txt\n")
+    with pytest.raises(ConfigurationError, match="named through 64 others"):
+        plan_parts([f"{tmp_path}/0.txt"], CUT)
+
+
+def test_a_list_without_an_end_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(ConfigurationError, match="no plain file"):
+        plan_parts([f"{tmp_path}/pipe.txt"], CUT)
+    monkeypatch.setattr(plan, "LIMITS", replace(LIMITS, json_bytes=100))
+    fsspec.filesystem("memory").pipe("/lists/long.txt", b"x" * 101)
+    (tmp_path / "long.txt").write_bytes(b"x" * 101)
+    for name in (f"{tmp_path}/long.txt", "memory://lists/long.txt"):
+        with pytest.raises(ConfigurationError, match="more than 100 bytes"):
+            plan_parts([name], CUT)
+
+
+def test_what_a_bag_says_of_itself_makes_no_parts_without_number(tmp_path: Path) -> None:
+    write_bag(tmp_path / "drive", count=1)
+    file = tmp_path / "drive/metadata.yaml"
+    text, changes = re.subn(r"message_count: \d+", f"message_count: {10**17}", file.read_text())
+    text, more = re.subn(r"\bnanoseconds: \d+", f"nanoseconds: {10**18}", text)
+    assert changes and more
+    file.write_text(text)
+    parts = plan_parts([f"{tmp_path}/drive"], CUT)
+    assert len(parts) == LIMITS.bag_parts
+    assert parts[-1].span[1] == 2**63 - 1
+
+
+def test_a_copy_takes_no_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/films/a.mp4": bytes(60), "/films/bag/a": bytes(30), "/films/bag/b": bytes(30)})
+    for room, fits in ((60, True), (59, False)):
+        monkeypatch.setattr(places, "scratch_room", lambda room=room: room)
+        for name in ("a.mp4", "bag"):
+            copy = local_copy(place_of(f"memory://films/{name}"))
+            if fits:
+                with copy as path:
+                    files = [path] if path.is_file() else list(path.iterdir())
+                    assert sum(each.stat().st_size for each in files) == 60
+                continue
+            with pytest.raises(ConfigurationError, match="has more than 59 bytes"):
+                copy.__enter__()

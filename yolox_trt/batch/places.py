@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from yolox_trt.core.errors import ConfigurationError, MissingDependencyError
-from yolox_trt.core.files import read_at_most, read_upto, write_atomically
+from yolox_trt.core.files import read_at_most, read_upto, scratch_room, write_atomically
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import parse_path
 from yolox_trt.core.optional import require
 
@@ -68,10 +68,15 @@ def is_remote(place: Place) -> bool:
 
 @contextlib.contextmanager
 def local_copy(place: Place) -> Iterator[Path]:
-    """Yield a path of this machine with a file's or folder's content: itself, or a copy."""
+    """Yield a path of this machine with a file's or folder's content: itself, or a copy.
+
+    Raises:
+        ConfigurationError: it cannot be reached, or is larger than what may be copied.
+    """
     if not is_remote(place):
         yield place
         return
+    left = room = scratch_room()
     with tempfile.TemporaryDirectory(prefix="yolox_trt_batch_") as folder:
         target = Path(folder, place.name)
         with reaching(place):
@@ -81,8 +86,21 @@ def local_copy(place: Place) -> Iterator[Path]:
             for file in files:
                 own = target if file is place else target / file.name
                 with file.open("rb") as source, own.open("wb") as copy:
-                    shutil.copyfileobj(source, copy, 1 << 20)
+                    while data := source.read(1 << 20):
+                        left -= len(data)
+                        if left < 0:
+                            raise _too_large(place, room)
+                        copy.write(data)
         yield target
+
+
+def _too_large(place: Place, room: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"'{place}', which must be copied to be read and has more than {room} bytes",
+        expected=f"at most {LIMITS.scratch_bytes} bytes, and half of what is free in "
+        f"{tempfile.gettempdir()}",
+        fix="set TMPDIR to a folder with more room, or copy it to this machine yourself",
+    )
 
 
 def read_place(place: Place, most: int) -> bytes:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from yolox_trt.batch.options import SourceOptions
-from yolox_trt.batch.places import Place, is_remote, place_of, reaching
+from yolox_trt.batch.places import Place, is_remote, place_of, reaching, read_place
 from yolox_trt.core.coco import find_images, read_instances
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
-from yolox_trt.core.files import read_at_most
 from yolox_trt.core.images import BAG_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.progress import Progress, no_progress
@@ -87,7 +86,8 @@ def plan_parts(
         ConfigurationError: a source does not exist, or is none; told before any is opened.
         MissingDependencyError: the package of a scheme is missing.
     """
-    found = _gathered([each for source in sources for each in _expanded(source)])
+    read: set[str] = set()
+    found = _gathered([each for source in sources for each in _expanded(source, read)])
     parts: list[Part] = []
     for done, (place, kind) in enumerate(found, start=1):
         parts += _parts_of(place, kind, options)
@@ -119,11 +119,14 @@ def _gathered(found: Sequence[tuple[Place, str]]) -> list[tuple[Place, str]]:
     return gathered
 
 
-def _expanded(text: str, lists: tuple[str, ...] = ()) -> Iterator[tuple[Place, str]]:
+def _expanded(
+    text: str, read: set[str], lists: tuple[str, ...] = ()
+) -> Iterator[tuple[Place, str]]:
     """Yield the bags, videos, image folders and images that a source names, with their kinds.
 
     Args:
         text: the source.
+        read: the lists that are done: what they name counts once. This one is added.
         lists: the lists through which it is named, from the first one on.
     """
     place = place_of(text)
@@ -143,7 +146,7 @@ def _expanded(text: str, lists: tuple[str, ...] = ()) -> Iterator[tuple[Place, s
             yield images, IMAGES
         for each in known:
             if each not in images:
-                yield from _expanded(str(each), lists)
+                yield from _expanded(str(each), read, lists)
         return
     if not exists:
         raise ConfigurationError(
@@ -154,7 +157,7 @@ def _expanded(text: str, lists: tuple[str, ...] = ()) -> Iterator[tuple[Place, s
     if is_folder:
         yield from _in_folder(place)
     elif place.suffix.lower() == ".txt":
-        yield from _in_list(place, lists)
+        yield from _in_list(place, read, lists)
     elif kind := _kind_of_file(place):
         yield ([place] if kind == IMAGES else place), kind
     else:
@@ -202,7 +205,7 @@ def _in_folder(folder: Place) -> Iterator[tuple[Place, str]]:
         )  # fmt: skip
 
 
-def _in_list(file: Place, lists: tuple[str, ...]) -> Iterator[tuple[Place, str]]:
+def _in_list(file: Place, read: set[str], lists: tuple[str, ...]) -> Iterator[tuple[Place, str]]:
     lists = (*lists, str(file.resolve()))
     if lists[-1] in lists[:-1]:
         raise ConfigurationError(
@@ -210,13 +213,22 @@ def _in_list(file: Place, lists: tuple[str, ...]) -> Iterator[tuple[Place, str]]
             expected=_EXPECTED,
             fix=f"take it out of '{lists[-2]}'",
         )
+    if lists[-1] in read:
+        return
+    read.add(lists[-1])
+    if len(lists) > LIMITS.document_depth:
+        raise ConfigurationError(
+            f"list '{lists[-1]}', named through {len(lists) - 1} others",
+            expected=f"at most {LIMITS.document_depth} lists that name one another",
+            fix="put the sources into one list",
+        )
     with reaching(file):
-        data = file.read_bytes() if is_remote(file) else read_at_most(file, LIMITS.json_bytes)
+        data = read_place(file, LIMITS.json_bytes)
     lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
-    for line in lines:
+    for line in dict.fromkeys(lines):
         if line and not line.startswith("#"):
             below = "://" in line or line.startswith(("/", "~"))
-            yield from _expanded(line if below else str(file.parent / line), lists)
+            yield from _expanded(line if below else str(file.parent / line), read, lists)
 
 
 def label_file(folder: Place) -> Place | None:

@@ -140,7 +140,10 @@ class Limits(OptionGroup):
         1 << 16, unit="bytes", help="A message between multi_camera and an ingest process."
     )
     document_depth: int = option(
-        64, unit="levels", help="Nesting of a JSON or YAML document, file, parameter or metadata."
+        64,
+        unit="levels",
+        help="Nesting of a JSON or YAML document, file, parameter or metadata; "
+        "lists of sources that name one another.",
     )
     json_bytes: int = option(
         64 << 20, unit="bytes", help="A JSON file, a calibration cache, a list of images."
