@@ -67,6 +67,7 @@ def test_plain_values_become_typed_ones() -> None:
     [
         ("rate", -1.0, "0 to 100 Hz"),
         ("rate", float("nan"), "a number"),
+        ("rate", 10**400, "a number"),
         ("factor", 0.0, "above 0"),
         ("depth", 0, "at least 1"),
         ("depth", True, "a whole number"),

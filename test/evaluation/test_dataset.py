@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from yolox_trt.core import ConfigurationError
+from yolox_trt.core.coco import read_instances
 from yolox_trt.core.labels import COCO_CATEGORY_IDS, COCO_CLASSES
 from yolox_trt.evaluation.dataset import Dataset, load_dataset
 from yolox_trt.evaluation.options import DatasetOptions
@@ -160,6 +161,33 @@ def test_what_label_tools_leave_out(tmp_path: Path) -> None:
     (annotation,) = dataset.first(1).ground_truth["annotations"]
     assert (annotation["area"], annotation["iscrowd"], annotation["image_id"]) == (80, 0, 7)
     assert dataset.categories_of(["person"]) == {0: 1}
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("annotations", {"iscrowd": 1e27}),
+        ("annotations", {"iscrowd": 2}),
+        ("annotations", {"image_id": 10**30}),
+        ("annotations", {"category_id": -(10**30)}),
+        ("categories", {"id": 2**63}),
+        ("images", {"id": 1e300}),
+        ("images", {"width": 10**30}),
+        ("images", {"height": 0}),
+    ],
+)
+def test_numbers_that_no_label_has(tmp_path: Path, part: str, change: dict[str, Any]) -> None:
+    """They are told before any image is looked at."""
+    truth: dict[str, Any] = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 4, "width": 5}],
+        "annotations": [{"image_id": 7, "category_id": 1, "bbox": [2, 3, 10, 8]}],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    truth[part][0] |= change
+    path = tmp_path / "instances_a.json"
+    path.write_text(json.dumps(truth))
+    with pytest.raises(ConfigurationError, match=rf"{part}\[0\] of .* which is not from"):
+        read_instances(path, sizes=True, fix="mend it")
 
 
 @pytest.mark.parametrize(

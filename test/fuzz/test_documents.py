@@ -50,7 +50,14 @@ BOMBS = (
     b"9" * 5000,
 )
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.just(10**400)
+    | st.floats()
+    | st.text(max_size=20)
+)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (

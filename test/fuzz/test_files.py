@@ -25,7 +25,9 @@ from yolox_trt.batch.manifest import read_manifest
 from yolox_trt.compiler.inspect.inspector import read_profile
 from yolox_trt.compiler.int8.calibration_cache import CacheOptions as CalibrationCacheOptions
 from yolox_trt.compiler.int8.calibration_cache import cache_bytes, read_cache
+from yolox_trt.compiler.int8.collect import Statistics
 from yolox_trt.compiler.int8.dynamic_ranges import DynamicRanges
+from yolox_trt.compiler.int8.histogram import Histogram
 from yolox_trt.compiler.int8.images import image_paths
 from yolox_trt.compiler.int8.options import QuantizeOptions
 from yolox_trt.core.errors import YoloxTrtError
@@ -162,6 +164,49 @@ def test_tables(folder: Path, data: st.DataObject) -> None:
     (folder / "manifest.parquet").write_bytes(table)
     refused(lambda: read_table(folder / "manifest.parquet"))
     refused(lambda: read_manifest(folder, ".parquet"))
+
+
+def statistics() -> bytes:
+    found = Statistics(images=2, channel_amax={"a": np.ones(3, np.float32)}, input_copies={"a"})
+    found.histograms["a"] = histogram = Histogram()
+    histogram.add(np.linspace(-3, 2, 50, dtype=np.float32))
+    return found.to_bytes()
+
+
+STATISTICS = statistics()
+
+
+@examples(40)
+@given(data=st.data())
+def test_statistics(data: st.DataObject) -> None:
+    """What is read can be merged, and gives ranges."""
+    if data.draw(st.booleans()):
+        content = data.draw(damaged(STATISTICS))
+    else:
+        arrays = dict(np.load(io.BytesIO(STATISTICS)))
+        name = data.draw(st.sampled_from(sorted(arrays)))
+        shape = data.draw(
+            st.just(arrays[name].shape) | st.sampled_from(((), (4,), (1, 4), (5000,)))
+        )
+        value = data.draw(st.sampled_from((0, -1, 1, 1e-300, 1e300, np.nan, np.inf, 2**62, "a")))
+        kind = data.draw(st.just(None) | st.just(arrays[name].dtype))
+        try:
+            with np.errstate(invalid="ignore"):
+                arrays[name] = np.full(shape, value, kind)
+        except (ValueError, OverflowError):
+            arrays[name] = np.full(shape, value)
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        content = file.getvalue()
+    keep(content)
+
+    def read() -> None:
+        merged = Statistics.from_bytes(STATISTICS)
+        merged.merge(Statistics.from_bytes(content))
+        for algorithm in ("max", "entropy", "percentile"):
+            merged.ranges(algorithm)
+
+    refused(read)
 
 
 NUMBERS = st.none() | st.sampled_from((-(2**31), -1, 0, 1, 2**31 - 1))

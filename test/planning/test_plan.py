@@ -280,6 +280,11 @@ def test_calls_that_overlap_make_room() -> None:
         ({"max_batch": math.inf}, "`max_batch` = inf"),
         ({"devices": {"gpu": {"m": 4.0}, "dla1": {}}}, r"devices\.dla1 without a model"),
         ({"devices": {"gpu": {"m": {"batch": {0: 1.0, 1: 4.0}}}}}, "batch size 0"),
+        ({"devices": {"gpu": {"m": 10**400}}}, "int too large"),
+        ({"devices": {"gpu": {"m": [10**400]}}}, "int too large"),
+        ({"devices": {"gpu": {"m": {"batch": {1: 10**400}}}}}, "int too large"),
+        ({"cameras": {"a": {"rate": 10**400}}}, "`rate` = 1000"),
+        ({"contention": {"gpu_with_dla": 10**400}}, "`gpu_with_dla` = 1000"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:

@@ -175,6 +175,17 @@ def test_batch_norm_must_be_folded_first(tmp_path: Path) -> None:
         ([1, 2], "without the entries"),
         ({"config": {}, "state": {"a": 1}}, "more than tensors"),
         ({"config": {"colour": 1}, "state": {}}, "of another kind"),
+        ({"config": {}, "state": {1: torch.zeros(1)}}, "more than tensors"),
+        ({"config": {}, "state": {"a": torch.zeros(3).to_sparse()}}, "sparse, quantised"),
+        ({"config": {}, "state": {"a": torch.eye(3).to_sparse_csr()}}, "sparse, quantised"),
+        ({"config": {}, "state": {"a": torch.empty(1 << 40, device="meta")}}, "sparse, quantised"),
+        (
+            {
+                "config": {},
+                "state": {"a": torch.quantize_per_tensor(torch.zeros(4), 1, 0, torch.qint8)},
+            },
+            "sparse, quantised",
+        ),
     ],
 )
 def test_weights_that_are_none_are_named(tmp_path: Path, saved: Any, message: str) -> None:

@@ -67,6 +67,36 @@ def test_a_run_that_was_ended_goes_on_to_the_same_weights(job: TrainJob, tmp_pat
     assert log[-1]["step"] == 4 and {"seconds", "total", "box"} <= log[-1].keys()
 
 
+SOUND: dict[str, Any] = {"training": {}, "step": 1, "seconds": 1.5, "log": []}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": None}, {"step": "x"}, {"step": -1}, {"seconds": None}, {"seconds": float("nan")},
+        {"log": 3}, {"log": [3]}, {"random": 3}, {"random": [3]}, {"random": [{}]},
+        {"random": [{"cpu": torch.zeros(3)}]}, {"random": {"cpu": None}},
+    ],
+)  # fmt: skip
+def test_the_state_of_a_run_is_checked_before_it_goes_on(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save(SOUND, path)
+    assert read_training(path) == {**SOUND, "random": []}
+    random = [{"cpu": torch.get_rng_state()}]
+    for whole in (random, random[0]):  # older versions knew one process
+        torch.save({**SOUND, "random": whole}, path)
+        assert [state.keys() for state in read_training(path)["random"]] == [{"cpu"}]
+    torch.save({**SOUND, **change}, path)
+    with pytest.raises(ModelError, match=r"state of a run that is damaged.*expected"):
+        read_training(path)
+    torch.save({name: value for name, value in SOUND.items() if name not in change}, path)
+    if "random" not in change:
+        with pytest.raises(ModelError, match=r"that is damaged \(no '(step|seconds|log)'"):
+            read_training(path)
+
+
 def test_checkpoints_and_the_model_are_written_while_it_trains(job: TrainJob) -> None:
     """What is killed leaves a model, too; exporting it does not change what is learned."""
     job = replace(job, options=replace(job.options, steps=2))

@@ -16,7 +16,7 @@ from yolox_trt.batch.detection import files_of, hash_of
 from yolox_trt.batch.frames import open_part
 from yolox_trt.batch.job import Job, Outcome, Worker
 from yolox_trt.batch.manifest import Manifest
-from yolox_trt.batch.places import read_place
+from yolox_trt.batch.places import reaching, read_place
 from yolox_trt.batch.plan import IMAGES, Part
 from yolox_trt.compiler.int8.collect import Statistics, collect_statistics, float_tensors
 from yolox_trt.compiler.int8.images import float_model, inputs_of
@@ -131,7 +131,9 @@ def merged_statistics(manifest: Manifest) -> Statistics:
     """
     merged: Statistics | None = None
     for _, place in manifest.done():
-        statistics = Statistics.from_bytes(read_place(place, LIMITS.result_bytes))
+        with reaching(place):
+            data = read_place(place, LIMITS.result_bytes)
+        statistics = Statistics.from_bytes(data)
         if merged is None:
             merged = statistics
         else:

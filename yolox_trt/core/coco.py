@@ -79,8 +79,16 @@ def read_instances(
     return checked
 
 
+def _whole(value: Any, low: int = -(2**63), high: int = 2**63 - 1) -> int:
+    """Return a whole number in its range, which by default is that of 64 bits."""
+    number = int(value)
+    if not low <= number <= high:
+        raise ValueError(f"{str(value)[:40]}, which is not from {low} to {high}")
+    return number
+
+
 def _image(entry: Entry) -> Entry:
-    return {"id": int(entry["id"]), "file_name": name_below(entry["file_name"])}
+    return {"id": _whole(entry["id"]), "file_name": name_below(entry["file_name"])}
 
 
 def name_below(name: Any) -> str:
@@ -96,14 +104,12 @@ def name_below(name: Any) -> str:
 
 
 def _sized_image(entry: Entry) -> Entry:
-    height, width = int(entry["height"]), int(entry["width"])
-    if height < 1 or width < 1:
-        raise ValueError(f"height {height}, width {width}")
+    height, width = (_whole(entry[side], 1, 2**31 - 1) for side in ("height", "width"))
     return {**_image(entry), "height": height, "width": width}
 
 
 def _category(entry: Entry) -> Entry:
-    return {"id": int(entry["id"]), "name": str(entry["name"])}
+    return {"id": _whole(entry["id"]), "name": str(entry["name"])}
 
 
 def _annotation(entry: Entry) -> Entry:
@@ -115,11 +121,11 @@ def _annotation(entry: Entry) -> Entry:
     if not math.isfinite(area):
         raise ValueError(f"area {area}")
     return {
-        "image_id": int(entry["image_id"]),
-        "category_id": int(entry["category_id"]),
+        "image_id": _whole(entry["image_id"]),
+        "category_id": _whole(entry["category_id"]),
         "bbox": bbox,
         "area": area,
-        "iscrowd": int(entry.get("iscrowd") or 0),
+        "iscrowd": _whole(entry.get("iscrowd") or 0, 0, 1),
     }
 
 

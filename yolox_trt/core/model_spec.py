@@ -16,6 +16,7 @@ from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError, ModelError
 from yolox_trt.core.letterbox import PAD_VALUE, RESIZES
 from yolox_trt.core.limits import LIMITS, clean_text
+from yolox_trt.core.option import as_float
 
 #: ONNX metadata_props keys; values are JSON. Written by training, surgery and quantisation,
 #: read by graph.spec.
@@ -169,7 +170,7 @@ class Preprocessing:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and math.isfinite(as_float(value))
 
 
 #: First words of the option `preprocessing`.

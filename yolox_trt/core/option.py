@@ -423,6 +423,14 @@ def _kind_of(default: Any) -> Kind:
     raise TypeError(f"an option with the default {default!r} needs `kind`")
 
 
+def as_float(value: float) -> float:
+    """Return a number in 64 bits; infinity for a whole one that is too large for them."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _convert(kind: Kind, value: Any) -> Any:
     """Return the value in the kind's Python type, or None if it is of another type."""
     if kind is Kind.BOOL:
@@ -432,7 +440,8 @@ def _convert(kind: Kind, value: Any) -> Any:
     if kind is Kind.DOUBLE:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
-        return float(value) if math.isfinite(value) else None
+        number = as_float(value)
+        return number if math.isfinite(number) else None
     if kind is Kind.STRING:
         return value if isinstance(value, str) else None
     if value is None:

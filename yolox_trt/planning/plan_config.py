@@ -375,7 +375,7 @@ def _latency(value: Any, where: str, folder: Path) -> LatencyModel:
                 if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                     raise ValueError(f"batch size {size!r} is not a whole number of at least 1")
             return BatchLatency({size: float(table[size]) / 1e3 for size in table})
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f" ({error})"
         if isinstance(error, ConfigurationError):
             reason = f" ({error.found}, expected {error.expected})"

@@ -71,14 +71,21 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
     wrong = ""
     if not isinstance(config, dict) or not isinstance(state, dict):
         wrong = "without the entries `config` and `state`"
-    elif not all(isinstance(value, Tensor) for value in state.values()):
+    elif not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         wrong = "whose `state` holds more than tensors"
+    elif not all(map(_is_plain, state.values())):
+        wrong = "whose `state` holds tensors that are sparse, quantised or without values"
     elif any(value.nbytes > value.untyped_storage().nbytes() for value in state.values()):
         wrong = "whose `state` repeats values, and would grow"  # a stride of 0
     if wrong:
         raise ModelError(f"'{path}' {wrong}", expected=_EXPECTED, fix=_FIX)
     assert isinstance(config, dict) and isinstance(state, dict)
     return config, {key: value.float() for key, value in state.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    strided = tensor.layout is torch.strided and not tensor.is_nested
+    return strided and tensor.device.type == "cpu" and not tensor.is_quantized
 
 
 def write_checkpoint(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -18,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolox_trt.core.errors import ModelError
+from yolox_trt.core.errors import FILE_ERRORS, ModelError
 from yolox_trt.core.option import options_of
-from yolox_trt.core.output_paths import write_json
+from yolox_trt.core.output_paths import json_text, write_json
 from yolox_trt.core.progress import Progress
 from yolox_trt.training.checkpoint import load_file, save_file
 from yolox_trt.training.options import Job, RunOptions
@@ -128,7 +129,38 @@ def read_training(path: Path | None, *, weights_too: bool = False) -> dict[str, 
             expected="a checkpoint.pt that the same command wrote",
             fix=("correct ", options_of(Job)["resume"]),
         )
-    return saved if "training" in saved else {}
+    if "training" not in saved:
+        return {}
+    with ModelError.instead_of(
+        (*FILE_ERRORS, RuntimeError),
+        f"'{path}' with a state of a run that is damaged",
+        expected="a checkpoint.pt that the same command wrote",
+        fix=("correct ", options_of(Job)["resume"]),
+    ):
+        return {**saved, **_progress_of(saved)}
+
+
+def _progress_of(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return step, seconds, log and states of random numbers, where they are that.
+
+    Raises:
+        FILE_ERRORS, RuntimeError: one of them is something else.
+    """
+    step, seconds, log = saved["step"], saved["seconds"], saved["log"]
+    if not isinstance(step, int) or not 0 <= step < 2**53:
+        raise ValueError(f"step {step!r:.40}")
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds {seconds!r:.40}")
+    if not isinstance(log, list) or not all(isinstance(each, dict) for each in log):
+        raise TypeError(f"a log {log!r:.40}")
+    json_text(log)
+    random = saved.get("random", [])
+    states = [random] if isinstance(random, dict) else random  # of one process, in older versions
+    if not isinstance(states, list):
+        raise TypeError(f"random {random!r:.40}")
+    for state in states:
+        torch.Generator().set_state(state["cpu"])
+    return {"step": step, "seconds": float(seconds), "log": log, "random": states}
 
 
 def run_training(
@@ -237,8 +269,6 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
 def _set_random_state(trainer: Trainer, resumed: Mapping[str, Any]) -> None:
     """Go on with the random numbers of a checkpoint; else give each process its own."""
     ranks, states = trainer.ranks, resumed.get("random", [])
-    if isinstance(states, dict):  # of a version that knew one process alone
-        states = [states]
     if resumed and len(states) != ranks.count:
         _log.warning(
             "the run was %d processes and is %d now: it goes on with the same weights, batch and "

@@ -2,6 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics are those of the tensors."""
 
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from support.int8_graphs import SILU, images, run
@@ -44,3 +50,62 @@ def test_statistics_of_parts_are_written_read_and_merged_into_those_of_all():
         Statistics.from_bytes(b"PK broken")
     with pytest.raises(ConfigurationError, match="on one side alone"):
         merged.merge(Statistics())
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("scalars_1", lambda s: s * [np.nan, 1, 1, 1]),
+        ("scalars_1", lambda s: s * [-1, 1, 1, 1]),
+        ("scalars_1", lambda s: s * [1e-300, 1, 1, 1]),
+        ("scalars_1", lambda s: s * [1, np.nan, 1, 1]),
+        ("scalars_1", lambda s: s + np.array([0, 0.5, 0, 0])),
+        ("scalars_1", lambda s: s + np.array([0, 1e300, 0, 0])),
+        ("scalars_1", lambda s: s * [1, 1, 1, np.inf]),
+        ("scalars_1", lambda s: s * [1, 1, np.nan, 1]),
+        ("scalars_1", lambda s: s[:3]),
+        ("counts_1", lambda c: np.ones(1 << 20, np.int64)),
+        ("counts_1", lambda c: np.array(["a"])),
+        ("counts_1", lambda c: c.reshape(1, -1)),
+        ("counts_1", lambda c: c.astype(np.float64)),
+        ("counts_1", lambda c: -c),
+        ("counts_1", lambda c: c | (1 << 62)),
+        ("channels_1", lambda c: c.astype(str)),
+        ("channels_1", lambda c: c.reshape(1, -1)),
+        ("channels_1", lambda c: c * np.float32(np.nan)),
+        ("names", lambda n: np.arange(len(n))),
+        ("images", lambda i: np.array(-1)),
+        ("images", lambda i: np.array(0.5)),
+        ("images", lambda i: np.array([1, 1])),
+    ],
+)
+def test_statistics_that_nobody_has_collected_are_refused(
+    name: str, change: Callable[[Any], Any]
+) -> None:
+    data = collect_statistics(SILU, images(SILU)).to_bytes()
+    assert Statistics.from_bytes(data).to_bytes() == data
+    arrays = dict(np.load(io.BytesIO(data)))
+    file = io.BytesIO()
+    np.savez_compressed(file, **{**arrays, name: change(arrays[name])})
+    with pytest.raises(ConfigurationError, match="no statistics"):
+        Statistics.from_bytes(file.getvalue())
+
+
+def test_statistics_of_other_sizes_are_not_merged() -> None:
+    one, other = (collect_statistics(SILU, images(SILU)) for _ in range(2))
+    name = next(iter(other.channel_amax))
+    other.channel_amax[name] = np.ones(99, np.float32)
+    with pytest.raises(ConfigurationError, match=f"{name} with .* channels, and with 99"):
+        one.merge(other)
+
+
+def test_statistics_that_grow_when_they_are_read_are_refused() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as entries:
+        entries.writestr("names.npy", b"")
+    # The number of bytes that the folder at the end of the file states.
+    data, size = bytearray(file.getvalue()), struct.pack("<I", 1 << 31)
+    at = data.rindex(b"PK\x01\x02")
+    data[at + 24 : at + 28] = size
+    with pytest.raises(ConfigurationError, match="2147483648 bytes, packed"):
+        Statistics.from_bytes(bytes(data))

@@ -22,6 +22,7 @@ from yolox_trt.compiler.int8.layers import quantizable_inputs
 from yolox_trt.compiler.int8.options import no_images
 from yolox_trt.compiler.int8.session import Session, check_input
 from yolox_trt.core.errors import ConfigurationError, EngineError
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Value
 
@@ -53,7 +54,7 @@ class Statistics:
         (Histogram.merge); channel_amax does but for float rounding.
 
         Raises:
-            ConfigurationError: other tensors were watched.
+            ConfigurationError: other tensors were watched, or tensors of other sizes.
         """
         if self.histograms.keys() != other.histograms.keys():
             differing = sorted(self.histograms.keys() ^ other.histograms.keys())
@@ -67,6 +68,12 @@ class Statistics:
         share = other.images / max(self.images + other.images, 1)
         for name, amax in other.channel_amax.items():
             own = self.channel_amax.get(name, amax)
+            if own.shape != amax.shape:
+                raise ConfigurationError(
+                    f"statistics of {name} with {own.size} channels, and with {amax.size}",
+                    expected="the same tensors of the same model on both",
+                    fix="collect them again with one model",
+                )
             self.channel_amax[name] = (own * (1.0 - share) + amax * share).astype(np.float32)
         self.images += other.images
         self.input_copies |= other.input_copies
@@ -105,19 +112,22 @@ class Statistics:
             ),
             np.load(io.BytesIO(data), allow_pickle=False) as arrays,
         ):
+            size = sum(entry.file_size for entry in arrays.zip.infolist())
+            if size > LIMITS.result_bytes:
+                raise ValueError(f"{size} bytes, packed")
             histograms = {}
-            for index, name in enumerate(arrays["names"].tolist()):
+            for index, name in enumerate(_texts(arrays["names"])):
                 width, zeros, minimum, maximum = arrays[f"scalars_{index}"].tolist()
-                histograms[name] = histogram = Histogram()
-                histogram.width, histogram.zeros = width, int(zeros)
-                histogram.minimum, histogram.maximum = minimum, maximum
-                histogram.counts = arrays[f"counts_{index}"]
+                counts = arrays[f"counts_{index}"]
+                histograms[name] = Histogram.of(width, zeros, minimum, maximum, counts)
             channels = {
-                name: arrays[f"channels_{index}"]
-                for index, name in enumerate(arrays["channel_names"].tolist())
+                name: _magnitudes(arrays[f"channels_{index}"])
+                for index, name in enumerate(_texts(arrays["channel_names"]))
             }
-            copies = set(arrays["input_copies"].tolist())
-            return cls(histograms, int(arrays["images"]), channels, copies)
+            copies, images = set(_texts(arrays["input_copies"])), arrays["images"].item()
+            if not isinstance(images, int) or not 0 < images < 2**53:
+                raise ValueError(f"{images} images")
+            return cls(histograms, images, channels, copies)
 
     def ranges(self, algorithm: str, tensors: Iterable[str] | None = None) -> DynamicRanges:
         """Apply a calibration algorithm (see algorithms.parse_algorithm) to tensors, or to all.
@@ -131,6 +141,19 @@ class Statistics:
             histogram = self.histograms[name]
             found[name] = histogram.amax if name in self.input_copies else find(histogram)
         return DynamicRanges.from_amax(found, algorithm)
+
+
+def _texts(values: npt.NDArray[np.str_]) -> list[str]:
+    if values.ndim != 1 or values.dtype.kind != "U":
+        raise ValueError(f"{values.dtype} {values.shape} names")
+    texts: list[str] = values.tolist()
+    return texts
+
+
+def _magnitudes(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if values.ndim != 1 or values.dtype != np.float32 or not np.isfinite(values).all():
+        raise ValueError(f"{values.dtype} {values.shape} magnitudes of channels")
+    return values
 
 
 def float_tensors(graph: Graph) -> list[str]:

@@ -19,6 +19,8 @@ MAX_BINS = 2 * NUM_BINS
 
 #: Values counted in one call: OpenCV counts in float32, exact up to 2^24.
 _CHUNK = 2**23
+#: More values than there are: those of several histograms are added in 64 bits.
+_MOST = 2**53
 
 
 class Histogram:
@@ -44,6 +46,36 @@ class Histogram:
         self.zeros = 0
         self.minimum = np.inf
         self.maximum = -np.inf
+
+    @classmethod
+    def of(
+        cls,
+        width: float,
+        zeros: float,
+        minimum: float,
+        maximum: float,
+        counts: npt.NDArray[np.int64],
+    ) -> Histogram:
+        """Return a histogram of what the attributes of another one were.
+
+        Raises:
+            ValueError: no histogram has them.
+        """
+        made = cls()
+        made.zeros, made.minimum, made.maximum = int(zeros), minimum, maximum
+        if zeros != made.zeros or not 0 <= zeros < _MOST or np.isnan(minimum) or np.isnan(maximum):
+            raise ValueError(f"{zeros} zeros, and values from {minimum} to {maximum}")
+        if made.amax:
+            made._fit()
+        if width != made.width or counts.dtype != np.int64 or counts.shape != made.counts.shape:
+            raise ValueError(
+                f"{counts.dtype} {counts.shape} counts of width {width}; expected "
+                f"{made.counts.shape} of {made.width}"
+            )
+        if counts.size and (counts.min() < 0 or counts.sum(dtype=np.float64) >= _MOST):
+            raise ValueError("counts that are none")
+        made.counts = counts
+        return made
 
     @property
     def amax(self) -> float:
