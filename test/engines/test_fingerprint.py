@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from support.engine_files import EXAMPLE
 from support.yolox_graphs import build_yolox
 
 from yolox_trt.core.errors import EngineError, ModelError
+from yolox_trt.core.files import sha256_of
 from yolox_trt.engines.fingerprint import (
     Fingerprint,
     external_files,
     file_sha256,
     model_sha256,
 )
+from yolox_trt.graph.metadata import read_metadata
 
 CHANGES = {
     "onnx_sha256": "ac" * 32,
@@ -133,3 +136,13 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     path.write_bytes(np.random.default_rng(0).bytes(100))
     with pytest.raises(ModelError, match="not an ONNX model"):
         digest(path)
+
+
+def test_a_pipe_is_no_model(tmp_path: Path) -> None:
+    """Whoever opened one would wait for its writer."""
+    os.mkfifo(pipe := tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match="no plain file"):
+        external_files(pipe)
+    for read in (sha256_of, read_metadata):
+        with pytest.raises(OSError, match="no plain file"):
+            read(pipe)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
@@ -93,19 +92,14 @@ def open_plain(path: str | Path, flags: int = 0) -> BinaryIO:
         flags: more of those of os.open.
 
     Raises:
-        OSError: as os.open() does, or it is no plain file.
+        OSError: as open() does, or it is no plain file.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError("no plain file")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return os.fdopen(descriptor, "rb")
+    more = os.O_NONBLOCK | flags
+    file = open(path, "rb", opener=lambda name, own: os.open(name, own | more))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("no plain file")
+    return file
 
 
 def read_at_most(path: str | Path, most: int) -> bytes:
@@ -198,10 +192,10 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
-        OSError: as open() and read() do.
+        OSError: as open_plain() and read() do.
     """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.coco import name_below
 from yolox_trt.core.errors import EngineError, ModelError
-from yolox_trt.core.files import sha256_of
+from yolox_trt.core.files import open_plain, sha256_of
 from yolox_trt.core.optional import require
 
 if TYPE_CHECKING:
@@ -43,13 +43,16 @@ def external_files(path: Path) -> list[str]:
         ModelError: the file is not an ONNX model, or keeps weights outside of its own folder.
     """
     onnx = require("onnx", purpose="reading models")
-    with ModelError.instead_of(
-        Exception,  # protobuf's own exception types differ between versions
-        f"{path} is not an ONNX model",
-        expected="an ONNX file",
-        fix="export the model again",
+    with (
+        ModelError.instead_of(
+            Exception,  # protobuf's own exception types differ between versions
+            f"{path} is not an ONNX model",
+            expected="an ONNX file",
+            fix="export the model again",
+        ),
+        open_plain(path) as file,
     ):
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(file, load_external_data=False)
     external = (t for t in _tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL)
     entries = (entry for tensor in external for entry in tensor.external_data)
     locations = sorted({entry.value for entry in entries if entry.key == "location"})

@@ -9,6 +9,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from yolox_trt.core.files import open_plain
 from yolox_trt.core.optional import require
 
 #: Numbers of ModelProto.metadata_props and of the fields of StringStringEntryProto, in onnx.proto.
@@ -56,5 +57,6 @@ def read_metadata(path: Path) -> dict[str, str]:
         MissingDependencyError: onnx is missing.
     """
     model = _metadata_class()()
-    model.ParseFromString(path.read_bytes())
+    with open_plain(path) as file:
+        model.ParseFromString(file.read())
     return {each.key: each.value for each in model.metadata_props}
