@@ -43,7 +43,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-pip \
     && rosdep update --rosdistro humble \
     && rosdep install --from-paths src --ignore-src -y --rosdistro humble \
-    && pip install --no-cache-dir "numpy<2" onnx onnxruntime rosbags edgefirst-tracker cupy-cuda11x /tmp/*.whl \
+    && pip install --no-cache-dir "numpy<2" onnx onnxruntime "rosbags<0.12" edgefirst-tracker cupy-cuda11x /tmp/*.whl \
     && . /opt/ros/humble/setup.bash \
     && colcon build --packages-select yolox_trt \
     && rm -rf build log /tmp/*.whl /var/lib/apt/lists/*

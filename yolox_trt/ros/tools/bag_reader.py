@@ -10,10 +10,12 @@ beside this package has them as they are.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 from yolox_trt.core.errors import MissingDependencyError
@@ -31,16 +33,21 @@ def bounded_reader() -> Any:
     """Return rosbags.rosbag2.Reader, whose errors are those of a damaged bag where it is too large.
 
     Raises:
-        MissingDependencyError: rosbags is missing, or older than what is changed here.
+        MissingDependencyError: rosbags is missing, or of a version that is not changed so.
     """
     require("rosbags.rosbag2", purpose="reading bags")
-    mcap, sqlite3, reader = map(_copy, ("storage_mcap", "storage_sqlite3", "reader"))
-    if not (hasattr(mcap, "read_exact") and hasattr(reader, "zstd")):
+    try:
+        return _bounded(*map(_copy, ("storage_mcap", "storage_sqlite3", "reader")))
+    except (AttributeError, ImportError) as error:
         raise MissingDependencyError(
-            "rosbags of an old version, which reads bags of any size",
-            expected="0.11.8 or newer",
-            fix="pip install --upgrade rosbags",
-        )
+            f"rosbags {version('rosbags')}, whose reader has other parts ({error})",
+            expected="a version from 0.11.8 on, before 0.12",
+            fix="pip install 'rosbags>=0.11.8,<0.12'",
+        ) from error
+
+
+def _bounded(mcap: Any, sqlite3: Any, reader: Any) -> Any:
+    """Put limits into copies of rosbags' modules; return the class that reads bags."""
     zstd, lz4 = reader.zstd, importlib.import_module("lz4.frame")  # which rosbags brings
     mcap.read_exact = _checked(mcap.read_exact)
     mcap.msgsrc = _counted(mcap.msgsrc)
