@@ -16,7 +16,15 @@ from support.executors import PATIENCE, PATIENT, Recorder, wait_until
 from support.frames import random_frame
 from support.yolox_graphs import build_yolox
 
-from yolox_trt.core import Detections, EngineError, Frame, FrameError, PostprocessOptions, Roi
+from yolox_trt.core import (
+    ConfigurationError,
+    Detections,
+    EngineError,
+    Frame,
+    FrameError,
+    PostprocessOptions,
+    Roi,
+)
 from yolox_trt.core.encodings import ENCODINGS
 from yolox_trt.core.faults import DeviceBusyError
 from yolox_trt.detectors.cpu import CpuDetector
@@ -44,6 +52,16 @@ def test_is_a_detector(synthetic: CpuDetector) -> None:
     assert isinstance(synthetic, Detector)
     synthetic.warmup()
     assert synthetic.stage_times.total > 0
+
+
+def test_a_threshold_of_an_unknown_class_is_refused_before_work_begins(
+    synthetic: CpuDetector,
+) -> None:
+    """As by the CUDA detector, so that no call is under way that cannot end."""
+    wrong = PostprocessOptions(class_thresholds={5: 0.5})
+    with pytest.raises(ConfigurationError, match="class 5"):
+        synthetic.enqueue([random_frame("bgr8", 64, 96)], [wrong])
+    assert synthetic.in_flight == 0
 
 
 def test_batch_equals_single_frames(synthetic: CpuDetector) -> None:

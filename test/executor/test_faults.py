@@ -898,3 +898,51 @@ def test_a_detector_that_gives_too_few_results() -> None:
         )
         executor.submit(frame("a"))
         assert recorder.wait(lambda: bool(recorder.results["a"]), PATIENCE)
+
+
+def with_classes(count: int) -> Detector:
+    """The real preprocessing and decoding, two calls at once."""
+    spec = simulated_spec(64, 96, count)
+    return CpuDetector(*(SimulatedEngine(CPU, spec, ConstantLatency(0.001)) for _ in range(2)))
+
+
+@pytest.mark.parametrize("why", ["substitute", "frame's model"])
+def test_thresholds_that_do_not_fit_the_model_that_runs_cost_their_frames_alone(
+    faults: FaultInjector, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream of a model with eighty classes has a frame served by one with four."""
+    recorder = Recorder()
+    detectors = {(GPU, "eighty"): simulated(GPU, faults=faults), (CPU, "four"): with_classes(4)}
+    options = replace(PATIENT, backoff=2.0 * PATIENCE)  # the substitute has to serve
+    thresholds = PostprocessOptions(class_thresholds={7: 0.5})
+    with InferenceExecutor(detectors, options=options) as executor:
+        executor.add_stream(
+            StreamConfig(id="a", model="eighty", allow_model_change=True, options=thresholds),
+            recorder.on_result,
+            recorder.on_drop,
+        )
+        executor.add_stream(
+            StreamConfig(id="b", model="four"), recorder.on_result, recorder.on_drop
+        )
+        assert executor.wait_started(PATIENCE)
+        if why == "substitute":
+            faults.inject(Fault.RAISE)
+            executor.submit(picture("a", 1))
+            assert recorder.wait(lambda: recorder.drops["a"] == [(1, DropReason.FAILED)])
+        else:
+            executor.update_stream("a", model="four", options=PostprocessOptions())
+            executor.add_model("two", {CPU: with_classes(2)})
+            executor.update_stream("a", options=PostprocessOptions(class_thresholds={3: 0.5}))
+        expected = recorder.drops["a"].copy()
+        for number in range(2, 6):
+            model = "" if why == "substitute" else "two"
+            executor.submit(picture("a", number), model=model)
+            executor.submit(picture("b", number))
+            expected.append((number, DropReason.MALFORMED))
+            assert recorder.wait(lambda: recorder.drops["a"] == expected)
+            assert recorder.wait(lambda n=number: recorder.numbers("b")[-1:] == [n])  # type: ignore[misc]
+        snapshot = executor.snapshot()
+        assert snapshot.devices[CPU].status is DeviceStatus.IN_SERVICE
+        assert (snapshot.devices[CPU].errors, snapshot.streams["b"].dropped_total) == (0, 0)
+        check_counters(snapshot)
+    assert sum("stream a: class_thresholds for class" in m for m in caplog.messages) == 3

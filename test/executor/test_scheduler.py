@@ -17,6 +17,7 @@ from support.executors import CPU, DLA0, DLA1, GPU, adds_up, frame
 
 from yolox_trt.core import ConfigurationError, Device, EngineError
 from yolox_trt.core.contention import MEASURED_CONTENTION, Contention
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.engines.simulated import ConstantLatency, MeasuredLatency
 from yolox_trt.executor import SchedulerOptions, StreamConfig, SubmitOutcome
 from yolox_trt.executor.device_state import Batch, LoadedModel
@@ -525,3 +526,18 @@ def test_a_device_that_slows_down_little_by_little_is_judged_by_its_warm_up() ->
     scheduler.device_failed(GPU, now, EngineError("slow"))
     scheduler.device_started(GPU, now)
     assert (model.slow, model.time) == (False, 0.01)
+
+
+def test_a_batch_keeps_the_options_that_it_was_made_with() -> None:
+    """Those of an update are of another model, perhaps, and are not read beside a running call."""
+    models = {GPU: {"default": LoadedModel("default", 0.01)}}
+    scheduler = Scheduler(models, create_policy("static"))
+    scheduler.accepting = True
+    before, after = PostprocessOptions(score_threshold=0.7), PostprocessOptions()
+    scheduler.add_stream(StreamConfig(id="a", options=before), lambda _: None, None, 0.0)
+    scheduler.device_started(GPU, 0.0)
+    scheduler.submit(frame("a"), 0.0, 0.0)
+    batch, _ = scheduler.next_batch(GPU, 0.0)
+    assert isinstance(batch, Batch)
+    scheduler.update_stream("a", {"options": after}, 0.0)
+    assert [pending.options for pending in batch.frames] == [before]

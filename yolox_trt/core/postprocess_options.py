@@ -133,6 +133,36 @@ class PostprocessOptions(OptionGroup):
         return replace(self, class_thresholds=ids)
 
 
+class ThresholdTables:
+    """The threshold arrays of the options that were used last.
+
+    Args:
+        num_classes: classes of the network.
+    """
+
+    #: Options remembered at most.
+    _MOST = 256
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+        self._known: dict[int, tuple[PostprocessOptions, npt.NDArray[np.float32]]] = {}
+
+    def __call__(self, options: PostprocessOptions) -> npt.NDArray[np.float32]:
+        """Return what `threshold_array` does.
+
+        Raises:
+            ConfigurationError: class_thresholds names a class that the model does not have.
+        """
+        # Options are compared by identity: hashing their class thresholds would cost more.
+        known = self._known.get(id(options))
+        if known is None or known[0] is not options:
+            if len(self._known) >= self._MOST:
+                self._known.clear()
+            known = (options, options.threshold_array(self._num_classes))
+            self._known[id(options)] = known
+        return known[1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ThresholdOptions(PostprocessOptions):
     """PostprocessOptions, with thresholds of single classes as the user gives them."""

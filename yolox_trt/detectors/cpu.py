@@ -68,6 +68,8 @@ class CpuDetector(Detector):
         # Calls end in the order in which they begin: the engine used longest ago is free.
         runner = self._runners[self._calls % len(self._runners)]
         start = time.perf_counter()
+        for option in options:
+            self._postprocessor.thresholds(option)  # what does not fit is refused before any work
         try:
             letterboxes = [
                 self._preprocessor(frame.on_host(), image)

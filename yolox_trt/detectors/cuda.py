@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import EngineError, FrameError
@@ -22,7 +21,7 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import HeadLayout
 from yolox_trt.core.optional import require
-from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions, ThresholdTables
 from yolox_trt.detectors.detector import Detector, StageTimes, Ticket
 from yolox_trt.detectors.host_decode import HostDecode
 from yolox_trt.detectors.staging import Slot, Stager
@@ -100,7 +99,7 @@ class CudaDetector(Detector):
         self.graph_refusal = self._why_no_graph(cuda_graph)
         """Why no CUDA graph is used; empty if one is."""
         self._numbers = 0
-        self._tables: dict[int, tuple[PostprocessOptions, npt.NDArray[np.float32]]] = {}
+        self._thresholds = ThresholdTables(self.spec.num_classes)
         self._fit = lru_cache(_REMEMBERED)(Letterbox.fit)
         self._warned: set[str] = set()
         self.overflowed_candidates = 0
@@ -312,16 +311,6 @@ class CudaDetector(Detector):
                 fix=f"copy it there first, or make the detector with device gpu:{array.device.id}",
             )
         return replace(frame, device_array=array)
-
-    def _thresholds(self, options: PostprocessOptions) -> npt.NDArray[np.float32]:
-        # Options are compared by identity: hashing their class thresholds would cost more.
-        known = self._tables.get(id(options))
-        if known is None or known[0] is not options:
-            if len(self._tables) >= _REMEMBERED:
-                self._tables.clear()
-            known = (options, options.threshold_array(self.spec.num_classes))
-            self._tables[id(options)] = known
-        return known[1]
 
     def _stage(
         self, slot: Slot, frames: Sequence[Frame], options: Sequence[PostprocessOptions]

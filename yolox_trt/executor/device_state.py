@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.detectors.detector import Ticket
 from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import DeviceSnapshot, DeviceStatus, snapshot_of
@@ -63,6 +64,15 @@ class LoadedModel:
     def __post_init__(self) -> None:
         self.alone = self.warm_up = self.time
         self.batch_limit = self.max_batch
+
+    def refuses(self, stream: Stream) -> ConfigurationError | None:
+        """Return why its network cannot work by the options of a stream, None if it can."""
+        if self.num_classes:
+            try:
+                stream.config.options.threshold_array(self.num_classes)
+            except ConfigurationError as error:
+                return error
+        return None
 
     def record(self, seconds: float, alone: float, frames: int) -> None:
         """Take in the duration of one call.

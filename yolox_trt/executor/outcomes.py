@@ -12,6 +12,11 @@ def worth_logging(count: int) -> bool:
     return count & (count - 1) == 0
 
 
+def malformed(stream_id: str, error: Exception, count: int) -> str:
+    """Return the log's line for a frame that could not be read, the `count`th of its stream."""
+    return f"stream {stream_id}: {error} ({count} so far)"
+
+
 class DropReason(enum.Enum):
     """Why a frame gave no result. received = processed + dropped (all reasons) + in flight."""
 
@@ -28,7 +33,7 @@ class DropReason(enum.Enum):
     LATE = "late"
     """Its result came after `stale_after`, and `withhold_late` is set."""
     MALFORMED = "malformed"
-    """The detector could not read it (FrameError)."""
+    """The detector could not read it (FrameError), or the stream's options do not fit the model."""
     NO_DEVICE = "no_device"
     """No device in service may serve the stream."""
     STOPPED = "stopped"

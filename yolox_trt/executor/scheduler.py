@@ -16,11 +16,19 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.faults import DeviceBrokenError, HungError
 from yolox_trt.core.frame import Frame
 from yolox_trt.detectors.detector import StageTimes
+from yolox_trt.executor.batch_limits import BatchLimits
 from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
 from yolox_trt.executor.ledger import NOTHING, Ledger, Outcome
-from yolox_trt.executor.outcomes import REFUSALS, DropReason, SubmitOutcome, worth_logging
+from yolox_trt.executor.outcomes import (
+    REFUSALS,
+    DropReason,
+    SubmitOutcome,
+    malformed,
+    worth_logging,
+)
 from yolox_trt.executor.placement import DynamicPlacement, PlacementPolicy
 from yolox_trt.executor.placements import Placements
+from yolox_trt.executor.removed_streams import RemovedStreams
 from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.service_order import ServiceOrder
 from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot, ExecutorState
@@ -78,6 +86,7 @@ class Scheduler:
         self.accepting = False
         self._timeline = timeline
         self._ledger = Ledger(timeline)
+        self._batch_limits = BatchLimits(self.options.batch_recovery, self._ledger)
         self._contention = contention or Contention()
         self._contended = not self._contention.none
         self.placements = Placements(
@@ -88,10 +97,7 @@ class Scheduler:
         self._frame_policy = policy if isinstance(policy, DynamicPlacement) and choose else None
         self._order = ServiceOrder(self.options.starvation_limit)
         self._watchdog = self.options.watchdog or math.inf
-        self._leaving: list[Stream] = []
-        self._removed_received = 0
-        self._removed_processed = 0
-        self._removed_dropped = 0
+        self._removed = RemovedStreams()
         self._unknown_stream = 0
 
     # Streams ---------------------------------------------------------------------------------
@@ -133,8 +139,7 @@ class Scheduler:
         stream.removed = True
         self._drop_waiting(stream, DropReason.STOPPED, now)
         self.placements.put(stream, None)
-        self._leaving.append(stream)
-        self._count_removed()
+        self._removed.add(stream)
         self.placements.needed = True
         return self._ledger.outcome()
 
@@ -281,11 +286,13 @@ class Scheduler:
             return None  # another detector, whose calls would not wait for this one's
         chosen = [first]
         if model.max_batch > 1:
-            limit = self._batch_limit(state, model, now)
+            limit = self._batch_limits.of(state, model, now)
             chosen = [s for s in ready if s.model_on(state) is model][:limit]
             window_ends = first.gathering_since + self.options.batch_window
             if now < window_ends and len(chosen) < self._gatherable(state, model, limit):
                 return window_ends
+        if self._drop_unfit(chosen, model, now):
+            return self._choose(state, now)
         self._order.count(chosen, ready)
         frames = [stream.take(now) for stream in chosen]
         # Beside others, a call has only its part of the device.
@@ -299,6 +306,22 @@ class Scheduler:
             if stream.placed is not state:
                 self.placements.follow_frame(stream, state, now)
         return batch
+
+    def _drop_unfit(self, streams: Iterable[Stream], model: LoadedModel, now: float) -> bool:
+        """Drop the oldest frames of streams whose options the model cannot work by, if any.
+
+        Only here is it known which model it is: a substitute, or that of the frame.
+        """
+        found = False
+        for stream in streams:
+            if stream.config.options.class_thresholds and (error := model.refuses(stream)):
+                found = True
+                self._drop_oldest(stream, DropReason.MALFORMED, now)
+                stream.waiting_since = now if stream.queue else math.nan
+                if worth_logging(count := stream.dropped[DropReason.MALFORMED]):
+                    text = malformed(stream.config.id, error, count)
+                    self._ledger.happened(now, text, level=logging.WARNING)
+        return found
 
     def _ready(self, streams: Iterable[Stream], now: float) -> list[Stream]:
         """Return the streams with a frame that may start now; stale frames are dropped."""
@@ -322,21 +345,6 @@ class Scheduler:
         for device, batch in running.items():
             batch.advance(now)
             batch.slowdown = self._contention.slowdown(device, running)
-
-    def _batch_limit(self, state: DeviceState, model: LoadedModel, now: float) -> int:
-        shrunk = model.batch_limit < model.max_batch
-        if shrunk and now - model.limited_at > self.options.batch_recovery:
-            limit = min(model.max_batch, model.batch_limit * 2)
-            self._resize_batch(state, model, limit, "memory may suffice again", now)
-        return model.batch_limit
-
-    def _resize_batch(
-        self, state: DeviceState, model: LoadedModel, limit: int, why: str, now: float
-    ) -> None:
-        model.batch_limit, model.limited_at = limit, now
-        text = f"{state.name}: batch of {model.name} is {limit} now ({why})"
-        mark = f"batch {limit} ({why})"
-        self._ledger.happened(now, text, level=logging.WARNING, device=state.name, mark=mark)
 
     def _gatherable(self, state: DeviceState, model: LoadedModel, limit: int) -> int:
         """Return the most frames that waiting could bring together on this device."""
@@ -407,20 +415,12 @@ class Scheduler:
         for stream in batch.streams:
             stream.busy = False
             if stream.removed:
-                self._count_removed()
+                self._removed.count()
         asked = [d for s in batch.streams if s.queue for d in self._devices_for(s, now)]
         under_way = batch.state.under_way
         if under_way and batch.model.calls > 1:
             under_way[0].rearm(now)
         return asked
-
-    def _count_removed(self) -> None:
-        """Count the removed streams of which nothing is in flight or being delivered any more."""
-        for stream in [s for s in self._leaving if not s.busy]:
-            self._leaving.remove(stream)
-            self._removed_received += stream.received
-            self._removed_processed += stream.processed
-            self._removed_dropped += sum(stream.dropped.values())
 
     # Devices ---------------------------------------------------------------------------------
 
@@ -508,7 +508,7 @@ class Scheduler:
         if broken:
             state.last_error += f"; {_BROKEN_CONTEXT}"
             self._give_up(state, DeviceStatus.BROKEN, _BROKEN_CONTEXT, now)
-        self._count_removed()
+        self._removed.count()
         return self._devices_changed(f"{device} out of service", now)
 
     def device_lost(self, device: Device, now: float) -> Outcome:
@@ -538,7 +538,7 @@ class Scheduler:
     def shrink_batch(self, batch: Batch, limit: int, now: float) -> Outcome:
         """Note an out-of-memory error: calls of this model take fewer frames from now on."""
         batch.state.out_of_memory += 1
-        self._resize_batch(batch.state, batch.model, max(1, limit), "out of memory", now)
+        self._batch_limits.shrink(batch.state, batch.model, limit, now)
         return self._ledger.outcome()
 
     def _devices_changed(self, reason: str, now: float) -> Outcome:
@@ -589,9 +589,9 @@ class Scheduler:
             policy=self.policy.name,
             streams={name: stream.snapshot(now) for name, stream in self.streams.items()},
             devices={device: state.snapshot(now) for device, state in self.devices.items()},
-            removed_received=self._removed_received,
-            removed_processed=self._removed_processed,
-            removed_dropped=self._removed_dropped,
+            removed_received=self._removed.received,
+            removed_processed=self._removed.processed,
+            removed_dropped=self._removed.dropped,
             unknown_stream=self._unknown_stream,
             placements=self.placements.count,
         )

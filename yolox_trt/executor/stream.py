@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.executor.outcomes import DropReason, SubmitOutcome, worth_logging
 from yolox_trt.executor.rate_meter import RateMeter
 from yolox_trt.executor.snapshot import StreamSnapshot, snapshot_of
@@ -30,6 +31,8 @@ ResultCallback = Callable[[StreamResult], None]
 #: Called with an accepted frame that will give no result, and why.
 DropCallback = Callable[[Frame, DropReason], None]
 
+_DEFAULT_OPTIONS = PostprocessOptions()
+
 #: Latencies kept for the percentiles.
 LATENCY_WINDOW = 1000
 
@@ -45,6 +48,7 @@ class PendingFrame:
         submitted: when it entered the queue.
         deadline: when its result is due.
         model: the model that it is for, "" for the Stream's.
+        options: by which its detections are found: the Stream's when a device took it.
         failure: why it gives no result, None if it does or nobody knows yet.
     """
 
@@ -54,6 +58,7 @@ class PendingFrame:
     submitted: float
     deadline: float
     model: str = ""
+    options: PostprocessOptions = _DEFAULT_OPTIONS
     failure: DropReason | None = None
 
 
@@ -185,6 +190,7 @@ class Stream:
     def take(self, now: float) -> PendingFrame:
         """Start the oldest waiting frame."""
         pending = self.queue.popleft()
+        pending.options = self.config.options
         self.running = pending
         self.busy = True
         self.waiting_since = now if self.queue else math.nan

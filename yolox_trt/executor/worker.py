@@ -24,7 +24,7 @@ from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector, StageTimes
 from yolox_trt.executor.device_state import Batch, DeviceState
 from yolox_trt.executor.ledger import NOTHING, Outcome
-from yolox_trt.executor.outcomes import DropReason, worth_logging
+from yolox_trt.executor.outcomes import DropReason, malformed, worth_logging
 from yolox_trt.executor.snapshot import DeviceStatus
 from yolox_trt.executor.stream import Stream
 from yolox_trt.executor.stream_result import ResultTiming, StreamResult
@@ -185,7 +185,7 @@ class Worker:
             return self._run(batch)
         detector = self.detectors[batch.model.name]
         frames = [pending.frame for pending in batch.frames]
-        options = [stream.config.options for stream in batch.streams]
+        options = [pending.options for pending in batch.frames]
         try:
             with self._mark(batch) if self._nvtx else _UNMARKED:
                 batch.ticket = detector.enqueue(frames, options)
@@ -241,7 +241,7 @@ class Worker:
     def _detect(self, detector: Detector, batch: Batch) -> Sequence[Detections | None]:
         """Detect in all frames of a batch, in smaller pieces where that is needed."""
         frames = [pending.frame for pending in batch.frames]
-        options = [stream.config.options for stream in batch.streams]
+        options = [pending.options for pending in batch.frames]
         count = len(frames)
         results: list[Detections | None] = []
         step = count
@@ -258,9 +258,7 @@ class Worker:
                 batch.frames[start].failure = DropReason.MALFORMED
                 number = batch.streams[start].dropped[DropReason.MALFORMED] + 1
                 if worth_logging(number):
-                    _LOGGER.warning(
-                        "stream %s: %s (%d so far)", frames[start].stream_id, error, number
-                    )
+                    _LOGGER.warning("%s", malformed(frames[start].stream_id, error, number))
             except MemoryError:
                 if size == 1:
                     raise

@@ -28,7 +28,7 @@ from yolox_trt.core.errors import EngineError
 from yolox_trt.core.letterbox import Letterbox
 from yolox_trt.core.model_spec import FINISHED, HeadLayout, ModelSpec
 from yolox_trt.core.model_types import custom_detector
-from yolox_trt.core.postprocess_options import PostprocessOptions
+from yolox_trt.core.postprocess_options import PostprocessOptions, ThresholdTables
 from yolox_trt.kernels.reference.decode import Candidates, Decoder
 from yolox_trt.kernels.reference.finished import read_finished
 from yolox_trt.kernels.reference.masks import read_mask
@@ -53,6 +53,8 @@ class Postprocessor:
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._candidates = _candidates_of(spec)
+        #: The score threshold of each class.
+        self.thresholds = ThresholdTables(spec.num_classes)
         #: What was implausible in the frames so far, bits of IMPLAUSIBLE_SCORES and ..._BOXES.
         self.implausible = 0
 
@@ -75,8 +77,7 @@ class Postprocessor:
             EngineError: the outputs hold NaN.
             ConfigurationError: class_thresholds names a class that the model does not have.
         """
-        thresholds = options.threshold_array(self._spec.num_classes)
-        found = self._candidates(outputs, index, thresholds)
+        found = self._candidates(outputs, index, self.thresholds(options))
         self.implausible |= _implausible(self._spec, found)
         boxes, scores, class_ids = found.boxes, found.scores, found.class_ids
         # What is too far away for float32 `implausible` tells.
