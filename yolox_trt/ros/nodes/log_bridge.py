@@ -29,16 +29,19 @@ class LogBridge(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record with the severity that comes closest."""
-        # rclpy ties a severity to the line that logs: each one needs a line of its own.
-        text = self.format(record)
-        if record.levelno >= logging.CRITICAL:
-            self._ros.fatal(text)
-        elif record.levelno >= logging.ERROR:
-            self._ros.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._ros.warning(text)
-        else:
-            self._ros.info(text)
+        try:
+            text = self.format(record)
+            # rclpy ties a severity to the line that logs: each one needs a line of its own.
+            if record.levelno >= logging.CRITICAL:
+                self._ros.fatal(text)
+            elif record.levelno >= logging.ERROR:
+                self._ros.error(text)
+            elif record.levelno >= logging.WARNING:
+                self._ros.warning(text)
+            else:
+                self._ros.info(text)
+        except Exception:  # rclpy's context may be gone; who has logged must go on
+            self.handleError(record)
 
     def close(self) -> None:
         """Take the handler off again."""
