@@ -388,22 +388,29 @@ from yolox_trt.detectors.factory import create_detector
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.executor import InferenceExecutor, StreamConfig
 
-cpu = Device("cpu")
-size = (960, 960)  # its run lasts longer than Python takes to end
-options = DetectorOptions(model=sys.argv[1], device=cpu, threads=1, input_size=size)
-executor = InferenceExecutor([create_detector(options)])
-executor.add_stream(StreamConfig(id="a"), print)
-executor.start()
-assert executor.wait_started(PATIENCE)
-executor.submit(frame("a"))
-while not executor.snapshot().devices[cpu].load:
-    pass
+def main():
+    cpu = Device("cpu")
+    size = (960, 960)  # its run lasts longer than Python takes to end
+    options = DetectorOptions(model=sys.argv[1], device=cpu, threads=1, input_size=size)
+    executor = InferenceExecutor([create_detector(options)])
+    executor.add_stream(StreamConfig(id="a"), print)
+    executor.start()
+    assert executor.wait_started(PATIENCE)
+    executor.submit(frame("a"))
+    while not executor.snapshot().devices[cpu].load:
+        pass
+    return executor
+
+executor = main()
+if sys.argv[2] == "drops it":
+    del executor
 """
 
 
-def test_a_program_that_closes_nothing_ends_in_order() -> None:
+@pytest.mark.parametrize("kept", ["keeps it", "drops it"])
+def test_a_program_that_closes_nothing_ends_in_order(kept: str) -> None:
     """A thread in ONNX Runtime would make the process abort when Python has ended."""
-    command = [sys.executable, "-c", UNCLOSED, str(default_model())]
+    command = [sys.executable, "-c", UNCLOSED, str(default_model()), kept]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

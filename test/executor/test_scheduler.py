@@ -215,7 +215,7 @@ def test_earliest_deadline_first() -> None:
         assert isinstance(batch, Batch)
         order.append(batch.streams[0].config.id)
         scheduler.finish(batch, now + 0.01)
-        scheduler.release(batch, now + 0.01)
+        scheduler.release(batch.streams, now + 0.01)
     assert order == ["c", "b", "a"]
 
 
@@ -303,7 +303,7 @@ def test_frames_of_one_stream_run_on_the_models_that_they_are_for() -> None:
         assert isinstance(batch, Batch)
         served.append((batch.model.name, [stream.config.id for stream in batch.streams]))
         scheduler.finish(batch, now)
-        scheduler.release(batch, now)
+        scheduler.release(batch.streams, now)
     assert served == [("m@32x64", ["a"]), ("m", ["b", "a"]), ("m", ["b"])]
     assert scheduler.placements.needed is needed
     assert scheduler.stream("a").config.model == "m"
@@ -453,7 +453,7 @@ def test_a_call_behind_another_is_timed_from_its_turn() -> None:
     assert scheduler.finish(first, 0.5) is not None
     assert second.began == 0.5
     assert second.watchdog_at == 0.5 + scheduler.options.watchdog
-    scheduler.release(first, 0.5)
+    scheduler.release(first.streams, 0.5)
     third, _ = scheduler.next_batch(GPU, 0.6)
     assert isinstance(third, Batch)
     assert scheduler.snapshot(0.7).devices[GPU].load == pytest.approx(0.7 / 5.0)
@@ -511,7 +511,7 @@ def test_a_device_that_slows_down_little_by_little_is_judged_by_its_warm_up() ->
         outcome = scheduler.finish(batch, now)
         assert outcome is not None
         events += [text for _, text in outcome.events]
-        scheduler.release(batch, now)
+        scheduler.release(batch.streams, now)
     assert seconds > 2.0
     assert len(events) == 1 and "gpu is slow: default takes" in events[0]
     assert scheduler.snapshot(now).devices[GPU].slow == ("default",)

@@ -59,7 +59,7 @@ def test_one_device_is_woken_for_one_frame() -> None:
         batch, _ = scheduler.next_batch(GPU, now)
         assert isinstance(batch, Batch)
         assert scheduler.finish(batch, now + 0.002) is not None
-        assert not scheduler.release(batch, now + 0.002), "no frame waits"
+        assert not scheduler.release(batch.streams, now + 0.002), "no frame waits"
 
 
 def test_all_idle_devices_are_woken_where_a_callback_may_keep_the_fastest() -> None:
@@ -112,7 +112,7 @@ def test_newer_frames_do_not_begin_the_batch_window_anew() -> None:
         if isinstance(choice, Batch):
             began.append(now)
             scheduler.finish(choice, now)
-            scheduler.release(choice, now)
+            scheduler.release(choice.streams, now)
     assert began[0] == pytest.approx(0.05)
     assert len(began) == 15  # every second frame
 

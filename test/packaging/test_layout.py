@@ -76,7 +76,6 @@ TESTED_IN = {
     "executor/stream_result": "executor/test_inference_executor.py",
     "executor/supervisor": "executor/test_faults.py",
     "executor/worker": "executor/test_faults.py",
-    "executor/worker_pool": "executor/test_faults.py",
     "executor/*": "executor/test_scheduler.py",
     "graph/head": "graph/test_spec.py",
     "graph/batch_axis": "graph/test_batch.py",

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.detectors.detector import Ticket
+from yolox_trt.detectors.detector import StageTimes, Ticket
 from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.snapshot import DeviceSnapshot, DeviceStatus, snapshot_of
 from yolox_trt.executor.stream import PendingFrame, Stream
 
+#: Of a call whose stages nobody has measured.
+NO_STAGES = StageTimes()
 #: Weight of the newest measurement in the moving average of a model's time.
 TIME_SMOOTHING = 0.1
 #: Seconds over which a device's load is reported.
@@ -107,10 +109,12 @@ class Batch:
         frames: the frames.
         watchdog: seconds after its beginning when the call counts as hung.
         ticket: what the detector gave for the call, until it is collected.
+        stages: the stages of the call, once it has ended.
         taken: when the device was given it, in seconds.
         began: when the device began the call, in seconds: when the detector got it, or at the end
             of the call before. Infinite until then, like `expected_end` and `watchdog_at`.
         expected_end: when it should end.
+        ended: when it has ended.
         watchdog_at: when it counts as hung.
         done: seconds of the work that was done at the time `since`, as if alone.
         since: the time up to which `done` counts.
@@ -123,9 +127,11 @@ class Batch:
     frames: list[PendingFrame]
     watchdog: float
     ticket: Ticket | None = None
+    stages: StageTimes = NO_STAGES
     taken: float = math.inf
     began: float = math.inf
     expected_end: float = math.inf
+    ended: float = math.inf
     watchdog_at: float = math.inf
     done: float = 0.0
     since: float = math.inf
@@ -161,6 +167,7 @@ class DeviceState:
         models: what it can run, by name.
         under_way: calls that its detector was given and that have not ended, the running one first.
         placed: streams that are placed on it.
+        failed: whether it has failed since it was last put in service, or before the first time.
         waiting: whether its worker waits for work, and takes it as soon as it is woken.
         wakeup: what its worker waits on; the WorkerPool replaces it by one of its lock.
     """
@@ -170,6 +177,7 @@ class DeviceState:
         self.name = str(device)
         self.models = models
         self.status = DeviceStatus.STARTING
+        self.failed = False
         self.under_way: deque[Batch] = deque()
         self.placed: list[Stream] = []
         self.waiting = True
@@ -231,6 +239,7 @@ class DeviceState:
         for model in self.models.values():
             model.forget_slowness()
         self.status = DeviceStatus.IN_SERVICE
+        self.failed = False
         self.retry_at = math.nan
         self._in_service_since = now
 
@@ -257,6 +266,7 @@ class DeviceState:
             else options.backoff
         )
         self.errors += 1
+        self.failed = True
         self.last_error = error
         self.status = DeviceStatus.OUT_OF_SERVICE
         self.retry_at = now + self._backoff

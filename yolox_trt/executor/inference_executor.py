@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +19,7 @@ from yolox_trt.core.optional import require
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.executor.device_state import LoadedModel
 from yolox_trt.executor.ledger import NOTHING
-from yolox_trt.executor.outcomes import SubmitOutcome
+from yolox_trt.executor.outcomes import SubmitOutcome, log
 from yolox_trt.executor.placement import PlacementPolicy, create_policy
 from yolox_trt.executor.scheduler import Scheduler
 from yolox_trt.executor.scheduler_options import SchedulerOptions
@@ -34,9 +34,11 @@ from yolox_trt.executor.worker_pool import DetectorFactory, WorkerPool
 #: Seconds for one frame that are assumed before a detector has been timed.
 ASSUMED_TIME = 0.010
 
+_LOGGER = logging.getLogger(__name__)
+
 #: Those that run. They are stopped when Python ends: a thread that is in ONNX Runtime then would
-#: make the process abort.
-_RUNNING: weakref.WeakSet[InferenceExecutor] = weakref.WeakSet()
+#: make the process abort. They are held until then, for their threads run whoever else holds them.
+_RUNNING: set[InferenceExecutor] = set()
 
 
 class InferenceExecutor:
@@ -116,6 +118,7 @@ class InferenceExecutor:
         self._pool = WorkerPool(self._scheduler, self.clock, by_key, factory, nvtx)
         self._lock = self._pool.lock
         self._supervisor: Supervisor | None = None
+        self._closed = False
 
     # Models ----------------------------------------------------------------------------------
 
@@ -189,6 +192,8 @@ class InferenceExecutor:
 
     def remove_stream(self, stream_id: str) -> StreamSnapshot:
         """Remove a stream; waiting frames are dropped, a running one's result is discarded.
+
+        A result whose on_result has not begun is dropped as well.
 
         Returns:
             Its last counters; a frame that is still in flight will be dropped (stopped).
@@ -269,26 +274,35 @@ class InferenceExecutor:
         Raises:
             ConfigurationError: the executor was closed.
         """
-        self._refuse_closed()
         with self._lock:
+            self._refuse_closed()
             if self._supervisor is None:
-                self._scheduler.start()
+                self._supervisor = Supervisor(self._pool)  # its thread waits for the lock
                 self._pool.start()
-                self._supervisor = Supervisor(self._pool)
                 _RUNNING.add(self)
 
     def _refuse_closed(self) -> None:
-        if self._pool.closed:
+        if self._closed:
             raise ConfigurationError(
                 "an executor that was closed", expected="a new one", fix="create it again"
             )
 
     def wait_started(self, timeout: float | None = None) -> bool:
-        """Wait until no device is warming up any more; False if the timeout (seconds) ends."""
+        """Wait until no device is warming up any more.
+
+        Args:
+            timeout: seconds to wait, None for as long as it takes.
+
+        Returns:
+            False if the timeout has ended, or the executor was stopped.
+        """
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
                 statuses = [s.status for s in self._scheduler.devices.values()]
+                stopped = self._pool.stopping
+            if stopped:
+                return False
             if DeviceStatus.STARTING not in statuses:
                 return True
             if time.monotonic() >= end:
@@ -298,34 +312,41 @@ class InferenceExecutor:
     def stop(self, timeout: float = 2.0) -> bool:
         """Stop the workers; waiting frames are dropped (stopped), running ones are finished.
 
-        The detectors stay: `start` begins again. It is called when Python ends, too.
+        The detectors stay: `start` begins again. It is called when Python ends, too. Any thread
+        may call it, a callback as well, whose own thread it does not wait for.
 
         Args:
             timeout: seconds to wait for running calls.
 
         Returns:
-            Whether every worker has ended. One that hangs is left behind (a daemon thread).
+            Whether every worker has ended. One that hangs is left behind (a daemon thread), and so
+            is one that a callback keeps; False also if another thread has started it again.
         """
         end = time.monotonic() + timeout
+        outcome = NOTHING
         with self._lock:
             _RUNNING.discard(self)
+            run = self._pool.run
             supervisor, self._supervisor = self._supervisor, None
-            if supervisor is None:
-                return True
-            self._pool.stopping = True
-            self._scheduler.accepting = False
-            outcome = self._scheduler.drop_waiting(self.clock())
-            self._pool.wake_all()
+            if supervisor is not None:
+                supervisor.stop()
+                self._pool.stopping = True
+                self._scheduler.accepting = False
+                outcome = self._scheduler.drop_waiting(self.clock())
+                self._pool.wake_all()
         outcome.report()
-        supervisor.join(timeout)
-        return self._pool.join(end)
+        if supervisor is not None:
+            supervisor.join(timeout)
+        return self._pool.join(run, end)
 
     def close(self, timeout: float = 2.0) -> bool:
-        """Stop, and close the detectors (not those that still hang).
+        """Stop, and close the detectors; those of a worker that is left behind when it has ended.
 
         Returns:
             What `stop` returns.
         """
+        with self._lock:
+            self._closed = True  # nobody starts it again from now on
         ended = self.stop(timeout)
         self._pool.close()
         return ended
@@ -360,7 +381,10 @@ class InferenceExecutor:
 @atexit.register
 def _stop_all() -> None:
     for executor in list(_RUNNING):
-        executor.stop()
+        try:
+            executor.stop()
+        except Exception as error:  # the others have to be stopped, too
+            log(_LOGGER, logging.ERROR, "stopping an executor raised", error=error)
 
 
 def _by_key(

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from yolox_trt.core.frame import Frame
-from yolox_trt.executor.outcomes import DropReason
+from yolox_trt.executor.outcomes import DropReason, log
 from yolox_trt.executor.stream import Stream
 from yolox_trt.executor.timeline import Timeline
 
@@ -23,6 +23,16 @@ class Drop(NamedTuple):
     frame: Frame
     reason: DropReason
 
+    @property
+    def name(self) -> str:
+        """The callback that is due."""
+        return "on_drop"
+
+    def call_back(self) -> None:
+        """Call it, where the stream has one. The caller holds no lock."""
+        if self.stream.on_drop is not None:
+            self.stream.call_back("on_drop", self.stream.on_drop, self.frame, self.reason)
+
 
 class Outcome(NamedTuple):
     """What a call of the Scheduler brought about, for whoever called it.
@@ -35,19 +45,17 @@ class Outcome(NamedTuple):
     drops: Sequence[Drop] = ()
     events: Sequence[tuple[int, str]] = ()
 
-    def report(self, watch: Callable[[Stream, str], None] | None = None) -> None:
-        """Call on_drop for each dropped frame, and log the events. The caller holds no lock.
+    def report(self) -> None:
+        """Call on_drop for each dropped frame, and log the events. The caller holds no lock."""
+        for drop in self.drops:
+            drop.call_back()
+        log_events(self.events)
 
-        Args:
-            watch: called before each callback with the stream and the callback's name.
-        """
-        for stream, frame, reason in self.drops:
-            if stream.on_drop is not None:
-                if watch is not None:
-                    watch(stream, "on_drop")
-                stream.call_back("on_drop", stream.on_drop, frame, reason)
-        for level, text in self.events:
-            _LOGGER.log(level, "%s", text)
+
+def log_events(events: Sequence[tuple[int, str]]) -> None:
+    """Write the lines of an Outcome into the log. The caller holds no lock."""
+    for level, text in events:
+        log(_LOGGER, level, "%s", text)
 
 
 #: What most calls bring about.

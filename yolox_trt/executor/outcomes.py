@@ -5,11 +5,39 @@
 from __future__ import annotations
 
 import enum
+import logging
+import sys
+import traceback
 
 
 def worth_logging(count: int) -> bool:
     """Tell whether a repetition is logged, by its number: the 1st, 2nd, 4th, 8th ... are."""
     return count & (count - 1) == 0
+
+
+def log(
+    logger: logging.Logger,
+    level: int,
+    text: str,
+    *arguments: object,
+    error: BaseException | None = None,
+) -> None:
+    """Write a line into the log; a handler that raises costs this line alone.
+
+    Who tells of a failure is the thread of a device, or the one that watches them: it must go on.
+
+    Args:
+        logger: the logger of the module.
+        level: the line's level.
+        text: its text, as in logging.
+        arguments: what its %s stand for.
+        error: an exception whose traceback follows.
+    """
+    try:
+        logger.log(level, text, *arguments, exc_info=error)
+    except Exception:
+        if logging.raiseExceptions and sys.stderr:
+            traceback.print_exc()
 
 
 def malformed(stream_id: str, error: Exception, count: int) -> str:

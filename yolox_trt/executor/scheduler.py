@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from yolox_trt.core.faults import DeviceBrokenError, HungError
 from yolox_trt.core.frame import Frame
 from yolox_trt.detectors.detector import StageTimes
 from yolox_trt.executor.batch_limits import BatchLimits
-from yolox_trt.executor.device_state import Batch, DeviceState, LoadedModel
+from yolox_trt.executor.device_state import NO_STAGES, Batch, DeviceState, LoadedModel
 from yolox_trt.executor.ledger import NOTHING, Ledger, Outcome
 from yolox_trt.executor.outcomes import (
     REFUSALS,
@@ -129,7 +129,9 @@ class Scheduler:
         return self._ledger.outcome()
 
     def remove_stream(self, stream_id: str, now: float) -> Outcome:
-        """Remove a stream; its waiting frames are dropped (stopped), a running one discarded.
+        """Remove a stream; what waits, or is not delivered, is dropped (stopped).
+
+        A frame that a device works on is dropped when that ends.
 
         Raises:
             ConfigurationError: no stream has the id.
@@ -138,6 +140,10 @@ class Scheduler:
         del self.streams[stream_id]
         stream.removed = True
         self._drop_waiting(stream, DropReason.STOPPED, now)
+        if stream.undelivered is not None:
+            stream.processed -= 1
+            self._ledger.drop(stream, stream.undelivered.frame, DropReason.STOPPED, now)
+            stream.undelivered = None
         self.placements.put(stream, None)
         self._removed.add(stream)
         self.placements.needed = True
@@ -352,8 +358,8 @@ class Scheduler:
         able = (s for s in streams if not s.busy and s.config.enabled)
         return min(limit, sum(s.model_on(state) is model for s in able))
 
-    def finish(self, batch: Batch, now: float, stages: StageTimes | None = None) -> Outcome | None:
-        """Take in the end of a batch; `release` must follow when the results are delivered.
+    def finish(self, batch: Batch, now: float, stages: StageTimes = NO_STAGES) -> Outcome | None:
+        """Take in the end of a batch; `release` must follow for each of its streams.
 
         Args:
             batch: what next_batch returned. Its frames' `failure` tells which gave no result.
@@ -371,6 +377,7 @@ class Scheduler:
         if self._contended:
             batch.advance(now)
         state.end(batch, now)
+        batch.ended, batch.stages = now, stages
         state.batches += 1
         if self._contended:
             self._speeds_changed(now)
@@ -400,35 +407,31 @@ class Scheduler:
             text = f"{state.name} is slow: {model.name} takes {times} as at its warm-up"
             self._ledger.happened(now, text, level=logging.WARNING, device=state.name, mark="slow")
 
-    def discard(self, stream: Stream, frame: Frame, now: float) -> Outcome:
-        """Count a finished frame as dropped: its stream was removed before the delivery."""
-        stream.processed -= 1
-        self._ledger.drop(stream, frame, DropReason.STOPPED, now)
-        return self._ledger.outcome()
-
-    def release(self, batch: Batch, now: float) -> Sequence[DeviceState]:
-        """Let a batch's streams start their next frames: its results are delivered.
+    def release(self, streams: Sequence[Stream], now: float) -> Sequence[DeviceState]:
+        """Let streams start their next frames: what came of their last ones is delivered.
 
         Returns:
             The devices that must ask for work now: those of streams that have moved meanwhile.
         """
-        for stream in batch.streams:
+        for stream in streams:
             stream.busy = False
+            stream.undelivered = None
             if stream.removed:
                 self._removed.count()
-        asked = [d for s in batch.streams if s.queue for d in self._devices_for(s, now)]
-        under_way = batch.state.under_way
-        if under_way and batch.model.calls > 1:
-            under_way[0].rearm(now)
-        return asked
+        return [d for s in streams if s.queue for d in self._devices_for(s, now)]
 
     # Devices ---------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Let frames in, and expect all devices to start but those that were given up."""
+    def start(self, going_on: Collection[Device] = ()) -> None:
+        """Let frames in, and expect all devices to start but those that were given up.
+
+        Args:
+            going_on: devices that have not come to rest since the last stop; they just go on.
+        """
         self.accepting = True
-        for state in self.devices.values():
-            if state.status not in (DeviceStatus.LOST, DeviceStatus.BROKEN):
+        for device, state in self.devices.items():
+            given_up = state.status in (DeviceStatus.LOST, DeviceStatus.BROKEN)
+            if not given_up and device not in going_on:
                 state.status = DeviceStatus.STARTING
         for stream in self.streams.values():
             self.placements.refresh(stream)
@@ -476,7 +479,7 @@ class Scheduler:
             self._ledger.happened(now, text, level=logging.INFO, device=state.name, mark=mark)
         return self._devices_changed("" if first else f"{device} came back", now)
 
-    def device_failed(self, device: Device, now: float, error: Exception) -> Outcome:
+    def device_failed(self, device: Device, now: float, error: BaseException) -> Outcome:
         """Take a device out of service; its running frames are lost, its streams move.
 
         A CUDA context that a restart finds broken as well is not tried again.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.postprocess_options import PostprocessOptions
-from yolox_trt.executor.outcomes import DropReason, SubmitOutcome, worth_logging
+from yolox_trt.executor.outcomes import DropReason, SubmitOutcome, log, worth_logging
 from yolox_trt.executor.rate_meter import RateMeter
 from yolox_trt.executor.snapshot import StreamSnapshot, snapshot_of
 from yolox_trt.executor.stream_config import StreamConfig
@@ -70,6 +71,7 @@ class Stream:
         running: the frame that a device works on, None if none.
         busy: whether a frame is being worked on or its result is being delivered. The next
             frame starts only when this is over, on whatever device: so order is kept.
+        undelivered: the frame that a device has finished and whose on_result has not been called.
         removed: whether it was removed while a frame was being worked on.
         devices: devices in service that may serve it -> the model that they would run; only the
             device that its configuration names while that is in service.
@@ -93,6 +95,7 @@ class Stream:
         self.queue: deque[PendingFrame] = deque()
         self.running: PendingFrame | None = None
         self.busy = False
+        self.undelivered: PendingFrame | None = None
         self.removed = False
         self.devices: dict[DeviceState, LoadedModel] = {}
         self.served = False
@@ -201,7 +204,7 @@ class Stream:
         """Count the end of the frame that a device has worked on.
 
         Returns:
-            Why it gives no result (its `failure`), None if it does.
+            Why it gives no result (its `failure`), None if it does: then it is `undelivered`.
         """
         self.running = None
         limit = self.config.stale_after
@@ -212,6 +215,7 @@ class Stream:
             if self.config.withhold_late:
                 pending.failure = DropReason.LATE
         if pending.failure is None:
+            self.undelivered = pending
             self.processed += 1
             self.results.add(now)
             self.latencies.append(now - pending.received)
@@ -220,18 +224,23 @@ class Stream:
         return pending.failure
 
     def call_back(self, name: str, function: Callable[..., object], *arguments: object) -> None:
-        """Call on_result or on_drop; an exception is counted and logged."""
+        """Call on_result or on_drop; an exception is counted and logged.
+
+        One that is to end the program (KeyboardInterrupt, SystemExit) ends it where the program
+        itself has called, on the main thread; a device's thread it must not end.
+        """
         try:
             function(*arguments)
-        except Exception:
+        except BaseException as error:
             self.callback_errors += 1
-            if worth_logging(self.callback_errors):
-                _LOGGER.exception(
-                    "%s of stream %s raised (%d so far)",
-                    name,
-                    self.config.id,
-                    self.callback_errors,
-                )
+            if worth_logging(count := self.callback_errors):
+                text = "%s of stream %s raised (%d so far)"
+                log(_LOGGER, logging.ERROR, text, name, self.config.id, count, error=error)
+            if (
+                not isinstance(error, Exception)
+                and threading.current_thread() is threading.main_thread()
+            ):
+                raise
 
     def rate(self, now: float) -> float:
         """Frames a second to reckon with: measured, or assumed until enough have arrived."""

@@ -10,24 +10,25 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yolox_trt.core.detections import Detections
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, EngineError, FrameError
 from yolox_trt.core.faults import DeviceBusyError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.memory import return_freed_memory
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.detector import Detector, StageTimes
+from yolox_trt.executor.deliveries import Delivery
 from yolox_trt.executor.device_state import Batch, DeviceState
-from yolox_trt.executor.ledger import NOTHING, Outcome
-from yolox_trt.executor.outcomes import DropReason, malformed, worth_logging
+from yolox_trt.executor.ledger import NOTHING, Drop, Outcome, log_events
+from yolox_trt.executor.outcomes import DropReason, log, malformed, worth_logging
 from yolox_trt.executor.snapshot import DeviceStatus
 from yolox_trt.executor.stream import Stream
-from yolox_trt.executor.stream_result import ResultTiming, StreamResult
 
 if TYPE_CHECKING:
     from yolox_trt.executor.worker_pool import WorkerPool
@@ -44,10 +45,13 @@ class Worker:
         detectors: by model.
         calls: what the detectors were given and what is to be collected, oldest first.
         in_hand: a batch that the scheduler gave out and no detector has got yet.
+        refused: batches that a detector did not take, or gave back, for detect() to find out why;
+            it needs the detector for itself.
+        deliveries: callbacks that are due, in their order. They come before everything else.
         callback: the callback that runs (its stream and name), and since when.
+        started: whether it has a thread, or is to have one, that has not decided to end.
         retired: whether it is to end: another worker has taken over its device.
-        blocked: the streams whose callbacks kept this worker until then.
-        abandoned: whether the watchdog has given it up.
+        abandoned: whether it was given up, since it hangs.
         restart_watchdog_at: when a restart that is under way counts as hung, in seconds.
     """
 
@@ -56,11 +60,15 @@ class Worker:
         self.detectors: dict[str, Detector] = {}
         self.calls: deque[Batch] = deque()
         self.in_hand: Batch | None = None
+        self.refused: deque[Batch] = deque()
+        self.deliveries: deque[Delivery | Drop] = deque()
         self.callback: tuple[Stream, str, float] | None = None
+        self.started = False
         self.retired = False
-        self.blocked: list[Stream] = []
         self.abandoned = False
         self.restart_watchdog_at = math.nan
+        self._delivering: Delivery | Drop | None = None
+        self._events: list[tuple[int, str]] = []
         self._pool = pool
         self._scheduler = pool.scheduler
         self._lock = pool.lock
@@ -69,7 +77,12 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread (lock held).
+
+        Raises:
+            RuntimeError: there can be no further thread. `started` is set all the same.
+        """
+        self.started = True
         self.state.waiting = False
         name = f"executor-{self.state.name}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -80,109 +93,188 @@ class Worker:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it is this worker's thread that asks: one of its callbacks."""
+        return self._thread is threading.current_thread()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is in a call or a restart (lock held), from which it may not come back."""
+        if self.retired or self.callback is not None or self.deliveries:
+            return False  # it looks before it goes on
+        return self.state.running is not None or not math.isnan(self.restart_watchdog_at)
+
     def join(self, until: float) -> None:
         """Wait for the thread to end, until a time of time.monotonic()."""
-        if self._thread is not None:
+        if self.alive and not self.is_current:
+            assert self._thread is not None
             self._thread.join(max(0.0, until - time.monotonic()))
+
+    def take(self, outcome: Outcome) -> None:
+        """Have this worker's thread report what has happened (lock held)."""
+        self.deliveries.extend(drop for drop in outcome.drops if drop.stream.on_drop is not None)
+        self._events.extend(outcome.events)
 
     def close_detectors(self) -> None:
         """Close the detectors."""
         detectors, self.detectors = self.detectors, {}
-        for detector in detectors.values():
-            try:
-                detector.close()
-            except Exception:
-                _LOGGER.exception("close() of a detector on %s raised", self.state.device)
+        close_all(self.state.device, detectors)
 
     def _work(self) -> None:
-        finished: Batch | None = None
-        step: Callable[[], Batch | None] | None
-        outcome: Outcome | None
+        step: Callable[[], None] | None
         while True:
-            step = outcome = None  # a worker that waits keeps no frame
-            with self._lock:
-                if finished is not None:
-                    self._release(finished)
-                    finished = None
-                step, outcome = self._next_step()
-            if outcome is not NOTHING:
-                outcome.report(self._watch)
+            try:
+                step = None  # a worker that waits keeps no frame
                 with self._lock:
-                    self.callback = None
-                    if self.retired:
-                        continue  # its batch and its calls are its successor's
-                    if self.state.running is not None:
-                        self.state.running.rearm(self._now())
-            if step is None:
-                return
-            finished = step()
+                    self._end_delivery()
+                    step = self._next_step()
+                    events = self._events
+                    if events:
+                        self._events = []
+                if events:
+                    log_events(events)
+                if step is None:
+                    return
+                step()
+            except BaseException as error:
+                self._recover(error)
 
-    def _next_step(self) -> tuple[Callable[[], Batch | None] | None, Outcome]:
-        """Wait (lock held) for something to do.
-
-        Returns:
-            What to do, None to end the thread; and what is to be reported before.
-        """
-        state, scheduler = self.state, self._scheduler
-        self.callback = None
+    def _next_step(self) -> Callable[[], None] | None:
+        """Wait (lock held) for something to do; None ends the thread."""
+        state, scheduler, pool = self.state, self._scheduler, self._pool
         while True:
             if self.retired:
-                for stream in self.blocked:
-                    stream.callback_blocked_since = math.nan
-                return None, NOTHING
+                self._end()
+                return None
+            if self.deliveries and self._begin_delivery(self._now()):
+                return self._call_back
             if self.abandoned:
-                return self._come_back, NOTHING
+                return self._come_back
+            if self.refused:
+                return self._collect if self.calls else self._run_refused
             if self.in_hand is not None:
-                return self._start_call, NOTHING
+                return self._start_call
             now = self._now()
             wake_at: float | None = None
-            outcome = NOTHING
             if state.status is DeviceStatus.IN_SERVICE:
                 choice: Batch | float | None = None
-                if not self._pool.stopping:
+                if not pool.stopping:
                     choice, outcome = scheduler.next_batch_of(state, now)
+                    if outcome is not NOTHING:
+                        self.take(outcome)
                 if isinstance(choice, Batch):
                     self.in_hand = choice
-                    return self._start_call, outcome
+                    if self.deliveries:
+                        continue
+                    return self._start_call
+                if self.deliveries:
+                    continue
                 if self.calls:  # a result never waits for a frame
-                    return self._collect, outcome
+                    return self._collect
                 wake_at = choice
-            if self._pool.stopping:
-                # What was lost with the device may still run: the thread is not over before it is.
-                return (self._discard_calls if self.calls else None), outcome
+            if pool.stopping:
+                if self.calls:
+                    # What was lost with the device may still run: it is not over before it is.
+                    self.restart_watchdog_at = now + scheduler.options.restart_watchdog
+                    return self._discard_calls
+                if pool.closed and self.detectors:
+                    return self.close_detectors
+                self._end()
+                return None
             if state.status is not DeviceStatus.IN_SERVICE:
                 if state.status is DeviceStatus.STARTING or now >= state.retry_at:
                     if state.status is DeviceStatus.OUT_OF_SERVICE:
                         state.status = DeviceStatus.RESTARTING
                     self.restart_watchdog_at = now + scheduler.options.restart_watchdog
-                    return self._restart, outcome
+                    return self._restart
                 wake_at = None if math.isnan(state.retry_at) else state.retry_at
-            if outcome is not NOTHING:
-                return self._look_again, outcome
+            if self._events:
+                return self._look_again
             state.waiting = True
             state.wakeup.wait(None if wake_at is None else max(0.0, wake_at - now))
             state.waiting = False
 
     def _look_again(self) -> None:
-        """Do nothing: what has happened is reported."""
+        """Do nothing: what has happened is logged."""
 
-    def _release(self, batch: Batch) -> None:
-        """Let the streams of a delivered batch go on (lock held)."""
-        for state in self._scheduler.release(batch, self._now()):
+    def _end(self) -> None:
+        """Note (lock held) that the thread ends: it does not look again."""
+        self.started = False
+        self._pool.note_end(self)
+
+    def _recover(self, error: BaseException) -> None:
+        """Go on after an error of the executor's own code, or one that is to end the thread.
+
+        It costs the device a restart; without its thread it would stand still for ever.
+        """
+        try:
+            log(_LOGGER, logging.ERROR, "the worker of %s raised", self.state.name, error=error)
+            with self._lock:
+                self.restart_watchdog_at = math.nan
+                given_up = self.state.status in (DeviceStatus.LOST, DeviceStatus.BROKEN)
+                if not (self.retired or self.abandoned or given_up):
+                    self.lose(error)
+        except BaseException:
+            time.sleep(0.1)  # what fails always must not keep a core busy
+
+    # Deliveries ------------------------------------------------------------------------------
+
+    def _begin_delivery(self, now: float) -> bool:
+        """Take the next callback that is due (lock held); False if there is none left."""
+        while self.deliveries:
+            delivery = self.deliveries.popleft()
+            stream = delivery.stream
+            if isinstance(delivery, Delivery):
+                if delivery.pending.failure is None:
+                    due = stream.undelivered is delivery.pending
+                    stream.undelivered = None
+                else:
+                    due = stream.on_drop is not None
+                if not due:  # such a result was dropped with its stream
+                    self._release(stream, now)
+                    continue
+            self._delivering = delivery
+            # The supervisor watches it until this worker holds the lock again: else it might find
+            # that a callback which has just returned has used up the time of the next call.
+            self.callback = (stream, delivery.name, now)
+            return True
+        return False
+
+    def _call_back(self) -> None:
+        assert self._delivering is not None
+        self._delivering.call_back()
+
+    def _end_delivery(self) -> None:
+        """Let the stream go on whose callback has returned (lock held).
+
+        The rest is the successor's where one has taken over: it was given what was due.
+        """
+        self.callback = None
+        delivery, self._delivering = self._delivering, None
+        if delivery is None:
+            return
+        stream, now = delivery.stream, self._now()
+        if self.retired:
+            stream.callback_blocked_since = math.nan
+        elif not self.abandoned and (running := self.state.running) is not None:
+            running.rearm(now)  # it could not be collected meanwhile
+        if isinstance(delivery, Delivery):
+            self._release(stream, now)
+
+    def _release(self, stream: Stream, now: float) -> None:
+        for state in self._scheduler.release((stream,), now):
             state.wakeup.notify()
 
     # Calls -----------------------------------------------------------------------------------
 
-    def _start_call(self) -> Batch | None:
-        """Give the batch in hand to its detector, or run it if calls cannot overlap.
-
-        Returns:
-            The batch if its results are delivered already.
-        """
+    def _start_call(self) -> None:
+        """Give the batch in hand to its detector, or run it if calls cannot overlap."""
         batch, self.in_hand = self.in_hand, None
         assert batch is not None
         if batch.model.calls < 2:
-            return self._run(batch)
+            self._run(batch)
+            return
         detector = self.detectors[batch.model.name]
         frames = [pending.frame for pending in batch.frames]
         options = [pending.options for pending in batch.frames]
@@ -190,36 +282,21 @@ class Worker:
             with self._mark(batch) if self._nvtx else _UNMARKED:
                 batch.ticket = detector.enqueue(frames, options)
         except (FrameError, ConfigurationError, DeviceBusyError, MemoryError):
-            pass
+            self.refused.append(batch)  # detect() finds out which frame it is, or how many fit
         except Exception as error:
             self._fail(batch, error)
-            return None
         else:
             self.calls.append(batch)
-            return None
-        # detect() finds out which frame it is, or how many fit; it needs the detector for itself.
-        while self.calls:
-            self.in_hand = batch
-            before = self._collect()
-            with self._lock:
-                self.in_hand = self.callback = None
-                if before is not None:
-                    self._release(before)
-                # Else the device has failed, and this batch is lost with it.
-                if before is None or self.retired:
-                    return None
-        return self._run(batch)
 
-    def _collect(self) -> Batch | None:
-        """Wait for the oldest call and deliver its results; None if it was lost."""
-        return self._run(self.calls.popleft())
+    def _collect(self) -> None:
+        """Wait for the oldest call."""
+        self._run(self.calls.popleft())
 
-    def _run(self, batch: Batch) -> Batch | None:
-        """Collect a batch, or detect in it if no detector has got it, and deliver its results.
+    def _run_refused(self) -> None:
+        self._run(self.refused.popleft())
 
-        Returns:
-            None if it was given up or its device failed.
-        """
+    def _run(self, batch: Batch) -> None:
+        """Collect a batch, or detect in it if no detector has got it; deliver what came of it."""
         detector = self.detectors[batch.model.name]
         stages: StageTimes | None = None
         try:
@@ -229,14 +306,30 @@ class Worker:
                     results = self._detect(detector, batch)
                     stages = detector.stage_times
                 else:
-                    results = _checked(detector.collect(batch.ticket), len(batch.frames))
+                    ticket, batch.ticket = batch.ticket, None
+                    results = _checked(detector.collect(ticket), len(batch.frames))
                     if batch.model.at_once > 1:
                         stages = detector.stage_times
+        except (FrameError, ConfigurationError):
+            self.refused.append(batch)  # of collect(): a frame is to blame, never the device
+            return
         except Exception as error:
             self._fail(batch, error)
-            return None
+            return
         batch.model.implausible = detector.plausibility.found
-        return self._deliver(batch, results, stages)
+        with self._lock:
+            now = self._now()
+            if stages is None:  # calls take turns: what a detector measures would belong to two
+                stages = StageTimes(inference=max(0.0, now - batch.began))
+            outcome = self._scheduler.finish(batch, now, stages)
+            if outcome is None:  # given up before
+                return
+            for stream, pending, found in zip(batch.streams, batch.frames, results, strict=True):
+                self.deliveries.append(Delivery(stream, pending, batch, found))
+            self._events.extend(outcome.events)  # its drops are deliveries
+            due = self._begin_delivery(now)
+        if due:
+            self._call_back()
 
     def _detect(self, detector: Detector, batch: Batch) -> Sequence[Detections | None]:
         """Detect in all frames of a batch, in smaller pieces where that is needed."""
@@ -258,7 +351,8 @@ class Worker:
                 batch.frames[start].failure = DropReason.MALFORMED
                 number = batch.streams[start].dropped[DropReason.MALFORMED] + 1
                 if worth_logging(number):
-                    _LOGGER.warning("%s", malformed(frames[start].stream_id, error, number))
+                    text = malformed(frames[start].stream_id, error, number)
+                    log(_LOGGER, logging.WARNING, "%s", text)
             except MemoryError:
                 if size == 1:
                     raise
@@ -268,62 +362,19 @@ class Worker:
                 outcome.report()
         return results
 
-    def _deliver(
-        self, batch: Batch, results: Sequence[Detections | None], stages: StageTimes | None
-    ) -> Batch | None:
-        """Count a batch as finished and call back; None if it was given up meanwhile."""
-        with self._lock:
-            now = self._now()
-            if stages is None:  # calls take turns: what a detector measures would belong to two
-                stages = StageTimes(inference=max(0.0, now - batch.began))
-            outcome = self._scheduler.finish(batch, now, stages)
-        if outcome is None:
-            return None
-        if outcome is not NOTHING:
-            outcome.report(self._watch)
-        for stream, pending, detections in zip(batch.streams, batch.frames, results, strict=True):
-            if pending.failure is not None:
-                continue
-            if stream.removed:  # since it was counted
-                with self._lock:
-                    outcome = self._scheduler.discard(stream, pending.frame, self._now())
-                outcome.report(self._watch)
-                continue
-            assert detections is not None
-            frame = pending.frame
-            if frame.reduction != 1:
-                detections = detections.enlarged(frame.reduction, *frame.source_size)
-            timing = ResultTiming(
-                pending.received, pending.submitted, batch.started, now, stages, len(results)
-            )
-            result = StreamResult(
-                frame,
-                detections,
-                self.state.device,
-                batch.model.name,
-                timing,
-                now > pending.deadline,
-            )
-            self.callback = (stream, "on_result", self._now())
-            stream.call_back("on_result", stream.on_result, result)
-        return batch
-
     def _fail(self, batch: Batch, error: Exception) -> None:
         with self._lock:
             if batch not in self.state.under_way:  # given up before: it has been counted as hung
                 self.state.late_results += 1
                 return
-            outcome = self._scheduler.device_failed(self.state.device, self._now(), error)
-            self._pool.wake_all()
-        outcome.report(self._watch)
+            self.lose(error)
 
-    def _watch(self, stream: Stream, name: str) -> None:
-        """Let the supervisor watch a callback.
-
-        It does so until this worker holds the lock again: otherwise it might find that a callback
-        which has just returned has used up the watchdog time of the next call.
-        """
-        self.callback = (stream, name, self._now())
+    def lose(self, error: BaseException) -> None:
+        """Take the device out of service (lock held); what was not collected is lost with it."""
+        self.in_hand = None
+        self.refused.clear()
+        self.take(self._scheduler.device_failed(self.state.device, self._now(), error))
+        self._pool.wake_all()
 
     def _mark(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         """Return an NVTX range; only where calls are marked."""
@@ -336,13 +387,14 @@ class Worker:
     def _restart(self) -> None:
         """Warm up detectors (first start), or rebuild or probe them (after a failure)."""
         device, state = self.state.device, self.state
-        first = state.status is DeviceStatus.STARTING
+        first, failed = state.status is DeviceStatus.STARTING, state.failed
         times: dict[str, float] = {}
         fault: Exception | None = None
         self._discard_calls()
         try:
             for name, model in list(state.models.items()):
-                if not first and self._pool.factory is not None:
+                # What has worked since it was made is kept.
+                if self._pool.factory is not None and (failed or name not in self.detectors):
                     old = self.detectors.pop(name, None)
                     if old is not None:
                         with contextlib.suppress(Exception):
@@ -366,15 +418,13 @@ class Worker:
             return_freed_memory()
         with self._lock:
             self.restart_watchdog_at = math.nan
-            outcome = NOTHING
             if self.abandoned:
                 state.late_results += 1
             elif fault is None:
-                outcome = self._scheduler.device_started(device, self._now(), times)
+                self.take(self._scheduler.device_started(device, self._now(), times))
             else:
-                outcome = self._scheduler.device_failed(device, self._now(), fault)
+                self.take(self._scheduler.device_failed(device, self._now(), fault))
             self._pool.wake_all()
-        outcome.report(self._watch)
 
     def _discard_calls(self) -> None:
         """Wait for the calls that were lost with their device, so that the detector is at rest."""
@@ -391,6 +441,8 @@ class Worker:
         """After a hung call has returned: serve the device again if nobody else does."""
         self._discard_calls()
         with self._lock:
+            self.in_hand = None
+            self.refused.clear()
             if self._pool.take_back(self):
                 self.abandoned = False
                 self.state.status = DeviceStatus.OUT_OF_SERVICE
@@ -399,6 +451,16 @@ class Worker:
                 self.retired = True
         if self.retired:
             self.close_detectors()
+
+
+def close_all(device: Device, detectors: Mapping[str, Detector]) -> None:
+    """Close detectors of a device; what one raises is logged."""
+    for detector in detectors.values():
+        try:
+            detector.close()
+        except Exception as error:
+            text = "close() of a detector on %s raised"
+            log(_LOGGER, logging.ERROR, text, device, error=error)
 
 
 def time_of_one_frame(detector: Detector) -> float:

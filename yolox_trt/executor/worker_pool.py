@@ -4,25 +4,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 
 from yolox_trt.core.device import Device
+from yolox_trt.core.errors import EngineError
 from yolox_trt.core.faults import HungError
 from yolox_trt.detectors.detector import Detector
 from yolox_trt.executor.ledger import Outcome
 from yolox_trt.executor.scheduler import Scheduler
 from yolox_trt.executor.snapshot import DeviceStatus
-from yolox_trt.executor.worker import Worker
+from yolox_trt.executor.worker import Worker, close_all
 
 #: Builds a Detector for a model on a Device, when a failed one must be replaced.
 DetectorFactory = Callable[[Device, str], Detector]
 
 #: Hung threads that a device may leave behind before it is given up until one returns.
 MAX_HUNG_THREADS = 4
+
+#: Seconds that workers get when time is over, to end what need not wait for anything.
+_GRACE = 0.1
 
 
 class WorkerPool:
@@ -38,8 +43,12 @@ class WorkerPool:
     Attributes:
         lock: guards the scheduler and the pool.
         attention: wakes the supervisor.
+        ended: tells that a worker has ended, or that another run has begun.
+        run: number of the present run, or of the last one.
         stopping: whether the workers end.
         closed: whether the detectors are closed for good.
+        workers: of each device the one that serves it.
+        retired: those that callbacks have kept until another one took over.
     """
 
     def __init__(
@@ -56,66 +65,111 @@ class WorkerPool:
         self.nvtx = nvtx
         self.lock = threading.Lock()
         self.attention = threading.Condition(self.lock)
+        self.ended = threading.Condition(self.lock)
+        self.run = 0
         self.stopping = False
         self.closed = False
         self.workers: dict[Device, Worker] = {}
-        self._hung: dict[Device, list[Worker]] = {}
-        self._retired: list[Worker] = []
+        self.retired: set[Worker] = set()
+        self._hung: dict[Device, set[Worker]] = {}
         for device, state in scheduler.devices.items():
             state.wakeup = threading.Condition(self.lock)
             self.workers[device] = worker = Worker(self, state)
             worker.detectors = {m: d for (where, m), d in detectors.items() if where == device}
-            self._hung[device] = []
+            self._hung[device] = set()
 
     def start(self) -> None:
-        """Start the workers of the devices that are to start."""
+        """Start the workers of the devices that are to start; those that have not ended go on."""
         self.stopping = False
-        for worker in self.workers.values():
-            if worker.state.status is DeviceStatus.STARTING:
-                worker.start()
+        self.run += 1
+        going_on = {device for device, worker in self.workers.items() if worker.started}
+        self.scheduler.start(going_on)
+        for device, worker in self.workers.items():
+            if device not in going_on and worker.state.status is DeviceStatus.STARTING:
+                self._start(worker)
+        self.ended.notify_all()
+        self.wake_all()
 
-    def join(self, end: float) -> bool:
+    def _start(self, worker: Worker) -> None:
+        """Start a worker's thread, or leave it to `revive` if there can be no further one now."""
+        with contextlib.suppress(RuntimeError):
+            worker.start()
+
+    def join(self, run: int, end: float) -> bool:
         """Wait for the workers to end, once `stopping` is set; leave behind those that hang.
 
+        Where a callback asks, its own thread is not waited for.
+
         Args:
+            run: the `run` that was stopped; one that has begun since is left alone.
             end: until when, in seconds of time.monotonic().
 
         Returns:
             Whether all have ended.
         """
-        workers = list(self.workers.values())
-        for worker in workers:
-            worker.join(end)
+        outcomes: list[Outcome] = []
+        late = False
         with self.lock:
-            now = self.clock()
-            kept = [w for w in workers if w.alive and w.callback is not None]
-            outcomes = [self.take_over(worker, now) for worker in kept]
-            workers = list(self.workers.values())
-            retired = self._retired = [w for w in self._retired if w.alive]
-        # Those who have just taken over collect what is under way.
-        end = max(end, time.monotonic() + 0.1)
-        for worker in [*workers, *retired]:
-            worker.join(end)
-        stuck = [worker for worker in workers if worker.alive]
-        with self.lock:
-            now = self.clock()
-            for worker in stuck:
-                device = worker.state.device
-                if worker.state.running is not None:
-                    error = HungError("a call did not end in time when the executor stopped")
-                    outcomes.append(self.scheduler.device_failed(device, now, error))
-                self._leave(worker)
-                outcomes.append(self.scheduler.device_lost(device, now))
+            workers = {*self.workers.values(), *self.retired}
+            if self.run == run:
+                for worker in [w for w in workers if w.is_current and w.callback is not None]:
+                    if not worker.retired:
+                        self.take_over(worker, self.clock())
+            while self.run == run and (left := self._left(late)):
+                workers.update(left)
+                remaining = end - time.monotonic()
+                if remaining > 0.0:
+                    self.ended.wait(remaining)
+                    continue
+                now = self.clock()
+                taken_over = self._take_over_kept(left, now)
+                outcomes += taken_over
+                if taken_over or not late:
+                    # Those who have just taken over deliver and collect what is left: until none
+                    # is kept by a callback, nobody is found to hang in a call.
+                    late = True
+                    end = time.monotonic() + _GRACE
+                    continue
+                for worker in left:
+                    if worker.busy:
+                        what = "a restart" if worker.state.running is None else "a call"
+                        error = HungError(f"{what} did not end in time when the executor stopped")
+                        outcomes += self.leave(worker, error, now)
+                break
+            hung = [worker for each in self._hung.values() for worker in each]
+            known = (*self.workers.values(), *self.retired, *hung)
+            all_ended = self.run == run and not any(worker.started for worker in known)
         for outcome in outcomes:
             outcome.report()
-        return not stuck and not any(worker.alive for worker in retired)
+        end = max(end, time.monotonic() + _GRACE)
+        for worker in workers:
+            if not worker.started:  # what is left of its thread
+                worker.join(end)
+        return all_ended
+
+    def _left(self, late: bool) -> list[Worker]:
+        """Return the workers that have not ended; if it is late, not those kept by a callback."""
+        workers = (*self.workers.values(), *(() if late else self.retired))
+        return [w for w in workers if w.started and not w.abandoned and not w.is_current]
+
+    def _take_over_kept(self, workers: Iterable[Worker], now: float) -> list[Outcome]:
+        """Let other threads go on for all that are kept by a callback."""
+        return [
+            self.scheduler.callback_hangs(*worker.callback, now)
+            for worker in workers
+            if worker.callback is not None and not worker.retired and self.take_over(worker, now)
+        ]
 
     def close(self) -> None:
-        """Close the detectors, but not those that still hang."""
-        self.closed = True
-        for worker in self.workers.values():
-            if not worker.alive:
-                worker.close_detectors()
+        """Close the detectors. Workers that have not ended close their own when they do."""
+        with self.lock:
+            self.closed = True
+            detectors = {}
+            for device, worker in self.workers.items():
+                if not worker.started:
+                    detectors[device], worker.detectors = worker.detectors, {}
+        for device, each in detectors.items():
+            close_all(device, each)
 
     def wake_all(self) -> None:
         """Let all workers, and the supervisor, look at what has changed."""
@@ -128,48 +182,74 @@ class WorkerPool:
         for device, detector in detectors.items():
             self.workers[device].detectors[model] = detector
 
-    def take_over(self, worker: Worker, now: float) -> Outcome:
-        """Let another thread go on with a device whose worker is kept by a callback."""
-        assert worker.callback is not None
-        stream, name, since = worker.callback
-        worker.blocked.append(stream)
-        successor = self.workers[worker.state.device] = Worker(self, worker.state)
+    def take_over(self, worker: Worker, now: float) -> bool:
+        """Let another thread go on with a device whose worker is kept by a callback.
+
+        Returns:
+            Whether there is another one: none can be started when Python ends.
+        """
+        successor = Worker(self, worker.state)
+        try:
+            successor.start()
+        except RuntimeError:
+            return False
         successor.detectors, worker.detectors = worker.detectors, {}
         successor.calls, worker.calls = worker.calls, successor.calls
-        if worker.in_hand in worker.state.under_way:  # not lost meanwhile
-            successor.in_hand = worker.in_hand
-        worker.in_hand = None
+        successor.refused, worker.refused = worker.refused, successor.refused
+        successor.deliveries, worker.deliveries = worker.deliveries, successor.deliveries
+        successor.in_hand, worker.in_hand = worker.in_hand, None
+        self.workers[worker.state.device] = successor
         worker.retired = True
-        self._retired.append(worker)
+        self.retired.add(worker)
         if worker.state.running is not None:
             worker.state.running.rearm(now)
-        successor.start()
-        return self.scheduler.callback_hangs(stream, name, since, now)
+        return True
 
-    def give_up(self, worker: Worker, error: HungError, now: float) -> list[Outcome]:
-        """Leave a worker behind that hangs; another one restarts its device, where possible."""
+    def leave(self, worker: Worker, error: HungError, now: float) -> list[Outcome]:
+        """Leave a worker behind that hangs; another one restarts its device, where possible.
+
+        That one begins at once, or with the next start where the pool is stopping.
+        """
         device = worker.state.device
         outcomes = [self.scheduler.device_failed(device, now, error)]
-        self._leave(worker)
-        if self.factory is None or len(self._hung[device]) >= MAX_HUNG_THREADS:
+        worker.abandoned = True
+        worker.restart_watchdog_at = math.nan
+        hung = self._hung[device]
+        hung.add(worker)
+        if self.factory is None or len(hung) >= MAX_HUNG_THREADS:
             outcomes.append(self.scheduler.device_lost(device, now))
         else:
-            self.workers[device] = Worker(self, worker.state)
-            self.workers[device].start()
+            self.workers[device] = successor = Worker(self, worker.state)
+            if not self.stopping:
+                self._start(successor)
         self.wake_all()
         return outcomes
 
-    def _leave(self, worker: Worker) -> None:
-        worker.abandoned = True
-        worker.restart_watchdog_at = math.nan
-        self._hung[worker.state.device].append(worker)
-
     def take_back(self, worker: Worker) -> bool:
         """Take back a worker whose hung call has returned; False if its device has another one."""
-        hung = self._hung[worker.state.device]
-        if worker in hung:
-            hung.remove(worker)
+        self._hung[worker.state.device].discard(worker)
         if worker.state.status is not DeviceStatus.LOST or self.closed:
             return False
         self.workers[worker.state.device] = worker
         return True
+
+    def revive(self, worker: Worker, now: float) -> None:
+        """Give a worker a thread again that has none: none could be started, or it has died."""
+        state = worker.state
+        tried = state.status is DeviceStatus.OUT_OF_SERVICE and now < state.retry_at
+        if tried or state.status is DeviceStatus.BROKEN:
+            return
+        error = EngineError(
+            f"the thread of {state.name} could not be started, or has died",
+            expected="as many threads as there are devices",
+            fix="raise the limit of threads of the process or its container",
+        )
+        worker.abandoned = False
+        self._hung[state.device].discard(worker)
+        worker.lose(error)
+        self._start(worker)
+
+    def note_end(self, worker: Worker) -> None:
+        """Note that a worker's thread ends."""
+        self.retired.discard(worker)
+        self.ended.notify_all()

@@ -436,7 +436,7 @@ class Simulation:
         for stream, pending in zip(batch.streams, batch.frames, strict=True):
             self._measured[stream.config.id].append(now - pending.received)
             self._served_by[stream.config.id][device] += 1
-        asked = self.scheduler.release(batch, now)
+        asked = self.scheduler.release(batch.streams, now)
         self._dispatch(state)
         calls = self._calls.get(device)
         if calls and calls[-1].copied:
