@@ -14,6 +14,7 @@ from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
 from yolox_trt.core.frame import Frame
+from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors import simulated
 from yolox_trt.detectors.detector import Ticket
@@ -31,7 +32,7 @@ class SimulatedDetector(simulated.SimulatedDetector):
     """The package's own, with more to command.
 
     Args:
-        device, latency, max_batch: as there.
+        device, latency, spec, max_batch: as there.
         max_calls: most calls under way. With 1 a call takes its time in enqueue().
         copy: part of a frame's latency, in seconds, in which enqueue() is busy where calls overlap.
         faults: commands faults; None never fails.
@@ -43,6 +44,7 @@ class SimulatedDetector(simulated.SimulatedDetector):
         self,
         device: Device,
         latency: LatencyModel,
+        spec: ModelSpec | None = None,
         *,
         max_batch: int = 1,
         max_calls: int = 1,
@@ -51,7 +53,7 @@ class SimulatedDetector(simulated.SimulatedDetector):
         fails_in: Literal["enqueue", "collect"] = "enqueue",
         result: Callable[[Frame], Detections] | None = None,
     ) -> None:
-        super().__init__(device, latency, max_batch=max_batch)
+        super().__init__(device, latency, spec=spec, max_batch=max_batch)
         self.max_calls = max_calls
         self._copy = copy
         self._faults = faults

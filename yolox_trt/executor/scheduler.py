@@ -31,7 +31,7 @@ from yolox_trt.executor.placements import Placements
 from yolox_trt.executor.removed_streams import RemovedStreams
 from yolox_trt.executor.scheduler_options import SchedulerOptions
 from yolox_trt.executor.service_order import ServiceOrder
-from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot, ExecutorState
+from yolox_trt.executor.snapshot import DeviceStatus, ExecutorSnapshot, ExecutorState, state_of
 from yolox_trt.executor.stream import DropCallback, ResultCallback, Stream
 from yolox_trt.executor.stream_config import StreamConfig
 from yolox_trt.executor.timeline import Timeline
@@ -574,15 +574,8 @@ class Scheduler:
         """Return the health of the whole."""
         if not self.accepting:
             return ExecutorState.STOPPED
-        statuses = {state.status for state in self.devices.values()}
-        if any(s.config.enabled and not s.served for s in self.streams.values()):
-            return ExecutorState.ERROR
-        if DeviceStatus.STARTING in statuses:
-            return ExecutorState.STARTING
-        if statuses == {DeviceStatus.IN_SERVICE}:
-            return ExecutorState.RUNNING
-        working = DeviceStatus.IN_SERVICE in statuses
-        return ExecutorState.DEGRADED if working else ExecutorState.ERROR
+        all_served = all(s.served for s in self.streams.values() if s.config.enabled)
+        return state_of({s.status for s in self.devices.values()}, all_served=all_served)
 
     def snapshot(self, now: float) -> ExecutorSnapshot:
         """Return all counters and states."""

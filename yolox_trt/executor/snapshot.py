@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -45,6 +45,23 @@ class DeviceStatus(enum.Enum):
     """Hangs, and nothing can replace it until the hung call returns."""
     BROKEN = "broken"
     """The process's CUDA context is broken: only a restart of the process brings it back."""
+
+
+def state_of(statuses: Collection[DeviceStatus], *, all_served: bool) -> ExecutorState:
+    """Return the health of an executor that runs.
+
+    Args:
+        statuses: those of its devices.
+        all_served: whether each enabled stream has a device.
+    """
+    if not all_served:
+        return ExecutorState.ERROR
+    if DeviceStatus.STARTING in statuses:
+        return ExecutorState.STARTING
+    if set(statuses) == {DeviceStatus.IN_SERVICE}:
+        return ExecutorState.RUNNING
+    working = DeviceStatus.IN_SERVICE in statuses
+    return ExecutorState.DEGRADED if working else ExecutorState.ERROR
 
 
 def snapshot_of(cls: type[_Snapshot], state: object, **rest: Any) -> _Snapshot:
