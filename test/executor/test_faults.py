@@ -42,7 +42,7 @@ from support.executors import (
 from support.simulated_detector import SimulatedDetector
 from support.yolox_graphs import build_yolox
 
-from yolox_trt.core import Detections, Device, EngineError, Frame
+from yolox_trt.core import Detections, Device, EngineError, Frame, FrameError
 from yolox_trt.core.faults import DeviceBrokenError
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.core.shipped_files import default_model
@@ -953,3 +953,34 @@ def test_thresholds_that_do_not_fit_the_model_that_runs_cost_their_frames_alone(
         assert (snapshot.devices[CPU].errors, snapshot.streams["b"].dropped_total) == (0, 0)
         check_counters(snapshot)
     assert sum("stream a: class_thresholds for class" in m for m in caplog.messages) == 3
+
+
+class _FoundOutLate(SimulatedDetector):
+    """Finds out at the end of a call that a frame with an odd stamp cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__(GPU, ConstantLatency(0.001), max_batch=2, max_calls=2)
+
+    def _finish(self, ticket: Any) -> list[Detections]:
+        if any(each.stamp_ns % 2 for each in ticket.frames):
+            raise FrameError("an odd frame")
+        return super()._finish(ticket)
+
+
+def test_a_frame_that_is_refused_at_the_end_of_its_call_costs_only_itself() -> None:
+    recorder = Recorder()
+    options = replace(PATIENT, batch_window=2.0 * PATIENCE)  # a full batch does not wait for it
+    with InferenceExecutor([_FoundOutLate()], options=options) as executor:
+        for name in ("a", "b"):
+            executor.add_stream(StreamConfig(id=name), recorder.on_result, recorder.on_drop)
+        assert executor.wait_started(PATIENCE)
+        for number, name in enumerate(("a", "b")):
+            executor.submit(frame(name, number))
+        assert recorder.wait(lambda: recorder.drops["b"] == [(1, DropReason.MALFORMED)])
+        assert recorder.wait(lambda: recorder.numbers("a") == [0])
+        assert wait_until(lambda: idle(executor))
+        for name in ("a", "b"):
+            executor.submit(frame(name, 2))
+        assert recorder.wait(lambda: recorder.numbers("b") == [2])
+        assert executor.snapshot().devices[GPU].errors == 0
+        check_counters(executor.snapshot())

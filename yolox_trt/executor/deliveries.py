@@ -33,13 +33,17 @@ class Delivery(NamedTuple):
         return "on_result" if self.pending.failure is None else "on_drop"
 
     def call_back(self) -> None:
-        """Call it. The caller holds no lock."""
+        """Call it, where the stream has it. The caller holds no lock."""
+        stream, failure = self.stream, self.pending.failure
+        if failure is None:
+            stream.call_back("on_result", self._give_result)
+        elif stream.on_drop is not None:
+            stream.call_back("on_drop", stream.on_drop, self.pending.frame, failure)
+
+    def _give_result(self) -> None:
         stream, pending, batch, detections = self
+        assert detections is not None
         frame = pending.frame
-        if detections is None or pending.failure is not None:
-            if stream.on_drop is not None:
-                stream.call_back("on_drop", stream.on_drop, frame, pending.failure)
-            return
         if frame.reduction != 1:
             detections = detections.enlarged(frame.reduction, *frame.source_size)
         timing = ResultTiming(
@@ -52,4 +56,4 @@ class Delivery(NamedTuple):
         )
         late = batch.ended > pending.deadline
         result = StreamResult(frame, detections, batch.state.device, batch.model.name, timing, late)
-        stream.call_back("on_result", stream.on_result, result)
+        stream.on_result(result)

@@ -34,7 +34,7 @@ def log(
         error: an exception whose traceback follows.
     """
     try:
-        logger.log(level, text, *arguments, exc_info=error)
+        logger.log(level, text, *arguments, exc_info=error, stacklevel=2)
     except Exception:
         if logging.raiseExceptions and sys.stderr:
             traceback.print_exc()

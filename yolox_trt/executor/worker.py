@@ -127,6 +127,7 @@ class Worker:
             try:
                 step = None  # a worker that waits keeps no frame
                 with self._lock:
+                    self.restart_watchdog_at = math.nan
                     self._end_delivery()
                     step = self._next_step()
                     events = self._events
@@ -144,13 +145,13 @@ class Worker:
         """Wait (lock held) for something to do; None ends the thread."""
         state, scheduler, pool = self.state, self._scheduler, self._pool
         while True:
+            if self.abandoned:
+                return self._come_back
+            if self.deliveries and self._begin_delivery(self._now()):
+                return self._call_back
             if self.retired:
                 self._end()
                 return None
-            if self.deliveries and self._begin_delivery(self._now()):
-                return self._call_back
-            if self.abandoned:
-                return self._come_back
             if self.refused:
                 return self._collect if self.calls else self._run_refused
             if self.in_hand is not None:
@@ -211,7 +212,6 @@ class Worker:
         try:
             log(_LOGGER, logging.ERROR, "the worker of %s raised", self.state.name, error=error)
             with self._lock:
-                self.restart_watchdog_at = math.nan
                 given_up = self.state.status in (DeviceStatus.LOST, DeviceStatus.BROKEN)
                 if not (self.retired or self.abandoned or given_up):
                     self.lose(error)
@@ -443,8 +443,8 @@ class Worker:
         with self._lock:
             self.in_hand = None
             self.refused.clear()
+            self.abandoned = False
             if self._pool.take_back(self):
-                self.abandoned = False
                 self.state.status = DeviceStatus.OUT_OF_SERVICE
                 self.state.retry_at = self._now()
             else:
