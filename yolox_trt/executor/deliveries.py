@@ -27,25 +27,24 @@ class Delivery(NamedTuple):
     batch: Batch
     detections: Detections | None
 
-    @property
-    def name(self) -> str:
-        """The callback that is due."""
-        return "on_result" if self.pending.failure is None else "on_drop"
-
     def call_back(self) -> None:
-        """Call it, where the stream has it. The caller holds no lock."""
-        stream, failure = self.stream, self.pending.failure
-        if failure is None:
-            stream.call_back("on_result", self._give_result)
-        elif stream.on_drop is not None:
-            stream.call_back("on_drop", stream.on_drop, self.pending.frame, failure)
+        """Make the callback that is due, where the stream has it. The caller holds no lock."""
+        stream, pending, _, detections = self
+        if detections is None or pending.failure is not None:
+            if stream.on_drop is not None:
+                stream.call_back("on_drop", stream.on_drop, pending.frame, pending.failure)
+        elif pending.frame.reduction == 1:
+            stream.call_back("on_result", stream.on_result, self._result(detections))
+        else:  # what cannot be enlarged is an error of this frame
+            stream.call_back("on_result", self._enlarge, detections)
 
-    def _give_result(self) -> None:
-        stream, pending, batch, detections = self
-        assert detections is not None
-        frame = pending.frame
-        if frame.reduction != 1:
-            detections = detections.enlarged(frame.reduction, *frame.source_size)
+    def _enlarge(self, detections: Detections) -> None:
+        frame = self.pending.frame
+        enlarged = detections.enlarged(frame.reduction, *frame.source_size)
+        self.stream.on_result(self._result(enlarged))
+
+    def _result(self, detections: Detections) -> StreamResult:
+        _, pending, batch, _ = self
         timing = ResultTiming(
             pending.received,
             pending.submitted,
@@ -54,6 +53,11 @@ class Delivery(NamedTuple):
             batch.stages,
             len(batch.frames),
         )
-        late = batch.ended > pending.deadline
-        result = StreamResult(frame, detections, batch.state.device, batch.model.name, timing, late)
-        stream.on_result(result)
+        return StreamResult(
+            pending.frame,
+            detections,
+            batch.state.device,
+            batch.model.name,
+            timing,
+            batch.ended > pending.deadline,
+        )

@@ -69,9 +69,10 @@ class LoadedModel:
 
     def refuses(self, stream: Stream) -> ConfigurationError | None:
         """Return why its network cannot work by the options of a stream, None if it can."""
-        if self.num_classes:
+        options = stream.config.options
+        if self.num_classes and options.class_thresholds:
             try:
-                stream.config.options.threshold_array(self.num_classes)
+                options.threshold_array(self.num_classes)
             except ConfigurationError as error:
                 return error
         return None

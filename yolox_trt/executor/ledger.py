@@ -23,13 +23,8 @@ class Drop(NamedTuple):
     frame: Frame
     reason: DropReason
 
-    @property
-    def name(self) -> str:
-        """The callback that is due."""
-        return "on_drop"
-
     def call_back(self) -> None:
-        """Call it, where the stream has one. The caller holds no lock."""
+        """Call on_drop, where the stream has one. The caller holds no lock."""
         if self.stream.on_drop is not None:
             self.stream.call_back("on_drop", self.stream.on_drop, self.frame, self.reason)
 

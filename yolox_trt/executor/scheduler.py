@@ -297,8 +297,9 @@ class Scheduler:
             window_ends = first.gathering_since + self.options.batch_window
             if now < window_ends and len(chosen) < self._gatherable(state, model, limit):
                 return window_ends
-        if self._drop_unfit(chosen, model, now):
-            return self._choose(state, now)
+        for stream in chosen:
+            if stream.config.options.class_thresholds and self._drop_unfit(chosen, model, now):
+                return self._choose(state, now)
         self._order.count(chosen, ready)
         frames = [stream.take(now) for stream in chosen]
         # Beside others, a call has only its part of the device.
@@ -320,7 +321,7 @@ class Scheduler:
         """
         found = False
         for stream in streams:
-            if stream.config.options.class_thresholds and (error := model.refuses(stream)):
+            if error := model.refuses(stream):
                 found = True
                 self._drop_oldest(stream, DropReason.MALFORMED, now)
                 stream.waiting_since = now if stream.queue else math.nan

@@ -127,7 +127,6 @@ class Worker:
             try:
                 step = None  # a worker that waits keeps no frame
                 with self._lock:
-                    self.restart_watchdog_at = math.nan
                     self._end_delivery()
                     step = self._next_step()
                     events = self._events
@@ -147,8 +146,8 @@ class Worker:
         while True:
             if self.abandoned:
                 return self._come_back
-            if self.deliveries and self._begin_delivery(self._now()):
-                return self._call_back
+            if self.deliveries and (due := self._begin_delivery(self._now())) is not None:
+                return due.call_back
             if self.retired:
                 self._end()
                 return None
@@ -178,7 +177,7 @@ class Worker:
                 if self.calls:
                     # What was lost with the device may still run: it is not over before it is.
                     self.restart_watchdog_at = now + scheduler.options.restart_watchdog
-                    return self._discard_calls
+                    return self._discard_lost
                 if pool.closed and self.detectors:
                     return self.close_detectors
                 self._end()
@@ -212,6 +211,7 @@ class Worker:
         try:
             log(_LOGGER, logging.ERROR, "the worker of %s raised", self.state.name, error=error)
             with self._lock:
+                self.restart_watchdog_at = math.nan
                 given_up = self.state.status in (DeviceStatus.LOST, DeviceStatus.BROKEN)
                 if not (self.retired or self.abandoned or given_up):
                     self.lose(error)
@@ -220,14 +220,14 @@ class Worker:
 
     # Deliveries ------------------------------------------------------------------------------
 
-    def _begin_delivery(self, now: float) -> bool:
-        """Take the next callback that is due (lock held); False if there is none left."""
+    def _begin_delivery(self, now: float) -> Delivery | Drop | None:
+        """Take the next callback that is due (lock held); None if there is none left."""
         while self.deliveries:
             delivery = self.deliveries.popleft()
-            stream = delivery.stream
+            stream, name = delivery.stream, "on_drop"
             if isinstance(delivery, Delivery):
                 if delivery.pending.failure is None:
-                    due = stream.undelivered is delivery.pending
+                    name, due = "on_result", stream.undelivered is delivery.pending
                     stream.undelivered = None
                 else:
                     due = stream.on_drop is not None
@@ -237,13 +237,9 @@ class Worker:
             self._delivering = delivery
             # The supervisor watches it until this worker holds the lock again: else it might find
             # that a callback which has just returned has used up the time of the next call.
-            self.callback = (stream, delivery.name, now)
-            return True
-        return False
-
-    def _call_back(self) -> None:
-        assert self._delivering is not None
-        self._delivering.call_back()
+            self.callback = (stream, name, now)
+            return delivery
+        return None
 
     def _end_delivery(self) -> None:
         """Let the stream go on whose callback has returned (lock held).
@@ -326,10 +322,11 @@ class Worker:
                 return
             for stream, pending, found in zip(batch.streams, batch.frames, results, strict=True):
                 self.deliveries.append(Delivery(stream, pending, batch, found))
-            self._events.extend(outcome.events)  # its drops are deliveries
+            if outcome is not NOTHING:
+                self._events.extend(outcome.events)  # its drops are deliveries
             due = self._begin_delivery(now)
-        if due:
-            self._call_back()
+        if due is not None:
+            due.call_back()
 
     def _detect(self, detector: Detector, batch: Batch) -> Sequence[Detections | None]:
         """Detect in all frames of a batch, in smaller pieces where that is needed."""
@@ -436,6 +433,12 @@ class Worker:
                 detector.collect(batch.ticket)
                 with self._lock:
                     self.state.late_results += 1
+
+    def _discard_lost(self) -> None:
+        """As above, when the pool stops."""
+        self._discard_calls()
+        with self._lock:
+            self.restart_watchdog_at = math.nan
 
     def _come_back(self) -> None:
         """After a hung call has returned: serve the device again if nobody else does."""
