@@ -300,7 +300,7 @@ class InferenceExecutor:
         while True:
             with self._lock:
                 statuses = [s.status for s in self._scheduler.devices.values()]
-                stopped = self._pool.stopping
+                stopped = self._pool.stopping or self._closed
             if stopped:
                 return False
             if DeviceStatus.STARTING not in statuses:

@@ -139,6 +139,8 @@ class Worker:
                 step()
             except BaseException as error:
                 self._recover(error)
+                if not self.started:  # it had decided to end
+                    return
 
     def _next_step(self) -> Callable[[], None] | None:
         """Wait (lock held) for something to do; None ends the thread."""
