@@ -376,7 +376,7 @@ def test_an_answer_that_comes_too_late_is_given_back(
 
     def answer(generation: int) -> DeviceRing:
         ring = DeviceRing(3, SIZE, 0)
-        sink.on_device_ring(os.dup(ring.fd), generation=generation, **ring.fields)
+        sink.on_device_ring(ring.fd, generation=generation, **ring.fields)
         ring.close_fd()
         return ring
 

@@ -9,6 +9,7 @@ is `i`, are all `i` modulo 251.
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -32,7 +33,7 @@ EACH = 150
 shared_memory_sink.ASK_AGAIN = 0.05
 channel = IngestChannel(socket.socket(fileno=int(sys.argv[1])))
 sizes = [tuple(map(int, size.split("x"))) for size in sys.argv[3].split(",")]
-sink = None
+sink, cameras = None, {}
 number = 0
 while True:
     if channel.poll(0.002):
@@ -44,10 +45,13 @@ while True:
         if kind == "device_ring":
             assert sink is not None
             sink.on_device_ring(fd, **message)
+            if fd is not None:
+                os.close(fd)
         else:
             if sink is not None:
                 sink.close()
             topic = message.pop("topic", None)
+            cameras = {} if topic is None else {camera: message["generation"]}
             sink = None if topic is None else SharedMemorySink(camera, channel, print, **message)
     if sink is None:
         continue
@@ -56,5 +60,5 @@ while True:
     cupy.cuda.get_current_stream().synchronize()  # as a decoder does
     frame = Frame.on_device(pixels, "bgr8", stamp_ns=number, received_ns=time.monotonic_ns())
     sink.on_frame(frame)
-    channel.send("alive")
+    channel.send("alive", cameras=cameras)
     number += 1

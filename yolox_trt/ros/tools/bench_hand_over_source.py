@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
@@ -41,6 +42,7 @@ def main() -> int:
     channel = IngestChannel(socket.socket(fileno=int(sys.argv[1])))
     settings: dict[str, Any] = parse_json(sys.argv[2])
     sink: SharedMemorySink | None = None
+    cameras: dict[str, int] = {}
     make_frame = _frames_of_jpegs(settings) if settings["jpeg"] else _frames(settings)
     spent: list[float] = []
     pacer, cpu, alive = Pacer(settings["rate"]), 0.0, 0.0
@@ -49,10 +51,12 @@ def main() -> int:
             received = channel.receive()
             if received is None:
                 break
-            sink = _obey(channel, sink, received, settings["way"])
+            sink = _obey(channel, sink, received, settings["way"], cameras)
+            if received[1] is not None:
+                os.close(received[1])
         if time.monotonic() > alive + 0.5:
             alive = time.monotonic()
-            channel.send("alive")
+            channel.send("alive", cameras=cameras)
         pacer.wait()
         if sink is None:
             continue
@@ -110,8 +114,9 @@ def _obey(
     sink: SharedMemorySink | None,
     received: tuple[dict[str, Any], int | None],
     way: str,
+    cameras: dict[str, int],
 ) -> SharedMemorySink | None:
-    """Do what the pool commands, as an ingest process does."""
+    """Do what the pool commands, and note the cameras, as an ingest process does."""
     message, fd = received
     kind, camera = message.pop("kind"), message.pop("camera")
     if kind == "device_ring":
@@ -120,8 +125,10 @@ def _obey(
         return sink
     if sink is not None:
         sink.close()
+    cameras.clear()
     if message.pop("topic", None) is None:
         return None
+    cameras[camera] = message["generation"]
     sink = SharedMemorySink(camera, channel, print, **message)
     if way == "fetched":
         sink.on_device_ring(None, generation=0)  # as if there could be none
