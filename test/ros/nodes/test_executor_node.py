@@ -205,6 +205,16 @@ def test_a_start_that_fails_tells_why_once(start_cameras: Start) -> None:
     assert process.output.count("class 'zebra'") == 1
 
 
+def test_a_primary_without_a_computer_is_told(start_cameras: Start) -> None:
+    process = start_cameras(
+        {
+            "multi_camera": {"cameras": ["front", "rear"]},
+            "front": {"primary": "orin_a", "standby": "orin_b"},
+        }
+    )
+    assert process.output.count("a `primary` of front, but no `computer` here") == 1
+
+
 def test_cameras_come_and_go_by_parameter(start_cameras: Start, client: Client) -> None:
     # The parameter file may name cameras that come later.
     process = start_cameras(

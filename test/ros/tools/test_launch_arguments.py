@@ -232,3 +232,5 @@ def test_one_of_two_computers_names_its_outputs_as_if_there_was_one(tmp_path: Pa
     assert "mask_topic" not in sections["rear"]
     with pytest.raises(ConfigurationError, match="computer 'orin-a'"):
         computer_sections({"computer": "orin-a"})
+    with pytest.raises(ConfigurationError, match="expected this computer's name"):
+        computer_sections({"computer": "", "config": str(config)})

@@ -232,6 +232,15 @@ class ExecutorNode(TypedParameters, NoEventHandlers, AnsweringLifecycleNode):
             self._takeover = Takeover(
                 self, self._cameras, parameters.computer, parameters.computer_silence
             )
+        else:
+            nodes = self._cameras.nodes.items()
+            shared = [name for name, camera in nodes if camera.parameters.current.primary]
+            if shared:
+                self.get_logger().warning(
+                    f"a `primary` of {', '.join(shared)}, but no `computer` here; expected one, or "
+                    "no `primary`: they are served beside any other computer; fix: the parameter "
+                    "`computer`"
+                )
         self._cameras.activate()
         self.get_logger().info(f"active: {', '.join(self._cameras.nodes) or 'no cameras'}")
         return super().on_activate(state)

@@ -187,9 +187,16 @@ def computer_sections(
         substitute: replaces the $(...) of the parameter file.
 
     Raises:
-        ConfigurationError: see process_settings.
+        ConfigurationError: no name of a computer; see also process_settings.
     """
     computer = EXECUTOR_OPTIONS["computer"].plain(values["computer"])
+    if not computer:  # it would serve every camera, beside the other computer
+        raise ConfigurationError(
+            "computer ''",
+            expected="this computer's name, such as orin_a",
+            fix="computer:=NAME (yolox_trt up: --computer NAME), as in the cameras' `primary` or "
+            "`standby`",
+        )
     space = f"/{computer}"
     settings = process_settings(values, namespace=space, substitute=substitute)
     sections: dict[str, dict[str, Any]] = {EXECUTOR_NODE: {"computer": computer}}
