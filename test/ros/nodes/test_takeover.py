@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -188,8 +189,10 @@ class Camera(Node):
 
 
 @contextlib.contextmanager
-def taking_over(client: Client, camera: Camera, silence: float) -> Iterator[None]:
-    takeover = Takeover(client.node, SimpleNamespace(nodes={"front": camera}), "a", silence)
+def taking_over(
+    client: Client, camera: Camera, silence: float, computer: str = "a"
+) -> Iterator[None]:
+    takeover = Takeover(client.node, SimpleNamespace(nodes={"front": camera}), computer, silence)
     try:
         yield
     finally:
@@ -213,6 +216,49 @@ def test_a_heartbeat_counts_through_a_writer_without_liveliness(client: Client) 
         assert beats > 10 and not camera.enabled
         client.spin_until(lambda: camera.enabled)
         assert time.monotonic() - last > silence
+
+
+def test_a_standby_whose_callback_takes_long_does_not_begin(client: Client) -> None:
+    """The executor looks at the timer before it hands over the heartbeats that have waited."""
+    silence = 0.8
+    camera = Camera(client, primary="b", standby="a")
+    heartbeat = client.publisher(String, heartbeat_topic("b"), 1)
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(silence / 10):
+            heartbeat.publish(String(data="front"))
+
+    primary = threading.Thread(target=beat)
+    primary.start()
+    try:
+        with taking_over(client, camera, silence):
+            client.spin_until(heartbeat.get_subscription_count)
+            client.spin_for(2 * silence)
+            time.sleep(1.7 * silence)
+            client.spin_for(1.5 * silence)
+            assert camera.asked == 0
+    finally:
+        ended.set()
+        primary.join()
+
+
+def test_mistakes_between_computers_are_told_once(
+    client: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    camera = Camera(client, primary="b", standby="a")
+    client.publisher(String, heartbeat_topic("c"), 1)
+    other = client.publisher(String, heartbeat_topic("b"), 1)
+    with taking_over(client, camera, 0.2, "c"):
+        client.spin_until(other.get_subscription_count)
+        for _ in range(5):
+            other.publish(String(data="silence=9.0 front"))
+            client.spin_for(0.1)
+    said = capfd.readouterr().err
+    assert said.count("computer 'c' serves none of front; expected a or b") == 1
+    assert said.count("computer_silence 9 s of b; expected 0.2 s") == 1
+    assert said.count("another process is computer 'c' too") == 1
+    assert camera.asked == 0
 
 
 def test_what_a_camera_refuses_is_told_once_and_asked_again(

@@ -59,6 +59,7 @@ class Takeover:
         self._listening: dict[str, list[Any]] = {}
         self._refused: dict[str, str] = {}
         self._events: dict[str, Any] = {}
+        self._told: set[str] = set()
         self._next_beat = 0.0
         self._period = silence / _BEATS
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -77,7 +78,7 @@ class Takeover:
             self._listen(computer)
         for computer, event in list(self._events.items()):
             if _is_gone(event):
-                self._duties.lose(computer)
+                self._duties.lose(computer, now)
         changes = self._duties.decide(now)
         for name in self._duties.duties:
             serves = name in self._duties.serving
@@ -88,6 +89,32 @@ class Takeover:
         if changes or now >= self._next_beat:
             self._next_beat = now + self._period
             self._publisher.publish(String(data=self._duties.heartbeat))
+            self._report()
+
+    def _report(self) -> None:
+        """Tell, once each, what must be mistakes in the computers' parameters."""
+        duties, logger = self._duties, self._node.get_logger()
+        if duties.has_none and "no duty" not in self._told:
+            self._told.add("no duty")
+            logger.warning(
+                f"computer '{duties.computer}' serves none of {', '.join(sorted(duties.duties))}; "
+                f"expected {' or '.join(sorted(duties.others))}, the cameras' `primary` and "
+                "`standby`; fix: the parameter `computer`, or theirs"
+            )
+        for computer, silence in duties.other_silences.items():
+            if computer not in self._told:
+                self._told.add(computer)
+                logger.warning(
+                    f"computer_silence {silence:g} s of {computer}; expected {duties.silence:g} s, "
+                    "as here: a camera may go to and fro; fix: the same on all computers"
+                )
+        topic = heartbeat_topic(duties.computer)
+        if "two of a name" not in self._told and self._node.count_publishers(topic) > 1:
+            self._told.add("two of a name")
+            logger.error(
+                f"another process is computer '{duties.computer}' too (it publishes {topic}); "
+                "expected one: both serve its cameras; fix: a `computer` of its own for each"
+            )
 
     def _enable(self, name: str, serves: bool) -> None:
         camera = self._cameras.nodes[name]
@@ -97,6 +124,8 @@ class Takeover:
         peer = duty.standby if self._duties.computer == duty.primary else duty.primary
         said = "is served here" if serves else "is not served here"
         state = "is alive" if self._duties.lives(peer, time.monotonic()) else "is silent"
+        if serves and state == "is alive" and self._duties.lacks(peer, name):
+            state = "lives without this camera"
         text = f"camera '{name}' {said}: {peer or 'its standby'} {state}"
         if result.successful:
             self._refused.pop(name, None)
@@ -109,7 +138,8 @@ class Takeover:
 
     def _listen(self, computer: str) -> None:
         def hear(message: String) -> None:
-            text = message.data[: LIMITS.cameras * (LIMITS.node_name_characters + 1)]
+            # A word for each camera, with "-" and a space, and one for the silence.
+            text = message.data[: (LIMITS.cameras + 1) * (LIMITS.node_name_characters + 2)]
             self._duties.hear(computer, text, time.monotonic())
 
         # A bridge's writer may offer no liveliness: whoever asks for it would hear nothing.
