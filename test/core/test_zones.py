@@ -102,3 +102,12 @@ def test_a_long_text_is_read_in_one_go() -> None:
     with pytest.raises(ConfigurationError):
         parse_polygons(["1,1" + " " * 100_000 + "x"])
     assert time.thread_time() - started < 1.0
+
+
+def test_more_corners_than_a_camera_needs_are_refused_before_they_are_read() -> None:
+    text = " ".join(f"{k},{k * k}" for k in range(500))
+    assert [len(each) for each in parse_polygons([text, text])] == [500, 500]
+    began = time.thread_time()
+    with pytest.raises(ConfigurationError, match=r"with 500000 corners; expected 1000 at most"):
+        parse_polygons([text] * 1000)
+    assert time.thread_time() - began < 0.3

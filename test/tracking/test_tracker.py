@@ -14,6 +14,7 @@ pytest.importorskip("edgefirst.tracker", reason="pip install edgefirst-tracker")
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.tracking.options import TrackingOptions
 from yolox_trt.tracking.tracker import Tracker, make_tracker
 
@@ -159,6 +160,36 @@ def test_many_tracks_are_forgotten() -> None:
             tracks.update(found([(500 * frame, 100)]), START + (2 * frame + half) * 10**8)
     assert len(tracks._ids) <= 257
     assert ids(tracks.update(found([(500 * 399, 100)]), START + 800 * 10**8)) == [400]
+
+
+def test_flickering_boxes_end_in_new_tracks_and_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each box that was seen once is a track for `track_seconds`."""
+    tracks = Tracker(TrackingOptions(tracking="bytetrack"), "front")
+    rng = np.random.default_rng(3)
+    most = 0
+    for frame in range(20):
+        tracks.update(found(rng.uniform(0, 10_000, (100, 2))), START + frame * 33_000_000)
+        most = max(most, len(tracks._tracks.get_active_tracks()))
+    assert LIMITS.tracks < most <= LIMITS.tracks + 100
+    (line,) = caplog.messages
+    assert line.startswith("camera 'front': ") and "expected 400 at most" in line
+    steady = [ids(tracks.update(found([(100, 100)]), START + frame * 10**8)) for frame in (9, 10)]
+    assert steady[1][0] > 0
+
+
+def test_few_images_are_made_up_for_many_tracks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs what the square of the number of tracks does."""
+    tracks, grid = tracker(), [(100 * x, 100 * y) for x in range(15) for y in range(20)]
+    for frame in range(20):
+        tracks.update(found(grid), START + frame * 1000)
+    steps, update = [], tracks._update
+    monkeypatch.setattr(
+        tracks, "_update", lambda *given: (steps.append(len(given[1])), update(*given))[1]
+    )
+    assert min(ids(tracks.update(found(grid), START + 500_000_000))) > 0
+    assert steps == [0] * 9 + [300]
 
 
 def test_fifty_boxes_take_less_than_half_a_millisecond() -> None:

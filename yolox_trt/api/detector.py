@@ -308,7 +308,7 @@ class Detector:
         for number, (frame, detections, speed) in enumerate(self._untracked(source)):
             camera = source.camera_of(frame)
             if camera not in trackers:
-                trackers[camera] = make_tracker(self._tracking)
+                trackers[camera] = make_tracker(self._tracking, camera)
             if (tracker := trackers[camera]) is not None:
                 stamp = frame.stamp_ns or int(number / source.rate * 1e9)
                 detections = tracker.update(detections, stamp)

@@ -207,6 +207,15 @@ class Limits(OptionGroup):
     transfer_seconds: float = option(
         60.0, unit="s", help="Until an image from the web has arrived."
     )
+    tracks: int = option(
+        400,
+        unit="tracks",
+        help="Tracks of one camera at a time, each box that was seen once in `track_seconds` among "
+        "them; beyond it they begin anew.",
+    )
+    zone_corners: int = option(
+        1000, unit="corners", help="Corners of a camera's `include_zones`, or `exclude_zones`."
+    )
     held_bytes: int = option(
         1 << 30,
         unit="bytes",

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import Applies, Kind, OptionGroup, option, options_of
 
 #: float32 (M, 2): x and y of each corner, in pixels of the source image.
@@ -27,8 +28,17 @@ def parse_polygons(texts: Iterable[str]) -> tuple[Polygon, ...]:
     """Read polygons, each "x,y x,y x,y"; for Option.parse.
 
     Raises:
-        ConfigurationError: another form, or a polygon without an area.
+        ConfigurationError: another form, a polygon without an area, or too many corners in all.
     """
+    texts = tuple(texts)
+    # Before anything is read: a message sets them, in the thread that receives all images.
+    found = sum(text.count(",") for text in texts)
+    if found > LIMITS.zone_corners:
+        raise ConfigurationError(
+            f"polygons with {found} corners",
+            expected=f"{LIMITS.zone_corners} at most, all together",
+            fix="leave out corners that lie close together",
+        )
     polygons = []
     for text in texts:
         corners: Polygon = np.empty((0, 2), np.float32)

@@ -9,6 +9,7 @@ why that one. What it does not know is done here: classes, times and gaps, numbe
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from dataclasses import replace
 from statistics import median
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from yolox_trt.core.detections import Detections
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.optional import require
 from yolox_trt.tracking.options import TrackingOptions
 
@@ -27,10 +29,12 @@ _IOU, _GAIN = 0.1, 1.0
 _APART = 1 << 14
 #: Intervals that the camera's period is estimated from.
 _INTERVALS = 15
-#: Images that are made up between two at most: stamps of a burst lie microseconds apart.
-_MOST_STEPS = 300
+#: Images that are made up between two at most: stamps of a burst lie microseconds apart. Each costs
+#: what the square of the number of tracks does; all of them together 20 ms or so.
+_MOST_STEPS, _MOST_STEPS_BY_SQUARE = 300, 900_000
 #: Track numbers that are remembered before those of ended tracks are looked for.
 _REMEMBERED = 256
+_LOGGER = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -41,19 +45,23 @@ class Tracker:
 
     Args:
         options: `tracking` must not be none.
+        camera: name for the log.
 
     Raises:
         MissingDependencyError: edgefirst-tracker is missing.
     """
 
-    def __init__(self, options: TrackingOptions) -> None:
+    def __init__(self, options: TrackingOptions, camera: str = "") -> None:
         self._library: Any = require("edgefirst.tracker", purpose="tracking")
         self._options = options
+        self._camera = camera
+        self._told = False
         self._lifespan = int(options.track_seconds * 1e9)
         self._new_id = itertools.count(1)
         self._slots: dict[int, int] = {}
         self._origin: int | None = None
         self._last: int | None = None
+        self._alive: int = 0
         self._begin()
 
     def update(self, detections: Detections, stamp_ns: int) -> Detections:
@@ -63,7 +71,10 @@ class Tracker:
             detections: as the detector gave them.
             stamp_ns: when the image was taken, nanoseconds; any clock that goes on evenly.
         """
-        if self._last is not None:
+        if self._alive > LIMITS.tracks:
+            self._tell_of_too_many()
+            self._begin()
+        elif self._last is not None:
             elapsed = stamp_ns - self._last
             if not 0 <= elapsed <= self._lifespan:
                 self._begin()
@@ -77,6 +88,7 @@ class Tracker:
         slots = [self._slots.setdefault(class_id, len(self._slots)) for class_id in class_ids]
         boxes = detections.boxes + np.multiply.outer(slots, (_APART, 0, _APART, 0))
         found = self._update(boxes.astype(np.float32), detections.scores, now)
+        self._alive = len(self._tracks.get_active_tracks())
         ids = [
             0
             if track is None or track.created == now
@@ -93,6 +105,7 @@ class Tracker:
             update=_GAIN,
             lifespan_ns=self._lifespan,
         )
+        self._alive = 0
         self._ids: dict[str, int] = {}
         self._origin = self._last = None
         self._intervals: deque[int] = deque(maxlen=_INTERVALS)
@@ -104,11 +117,24 @@ class Tracker:
         between the last and this one are made up, without detections.
         """
         self._intervals.append(elapsed)
-        steps = min(round(elapsed / median(self._intervals)), _MOST_STEPS)
+        most = min(_MOST_STEPS, _MOST_STEPS_BY_SQUARE // max(self._alive, 1) ** 2)
+        steps = min(round(elapsed / median(self._intervals)), most)
         assert self._last is not None and self._origin is not None
         last = self._last - self._origin
         for step in range(1, steps):
             self._update(_NO_BOXES, _NO_SCORES, last + elapsed * step // steps)
+
+    def _tell_of_too_many(self) -> None:
+        """Warn, once: boxes that are seen once stay, and time goes with the square of them."""
+        if not self._told:
+            self._told = True
+            _LOGGER.warning(
+                "%s%d tracks at a time; expected %d at most: they begin anew; fix: raise "
+                "`score_threshold` if the boxes are false, or lower `track_seconds`",
+                f"camera '{self._camera}': " if self._camera else "",
+                self._alive,
+                LIMITS.tracks,
+            )
 
     def _update(self, boxes: Any, scores: Any, now: int) -> Any:
         # The labels are not looked at.
@@ -125,6 +151,6 @@ class Tracker:
 _NO_BOXES, _NO_SCORES = np.empty((0, 4), np.float32), np.empty(0, np.float32)
 
 
-def make_tracker(options: TrackingOptions) -> Tracker | None:
-    """Return a Tracker, or None where nothing shall be tracked."""
-    return None if options.tracking == "none" else Tracker(options)
+def make_tracker(options: TrackingOptions, camera: str = "") -> Tracker | None:
+    """Return a Tracker, or None where nothing shall be tracked; see Tracker."""
+    return None if options.tracking == "none" else Tracker(options, camera)

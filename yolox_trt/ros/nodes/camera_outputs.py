@@ -79,7 +79,7 @@ class CameraOutputs:
         self._checked_zones: Zones | None = None
         # Those of them that were found to select nothing: most cameras have none.
         self._no_zones: Zones | None = None
-        self._tracker = make_tracker(parameters.tracking)
+        self._tracker = make_tracker(parameters.tracking, self._camera)
         self._masks: MaskMessages | None = None
         self.masks_wanted = False
         """Whether somebody listens to masks, which the model can give."""
