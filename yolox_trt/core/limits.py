@@ -202,7 +202,13 @@ class Limits(OptionGroup):
         "a GPU.",
     )
     answer_seconds: float = option(
-        5.0, unit="s", help="Until a camera or a web server that is a source answers."
+        5.0,
+        unit="s",
+        help="Until a camera or a web server that is a source answers, and until who has connected "
+        "to the dashboard has sent a request.",
+    )
+    connections: int = option(
+        256, unit="connections", help="Connections to the dashboard at a time."
     )
     transfer_seconds: float = option(
         60.0, unit="s", help="Until an image from the web has arrived."

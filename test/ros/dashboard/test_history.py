@@ -80,3 +80,19 @@ def test_entries_of_others_and_hostile_ones_do_no_harm() -> None:
     assert len(sample["streams"]) == len(history.topics) == 64
     assert sample["streams"]["0"]["drops"] == {}
     assert len(sample["streams"]["0"]["message"]) < 600
+
+
+def test_entries_with_long_names_or_topics_are_left_out() -> None:
+    history = History()
+    long = "x" * 1000
+    statuses = [
+        entry("multi_camera: executor", OK, "running"),
+        entry(f"{long}: executor", OK, "running"),
+        entry(f"multi_camera: stream {long}", OK, "running", "/image"),
+        entry("multi_camera: stream front", OK, "running", f"/{long}"),
+        entry("multi_camera: stream rear", OK, "running", "/image"),
+    ]
+    sample = history.add(statuses)
+    assert sample is not None and list(sample["streams"]) == ["rear"]
+    assert history.topics == {"rear": ("/rear", "/image")}
+    assert list(history._nodes) == ["multi_camera"]

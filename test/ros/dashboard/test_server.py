@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from support.ros import Client, image_message
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.ros.dashboard.observer import Observer
 from yolox_trt.ros.dashboard.options import DashboardOptions
 from yolox_trt.ros.dashboard.server import DashboardServer
@@ -231,6 +234,8 @@ def test_who_may_look(client: Client, make_session: Callable[..., Session]) -> N
                 await status(local.address, Host="evil.example"),
                 await status(local.address + "socket", Origin="http://evil.example"),
                 await status(local.address + "static/../../../../core/errors.py"),
+                await status(local.address + "static/" + 5000 * "a"),
+                await status(local.address + "static/app.js%00"),
                 await status(f"{there}/"),
                 await status(f"{there}/socket"),
                 await status(f"{there}/?token={public.token}"),
@@ -239,7 +244,21 @@ def test_who_may_look(client: Client, make_session: Callable[..., Session]) -> N
                 await status(local.address, Origin="http://[bad"),
             ]
 
-    assert asyncio.run(statuses()) == [200, 200, 403, 403, 404, 403, 403, 200, 403, 400, 400]
+    assert asyncio.run(statuses()) == [
+        200,
+        200,
+        403,
+        403,
+        404,
+        404,
+        404,
+        403,
+        403,
+        200,
+        403,
+        400,
+        400,
+    ]
 
 
 def test_a_port_that_is_taken_is_told(client: Client, make_session: Callable[..., Session]) -> None:
@@ -275,6 +294,40 @@ def test_a_page_that_takes_nothing_costs_little_and_does_not_hold_up_the_end(cou
         began = time.monotonic()
         server.close()
         assert time.monotonic() - began < 20.0
+
+
+def test_connections_without_a_request_are_ended_and_leave_room_for_a_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = replace(LIMITS, connections=8, answer_seconds=2.0)
+    monkeypatch.setattr("yolox_trt.ros.dashboard.server.LIMITS", limits)
+    server = DashboardServer(DashboardOptions(port=0), "0", lambda call: None)
+    server.start()
+    port = int(server.address.rstrip("/").rpartition(":")[2])
+    request = b"GET /static/app.js HTTP/1.1\r\nHost: localhost\r\n"
+    with contextlib.ExitStack() as held:
+
+        def connect() -> socket.socket:
+            return held.enter_context(socket.create_connection(("127.0.0.1", port), 20.0))
+
+        page = connect()
+        page.sendall(request + b"\r\n")
+        assert page.recv(15) == b"HTTP/1.1 200 OK"
+        silent = [connect() for _ in range(7)]
+        silent[0].sendall(request)  # and no end of it
+        while len(server._runner.server.connections) < 8:
+            time.sleep(0.01)
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            assert connect().recv(1) == b""  # one more than the limit
+        assert time.monotonic() - began < 1.0
+        for each in silent:
+            with contextlib.suppress(ConnectionError):
+                assert each.recv(1) == b""
+        page = connect()
+        page.sendall(request + b"\r\n")
+        assert page.recv(15) == b"HTTP/1.1 200 OK"
+    server.close()
 
 
 def test_what_anybody_may_send_does_not_end_the_observer(client: Client) -> None:

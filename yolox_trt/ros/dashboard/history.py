@@ -90,6 +90,9 @@ class History:
         """
         own: dict[str, dict[str, DiagnosticStatus]] = defaultdict(dict)
         for status in statuses:
+            # Both are kept as they are; no name and no topic of ROS 2 is longer.
+            if max(len(status.name), len(status.hardware_id)) > LIMITS.name_characters:
+                continue
             name, _, what = status.name.partition(": ")
             own[name][what] = status
         now, found = self._clock(), False

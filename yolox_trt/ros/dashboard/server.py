@@ -21,11 +21,14 @@ from aiohttp import WSMsgType, web
 
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import options_of
 from yolox_trt.ros.dashboard.observer import Observer
 from yolox_trt.ros.dashboard.options import LOCAL_HOSTS, DashboardOptions
 
 _STATIC = Path(__file__).parent / "static"
+#: What the page loads.
+_FILES = ("app.js", "style.css")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self' ws: wss:; frame-ancestors 'none'",
@@ -83,6 +86,14 @@ class Viewer:
                     await self.socket.send_str(content)
 
 
+class _Refused(asyncio.Protocol):
+    """Ends a connection as soon as it is there."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
+
+
 class DashboardServer:
     """Serves the page in a thread of its own.
 
@@ -107,6 +118,9 @@ class DashboardServer:
         self._viewers: set[Viewer] = set()
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        # Connections that have sent no request so far.
+        self._silent: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
         self._failed: Exception | None = None
         self._started = threading.Event()
@@ -167,15 +181,17 @@ class DashboardServer:
             [
                 web.get("/", self._page),
                 web.get("/socket", self._socket),
-                web.static("/static", _STATIC),
+                web.get("/static/{name}", self._file),
             ]
         )
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(
+            application, access_log=None, keepalive_timeout=LIMITS.answer_seconds
+        )
         await self._runner.setup()
         host, port = self._options.host, self._options.port
-        site = web.TCPSite(self._runner, host, port, shutdown_timeout=_CLOSE_LIMIT)
-        await site.start()
-        port = self._runner.addresses[0][1]
+        # Not a site of aiohttp's, which takes connections until the process has no files left.
+        self._listener = await self._loop.create_server(self._connect, host, port)
+        port = self._listener.sockets[0].getsockname()[1]
         host = socket.gethostname() if host in _EVERY_HOST else host
         shown = f"[{host}]" if ":" in host else host
         query = f"/?token={self.token}" if self.token else "/"
@@ -188,12 +204,39 @@ class DashboardServer:
             await asyncio.wait(closing, timeout=_CLOSE_LIMIT)
         for viewer in viewers:  # a page that is stopped takes nothing
             viewer.abort()
+        for timer in self._silent.values():
+            timer.cancel()
+        if self._listener is not None:
+            self._listener.close()
         if self._runner is not None:
+            await self._runner.shutdown()
+            if self._runner.server is not None:
+                await self._runner.server.shutdown(_CLOSE_LIMIT)
             await self._runner.cleanup()
+
+    def _connect(self) -> asyncio.BaseProtocol:
+        """Return what handles a new connection: as long as it sends a request, and soon."""
+        assert self._runner is not None and self._runner.server is not None
+        server = self._runner.server
+        if len(server.connections) >= LIMITS.connections:
+            return _Refused()
+        connection = server()
+        self._silent[connection] = self._loop.call_later(
+            LIMITS.answer_seconds, self._end_silent, connection
+        )
+        return connection
+
+    def _end_silent(self, connection: asyncio.BaseProtocol) -> None:
+        self._silent.pop(connection, None)
+        transport = getattr(connection, "transport", None)
+        if transport is not None:  # it may have ended by itself
+            transport.abort()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         """Refuse who has not the token, and pages of other sites that a browser has open."""
+        if timer := self._silent.pop(request.protocol, None):
+            timer.cancel()
         origin = request.headers.get("Origin")
         try:
             host = urlsplit(f"//{request.host}").hostname or ""
@@ -218,6 +261,12 @@ class DashboardServer:
 
     async def _page(self, request: web.Request) -> web.FileResponse:
         return web.FileResponse(_STATIC / "index.html")
+
+    async def _file(self, request: web.Request) -> web.FileResponse:
+        name = request.match_info["name"]
+        if name not in _FILES:
+            raise web.HTTPNotFound
+        return web.FileResponse(_STATIC / name)
 
     @contextlib.asynccontextmanager
     async def _looking(self, viewer: Viewer) -> AsyncIterator[None]:
