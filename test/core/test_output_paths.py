@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from yolox_trt.core.errors import ConfigurationError
-from yolox_trt.core.output_paths import prepare_outputs
+from yolox_trt.core.output_paths import check_own, prepare_outputs
 
 
 def test_missing_folders_are_made_and_the_file_is_not(tmp_path: Path) -> None:
@@ -40,3 +40,23 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(ConfigurationError, match="cannot be written"):
         prepare_outputs(tmp_path / "file")
+
+
+def test_a_folder_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, link = tmp_path / "out", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    check_own(folder)
+    check_own(link)
+    if os.geteuid() == 0:
+        os.chown(link, 4242, -1, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    with pytest.raises(ConfigurationError, match=r"link' of user .* or of root; fix: give another"):
+        check_own(link)
+    if os.getuid() == 0:
+        os.chown(folder, 4242, -1)
+    with pytest.raises(ConfigurationError, match="out' of user"):
+        check_own(folder)

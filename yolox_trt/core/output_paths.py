@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,23 @@ def prepare_folder(folder: Path, for_file: Path | None = None) -> None:
         part = scratch_path(folder)
         part.touch(exist_ok=False)
         part.unlink()
+
+
+def check_own(folder: Path) -> None:
+    """Refuse a folder that another user has made, where a fixed name would be written into it.
+
+    That user could have put links there under the names of what will be written.
+
+    Raises:
+        ConfigurationError: it, or the link that leads to it, belongs to another user.
+    """
+    for status in (folder.lstat(), folder.stat()):
+        if status.st_uid not in (0, os.geteuid()):
+            raise ConfigurationError(
+                f"folder '{folder}' of user {status.st_uid}",
+                expected=f"one of this user ({os.geteuid()}), or of root",
+                fix="give another folder",
+            )
 
 
 def json_text(document: Any) -> str:

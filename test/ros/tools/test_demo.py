@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,6 +79,18 @@ def test_demo_fails_when_a_camera_sees_nothing(
     process = start(["-m", "yolox_trt.cli", "demo", *options])
     assert process.process.wait(150) == 1, process.output
     assert "no detection by astronaut, chelsea, coffee, motorcycle" in process.output
+
+
+def test_an_output_folder_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 4242, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(demo, "OtherPrograms", lambda: pytest.fail("it begins"))
+    with pytest.raises(ConfigurationError, match="of user"):
+        demo.run_demo(DemoOptions(output=tmp_path), say=print, show=print)
 
 
 def test_one_blind_camera_is_enough_to_fail(client: Client, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from vision_msgs.msg import Detection2DArray
 from yolox_trt.core.errors import MissingDependencyError, YoloxTrtError
 from yolox_trt.core.input_size import AUTO_SIZE, format_size, least_size
 from yolox_trt.core.optional import INSTALL_COMMANDS, is_installed
+from yolox_trt.core.output_paths import check_own
 from yolox_trt.detectors.factory import chosen_size, own_spec
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.evaluation.bench.processor import OtherPrograms
@@ -199,11 +200,16 @@ def run_demo(
     Returns:
         What went wrong, a line each, nothing if every camera had a detection; and why pictures
         were left out, "" where hardly any was.
+
+    Raises:
+        ConfigurationError: the output folder is another user's.
+        MissingDependencyError: scikit-image is missing.
     """
     model = model_file(options.model)
     pictures = photographs()
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    check_own(options.output)
     sections: dict[str, dict[str, Any]] = {
         "multi_camera": {
             "cameras": list(pictures),
