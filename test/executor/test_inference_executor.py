@@ -57,6 +57,7 @@ from yolox_trt.executor import (
     SubmitOutcome,
 )
 from yolox_trt.executor.snapshot import StreamSnapshot
+from yolox_trt.executor.supervisor import Supervisor
 
 
 def test_results_of_a_reduced_image_are_in_source_pixels() -> None:
@@ -497,6 +498,40 @@ def test_a_stop_may_come_as_a_placement_begins(monkeypatch: pytest.MonkeyPatch) 
         executor.add_stream(StreamConfig(id="a"), Recorder().on_result)
         assert met.wait(PATIENCE)
     assert not errors
+
+
+def test_a_stop_waits_for_a_placement_that_begins_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, join = threading.Thread, Supervisor.join
+    held, stopping = threading.Event(), threading.Event()
+
+    class Planner(whole):
+        def start(self) -> None:
+            if self.name == "executor-planner":
+                held.set()
+                assert stopping.wait(PATIENCE)
+                time.sleep(0.05)  # the stop waits for the supervisor now
+            super().start()
+
+        def run(self) -> None:
+            if self.name == "executor-planner":
+                time.sleep(0.1)
+            super().run()
+
+    def join_and_tell(supervisor: Supervisor, timeout: float) -> None:
+        stopping.set()
+        join(supervisor, timeout)
+
+    before = threading.enumerate()
+    monkeypatch.setattr(threading, "Thread", Planner)
+    monkeypatch.setattr(Supervisor, "join", join_and_tell)
+    executor = InferenceExecutor([simulated(GPU), simulated(DLA0)], policy="balanced")
+    executor.add_stream(StreamConfig(id="a"), Recorder().on_result)
+    executor.start()
+    assert held.wait(PATIENCE)
+    executor.close(timeout=PATIENCE)
+    assert not new_threads(before)
 
 
 def test_waiting_frames_are_dropped_at_stop() -> None:

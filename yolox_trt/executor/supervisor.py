@@ -57,11 +57,16 @@ class Supervisor:
         self._pool.attention.notify_all()
 
     def join(self, timeout: float) -> None:
-        """Wait for the thread, and for a placement that is being made, to end."""
+        """Wait for the thread, and for those that it has started, to end."""
         end = time.monotonic() + timeout
-        for thread in (self._thread, *self._helpers):
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, end - time.monotonic()))
+        self._join(self._thread, end)
+        for thread in self._helpers:  # not before: it may have started one meanwhile
+            self._join(thread, end)
+
+    @staticmethod
+    def _join(thread: threading.Thread, end: float) -> None:
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _supervise(self) -> None:
         going = True
