@@ -274,7 +274,10 @@ def test_host_frames_on_the_device_are_read_there(
     detector = CudaDetector(host(np), cuda_graph=False, mapped=mapped)
     rng = np.random.default_rng(4)
     shapes = {"bgr8": (120, 200, 3), "mono8": (90, 140), "rgba8": (80, 96, 4)}
-    arrays = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes.values()]
+    arrays = [
+        cuda_host.allocated(rng.integers(0, 256, shape, dtype=np.uint8))
+        for shape in shapes.values()
+    ]
     frames = [Frame.on_device(DeviceArray(a), e) for a, e in zip(arrays, shapes, strict=True)]
     wanted = [Frame.from_array(a, e) for a, e in zip(arrays, shapes, strict=True)]
     asked: list[int] = []
@@ -302,6 +305,54 @@ def test_host_frames_on_the_device_are_read_there(
     detector.device = Device("gpu", 1)
     with pytest.raises(FrameError, match="expected one on device 1"):
         detector.detect(frames[:1], OPTIONS[:1])
+
+
+def in_allocation(values: np.ndarray, room: int) -> np.ndarray:
+    """Copy an image into an allocation that ends `room` bytes behind it."""
+    memory = cuda_host.allocated(np.full(values.size + room, 0xCD, np.uint8))
+    memory[: values.size] = values.ravel()
+    return memory[: values.size].reshape(values.shape)
+
+
+@pytest.mark.parametrize("room", [0, 288])
+def test_host_nv12_on_the_device_keeps_its_chroma(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr("yolox_trt.detectors.staging.allocation_end", cuda_host.allocation_end)
+    detector = CudaDetector(host(np), cuda_graph=False)
+    rng = np.random.default_rng(5)
+    images = [rng.integers(16, 235, (h * 3 // 2, w), dtype=np.uint8) for h, w in ((96, 160),) * 2]
+    bgr = rng.integers(0, 256, (60, 100, 3), dtype=np.uint8)
+    frames = [
+        Frame.on_device(DeviceArray(in_allocation(images[0], room)), "nv12"),
+        Frame.on_device(DeviceArray(in_allocation(bgr, room)), "bgr8"),
+        Frame.on_device(DeviceArray(in_allocation(images[1], room)), "nv12", roi=Roi(20, 31, 9, 9)),
+    ]
+    nv12 = {"height": 96, "width": 160, "encoding": "nv12"}
+    wanted = [
+        Frame.view(images[0], **nv12),
+        Frame.from_array(bgr),
+        Frame.view(images[1], **nv12, roi=Roi(20, 31, 9, 9)),
+    ]
+    detector.detect(frames, OPTIONS)
+    for index, frame in enumerate(wanted):
+        reference = preprocess(frame, Letterbox.of_frame(frame, H, W))
+        assert np.abs(np.asarray(detector.engine.input[index]) - reference).max() <= 1
+
+
+@pytest.mark.parametrize("columns", [slice(0, 256), slice(256, 512), slice(100, 200)])
+def test_host_a_crop_of_columns_ends_with_its_last_pixel(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch, columns: slice
+) -> None:
+    # Its last row is not followed by a step's padding: the allocation may end there.
+    monkeypatch.setattr("yolox_trt.detectors.staging.allocation_end", cuda_host.allocation_end)
+    detector = CudaDetector(host(np), cuda_graph=False)
+    image = np.random.default_rng(6).integers(0, 256, (128, 512, 3), dtype=np.uint8)
+    crop = in_allocation(image, 0)[:, columns]
+    detector.detect([Frame.on_device(DeviceArray(crop), "bgr8")], OPTIONS[:1])
+    frame = Frame.from_array(crop)
+    reference = preprocess(frame, Letterbox.of_frame(frame, H, W))
+    assert np.abs(np.asarray(detector.engine.input[0]) - reference).max() <= 1
 
 
 def test_host_two_calls_under_way(host: type[FakeNetwork]) -> None:

@@ -143,7 +143,7 @@ class Address(NamedTuple):
     """Where a frame lies on the device, as descriptors.pack_image takes it."""
 
     data: int
-    chroma: int
+    chroma: int | None
     compact: bool
 
 
@@ -212,11 +212,10 @@ class Stager:
         for index, (frame, letterbox) in enumerate(zip(frames, letterboxes, strict=True)):
             if frame.device_array is not None:
                 address = frame.device_array.data.ptr
-                rows = int(frame.height * ENCODINGS[frame.encoding].rows_per_height)
-                extent = rows * frame.step
-                places.append(Address(size, 0, False))
+                extent = _extent(frame)
+                places.append(_whole(frame, size))
                 if allocation_end(address) >= address + extent + descriptors.SOURCE_MARGIN:
-                    in_place[index] = Address(address, 0, False)
+                    in_place[index] = _whole(frame, address)
                 else:
                     on_device.append((address, size, extent))
                     size = _align(size + extent + descriptors.SOURCE_MARGIN)
@@ -235,10 +234,10 @@ class Stager:
             # An origin may be 0 or below: where a plane's row 0 would lie, which is not copied.
             Address(
                 base + place.data,
-                base + place.chroma if frame.encoding == "nv12" else 0,
+                None if place.chroma is None else base + place.chroma,
                 place.compact,
             )
-            for frame, place in zip(frames, places, strict=True)
+            for place in places
         ]
         for index, place in in_place.items():
             addresses[index] = place
@@ -321,6 +320,19 @@ class Stager:
             self._crew.close()
 
 
+def _extent(frame: Frame) -> int:
+    """Return the bytes of a frame on the device: the last row ends with its last pixel."""
+    layout = ENCODINGS[frame.encoding]
+    rows = int(frame.height * layout.rows_per_height)
+    return (rows - 1) * frame.step + frame.width * layout.bytes_per_pixel
+
+
+def _whole(frame: Frame, start: int) -> Address:
+    """Return the address of a frame all of whose rows lie from `start` on."""
+    chroma = start + frame.height * frame.step if frame.encoding == "nv12" else None
+    return Address(start, chroma, False)
+
+
 def _place_ranges(
     frame: Frame, letterbox: Letterbox, pinned: bool, offset: int, pieces: list[_Piece]
 ) -> Address:
@@ -338,7 +350,7 @@ def _place_ranges(
         origins.append(offset - (begin - start))
         pieces.append(_Piece(frame.data[begin:end], None, offset, pinned))
         offset = _end_of(pieces[-1])
-    return Address(origins[0], origins[1] if len(origins) > 1 else 0, False)
+    return Address(origins[0], origins[1] if len(origins) > 1 else None, False)
 
 
 def _place_rows(
@@ -354,7 +366,7 @@ def _place_rows(
         origins.append(offset)
         pieces.append(_Piece(source, chosen, offset, False))
         offset = _end_of(pieces[-1])
-    return Address(origins[0], origins[1] if len(origins) > 1 else 0, True)
+    return Address(origins[0], origins[1] if len(origins) > 1 else None, True)
 
 
 def _end_of(piece: _Piece) -> int:

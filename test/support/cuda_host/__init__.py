@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +41,27 @@ class HostArray(np.ndarray):
 
 def host_array(values: Any, dtype: Any = None) -> HostArray:
     """Copy values into a HostArray."""
-    return np.array(values, dtype).view(HostArray)
+    return allocated(np.array(values, dtype).view(HostArray))
+
+
+#: Arrays that stand for allocations, while they live: a copy must stay within one.
+_allocations: list[weakref.ref[np.ndarray]] = []
+
+
+def allocated(array: Any) -> Any:
+    """Return an array of memory that copies on the device may not leave from now on."""
+    _allocations[:] = [each for each in _allocations if each() is not None]
+    _allocations.append(weakref.ref(array))
+    return array
+
+
+def allocation_end(address: int) -> int:
+    """Stand for cuda_driver.allocation_end: where the allocation ends that an address is in."""
+    for each in _allocations:
+        array = each()
+        if array is not None and 0 <= address - array.ctypes.data < array.nbytes:
+            return int(array.ctypes.data + array.nbytes)
+    raise AssertionError(f"{address:#x} lies in no allocation")
 
 
 class _Kernel:
@@ -121,7 +142,7 @@ def install(
         # Poison: what a kernel does not write, a test must see.
         array = np.empty(shape, dtype).view(HostArray)
         array.view(np.uint8).fill(0xCD)
-        return array
+        return allocated(array)
 
     fake_cupy = make_cupy(empty)
     monkeypatch.setattr(module, "load", load_in_order)
@@ -149,6 +170,10 @@ class OutOfMemoryError(MemoryError):
     """Stands for cupy.cuda.memory.OutOfMemoryError."""
 
 
+#: cudaMemcpyKind.
+_TO_DEVICE, _TO_HOST, _DEFAULT = 1, 2, 4
+
+
 class _Context:
     id = 0
     ptr = 0
@@ -171,7 +196,11 @@ class _Context:
         return False
 
 
-def _memcpy(target: int, source: int, size: int, _direction: int, _stream: int) -> None:
+def _memcpy(target: int, source: int, size: int, direction: int, _stream: int) -> None:
+    on_device = {_TO_DEVICE: (target,), _TO_HOST: (source,), _DEFAULT: (target, source)}
+    for address in on_device[direction]:
+        room = allocation_end(address) - address
+        assert size <= room, f"a copy of {size} bytes where the allocation ends after {room}"
     ctypes.memmove(target, source, size)
 
 
@@ -179,15 +208,15 @@ def make_cupy(empty: Any) -> Any:
     """Return what the wrappers and CudaDetector use of cupy; everything is done at once."""
     runtime = SimpleNamespace(
         memcpyAsync=_memcpy,
-        memcpyHostToDevice=1,
-        memcpyDeviceToHost=2,
-        memcpyDefault=4,
+        memcpyHostToDevice=_TO_DEVICE,
+        memcpyDeviceToHost=_TO_HOST,
+        memcpyDefault=_DEFAULT,
         pointerGetAttributes=lambda _: SimpleNamespace(type=0),
         CUDARuntimeError=CUDARuntimeError,
     )
     return SimpleNamespace(
         asarray=host_array,
-        zeros=lambda shape, dtype: np.zeros(shape, dtype).view(HostArray),
+        zeros=lambda shape, dtype: allocated(np.zeros(shape, dtype).view(HostArray)),
         empty=empty,
         cuda=SimpleNamespace(
             Device=_Context,
@@ -196,7 +225,7 @@ def make_cupy(empty: Any) -> Any:
             get_current_stream=_Context,
             runtime=runtime,
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-            alloc_pinned_memory=lambda size: bytearray(b"\xcd" * size),
+            alloc_pinned_memory=lambda size: allocated(np.full(size, 0xCD, np.uint8)),
             get_elapsed_time=lambda *_: 1.0,
         ),
     )

@@ -65,7 +65,7 @@ def pack_image(
     *,
     color_order: str,
     data: int,
-    chroma: int = 0,
+    chroma: int | None = None,
     compact: bool = False,
 ) -> None:
     """Write a struct Image.
@@ -78,19 +78,19 @@ def pack_image(
         color_order: "bgr" or "rgb", of the network.
         data: device address at which the image's first byte lies, or would lie if all rows had
             been copied.
-        chroma: nv12: likewise of the chroma plane; 0 means right behind the luma plane.
+        chroma: nv12: likewise of the chroma plane; None: right behind the luma plane.
         compact: at `data` (and `chroma`) lie only the rows that are sampled, as
             sampled_rows lists them.
     """
     roi = letterbox.roi
-    if frame.encoding == "nv12" and not chroma:
+    if frame.encoding == "nv12" and chroma is None:
         chroma = data + frame.height * frame.step
     memory_order = "rgb" if frame.encoding in ("rgb8", "rgba8") else "bgr"
     IMAGE.pack_into(
         buffer,
         offset,
         data,
-        chroma,
+        chroma or 0,
         frame.step,
         ENCODING_CODES[frame.encoding],
         roi.x,
