@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,3 +98,40 @@ def test_one_byte_less_is_refused(frame: Frame, cut: int) -> None:
             encoding=frame.encoding,
             step=frame.step,
         )
+
+
+def device_array(shape: tuple[int, ...]) -> SimpleNamespace:
+    """Return an array of a CUDA device without padding, which tells no strides."""
+    return SimpleNamespace(
+        __cuda_array_interface__={"shape": shape, "typestr": "|u1", "strides": None, "version": 3}
+    )
+
+
+def test_an_image_on_the_device_is_described() -> None:
+    frame = Frame.on_device(device_array((6, 8, 2)), "yuv422", roi=Roi(2, 2, 4, 4))
+    assert (frame.height, frame.width, frame.step, frame.encoding) == (6, 8, 16, "uyvy")
+    with pytest.raises(FrameError, match=r"on a GPU; expected one in host memory; fix: use on_hos"):
+        _ = frame.rows
+
+
+@pytest.mark.parametrize(
+    ("shape", "encoding", "message"),
+    [
+        ((6, 8), "bayer_rggb8", "on a GPU 'bayer_rggb8'; expected one of bgr8, .*; fix: .*host"),
+        ((6, 8, 3), "nonsense", "on a GPU 'nonsense'"),
+        ((6, 7, 2), "uyvy", "uyvy image of 7x6; expected even sizes"),
+        ((6, 8, 4), "bgr8", r"shape \(6, 8, 4\).*expected uint8 with 3 adjacent channels"),
+        ((6,), "mono8", r"of shape \(6,\); expected \(H, W\)"),
+        ((0, 8), "mono8", "expected positive width and height"),
+    ],
+)
+def test_what_no_kernel_reads_is_refused(
+    shape: tuple[int, ...], encoding: str, message: str
+) -> None:
+    with pytest.raises(FrameError, match=message):
+        Frame.on_device(device_array(shape), encoding)
+
+
+def test_a_roi_outside_an_image_on_the_device_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="roi"):
+        Frame.on_device(device_array((100, 200, 3)), "bgr8", roi=Roi(150, 50, 100, 100))

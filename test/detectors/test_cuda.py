@@ -31,7 +31,7 @@ from yolox_trt.core import (
     PostprocessOptions,
     Roi,
 )
-from yolox_trt.core.encodings import ENCODINGS
+from yolox_trt.core.encodings import ENCODINGS, lookup_on_device
 from yolox_trt.core.faults import DeviceBrokenError, DeviceBusyError, OutOfMemoryError
 from yolox_trt.detectors.cuda import CudaDetector
 from yolox_trt.detectors.detector import Detector
@@ -43,6 +43,7 @@ from yolox_trt.executor import (
     SchedulerOptions,
     StreamConfig,
 )
+from yolox_trt.kernels.cuda import descriptors
 from yolox_trt.kernels.reference.postprocess import Postprocessor
 from yolox_trt.kernels.reference.preprocess import preprocess
 
@@ -390,6 +391,27 @@ def test_host_bayer_goes_through_the_cpu(
         got = detector.detect([frame], OPTIONS[:1])
     assert_same(got, expected_detections([frame], OPTIONS[:1]))
     assert sum("demosaiced" in record.message for record in caplog.records) == 1
+
+
+def test_host_a_mosaic_on_the_device_is_fetched(host: type[FakeNetwork]) -> None:
+    detector = CudaDetector(host(np), cuda_graph=False)
+    mosaic = np.random.default_rng(7).integers(0, 256, (96, 160), dtype=np.uint8)
+    frame = Frame.view(mosaic, height=96, width=160, encoding="bayer_rggb8")
+    there = replace(frame, data=np.empty(0, np.uint8), device_array=DeviceArray(mosaic))
+    inputs = []
+    for each in (frame, there):
+        detector.detect([each], OPTIONS[:1])
+        inputs.append(np.array(detector.engine.input[0]))
+    np.testing.assert_array_equal(*inputs)
+
+
+def test_images_on_a_device_have_the_encodings_of_the_kernels() -> None:
+    for name, layout in ENCODINGS.items():
+        if name in descriptors.ENCODING_CODES:
+            assert lookup_on_device(name) is layout
+        else:
+            with pytest.raises(FrameError):
+                lookup_on_device(name)
 
 
 def test_host_errors_leave_it_usable(host: type[FakeNetwork]) -> None:

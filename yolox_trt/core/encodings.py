@@ -69,6 +69,21 @@ def lookup(name: str) -> Encoding | None:
     return ENCODINGS.get(ALIASES.get(key, key))
 
 
+def lookup_on_device(name: str) -> Encoding:
+    """Return the Encoding of an image on a CUDA device; mosaics are read on the CPU alone.
+
+    Raises:
+        FrameError: the kernels do not read it.
+    """
+    layout = lookup(name)
+    if layout is None or layout.name.startswith("bayer_"):
+        known = [each for each in ENCODINGS if not each.startswith("bayer_")]
+        raise FrameError.unknown(
+            "encoding of an image on a GPU", name, known, fix="copy the image to the host first"
+        )
+    return layout
+
+
 def check_planes(rows: int, width: int) -> None:
     """Check the shape of an nv12 array, whose rows are those of both planes.
 

@@ -142,17 +142,23 @@ class Frame:
         """View an image on a CUDA device (a CuPy array, a torch tensor) as a Frame.
 
         Args:
-            array: uint8 (H, W), (H, W, 3) or (H, W, 4) with __cuda_array_interface__, nv12
-                (H * 3 / 2, W); rows may be padded.
-            encoding: bgr8, rgb8, bgra8, rgba8, mono8 or nv12, as the shape has it.
+            array: uint8 (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) with
+                __cuda_array_interface__, nv12 (H * 3 / 2, W); rows may be padded.
+            encoding: bgr8, rgb8, bgra8, rgba8, mono8, uyvy, yuy2 or nv12, as the shape has it.
             metadata: the other attributes of Frame.
 
         Raises:
             FrameError: pixels inside a row are not adjacent, or the encoding does not fit.
+            ConfigurationError: a roi that is not inside the image.
         """
+        layout = encodings.lookup_on_device(encoding)
         interface = array.__cuda_array_interface__
-        shape, channels = tuple(interface["shape"]), encodings.ENCODINGS[encoding].channels
-        pixel = channels if len(shape) == 3 else 1
+        shape, channels = tuple(interface["shape"]), layout.channels
+        pixel = shape[2] if len(shape) == 3 else 1
+        if len(shape) not in (2, 3):
+            raise FrameError(
+                f"device array of shape {shape}", expected="(H, W) or (H, W, channels)"
+            )
         packed = (shape[1] * pixel, *((pixel, 1) if len(shape) == 3 else (1,)))
         strides = tuple(interface.get("strides") or packed)
         if (
@@ -163,18 +169,22 @@ class Frame:
         ):
             raise FrameError(
                 f"device array of shape {shape}, {interface['typestr']}, strides {strides}",
-                expected=f"uint8 with {channels} adjacent channels for {encoding}",
+                expected=f"uint8 with {channels} adjacent channels for {layout.name}",
                 fix="give a contiguous copy of it",
             )
         height, width = shape[:2]
-        if encoding == "nv12":
+        size = (height - 1) * strides[0] + width * layout.bytes_per_pixel
+        if layout.name == "nv12":
             encodings.check_planes(height, width)
             height = height * 2 // 3
+        encodings.check_buffer(layout, height, width, strides[0], size)
+        if (roi := metadata.get("roi")) is not None:
+            roi.check_inside(height, width)
         return cls(
             data=np.empty(0, np.uint8),
             height=height,
             width=width,
-            encoding=encoding,
+            encoding=layout.name,
             step=strides[0],
             device_array=array,
             **metadata,
@@ -204,7 +214,14 @@ class Frame:
         Returns:
             uint8 (H, W, C) for packed encodings with C > 1, (H, W) for mono8 and bayer_*,
             (H * 3 / 2, W) for nv12.
+
+        Raises:
+            FrameError: the bytes lie on a CUDA device.
         """
+        if self.device_array is not None:
+            raise FrameError(
+                "the rows of an image on a GPU", expected="one in host memory", fix="use on_host()"
+            )
         layout = encodings.ENCODINGS[self.encoding]
         rows = int(self.height * layout.rows_per_height)
         if layout.channels == 1:

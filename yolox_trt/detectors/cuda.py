@@ -287,7 +287,7 @@ class CudaDetector(Detector):
             self._warn_once(
                 frame.encoding, f"{frame.encoding} is demosaiced on the CPU; send bgr8 for speed"
             )
-            bgr = demosaic(np.ascontiguousarray(frame.rows), frame.encoding)
+            bgr = demosaic(np.ascontiguousarray(frame.on_host().rows), frame.encoding)
             return Frame.from_array(bgr, roi=frame.roi)
         raise FrameError(
             f"image encoding '{frame.encoding}'",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from yolox_trt.core.encodings import ENCODINGS, check_buffer
+from yolox_trt.core.encodings import check_buffer, lookup_on_device
 from yolox_trt.core.frame import Frame
 from yolox_trt.detectors.device_memory import (
     ExportedMemory,
@@ -76,10 +76,10 @@ class DeviceRing:
 
         Raises:
             ValueError: there is no such slot, or it is smaller than the image.
-            FrameError: the fields do not fit together.
+            FrameError: the fields do not fit together, or no kernel reads the encoding.
         """
         height, width, step = fields["height"], fields["width"], fields["step"]
-        layout = ENCODINGS[fields["encoding"]]
+        layout = lookup_on_device(fields["encoding"])
         rows = int(height * layout.rows_per_height)
         check_buffer(layout, height, width, step, self.slot_bytes)
         size = rows * step
@@ -93,7 +93,7 @@ class DeviceRing:
             device=self._memory.device,
             owner=(self, self._flags.view(slot, 0)),
         )
-        return Frame(data=_NO_DATA, device_array=array, **fields)
+        return Frame(data=_NO_DATA, device_array=array, **fields | {"encoding": layout.name})
 
 
 class DeviceRingWriter:
