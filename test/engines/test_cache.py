@@ -17,6 +17,7 @@ from support.engine_files import EXAMPLE, SPEC, start_python
 from yolox_trt.core.errors import EngineError
 from yolox_trt.engines import engine_file
 from yolox_trt.engines.cache import EngineCache
+from yolox_trt.engines.cache_pruning import RUNTIME_CACHE
 from yolox_trt.engines.engine_file import BuiltEngine, read_engine, sidecar_path, write_engine
 from yolox_trt.engines.file_lock import try_lock
 from yolox_trt.engines.fingerprint import file_sha256
@@ -161,7 +162,7 @@ def test_damaged_engines_are_built_again_and_never_returned(cache: EngineCache, 
     assert cache.find(EXAMPLE, name="m").data == b"built anew"
 
 
-def test_a_failed_build_leaves_nothing(cache: EngineCache) -> None:
+def test_a_failed_build_leaves_nothing_to_use(cache: EngineCache) -> None:
     path = cache.get_or_build(EXAMPLE, Builder(), name="m").file.path
     corrupt_engine(path)
 
@@ -170,8 +171,8 @@ def test_a_failed_build_leaves_nothing(cache: EngineCache) -> None:
 
     with pytest.raises(EngineError, match="no memory"):
         cache.get_or_build(EXAMPLE, fail, name="m")
-    assert not path.exists()
-    assert not sidecar_path(path).exists()
+    with pytest.raises(EngineError):
+        cache.find(EXAMPLE, name="m")
     assert cache.get_or_build(EXAMPLE, Builder(), name="m").built  # the lock is free
 
 
@@ -182,6 +183,23 @@ def test_rebuild_builds_although_it_is_there(cache: EngineCache) -> None:
     assert entry.built
     assert entry.reason == "TensorRT refused it"
     assert entry.file.data == b"2"
+
+
+def test_a_rebuild_that_fails_leaves_what_is_there(cache: EngineCache) -> None:
+    first = cache.get_or_build(EXAMPLE, Builder(), name="m").file
+    compiled = first.path.with_name(first.path.name + RUNTIME_CACHE)
+    compiled.write_bytes(b"kernels of the first engine")
+
+    def fail() -> BuiltEngine:
+        raise EngineError("no memory")
+
+    with pytest.raises(EngineError, match="no memory"):
+        cache.get_or_build(EXAMPLE, fail, name="m", rebuild="TensorRT refused it")
+    assert compiled.is_file()
+    assert not (found := cache.get_or_build(EXAMPLE, Builder(b"2"), name="m")).built
+    assert found.file.data == first.data
+    cache.get_or_build(EXAMPLE, Builder(b"2"), name="m", rebuild="TensorRT refused it")
+    assert not compiled.exists()
 
 
 def test_read_only_cache_serves_and_refuses(

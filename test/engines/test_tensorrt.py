@@ -18,7 +18,7 @@ from support.tensorrt_fixtures import build_engine, make_api, pretend_cupy, pret
 
 from yolox_trt.compiler.tensorrt import build as build_module
 from yolox_trt.compiler.tensorrt import plan as build_plan
-from yolox_trt.compiler.tensorrt.load_engine import load_tensorrt_engine
+from yolox_trt.compiler.tensorrt.load_engine import load_engine, load_tensorrt_engine
 from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan
 from yolox_trt.core.device import Device
@@ -398,6 +398,23 @@ def test_load_builds_again_what_tensorrt_refuses(
     assert builds(fake) == 2
     assert "built again" in caplog.text
     assert "Magic tag" in caplog.text
+
+
+def test_load_keeps_an_engine_that_a_device_fails_to_run(
+    tmp_path: Path, cupy: Any, fake: FakeTensorRT
+) -> None:
+    """A core whose task hangs, a library that is missing: neither says anything of the file."""
+    model, cache = small_model(tmp_path), EngineCache(tmp_path / "cache")
+    first = load_tensorrt_engine(model, GPU, None, cache).file
+
+    def make(file: Any, **_: Any) -> Any:
+        raise EngineError("dla0 works on a task that was given up")
+
+    for _ in range(3):
+        with pytest.raises(EngineError, match="given up"):
+            load_engine(model, GPU, BuildOptions(), make, cache)
+    assert builds(fake) == 1
+    assert first.path.is_file()
 
 
 def test_a_loaded_engine_stays_in_the_cache(tmp_path: Path, cupy: Any, fake: FakeTensorRT) -> None:

@@ -33,6 +33,13 @@ class DeviceBusyError(EngineError):
     """A detector takes no further call before those under way are collected; nothing is lost."""
 
 
+class EngineFileError(EngineError):
+    """The runtime refuses an engine file, or it is not what its sidecar says: to be built again.
+
+    A device that fails or hangs says nothing against the file.
+    """
+
+
 class HungError(EngineError):
     """A call or a restart has not returned in time. The executor's watchdog makes it."""
 
@@ -63,7 +70,12 @@ _OUT_OF_MEMORY_TEXTS = (
 
 
 def library_fault(
-    error: BaseException | str, what: str, *, expected: Message = "", fix: Message = ""
+    error: BaseException | str,
+    what: str,
+    *,
+    expected: Message = "",
+    fix: Message = "",
+    otherwise: type[EngineError] = EngineError,
 ) -> EngineError:
     """Return the fault that an error of CUDA, ONNX Runtime or TensorRT stands for.
 
@@ -72,9 +84,10 @@ def library_fault(
         what: what failed, as a short clause; the error's text is appended.
         expected: what was expected, for a fault that is none of the classes of this module.
         fix: what mends such a fault.
+        otherwise: the class of such a fault.
 
     Returns:
-        An OutOfMemoryError, a DeviceBrokenError or, for all else, a plain EngineError.
+        An OutOfMemoryError, a DeviceBrokenError or, for all else, one of `otherwise`.
     """
     found = f"{what}: {error}"
     kind = _kind_of(error)
@@ -88,7 +101,7 @@ def library_fault(
         return DeviceBrokenError(
             found, expected="a working CUDA context", fix="restart the process"
         )
-    return EngineError(found, expected=expected, fix=fix)
+    return otherwise(found, expected=expected, fix=fix)
 
 
 def _kind_of(error: BaseException | str) -> type[EngineError]:

@@ -22,9 +22,9 @@ from yolox_trt.core.output_paths import json_text
 from yolox_trt.engines.cache_pruning import (
     BUILD_LOCK,
     REQUESTS,
+    RUNTIME_CACHE,
     USE_LOCK,
     CacheLimits,
-    files_of,
     prune,
 )
 from yolox_trt.engines.engine_file import (
@@ -221,9 +221,6 @@ class EngineCache:
                 except EngineError as error:
                     reason = reason or error.found
             _log.info("building %s: %s", path.name, reason)
-            with writing_to(self.folder):
-                for old in files_of(path):
-                    old.unlink(missing_ok=True)
             started = time.monotonic()
             built = build()
             times = {
@@ -231,6 +228,8 @@ class EngineCache:
                 "build_seconds": round(time.monotonic() - started, 3),
             }
             built = dataclasses.replace(built, details={**built.details, **times})
+            with writing_to(self.folder):  # what the former engine's runtime compiled
+                path.with_name(path.name + RUNTIME_CACHE).unlink(missing_ok=True)
             file = write_engine(path, built, fingerprint)
             return CacheEntry(file, True, reason, self._lease(path))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import EngineError
-from yolox_trt.core.faults import library_fault
+from yolox_trt.core.faults import EngineFileError, library_fault
 from yolox_trt.core.files import read_trusted, write_trusted
 from yolox_trt.core.optional import require
 from yolox_trt.engines import cuda_driver
@@ -214,6 +214,7 @@ class TensorRTEngine(Engine):
                     f"{api} does not load {self.file.path}",
                     expected="an engine of this TensorRT and GPU",
                     fix="build the engine again",
+                    otherwise=EngineFileError,
                 )
             if api.has("runtime_cache"):
                 self._load_runtime_cache()
@@ -261,7 +262,7 @@ class TensorRTEngine(Engine):
     def _set_shape(self, context: Any, batch: int, messages: list[tuple[str, str]]) -> None:
         shape = (batch, *self._image_shape)
         if not context.set_input_shape(self._input_name, shape):
-            raise EngineError(
+            raise EngineFileError(
                 f"input shape {shape} was refused: {messages_text(messages)}",
                 fix="build the engine again",
             )
@@ -325,7 +326,7 @@ class TensorRTEngine(Engine):
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
         if inputs != [self.spec.input_name]:
-            raise EngineError(
+            raise EngineFileError(
                 f"engine {self.file.path} with inputs {inputs}",
                 expected=f"one input, '{self.spec.input_name}'",
                 fix="build the engine again",
@@ -354,7 +355,7 @@ class TensorRTEngine(Engine):
             self._set_address(context, name, buffer)
         order = [n for n in self.spec.tensor_names if n in names]
         if len(order) != len(names) - 1:
-            raise EngineError(
+            raise EngineFileError(
                 f"engine {self.file.path} with tensors {names}",
                 expected=f"outputs {list(self.spec.tensor_names)}, as its sidecar says",
                 fix="build the engine again",
@@ -375,7 +376,7 @@ class TensorRTEngine(Engine):
     @staticmethod
     def _set_address(context: Any, name: str, buffer: Any) -> None:
         if not context.set_tensor_address(name, int(buffer.data.ptr)):
-            raise EngineError(
+            raise EngineFileError(
                 f"address of tensor '{name}' was refused", fix="build the engine again"
             )
 
@@ -432,7 +433,8 @@ def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> Non
     """Refuse an engine that was built for another device, GPU or TensorRT.
 
     Raises:
-        EngineError: it does not fit; the text says in what.
+        EngineFileError: it does not fit; the text says in what.
+        EngineError: it is a DLA standalone loadable.
         DeviceError: the GPU is not there.
     """
     fingerprint = file.fingerprint
@@ -445,14 +447,14 @@ def check_engine_fits(file: EngineFile, device: Device, api: TensorRTApi) -> Non
         fix: str = "build it again on this machine: yolox_trt build MODEL",
     ) -> None:
         if not fits:
-            raise EngineError(f"engine {file.path} {found}", expected=expected, fix=fix)
+            raise EngineFileError(f"engine {file.path} {found}", expected=expected, fix=fix)
 
-    check(
-        not fingerprint.options.get("dla_standalone"),
-        "is a DLA standalone loadable",
-        "an engine: TensorRT's runtime does not run loadables, cuDLA does",
-        "run it with the engine cudla, or build without --dla-standalone",
-    )
+    if fingerprint.options.get("dla_standalone"):  # built again, it would be one again
+        raise EngineError(
+            f"engine {file.path} is a DLA standalone loadable",
+            expected="an engine: TensorRT's runtime does not run loadables, cuDLA does",
+            fix="run it with the engine cudla, or build without --dla-standalone",
+        )
     check(
         fingerprint.device == wanted,
         f"for {fingerprint.device}",

@@ -15,7 +15,7 @@ from support.cudla.network import Int8Network
 
 from yolox_trt.core import Device, EngineError
 from yolox_trt.core.errors import DeviceError, MissingDependencyError
-from yolox_trt.core.faults import OutOfMemoryError
+from yolox_trt.core.faults import EngineFileError, OutOfMemoryError
 from yolox_trt.engines.cudla import library
 from yolox_trt.engines.cudla.abi import Mode, Status
 from yolox_trt.engines.cudla.library import cudla_fault, load_cudla, status_name
@@ -41,7 +41,7 @@ def load(file: EngineFile, core: int = 0) -> None:
 
 
 def refused(file: EngineFile, core: int = 0) -> EngineError:
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(EngineFileError) as caught:
         load(file, core)
     return caught.value
 

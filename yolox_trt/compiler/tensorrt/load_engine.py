@@ -18,8 +18,8 @@ from yolox_trt.compiler.tensorrt.options import BuildOptions
 from yolox_trt.compiler.tensorrt.plan import BuildPlan, warn_of_batch
 from yolox_trt.compiler.tensorrt.request import BuildRequest
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import ConfigurationError, EngineError
-from yolox_trt.core.faults import DeviceBrokenError, OutOfMemoryError
+from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.faults import EngineFileError
 from yolox_trt.core.files import make_plain_folder, read_trusted, write_trusted
 from yolox_trt.core.model_spec import Preprocessing
 from yolox_trt.core.option import parse_path
@@ -120,11 +120,10 @@ def load_engine(
         file = _described(entry.file, preprocessing, class_names)
         try:
             return make(file, device=device, lease=entry.lease)
-        except EngineError as error:
-            # Memory that is full, or a broken device, says nothing against the engine.
-            if entry.built or rebuild or isinstance(error, OutOfMemoryError | DeviceBrokenError):
+        except EngineFileError as error:
+            if entry.built or rebuild:
                 raise
-            # The files agree with each other, and TensorRT refuses them all the same.
+            # The files agree with each other, and the runtime refuses them all the same.
             _log.warning("cached engine %s is built again: %s", entry.file.path, error)
             rebuild = error.found
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import EngineError, Message
+from yolox_trt.core.errors import EngineError
+from yolox_trt.core.faults import EngineFileError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.engines.cudla.abi import DataFormat, DataType, ModuleTensorDescriptor
 from yolox_trt.engines.engine_file import EngineFile
@@ -39,7 +40,8 @@ class Loadable:
             it, where they were known.
 
     Raises:
-        EngineError: no loadable, a sidecar that cannot be read, or an int8 tensor of unknown scale.
+        EngineError: no loadable, or an int8 tensor of unknown scale.
+        EngineFileError: a sidecar that cannot be read.
     """
 
     def __init__(self, file: EngineFile) -> None:
@@ -48,10 +50,12 @@ class Loadable:
         names = (self.input_name, *file.spec.tensor_names)
         tensors = file.details.get("tensors")
         if not file.fingerprint.options.get("dla_standalone") or not tensors:
-            raise self.refusal(
-                "is an engine of TensorRT", "a loadable: cuDLA does not run TensorRT's engines"
+            raise EngineError(  # built again, it would be one again
+                f"{file.path} is an engine of TensorRT",
+                expected="a loadable: cuDLA does not run TensorRT's engines",
+                fix=self.rebuild,
             )
-        with EngineError.instead_of(
+        with EngineFileError.instead_of(
             (LookupError, TypeError, ValueError, AttributeError),
             f"sidecar of {file.path} that does not tell its tensors",
             expected=f"shape, type and format of {', '.join(names)}",
@@ -63,10 +67,10 @@ class Loadable:
         self.scales = {n: s for n, s in scales.items() if math.isfinite(s) and s > 0}
         without = [n for n in names if self.layouts[n].dtype == "int8" and n not in self.scales]
         if without:
-            raise self.refusal(
-                f"has int8 tensors of unknown scale: {', '.join(without)}",
-                "the real value of one step of each in its sidecar",
-                "build it again with scales: yolox_trt calibrate MODEL --images FOLDER --cache "
+            raise EngineError(  # those that it was built with
+                f"{file.path} has int8 tensors of unknown scale: {', '.join(without)}",
+                expected="the real value of one step of each in its sidecar",
+                fix="build it again with scales: yolox_trt calibrate MODEL --images FOLDER --cache "
                 "FILE, or yolox_trt translate MODEL -o OUT --cache FILE --dla for a Q/DQ model",
             )
 
@@ -84,15 +88,15 @@ class Loadable:
             f"--no-gpu-fallback -o {self.file.path}"
         )
 
-    def refusal(self, found: str, expected: str, fix: Message = "") -> EngineError:
-        """Return the error that this loadable cannot be used."""
-        return EngineError(f"{self.file.path} {found}", expected=expected, fix=fix or self.rebuild)
+    def refusal(self, found: str, expected: str) -> EngineFileError:
+        """Return the error that this loadable cannot be used, and another one may."""
+        return EngineFileError(f"{self.file.path} {found}", expected=expected, fix=self.rebuild)
 
     def check_device(self, device: Device) -> None:
         """Refuse a loadable that was built for another core.
 
         Raises:
-            EngineError: see above.
+            EngineFileError: see above.
         """
         built = self.file.fingerprint.device
         if built != str(device):
@@ -106,7 +110,7 @@ class Loadable:
             hardware: CUDLA_DEVICE_VERSION here.
 
         Raises:
-            EngineError: see above.
+            EngineFileError: see above.
         """
         built = self.versions.get("dla")
         if built not in (None, hardware):
@@ -140,7 +144,7 @@ class Loadable:
             The names in the order of the descriptors.
 
         Raises:
-            EngineError: other tensors, or one of another type, size or layout.
+            EngineFileError: other tensors, or one of another type, size or layout.
         """
         descriptors, names = list(found), list(names)
         told = [d.name.decode(errors="replace").rstrip("'") for d in descriptors]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from yolox_trt.core.errors import EngineError, YoloxTrtError
+from yolox_trt.core.faults import EngineFileError
 from yolox_trt.engines.cudla.abi import (
     AccessPermissionFlags,
     DevAttribute,
@@ -90,7 +91,8 @@ class DlaModule:
 
     Raises:
         DeviceError: there is no such core.
-        EngineError: cuDLA refuses it, or it is not what its sidecar says.
+        EngineFileError: cuDLA refuses it, or it is not what its sidecar says.
+        EngineError: cuDLA fails otherwise.
         OutOfMemoryError: see core.faults.
     """
 
@@ -253,7 +255,7 @@ class DlaModule:
         except EngineError as error:
             if isinstance(error, MemoryError):
                 raise
-            raise EngineError(
+            raise EngineFileError(
                 f"{error.found}: cuDLA does not load {loadable.file.path}, built with "
                 f"{loadable.describe_versions()}",
                 expected=f"a loadable for cuDLA {self._library.version} and DLA hardware "
