@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import http.server
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -212,6 +213,38 @@ def test_two_at_once(server: Server, tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(ModelError, match="another process"):
             download(server.url, tmp_path / "net.onnx")
+
+
+def test_the_digest_that_another_process_recorded_holds(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both begin without a digest; the other one ends between this one's look and its lock."""
+    path, record = tmp_path / "net.onnx", tmp_path / "net.onnx.sha256"
+    flock, other = fcntl.flock, b"what the server gave before"
+    digest = hashlib.sha256(other).hexdigest()
+
+    def late(descriptor: int, kind: int) -> None:
+        path.write_bytes(other)
+        record.write_text(f"{digest}  net.onnx\n")
+        flock(descriptor, kind)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", late)
+        assert download(server.url, path).read_bytes() == other
+    assert not server.ranges and record.read_text().startswith(digest)
+
+
+def test_a_digest_is_recorded_before_its_file_is_there(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, replace = tmp_path / "net.onnx", os.replace
+
+    def look(source: Path, target: Path) -> None:
+        assert (tmp_path / "net.onnx.sha256").read_text().startswith(DIGEST)
+        replace(source, target)
+
+    monkeypatch.setattr(download_module.os, "replace", look)
+    assert download(server.url, path).read_bytes() == CONTENT
 
 
 def test_another_process_that_ends_first_is_not_written_over(

@@ -64,7 +64,9 @@ def download(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(part), part.open("ab") as target:
-            # Another process may have brought it between the look above and the lock.
+            # Another process may have brought it between the look above and the lock, and with
+            # it the digest that holds from now on.
+            expected = sha256 or _recorded(record)
             if _is_intact(path, expected):
                 part.unlink()
                 return path
@@ -80,12 +82,13 @@ def download(
                     fix="fetch it again; if that repeats, the file on the server is another one: "
                     "do not use it",
                 )
+            if not expected:
+                record.write_text(f"{found}  {path.name}\n")
+                _LOGGER.warning(
+                    "%s: nobody has published its digest; sha256 %s is held from now on",
+                    *(path, found),
+                )
             os.replace(part, path)
-        if not expected:
-            record.write_text(f"{found}  {path.name}\n")
-            _LOGGER.warning(
-                "%s: nobody has published its digest; sha256 %s is held from now on", path, found
-            )
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise _offline(url, path, error) from error
     except OSError as error:
