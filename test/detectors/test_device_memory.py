@@ -30,6 +30,7 @@ from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.cuda import CudaDetector
 from yolox_trt.detectors.device_memory import ExportedMemory, ImportedMemory, device_at
+from yolox_trt.detectors.host_memory import pin
 from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.device_ring import DeviceRing, DeviceRingWriter
 from yolox_trt.ros.ingest.image_topic import ImageTopic
@@ -343,6 +344,20 @@ def test_a_ring_outlives_its_object_while_a_frame_is_held(stand_in: Any) -> None
     assert part.get().tolist() == np.full((2, 96, 3), 7).tolist()
     del part
     assert ipc_host.log[-1] == "free"
+
+
+def test_calls_come_to_the_gpu_that_they_concern(
+    stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is the calling thread's current device, which the first GPU is by default."""
+    monkeypatch.setattr(ipc_host, "calls", [])
+    memory = ExportedMemory(5, 1)
+    ImportedMemory(memory.handle, 1).close()
+    release = pin(np.empty(4096, np.uint8), 1)
+    assert release is not None
+    release()
+    assert ipc_host.calls == [("close", 1), ("pin", 1), ("unpin", 1)]
+    assert ipc_host.devices == [0]
 
 
 def test_allocations_are_not_shared_with_others(stand_in: Any) -> None:

@@ -96,8 +96,10 @@ def test_runs_on_the_given_stream_with_fixed_addresses(
     assert addresses["images"] == engine.input.data.ptr
     assert addresses["output"] == engine.outputs["output"].data.ptr
     assert [run[0] for run in fake.runs] == [addresses] * 4
+    stream.waits, stream.fails = 0, RuntimeError("the device is lost")
     engine.close()
     engine.close()
+    assert stream.waits == 1
     with pytest.raises(EngineError, match="closed"):
         engine.run(1)
 

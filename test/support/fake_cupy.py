@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import itertools
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+_addresses = itertools.count(4711)
 
 
 class _Array(np.ndarray):
@@ -30,17 +33,19 @@ class _Device:
         self.stack.pop()
 
     def synchronize(self) -> None:
-        pass
+        raise AssertionError("others' work on the device may hang, or a graph be captured")
 
 
 class Stream:
-    """A stream; `fails` is what synchronize() raises."""
+    """A stream; `fails` is what synchronize() raises, `waits` how often it was called."""
 
     def __init__(self, non_blocking: bool = False) -> None:
-        self.ptr = 4711
+        self.ptr = next(_addresses)
         self.fails: Exception | None = None
+        self.waits = 0
 
     def synchronize(self) -> None:
+        self.waits += 1
         if self.fails is not None:
             raise self.fails
 

@@ -18,6 +18,9 @@ import numpy as np
 BUS_ID = "0000:03:00.0"
 
 log: list[str] = []
+#: The device that is current, the innermost last, and (function, the current device) of calls.
+devices = [0]
+calls: list[tuple[str, int]] = []
 #: Allocations: address -> (memfd, bytes).
 by_address: dict[int, tuple[int, int]] = {}
 _opened: dict[int, tuple[mmap.mmap, np.ndarray]] = {}
@@ -38,9 +41,11 @@ class _Device:
         self.id = index
 
     def __enter__(self) -> _Device:
+        devices.append(self.id)
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        devices.pop()
 
 
 class _Stream:
@@ -146,6 +151,7 @@ def _open_handle(handle: bytes) -> int:
 def _close_handle(address: int) -> None:
     del _opened[address]
     log.append("close")
+    calls.append(("close", devices[-1]))
 
 
 def make_cupy() -> Any:
@@ -155,8 +161,8 @@ def make_cupy() -> Any:
     runtime = SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
         getDeviceCount=lambda: 1,
-        hostRegister=lambda *_: None,
-        hostUnregister=lambda *_: None,
+        hostRegister=lambda *_: calls.append(("pin", devices[-1])),
+        hostUnregister=lambda *_: calls.append(("unpin", devices[-1])),
         ipcGetMemHandle=_get_handle,
         ipcOpenMemHandle=_open_handle,
         ipcCloseMemHandle=_close_handle,

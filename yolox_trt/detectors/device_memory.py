@@ -145,5 +145,6 @@ class ImportedMemory:
         """Close it; the memory stays with the other process."""
         address, self._address = self._address, 0
         if address:
-            with contextlib.suppress(self._cupy.cuda.runtime.CUDARuntimeError):
-                self._cupy.cuda.runtime.ipcCloseMemHandle(address)
+            cuda = self._cupy.cuda
+            with contextlib.suppress(cuda.runtime.CUDARuntimeError), cuda.Device(self._device):
+                cuda.runtime.ipcCloseMemHandle(address)

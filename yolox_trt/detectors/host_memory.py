@@ -19,11 +19,12 @@ _LOGGER = logging.getLogger(__name__)
 _PORTABLE = 1
 
 
-def pin(memory: npt.NDArray[np.uint8]) -> Callable[[], None] | None:
+def pin(memory: npt.NDArray[np.uint8], device: int) -> Callable[[], None] | None:
     """Page-lock memory; CudaDetector then uploads frames in it without a copy on the host.
 
     Args:
         memory: uint8 (size,), contiguous; stays mapped until it is released.
+        device: CUDA device ordinal of one of those that read it: no other gets a context by this.
 
     Returns:
         A function that releases it again, or None where CUDA is missing or refuses (frames in it
@@ -33,11 +34,17 @@ def pin(memory: npt.NDArray[np.uint8]) -> Callable[[], None] | None:
         cupy = require("cupy", purpose="page-locked shared memory")
     except MissingDependencyError:
         return None
-    runtime = cupy.cuda.runtime
+    runtime, on_device = cupy.cuda.runtime, cupy.cuda.Device
     address = memory.ctypes.data
+
+    def release() -> None:
+        with on_device(device):
+            runtime.hostUnregister(address)
+
     try:
-        runtime.hostRegister(address, memory.size, _PORTABLE)
+        with on_device(device):
+            runtime.hostRegister(address, memory.size, _PORTABLE)
     except runtime.CUDARuntimeError as error:
         _LOGGER.warning("%d bytes could not be page-locked: %s", memory.size, error)
         return None
-    return lambda: runtime.hostUnregister(address)
+    return release

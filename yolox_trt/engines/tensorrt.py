@@ -88,6 +88,7 @@ class TensorRTEngine(Engine):
         self._context: Any = None  # that of the batch of the last run
         self._scratch: Any = None
         self._batch = -1
+        self._streams: dict[int, Any] = {}
         self._buffers: dict[str, Any] = {}
         with self._cupy.cuda.Device(self._cuda_index):
             self._load()
@@ -117,7 +118,9 @@ class TensorRTEngine(Engine):
         """
         if batch != self._batch:
             self._set_batch(batch)
-        pointer = (self._cupy.cuda.get_current_stream() if stream is None else stream).ptr
+        stream = self._cupy.cuda.get_current_stream() if stream is None else stream
+        pointer = stream.ptr
+        self._streams[pointer] = stream
         # Not collect_messages(): it costs an allocation and a lock, and runs seldom fail.
         if not self._context.execute_async_v3(pointer):
             raise library_fault(
@@ -127,13 +130,18 @@ class TensorRTEngine(Engine):
             )
 
     def close(self) -> None:
-        """Release context, engine, runtime and buffers, in this order."""
+        """Wait for the runs, and release context, engine, runtime and buffers, in this order."""
         if self._closed:
             return
         self._closed = True
         self._batch = -1
-        with contextlib.suppress(Exception):  # the device may be lost
-            self._cupy.cuda.Device(self._cuda_index).synchronize()
+        with self._cupy.cuda.Device(self._cuda_index):
+            # Not for the whole device: a DLA's task may hang there, and it may not be waited for
+            # while another thread captures a graph.
+            for stream in self._streams.values():
+                with contextlib.suppress(Exception):  # the device may be lost
+                    stream.synchronize()
+        self._streams = {}
         self.input = None
         self.outputs = {}
         self._buffers = {}

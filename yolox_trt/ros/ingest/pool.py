@@ -128,7 +128,7 @@ class IngestPool:
         enclave: str = "/ingest",
     ) -> None:
         self._lock = threading.Lock()
-        self._page_lock = any(device.is_cuda for device in devices)
+        self._gpus = sorted({device.cuda_index for device in devices if device.is_cuda})
         self._devices = devices
         self._identity = (namespace, enclave)
         self._closing = threading.Event()
@@ -324,7 +324,7 @@ class IngestPool:
                 raise ValueError("a ring without its memory")
             ring = FrameRing(message["slots"], message["slot_bytes"], fd)
             camera.ring = message["generation"], ring
-            if self._page_lock and (unpin := pin(ring.images)) is not None:
+            if self._gpus and (unpin := pin(ring.images, self._gpus[0])) is not None:
                 # Views of its slots keep a ring alive: it is released when nobody reads it.
                 weakref.finalize(ring, unpin).atexit = False
         elif kind == "device_ring_wanted":
@@ -408,7 +408,7 @@ class IngestPool:
                 expected="one GPU for decoders and detectors",
                 fix="set the parameter `devices` to one GPU, or `decoder` to cpu",
             )
-        if not self._page_lock:
+        if not self._gpus:
             raise DeviceError("images on a GPU, and no detector on one")
         return device
 
