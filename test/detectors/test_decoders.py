@@ -11,9 +11,10 @@ from support.gpu import requires_gpu
 from support.video import packets, pictures
 
 from yolox_trt.core.decoding import STILL, Packet
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import FrameError
 from yolox_trt.core.limits import ImageLimits
-from yolox_trt.detectors.decoders import DecoderOptions, create_decoder
+from yolox_trt.detectors.decoders import DecoderOptions, create_decoder, decoder_gpu
 from yolox_trt.engines.cuda_driver import compute_capability
 from yolox_trt.kernels.reference.preprocess import to_bgr
 
@@ -79,3 +80,22 @@ def test_video_on_the_gpu_is_that_of_the_cpu(codec: str) -> None:
             frame.on_host().rows, expected.rows
         )  # the standards are exact
     gpu.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "devices", "gpu", "reason"),
+    [
+        (CPU, ["gpu:1"], None, ""),
+        (GPU, ["gpu:1"], 1, ""),
+        (GPU, ["gpu:1", "cpu"], 1, ""),
+        (GPU, ["gpu", "dla0", "dla1"], 0, ""),  # the DLAs' memory is that of the GPU beside them
+        (GPU, ["gpu", "gpu:1"], None, "on gpu:0 and gpu:1; expected one GPU for both"),
+        (GPU, ["cpu"], None, "on no GPU"),
+    ],
+)
+def test_images_are_decoded_where_the_detectors_are(
+    options: DecoderOptions, devices: list[str], gpu: int | None, reason: str
+) -> None:
+    found, why = decoder_gpu(options, [Device.parse(each) for each in devices])
+    assert found == gpu
+    assert reason in why and bool(reason) == bool(why)

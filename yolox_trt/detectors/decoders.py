@@ -57,6 +57,26 @@ class DecoderOptions(OptionGroup):
         return int(self.jpeg_scale[-1])
 
 
+def decoder_gpu(options: DecoderOptions, devices: Sequence[Device]) -> tuple[int | None, str]:
+    """Return the GPU that decodes images for detectors, which read them there.
+
+    Args:
+        options: where decoders shall run.
+        devices: those of the detectors.
+
+    Returns:
+        Its CUDA device ordinal, or None to decode on the CPU; and, where a GPU was asked for, why
+        it cannot be, else "".
+    """
+    if options.decoder != "gpu":
+        return None, ""
+    found = sorted({device.cuda_index for device in devices if device.is_cuda})
+    if len(found) == 1:
+        return found[0], ""
+    several = "on " + " and ".join(f"gpu:{index}" for index in found)
+    return None, f"the detectors are {several if found else 'on no GPU'}; expected one GPU for both"
+
+
 def create_decoder(
     codec: str,
     options: DecoderOptions,

@@ -12,9 +12,11 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from support.video import packets, pictures
 
-from yolox_trt.core.errors import ConfigurationError, FrameError
+from yolox_trt.core.device import Device
+from yolox_trt.core.errors import ConfigurationError, DeviceError, FrameError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.limits import ImageLimits
+from yolox_trt.detectors import decoders
 from yolox_trt.detectors.decoders import DecoderOptions
 from yolox_trt.kernels.reference.preprocess import to_bgr
 from yolox_trt.ros.messages.transports import TRANSPORTS, FrameReader, transport_of_topic
@@ -151,6 +153,20 @@ def test_a_gpu_that_cannot_decode_is_told_once_for_the_camera() -> None:
     assert len(said) <= 1  # none where there is a GPU
     for line in said:
         assert line.startswith("image is decoded on the CPU, not on the GPU: ")
+
+
+def test_images_are_decoded_on_the_gpu_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def require_gpu(device: Device, **_: object) -> None:
+        asked.append(str(device))
+        raise DeviceError("none")
+
+    monkeypatch.setattr(decoders, "require_gpu", require_gpu)
+    gpu = DecoderOptions(decoder="gpu")
+    made = reader("compressed", options=gpu, say=lambda _: None, device=Device("gpu", 1))
+    made.read(compressed(np.zeros((6, 8, 3), np.uint8), ".png", "png"))
+    assert asked == ["gpu:1"]
 
 
 def test_topics_are_named_as_image_transport_does() -> None:

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
+from yolox_trt.core.device import Device
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.limits import LIMITS, ImageLimits
 from yolox_trt.core.memory import KEPT_BUFFER
@@ -61,6 +62,7 @@ class ImageReceiver:
             options=DecoderOptions(decoder=topic.decoder, jpeg_scale=topic.jpeg_scale),
             say=node.get_logger().warning,
             input_size=topic.input_size,
+            device=Device("gpu", topic.gpu),
         )
         self._decoder: LatestWorker | None = None
         if transport.encoded:

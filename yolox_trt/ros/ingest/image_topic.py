@@ -26,6 +26,7 @@ class ImageTopic:
         max_megapixels: how large an image may be; see ImageLimits.
         decoder, jpeg_scale: how compressed images are decoded; see DecoderOptions.
         input_size: (height, width) of the network's input; None to decode at full size.
+        gpu: CUDA device ordinal of the GPU whose decoders are used.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ImageTopic:
     decoder: str = DecoderOptions.decoder
     jpeg_scale: str = DecoderOptions.jpeg_scale
     input_size: tuple[int, int] | None = None
+    gpu: int = 0
 
 
 class ImageSink(Protocol):

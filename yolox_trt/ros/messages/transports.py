@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from yolox_trt.core.decoding import STILL, ImageDecoder, Packet, codec_of, mosaic_of
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ConfigurationError, FrameError, parts_of
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.limits import LIMITS, ImageLimits
@@ -89,6 +90,7 @@ class FrameReader:
         options: what decodes compressed images, and how.
         say: takes a line about a decoder that is not there; a log by default.
         input_size: (height, width) of the network's input; None to decode at full size.
+        device: the GPU whose decoders are used, that of the detectors.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class FrameReader:
         options: DecoderOptions | None = None,
         say: Callable[[str], object] | None = None,
         input_size: tuple[int, int] | None = None,
+        device: Device | None = None,
     ) -> None:
         self.transport = transport
         self._stream_id = stream_id
@@ -107,6 +110,7 @@ class FrameReader:
         self._options = options or DecoderOptions()
         self._say = say
         self._input_size = input_size
+        self._device = device
         self._decoder: ImageDecoder | None = None
         self._codec = ""
         self._given_up = 0
@@ -140,6 +144,7 @@ class FrameReader:
                     self._options,
                     self._limits,
                     self._say,
+                    device=self._device,
                     input_size=self._input_size,
                 )
                 self._codec = packet.codec

@@ -161,7 +161,8 @@ class CameraNode(TypedParameters, NoEventHandlers, Node):
         whole = spec.segmentation is not None or spec.preprocessing.resize == "stretch"
         input_size = None if whole else (spec.input_height, spec.input_width)
         self._subscription = CameraSubscription(
-            self, self, parameters, service.ingest, self.counters, input_size
+            *(self, self, parameters, service.ingest, self.counters, input_size),
+            devices=service.executor.devices,
         )
         service.executor.add_stream(config, self._outputs.publish)
         self._service = service

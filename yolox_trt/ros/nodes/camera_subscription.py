@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
+from yolox_trt.core.device import Device
+from yolox_trt.detectors.decoders import decoder_gpu
 from yolox_trt.ros.error_text import error_text
 from yolox_trt.ros.ingest.image_receiver import ImageReceiver
 from yolox_trt.ros.ingest.image_topic import ImageSink, ImageTopic
@@ -47,6 +50,7 @@ class CameraSubscription:
         ingest: the processes that receive images; None where this one does so itself.
         counters: is told what is subscribed to, or why nothing is.
         input_size: (height, width) of the network's input; None where it needs the whole image.
+        devices: those of the detectors: images are decoded on their GPU, where they have one.
 
     Attributes:
         qos: of the subscription, with the overrides of `qos_overrides`.
@@ -63,6 +67,7 @@ class CameraSubscription:
         ingest: IngestPool | None,
         counters: CameraCounters,
         input_size: tuple[int, int] | None = None,
+        devices: Sequence[Device] = (),
     ) -> None:
         self._node = node
         self._sink = sink
@@ -70,6 +75,9 @@ class CameraSubscription:
         self._ingest = ingest
         self._queue_depth = 0
         self._input_size = input_size
+        self._gpu, reason = decoder_gpu(parameters.decoder, devices)
+        if reason and TRANSPORTS[parameters.transport].encoded:
+            node.get_logger().warning(f"images are decoded on the CPU, not on the GPU: {reason}")
         self._counters = counters
         self._receiver: ImageReceiver | None = None
         self.qos = QoSProfile(
@@ -125,7 +133,8 @@ class CameraSubscription:
             depth=self.qos.depth,
             history=self.qos.history.name.lower(),
             max_megapixels=self._parameters.limits.max_megapixels,
-            decoder=self._parameters.decoder.decoder,
+            decoder="cpu" if self._gpu is None else "gpu",
+            gpu=self._gpu or 0,
             jpeg_scale=self._parameters.decoder.jpeg_scale,
             input_size=self._input_size,
         )
