@@ -35,6 +35,7 @@ from yolox_trt.core.encodings import ENCODINGS, lookup_on_device
 from yolox_trt.core.faults import DeviceBrokenError, DeviceBusyError, OutOfMemoryError
 from yolox_trt.detectors.cuda import CudaDetector
 from yolox_trt.detectors.detector import Detector
+from yolox_trt.detectors.device_memory import in_order
 from yolox_trt.engines.engine import Engine
 from yolox_trt.executor import (
     DeviceStatus,
@@ -354,6 +355,55 @@ def test_host_a_crop_of_columns_ends_with_its_last_pixel(
     frame = Frame.from_array(crop)
     reference = preprocess(frame, Letterbox.of_frame(frame, H, W))
     assert np.abs(np.asarray(detector.engine.input[0]) - reference).max() <= 1
+
+
+class WrittenArray(cuda_host.HostArray):
+    """A CuPy array, as far as frames and detectors look at it."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {**self.__array_interface__, "version": 3}
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_host_an_array_is_read_behind_the_work_that_writes_it(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    monkeypatch.setattr("yolox_trt.detectors.staging.allocation_end", cuda_host.allocation_end)
+    detector = CudaDetector(host(np), cuda_graph=False)
+    log: list[tuple[str, Any]] = []
+    event = SimpleNamespace(
+        record=lambda stream: log.append(("recorded on", stream)),
+        synchronize=lambda: log.append(("waited for", None)),
+    )
+    cuda = detector._cupy.cuda
+    monkeypatch.setattr(cuda, "Event", lambda **_: event)
+    producer = threading.local()
+    producer.stream = "the producer's"
+    monkeypatch.setattr(
+        cuda, "get_current_stream", lambda: getattr(producer, "stream", "another thread's")
+    )
+    waited = detector.stream.wait_event
+    monkeypatch.setattr(
+        type(detector.stream),
+        "wait_event",
+        lambda _, given: log.append(("waits", None)) if given is event else waited(given),
+    )
+    pixels = cuda_host.allocated(np.zeros((60, 100, 3), np.uint8).view(WrittenArray))
+    frame = Frame.on_device(pixels, "bgr8", complete=complete)
+    expected = [] if complete else [("recorded on", "the producer's"), ("waits", None)]
+    detector.detect([frame], OPTIONS[:1])
+    assert log == expected
+    # An executor's worker has another current stream: the order is taken where it is submitted.
+    log.clear()
+    taken = in_order(frame)
+    worker = threading.Thread(target=detector.detect, args=([taken], OPTIONS[:1]))
+    worker.start()
+    worker.join()
+    assert log == expected
 
 
 def test_host_two_calls_under_way(host: type[FakeNetwork]) -> None:

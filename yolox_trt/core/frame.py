@@ -34,6 +34,9 @@ class Frame:
         received_ns: time.monotonic_ns() (or the executor clock's time) of arrival.
         roi: rectangle that the network sees, None for the whole image.
         device_array: array on a CUDA device that holds the bytes instead; `data` is empty then.
+        ready: whether `device_array` is complete: True; False: when the work is done that is on the
+            current CUDA stream of the thread that hands the frame to a detector or an executor; or
+            a CUDA event (record, synchronize) that tells it.
         reduction: pixels of the source, along each axis, that one stands for, where a JPEG was
             decoded at a smaller scale. The executor's results are in source pixels all the same.
         full_size: (height, width) of the source then; None where it is the frame's own.
@@ -50,6 +53,7 @@ class Frame:
     received_ns: int = 0
     roi: Roi | None = None
     device_array: Any = field(default=None, repr=False)
+    ready: Any = field(default=True, repr=False)
     reduction: int = 1
     full_size: tuple[int, int] | None = None
 
@@ -138,13 +142,19 @@ class Frame:
         )
 
     @classmethod
-    def on_device(cls, array: Any, encoding: str, **metadata: Any) -> Frame:
+    def on_device(
+        cls, array: Any, encoding: str, *, complete: bool = False, **metadata: Any
+    ) -> Frame:
         """View an image on a CUDA device (a CuPy array, a torch tensor) as a Frame.
+
+        Work that writes it may be under way on the current stream (CuPy's, torch's) of the thread
+        that hands the frame to a detector or to an executor: they read it behind that work.
 
         Args:
             array: uint8 (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) with
                 __cuda_array_interface__, nv12 (H * 3 / 2, W); rows may be padded.
             encoding: bgr8, rgb8, bgra8, rgba8, mono8, uyvy, yuy2 or nv12, as the shape has it.
+            complete: nothing writes it any more, so that nobody waits.
             metadata: the other attributes of Frame.
 
         Raises:
@@ -187,6 +197,7 @@ class Frame:
             encoding=layout.name,
             step=strides[0],
             device_array=array,
+            ready=complete,
             **metadata,
         )
 
@@ -195,11 +206,13 @@ class Frame:
         array = self.device_array
         if array is None:
             return self
+        if not isinstance(self.ready, bool):
+            self.ready.synchronize()
         # as torch, CuPy and Numba call it
         copy = next(getattr(array, n) for n in ("cpu", "get", "copy_to_host") if hasattr(array, n))
         pixels = np.ascontiguousarray(copy())
         step = pixels.strides[0]
-        return replace(self, data=pixels.reshape(-1), step=step, device_array=None)
+        return replace(self, data=pixels.reshape(-1), step=step, device_array=None, ready=True)
 
     @property
     def source_size(self) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from yolox_trt.core.model_spec import HeadLayout
 from yolox_trt.core.optional import require
 from yolox_trt.core.postprocess_options import PostprocessOptions, ThresholdTables
 from yolox_trt.detectors.detector import Detector, StageTimes, Ticket
+from yolox_trt.detectors.device_memory import in_order
 from yolox_trt.detectors.host_decode import HostDecode
 from yolox_trt.detectors.staging import Slot, Stager
 from yolox_trt.engines.engine import Engine
@@ -297,13 +298,14 @@ class CudaDetector(Detector):
 
     def _on_stream(self, frame: Frame) -> Frame:
         """Return a frame whose device array is CuPy's, and complete for what the stream does."""
-        array = frame.device_array
-        if array is None:
+        if frame.device_array is None:
             return frame
+        frame = in_order(frame)
+        if not isinstance(frame.ready, bool):
+            self.stream.wait_event(frame.ready)
         with self.stream:
-            # The producer's stream is known by DLPack; an interface without it is waited for.
-            take = self._cupy.from_dlpack if hasattr(array, "__dlpack__") else self._cupy.asarray
-            array = take(array)
+            # CuPy's arrays as they are; an interface without DLPack is waited for.
+            array = self._cupy.asarray(frame.device_array)
         if array.device.id != self.device.cuda_index:
             raise FrameError(
                 f"an image on CUDA device {array.device.id}",

@@ -180,7 +180,7 @@ class NvImageCodecDecoder:
                 )
             array = self._cupy.from_dlpack(image)
             self._stream.synchronize()
-        return (Frame.on_device(array, "rgb8", **packet.metadata),)
+        return (Frame.on_device(array, "rgb8", complete=True, **packet.metadata),)
 
     def flush(self) -> Sequence[Frame]:
         """Return nothing: no image is held back."""
@@ -255,7 +255,9 @@ class NvdecBackend:
                 for picture in self._decoder.Decode(packet):
                     # The decoder writes the next picture into the same memory.
                     array = self._cupy.from_dlpack(picture).copy()
-                    found.append((picture.getPTS(), Frame.on_device(array, "nv12")))
+                    # Complete when this returns.
+                    frame = Frame.on_device(array, "nv12", complete=True)
+                    found.append((picture.getPTS(), frame))
                 self._stream.synchronize()
         except FrameError:
             raise

@@ -10,10 +10,13 @@ CUDA says nothing of what happens then.
 from __future__ import annotations
 
 import contextlib
+import threading
+from dataclasses import replace
 from typing import Any
 
-from yolox_trt.core.errors import DeviceError
+from yolox_trt.core.errors import DeviceError, MissingDependencyError
 from yolox_trt.core.faults import library_fault
+from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 
 _PURPOSE = "images from another process in a GPU's memory"
@@ -39,6 +42,42 @@ def lent_array(address: int, shape: tuple[int, ...], *, device: int, owner: Any)
         size *= length
     memory = cupy.cuda.UnownedMemory(address, size, owner, device)
     return cupy.ndarray(shape, "u1", cupy.cuda.MemoryPointer(memory, 0))
+
+
+_of_thread = threading.local()
+
+
+def in_order(frame: Frame) -> Frame:
+    """Return a frame that may be read on any thread and stream, behind the work that writes it.
+
+    Its `ready` is True, or an event of the calling thread's current stream (CuPy's, or that of the
+    library whose array it is, by DLPack). What is complete costs nothing.
+    """
+    if frame.device_array is None or frame.ready is not False:
+        return frame
+    array = frame.device_array
+    if not hasattr(array, "__dlpack__"):  # Numba's: CuPy waits for the interface's stream itself
+        return frame
+    try:
+        cupy = require("cupy", purpose=_PURPOSE)
+    except MissingDependencyError:  # torch alone: no detector reads the array where it lies
+        return frame.on_host()
+    device = int(array.__dlpack_device__()[1])
+    with cupy.cuda.Device(device):
+        event = cupy.cuda.Event(disable_timing=True)
+        if isinstance(array, cupy.ndarray):
+            # Its __dlpack__ takes the current stream for the one that writes.
+            event.record(cupy.cuda.get_current_stream())
+            return replace(frame, ready=event)
+        # Others are asked for their stream by one that then waits for it: one for each thread, so
+        # that no camera waits for another's work.
+        streams = _of_thread.__dict__.setdefault("streams", {})
+        if device not in streams:
+            streams[device] = cupy.cuda.Stream(non_blocking=True)
+        with streams[device] as stream:
+            array = cupy.from_dlpack(array)
+            event.record(stream)
+    return replace(frame, device_array=array, ready=event)
 
 
 def bus_id(device: int) -> str:

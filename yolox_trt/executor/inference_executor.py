@@ -17,6 +17,7 @@ from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.optional import require
 from yolox_trt.detectors.detector import Detector
+from yolox_trt.detectors.device_memory import in_order
 from yolox_trt.executor.device_state import LoadedModel
 from yolox_trt.executor.ledger import NOTHING
 from yolox_trt.executor.outcomes import SubmitOutcome, log
@@ -243,7 +244,8 @@ class InferenceExecutor:
 
         Args:
             frame: the frame; its buffer must stay unchanged until on_result or on_drop is
-                called. `received_ns` is the time of arrival (0 = now).
+                called. `received_ns` is the time of arrival (0 = now). An array on a GPU is read
+                behind the work on this thread's current CUDA stream.
             age: how old it was when it arrived, in seconds, as far as its source tells.
                 `stale_after` counts from then.
             model: the model that it is for, where a stream's frames differ (one of another shape
@@ -253,6 +255,8 @@ class InferenceExecutor:
         Returns:
             What became of it. A refused frame is counted, and no callback follows.
         """
+        if frame.ready is False:  # here, where the current stream is that of whoever writes it
+            frame = in_order(frame)
         now = self.clock()
         received = frame.received_ns * 1e-9 if frame.received_ns else now
         with self._lock:

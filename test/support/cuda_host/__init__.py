@@ -152,6 +152,7 @@ def install(
         "yolox_trt.kernels.cuda.masks",
         "yolox_trt.kernels.cuda.postprocess",
         "yolox_trt.detectors.cuda",
+        "yolox_trt.detectors.device_memory",
         "yolox_trt.detectors.host_decode",
         "yolox_trt.detectors.staging",
     ):
@@ -215,7 +216,8 @@ def make_cupy(empty: Any) -> Any:
         CUDARuntimeError=CUDARuntimeError,
     )
     return SimpleNamespace(
-        asarray=host_array,
+        asarray=lambda values: values if isinstance(values, HostArray) else host_array(values),
+        ndarray=HostArray,
         zeros=lambda shape, dtype: allocated(np.zeros(shape, dtype).view(HostArray)),
         empty=empty,
         cuda=SimpleNamespace(
