@@ -29,7 +29,12 @@ from yolox_trt.core.frame import Frame
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.postprocess_options import PostprocessOptions
 from yolox_trt.detectors.cuda import CudaDetector
-from yolox_trt.detectors.device_memory import ExportedMemory, ImportedMemory, device_at
+from yolox_trt.detectors.device_memory import (
+    ExportedMemory,
+    ImportedMemory,
+    device_at,
+    return_freed_device_memory,
+)
 from yolox_trt.detectors.host_memory import pin
 from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.device_ring import DeviceRing, DeviceRingWriter
@@ -358,6 +363,22 @@ def test_calls_come_to_the_gpu_that_they_concern(
     release()
     assert ipc_host.calls == [("close", 1), ("pin", 1), ("unpin", 1)]
     assert ipc_host.devices == [0]
+
+
+def test_pools_are_emptied_on_the_gpus_of_the_detectors(
+    stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed: list[tuple[str, int]] = []
+    for name in ("memory", "pinned_memory"):
+        pool = SimpleNamespace(
+            free_all_blocks=lambda name=name: freed.append((name, ipc_host.devices[-1]))
+        )
+        setattr(stand_in, f"get_default_{name}_pool", lambda pool=pool: pool)
+    return_freed_device_memory([Device("gpu", 1), Device("cpu"), Device("gpu", 1)])
+    assert freed == [("memory", 1), ("pinned_memory", 0)]
+    monkeypatch.delitem(sys.modules, "cupy")
+    return_freed_device_memory([Device("gpu")])  # nothing is imported for it
+    assert len(freed) == 2 and "cupy" not in sys.modules
 
 
 def test_allocations_are_not_shared_with_others(stand_in: Any) -> None:

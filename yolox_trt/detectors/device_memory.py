@@ -10,10 +10,13 @@ CUDA says nothing of what happens then.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from yolox_trt.core.device import Device
 from yolox_trt.core.errors import DeviceError, MissingDependencyError
 from yolox_trt.core.faults import library_fault
 from yolox_trt.core.frame import Frame
@@ -42,6 +45,24 @@ def lent_array(address: int, shape: tuple[int, ...], *, device: int, owner: Any)
         size *= length
     memory = cupy.cuda.UnownedMemory(address, size, owner, device)
     return cupy.ndarray(shape, "u1", cupy.cuda.MemoryPointer(memory, 0))
+
+
+def return_freed_device_memory(devices: Iterable[Device]) -> None:
+    """Hand back what CuPy's pools keep of detectors that are gone; nothing without CuPy.
+
+    To be called when no call is under way: CUDA waits for the GPU before it frees memory.
+
+    Args:
+        devices: those that the detectors were on.
+    """
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return
+    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):  # the device may be lost
+        for index in {device.cuda_index for device in devices if device.is_cuda}:
+            with cupy.cuda.Device(index):
+                cupy.get_default_memory_pool().free_all_blocks()
+        cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 _of_thread = threading.local()

@@ -26,6 +26,7 @@ from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.core.option import parse_path
 from yolox_trt.core.shipped_files import default_model
 from yolox_trt.detectors.detector import Detector
+from yolox_trt.detectors.device_memory import return_freed_device_memory
 from yolox_trt.detectors.factory import chosen_size, create_detector, own_spec
 from yolox_trt.detectors.options import DetectorOptions
 from yolox_trt.engines.cache import EngineCache
@@ -288,6 +289,8 @@ class DetectionService:
         ended = self._report(self.executor.close())
         # Executor, workers and callbacks refer to one another; the next configure needs the memory.
         return_freed_memory()
+        if ended:  # a thread that was left behind may hold up the GPU
+            return_freed_device_memory(self.executor.devices)
         if self.ingest is None or self.ingest.close():
             return ended
         self._node.get_logger().error("an ingest process did not end by itself and was killed")
