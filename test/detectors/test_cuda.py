@@ -406,6 +406,26 @@ def test_host_an_array_is_read_behind_the_work_that_writes_it(
     assert log == expected
 
 
+def test_host_an_executor_takes_the_order_where_a_frame_is_submitted(
+    host: type[FakeNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def note(frame: Frame) -> Frame:
+        asked.append(threading.current_thread().name)
+        return frame
+
+    monkeypatch.setattr("yolox_trt.executor.inference_executor.in_order", note)
+    executor = InferenceExecutor([CudaDetector(host(np), cuda_graph=False)])
+    executor.add_stream(StreamConfig(id="front"), on_result=lambda _: None)
+    array = DeviceArray(np.zeros((60, 100, 3), np.uint8))
+    for complete in (False, True):
+        frame = Frame.on_device(array, "bgr8", complete=complete, stream_id="front")
+        executor.submit(frame)
+    assert asked == [threading.current_thread().name]
+    executor.close()
+
+
 def test_host_two_calls_under_way(host: type[FakeNetwork]) -> None:
     detector = CudaDetector(host(np), cuda_graph=False)
     first, second = random_frames(1), random_frames(2)
