@@ -34,6 +34,22 @@ def test_files_of_the_current_folder_are_not_run(tmp_path: Path) -> None:
     assert run.stdout == '__main__ ["a b", "5"]\n'
 
 
+def test_a_process_has_the_package_of_its_parent(tmp_path: Path) -> None:
+    """Also where another one is installed, or found before."""
+    (tmp_path / "yolox_trt").mkdir()
+    (tmp_path / "yolox_trt" / "__init__.py").write_text("print('another one')")
+    (tmp_path / "tool.py").write_text("import yolox_trt.core.limits as m; print(m.__file__)")
+    run = subprocess.run(
+        module_command("tool"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout == f"{PACKAGE / 'core' / 'limits.py'}\n"
+
+
 def test_no_process_is_started_in_another_way() -> None:
     """`python -m` looks for modules in the current folder first."""
     for file in PACKAGE.rglob("*.py"):
