@@ -90,6 +90,14 @@ def test_an_expectation_is_read_as_it_was_written(tmp_path: Path) -> None:
             read_expectation(path)
 
 
+def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "drive.json"
+    box = f'["car", 0.5, 0, 0, 1, {"9" * 400}]'
+    path.write_text(f'{{"cameras": {{"front": [{{"stamp_ns": 1, "detections": [{box}]}}]}}}}')
+    with pytest.raises(ConfigurationError, match="a JSON file that --update has written"):
+        read_expectation(path)
+
+
 def test_junit_has_a_case_for_each_camera(tmp_path: Path) -> None:
     found: dict[str, dict[int, list[Found]]] = {"front": {1: [CAR]}, "rear": {1: []}}
     changes = compare({"front": {1: [CAR]}, "rear": {1: [MAN]}}, found, ToleranceOptions())

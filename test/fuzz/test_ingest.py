@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
@@ -74,7 +75,7 @@ class Sink:
 
 def message(kind: str, generation: int, changes: dict[str, Any]) -> bytes:
     fields = SOUND | {"kind": kind, "generation": generation, "frame": dict(SOUND["frame"])}
-    for name, value in changes.items():
+    for name, value in copy.deepcopy(changes).items():
         at, _, field = name.partition(".")
         if field and isinstance(fields.get(at), dict):
             fields[at][field] = value

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolox_trt.core.documents import parse_json
-from yolox_trt.core.errors import EngineError, YoloxTrtError
+from yolox_trt.core.errors import FILE_ERRORS, EngineError, YoloxTrtError
 from yolox_trt.core.files import cache_folder, make_plain_folder, read_trusted, write_trusted
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import parse_path
@@ -126,7 +126,7 @@ class EngineCache:
             if fingerprint.onnx_sha256 != model_sha256(model, known["external_files"], own=own):
                 return None
             return self._found(fingerprint, name)
-        except (OSError, ValueError, KeyError, TypeError, YoloxTrtError):
+        except (*FILE_ERRORS, YoloxTrtError):
             return None  # not asked before, or the engine is no longer there
 
     def remember(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolox_trt.core.documents import parse_json, read_json
-from yolox_trt.core.errors import ConfigurationError, YoloxTrtError
+from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError, YoloxTrtError
 from yolox_trt.core.files import read_trusted
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.engines.engine_file import sidecar_path
@@ -199,7 +199,7 @@ def _describe(path: Path) -> CachedEngine:
             fingerprint = Fingerprint.from_dict(values["fingerprint"])
         except FileNotFoundError:
             problem = "no sidecar"
-        except (OSError, ValueError, KeyError, TypeError, YoloxTrtError):
+        except (*FILE_ERRORS, YoloxTrtError):
             problem = "sidecar cannot be read"
     return CachedEngine(path, size, _used_at(path), _in_use(path), fingerprint, problem)
 
@@ -234,7 +234,7 @@ def _remove_leftovers(folder: Path, now: float) -> None:
     for file in folder.glob(f"{REQUESTS}/*.json"):
         try:
             kept = (folder / read_json(file)["engine"]).is_file()
-        except (OSError, ValueError, KeyError, TypeError):
+        except FILE_ERRORS:
             kept = False
         if not kept:
             with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.documents import parse_json
-from yolox_trt.core.errors import EngineError, ModelError, YoloxTrtError
+from yolox_trt.core.errors import FILE_ERRORS, EngineError, ModelError, YoloxTrtError
 from yolox_trt.core.files import read_trusted, write_trusted
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.model_spec import ModelSpec
@@ -94,7 +94,7 @@ def is_engine_file(path: str | Path) -> bool:
 
 def is_loadable(path: str | Path) -> bool:
     """Whether an engine file is a DLA standalone loadable, by its sidecar; no check of either."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+    with contextlib.suppress(*FILE_ERRORS):
         values = parse_json(read_trusted(sidecar_path(Path(path)), LIMITS.json_bytes).decode())
         return bool(values["fingerprint"]["options"]["dla_standalone"])
     return False
@@ -197,7 +197,7 @@ def read_engine(path: Path) -> EngineFile:
         raise EngineError(f"sidecar {sidecar}: {error}", fix=fix) from error
     except OSError as error:
         raise _untrusted(sidecar, error, fix) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except FILE_ERRORS as error:
         raise EngineError(f"sidecar {sidecar} cannot be read ({error!r})", fix=fix) from error
     try:
         data = read_trusted(path)

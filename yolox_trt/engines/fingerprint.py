@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.coco import name_below
-from yolox_trt.core.errors import EngineError, ModelError
+from yolox_trt.core.errors import FILE_ERRORS, EngineError, ModelError
 from yolox_trt.core.files import open_plain, sha256_of
 from yolox_trt.core.optional import require
 
@@ -147,7 +147,7 @@ class Fingerprint:
             EngineError: an attribute is missing or unknown.
         """
         with EngineError.instead_of(
-            (KeyError, TypeError, ValueError),
+            FILE_ERRORS,
             "fingerprint that cannot be read",
             expected="what Fingerprint.to_dict writes",
             fix="build the engine again",

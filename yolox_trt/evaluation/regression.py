@@ -16,7 +16,7 @@ import numpy as np
 
 from yolox_trt.core.detections import iou_matrix
 from yolox_trt.core.documents import read_json
-from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.files import write_atomically
 from yolox_trt.evaluation.options import ToleranceOptions
 
@@ -123,7 +123,7 @@ def read_expectation(path: Path) -> Results:
         ConfigurationError: no file, or no expectation.
     """
     with ConfigurationError.instead_of(
-        (OSError, ValueError, TypeError, KeyError, AttributeError),
+        FILE_ERRORS,
         f"expectation '{path}' that cannot be read",
         expected="a JSON file that --update has written",
         fix="check the path, or write it with --update",
@@ -136,7 +136,7 @@ def results_of(cameras: Mapping[str, Any]) -> Results:
     """Return the results that the `cameras` of an expectation's document stand for.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: it is another document.
+        ValueError, TypeError, KeyError, AttributeError, OverflowError: it is another document.
     """
     return {
         str(camera): {

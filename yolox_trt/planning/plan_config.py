@@ -149,7 +149,7 @@ class PlanConfig:
         """
         file = Path(path)
         with ConfigurationError.instead_of(
-            (OSError, TypeError, ValueError),
+            FILE_ERRORS,
             f"plan {file}",
             expected="YAML in the form of docs/planning.md",
             fix="give its path, or compare the file with config/orin_agx.yaml",

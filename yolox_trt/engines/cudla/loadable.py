@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from yolox_trt.core.device import Device
-from yolox_trt.core.errors import EngineError
+from yolox_trt.core.errors import FILE_ERRORS, EngineError
 from yolox_trt.core.faults import EngineFileError
 from yolox_trt.core.model_spec import ModelSpec
 from yolox_trt.engines.cudla.abi import DataFormat, DataType, ModuleTensorDescriptor
@@ -56,7 +56,7 @@ class Loadable:
                 fix=self.rebuild,
             )
         with EngineFileError.instead_of(
-            (LookupError, TypeError, ValueError, AttributeError),
+            FILE_ERRORS,
             f"sidecar of {file.path} that does not tell its tensors",
             expected=f"shape, type and format of {', '.join(names)}",
             fix=self.rebuild,
