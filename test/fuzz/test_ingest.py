@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import math
 import os
 import socket
 import time
@@ -18,17 +20,20 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rclpy")
 
+from std_msgs.msg import Header
 from support.fuzz import examples, keep
 
+from yolox_trt.detectors.auto_size import picture_of
 from yolox_trt.ros.ingest import pool as ingest_pool
 from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.frame_ring import FrameRing
 from yolox_trt.ros.ingest.pool import IngestPool
+from yolox_trt.ros.messages.images import write_header
 
 #: Values where another one is expected.
 ODD = st.sampled_from(
     (None, True, -1, 0, 1, 5, 1 << 31, 1 << 63, 1 << 80, 0.5, 1e308, "", "front", "x" * 300)
-) | st.sampled_from(([], [1], ["front"], {}, {"front": 1}, {"\ud800": []}))
+) | st.sampled_from(([], [1], [1 << 20] * 2, ["front"], {}, {"front": 1}, {"\ud800": []}))
 #: Fields as a sound process sends them.
 SOUND: dict[str, Any] = {
     "camera": "front",
@@ -63,19 +68,32 @@ class Sink:
     def on_frame(self, frame: Any) -> None:
         assert frame.stream_id == "front" and frame.device_array is None
         assert 0 <= int(frame.data.sum()) <= 255 * frame.data.size
+        assert isinstance(hash(picture_of(frame)), int)
+        write_header(Header(), frame)
+        assert math.prod(frame.source_size) <= 64 * frame.height * frame.width
         self.frames.append(frame)
 
     def on_refused(self, reason: str) -> None:
+        assert reason.isprintable()
         self.refused.append(reason)
 
     def on_full(self) -> None: ...
 
-    def on_lost(self, count: int) -> None: ...
+    def on_lost(self, count: int) -> None:
+        assert type(count) is int and count >= 0
+
+
+class NoTracebacks(logging.Handler):
+    """Takes none: what a process says is no mistake of who hears it, nor is it to be kept."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert not record.exc_info, self.format(record)
 
 
 def message(kind: str, generation: int, changes: dict[str, Any]) -> bytes:
     fields = SOUND | {"kind": kind, "generation": generation, "frame": dict(SOUND["frame"])}
-    for name, value in copy.deepcopy(changes).items():
+    for name, each in changes.items():
+        value = copy.deepcopy(each)  # each by itself: a frame must not be its own height
         at, _, field = name.partition(".")
         if field and isinstance(fields.get(at), dict):
             fields[at][field] = value
@@ -114,7 +132,12 @@ def test_what_a_captured_process_says(said: list[tuple[str, dict[str, Any], str]
     end.send(message("frame", generation + 1, {}))
     end.send(message("refused", generation, {"reason": "the last one"}))
     end.shutdown(socket.SHUT_WR)
-    pool._listen(member)
+    logger, handler = logging.getLogger(ingest_pool.__name__), NoTracebacks()
+    logger.addHandler(handler)
+    try:
+        pool._listen(member)
+    finally:
+        logger.removeHandler(handler)
     assert sink.refused[-1] == "the last one"
     assert sink.frames and len(sink.frames[-1].data) == 12, "a sound image after all that"
     assert time.monotonic() - begin < 15.0

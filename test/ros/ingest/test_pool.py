@@ -31,6 +31,7 @@ from vision_msgs.msg import Detection2DArray
 
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.limits import Limits
+from yolox_trt.detectors.auto_size import picture_of
 from yolox_trt.ros.ingest import frame_ring, shared_memory_sink
 from yolox_trt.ros.ingest import pool as ingest_pool
 from yolox_trt.ros.ingest import process as ingest_process
@@ -157,6 +158,11 @@ frame = {"height": 2, "width": 2, "encoding": "bgr8", "step": 6, "stamp_ns": -1,
 channel.send("frame", slot=ring.write(np.zeros(12, np.uint8)), size=12, frame=frame, **same)
 """
 
+#: What a process tells of an image.
+FRAME: dict[str, Any] = {
+    **{"height": 2, "width": 2, "encoding": "bgr8", "step": 6, "stamp_ns": 5, "frame_id": "f"},
+    **{"received_ns": 1, "reduction": 1, "full_size": None},
+}
 TOPIC = ImageTopic(name="/image", transport="raw", reliability="best_effort", depth=1)
 
 
@@ -255,6 +261,7 @@ def test_a_new_process_gets_the_cameras_of_the_one_before(
         ("slot=ring.write(np.zeros(12, np.uint8))", "slot=5"),
         ('"bgr8"', '"none"'),
         ('"stamp_ns": -1', '"stamp_ns": "now"'),
+        ('"full_size": None', '"full_size": [100000, 100000]'),
     ],
 )
 def test_what_is_not_in_its_slot_is_no_image(
@@ -327,8 +334,57 @@ def test_rings_that_are_none_cost_no_descriptor_and_no_process(
     wait_until(lambda: sink.refused)
     assert psutil.Process().num_fds() == before
     assert sink.refused == ["the last one"] and pool.restarts == 0
-    for reason in ("0 slots", "slots of 1099511627776 bytes", "whose size may change", "KeyError"):
+    for reason in ("0 slots", "of 1099511627776 bytes", "whose size may change", "slots is None"):
         assert reason in caplog.text
+
+
+def listen(sink: Any, ring: FrameRing, *messages: dict[str, Any]) -> None:
+    """Have a pool hear a process that sends a ring, some messages, and ends."""
+    pool, member = IngestPool(0, "pool"), ingest_pool._Member("captured")
+    member.channel, other = IngestChannel.pair()
+    there = IngestChannel(other)
+    member.cameras["front"] = ingest_pool._Camera(sink, {"slots": ring.slots})
+    same = {"camera": "front", "generation": 1}
+    there.send("ring", fd=ring.fd, slots=ring.slots, slot_bytes=ring.slot_bytes, **same)
+    for each in messages:
+        there.send(**same | each)
+    there.close()
+    pool._listen(member)
+    member.channel.close()
+
+
+def test_what_a_process_says_wrongly_is_one_line_that_keeps_no_ring(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A traceback in a record would, and would tell of no mistake in this process."""
+    ring, sink = FrameRing(2, 12), Sink()
+    frame: dict[str, Any] = {"kind": "frame", "slot": 0, "size": 12, "frame": FRAME}
+    before = psutil.Process().num_fds()
+    for slot in (None, "0", 0.5, 2, -1):
+        listen(sink, ring, frame | {"slot": slot})
+    listen(sink, ring, frame | {"size": 1 << 20}, frame | {"frame": {}}, frame | {"frame": None})
+    assert psutil.Process().num_fds() == before
+    assert len(caplog.records) == 8 and not sink.frames
+    assert not any(each.exc_info for each in caplog.records)
+    # A mistake of this process's own is told with all that is known of it.
+    listen(SimpleNamespace(on_frame=lambda _: {}["mistake"]), ring, frame)
+    assert caplog.records[-1].exc_info and "KeyError: 'mistake'" in caplog.text
+    ring.close_fd()
+
+
+def test_a_text_that_a_process_sends_writes_no_commands_into_the_log() -> None:
+    ring, sink = FrameRing(1, 12), Sink()
+    listen(sink, ring, {"kind": "refused", "reason": "why\n\x1b[2J" + "x" * 10_000})
+    assert sink.refused[0].startswith(r"why\n\x1b[2Jxxx") and len(sink.refused[0]) < 5_000
+    ring.close_fd()
+
+
+def test_an_image_that_was_decoded_at_a_part_of_its_size_comes_through() -> None:
+    ring, sink = FrameRing(1, 12), Sink()
+    reduced = FRAME | {"reduction": 2, "full_size": (3, 4)}
+    listen(sink, ring, {"kind": "frame", "slot": 0, "size": 12, "frame": reduced})
+    assert {picture_of(frame) for frame in sink.frames} == {(3, 4)}
+    ring.close_fd()
 
 
 def test_a_process_whose_messages_cannot_be_followed_is_replaced(

@@ -16,7 +16,7 @@ from typing import Any
 
 from yolox_trt.core.device import Device
 from yolox_trt.core.encodings import ENCODINGS, check_buffer
-from yolox_trt.core.errors import DeviceError
+from yolox_trt.core.errors import DeviceError, YoloxTrtError
 from yolox_trt.core.frame import Frame
 from yolox_trt.core.limits import LIMITS, clean_text
 from yolox_trt.detectors.device_memory import device_at
@@ -26,7 +26,7 @@ from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.device_ring import DeviceRing
 from yolox_trt.ros.ingest.frame_ring import EXTRA_SLOTS, FrameRing
 from yolox_trt.ros.ingest.image_topic import ImageSink, ImageTopic
-from yolox_trt.ros.ingest.shared_memory_sink import FRAME_FIELDS
+from yolox_trt.ros.ingest.message_fields import check_message, frame_fields
 from yolox_trt.ros.middleware import transport_environment
 from yolox_trt.ros.module_command import module_command
 
@@ -295,14 +295,22 @@ class IngestPool:
             name = message.get("camera", "")
             try:
                 self._handle(member, name, message, fd)
-            except Exception:
-                _LOGGER.exception("image of camera %s was lost", clean_text(name))
+            except Exception as error:
+                # A traceback tells of a mistake here. What the process said, it is not; and who
+                # keeps a traceback keeps the ring, too.
+                expected = isinstance(error, (ValueError, OSError, YoloxTrtError))
+                _LOGGER.error(
+                    "image of camera %s was lost: %s",
+                    *(clean_text(name), error_text(error)),
+                    exc_info=not expected,
+                )
                 self._renew(member, name)
             finally:
                 if fd is not None:
                     os.close(fd)
 
     def _handle(self, member: _Member, name: str, message: dict[str, Any], fd: int | None) -> None:
+        check_message(message)
         kind = message["kind"]
         if kind == "device_ring_closed":
             member.lent.pop(message["generation"], None)
@@ -337,7 +345,7 @@ class IngestPool:
                 return
             camera.sink.on_frame(frame)
         elif kind == "refused":
-            camera.sink.on_refused(message["reason"])
+            camera.sink.on_refused(clean_text(message["reason"]))
         elif kind == "full":
             camera.sink.on_full()
         elif kind == "lost":
@@ -351,11 +359,7 @@ class IngestPool:
     ) -> Frame | None:
         """Return a message's image; None if its ring is not the camera's."""
         generation, slot = message["generation"], message["slot"]
-        # Decoders of what comes from outside run there: nothing that it says is believed.
-        fields = {each: message["frame"][each] for each in FRAME_FIELDS} | {"stream_id": name}
-        for each, types in FRAME_FIELDS.items():
-            if type(fields[each]) not in types:
-                raise ValueError(f"a frame whose {each} is a {type(fields[each]).__name__}")
+        fields = frame_fields(message["frame"]) | {"stream_id": name}
         if camera.device_ring is not None and camera.device_ring[0] == generation:
             lent = member.lent.get(generation)
             return None if lent is None else lent.frame(slot, fields)

@@ -23,16 +23,10 @@ from yolox_trt.ros.ingest.channel import IngestChannel
 from yolox_trt.ros.ingest.device_ring import DeviceRingWriter
 from yolox_trt.ros.ingest.frame_ring import EXTRA_SLOTS, FrameRing, whole_pages
 from yolox_trt.ros.ingest.image_topic import SMALL_IMAGES
+from yolox_trt.ros.ingest.message_fields import FRAME_FIELDS
 
 #: Seconds between two questions for a DeviceRing.
 ASK_AGAIN = 1.0
-
-#: What the executor's process is told of a Frame beside its bytes, and the types of that.
-FRAME_FIELDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("height", "width", "step", "stamp_ns", "received_ns", "reduction"), (int,)),
-    **dict.fromkeys(("encoding", "frame_id"), (str,)),
-    "full_size": (list, type(None)),
-}
 
 
 class SharedMemorySink:
