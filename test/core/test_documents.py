@@ -58,6 +58,10 @@ other: *node
         (parse_json, "[-Infinity]", "-Infinity, which"),
         (parse_json, "[1e999]", "1e999, which is too large"),
         (parse_json, "9" * 400 + ".0", "9, which is too large"),
+        (parse_json, '[{"ms": 1' + "0" * 400 + "}]", "10000000000000000000, which is too large"),
+        (parse_json, "[-9223372036854775809]", "-9223372036854775809, which is too large"),
+        (parse_yaml, "ms: 1" + "0" * 400, "10000000000000000000, which is too large"),
+        (parse_yaml, "0x" + "f" * 17, "29514790517935282585, which is too large"),
     ],
 )
 def test_a_hostile_document_is_refused_at_once(
@@ -109,6 +113,8 @@ def test_documents_within_the_limits_are_read(tmp_path: Path) -> None:
     assert read["other"] == read["multi_camera"]
     assert read["other"]["ros__parameters"]["cameras"] == ["front", "rear"]
     assert parse_json('{"a": "' + "[" * 1000 + '"}') == {"a": "[" * 1000}
+    numbers = [-(1 << 63), (1 << 64) - 1, 10**17]
+    assert parse_json(str(numbers)) == parse_yaml(str(numbers)) == numbers
     deepest = "[" * LIMITS.document_depth + "]" * LIMITS.document_depth
     assert parse_json(deepest) == parse_yaml(deepest)
     file = tmp_path / "file"

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON and YAML from outside. No other module parses either.
 
-Both are limited in size, depth and values (core.limits). JSON holds no NaN and no infinity; the
-aliases of YAML count as what they stand for, so that a few lines do not grow to gigabytes.
+Both are limited in size, depth and values (core.limits). JSON holds no NaN and no infinity, and
+neither a whole number beyond 64 bits; the aliases of YAML count as what they stand for, so that a
+few lines do not grow to gigabytes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ _STEPS[[ord("]"), ord("}")]] = -1
 _MARKS = np.zeros(256, np.bool_)
 _MARKS[[ord("["), ord("{"), ord(","), ord(":")]] = True
 _CHUNK = 1 << 18
+#: Whole numbers of 64 bits, with a sign or without: what floats, arrays and messages can hold.
+_WHOLE = range(-(1 << 63), 1 << 64)
+#: What every number beyond these has.
+_MANY_DIGITS = re.compile("[0-9]{19}")
 
 
 def parse_json(text: str, values: int = LIMITS.json_values) -> Any:
@@ -42,13 +47,14 @@ def parse_json(text: str, values: int = LIMITS.json_values) -> Any:
         values: how many values, with keys, it may have.
 
     Raises:
-        ValueError: it is no JSON, holds NaN or an infinity, is nested too deeply, or has too many
-            values.
+        ValueError: it is no JSON, holds NaN, an infinity or a whole number beyond 64 bits, is
+            nested too deeply, or has too many values.
     """
     # Only what could be too deep, or too much, is looked at.
     if len(text) > values or text.count("[") + text.count("{") > LIMITS.document_depth:
         _check_size(text, values)
-    return _decoder().decode(text)
+    # A function that is called for each whole number would double the time of a table of them.
+    return _decoder(checks_whole=_MANY_DIGITS.search(text) is not None).decode(text)
 
 
 def _check_size(text: str, most: int) -> None:
@@ -78,9 +84,13 @@ def _check_size(text: str, most: int) -> None:
 
 
 @functools.cache
-def _decoder() -> json.JSONDecoder:
+def _decoder(*, checks_whole: bool) -> json.JSONDecoder:
     """Return what json.loads would make anew for each text."""
-    return json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+    return json.JSONDecoder(
+        parse_constant=_refuse_constant,
+        parse_float=_finite,
+        parse_int=(lambda text: _whole(int(text))) if checks_whole else None,
+    )
 
 
 def read_json(
@@ -104,7 +114,8 @@ def parse_yaml(text: str) -> Any:
     """Return what a YAML text says: numbers, texts, dates, lists and mappings.
 
     Raises:
-        ValueError: it is no YAML, too large, nested too deeply, or has too many values.
+        ValueError: it is no YAML, too large, nested too deeply, has too many values, or a whole
+            number beyond 64 bits.
         MissingDependencyError: PyYAML is missing.
     """
     yaml = require("yaml", purpose="reading YAML")
@@ -163,6 +174,10 @@ def _loader() -> Any:
             self.values_of.setdefault(id(node), self.values - before)
             return node
 
+        def construct_yaml_int(self, node: Any) -> int:
+            return _whole(super().construct_yaml_int(node))
+
+    LimitedLoader.add_constructor("tag:yaml.org,2002:int", LimitedLoader.construct_yaml_int)
     return LimitedLoader
 
 
@@ -174,6 +189,12 @@ def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"{text[:20]}, which is too large a number")
+    return value
+
+
+def _whole(value: int) -> int:
+    if value not in _WHOLE:
+        raise ValueError(f"{str(value)[:20]}, which is too large a number")
     return value
 
 
