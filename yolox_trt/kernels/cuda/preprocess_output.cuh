@@ -57,6 +57,13 @@ const int ROW_ELEMENTS = ROW_PITCH * CHANNELS;
 const int IMAGE_ROWS = HEIGHT;
 #endif
 
+// Whether a pixel has two packs of 16 bytes, and a warp 32 pixels or none.
+#if LAYOUT >= 2 && WIDTH % 32 == 0 && !defined(YOLOX_TRT_HOST)
+#define WHOLE_WARPS 1
+#else
+#define WHOLE_WARPS 0
+#endif
+
 // The network's input, seen by one thread.
 struct Output {
 #if LAYOUT == 0
@@ -86,14 +93,32 @@ __device__ __forceinline__ void store(const Output& output, const Normalisation&
   struct alignas(group * sizeof(out_t)) Pack {
     out_t value[group];
   };
-  const Pack zero = {};
   Pack pack = {};
   pack.value[0] = output.swap ? value[2] : value[0];
   pack.value[1] = value[1];
   pack.value[2] = output.swap ? value[0] : value[2];
+#if WHOLE_WARPS
+  // A pixel's two packs lie side by side. If each thread wrote its own, a store of the warp would
+  // fill half of every sector: the warp writes its first 16 pixels, then the others.
+  const int lane = threadIdx.x & 31;
+  const u32* const words = (const u32*)&pack;
+  Pack* to = (Pack*)(output.at + ((long long)row * ROW_ELEMENTS - lane * CHANNELS));
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    Pack mine = {};
+#pragma unroll
+    for (int word = 0; word < 3 * (int)sizeof(out_t) / 4 + 1; ++word) {
+      const u32 value = __shfl_sync(~0u, words[word], 16 * half + lane / 2);
+      ((u32*)&mine)[word] = lane & 1 ? 0 : value;
+    }
+    to[32 * half + lane] = mine;
+  }
+#else
+  const Pack zero = {};
   Pack* to = (Pack*)(output.at + (long long)row * ROW_ELEMENTS);
   to[0] = pack;
 #pragma unroll
   for (int next = 1; next < CHANNELS / group; ++next) to[next] = zero;
+#endif
 #endif
 }
