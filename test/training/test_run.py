@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -19,10 +21,11 @@ torch = pytest.importorskip("torch", reason="PyTorch missing: pip install torch"
 from yolox_trt.cli.interrupts import Interrupted, interruptible
 from yolox_trt.core.device import Device
 from yolox_trt.core.errors import ModelError
+from yolox_trt.core.progress import no_progress
 from yolox_trt.graph.spec import read_spec
 from yolox_trt.training.coco_labels import CocoLabels
 from yolox_trt.training.options import TrainJob, TrainOptions
-from yolox_trt.training.run import read_training
+from yolox_trt.training.run import Trainer, read_training, run_training
 from yolox_trt.training.train import train
 
 
@@ -144,3 +147,27 @@ def test_a_run_by_time(job: TrainJob) -> None:
     train(timed, lambda what, done, total=None, note="": seen.append((done, total)))
     assert seen[-1] == (0.05, 0.05)
     assert (job.output / "model.onnx").is_file()
+
+
+class SlowStart(Trainer):
+    """Compiles in its first step, as `--compile` does."""
+
+    device, batch, state = torch.device("cpu"), 2, MappingProxyType({})
+
+    def __init__(self, options: TrainOptions) -> None:
+        self.options, self.seen = options, list[float]()
+
+    def train_step(self, progress: float) -> dict[str, torch.Tensor]:
+        if not self.seen:
+            time.sleep(self.options.seconds)
+        self.seen.append(progress)
+        return {"loss": torch.zeros(())}
+
+
+def test_time_begins_behind_the_first_step(job: TrainJob) -> None:
+    """What compiles for minutes would use up the learning rate's warm-up, or all of the run."""
+    job.output.mkdir()
+    timed = replace(job, options=replace(job.options, steps=0, seconds=1.0))
+    trainer = SlowStart(timed.options)
+    run_training(trainer, timed, lambda _: None, resumed={}, title="train", on_progress=no_progress)
+    assert trainer.seen[0] == pytest.approx(0, abs=0.1) and trainer.seen[1] < 0.5

@@ -108,7 +108,11 @@ class RunOptions(OptionGroup):
     batch: int = option(16, minimum=1, maximum=65536, help="Images a step.")
     steps: int = option(10000, minimum=0, help="Optimiser steps; 0 trains for a time instead.")
     seconds: float = option(
-        600.0, above=0.0, unit="s", help="Time of the training loop where no steps are given."
+        600.0,
+        above=0.0,
+        unit="s",
+        help="Time of the steps where no number of them is given; begins behind the first one, "
+        "which compiles.",
     )
     learning_rate: float = option(
         0.01,

@@ -197,7 +197,7 @@ def run_training(
     ranks.start_alike(part for part in trainer.state.values() if isinstance(part, nn.Module))
     _set_random_state(trainer, resumed)
     start = saved = shown = time.monotonic()
-    since, note = 0, ""
+    since, note, is_first_step = 0, "", True
     sums: dict[str, Tensor] = {}
 
     def save() -> None:
@@ -220,6 +220,11 @@ def run_training(
         while agreed < 1 and not ended:
             with steps_of(o, trainer.batch):
                 parts = trainer.train_step(agreed)
+            if is_first_step:
+                # It compiles and records the others: minutes in which nothing is learned, and the
+                # learning rate must not pass its warm-up.
+                start = saved = shown = time.monotonic()
+                is_first_step = False
             step, since = step + 1, since + 1
             sums = {name: value.detach() + sums.get(name, 0) for name, value in parts.items()}
             now, here = time.monotonic(), progress()
