@@ -51,10 +51,18 @@ other: *node
         (parse_yaml, "!!bool x", "a value that is not of its tag"),
         (parse_yaml, "!!int ''", "a value that is not of its tag"),
         (parse_yaml, "!!timestamp x", "a value that is not of its tag"),
+        (parse_yaml, "!!timestamp {=: x}", "a value that is not of its tag"),
+        (parse_yaml, "1" + ":0" * 300 + ".5", "a number or an escape that is too large"),
+        (parse_yaml, r'"\UFFFFFFFF"', "too large|not in range"),  # by version of Python
+        (parse_yaml, r'a: ["\ud800"]', "surrogates not allowed"),
+        (parse_yaml, r'{"\udfff": 1}', "surrogates not allowed"),
         (parse_json, "[" * 100_000, "nested more than 64 deep"),
         (parse_json, '{"a":' * 100_000, "nested more than 64 deep"),
         (parse_json, '"' + r"\"" * 1_000_000, "Unterminated string"),
         (parse_json, '{"scale": NaN}', "NaN, which is no number of JSON"),
+        (parse_json, r'["\ud800"]', "half a character"),
+        (parse_json, r'{"\\\uDFFFx": 1}', "half a character"),
+        (parse_json, r'["\ud83d\ude00\ude00"]', "half a character"),
         (parse_json, "[-Infinity]", "-Infinity, which"),
         (parse_json, "[1e999]", "1e999, which is too large"),
         (parse_json, "9" * 400 + ".0", "9, which is too large"),
@@ -105,6 +113,11 @@ def test_brackets_of_strings_are_no_nesting() -> None:
         assert parse_json(text) == json.loads(text)
         with pytest.raises(ValueError, match="nested"):
             parse_json(text[:-1] + "," + "[" * 65)
+
+
+def test_characters_of_two_escapes_are_read() -> None:
+    texts = ["\U0001f600", "\U0010ffff x", "\\ud800", "\\\\ud83d", "\ud7ff\ue000", '\\"\U00010000']
+    assert parse_json(json.dumps(texts)) == texts
 
 
 def test_documents_within_the_limits_are_read(tmp_path: Path) -> None:

@@ -93,6 +93,11 @@ def test_a_struct_made_in_python_is_checked_too() -> None:
         Settings(model="m", rate=101.0)
 
 
+def test_names_that_are_no_texts_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="option '1'"):
+        from_plain(Settings, {"model": "m.onnx", 1: 2, "depht": 3, None: 4})  # type: ignore[dict-item]
+
+
 def test_each_front_end_names_the_option_in_its_own_words() -> None:
     with pytest.raises(ConfigurationError) as caught:
         options_of(Settings)["device"].plain("tpu")

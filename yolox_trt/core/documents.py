@@ -4,7 +4,8 @@
 
 Both are limited in size, depth and values (core.limits). JSON holds no NaN and no infinity, and
 neither a whole number beyond 64 bits; the aliases of YAML count as what they stand for, so that a
-few lines do not grow to gigabytes.
+few lines do not grow to gigabytes. Neither holds half a character: an escape can write one, which
+no file, message or terminal takes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ _CHUNK = 1 << 18
 _WHOLE = range(-(1 << 63), 1 << 64)
 #: What every number beyond these has.
 _MANY_DIGITS = re.compile("[0-9]{19}")
+#: The escapes of a JSON text, in order; the group is half of a character (a surrogate) on its own.
+_HALVES = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F])|.)", re.DOTALL
+)
 
 
 def parse_json(text: str, values: int = LIMITS.json_values) -> Any:
@@ -47,12 +52,15 @@ def parse_json(text: str, values: int = LIMITS.json_values) -> Any:
         values: how many values, with keys, it may have.
 
     Raises:
-        ValueError: it is no JSON, holds NaN, an infinity or a whole number beyond 64 bits, is
-            nested too deeply, or has too many values.
+        ValueError: it is no JSON, holds NaN, an infinity, a whole number beyond 64 bits or half a
+            character, is nested too deeply, or has too many values.
     """
     # Only what could be too deep, or too much, is looked at.
     if len(text) > values or text.count("[") + text.count("{") > LIMITS.document_depth:
         _check_size(text, values)
+    if "\\ud" in text or "\\uD" in text:
+        if any(match[1] for match in _HALVES.finditer(text)):
+            raise ValueError("half a character (a surrogate on its own)")
     # A function that is called for each whole number would double the time of a table of them.
     return _decoder(checks_whole=_MANY_DIGITS.search(text) is not None).decode(text)
 
@@ -114,8 +122,8 @@ def parse_yaml(text: str) -> Any:
     """Return what a YAML text says: numbers, texts, dates, lists and mappings.
 
     Raises:
-        ValueError: it is no YAML, too large, nested too deeply, has too many values, or a whole
-            number beyond 64 bits.
+        ValueError: it is no YAML, too large, nested too deeply, has too many values, a whole
+            number beyond 64 bits, or half a character.
         MissingDependencyError: PyYAML is missing.
     """
     yaml = require("yaml", purpose="reading YAML")
@@ -127,8 +135,10 @@ def parse_yaml(text: str) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"line {mark.line + 1}: {problem}" if mark else " ".join(str(error).split())
         raise ValueError(where) from error
-    except (LookupError, AttributeError) as error:  # as PyYAML does for `!!bool x`
+    except (LookupError, AttributeError, TypeError) as error:  # as PyYAML does for `!!bool x`
         raise ValueError("a value that is not of its tag") from error
+    except OverflowError as error:  # a number of base 60, or an escape of no character
+        raise ValueError(f"a number or an escape that is too large ({error})") from error
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -160,9 +170,11 @@ def _loader() -> Any:
                 raise _too_deep()
             before, event = self.values, self.peek_event()
             is_alias = isinstance(event, yaml.AliasEvent)
+            value = getattr(event, "value", "")
             # A number of base 60 takes the square of its length.
-            if len(getattr(event, "value", "")) > LIMITS.text_characters:
+            if len(value) > LIMITS.text_characters:
                 raise ValueError(f"a value of more than {LIMITS.text_characters} characters")
+            value.encode()  # raises where half of a character was escaped
             self.depth += 1
             node = super().compose_node(parent, index)
             self.depth -= 1

@@ -73,20 +73,20 @@ class YoloxTrtError(Exception):
 
     @classmethod
     def unknown(
-        cls: type[E], what: Message, name: str, known: Iterable[object], *, fix: Message = ""
+        cls: type[E], what: Message, name: object, known: Iterable[object], *, fix: Message = ""
     ) -> E:
         """Make the error of a name that is none of those known, which proposes the closest.
 
         Args:
             what: kind of thing that the name is of, such as "model".
-            name: the name.
+            name: the name; a file may hold another value in its place.
             known: those that there are.
             fix: where to look, or what to set.
         """
         from yolox_trt.core.limits import LIMITS, clean_text  # it needs this module
 
         names = list(map(str, known))
-        name = clean_text(name, LIMITS.name_characters)
+        name = clean_text(str(name), LIMITS.name_characters)
         close = difflib.get_close_matches(name, names, n=1)
         more = len(names) - _NAMES_SHOWN
         shown = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -350,7 +350,7 @@ def from_plain(group: type[T], values: Mapping[str, Any]) -> T:
         ConfigurationError: a name that is no option's, or a value that its option refuses.
     """
     declared = options_of(group)
-    if unknown := sorted(set(values) - set(declared)):
+    if unknown := [name for name in values if name not in declared]:
         raise ConfigurationError.unknown("option", unknown[0], declared, fix="correct the name")
     return group(**{name: declared[name].typed(value) for name, value in values.items()})
 
