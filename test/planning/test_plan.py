@@ -17,6 +17,7 @@ import yaml
 from yolox_trt.cli.main import main
 from yolox_trt.core import ConfigurationError, Device
 from yolox_trt.core.contention import MEASURED_CONTENTION, Contention
+from yolox_trt.engines.simulated import BatchLatency
 from yolox_trt.planning.capacity_planner import (
     BY_HAND,
     largest_number_of_cameras,
@@ -225,6 +226,8 @@ def test_forms_of_latencies(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     batched = [models["batched"].sample(rng, n) * 1e3 for n in (1, 2, 3, 4, 6)]
     assert batched == pytest.approx([1.82, 2.91, 3.95, 4.99, 7.07])
+    # A size that no float holds.
+    assert BatchLatency({1: 1.0, 2**53 + 1: 2.0}).sample(rng, 1) == 1.0
 
 
 @pytest.mark.slow
@@ -280,6 +283,8 @@ def test_calls_that_overlap_make_room() -> None:
         ({"max_batch": math.inf}, "`max_batch` = inf"),
         ({"devices": {"gpu": {"m": 4.0}, "dla1": {}}}, r"devices\.dla1 without a model"),
         ({"devices": {"gpu": {"m": {"batch": {0: 1.0, 1: 4.0}}}}}, "batch size 0"),
+        ({"devices": {"gpu": {"m": [1.0, math.inf]}}}, "a latency of inf s"),
+        ({"contention": {1: 2.0, "gpu": 1.0}}, "option '1'; expected one of gpu_with_dla"),
         ({"devices": {"gpu": {"m": 10**400}}}, "int too large"),
         ({"devices": {"gpu": {"m": [10**400]}}}, "int too large"),
         ({"devices": {"gpu": {"m": {"batch": {1: 10**400}}}}}, "int too large"),
@@ -340,6 +345,12 @@ def test_the_load_asked_does_not_depend_on_the_backlog(queue_depth: int) -> None
     config = PlanConfig.from_dict({"devices": {"gpu": {"m": 20.0}}, "cameras": cameras})
     plan = plan_policy(config, "static", duration=3.0)
     assert plan.loads[Device("gpu")] == pytest.approx(1.8)
+
+
+def test_a_camera_of_hardly_any_rate_has_no_bound() -> None:
+    values = {**minimal(), "cameras": {"a": {"rate": 30, "max_rate": 5e-324}, "b": {"rate": 30}}}
+    plan = plan_policy(PlanConfig.from_dict(values), "static", duration=0.5)
+    assert plan.worst_case["a"] == math.inf
 
 
 def test_frames_over_the_rate_limit_are_no_failure(tmp_path: Path) -> None:
@@ -458,6 +469,8 @@ def test_one_model_is_planned_at_the_sizes_of_the_cameras() -> None:
     [
         ({"input_size": "auto"}, "input_size = auto of camera c without a resolution"),
         ({"input_size": "wide"}, "expected HxW, such as 320x544, or auto, or model"),
+        ({"input_size": "auto", "resolution": [1920, 0]}, r"`resolution` = \[1920, 0\].*at least 1"),
+        ({"input_size": "auto", "resolution": [-1, 1080]}, "at least 1"),
     ],
 )
 def test_sizes_that_cannot_be_planned(camera: dict[str, Any], message: str) -> None:

@@ -127,13 +127,21 @@ def best_size(own: Size, picture: Size, step: int = SIZE_STEP) -> Size:
         (352, 480)
     """
     budget = math.floor(own[0] * own[1] * (1.0 + _MORE_PIXELS) / step**2)
+
+    def needed(rows: int) -> int:
+        """Return the fewest columns that lose no row of these: more would only be padded."""
+        return math.ceil(rows * picture[1] / picture[0])
+
+    # The most rows that get all the columns they need. Of fewer rows the picture is smaller; more
+    # get fewer columns, and one more gets the most of them.
+    rows, beyond = 0, budget + 1
+    while beyond - rows > 1:
+        middle = (rows + beyond) // 2
+        rows, beyond = (middle, beyond) if needed(middle) <= budget // middle else (rows, middle)
     best = own
-    for rows in range(1, budget + 1):
-        # The narrowest that loses no row of these: wider ones would only be padded.
-        needed = math.ceil(rows * picture[1] / picture[0])
-        for columns in (min(n, budget // rows) for n in (needed, max(1, needed - 1))):
-            size = (rows * step, columns * step)
-            best = min(best, size, key=lambda s: (-in_size(s, picture), math.prod(s)))
+    for count in range(max(rows, 1), min(rows + 1, budget) + 1):
+        size = (count * step, min(needed(count), budget // count) * step)
+        best = min(best, size, key=lambda s: (-in_size(s, picture), math.prod(s)))
     return best
 
 

@@ -73,7 +73,8 @@ class MeasuredLatency:
                 expected="a list of at least one time",
                 fix="give the measured times",
             )
-        _check_seconds(float(self._samples.min()))
+        for seconds in (self._samples.min(), self._samples.max()):
+            _check_seconds(float(seconds))
         self.mean = float(self._samples.mean())
         self.worst = float(self._samples.max())
 
@@ -99,7 +100,7 @@ class BatchLatency:
         for seconds in table.values():
             _check_seconds(seconds)
         self._sizes = np.array(sorted(table), np.float64)
-        self._seconds = np.array([table[int(size)] for size in self._sizes])
+        self._seconds = np.array([table[size] for size in sorted(table)])
         self.mean = self.worst = float(table[1])
 
     def sample(self, rng: np.random.Generator, batch: int = 1) -> float:

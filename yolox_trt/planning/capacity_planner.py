@@ -160,8 +160,6 @@ def _bounds(
     batched = config.max_batch > 1 and device.kind != "dla"
     if device in config.copies or batched or any(math.isnan(s.jitter) for s in interference):
         return {stream.id: math.nan for stream in streams}
-    if any(math.isinf(s.jitter) for s in interference):
-        return {stream.id: math.inf for stream in streams}
     return worst_response_times(streams, interference)
 
 

@@ -67,7 +67,7 @@ class PlannedCamera(CameraLoad):
     """One camera of a plan."""
 
     resolution: tuple[int, int] | None = option(
-        None, kind=Kind.INTEGER_ARRAY, parse=_size, help="[WIDTH, HEIGHT] of the images."
+        None, kind=Kind.INTEGER_ARRAY, minimum=1, parse=_size, help="[WIDTH, HEIGHT] of the images."
     )
     input_size: InputSize | None = option(
         None,

@@ -65,7 +65,8 @@ def worst_response_times(
 
     Returns:
         Seconds by stream id; infinity where the load of the stream, its hp and the interference
-        reaches 1, or comes so close that the busy period has more than MAX_INSTANCES instances.
+        reaches 1, or comes so close that the busy period has more than MAX_INSTANCES instances, and
+        where one of them has an infinite jitter.
     """
     return {stream.id: _response(stream, streams, interference) for stream in streams}
 
@@ -76,7 +77,8 @@ def _response(
     others = [s for s in streams if s.id != stream.id and s.priority >= stream.priority]
     blocking = max((s.time for s in streams if s.priority < stream.priority), default=0.0)
     everybody = (stream, *others, *interference)
-    if sum(s.time / s.period for s in everybody) > 1.0 - EPSILON:
+    load = sum(s.time / s.period for s in everybody)
+    if load > 1.0 - EPSILON or any(math.isinf(s.jitter) for s in everybody):
         return math.inf
 
     def waiting(length: float) -> float:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,10 @@ def test_manifests_give_the_files_and_the_values(
         ("a: 1\n", "model_file: 5\n", "a file name relative to `model_dir`"),
         ("- a\n", "model_file: x\n", "cannot be read"),
         ("a: [\n", "model_file: x\n", "cannot be read"),
+        ("/**: {ros__parameters: [1]}\n", "model_file: x\n", "[1] in place of parameters"),
+        ("/**: {ros__parameters: 5}\n", "model_file: x\n", "a mapping of names to values"),
+        ("/**: 5\n", "model_file: x\n", "5 in place of parameters"),
+        ("/**: {ros__parameters:}\n", "b: 1\n", "no `model_file` in the manifests"),
     ],
 )
 def test_wrong_manifests_are_refused(tmp_path: Path, config: str, model: str, text: str) -> None:
@@ -176,6 +181,22 @@ def test_a_folder_without_a_manifest_is_refused(
     with pytest.raises(ConfigurationError) as error:
         values_behind("", str(tmp_path), str(tmp_path))
     assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "sources", [(5, "", ""), (["autoware"], "", ""), ("", 5, 6), ("", ["a"], ["b"]), ("", "", None)]
+)
+def test_sources_that_are_no_texts_are_refused(sources: tuple[Any, Any, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="expected a text"):
+        values_behind(*sources)
+
+
+@pytest.mark.parametrize("name", ["gpu_id", "dla_core_id"])
+def test_a_number_that_is_no_device_is_refused(
+    make_node: Callable[..., ExecutorNode], name: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} = inf"):
+        make_node({"front": {name: math.inf}})
 
 
 def test_an_unknown_preset_is_refused() -> None:

@@ -61,6 +61,11 @@ def values_behind(preset: str, config_dir: str, model_dir: str) -> dict[str, Any
         ConfigurationError: an unknown preset, one folder without the other, or a file that is
             missing or wrong.
     """
+    for name, value in zip(SOURCES, (preset, config_dir, model_dir), strict=True):
+        if not isinstance(value, str):  # a parameter file may hold anything
+            raise ConfigurationError(
+                f"`{name}` = {value!r:.80}", expected="a text", fix=f"set the parameter `{name}`"
+            )
     if preset not in PRESETS:
         raise ConfigurationError.unknown(
             "preset", preset, filter(None, PRESETS), fix="set the parameter `preset`"
@@ -104,8 +109,13 @@ def _manifest(folder: Path) -> dict[str, Any]:
         content = _read(folder / file)
         wrapped = [each for name, each in content.items() if str(name).startswith("/")]
         for part in wrapped or [content]:
-            part = part.get("ros__parameters", part) if isinstance(part, dict) else {}
-            values |= dict(_flat(part))
+            part = part.get("ros__parameters", part) if isinstance(part, dict) else part
+            if not isinstance(part, dict | None):
+                raise ConfigurationError(
+                    f"'{folder / file}' with {part!r:.80} in place of parameters",
+                    expected="a mapping of names to values",
+                )
+            values |= dict(_flat(part or {}))
     return values
 
 

@@ -388,7 +388,7 @@ class NodeParameters(Generic[T]):
                 continue
             try:
                 value = convert(values[old], given)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:  # such as `gpu_id: .inf`
                 raise ConfigurationError(
                     f"{old} = {values[old]!r}",
                     expected=("a value that stands for ", self._options[new]),
