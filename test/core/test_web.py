@@ -82,3 +82,9 @@ def test_a_file_that_drips_is_given_up(head: bytes, drop: bytes) -> None:
 def test_a_file_that_comes_slowly_has_its_own_time() -> None:
     with dripping(HEAD + b"\r\n", bytes(100)) as address:
         assert received(f"{address}/a", 4000, 0.3, 20.0) == bytes(3000)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://..a/x", "x://y", ""])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be fetched"):
+        received(url, 4000, 1.0, 1.0)

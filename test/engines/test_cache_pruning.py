@@ -310,7 +310,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLOX_TRT_CACHE_GIB", "large")
     with pytest.raises(ConfigurationError, match=r"\$YOLOX_TRT_CACHE_GIB = 'large'.*unset"):
         CacheLimits.of()
-    for value in (-1.0, float("nan"), float("inf")):
+    for value in (-1.0, float("nan"), float("inf"), 1e308):
         with pytest.raises(ConfigurationError, match=r"cache limit .*0 \(no limit\) or more"):
             CacheLimits.of(value, 1.0)
 

@@ -37,6 +37,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.limits: list[int] = []
         self.ranges: list[str | None] = []
         self.length = ""
+        self.location = ""
         self.url = f"http://127.0.0.1:{self.server_port}/files/net.onnx"
 
 
@@ -50,6 +51,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         if "missing" in self.path:
             self.send_error(404)
+            return
+        if server.location:
+            self.send_response(302)
+            self.send_header("Location", server.location)
+            self.end_headers()
             return
         requested = self.headers.get("Range")
         server.ranges.append(requested)
@@ -117,6 +123,18 @@ def test_a_file_that_is_too_large_is_not_taken(server: Server, tmp_path: Path) -
     with pytest.raises(ModelError, match=r"net\.onnx' of more than 2147483648 bytes"):
         download(server.url, tmp_path / "net.onnx", sha256=DIGEST)
     assert not (tmp_path / "net.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("length", "location"),
+    [("9" * 5000, ""), ("", "http://[::1"), ("", f"http://{'a' * 70}/"), ("", "http://\x80/")],
+)
+def test_an_answer_that_is_none_is_told(
+    server: Server, broken: Path, length: str, location: str
+) -> None:
+    server.length, server.location = length, location
+    with pytest.raises(ModelError, match=r"net\.onnx' that cannot be reached"):
+        download(server.url, broken, sha256=DIGEST)
 
 
 def test_a_broken_connection_is_resumed_in_the_same_call(server: Server, tmp_path: Path) -> None:

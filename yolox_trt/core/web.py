@@ -42,8 +42,8 @@ def asked(url: str, answer_s: float) -> Iterator[tuple[Any, _Deadline]]:
         ConfigurationError: no answer, or none with a file.
     """
     deadline = _Deadline(answer_s)
-    request = urllib.request.Request(url, headers={"User-Agent": "yolox_trt"})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "yolox_trt"})
         with _opener(deadline).open(request, timeout=answer_s) as response:
             deadline.end = float("inf")
             yield response, deadline

@@ -32,6 +32,8 @@ RUNTIME_CACHE = ".runtime_cache"
 REQUESTS = "requests"
 _GIB = 1 << 30
 _DAY_S = 86400.0
+#: Largest limit in GiB, or days: 2^63 bytes.
+_MOST = 1 << 33
 #: Temporary files and copies of loaded models are left alone this long: they may be in use.
 _YOUNG_S = _DAY_S
 
@@ -66,10 +68,10 @@ class CacheLimits:
         gib = _number(SIZE_VARIABLE) if gib is None else gib
         days = _number(AGE_VARIABLE) if days is None else days
         for value in (gib, days):
-            if value is not None and not 0 <= value < float("inf"):
+            if value is not None and not 0 <= value <= _MOST:
                 raise ConfigurationError(
                     f"cache limit {value}",
-                    expected="0 (no limit) or more",
+                    expected=f"0 (no limit) or more, up to {_MOST}",
                     fix=f"set {SIZE_VARIABLE} and {AGE_VARIABLE}, or give other limits",
                 )
         return cls(

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
-from yolox_trt.core.errors import ModelError
+from yolox_trt.core.errors import ModelError, YoloxTrtError
 from yolox_trt.core.files import sha256_of
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.progress import Progress, no_progress
@@ -139,7 +139,10 @@ def _receive(url: str, target: IO[bytes], *, resumable: bool, on_progress: Progr
             found = error
         except OSError as error:
             found = error
-        except http.client.HTTPException as error:
+        except YoloxTrtError:
+            raise
+        # ValueError: a redirection to no address, a length of more digits than Python reads.
+        except (http.client.HTTPException, ValueError) as error:
             found = ConnectionError(str(error))
         progressed = have > before
         # No name, no route, nobody listens: that will not change soon.

@@ -47,6 +47,8 @@ def test_the_shipped_file_reaches_every_namespace(namespace: str) -> None:
         ("/**/front", ["", "/car", "/a/b"], []),
         ("/a/**/front", ["/a", "/a/b"], ["", "/car"]),
         ("/**", ["", "/car"], []),
+        ("/**/**/front", ["", "/car", "/a/b"], []),
+        ("/**" * 600 + "/x/front", ["/a/b/c/d/x"], ["/a/b/c/d/e"]),
     ],
 )
 def test_sections_that_no_node_finds_are_named(

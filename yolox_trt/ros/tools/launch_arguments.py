@@ -327,9 +327,11 @@ def _unknown_cameras(given: Mapping[str, Mapping[str, Any]], cameras: Sequence[s
 
 def _pattern(name: str) -> str:
     """Return a regular expression for a section's name: /* is one part of a name, /** any."""
+    parts = name.strip("/").split("/")
     return "".join(
         {"**": "(/\\w+)*", "*": "/\\w+"}.get(part, "/" + re.escape(part))
-        for part in name.strip("/").split("/")
+        for part, before in zip(parts, ["", *parts], strict=False)
+        if not part == before == "**"  # /**/** is any part, too, in very many ways
     )
 
 
