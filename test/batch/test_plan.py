@@ -142,6 +142,8 @@ def test_what_is_no_source_is_told_before_any_work(drives: Path, tmp_path: Path)
         f"{tmp_path}/empty": "without images, videos and bags",
         f"{drives}/*.jpg": "which matches nothing",
         "foo://bucket/x": "scheme 'foo://'",
+        "http://[::1/x": "Invalid IPv6 URL",
+        "github://x": "cannot be reached",
     }.items():
         with pytest.raises(ConfigurationError, match=text):
             plan_parts([str(drives), source], CUT)

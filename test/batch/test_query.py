@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yolox_trt.batch.detection import DetectJob, table_outcome
-from yolox_trt.batch.exports import write_coco
+from yolox_trt.batch import places
+from yolox_trt.batch.detection import DetectJob, read_table, table_outcome
+from yolox_trt.batch.exports import write_bags, write_coco
 from yolox_trt.batch.job import Outcome
 from yolox_trt.batch.manifest import Manifest
 from yolox_trt.batch.options import RunOptions, SourceOptions
@@ -22,6 +23,7 @@ from yolox_trt.batch.query import find, keep
 from yolox_trt.batch.run import run
 from yolox_trt.cli.main import main
 from yolox_trt.core.errors import ConfigurationError
+from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.postprocess_options import ThresholdOptions
 from yolox_trt.ros.tools.bag import ImageBag, open_reader
 
@@ -219,3 +221,56 @@ def test_results_without_an_end_are_not_read(tmp_path: Path, job: DetectJob) -> 
             find(tmp_path, "true")
         file.write_bytes(sound)
     assert len(find(tmp_path, "true")) == len(list(manifest.done()))
+
+
+def test_texts_that_grow_when_they_are_read_are_refused(
+    tmp_path: Path, job: DetectJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes its bytes once in the file: 20 KB stand for 4 MB here, and may for a terabyte."""
+    manifest = Manifest(tmp_path, job)
+    manifest.add([part := Part("drive", BAG)])
+    rows = [ROW | {"frame_id": "x" * 1000, "detections": [BOX | {"class": "y" * 1000}]}] * 2000
+    manifest.take(table_outcome(part, rows, 0, ("car",)))
+    manifest.save()
+    ((_, place),) = manifest.done()
+    assert place.stat().st_size < 40_000
+    assert read_table(place)[0].num_rows == 2000
+    for limit, most in (("result_bytes", 4_000_000), ("result_values", 35_000)):
+        with monkeypatch.context() as patch:
+            patch.setattr(places, "LIMITS", replace(LIMITS, **{limit: most}))
+            with pytest.raises(ConfigurationError, match=f"more than {most} "):
+                read_table(place)
+
+
+def test_texts_that_are_none_are_refused(tmp_path: Path, job: DetectJob) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    manifest = part_of(tmp_path, job, ROW)
+    ((_, place),) = manifest.done()
+    table = pq.read_table(place)
+    text = pa.array([b"\xff"], pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(table.column_names.index("frame_id"), "frame_id", text), place)
+    for read in (lambda: find(tmp_path, "true"), lambda: write_coco(manifest, tmp_path / "a.json")):
+        with pytest.raises(ConfigurationError, match="no detections of a part .*UTF8"):
+            read()
+
+
+def test_a_class_without_a_name_is_no_column(tmp_path: Path, job: DetectJob) -> None:
+    part_of(tmp_path, job, ROW | {"detections": [BOX | {"class": ""}]})
+    assert len(find(tmp_path, "car = 0 and class = ''")) == 1
+
+
+def test_a_bag_of_frames_without_a_topic_is_refused(tmp_path: Path, job: DetectJob) -> None:
+    manifest = part_of(tmp_path / "out", job, ROW | {"name": None})
+    with pytest.raises(ConfigurationError, match="1 frames of bag 'drive' without a topic"):
+        write_bags(manifest, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["attempts", "refused"])
+def test_a_manifest_with_counts_that_are_none_is_refused(
+    tmp_path: Path, job: DetectJob, name: str
+) -> None:
+    manifest = part_of(tmp_path, job, ROW)
+    next(iter(manifest.records.values()))[name] = 2**63 - 1
+    manifest.save()
+    with pytest.raises(ConfigurationError, match="counts of part .* that are none"):
+        Manifest(tmp_path, job)

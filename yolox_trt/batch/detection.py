@@ -18,7 +18,7 @@ from yolox_trt.api.detector import Detector
 from yolox_trt.api.result import Result
 from yolox_trt.batch.frames import Frames, open_part, pieces
 from yolox_trt.batch.job import Job, Outcome, Worker
-from yolox_trt.batch.places import Place, read_place
+from yolox_trt.batch.places import Place, read_parquet
 from yolox_trt.batch.plan import BAG, IMAGES, Part
 from yolox_trt.core.detections import Detections
 from yolox_trt.core.device import Device
@@ -243,16 +243,14 @@ def read_table(place: Place) -> tuple[Any, tuple[str, ...]]:
     Raises:
         ConfigurationError: it is something else, or cannot be read.
     """
-    pa, pq = require("pyarrow", purpose="Parquet"), require("pyarrow.parquet")
+    pa = require("pyarrow", purpose="Parquet")
     with ConfigurationError.instead_of(
         (*FILE_ERRORS, pa.ArrowException),
         f"'{place}', which holds no detections of a part",
         expected="what `yolox_trt batch detect` has written",
         fix="remove the file and the manifest's line, or run again in another folder",
     ):
-        table = pq.read_table(pa.BufferReader(read_place(place, LIMITS.result_bytes)))
-        if not table.schema.equals(schema()):
-            raise ValueError(f"columns {', '.join(table.schema.names)}")
+        table = read_parquet(place, schema())
         _check_values(table)
         names = parse_json((table.schema.metadata or {})[_NAMES].decode())
         return table, tuple(map(str, names))

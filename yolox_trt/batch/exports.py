@@ -62,7 +62,7 @@ def write_bags(manifest: Manifest, folder: Place) -> list[Path]:
     the recording.
 
     Raises:
-        ConfigurationError: the folder is none of this machine.
+        ConfigurationError: the folder is none of this machine, or a part is none of a bag.
     """
     if is_remote(folder):
         raise ConfigurationError(
@@ -83,6 +83,12 @@ def write_bags(manifest: Manifest, folder: Place) -> list[Path]:
         rows = [
             (row, names) for record in of_source for row, names in _rows(manifest.place_of(record))
         ]
+        if without := [row for row, _ in rows if not row["topic"]]:
+            raise ConfigurationError(
+                f"{len(without)} frames of bag '{source}' without a topic",
+                expected="what `yolox_trt batch detect` has written",
+                fix="run again in another folder",
+            )
         topics = sorted({row["topic"] for row, _ in rows})
         names = rows[0][1] if rows else ()
         with DetectionBagWriter(path, topics, names) as writer:

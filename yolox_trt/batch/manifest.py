@@ -9,17 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from yolox_trt.batch.job import Job, Outcome
-from yolox_trt.batch.places import Place, make_folder, read_place, write_whole
+from yolox_trt.batch.places import Place, make_folder, read_parquet, write_whole
 from yolox_trt.batch.plan import Part
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
-from yolox_trt.core.limits import LIMITS, is_name
+from yolox_trt.core.limits import is_name
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import json_text
 
 WAITING, DONE, FAILED = "waiting", "done", "failed"
 _DESCRIPTION = b"yolox_trt.job"
 _FILE = "manifest.parquet"
+_COUNTS = ("number", "files", "frames", "refused", "attempts")
 #: Seconds between two writings while parts are finished.
 _PERIOD = 5.0
 
@@ -153,21 +154,23 @@ def read_manifest(folder: Place, suffix: str) -> tuple[dict[str, Any], list[Reco
 
 
 def _read(place: Place) -> tuple[dict[str, Any], list[Record]]:
-    pa, pq = require("pyarrow", purpose="Parquet"), require("pyarrow.parquet")
+    pa = require("pyarrow", purpose="Parquet")
     with ConfigurationError.instead_of(
         (*FILE_ERRORS, pa.ArrowException),
         f"manifest '{place}' that cannot be read",
         expected="the folder of an earlier `yolox_trt batch`",
         fix="check the path, or give another folder",
     ):
-        table = pq.read_table(pa.BufferReader(read_place(place, LIMITS.result_bytes)))
+        table = read_parquet(place, _columns())
         description = parse_json((table.schema.metadata or {})[_DESCRIPTION].decode())
-        records = table.cast(_columns()).to_pylist()
+        records = table.to_pylist()
         if not isinstance(description, dict):
             raise ValueError(f"a description {description!r:.80}")
         for record in records:
             if not is_name(record["part"] or "") or "/" in record["part"]:
                 raise ValueError(f"part {record['part']!r:.80}")
+            if not all(0 <= (record[name] or 0) < 2**53 for name in _COUNTS):
+                raise ValueError(f"counts of part '{record['part']}' that are none")
             if missing := [name for name, value in record.items() if value is None]:
                 raise ValueError(f"part '{record['part']}' without {missing[0]}")
         return description, records

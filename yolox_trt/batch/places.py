@@ -24,7 +24,7 @@ def place_of(text: str) -> Place:
     """Return the place that a text names: a path of this machine, or scheme://...
 
     Raises:
-        ConfigurationError: a scheme that fsspec does not know.
+        ConfigurationError: a scheme that fsspec does not know, or an address that is none of it.
         MissingDependencyError: the package is missing that the scheme needs.
     """
     scheme, separator, _ = text.partition("://")
@@ -36,16 +36,17 @@ def place_of(text: str) -> Place:
         raise ConfigurationError.unknown(
             "scheme", f"{scheme}://", sorted(known), fix="install the fsspec package that serves it"
         )
-    try:
-        place = upath.UPath(text)
-        _ = place.fs
-    except ImportError as error:
-        hint = known.get(scheme, {}).get("err", str(error))
-        raise MissingDependencyError(
-            f"'{text}', whose scheme {scheme}:// needs a package that is missing",
-            expected=f"fsspec's package for {scheme}://",
-            fix=f"{hint} (pip install)",
-        ) from error
+    with reaching(text):
+        try:
+            place = upath.UPath(text)
+            _ = place.fs
+        except ImportError as error:
+            hint = known.get(scheme, {}).get("err", str(error))
+            raise MissingDependencyError(
+                f"'{text}', whose scheme {scheme}:// needs a package that is missing",
+                expected=f"fsspec's package for {scheme}://",
+                fix=f"{hint} (pip install)",
+            ) from error
     return place
 
 
@@ -117,6 +118,51 @@ def read_place(place: Place, most: int) -> bytes:
     if len(data) > most:
         raise ValueError(f"more than {most} bytes")
     return data
+
+
+def read_parquet(place: Place, columns: Any) -> Any:
+    """Return the table of a Parquet file: of bounded size, its texts in UTF-8.
+
+    Args:
+        place: the file.
+        columns: the schema that it must have.
+
+    Raises:
+        OSError, ValueError, pyarrow.ArrowException: the file cannot be read, or is another one.
+    """
+    pa, pq = require("pyarrow", purpose="Parquet"), require("pyarrow.parquet")
+    data = pa.py_buffer(read_place(place, LIMITS.result_bytes))
+    file = pq.ParquetFile(data)
+    if not file.schema_arrow.equals(columns):
+        raise ValueError(f"columns {', '.join(file.schema_arrow.names)}")
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    values = sum(g.column(number).num_values for g in groups for number in range(g.num_columns))
+    if values > LIMITS.result_values:
+        raise ValueError(f"more than {LIMITS.result_values} values")
+    # A text that comes again takes its bytes once in the file, and in the table each time.
+    leaves = map(file.schema.column, range(len(file.schema)))
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    short = pq.ParquetFile(data, read_dictionary=texts).read()
+    if short.nbytes + sum(map(_text_bytes, short.columns)) > LIMITS.result_bytes:
+        raise ValueError(f"more than {LIMITS.result_bytes} bytes, unpacked")
+    table = file.read()
+    table.validate(full=True)
+    return table
+
+
+def _text_bytes(values: Any) -> int:
+    """Return the bytes of the texts that a column of dictionaries stands for."""
+    pa = require("pyarrow", purpose="Parquet")
+    compute = require("pyarrow.compute", purpose="Parquet")
+    total = 0
+    for chunk in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
+        if pa.types.is_dictionary(chunk.type):
+            lengths = compute.binary_length(chunk.dictionary).take(chunk.indices)
+            total += compute.sum(lengths.cast(pa.int64())).as_py() or 0
+        elif pa.types.is_list(chunk.type) or pa.types.is_struct(chunk.type):
+            parts = chunk.flatten()
+            total += sum(map(_text_bytes, [parts] if isinstance(parts, pa.Array) else parts))
+    return total
 
 
 def write_whole(place: Place, data: bytes) -> None:

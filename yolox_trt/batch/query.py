@@ -104,7 +104,7 @@ def _view(names: Iterable[str]) -> str:
         f"len(list_filter(parts.detections, lambda d: d.class IN ({', '.join(map(_text, same))}))) "
         f"AS {_name(same[0])}"
         for lower, same in columns.items()
-        if lower not in taken
+        if lower and lower not in taken  # SQL has no empty names
     ]
     frame = ", ".join(
         [*(f"parts.{name}" for name in _OF_FRAME), "len(parts.detections) AS detections", *counts]

@@ -175,6 +175,9 @@ class Limits(OptionGroup):
     result_bytes: int = option(
         1 << 30, unit="bytes", help="What `yolox_trt batch` has written of a part."
     )
+    result_values: int = option(
+        100_000_000, unit="values", help="Values of what `yolox_trt batch` has written of a part."
+    )
     scratch_bytes: int = option(
         64 << 30,
         unit="bytes",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -256,7 +257,8 @@ class ImageBag(ImageSource):
 
         See DetectionBagWriter; messages are copied while the frames are iterated over.
         """
-        self._writer = DetectionBagWriter(path, self.topics, class_names)
+        taken = {connection.topic for connection in self._reader.connections}
+        self._writer = DetectionBagWriter(path, self.topics, class_names, taken=taken)
         return self._writer
 
     def close(self) -> None:
@@ -268,18 +270,30 @@ class ImageBag(ImageSource):
 _SUFFIX = re.compile(f"({'|'.join(each.suffix for each in BY_TYPE.values() if each.suffix)})$")
 
 
-def detection_topics(image_topics: Iterable[str]) -> dict[str, str]:
+def detection_topics(image_topics: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """Name a topic for the detections of each image topic.
 
     It stands beside the images, as a camera node's does: /front/image_raw -> /front/detections.
-    Where two image topics would share one, each gets its own: /left/detections.
+    Where two image topics would share one, each gets its own: /left/detections; and where that is
+    taken, too, as of a camera that is recorded raw and compressed, /left/compressed/detections.
+
+    Args:
+        image_topics: topics of images.
+        taken: topics that are something else.
     """
-    topics = [_SUFFIX.sub("", topic) for topic in image_topics]
+    images = dict.fromkeys(image_topics)
+    topics = [_SUFFIX.sub("", topic) for topic in images]
     beside = [f"{topic.rpartition('/')[0]}/detections" for topic in topics]
-    return {
-        image: near if beside.count(near) == 1 else f"{topic}/detections"
-        for image, topic, near in zip(image_topics, topics, beside, strict=True)
-    }
+    counts, used, found = Counter(beside), set(taken), {}
+    for image, topic, near in zip(images, topics, beside, strict=True):
+        name = near if counts[near] == 1 else f"{topic}/detections"
+        if name in used:
+            name = f"{image}/detections"
+        while name in used:
+            name += "/detections"
+        used.add(name)
+        found[image] = name
+    return found
 
 
 class DetectionBagWriter(ExitStack):
@@ -292,6 +306,7 @@ class DetectionBagWriter(ExitStack):
         image_topics: topics whose images get detections; see detection_topics.
         class_names: names of the classes, by their ids where these are a few; a class without a
             name is called by its number.
+        taken: topics of the other bag.
 
     Raises:
         ConfigurationError: the folder exists already.
@@ -303,6 +318,8 @@ class DetectionBagWriter(ExitStack):
         path: str | Path,
         image_topics: Sequence[str],
         class_names: Sequence[str] | Mapping[int, str] = (),
+        *,
+        taken: Iterable[str] = (),
     ) -> None:
         super().__init__()
         rosbag2 = require("rosbags.rosbag2", purpose="writing bags")
@@ -331,7 +348,7 @@ class DetectionBagWriter(ExitStack):
         self._copied: dict[tuple[str, str], Any] = {}
         self._outputs = {
             image: self._bag.add_connection(topic, DETECTIONS_TYPE, typestore=self._store)
-            for image, topic in detection_topics(image_topics).items()
+            for image, topic in detection_topics(image_topics, taken).items()
         }
 
     def copy(self, connection: Any, timestamp: int, raw: bytes) -> None:
