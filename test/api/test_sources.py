@@ -62,6 +62,14 @@ def test_patterns_and_folders_in_folders(tmp_path: Path) -> None:
     assert names(tmp_path / "[1].png") == ["[1].png"]
 
 
+@pytest.mark.parametrize(
+    "source", ["a" * 5000 + ".jpg", "9" * 5000, "http://[::1/a.jpg", "\ud800.mp4"]
+)
+def test_a_name_that_is_none_is_refused(source: str) -> None:
+    with pytest.raises(ConfigurationError, match="source '"):
+        open_sources(source)
+
+
 def test_a_pipe_that_a_pattern_finds_is_not_waited_for(tmp_path: Path) -> None:
     write(tmp_path, "b.png")
     os.mkfifo(tmp_path / "a.png")

@@ -174,6 +174,25 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ConfigurationError, match=r"notes\.txt', which cannot be opened"):
         open_images(tmp_path / "notes.txt")
+    with pytest.raises(ConfigurationError, match="which is no name of a file"):
+        open_images(tmp_path / "\ud800.mp4")
+
+
+def test_a_video_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    """Linux takes any bytes, Python makes halves of characters of them, and OpenCV ended there."""
+    file = tmp_path / os.fsdecode(b"caf\xe9.avi")
+    made = tmp_path / "a.avi"
+    video = cv2.VideoWriter(str(made), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    video.write(np.zeros((48, 64, 3), np.uint8))
+    video.release()
+    made.rename(file)
+    assert [frame.stream_id for frame in open_images(file)] == [str(file)]
+
+
+def test_a_name_of_very_many_digits_is_no_number() -> None:
+    digits = "9" * 5000
+    files = ImageFiles([f"{digits}.jpg", "7.jpg"])
+    assert files._ids == {f"{digits}.jpg": 1, "7.jpg": 2}
 
 
 def test_bags_are_told_by_their_names(tmp_path: Path) -> None:

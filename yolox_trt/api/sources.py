@@ -79,15 +79,21 @@ def open_sources(
     opened: list[ImageSource] = []
     try:
         for each in source if isinstance(source, list | tuple) else [source]:
-            for one in _open(each, rgb, topics, recursive, without):
-                last = opened[-1] if opened else None
-                # Files of one list are read ahead, and numbered, together.
-                if isinstance(one, ImageFiles) and isinstance(last, ImageFiles):
-                    opened[-1] = ImageFiles([*last.paths, *one.paths])
-                elif isinstance(one, Arrays) and isinstance(last, Arrays):
-                    last.extend(one)
-                else:
-                    opened.append(one)
+            shown = f"source {each!r:.200}" if isinstance(each, str | Path) else "a source"
+            with ConfigurationError.instead_of(
+                (OSError, ValueError),  # a name that is too long, an address that is none
+                f"{shown} that cannot be opened",
+                expected="a path or an address",
+            ):
+                for one in _open(each, rgb, topics, recursive, without):
+                    last = opened[-1] if opened else None
+                    # Files of one list are read ahead, and numbered, together.
+                    if isinstance(one, ImageFiles) and isinstance(last, ImageFiles):
+                        opened[-1] = ImageFiles([*last.paths, *one.paths])
+                    elif isinstance(one, Arrays) and isinstance(last, Arrays):
+                        last.extend(one)
+                    else:
+                        opened.append(one)
     except BaseException:
         for one in opened:
             one.close()

@@ -20,7 +20,7 @@ import numpy as np
 from yolox_trt.api.result import Result, write_image
 from yolox_trt.core.errors import ConfigurationError
 from yolox_trt.core.files import whole_or_none, write_atomically
-from yolox_trt.core.images import IMAGE_SUFFIXES, ImageFiles, ImageSource, Video
+from yolox_trt.core.images import IMAGE_SUFFIXES, ImageFiles, ImageSource, Video, opencv_name
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import file_key, prepare_outputs
 
@@ -174,7 +174,7 @@ class AnnotatedWriter(Writer):
             size = result.shape[::-1]
             code = cv2.VideoWriter.fourcc(*"mp4v")
             part = self.enter_context(whole_or_none(path))
-            video = cv2.VideoWriter(str(part), code, result.source.rate, size)
+            video = cv2.VideoWriter(opencv_name(part), code, result.source.rate, size)
             self.callback(video.release)
             if not video.isOpened():
                 raise ConfigurationError(

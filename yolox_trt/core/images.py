@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -32,6 +33,9 @@ _LOGGER = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 BAG_SUFFIXES = (".mcap", ".db3")
+
+#: Digits of a number that a name may be.
+_DIGITS = 18
 
 #: Share by which a video's header may be wrong in how many images there are.
 _ESTIMATE = 0.01
@@ -105,7 +109,7 @@ class ImageFiles(ImageSource):
         self.strict = strict
         self._ahead, self._threads = max(ahead, 2 * threads), threads
         stems = [Path(path).stem for path in self.paths]
-        numbers = [int(stem) for stem in stems if stem.isdecimal()]
+        numbers = [int(stem) for stem in stems if _is_number(stem)]
         # Numbers from names only if every file has its own: ids must not meet.
         if len(set(numbers)) < len(self.paths):
             numbers = list(range(1, len(self.paths) + 1))
@@ -157,7 +161,7 @@ class Video(ImageSource):
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         device = self.path.removeprefix("/dev/video")
-        self._target: str | int = int(device) if device.isdecimal() else self.path
+        self._target: str | int = int(device) if _is_number(device) else self.path
         self.live = self._target != self.path or _scheme(self.path) in _STREAMS
         self._length = 0
         self._camera: _CameraThread | None = None
@@ -205,7 +209,11 @@ class Video(ImageSource):
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
         cv2 = require("cv2", purpose="reading videos")
-        arguments: list[Any] = [self._target]
+        target = self._target
+        try:
+            arguments = [target if isinstance(target, int) else opencv_name(target)]
+        except UnicodeEncodeError:
+            raise self._not_opened("is no name of a file") from None
         if _scheme(self.path) in (*_STREAMS, *_WEB):
             limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
             milliseconds = int(ANSWER_S * 1000)
@@ -220,6 +228,8 @@ class Video(ImageSource):
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         try:
             video = cv2.VideoCapture(*arguments)
+        except (cv2.error, TypeError):  # of a version that takes no bytes
+            raise self._not_opened("cannot be opened") from None
         finally:
             cv2.utils.logging.setLogLevel(level)
         try:
@@ -339,6 +349,24 @@ def open_images(
     if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
         return ImageFiles([file], strict=True)
     return Video(path)
+
+
+def opencv_name(path: str | Path) -> Any:
+    """Return a file's name as OpenCV takes it: it ends the process where a text is no UTF-8.
+
+    Raises:
+        UnicodeEncodeError: no file can have that name.
+    """
+    name = os.fsencode(path)
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether a text is a whole number of 64 bits: names of files may have any digits."""
+    return text.isdecimal() and len(text) <= _DIGITS
 
 
 def _scheme(path: str | Path) -> str:
