@@ -250,7 +250,7 @@ def test_texts_that_are_none_are_refused(tmp_path: Path, job: DetectJob) -> None
     text = pa.array([b"\xff"], pa.binary()).view(pa.string())
     pq.write_table(table.set_column(table.column_names.index("frame_id"), "frame_id", text), place)
     for read in (lambda: find(tmp_path, "true"), lambda: write_coco(manifest, tmp_path / "a.json")):
-        with pytest.raises(ConfigurationError, match="no detections of a part .*UTF8"):
+        with pytest.raises(ConfigurationError, match=r"no detections of a part .*UTF8"):
             read()
 
 
@@ -272,5 +272,5 @@ def test_a_manifest_with_counts_that_are_none_is_refused(
     manifest = part_of(tmp_path, job, ROW)
     next(iter(manifest.records.values()))[name] = 2**63 - 1
     manifest.save()
-    with pytest.raises(ConfigurationError, match="counts of part .* that are none"):
+    with pytest.raises(ConfigurationError, match=r"counts of part .* that are none"):
         Manifest(tmp_path, job)

@@ -158,6 +158,16 @@ def test_model_spec_goes_through_json() -> None:
         ModelSpec.from_dict({k: v for k, v in values.items() if k != "levels"})
     with pytest.raises(ModelError, match="cannot be read"):
         ModelSpec.from_dict(values | {"colour": 1})
+    level = values["levels"][0]
+    for change in (
+        *({"input_height": wrong} for wrong in ("64", -1, 2**64, True, None, 64.0)),
+        *({"batch": []}, {"sigmoid": 1}, {"input_name": None}, {"output_names": [1]}),
+        {"levels": [level | {"stride": "8"}]},
+        {"levels": [level | {"box": "a"}]},
+        {"levels": [level | {"box": {"name": "a", "channel": None}}]},
+    ):
+        with pytest.raises(ModelError, match="cannot be read"):
+            ModelSpec.from_dict(values | change)
 
 
 def test_errors_name_what_was_found_expected_and_mends() -> None:

@@ -63,7 +63,15 @@ def test_order_of_options_does_not_count() -> None:
     assert dataclasses.replace(EXAMPLE, options=turned).key == EXAMPLE.key
 
 
-@pytest.mark.parametrize("broken", [{}, {"batch": 3}, {**EXAMPLE.to_dict(), "speed": 1}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *({}, {"batch": 3}, {**EXAMPLE.to_dict(), "speed": 1}),
+        *({**EXAMPLE.to_dict(), "options": wrong} for wrong in ([], "dla_standalone", None)),
+        *({**EXAMPLE.to_dict(), "height": wrong} for wrong in ("608", None, -1)),
+        {**EXAMPLE.to_dict(), "device": 0},
+    ],
+)
 def test_what_cannot_be_read(broken: dict[str, object]) -> None:
     with pytest.raises(EngineError, match="fingerprint"):
         Fingerprint.from_dict(broken)

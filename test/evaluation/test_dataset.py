@@ -196,6 +196,7 @@ def test_numbers_that_no_label_has(tmp_path: Path, part: str, change: dict[str, 
         {"box2d": {}},
         {"category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 3}},
         {"category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 3, "y2": "nan"}},
+        {"category": "car", "box2d": {"x1": -1e308, "y1": 2, "x2": 1e308, "y2": 3}},
     ],
 )
 def test_incomplete_bdd100k_labels(tmp_path: Path, label: dict[str, Any]) -> None:

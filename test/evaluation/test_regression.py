@@ -92,10 +92,12 @@ def test_an_expectation_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "drive.json"
-    box = f'["car", 0.5, 0, 0, 1, {"9" * 400}]'
-    path.write_text(f'{{"cameras": {{"front": [{{"stamp_ns": 1, "detections": [{box}]}}]}}}}')
-    with pytest.raises(ConfigurationError, match="a JSON file that --update has written"):
-        read_expectation(path)
+    for stamp, edge in (("1", "9" * 400), ("1", '"nan"'), ("1", '"1e999"'), ("1e300", "1")):
+        box = f'["car", 0.5, 0, 0, 1, {edge}]'
+        image = f'{{"stamp_ns": {stamp}, "detections": [{box}]}}'
+        path.write_text(f'{{"cameras": {{"front": [{image}]}}}}')
+        with pytest.raises(ConfigurationError, match="a JSON file that --update has written"):
+            read_expectation(path)
 
 
 def test_junit_has_a_case_for_each_camera(tmp_path: Path) -> None:
@@ -111,3 +113,13 @@ def test_junit_has_a_case_for_each_camera(tmp_path: Path) -> None:
     assert failure is not None
     assert failure.get("message") == "1 changes"
     assert "rear at 0.000: lost person 0.40" in (failure.text or "")
+
+
+def test_junit_is_xml_whatever_the_names_are(tmp_path: Path) -> None:
+    expected = {"front\0": {1: [("car\x1b", *CAR[1:])]}}
+    changes = compare(expected, {}, ToleranceOptions())
+    suites = junit_suite(expected, changes, "a"), junit_suite({}, (), "b", error="no \x07")
+    write_junit(tmp_path / "r.xml", *suites)
+    case, failed = ElementTree.parse(tmp_path / "r.xml").getroot()
+    assert case[0].get("name") == r"front\x00"
+    assert failed[0][0].get("message") == r"no \x07"

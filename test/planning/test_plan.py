@@ -469,7 +469,10 @@ def test_one_model_is_planned_at_the_sizes_of_the_cameras() -> None:
     [
         ({"input_size": "auto"}, "input_size = auto of camera c without a resolution"),
         ({"input_size": "wide"}, "expected HxW, such as 320x544, or auto, or model"),
-        ({"input_size": "auto", "resolution": [1920, 0]}, r"`resolution` = \[1920, 0\].*at least 1"),
+        (
+            {"input_size": "auto", "resolution": [1920, 0]},
+            r"`resolution` = \[1920, 0\].*at least 1",
+        ),
         ({"input_size": "auto", "resolution": [-1, 1080]}, "at least 1"),
     ],
 )

@@ -25,7 +25,6 @@ from yolox_trt.core.device import Device
 from yolox_trt.core.documents import parse_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.frame import Frame
-from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.option import options_of
 from yolox_trt.core.optional import require
 from yolox_trt.core.output_paths import json_text

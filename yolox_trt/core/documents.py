@@ -10,12 +10,14 @@ no file, message or terminal takes.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from yolox_trt.core.files import read_at_most
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.optional import require
 
+T = TypeVar("T")
 #: An escaped character of a string of JSON.
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _QUOTE = ord('"')
@@ -58,9 +61,9 @@ def parse_json(text: str, values: int = LIMITS.json_values) -> Any:
     # Only what could be too deep, or too much, is looked at.
     if len(text) > values or text.count("[") + text.count("{") > LIMITS.document_depth:
         _check_size(text, values)
-    if "\\ud" in text or "\\uD" in text:
-        if any(match[1] for match in _HALVES.finditer(text)):
-            raise ValueError("half a character (a surrogate on its own)")
+    escaped = "\\ud" in text or "\\uD" in text
+    if escaped and any(match[1] for match in _HALVES.finditer(text)):
+        raise ValueError("half a character (a surrogate on its own)")
     # A function that is called for each whole number would double the time of a table of them.
     return _decoder(checks_whole=_MANY_DIGITS.search(text) is not None).decode(text)
 
@@ -191,6 +194,40 @@ def _loader() -> Any:
 
     LimitedLoader.add_constructor("tag:yaml.org,2002:int", LimitedLoader.construct_yaml_int)
     return LimitedLoader
+
+
+def checked(made: T) -> T:
+    """Return a dataclass that was made of a document, if its plain fields hold what they declare.
+
+    Raises:
+        TypeError: one does not: the document is damaged, or another one.
+    """
+    for each in dataclasses.fields(cast(Any, made)):
+        kind, _, rest = str(each.type).partition(" | ")
+        value = getattr(made, each.name)
+        if kind in _PLAIN and not (rest == "None" and value is None) and not _PLAIN[kind](value):
+            raise TypeError(f"{each.name} = {value!r:.80}, which is no {each.type}")
+    return made
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+
+
+#: What a field declares -> whether a value is that.
+_PLAIN: dict[str, Callable[[Any], bool]] = {
+    "bool": lambda value: isinstance(value, bool),
+    "int": _is_count,
+    "float": lambda value: type(value) is float or _is_count(value),
+    "str": lambda value: isinstance(value, str),
+    "tuple[str, ...]": _are_texts,
+    "tuple[int, int, int]": lambda value: len(value) == 3 and all(map(_is_count, value)),
+    "Mapping[str, Any]": lambda value: isinstance(value, dict),
+}
 
 
 def _too_deep() -> ValueError:

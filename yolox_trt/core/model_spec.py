@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from yolox_trt.core.documents import parse_json
+from yolox_trt.core.documents import checked, parse_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError, ModelError
 from yolox_trt.core.letterbox import PAD_VALUE, RESIZES
 from yolox_trt.core.limits import LIMITS, clean_text
@@ -401,12 +401,8 @@ class ModelSpec:
             expected="what ModelSpec.to_dict writes",
             fix="build the engine again",
         ):
-            levels: list[dict[str, Any]] = [
-                {k: HeadTensor(**v) if isinstance(v, dict) else v for k, v in level.items()}
-                for level in values["levels"]
-            ]
             typed = {
-                "levels": tuple(HeadLevel(**level) for level in levels),
+                "levels": tuple(map(_level, values["levels"])),
                 "preprocessing": Preprocessing._of(values["preprocessing"]),
                 "head": HeadLayout(values["head"]),
                 "output_names": tuple(values["output_names"]),
@@ -416,5 +412,16 @@ class ModelSpec:
             }
             if segmentation := values.get("segmentation"):  # absent in older files
                 names = tuple(segmentation["class_names"])
-                typed["segmentation"] = SegmentationHead(**{**segmentation, "class_names": names})
-            return cls(**{**values, **typed})
+                typed["segmentation"] = checked(
+                    SegmentationHead(**{**segmentation, "class_names": names})
+                )
+            return checked(cls(**{**values, **typed}))
+
+
+def _level(values: dict[str, Any]) -> HeadLevel:
+    parts = {
+        name: checked(HeadTensor(**values[name]))
+        for name in ("box", "objectness", "classes")
+        if values.get(name) is not None
+    }
+    return checked(HeadLevel(**{**values, **parts}))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolox_trt.core.coco import name_below
+from yolox_trt.core.documents import checked
 from yolox_trt.core.errors import FILE_ERRORS, EngineError, ModelError
 from yolox_trt.core.files import open_plain, sha256_of
 from yolox_trt.core.optional import require
@@ -153,7 +154,7 @@ class Fingerprint:
             fix="build the engine again",
         ):
             smallest, best, largest = (int(n) for n in values["batch"])
-            return cls(**{**values, "batch": (smallest, best, largest)})
+            return checked(cls(**{**values, "batch": (smallest, best, largest)}))
 
     @property
     def key(self) -> str:

@@ -233,13 +233,14 @@ def _bdd_annotation(label: dict[str, Any], categories: dict[str, int]) -> dict[s
     category = categories.get(normal_name(label["category"]))
     if category is None or box is None:
         return None
-    x1, y1, x2, y2 = edges = [float(box[key]) for key in ("x1", "y1", "x2", "y2")]
-    if not all(map(math.isfinite, edges)):
-        raise ValueError(f"box2d {edges}")
+    x1, y1, x2, y2 = (float(box[key]) for key in ("x1", "y1", "x2", "y2"))
+    bbox, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
+    if not all(map(math.isfinite, (*bbox, area))):
+        raise ValueError(f"bbox {bbox}, area {area}")
     return {
         "category_id": category,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": (x2 - x1) * (y2 - y1),
+        "bbox": bbox,
+        "area": area,
         "iscrowd": int(bool((label.get("attributes") or {}).get("crowd"))),
     }
 

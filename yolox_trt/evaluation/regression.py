@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import math
+import operator
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from yolox_trt.core.detections import iou_matrix
 from yolox_trt.core.documents import read_json
 from yolox_trt.core.errors import FILE_ERRORS, ConfigurationError
 from yolox_trt.core.files import write_atomically
+from yolox_trt.core.limits import printable
 from yolox_trt.evaluation.options import ToleranceOptions
 
 #: A detection: class name, score, x1 y1 x2 y2 in source pixels.
@@ -140,14 +143,21 @@ def results_of(cameras: Mapping[str, Any]) -> Results:
     """
     return {
         str(camera): {
-            int(image["stamp_ns"]): [
-                (str(name), float(score), float(x1), float(y1), float(x2), float(y2))
+            operator.index(image["stamp_ns"]): [
+                (str(name), _finite(score), _finite(x1), _finite(y1), _finite(x2), _finite(y2))
                 for name, score, x1, y1, x2, y2 in image["detections"]
             ]
             for image in images
         }
         for camera, images in cameras.items()
     }
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r:.40}, which is no finite number")
+    return number
 
 
 def write_expectation(path: Path, results: Results, origin: Mapping[str, Any]) -> None:
@@ -211,11 +221,13 @@ def junit_suite(
         suite.set("tests", "1")
         suite.set("errors", "1")
         case = ElementTree.SubElement(suite, "testcase", classname=name, name="bag")
-        ElementTree.SubElement(case, "error", message=error)
+        ElementTree.SubElement(case, "error", message=printable(error))
         return suite
     for camera in cameras:
-        case = ElementTree.SubElement(suite, "testcase", classname=name, name=camera)
+        # XML has no control characters, which a name in an expectation may have.
+        title = printable(camera)
+        case = ElementTree.SubElement(suite, "testcase", classname=name, name=title)
         if own := by_camera.get(camera):
             failure = ElementTree.SubElement(case, "failure", message=f"{len(own)} changes")
-            failure.text = "\n".join(map(str, own))
+            failure.text = "\n".join(printable(str(each)) for each in own)
     return suite

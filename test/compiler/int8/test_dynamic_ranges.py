@@ -98,6 +98,8 @@ def test_a_hand_written_range_file_is_enough(tmp_path: Path):
         '{"ranges": {"images": 1e999}}',
         '{"ranges": {"images": -1.0}}',
         '{"ranges": {}, "scales": {"images": "nan"}}',
+        '{"ranges": {}, "scales": {"images": "0x0p0"}}',
+        '{"ranges": {}, "scales": {"images": "0x1p-1074"}}',
         '{"ranges": ' + "[" * 100_000,
     ],
 )

@@ -109,6 +109,9 @@ def test_fp32(model: Path, name: str) -> None:
     assert settings["values"]["profiling_verbosity"] == "DETAILED"
     assert settings["report"].strongly_typed == (name in TYPED)
     assert settings["built"].spec.batch == 1
+    for change in ({"build_seconds": "1"}, {"layers": [{"name": 5}]}, {"batch": [1]}, {"a": 1}):
+        with pytest.raises(EngineError, match="report of a build that cannot be read"):
+            BuildReport.from_dict({**settings["built"].details["report"], **change})
 
 
 @pytest.mark.parametrize("name", VERSIONS)

@@ -231,10 +231,12 @@ def test_a_bag_with_detections_gets_others_beside_them(tmp_path: Path) -> None:
     write_bag(tmp_path / "first", count=2)
     none = Detections.empty()
     for name, following in (("first", "second"), ("second", "third")):
-        with closing(ImageBag(tmp_path / name, ["/front/image_raw"])) as bag:
-            with bag.detection_writer(tmp_path / following) as writer:
-                for frame in bag:
-                    writer.write(frame, none)
+        with (
+            closing(ImageBag(tmp_path / name, ["/front/image_raw"])) as bag,
+            bag.detection_writer(tmp_path / following) as writer,
+        ):
+            for frame in bag:
+                writer.write(frame, none)
     with closing(open_reader(tmp_path / "third")) as result:
         counts = {c.topic: c.msgcount for c in result.connections if c.msgtype == DETECTIONS_TYPE}
     assert counts == {"/front/detections": 2, "/front/image_raw/detections": 2}

@@ -98,7 +98,7 @@ class Build(Command, name="build", has_json=True):
                 entry = cached_engine(self.model, options, cache, show, fit_batch=False)
                 file = entry.file
                 source = f"built ({entry.reason})" if entry.built else "found in the cache"
-        report = BuildReport.from_dict(file.details["report"])
+        report = BuildReport.from_dict(file.details.get("report", {}))
         _show_report(output, report, every=self.layers)
         output.print(f"Engine {source}: {file.path}")
         if self.layer_info is not None:

@@ -86,7 +86,10 @@ class DynamicRanges(dict[str, np.float32]):
             ranges = cls.from_amax(values["ranges"], values.get("algorithm", ""))
             for name, text in values.get("scales", {}).items():
                 ranges[name] = np.float32(float.fromhex(text))
-            for name, size in [*values["ranges"].items(), *ranges.items()]:
+            for name, size in values["ranges"].items():
                 if not 0.0 <= size < np.inf:
                     raise ValueError(f"{name}: {size}")
+            for name, scale in ranges.items():
+                if not 0.0 < scale < np.inf:  # by which all is divided
+                    raise ValueError(f"{name}: scale {scale}")
         return ranges

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yolox_trt.core.device import Device
-from yolox_trt.core.documents import parse_json
-from yolox_trt.core.errors import EngineError
+from yolox_trt.core.documents import checked, parse_json
+from yolox_trt.core.errors import FILE_ERRORS, EngineError
 from yolox_trt.engines import cuda_driver
 from yolox_trt.engines.engine_file import EngineFile
 from yolox_trt.engines.trt_api import LAYERS_MESSAGE, TensorRTApi, device_memory_of
@@ -79,12 +79,22 @@ class BuildReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BuildReport:
-        """Read the report in an engine's details, which is the dataclass as JSON."""
-        layers = [
-            EngineLayer(**{**layer, "onnx_nodes": tuple(layer["onnx_nodes"])})
-            for layer in values["layers"]
-        ]
-        return cls(**{**values, "layers": layers, "batch": tuple(values["batch"])})
+        """Read the report in an engine's details, which is the dataclass as JSON.
+
+        Raises:
+            EngineError: it is none.
+        """
+        with EngineError.instead_of(
+            FILE_ERRORS,
+            "report of a build that cannot be read",
+            expected="what the build has written into the engine's sidecar",
+            fix="build the engine again",
+        ):
+            layers = [
+                checked(EngineLayer(**{**layer, "onnx_nodes": tuple(layer["onnx_nodes"])}))
+                for layer in values["layers"]
+            ]
+            return checked(cls(**{**values, "layers": layers, "batch": tuple(values["batch"])}))
 
     def summary(self) -> list[tuple[str, str]]:
         """Return (title, text) lines for people."""
