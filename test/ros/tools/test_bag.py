@@ -15,7 +15,12 @@ from support.bags import write_bag, write_video_bag
 from support.video import packets
 
 from yolox_trt.core import ConfigurationError, Detections
-from yolox_trt.ros.tools.bag import ImageBag, detection_topics, open_reader
+from yolox_trt.ros.tools.bag import (
+    DetectionBagWriter,
+    ImageBag,
+    detection_topics,
+    open_reader,
+)
 from yolox_trt.ros.tools.bag_types import (
     DETECTIONS_TYPE,
     VIDEO_DEFINITIONS,
@@ -220,11 +225,15 @@ def test_detection_topics() -> None:
         "/cam/left": "/cam/left/detections",
         "/cam/right": "/cam/right/detections",
     }
-    # A camera that is recorded raw and compressed, beside one that is called like its detections.
-    assert detection_topics(["/cam/left", "/cam/left/compressed"], ["/cam/left/detections"]) == {
-        "/cam/left": "/cam/left/detections/detections",
-        "/cam/left/compressed": "/cam/left/compressed/detections",
-    }
+
+
+def test_a_camera_recorded_raw_and_compressed_gets_detections_of_both(tmp_path: Path) -> None:
+    topics = ("/cam/left", "/cam/left/compressed")
+    with DetectionBagWriter(tmp_path / "bag", topics, taken=["/cam/left/detections"]):
+        pass
+    with closing(open_reader(tmp_path / "bag")) as bag:
+        found = [connection.topic for connection in bag.connections]
+    assert found == ["/cam/left/detections/detections", "/cam/left/compressed/detections"]
 
 
 def test_a_bag_with_detections_gets_others_beside_them(tmp_path: Path) -> None:

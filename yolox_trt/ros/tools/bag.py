@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import re
 import struct
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -270,23 +269,28 @@ class ImageBag(ImageSource):
 _SUFFIX = re.compile(f"({'|'.join(each.suffix for each in BY_TYPE.values() if each.suffix)})$")
 
 
-def detection_topics(image_topics: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+def detection_topics(image_topics: Iterable[str]) -> dict[str, str]:
     """Name a topic for the detections of each image topic.
 
     It stands beside the images, as a camera node's does: /front/image_raw -> /front/detections.
-    Where two image topics would share one, each gets its own: /left/detections; and where that is
-    taken, too, as of a camera that is recorded raw and compressed, /left/compressed/detections.
-
-    Args:
-        image_topics: topics of images.
-        taken: topics that are something else.
+    Where two image topics would share one, each gets its own: /left/detections.
     """
-    images = dict.fromkeys(image_topics)
-    topics = [_SUFFIX.sub("", topic) for topic in images]
+    topics = [_SUFFIX.sub("", topic) for topic in image_topics]
     beside = [f"{topic.rpartition('/')[0]}/detections" for topic in topics]
-    counts, used, found = Counter(beside), set(taken), {}
-    for image, topic, near in zip(images, topics, beside, strict=True):
-        name = near if counts[near] == 1 else f"{topic}/detections"
+    return {
+        image: near if beside.count(near) == 1 else f"{topic}/detections"
+        for image, topic, near in zip(image_topics, topics, beside, strict=True)
+    }
+
+
+def _apart(topics: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
+    """Return the topics of detections, none of them twice or taken.
+
+    Those of a camera that is recorded raw and compressed are one: the second gets
+    /front/image_raw/compressed/detections.
+    """
+    used, found = set(taken), {}
+    for image, name in topics.items():
         if name in used:
             name = f"{image}/detections"
         while name in used:
@@ -303,7 +307,8 @@ class DetectionBagWriter(ExitStack):
 
     Args:
         path: folder to be made.
-        image_topics: topics whose images get detections; see detection_topics.
+        image_topics: topics whose images get detections; see detection_topics, of which two that
+            are one, or taken, are told apart.
         class_names: names of the classes, by their ids where these are a few; a class without a
             name is called by its number.
         taken: topics of the other bag.
@@ -348,7 +353,7 @@ class DetectionBagWriter(ExitStack):
         self._copied: dict[tuple[str, str], Any] = {}
         self._outputs = {
             image: self._bag.add_connection(topic, DETECTIONS_TYPE, typestore=self._store)
-            for image, topic in detection_topics(image_topics, taken).items()
+            for image, topic in _apart(detection_topics(image_topics), taken).items()
         }
 
     def copy(self, connection: Any, timestamp: int, raw: bytes) -> None:
