@@ -34,8 +34,8 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tif
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 BAG_SUFFIXES = (".mcap", ".db3")
 
-#: Digits of a number that a name may be.
-_DIGITS = 18
+#: Digits of the largest number of 64 bits, such as a time in nanoseconds.
+_DIGITS = 19
 
 #: Share by which a video's header may be wrong in how many images there are.
 _ESTIMATE = 0.01
@@ -366,7 +366,7 @@ def opencv_name(path: str | Path) -> Any:
 
 def _is_number(text: str) -> bool:
     """Tell whether a text is a whole number of 64 bits: names of files may have any digits."""
-    return text.isdecimal() and len(text) <= _DIGITS
+    return text.isdecimal() and len(text) <= _DIGITS and int(text) < 1 << 63
 
 
 def _scheme(path: str | Path) -> str:
