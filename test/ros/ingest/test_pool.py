@@ -68,6 +68,19 @@ while True:
     open(sys.argv[2], "a").close()
     time.sleep(0.05)
 """
+#: Says that it hears nothing, or with a file that it does, and writes both into the file.
+HEARS_NOTHING = """
+import os, socket, sys, time
+end = socket.socket(fileno=int(sys.argv[1]))
+end.recv(65536)
+with open(sys.argv[2], "a") as file:
+    while True:
+        said = b"lost" if os.path.exists(sys.argv[2] + ".hears") else b"deaf"
+        file.write(said.decode())
+        file.flush()
+        end.send(b'{"kind": "%s", "camera": "front", "count": 0}' % said)
+        time.sleep(0.1)
+"""
 #: Answers each command with another damaged message, the sixth with a sound one.
 DAMAGES = LISTENS.replace(
     "file.flush()",
@@ -290,6 +303,43 @@ def test_a_process_that_is_stopped_is_replaced(
     assert pool.faults["pool_ingest_0"].startswith("has given no sign of life for 0.5")
     wait_until(lambda: pool.restarts == 1 and not pool.faults)
     assert not child.is_running()
+
+
+def test_a_process_that_hears_nothing_is_replaced_but_not_for_ever(
+    make_pool: Callable[..., IngestPool], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, log = make_pool(HEARS_NOTHING), tmp_path / "pool_ingest_0"
+    pool.subscribe("front", Sink(), TOPIC, queue_depth=1)
+    wait_until(lambda: pool.restarts == 2 and log.read_text().count("deaf") >= 6)
+    assert "pool_ingest_0 has received nothing of cameras that publish; it is star" in caplog.text
+    assert pool.restarts == 2 and not pool.faults, "its cameras may publish no image"
+    # One that has heard its cameras is replaced again.
+    log.with_suffix(".hears").touch()
+    wait_until(lambda: "lost" in log.read_text())
+    log.with_suffix(".hears").unlink()
+    wait_until(lambda: pool.restarts == 4)
+
+
+def test_a_process_notices_that_it_hears_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(ingest_process, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    front, rear = (SimpleNamespace(heard=False, has_publishers=lambda: False) for _ in range(2))
+    hearing = ingest_process._Hearing()
+
+    def deaf_at(time: float) -> bool:
+        now[0] = time
+        return bool(hearing.is_deaf([front, rear]))
+
+    assert not deaf_at(100.0), "nobody publishes"
+    rear.has_publishers = lambda: True
+    assert not deaf_at(109.0)
+    assert deaf_at(110.0)
+    assert not deaf_at(119.0)
+    assert deaf_at(120.0)
+    front.heard = True
+    assert not deaf_at(130.0)
+    front.heard = False  # subscribed anew, when the camera is silent
+    assert not deaf_at(150.0)
 
 
 def test_damaged_messages_cost_no_process_and_no_slot(

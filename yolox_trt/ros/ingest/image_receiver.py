@@ -45,13 +45,16 @@ class ImageReceiver:
         camera: name of the camera, and id of its Stream.
         topic: what to subscribe to.
         sink: where the Frames go.
+
+    Attributes:
+        heard: whether a message has come.
     """
 
     def __init__(self, node: Node, camera: str, topic: ImageTopic, sink: ImageSink) -> None:
         self._node = node
         self._camera = camera
         self._sink = sink
-        self._closed = False
+        self._closed = self.heard = False
         self._handing_over = threading.Lock()
         transport = TRANSPORTS[topic.transport]
         self._message_class = transport.message_class()
@@ -100,6 +103,10 @@ class ImageReceiver:
             events.numbers = self._events.numbers
         self._events, self._subscription = events, subscription
 
+    def has_publishers(self) -> bool:
+        """Return whether anybody publishes to the topic, as far as the graph tells."""
+        return self._node.count_publishers(self._topic.name) > 0
+
     def poll_events(self) -> None:
         """Do what is due now and then; to be called often, and in none of the callbacks.
 
@@ -142,6 +149,7 @@ class ImageReceiver:
 
     def _on_message(self, message: Any, info: dict[str, Any]) -> None:
         assert self._events is not None
+        self.heard = True
         self._events.arrived(info)
         size = len(message.data)
         self._largest = max(self._largest, size)

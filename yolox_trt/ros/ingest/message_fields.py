@@ -23,6 +23,7 @@ _STAMP = range(-(10**9 << 31), 10**9 << 31)
 #: Fields of each kind of message, beside the kind and the camera.
 _FIELDS: dict[str, dict[str, _Values]] = {
     "alive": {"cameras": dict},
+    "deaf": {},
     "ring": dict.fromkeys(("generation", "slots", "slot_bytes"), _NUMBER),
     "frame": {**dict.fromkeys(("generation", "slot", "size"), _NUMBER), "frame": dict},
     "refused": {"reason": str},

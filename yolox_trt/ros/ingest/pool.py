@@ -45,6 +45,8 @@ END_LIMIT = 3.0
 POLL = 0.25
 #: Seconds after which a process is told once more of a camera that it has not subscribed to.
 RETRY = 1.0
+#: Restarts in a row of a process that hears nothing: its cameras may publish no image, too.
+DEAF_RESTARTS = 2
 
 
 @dataclass
@@ -75,6 +77,7 @@ class _Member:
     """One ingest process and the thread that watches it; the last ones are set when it starts.
 
     Attributes:
+        deaf: processes in a row that heard nothing of cameras that publish.
         lent: generation -> DeviceRing that the process may write to: it must not be freed before
             the process has closed it, or has ended.
     """
@@ -83,6 +86,7 @@ class _Member:
     cameras: dict[str, _Camera] = field(default_factory=dict)
     restarts: int = 0
     failures: int = 0
+    deaf: int = 0
     fault: str = ""
     started: float = 0.0
     lent: dict[int, DeviceRing] = field(default_factory=dict)
@@ -104,7 +108,8 @@ class IngestPool:
     detectors; else through the host's, and a line in the log says why.
 
     A process that ends, or that gives no sign of life, is replaced by a new one with its cameras:
-    at once the first time, then after longer and longer times, for ever.
+    at once the first time, then after longer and longer times, for ever. So is one to which the
+    middleware brings nothing, DEAF_RESTARTS times.
 
     Args:
         count: how many.
@@ -308,6 +313,8 @@ class IngestPool:
             finally:
                 if fd is not None:
                     os.close(fd)
+            if member.fault:  # it was ended: what else it says does not count
+                return
 
     def _handle(self, member: _Member, name: str, message: dict[str, Any], fd: int | None) -> None:
         check_message(message)
@@ -320,10 +327,18 @@ class IngestPool:
         if kind == "alive":
             self._tell_again(member, message["cameras"])
             return
+        if kind == "deaf":
+            member.deaf += 1
+            if member.deaf <= DEAF_RESTARTS:
+                member.fault = "has received nothing of cameras that publish"
+                member.process.kill()
+            return
         with self._lock:
             camera = member.cameras.get(name)
         if camera is None:
             return
+        if kind in ("frame", "refused", "full", "lost"):
+            member.deaf = 0
         if kind == "ring":
             if message["generation"] <= camera.generation:
                 return  # of a former subscription

@@ -34,6 +34,9 @@ POLL = 0.02
 #: Seconds between two signs of life.
 BEAT = 0.5
 
+#: Seconds after which a process that has never heard anything, of cameras that publish, says so.
+DEAF_AFTER = 10.0
+
 
 class IngestNode(NoEventHandlers, Node):
     """The process's node."""
@@ -49,6 +52,30 @@ class _Camera(NamedTuple):
     def close(self) -> None:
         self.receiver.close()
         self.sink.close()
+
+
+class _Hearing:
+    """Notices that the middleware brings nothing to this process.
+
+    Where a process is killed and the next one takes its place, Fast DDS may fail to open the new
+    one's port in shared memory ("Failed init_port": seen on a busy machine, once in some twenty
+    times). Its topics are found, nothing ever arrives, and nobody is told; another process hears.
+    """
+
+    def __init__(self) -> None:
+        self._heard = False
+        self._since = time.monotonic()
+
+    def is_deaf(self, receivers: Sequence[ImageReceiver]) -> bool:
+        """Return whether, for DEAF_AFTER seconds, nothing has come though somebody publishes."""
+        self._heard = self._heard or any(each.heard for each in receivers)
+        now = time.monotonic()
+        if self._heard or not any(each.has_publishers() for each in receivers):
+            self._since = now
+        if now - self._since < DEAF_AFTER:
+            return False
+        self._since = now
+        return True
 
 
 def _obey(
@@ -106,7 +133,7 @@ def main(args: Sequence[str] | None = None) -> int:
     spinner = create_spinner()
     spinner.add_node(node)
     cameras: dict[str, _Camera] = {}
-    next_beat = 0.0
+    hearing, next_beat = _Hearing(), 0.0
     try:
         while True:
             # A fault of one camera must not take the others of this process along, nor keep it
@@ -119,6 +146,8 @@ def main(args: Sequence[str] | None = None) -> int:
                     next_beat = time.monotonic() + BEAT
                     told = {name: each.generation for name, each in cameras.items()}
                     channel.send("alive", cameras=told)
+                    if hearing.is_deaf([each.receiver for each in cameras.values()]):
+                        channel.send("deaf")
             except Exception:
                 node.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
                 time.sleep(POLL)
