@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -273,6 +274,61 @@ def test_slices_in_a_row_are_not_shown_to_onnx_one_by_one(monkeypatch: pytest.Mo
     graph.infer_shapes()
     assert len(calls) == 4
     assert graph.values()["r2"].shape == (1, 3, 16, 16)
+
+
+def doubled(op: str, first: str, times: int, **attributes: Any) -> list[onnx.NodeProto]:
+    """Return nodes that each join what the one before has made to itself; they make `d`."""
+    names = [first, *(f"{first}{i}" for i in range(1, times)), "d"]
+    return [helper.make_node(op, [a, a], [b], **attributes) for a, b in itertools.pairwise(names)]
+
+
+INTEGERS = helper.make_node("Cast", ["x"], ["i"], to=onnx.TensorProto.INT64)
+LINE = helper.make_node("Reshape", ["i", "all"], ["line"])
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        doubled("Concat", "one", 40, axis=0),
+        [helper.make_node("Shape", ["x"], ["s"]), *doubled("Concat", "s", 40, axis=-1)],
+        [INTEGERS, *doubled("Gather", "i", 40)],
+        [INTEGERS, LINE, helper.make_node("ConstantOfShape", ["line"], ["d"])],
+        [INTEGERS, LINE, helper.make_node("Expand", ["one", "line"], ["d"])],
+        [INTEGERS, LINE, helper.make_node("Reshape", ["one", "line"], ["d"])],
+    ],
+)
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_axes_and_values_that_sizes_follow_from_do_not_fill_the_memory(
+    nodes: list[onnx.NodeProto], is_inside: bool
+) -> None:
+    """onnx takes about 150 bytes for each of them, and would hold more than 2 ** 40."""
+    last = helper.make_node("Cast", ["d"], ["y"], to=onnx.TensorProto.FLOAT)
+    made = [*nodes, last]
+    if is_inside:
+        branch = helper.make_graph(made, "b", [], [helper.make_empty_tensor_value_info("y")])
+        made = [
+            helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+            helper.make_node("Cast", ["m"], ["c"], to=onnx.TensorProto.BOOL),
+            helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
+        ]
+    model = model_of(*made, one=[1], all=[-1])
+    set_size(model, (1, 3, 4096, 4096))
+    graph = Graph(model)
+    graph.infer_shapes()
+    for node in graph.nodes:
+        graph.infer_node(node)
+    assert len(graph.outputs[0].shape or ()) <= 64
+
+
+def test_a_tensor_of_too_many_axes_is_refused() -> None:
+    model = model_of(helper.make_node("Relu", ["x"], ["y"]))
+    set_size(model, (1,) * 65)
+    with pytest.raises(ModelError, match=r"and 65 axes; .*at most 64 axes"):
+        Graph(model).infer_shapes()
+
+
+def set_size(model: onnx.ModelProto, size: tuple[int, ...]) -> None:
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", 1, size))
 
 
 def test_constants_are_computed_up_to_a_limit_of_all(monkeypatch: pytest.MonkeyPatch) -> None:

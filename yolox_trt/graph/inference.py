@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.optional import require
+from yolox_trt.graph.growth import MOST_AXES, guarded_nodes, is_safe
 from yolox_trt.graph.protobuf import inner_graphs
 
 if TYPE_CHECKING:
@@ -59,26 +60,20 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         ModelError: the shapes contradict each other.
     """
     onnx_ = require("onnx", purpose="the model's shapes")
-    # onnx ends the process at a Slice of a negative size, which a kernel larger than its image may
-    # make: each Slice is shown to it when what it cuts is known, and sound.
-    hidden = [node for node in light.graph.node if node.op_type == "Slice"]
-    for node in light.graph.node:
-        if node.op_type == "Slice" or any(
-            b"Slice" in inner.SerializeToString() for inner in inner_graphs(node)
-        ):
-            node.op_type = f"{_HIDDEN}{node.op_type}"
-    # Those that cut an input of the model, or a constant, need no run of their own.
-    sized = {tensor.name for tensor in light.graph.initializer}
-    sized.update(
-        i.name for i in light.graph.input if _is_sized(i) and all(map(is_sound, _sizes(i)))
-    )
-    shown = [node for node in hidden if node.input and node.input[0] in sized]
+    # Each of them is shown to onnx when what it reads is known, and sound.
+    hidden = [(node, node.op_type) for node in guarded_nodes(light.graph)]
+    for node, op in hidden:
+        node.op_type = f"{_HIDDEN}{op}"
+    # Those that read an input of the model, or a constant, need no run of their own.
+    shapes: dict[str, list[int | None]] = {t.name: [*t.dims] for t in light.graph.initializer}
+    shapes |= _sound_shapes(light.graph.input)
+    shown = [each for each in hidden if is_safe(*each, shapes)]
     rounds = 1 + min(_ROUNDS, _LOOKS // max(1, len(light.graph.node)))
     while True:
         rounds -= 1
-        for node in shown:
-            node.op_type = "Slice"
-            hidden.remove(node)
+        for node, op in shown:
+            node.op_type = op
+        hidden = [each for each in hidden if each[0].op_type != each[1]]
         with ModelError.instead_of(
             Exception,  # onnx raises its own C++ errors, without a common base
             "a graph whose shapes cannot be inferred",
@@ -88,25 +83,35 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         ):
             inferred = onnx_.shape_inference.infer_shapes(light, data_prop=True).graph
         found = [*inferred.value_info, *inferred.output]
-        for info in found:
+        for info in (*found, *inferred.input):
             sizes = _sizes(info)
-            if not all(map(is_sound, sizes)):
+            if not all(map(is_sound, sizes)) or len(sizes) > MOST_AXES:
+                axes = "" if len(sizes) <= MOST_AXES else f" and {len(sizes)} axes"
                 raise ModelError(
-                    f"tensor '{info.name}' of size {sizes}",
-                    expected=f"sizes from 0 to {LIMITS.tensor_size}",
+                    f"tensor '{info.name}' of size {sizes[:MOST_AXES]}{axes}",
+                    expected=f"sizes from 0 to {LIMITS.tensor_size}, and at most {MOST_AXES} axes",
                     fix="give another input size, or export the model again",
                 )
-        sized.update(info.name for info in (*found, *inferred.input) if _is_sized(info))
-        shown = [node for node in hidden if node.input and node.input[0] in sized]
-        if not shown:  # a Slice of unknown size passes the type on
+        shapes |= _sound_shapes((*found, *inferred.input))
+        shown = [each for each in hidden if is_safe(*each, shapes)]
+        if not shown:  # where nothing tells the size, the type is passed on
             typed = {info.name for info in found}
-            shown = [node for node in hidden if node.input and node.input[0] in typed]
-        if not shown or not rounds:  # what is behind too many Slices stays unknown
+            waiting = [each for each in hidden if is_safe(*each, shapes) is None]
+            shown = [each for each in waiting if each[0].input[:1] and each[0].input[0] in typed]
+        if not shown or not rounds:  # what is behind too many of them stays unknown
             return found
 
 
-def _is_sized(info: onnx.ValueInfoProto) -> bool:
-    return bool(info.type.tensor_type.HasField("shape"))
+def _sound_shapes(infos: Iterable[onnx.ValueInfoProto]) -> dict[str, list[int | None]]:
+    """Return the shapes that are known, by name; None for an open size."""
+    return {
+        info.name: [
+            each.dim_value if each.HasField("dim_value") else None
+            for each in info.type.tensor_type.shape.dim
+        ]
+        for info in infos
+        if info.type.tensor_type.HasField("shape") and all(map(is_sound, _sizes(info)))
+    }
 
 
 def _sizes(info: onnx.ValueInfoProto) -> list[int]:
@@ -133,6 +138,13 @@ def infer_node(
     onnx_ = require("onnx", purpose="the model's shapes")
     domain = "" if node.domain == "ai.onnx" else node.domain
     if any(not types[name][0] for name in node.input if name):
+        return {}
+    shapes = {
+        name: [size if isinstance(size, int) else None for size in shape]
+        for name, (_, shape) in types.items()
+        if shape is not None
+    }
+    if not inner_graphs(node) and is_safe(node, node.op_type, shapes) is False:
         return {}
     try:
         made = {n: onnx_.helper.make_tensor_type_proto(*types[n]) for n in node.input if n}
