@@ -127,6 +127,18 @@ def test_inspect(stock, tmp_path, capsys) -> None:
     assert json.loads(out.read_text())["time_ms"] == 5.0
 
 
+def test_inspect_tells_an_activation_of_unknown_size(tmp_path, capsys) -> None:
+    """What an operator of another library makes has no size, and what follows from it neither."""
+    model = build_yolox()
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    model.graph.node.append(onnx.helper.make_node("Own", ["images"], ["own"], domain="own"))
+    model.graph.node.append(onnx.helper.make_node("Relu", ["own"], ["more"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("more", 1, None))
+    onnx.save(model, tmp_path / "own.onnx")
+    assert call("inspect", tmp_path / "own.onnx") == 1
+    assert "1 ReLU (0.00 M elements)" in capsys.readouterr().out
+
+
 def test_inspect_leaves_status_1_for_what_the_parser_does_not_take(tmp_path, capsys) -> None:
     path = tmp_path / "nms.onnx"
     onnx.save(build_yolox(head="efficient_nms"), str(path))

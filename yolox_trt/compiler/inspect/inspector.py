@@ -318,7 +318,7 @@ def _activations(graph: Graph, gates: Mapping[Node, Node]) -> tuple[dict[str, in
             name = "SiLU" if node in gates else _NAMES.get(node.op, node.op)
             counts[name] += 1
             elements[name] += math.prod(node.outputs[0].static_shape or (0,))
-    return dict(counts.most_common()), {k: v for k, v in elements.most_common() if v > 0}
+    return dict(counts.most_common()), dict(elements.most_common())
 
 
 def _layer_parts(layer: str) -> list[str]:
