@@ -80,6 +80,8 @@ class Graph:
     name: str
     _outputs: tuple[Value, ...]
     _names: set[str]
+    #: Base -> the next number for `unused_name`.
+    _numbers: dict[str, int]
     _inferred: bool
     #: What the exporter noted of tensors that operators unknown to onnx make.
     _noted: list[onnx.ValueInfoProto]
@@ -194,9 +196,10 @@ class Graph:
 
     def unused_name(self, base: str) -> str:
         """Return `base`, or the first of `base`_1, `base`_2, ... that nothing ever had here."""
-        name, number = base, 1
+        name, number = base, self._numbers.get(base, 1)
         while name in self._names:
             name, number = f"{base}_{number}", number + 1
+        self._numbers[base] = number
         self._names.add(name)
         return name
 
@@ -282,10 +285,9 @@ class Graph:
         """
         inner: onnx.GraphProto = node.attrs[branch]
         values = {value.name: value for value in node.captured}
-        captured = {value for other in self.nodes if other is not node for value in other.captured}
-        for value in node.captured:
-            value.is_output = value in self._outputs or value in captured
-        node.captured = []
+        captured, node.captured = node.captured, ()
+        for value in captured:
+            value.is_output = value in self._outputs or value.is_captured
         for tensor in inner.initializer:
             values[tensor.name] = Value.of_tensor(tensor)
             values[tensor.name].name = self.unused_name(tensor.name)
@@ -325,7 +327,7 @@ class Graph:
                     order.setdefault(path.pop())
         for node in self.nodes:
             if node not in needed:
-                node.inputs = ()
+                node.inputs = node.captured = ()
         self.nodes = list(order)
 
     def _needed(self, after: Collection[str] = ()) -> set[Node]:
@@ -372,7 +374,7 @@ class Graph:
             if value not in made:
                 new = made[value] = object.__new__(Value)
                 new.__dict__.update(value.__dict__)
-                new._readers, new.producer = {}, None
+                new._readers, new._captors, new.producer = {}, {}, None
             return made[value]
 
         twin.nodes = []
@@ -386,7 +388,7 @@ class Graph:
         twin.inputs = [of(value) for value in self.inputs]
         twin._outputs = tuple(of(value) for value in self._outputs)
         twin.metadata, twin.opsets = dict(self.metadata), dict(self.opsets)
-        twin._names = set(self._names)
+        twin._names, twin._numbers = set(self._names), dict(self._numbers)
         return twin
 
     # ---- shapes
@@ -544,7 +546,7 @@ class Graph:
             if not value.is_constant and value not in self.inputs:
                 value.elem_type, value.shape = read_type(info.type.tensor_type)
         self.nodes = []
-        self._names = set()
+        self._names, self._numbers = set(), {}
         self._read_nodes(graph, of)
         self._names |= values.keys()
         if self._unsorted() is not None:
@@ -586,10 +588,7 @@ class Graph:
             ]
             for captured in node.captured:
                 captured.is_output = True
-            node.name = node.name or f"{node.op}_{index}"
-            while node.name in self._names:
-                node.name = f"{node.name}_{index}"
-            self._names.add(node.name)
+            node.name = self.unused_name(node.name or f"{node.op}_{index}")
             if not node.domain and is_plugin(node.op):
                 node.domain = PLUGIN_DOMAIN
                 self.opsets.setdefault(PLUGIN_DOMAIN, 1)

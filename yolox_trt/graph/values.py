@@ -44,6 +44,7 @@ class Value:
         self.producer: Node | None = None
         self.is_output = False
         self._readers: dict[Node, None] = {}
+        self._captors: dict[Node, None] = {}
         self._values: Array | None = None
         self._tensor: onnx.TensorProto | None = None
         self._folder: Path | None = None
@@ -88,6 +89,11 @@ class Value:
     def only_reader(self) -> Node | None:
         """Its one reader; None where it has several or none, or leaves the graph."""
         return next(iter(self._readers)) if len(self._readers) == 1 and not self.is_output else None
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether a graph inside a node reads it by name."""
+        return bool(self._captors)
 
     @property
     def is_constant(self) -> bool:
@@ -189,7 +195,6 @@ class Node:
         name: unique among the nodes of a graph.
         domain: operator domain, "" for ONNX's own.
         attrs: name -> number, text, list of those, onnx.TensorProto or onnx.GraphProto.
-        captured: values that graphs inside it read by name.
     """
 
     def __init__(
@@ -203,7 +208,7 @@ class Node:
     ) -> None:
         self.op, self.name, self.domain = op, name, domain
         self.attrs: dict[str, Any] = dict(attrs or {})
-        self.captured: list[Value] = []
+        self._captured: tuple[Value, ...] = ()
         self._attr_types: dict[str, int] = {}
         self._inputs: tuple[Value, ...] = ()
         self._outputs: tuple[Value, ...] = ()
@@ -240,6 +245,19 @@ class Node:
         self._outputs = tuple(values)
         for value in self._outputs:
             value.producer = self
+
+    @property
+    def captured(self) -> tuple[Value, ...]:
+        """Values that graphs inside it read by name."""
+        return self._captured
+
+    @captured.setter
+    def captured(self, values: Iterable[Value]) -> None:
+        for value in self._captured:
+            value._captors.pop(self, None)
+        self._captured = tuple(values)
+        for value in self._captured:
+            value._captors[self] = None
 
     def set_input(self, index: int, value: Value) -> None:
         """Read another value in one place."""

@@ -29,18 +29,18 @@ class NoOpRemoval(SurgeryPass):
         removed: Counter[str] = Counter()
         changed = True
         while changed:
-            changed = False
+            before = removed.total()
             for node in list(graph.nodes):
                 if not node.outputs or not node.inputs:
                     continue
                 if _is_no_op(node):
                     graph.replace(node.outputs[0], node.inputs[0])
+                    node.inputs = ()  # no reader of what it read any more
                 elif not (_join_transposes(node) or _merge_pad(graph, node)):
                     continue
                 removed[node.op] += 1
-                changed = True
-                graph.sort()
-                break
+            graph.sort()
+            changed = removed.total() > before
         if removed:
             listed = ", ".join(f"{n} {op}" for op, n in sorted(removed.items()))
             log.change(f"removed {sum(removed.values())} no-ops ({listed})")
