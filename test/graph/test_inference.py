@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -295,13 +296,17 @@ LINE = helper.make_node("Reshape", ["i", "all"], ["line"])
         [INTEGERS, LINE, helper.make_node("ConstantOfShape", ["line"], ["d"])],
         [INTEGERS, LINE, helper.make_node("Expand", ["one", "line"], ["d"])],
         [INTEGERS, LINE, helper.make_node("Reshape", ["one", "line"], ["d"])],
+        [INTEGERS, LINE, helper.make_node("Cast", ["line"], ["d"], to=1)],
+        [INTEGERS, LINE, helper.make_node("Gather", ["one", "line"], ["d"])],
+        [INTEGERS, LINE, helper.make_node("Slice", ["line", "one", "one"], ["d"])],
     ],
 )
+@pytest.mark.parametrize("side", [1 << 12, 1 << 20])
 @pytest.mark.parametrize("is_inside", [False, True])
 def test_axes_and_values_that_sizes_follow_from_do_not_fill_the_memory(
-    nodes: list[onnx.NodeProto], is_inside: bool
+    nodes: list[onnx.NodeProto], is_inside: bool, side: int
 ) -> None:
-    """onnx takes about 150 bytes for each of them, and would hold more than 2 ** 40."""
+    """onnx takes about 70 bytes for each of them, and would hold more than 2 ** 40."""
     last = helper.make_node("Cast", ["d"], ["y"], to=onnx.TensorProto.FLOAT)
     made = [*nodes, last]
     if is_inside:
@@ -312,9 +317,10 @@ def test_axes_and_values_that_sizes_follow_from_do_not_fill_the_memory(
             helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
         ]
     model = model_of(*made, one=[1], all=[-1])
-    set_size(model, (1, 3, 4096, 4096))
+    set_size(model, (1, 3, side, side))
     graph = Graph(model)
-    graph.infer_shapes()
+    with contextlib.suppress(ModelError):  # one axis of 2 ** 27, say
+        graph.infer_shapes()
     for node in graph.nodes:
         graph.infer_node(node)
     assert len(graph.outputs[0].shape or ()) <= 64

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from yolox_trt.core.errors import ModelError
 from yolox_trt.core.limits import LIMITS
 from yolox_trt.core.optional import require
-from yolox_trt.graph.growth import MOST_AXES, guarded_nodes, is_safe
+from yolox_trt.graph.growth import HARMLESS, MOST_AXES, guarded_nodes, is_safe
 from yolox_trt.graph.protobuf import inner_graphs
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ _SLOW = frozenset({
 _SLOW_SIZE = 1 << 14
 #: The most rounds in which Slices are shown to onnx, and nodes that are looked at in all of them.
 _ROUNDS, _LOOKS = 200, 400_000
+#: Values of vectors that onnx follows through the guarded nodes of a model: 70 bytes each, twice.
+_FOLLOWED_VALUES = 1 << 21
 
 
 def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -61,19 +63,18 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """
     onnx_ = require("onnx", purpose="the model's shapes")
     # Each of them is shown to onnx when what it reads is known, and sound.
-    hidden = [(node, node.op_type) for node in guarded_nodes(light.graph)]
-    for node, op in hidden:
-        node.op_type = f"{_HIDDEN}{op}"
+    hidden = _hide(light.graph)
     # Those that read an input of the model, or a constant, need no run of their own.
     shapes: dict[str, list[int | None]] = {t.name: [*t.dims] for t in light.graph.initializer}
     shapes |= _sound_shapes(light.graph.input)
-    shown = [each for each in hidden if is_safe(*each, shapes)]
+    shown = [each for each in hidden if each.is_safe(shapes) or each.op in HARMLESS]
+    # How long a vector may be tells a first run in which onnx follows no values.
+    follows = all(each.is_safe(shapes) for each in shown)
     rounds = 1 + min(_ROUNDS, _LOOKS // max(1, len(light.graph.node)))
     while True:
         rounds -= 1
-        for node, op in shown:
-            node.op_type = op
-        hidden = [each for each in hidden if each[0].op_type != each[1]]
+        for each in shown:
+            each.node.op_type = each.op
         with ModelError.instead_of(
             Exception,  # onnx raises its own C++ errors, without a common base
             "a graph whose shapes cannot be inferred",
@@ -81,7 +82,7 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
             fix="export the model again, or fix its input size (yolox_trt optimize MODEL "
             "--input-size HxW -o OUT)",
         ):
-            inferred = onnx_.shape_inference.infer_shapes(light, data_prop=True).graph
+            inferred = onnx_.shape_inference.infer_shapes(light, data_prop=follows).graph
         found = [*inferred.value_info, *inferred.output]
         for info in (*found, *inferred.input):
             sizes = _sizes(info)
@@ -93,13 +94,45 @@ def infer_model(light: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
                     fix="give another input size, or export the model again",
                 )
         shapes |= _sound_shapes((*found, *inferred.input))
-        shown = [each for each in hidden if is_safe(*each, shapes)]
-        if not shown:  # where nothing tells the size, the type is passed on
-            typed = {info.name for info in found}
-            waiting = [each for each in hidden if is_safe(*each, shapes) is None]
-            shown = [each for each in waiting if each[0].input[:1] and each[0].input[0] in typed]
-        if not shown or not rounds:  # what is behind too many of them stays unknown
+        if not follows:
+            for each in hidden:
+                each.node.op_type = f"{_HIDDEN}{each.op}"
+        hidden = [each for each in hidden if each.node.op_type != each.op]
+        shown = [each for each in hidden if each.is_safe(shapes)]
+        if follows and not shown:  # where nothing tells the size, the type is passed on
+            typed = {*shapes, *(info.name for info in found)}
+            open_ = [each for each in hidden if each.is_safe(shapes) is None]
+            shown = [each for each in open_ if not typed.isdisjoint(each.node.input[:1])]
+        if follows and (not shown or not rounds):  # behind too many of them all stays unknown
             return found
+        follows = True
+
+
+class _Hidden(NamedTuple):
+    """A node that onnx does not see yet.
+
+    Attributes:
+        node: the node.
+        op: its operator.
+        longest: values of the vectors that it may read, None for any number.
+    """
+
+    node: onnx.NodeProto
+    op: str
+    longest: int | None
+
+    def is_safe(self, shapes: Mapping[str, Sequence[int | None]]) -> bool | None:
+        return is_safe(self.node, self.op, shapes, self.longest)
+
+
+def _hide(graph: onnx.GraphProto) -> list[_Hidden]:
+    """Hide the nodes of a graph that onnx must not look at yet, and return them."""
+    guarded = list(guarded_nodes(graph))
+    longest = max(MOST_AXES, _FOLLOWED_VALUES // max(1, len(guarded)))
+    hidden = [_Hidden(node, node.op_type, longest if long else None) for node, long in guarded]
+    for each in hidden:
+        each.node.op_type = f"{_HIDDEN}{each.op}"
+    return hidden
 
 
 def _sound_shapes(infos: Iterable[onnx.ValueInfoProto]) -> dict[str, list[int | None]]:
@@ -144,7 +177,8 @@ def infer_node(
         for name, (_, shape) in types.items()
         if shape is not None
     }
-    if not inner_graphs(node) and is_safe(node, node.op_type, shapes) is False:
+    # Of a node alone onnx follows no values.
+    if not inner_graphs(node) and is_safe(node, node.op_type, shapes, None) is False:
         return {}
     try:
         made = {n: onnx_.helper.make_tensor_type_proto(*types[n]) for n in node.input if n}
