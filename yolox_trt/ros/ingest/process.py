@@ -58,8 +58,8 @@ class _Hearing:
     """Notices that the middleware brings nothing to this process.
 
     Where a process is killed and the next one takes its place, Fast DDS may fail to open the new
-    one's port in shared memory ("Failed init_port": seen on a busy machine, once in some twenty
-    times). Its topics are found, nothing ever arrives, and nobody is told; another process hears.
+    one's port in shared memory ("Failed init_port": seen now and then on a busy machine). Its
+    topics are found, nothing ever arrives, and nobody is told; another process hears.
     """
 
     def __init__(self) -> None:
