@@ -237,6 +237,7 @@ def _with_inner_node(inner: onnx.NodeProto) -> onnx.NodeProto:
         (_with_inner_node(helper.make_node("Concat", ["a"], ["t"])), "attribute axis"),
         (helper.make_node("Slice", ["a", "b", "b"], ["y"]), r"'b', a tensor\(float\), as input 1"),
         (_with_inner_node(helper.make_node("Reshape", ["a", "b"], ["t"])), "Reshape.* as input 1"),
+        (helper.make_node("Max", ["a", "", "a"], ["y"]), "without its input 1"),
     ],
 )
 def test_a_node_that_is_not_of_the_form_of_onnx_is_refused(

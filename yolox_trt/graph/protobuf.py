@@ -197,6 +197,9 @@ def _check_node(node: onnx.NodeProto, form: _Form, constants: ChainMap[str, int]
     names = require("onnx", purpose="the model's nodes").TensorProto.DataType
     for index, name in enumerate(node.input):
         at = min(index, len(form.types) - 1) if form.repeats else index
+        if not name and form.repeats and index >= len(form.types) - 1:
+            # ONNX Runtime reads it all the same, and ends the process.
+            raise ValueError(f"{where} without its input {index}, none of which can be left out")
         if name in constants and at < len(form.types):
             found = f"tensor({names.Name(constants[name]).lower()})"
             if found not in form.types[at]:

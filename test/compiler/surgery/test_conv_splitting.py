@@ -8,8 +8,10 @@ import pytest
 from support.onnx_graphs import make_graph, operators
 from support.passes import apply, check, normal
 
+from yolox_trt.compiler.surgery import conv_splitting
 from yolox_trt.compiler.surgery.conv_splitting import ConvSplitting
 from yolox_trt.compiler.surgery.options import SurgeryOptions
+from yolox_trt.graph.graph import Graph
 
 
 class TestConvSplitting:
@@ -50,6 +52,15 @@ class TestConvSplitting:
         result = check(ConvSplitting(), model, tolerance=1e-5)
         found = operators(result.model)
         assert found["Conv"] > 1 and found["Add"] == found["Conv"] - 1
+
+    def test_what_is_counted_are_the_channels_of_the_weights(self, monkeypatch) -> None:
+        """An input may say that it has 67 million, and each number of parts was tried."""
+        tried = []
+        monkeypatch.setattr(conv_splitting, "cbuf_banks", lambda *a: tried.append(a) or (99, 99))
+        model = self.conv(6, 4)
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1000
+        ConvSplitting().run(Graph(model))
+        assert len(tried) == 6
 
     def test_within_the_limits_nothing_changes(self) -> None:
         assert not apply(ConvSplitting(), self.conv(64, 64, 64)).changes

@@ -99,8 +99,9 @@ class ConvSplitting(Rule):
         """Return into how many slices of input channels it must go, 0 if none is small enough."""
         kernel = (int(weights.shape[2]), int(weights.shape[3]))
         dilation = int(conv.attrs.get("dilations", [1, 1])[0])
-        for parts in range(1, shape[1] + 1):
-            channels = math.ceil(shape[1] / parts)
+        maps = weights.shape[1]
+        for parts in range(1, maps + 1):
+            channels = math.ceil(maps / parts)
             banks = cbuf_banks(channels, shape[3], kernel, dilation, self.options.precision)
             if sum(banks) <= self.limits.cbuf_banks:
                 return parts
