@@ -45,12 +45,14 @@ def check_anchor_order(head: Head, layout: HeadLayout, levels: tuple[HeadLevel, 
     places: dict[str, Array] = {}
     firsts: dict[int, list[int]] = {}  # number of cells of a level -> first place of each channel
     used = 0
+    if sum((p.channels + 1) * p.height * p.width for p in head.parts()) >= _MOST_PLACES:
+        return  # an image of 131,072 x 131,072, say: the memory would be for this check alone
     for part in head.parts():
         cells, shape = part.height * part.width, (1, part.channels, part.height, part.width)
         places[part.tensor] = used + np.arange(part.channels * cells).reshape(shape)
         firsts.setdefault(cells, []).extend(range(used, used + part.channels * cells, cells))
         used += (part.channels + 1) * cells  # a gap, so that two convolutions do not look like one
-    found = _compute(head, places, in_place=True) if used < _MOST_PLACES else None
+    found = _compute(head, places, in_place=True)
     for output, values in zip(head.outputs, found or (), strict=False):
         if layout is HeadLayout.RAW_LEVELS:
             parts = [values[0].reshape(values.shape[1], -1).T]

@@ -313,6 +313,8 @@ def _split(node: Node, before: list[int], after: list[int], result: list[int]) -
 def _grid_like(constant: Array, old: Sequence[Any], new: Sequence[Any]) -> Array | None:
     """Return the new grid in the form of an old one, or None where it is no anchor grid."""
     for strides in (_STRIDES, (*_STRIDES, 64), (4, *_STRIDES)):
+        if sum((old[0] // s) * (old[1] // s) for s in strides) not in constant.shape[-2:]:
+            continue  # before a grid is made, which may be large
         for then, now in zip(_anchors(old, strides), _anchors(new, strides), strict=True):
             for a, b in ((then, now), (then.T, now.T)):
                 if constant.shape[-2:] == a.shape and np.allclose(constant, a):

@@ -28,6 +28,8 @@ def written_channels(node: Node, shape: tuple[int, ...]) -> tuple[int, int] | No
         return None
     first = int(positions[..., -1].min())
     last = first + positions.shape[-2]
+    if positions.shape != (*shape[:-1], last - first, len(shape)):
+        return None  # before as many places are made
     plain = node.attrs.get("reduction", "none") == "none"
     return (
         (first, last) if plain and np.array_equal(positions, _places(shape, first, last)) else None

@@ -48,17 +48,20 @@ class BatchNormFusion(SurgeryPass):
             log.note(f"{len(left)} BatchNormalization without a convolution before: {left[0]}...")
 
 
-def _channels(conv: Node) -> int:
-    weights = conv.constant(1)
+def _channels(conv: Node) -> int | None:
+    """Return the channels that a convolution makes; None for groups that its weights have not."""
+    weights, groups = conv.constant(1), int(conv.attrs.get("group", 1))
     assert weights is not None
     if conv.op == "Conv":
         return int(weights.shape[0])
-    return int(weights.shape[1] * conv.attrs.get("group", 1))
+    return int(weights.shape[1]) * groups if 0 < groups <= weights.shape[0] else None
 
 
 def _affine(conv: Node, node: Node) -> tuple[Array, Array] | None:
     """Return factor and offset of each channel, float64 (C,), that a node applies; or None."""
     channels = _channels(conv)
+    if channels is None:
+        return None
     if node.op == "BatchNormalization":
         values = [node.constant(i) for i in range(1, 5)]
         if len(node.outputs) > 1 or node.attrs.get("training_mode", 0):

@@ -12,6 +12,9 @@ from yolox_trt.core.model_spec import METADATA_PREPROCESSING, Preprocessing
 from yolox_trt.graph.graph import Graph
 from yolox_trt.graph.values import Array, Node, Value, slice_bounds
 
+#: An image has 3, behind a Focus 12, of hyperspectral cameras some hundred.
+_MOST_CHANNELS = 1024
+
 
 class InputFolding(SurgeryPass):
     """Channel swaps, factors and offsets between the image and the first convolution go into it.
@@ -35,6 +38,9 @@ class InputFolding(SurgeryPass):
         channels = image.shape[1] if image.shape is not None else None
         if not isinstance(channels, int):
             log.note(f"input {image.name}: its channel count is open")
+            return
+        if channels > _MOST_CHANNELS:
+            log.note(f"input {image.name}: {channels} channels, which are no image's")
             return
         start: Value = image
         cast = image.only_reader

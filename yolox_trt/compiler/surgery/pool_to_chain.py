@@ -11,6 +11,8 @@ from yolox_trt.graph.values import Node, Value
 #: Largest pooling window of the DLA (restriction table of NvInfer.h).
 MAX_WINDOW = 8
 _LINK = 5
+#: Largest window, of 32 pools in a row.
+_MOST_WINDOW = 129
 
 
 class PoolToChain(Rule):
@@ -30,6 +32,8 @@ class PoolToChain(Rule):
         return kernel if max(kernel) > MAX_WINDOW else None
 
     def check(self, graph: Graph, node: Node, match: list[int]) -> str:
+        if max(match) > _MOST_WINDOW:
+            return f"{match} pool left as it is; a chain for over {_MOST_WINDOW} is too long"
         if _keeps_size(node):
             return ""
         return (

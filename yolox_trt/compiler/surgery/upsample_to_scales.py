@@ -17,6 +17,8 @@ _FORM = {
     "coordinate_transformation_mode": "asymmetric",
     "nearest_mode": "floor",
 }
+#: Rows or columns of a result that are looked at one by one.
+_MOST_ROWS = 1 << 16
 _LINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 _ROUNDINGS: dict[str, Callable[[Array], Array]] = {
     "floor": np.floor,
@@ -96,6 +98,8 @@ def _is_half_pixel(node: Node, scales: list[int]) -> bool:
 
 def _reads_floor(node: Node, axis: int, size: int, scale: int) -> bool:
     """Whether output row i reads input row floor(i / scale), by the Resize operator's formulas."""
+    if size * scale > _MOST_ROWS:
+        return False
     given = node.constant(2)
     factor = float(given[axis]) if given is not None and given.size == 4 else float(scale)
     output = np.arange(size * scale, dtype=np.float64)
